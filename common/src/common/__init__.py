@@ -1,0 +1,1 @@
+"""The tested core of five neural-network compression papers: models, data, training, channel groups, cost."""

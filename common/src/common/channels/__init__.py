@@ -1,0 +1,11 @@
+"""Channel groups: which channels can only be removed together, how to mask them, how to remove them.
+
+The only place that imports torch-pruning, whose dependency graph (Fang et al. 2023, arXiv 2301.12900) traces the coupling.
+"""
+
+from common.channels.cut import keep_channels
+from common.channels.groups import ChannelGroup, channel_groups
+from common.channels.mask import masked
+from common.channels.select import top_channels
+
+__all__ = ["ChannelGroup", "channel_groups", "keep_channels", "masked", "top_channels"]

@@ -1,0 +1,252 @@
+"""Remove channels: a new, smaller network, compared with the masked one before it is handed out."""
+
+import copy
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from common.channels.groups import ChannelGroup, groups_of_traces
+from common.channels.mask import masked
+from common.channels.select import rounded, top_channels
+from common.channels.trace import CONVOLUTIONS, Touch, trace
+from common.errors import UserError
+from common.models.shortcut import PadShortcut
+
+TOLERANCE = 1e-5
+
+
+def keep_channels(
+    model: nn.Module, example_input: Tensor, kept: Mapping[str, Sequence[int]], *, round_to: int = 1
+) -> nn.Module:
+    """A new network that has only the channels ``kept`` of each named group; the given network is left alone.
+
+    kept: group name -> channel indices (unique, at least one); groups that are not named keep all.
+    round_to: widths are rounded up to a multiple by taking back the removed channels with the largest L1 norm.
+    Raises UserError, naming group or layer, for a kept set that does not fit, and for a cut whose outputs differ from
+    the masked network's by more than 1e-5 max(1, max|b|).
+    """
+    traces = trace(model, example_input)
+    groups = {group.name: group for group in groups_of_traces(model, traces)}
+    touches = {found.name: found.touches for found in traces}
+    chosen = {}
+    for name, indices in kept.items():
+        if name not in groups:
+            raise UserError(f"no channel group {name!r}; the groups are {', '.join(groups)}")
+        chosen[name] = _checked(groups[name], indices)
+        if round_to > 1:
+            chosen[name] = _round_up(model, groups[name], chosen[name], round_to)
+    smaller = copy.deepcopy(model)
+    _cut(smaller, {name: touches[name] for name in chosen}, chosen)
+    _compare(model, smaller, example_input, groups, chosen)
+    return smaller
+
+
+def _checked(group: ChannelGroup, indices: Sequence[int]) -> list[int]:
+    kept = sorted(int(i) for i in indices)
+    if not kept:
+        raise UserError(f"{group.name}: no channel would be left; keep at least one")
+    if len(set(kept)) != len(kept) or kept[0] < 0 or kept[-1] >= group.size:
+        raise UserError(f"{group.name}: kept channels must be different integers from 0 to {group.size - 1}")
+    return kept
+
+
+def _round_up(model: nn.Module, group: ChannelGroup, kept: list[int], round_to: int) -> list[int]:
+    modules = dict(model.named_modules())
+    norms = sum(_l1(modules[name]) for name in group.producers)
+    norms[kept] = torch.inf
+    return top_channels(norms.tolist(), rounded(len(kept), round_to, group.size), blocks=group.blocks)
+
+
+def _l1(module: nn.Module) -> Tensor:
+    return module.weight.detach().abs().flatten(1).sum(1).double().cpu()
+
+
+def _cut(model: nn.Module, touches: Mapping[str, Sequence[Touch]], kept: Mapping[str, list[int]]) -> None:
+    """Cut every module once per side, by positions in the whole network: no index ever refers to a half-cut one."""
+    modules = dict(model.named_modules())
+    removed: dict[tuple[str, str], set[int]] = {}
+    for name, of_group in touches.items():
+        stays = set(kept[name])
+        for touch in of_group:
+            gone = {p for p, c in zip(touch.positions, touch.channels, strict=True) if c not in stays}
+            removed.setdefault((touch.module, touch.side), set()).update(gone)
+    for (name, side), gone in removed.items():
+        if gone:
+            _cut_module(name, modules[name], side, gone)
+
+
+def _cut_module(name: str, module: nn.Module, side: str, gone: set[int]) -> None:
+    width = _width(module, side)
+    kept = torch.tensor([i for i in range(width) if i not in gone], dtype=torch.int64)
+    if not len(kept):
+        raise UserError(f"{name}: no channel would be left; keep at least one")
+    if isinstance(module, PadShortcut):
+        if side == "out":
+            module.keep_outputs(kept)
+        else:
+            module.keep_inputs(kept, width)
+    elif isinstance(module, CONVOLUTIONS) and side != "both" and module.groups > 1:
+        _cut_grouped(name, module, side, kept)
+    elif side == "in":
+        _slice_tensors(module, ("weight",), kept, dim=1)
+        _set_width(module, ("in_channels", "in_features"), len(kept))
+    else:
+        _slice_tensors(module, ("weight", "bias", "running_mean", "running_var"), kept, dim=0)
+        names = ("out_channels", "out_features", "num_features", "num_channels", "num_parameters")
+        _set_width(module, names, len(kept))
+        if side == "both":
+            _set_width(module, ("in_channels", "groups"), len(kept))
+        if isinstance(module, nn.LayerNorm):
+            module.normalized_shape = (len(kept),)
+
+
+def _width(module: nn.Module, side: str) -> int:
+    """How many channels stand on one side of a module. A shortcut's input is not recorded: one past the last fed is enough."""
+    if isinstance(module, PadShortcut):
+        return len(module.source) if side == "out" else int(module.source.max()) + 1
+    if isinstance(module, nn.Linear):
+        return module.in_features if side == "in" else module.out_features
+    if isinstance(module, CONVOLUTIONS):
+        return module.in_channels if side == "in" else module.out_channels
+    for name in ("num_features", "num_channels", "num_parameters"):
+        if hasattr(module, name):
+            return getattr(module, name)
+    return module.normalized_shape[0]
+
+
+def _cut_grouped(name: str, module: nn.Module, side: str, kept: Tensor) -> None:
+    """A grouped convolution keeps the same number of channels in each of its groups."""
+    groups, width = module.groups, _width(module, side)
+    runs = kept // (width // groups)
+    if len(kept) % groups or (torch.bincount(runs, minlength=groups) != len(kept) // groups).any():
+        raise UserError(f"{name} has {groups} groups: keep the same number of channels in each run of {width // groups}")
+    if side == "out":
+        _slice_tensors(module, ("weight", "bias"), kept, dim=0)
+        module.out_channels = len(kept)
+        return
+    local = (kept % (width // groups)).view(groups, -1)
+    blocks = module.weight.detach().chunk(groups, dim=0)
+    cut = [block.index_select(1, rows.to(block.device)) for block, rows in zip(blocks, local, strict=True)]
+    module.weight = nn.Parameter(torch.cat(cut), requires_grad=module.weight.requires_grad)
+    module.in_channels = len(kept)
+
+
+def _slice_tensors(module: nn.Module, names: Sequence[str], kept: Tensor, dim: int) -> None:
+    for name in names:
+        tensor = getattr(module, name, None)
+        if tensor is None or (isinstance(module, nn.PReLU) and tensor.numel() == 1):
+            continue
+        cut = tensor.detach().index_select(dim, kept.to(tensor.device)).clone()
+        if isinstance(tensor, nn.Parameter):
+            setattr(module, name, nn.Parameter(cut, requires_grad=tensor.requires_grad))
+        else:
+            module.register_buffer(name, cut)
+
+
+def _set_width(module: nn.Module, names: Sequence[str], width: int) -> None:
+    for name in names:
+        if hasattr(module, name) and not (isinstance(module, nn.PReLU) and module.num_parameters == 1):
+            setattr(module, name, width)
+
+
+def _compare(model: nn.Module, smaller: nn.Module, example_input: Tensor, groups: Mapping[str, ChannelGroup], kept) -> None:
+    """The design's promise: never a silently wrong network. Names the first group that breaks it."""
+    batch = _probe(model, example_input)
+    difference, allowed = _difference(model, smaller, batch, groups, kept)
+    if difference > allowed:  # rounding of a badly scaled network, or wrong? float64 tells
+        difference, allowed = _difference(_double(model), _double(smaller), batch.double(), groups, kept)
+    if not difference <= allowed:
+        raise UserError(
+            f"cutting {', '.join(kept)} changed the outputs by {difference:.3g} against the masked network"
+            f" (allowed {allowed:.3g}): something between producer and consumer mixes channels without being listed"
+        )
+    _refuse_stale(model, smaller, batch)
+
+
+def _probe(model: nn.Module, example_input: Tensor) -> Tensor:
+    """Two examples of the example input's shape, drawn from a generator of their own."""
+    generator = torch.Generator().manual_seed(0)
+    device = next(model.parameters()).device
+    dtype = next(model.parameters()).dtype
+    return torch.randn((2, *example_input.shape[1:]), generator=generator).to(device=device, dtype=dtype)
+
+
+@torch.no_grad()
+def _difference(model, smaller, batch, groups, kept) -> tuple[float, float]:
+    """(largest |masked - cut|, what is allowed), in eval mode; infinite if the cut network does not run."""
+    masks = {}
+    for name, indices in kept.items():
+        masks[name] = torch.zeros(groups[name].size, device=batch.device, dtype=batch.dtype)
+        masks[name][indices] = 1
+    with _eval_mode(model), _eval_mode(smaller), masked(model, list(groups.values()), masks):
+        expected = _tensors(model(batch))
+        try:
+            actual = _tensors(smaller(batch))
+        except RuntimeError:
+            return float("inf"), 0.0
+    largest = max(float((a - b).abs().max()) for a, b in zip(expected, actual, strict=True))
+    scale = max(float(a.abs().max()) for a in expected)
+    return largest, TOLERANCE * max(1.0, scale)
+
+
+def _tensors(outputs) -> list[Tensor]:
+    if isinstance(outputs, Tensor):
+        return [outputs]
+    values = outputs.values() if isinstance(outputs, Mapping) else outputs
+    return [tensor for value in values if value is not None for tensor in _tensors(value)]
+
+
+def _double(model: nn.Module) -> nn.Module:
+    return copy.deepcopy(model).double()
+
+
+class _eval_mode:
+    """Eval mode within the context; every module's own mode is put back."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model = model
+
+    def __enter__(self) -> None:
+        self.modes = {module: module.training for module in self.model.modules()}
+        self.model.eval()
+
+    def __exit__(self, *_) -> None:
+        for module, mode in self.modes.items():
+            module.training = mode
+
+
+def _refuse_stale(model: nn.Module, smaller: nn.Module, batch: Tensor) -> None:
+    """Modules that only training reaches (auxiliary heads) must still fit what they read."""
+    reached = _input_shapes(model, batch, training=False)
+    unreached = [n for n, m in model.named_modules() if next(m.parameters(recurse=False), None) is not None and n not in reached]
+    if not unreached:
+        return
+    before, after = _input_shapes(model, batch, training=True), _input_shapes(smaller, batch, training=True)
+    stale = [name for name in unreached if before.get(name) != after.get(name)]
+    if stale:
+        raise UserError(f"{stale[0]} is not reached in eval mode and would no longer fit after this cut; remove that module")
+
+
+@torch.no_grad()
+def _input_shapes(model: nn.Module, batch: Tensor, training: bool) -> dict[str, tuple[int, ...]]:
+    """Channel dimension of what each module with parameters reads; ends where the network stops running."""
+    model = copy.deepcopy(model).train(training)
+    shapes: dict[str, tuple[int, ...]] = {}
+
+    def remember(name: str):
+        def hook(_, inputs) -> None:
+            if inputs and isinstance(inputs[0], Tensor):
+                shapes[name] = tuple(inputs[0].shape[1:2])
+
+        return hook
+
+    for name, module in model.named_modules():
+        if next(module.parameters(recurse=False), None) is not None:
+            module.register_forward_pre_hook(remember(name))
+    try:
+        model(batch)
+    except (RuntimeError, ValueError):
+        if not training:
+            raise
+    return shapes

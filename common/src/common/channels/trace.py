@@ -1,0 +1,195 @@
+"""Trace what is coupled: torch-pruning's dependency graph, translated into positions per module."""
+
+import copy
+import warnings
+from dataclasses import dataclass
+
+import torch
+import torch_pruning as tp
+from torch import Tensor, nn
+from torch_pruning.dependency import DependencyGraph
+from torch_pruning.dependency.node import Node
+from torch_pruning.pruner.function import BasePruningFunc
+
+from common.errors import UserError
+from common.models.shortcut import PadShortcut
+
+CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+WEIGHTED = (*CONVOLUTIONS, nn.Linear)
+NORMS = (nn.modules.batchnorm._BatchNorm, nn.modules.instancenorm._InstanceNorm, nn.GroupNorm, nn.LayerNorm, nn.PReLU)
+
+
+@dataclass(frozen=True)
+class Touch:
+    """One module's side that carries channels of a group: ``channels[i]`` of the group stands at ``positions[i]``."""
+
+    module: str
+    side: str  # "out" (it produces them), "in" (it reads and mixes them) or "both" (norms, depthwise convolutions)
+    positions: tuple[int, ...]
+    channels: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Trace:
+    """Every set of coupled channels of a network, and what stands in the way of cutting it."""
+
+    name: str  # the first producer in module order
+    size: int
+    touches: tuple[Touch, ...]
+    decider: str
+    reaches_output: bool
+    obstacle: str | None  # why these channels cannot be cut, naming the module or parameter
+
+
+class ShortcutPruner(BasePruningFunc):
+    """Tells torch-pruning that a PadShortcut, like a convolution, has an input and an output side of its own."""
+
+    TARGET_MODULES = PadShortcut
+
+    def prune_out_channels(self, layer: nn.Module, idxs):
+        raise NotImplementedError("common.channels.cut does the cutting")
+
+    def prune_in_channels(self, layer: nn.Module, idxs):
+        raise NotImplementedError("common.channels.cut does the cutting")
+
+    def get_out_channels(self, layer: nn.Module) -> int:
+        return len(layer.source)
+
+    def get_in_channels(self, layer: nn.Module) -> int:
+        return layer.traced_in_channels
+
+
+class _OneNode(torch.autograd.Function):
+    """A shortcut's forward as a single node of the autograd graph, which is what torch-pruning walks along."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, module: PadShortcut) -> Tensor:
+        return PadShortcut.forward(module, x)
+
+    @staticmethod
+    def backward(ctx, *gradients):
+        raise NotImplementedError("traced only")
+
+
+def trace(model: nn.Module, example_input: Tensor) -> list[Trace]:
+    """All sets of coupled channels in module order. Raises UserError, naming the reason, if the network cannot be traced."""
+    model = _traceable_copy(model)
+    example_input = example_input.to(_device(model))
+    graph = _dependency_graph(model, example_input)
+    names = {module: name for name, module in model.named_modules()}
+    depths = _depths(graph)
+    traces, seen = [], set()
+    for name, module in model.named_modules():
+        if not isinstance(module, WEIGHTED) or _is_depthwise(module) or name in seen or module not in graph.module2node:
+            continue
+        width = graph.get_out_channels(module)
+        group = graph.get_pruning_group(module, graph.get_pruner_of_module(module).prune_out_channels, list(range(width)))
+        found = _translate(graph, group, names, width, depths)
+        seen.update(touch.module for touch in found.touches if touch.side == "out")
+        traces.append(found)
+    return traces
+
+
+def _traceable_copy(model: nn.Module) -> nn.Module:
+    """A copy in eval mode whose parameters all want gradients and whose shortcuts are one node each."""
+    model = copy.deepcopy(model).eval()
+    for parameter in model.parameters():
+        parameter.requires_grad_(True)
+    for module in model.modules():
+        if isinstance(module, PadShortcut):
+            module.forward = _one_node_forward(module)  # type: ignore[method-assign]
+        if getattr(module, "inplace", False):
+            module.inplace = False  # an in-place activation would hide the node before it
+    return model
+
+
+def _one_node_forward(module: PadShortcut):
+    def forward(x: Tensor) -> Tensor:
+        module.traced_in_channels = x.shape[1]
+        return _OneNode.apply(x, module)
+
+    return forward
+
+
+def _dependency_graph(model: nn.Module, example_input: Tensor) -> DependencyGraph:
+    with torch.enable_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            model(example_input)
+        except Exception as error:
+            shape = tuple(example_input.shape)
+            raise UserError(f"the network does not run on an example input of shape {shape}: {error}") from error
+        try:
+            return DependencyGraph().build_dependency(
+                model,
+                example_input,
+                customized_pruners={PadShortcut: ShortcutPruner()},
+                output_transform=_marked_outputs,
+                verbose=False,
+            )
+        except Exception as error:
+            raise UserError(f"torch-pruning cannot trace {type(model).__name__}: {error}") from error
+
+
+def _marked_outputs(outputs) -> list[Tensor]:
+    """The outputs behind an operation of no layer, so that the graph ends in a node that says 'output'."""
+    return [tensor * 1 for tensor in tp.utils.flatten_as_list(outputs) if isinstance(tensor, Tensor)]
+
+
+def _translate(graph: DependencyGraph, group, names: dict[nn.Module, str], width: int, depths: dict[Node, int]) -> Trace:
+    touches: list[Touch] = []
+    reaches_output, obstacle = False, None
+    producers: list[tuple[int, int, str]] = []
+    order = {name: i for i, name in enumerate(names.values())}
+    for item in group:
+        node, handler, module = item.dep.target, item.dep.handler, item.dep.target.module
+        if node.type == tp.ops.OPTYPE.OUTPUT:
+            reaches_output = True
+        if isinstance(module, nn.Parameter):
+            obstacle = f"parameter {graph._param_to_name.get(module, 'outside any layer')} rides on these channels"
+        if module not in names:
+            continue
+        name, reads_only = names[module], not graph.is_out_channel_pruning_fn(handler)
+        positions, channels = tuple(item.idxs), tuple(item.root_idxs)
+        if len(set(positions)) != len(positions):
+            obstacle = f"{name} reads several of these channels at one position"
+        side = "in" if reads_only else "out"
+        if isinstance(module, NORMS) or _is_depthwise(module):
+            side = "both"
+        elif not isinstance(module, (*WEIGHTED, PadShortcut)):
+            obstacle = f"{name} is a {type(module).__name__}, which common.channels does not cut"
+        if side == "out" and isinstance(module, WEIGHTED):
+            producers.append((depths.get(node, 0), order[name], name))
+        touches.append(Touch(name, side, positions, channels))
+    touches.sort(key=lambda touch: order[touch.module])
+    first, decider = min(producers, key=lambda p: p[1])[2], min(producers)[2]
+    return Trace(first, width, tuple(touches), decider, reaches_output, obstacle)
+
+
+def _depths(graph: DependencyGraph) -> dict[Node, int]:
+    """For each node the largest number of convolutions and linear layers on a way from the network's input to it."""
+    depths: dict[Node, int] = {}
+    for end in graph.module2node.values():
+        stack = [end]
+        entered: set[Node] = set()
+        while stack:
+            node = stack[-1]
+            waiting = [n for n in node.inputs if n not in depths and n not in entered]
+            if node not in depths and waiting:
+                entered.add(node)
+                stack.extend(waiting)
+                continue
+            stack.pop()
+            if node not in depths:
+                before = max((depths.get(n, 0) for n in node.inputs), default=0)
+                depths[node] = before + isinstance(node.module, WEIGHTED)
+    return depths
+
+
+def _is_depthwise(module: nn.Module) -> bool:
+    """Every channel of its own: it follows the producer of its input like a norm does."""
+    return isinstance(module, CONVOLUTIONS) and 1 < module.groups == module.in_channels == module.out_channels
+
+
+def _device(model: nn.Module) -> torch.device:
+    return next((p.device for p in model.parameters()), torch.device("cpu"))

@@ -1,0 +1,269 @@
+"""Networks on disk: safetensors with the structure as JSON in the header. Reading one never runs code from the file.
+
+The shapes of the tensors are the pruned architecture: the network is built by name, every module is given the shape that
+its tensors have, and the tensors are loaded.
+"""
+
+import hashlib
+import json
+import struct
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from common.atomic import atomic_file
+from common.errors import UserError
+from common.models import ARCHITECTURES, PadShortcut, create_model
+
+FORMAT = "compression-papers-1"
+HEADER_LIMIT = 16 * 2**20  # bytes of JSON in front of the tensors
+SIZE_LIMIT = 8 * 2**30
+ARGUMENT_LIMIT = 10**6
+
+
+def save_model(
+    path: Path | str,
+    model: nn.Module,
+    arch: str | None = None,
+    arch_args: Mapping[str, Any] | None = None,
+    *,
+    normalize: tuple[Sequence[float], Sequence[float]] | None = None,
+    dataset: str | None = None,
+    classes: Sequence[str] | None = None,
+    extra: Mapping[str, Any] | None = None,
+) -> None:
+    """Write a network, atomically. ``arch`` and ``arch_args`` default to what :func:`create_model` recorded.
+
+    normalize: (mean, deviation) per channel of the pictures that it was trained on; it travels with the network, as do
+    the data set's name and classes. A network without a record is saved too: loading it then needs its factory.
+    """
+    if arch is None:
+        record = getattr(model, "architecture", {"arch": None, "args": {}})
+        arch, arch_args = record["arch"], record["args"]
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    known = getattr(model, "checkpoint_header", {})
+    header = {
+        "format": FORMAT,
+        "arch": arch,
+        "args": dict(arch_args or {}),
+        "normalize": _normalization(normalize) or known.get("normalize"),
+        "dataset": dataset or known.get("dataset"),
+        "classes": list(classes) if classes is not None else known.get("classes"),
+        "extra": dict(extra or {}),
+        "sha256": _digest(tensors),
+    }
+    with atomic_file(path) as temporary:
+        save_file(_unshared(tensors), temporary, metadata={"compression_papers": json.dumps(header)})
+
+
+def load_model(path: Path | str, factory: Callable[[], nn.Module] | None = None) -> nn.Module:
+    """The saved network in eval mode, equal to the bit; its header is at ``model.checkpoint_header``.
+
+    factory: builds the unpruned network where the file names no architecture of the registry. Raises UserError for a
+    file that is damaged, not ours, or does not fit the network.
+    """
+    header, tensors = read_checkpoint(path)
+    if factory is not None:
+        model = factory()
+    elif header["arch"] is None:
+        raise UserError(f"{path} names no architecture: load it with the factory that builds the network")
+    else:
+        model = _build(path, header)
+    fit_shapes(model, tensors, path)
+    load_tensors(model, tensors, path)
+    if header["arch"] is not None and not hasattr(model, "architecture"):
+        model.architecture = {"arch": header["arch"], "args": header["args"]}  # type: ignore[assignment]
+    model.checkpoint_header = header  # type: ignore[assignment]
+    return model.eval()
+
+
+def read_checkpoint(path: Path | str) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """(header, tensors) of a file of ours, checked: format, types, checksum. Raises UserError."""
+    metadata, tensors = _read_safetensors(path)
+    try:
+        header = json.loads(metadata["compression_papers"])
+        if header["format"] != FORMAT:
+            raise UserError(f"{path} has format {header['format']!r}; this version reads {FORMAT!r}")
+        if not (header["arch"] is None or isinstance(header["arch"], str)) or not isinstance(header["args"], dict):
+            raise ValueError("architecture of a wrong type")
+        digest = header["sha256"]
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{path} is not a checkpoint of this project ({error!r}); for foreign weights use --weights") from error
+    if digest != _digest(tensors):
+        raise UserError(f"{path} is damaged: its tensors do not match their checksum")
+    return header, tensors
+
+
+def load_weights(model: nn.Module, path: Path | str) -> nn.Module:
+    """Load foreign weights (``.pth``, ``.th``, ``.pth.tar``, ``.safetensors``) into a network that fits them.
+
+    State dicts may be nested (``state_dict``, ``model``, ``net``) and carry ``module.`` prefixes. Counters of batches and
+    shortcut buffers may be missing. Raises UserError naming the first tensor that is missing, left over or misshapen.
+    """
+    load_tensors(model, read_tensors(path), path, optional=("num_batches_tracked", "source"))
+    return model
+
+
+def read_tensors(path: Path | str) -> dict[str, Tensor]:
+    """The tensors of a state-dict file by name, without running code from it. Raises UserError."""
+    path = Path(path)
+    if path.suffix == ".safetensors":
+        return _read_safetensors(path)[1]
+    _check_file(path)
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(f"{path} is not a file of plain tensors, or is damaged: {reason[:200]}") from error
+    return _strip_prefix(_find_state_dict(content, path))
+
+
+def fit_shapes(model: nn.Module, tensors: Mapping[str, Tensor], path: Path | str = "the file") -> None:
+    """Give every module the shapes that its tensors have, so that a dense network can take pruned weights."""
+    for name, module in model.named_modules():
+        own = {k: tensors[f"{name}.{k}" if name else k] for k in _own_tensors(module) if (f"{name}.{k}" if name else k) in tensors}
+        for key, tensor in own.items():
+            current = _own_tensors(module)[key]
+            if current.dim() != tensor.dim():
+                raise UserError(f"{path}: {name}.{key} has {tensor.dim()} dimensions, the network wants {current.dim()}")
+            if current.shape != tensor.shape:
+                _replace(module, key, torch.empty(tensor.shape, dtype=current.dtype, device=current.device))
+        if own:
+            _fit_attributes(module, own)
+
+
+def load_tensors(
+    model: nn.Module, tensors: Mapping[str, Tensor], path: Path | str = "the file", optional: Sequence[str] = ()
+) -> None:
+    """Copy tensors into a network of exactly those names and shapes. Raises UserError, naming the first that differs."""
+    wanted = model.state_dict()
+    for name, tensor in wanted.items():
+        if name not in tensors:
+            if name.rsplit(".", 1)[-1] in optional:
+                continue
+            raise UserError(f"{path} has no tensor {name!r}: these weights belong to another network")
+        if tensors[name].shape != tensor.shape:
+            found, want = tuple(tensors[name].shape), tuple(tensor.shape)
+            raise UserError(f"{path}: tensor {name!r} has shape {found}, the network wants {want}")
+    for name in tensors:
+        if name not in wanted:
+            raise UserError(f"{path} has a tensor {name!r} that the network does not have")
+    if any(tensor.is_meta for tensor in wanted.values()):
+        model.load_state_dict(dict(tensors), strict=False, assign=True)
+    else:
+        model.load_state_dict(dict(tensors), strict=False)
+
+
+def _build(path: Path | str, header: Mapping[str, Any]) -> nn.Module:
+    """The registry's network without memory for its weights: only what the file itself holds is ever allocated."""
+    if header["arch"] not in ARCHITECTURES:
+        raise UserError(f"{path} holds a {header['arch']!r}, which is not in the registry: load it with its factory")
+    for name, value in header["args"].items():
+        if not isinstance(value, (int, str, bool)) or (isinstance(value, int) and not 0 <= value <= ARGUMENT_LIMIT):
+            raise UserError(f"{path}: argument {name}={value!r} of the architecture is not acceptable")
+    with torch.device("meta"):
+        model = create_model(header["arch"], **header["args"])
+    return model
+
+
+def _read_safetensors(path: Path | str) -> tuple[dict[str, str], dict[str, Tensor]]:
+    path = Path(path)
+    _check_file(path)
+    with open(path, "rb") as file:
+        head = file.read(8)
+    if len(head) < 8 or struct.unpack("<Q", head)[0] > min(HEADER_LIMIT, path.stat().st_size - 8):
+        raise UserError(f"{path} is not a safetensors file, or is cut short")
+    try:
+        with safetensors.safe_open(path, framework="pt", device="cpu") as file:
+            return dict(file.metadata() or {}), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (safetensors.SafetensorError, ValueError, TypeError) as error:
+        raise UserError(f"{path} is not a whole safetensors file: {error}") from error
+
+
+def _check_file(path: Path) -> None:
+    if not path.is_file():
+        raise UserError(f"{path}: no such file")
+    if path.stat().st_size > SIZE_LIMIT:
+        raise UserError(f"{path} is larger than {SIZE_LIMIT} bytes")
+
+
+def _find_state_dict(content: Any, path: Path) -> dict[str, Tensor]:
+    for _ in range(3):
+        if isinstance(content, Mapping) and content and all(isinstance(v, Tensor) for v in content.values()):
+            return dict(content)
+        inner = [k for k in ("state_dict", "model_state_dict", "model", "net") if isinstance(content, Mapping) and k in content]
+        if not inner:
+            break
+        content = content[inner[0]]
+    raise UserError(f"{path} holds no state dict (names with tensors), also not under state_dict, model or net")
+
+
+def _strip_prefix(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    while tensors and all(name.startswith("module.") for name in tensors):
+        tensors = {name.removeprefix("module."): tensor for name, tensor in tensors.items()}
+    return dict(tensors)
+
+
+def _own_tensors(module: nn.Module) -> dict[str, Tensor]:
+    own = {**module._parameters, **module._buffers}
+    return {name: tensor for name, tensor in own.items() if tensor is not None}
+
+
+def _replace(module: nn.Module, key: str, tensor: Tensor) -> None:
+    if key in module._parameters:
+        requires_grad = module._parameters[key].requires_grad  # type: ignore[union-attr]
+        module._parameters[key] = nn.Parameter(tensor, requires_grad=requires_grad)
+    else:
+        module._buffers[key] = tensor
+
+
+def _fit_attributes(module: nn.Module, own: Mapping[str, Tensor]) -> None:
+    """Widths that modules keep as numbers beside their tensors."""
+    weight = own.get("weight")
+    if weight is None and isinstance(module, nn.modules.batchnorm._BatchNorm) and "running_mean" in own:
+        module.num_features = len(own["running_mean"])
+    if weight is None or isinstance(module, PadShortcut):
+        return
+    if isinstance(module, (nn.Conv1d, nn.Conv2d, nn.Conv3d)):
+        depthwise = 1 < module.groups == module.in_channels == module.out_channels
+        module.out_channels = weight.shape[0]
+        module.groups = weight.shape[0] if depthwise else module.groups
+        module.in_channels = weight.shape[1] * module.groups
+    elif isinstance(module, nn.Linear):
+        module.out_features, module.in_features = weight.shape
+    elif isinstance(module, nn.LayerNorm):
+        module.normalized_shape = tuple(weight.shape)
+    else:
+        for name in ("num_features", "num_channels", "num_parameters"):
+            if hasattr(module, name):
+                setattr(module, name, weight.shape[0])
+
+
+def _normalization(pair: tuple[Sequence[float], Sequence[float]] | None) -> dict[str, list[float]] | None:
+    return {"mean": [float(v) for v in pair[0]], "std": [float(v) for v in pair[1]]} if pair else None
+
+
+def _unshared(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors that share memory (tied weights) as copies: safetensors stores each on its own."""
+    seen: set[int] = set()
+    unshared = {}
+    for name, tensor in tensors.items():
+        unshared[name] = tensor.clone() if tensor.data_ptr() in seen else tensor
+        seen.add(tensor.data_ptr())
+    return unshared
+
+
+def _digest(tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 over names, types, shapes and bytes, in order of name."""
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name].contiguous()
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        if tensor.numel():
+            digest.update(tensor.view(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()

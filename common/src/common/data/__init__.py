@@ -1,0 +1,28 @@
+"""Data sets: pictures in memory or in folders, cut into the same batches on every device, rank and run.
+
+data = load_dataset("digits")
+for images, labels, indices, global_size in data.train.batches(128, augment=True, shuffle=True, seed=0, epoch=3):
+    ...
+"""
+
+from common.data.batches import Batch, ImageSet, batch_count, epoch_order, rank_batches
+from common.data.bundle import DataBundle
+from common.data.folder import FolderImages
+from common.data.memory import MemoryImages
+from common.data.normalization import NORMALIZATIONS
+from common.data.registry import DATASETS, default_root, load_dataset
+
+__all__ = [
+    "DATASETS",
+    "NORMALIZATIONS",
+    "Batch",
+    "DataBundle",
+    "FolderImages",
+    "ImageSet",
+    "MemoryImages",
+    "batch_count",
+    "default_root",
+    "epoch_order",
+    "load_dataset",
+    "rank_batches",
+]

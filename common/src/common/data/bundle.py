@@ -1,0 +1,45 @@
+"""A data set as commands use it: a training part, a test part, and what the classes are called."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from common.data.batches import ImageSet
+from common.data.split import held_out_count, stratified_split
+
+
+@dataclass(frozen=True)
+class DataBundle:
+    """Training and test pictures of one data set, normalised alike."""
+
+    name: str
+    train: ImageSet
+    test: ImageSet
+    classes: list[str]
+    input_shape: tuple[int, int, int]  # (C, H, W)
+    fingerprint: str  # the first 16 hex digits of a SHA-256 of the data
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.classes)
+
+    @property
+    def mean(self) -> tuple[float, ...]:
+        return self.train.mean
+
+    @property
+    def std(self) -> tuple[float, ...]:
+        return self.train.std
+
+    def holdout(self, fraction: float = 0.1, seed: int = 0) -> "DataBundle":
+        """Two stratified parts of the *training* pictures: choices are made on `.test` here, never on the test set.
+
+        The fingerprint becomes another one that depends on fraction and seed.
+        """
+        kept, held = stratified_split(self.train.labels, held_out_count(len(self.train), fraction), seed)
+        marked = hashlib.sha256(f"{self.fingerprint} holdout {fraction} {seed}".encode()).hexdigest()[:16]
+        return replace(self, train=self.train.subset(kept), test=self.train.subset(held), fingerprint=marked)
+
+    def with_normalization(self, mean: Sequence[float], std: Sequence[float]) -> "DataBundle":
+        """The same pictures with a checkpoint's normalisation; one value serves all channels."""
+        return replace(self, train=self.train.normalized(mean, std), test=self.test.normalized(mean, std))

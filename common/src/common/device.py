@@ -1,0 +1,37 @@
+"""Where the arithmetic runs: device and thread count."""
+
+import os
+
+import torch
+
+from common.errors import UserError
+
+
+def choose_device(name: str = "auto") -> torch.device:
+    """The device for ``auto`` (CUDA if there is one), ``cpu``, ``cuda`` or ``cuda:N``. Raises UserError if it is not there."""
+    if name == "auto":
+        return local_device() if torch.cuda.is_available() else torch.device("cpu")
+    if name == "cpu":
+        return torch.device("cpu")
+    if name == "cuda" or (name.startswith("cuda:") and name[5:].isdigit()):
+        if not torch.cuda.is_available():
+            raise UserError(f"--device {name}: this machine or this build of torch has no CUDA device; use --device cpu")
+        device = local_device() if name == "cuda" else torch.device(name)
+        if device.index is not None and device.index >= torch.cuda.device_count():
+            raise UserError(f"--device {name}: there are only {torch.cuda.device_count()} CUDA devices, numbered from 0")
+        return device
+    raise UserError(f"--device {name}: expected auto, cpu, cuda or cuda:N")
+
+
+def local_device() -> torch.device:
+    """The CUDA device of this process: under torchrun one per local rank, else the current one."""
+    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)) % torch.cuda.device_count())
+
+
+def set_threads(threads: int | None) -> int:
+    """Set (or only report, for None) how many threads torch computes with on the CPU."""
+    if threads is not None:
+        if threads < 1:
+            raise UserError(f"--threads {threads}: at least one is needed")
+        torch.set_num_threads(threads)
+    return torch.get_num_threads()

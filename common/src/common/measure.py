@@ -1,0 +1,156 @@
+"""What a network is worth: accuracy, agreement, cost, bytes, latency; measured on what was read back from disk."""
+
+import statistics
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from common.checkpoint import load_model
+from common.cost import count_cost
+from common.data import DataBundle, ImageSet
+
+LATENCY_BATCHES = (1, 64)
+LATENCY_REPEATS = 9
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """Percent of examples: top1, top5 (100 with five classes or fewer), agreement with a reference's decisions; mean loss."""
+
+    top1: float
+    top5: float
+    loss: float
+    predictions: Tensor  # (N,) int64, the decision on each example
+    agreement: float | None = None
+
+
+@torch.no_grad()
+def evaluate(
+    model: nn.Module,
+    images: ImageSet,
+    *,
+    device: torch.device | str = "cpu",
+    batch_size: int = 250,
+    workers: int = 2,
+    reference: Tensor | None = None,
+) -> Accuracy:
+    """Accuracy in eval mode (the mode is put back) on all examples; ``reference``: another network's decisions (N,)."""
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    top1 = top5 = count = 0
+    loss = 0.0
+    predictions = []
+    batches = images.batches(batch_size, device=device, workers=workers, channels_last=True)
+    total = -(-len(images) // batch_size)
+    for batch in tqdm(batches, total=total, desc="evaluate", disable=None, leave=False):
+        logits = model(batch.images).float()
+        ranked = logits.topk(min(5, logits.shape[1]), dim=1).indices
+        hits = ranked == batch.labels[:, None]
+        top1 += int(hits[:, 0].sum())
+        top5 += int(hits.sum())
+        loss += float(F.cross_entropy(logits, batch.labels, reduction="sum"))
+        count += len(batch.labels)
+        predictions.append(ranked[:, 0].cpu())
+    for module, mode in modes.items():
+        module.training = mode
+    decisions = torch.cat(predictions)
+    agreement = None if reference is None else 100.0 * float((decisions == reference).double().mean())
+    return Accuracy(100.0 * top1 / count, 100.0 * top5 / count, loss / count, decisions, agreement)
+
+
+@torch.no_grad()
+def latency_ms(
+    models: Mapping[str, nn.Module],
+    input_shape: Sequence[int],
+    *,
+    device: torch.device | str = "cpu",
+    batch_sizes: Sequence[int] = LATENCY_BATCHES,
+    repeats: int = LATENCY_REPEATS,
+) -> dict[str, dict[str, float]]:
+    """Milliseconds per batch, median of ``repeats``, the networks interleaved: {network: {batch size: ms}}."""
+    device = torch.device(device)
+    result: dict[str, dict[str, float]] = {name: {} for name in models}
+    for model in models.values():
+        model.to(device, memory_format=torch.channels_last).eval()
+    for batch_size in batch_sizes:
+        batch = torch.randn(batch_size, *input_shape, device=device)
+        if batch.dim() == 4:
+            batch = batch.contiguous(memory_format=torch.channels_last)
+        times: dict[str, list[float]] = {name: [] for name in models}
+        for repeat in range(repeats + 2):  # the first two warm up
+            for name, model in models.items():
+                taken = _time_once(model, batch, device)
+                if repeat >= 2:
+                    times[name].append(taken)
+        for name, series in times.items():
+            result[name][str(batch_size)] = round(1000 * statistics.median(series), 4)
+    return result
+
+
+def _time_once(model: nn.Module, batch: Tensor, device: torch.device) -> float:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    start = time.perf_counter()
+    model(batch)
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter() - start
+
+
+def measure_files(
+    files: Mapping[str, Path],
+    data: DataBundle,
+    *,
+    device: torch.device | str = "cpu",
+    workers: int = 2,
+    factory=None,
+    latency: bool = True,
+) -> dict[str, dict[str, Any]]:
+    """The sides of metrics.json for saved networks, each read back from disk.
+
+    files: {"baseline": path, "compressed": path, ...}; the first one is the reference of ``agreement``.
+    """
+    models = {name: load_model(path, factory).to(device, memory_format=torch.channels_last) for name, path in files.items()}
+    sides: dict[str, dict[str, Any]] = {}
+    reference: Tensor | None = None
+    for name, model in models.items():
+        accuracy = evaluate(model, test_images(model, data), device=device, workers=workers, reference=reference)
+        sides[name] = side(model, accuracy, data.input_shape, Path(files[name]).stat().st_size)
+        reference = accuracy.predictions if reference is None else reference
+    if latency:
+        for name, milliseconds in latency_ms(models, data.input_shape, device=device).items():
+            sides[name]["latency_ms"] = milliseconds
+    return sides
+
+
+def side(model: nn.Module, accuracy: Accuracy, input_shape: Sequence[int], size: int) -> dict[str, Any]:
+    """One side of metrics.json without its latency."""
+    cost = count_cost(model, input_shape)
+    measured = {
+        "top1": round(accuracy.top1, 4),
+        "top5": round(accuracy.top5, 4),
+        "loss": round(accuracy.loss, 6),
+        "macs": cost.macs,
+        "params": cost.params,
+        "nonzero_params": cost.nonzero_params,
+        "bytes": size,
+    }
+    if accuracy.agreement is not None:
+        measured["agreement"] = round(accuracy.agreement, 4)
+    return measured
+
+
+def test_images(model: nn.Module, data: DataBundle) -> ImageSet:
+    """The test pictures, normalised as the checkpoint says."""
+    normalize = getattr(model, "checkpoint_header", {}).get("normalize")
+    return data.test.normalized(normalize["mean"], normalize["std"]) if normalize else data.test
+
+
+test_images.__test__ = False  # type: ignore[attr-defined]  # pytest collects functions whose names begin with test

@@ -1,0 +1,42 @@
+"""The option-A shortcut of CIFAR ResNets (He et al. 2016, section 4.2) as a module whose channels can be cut."""
+
+import torch
+from torch import Tensor, nn
+
+
+class PadShortcut(nn.Module):
+    """Every second pixel of the input, channels placed by ``source``; other output channels are zero.
+
+    ``source`` is an integer buffer of shape (C_out,): for each output channel the input channel that feeds it, -1 for
+    zero. Cutting channels on either side only edits this buffer, so both streams shrink freely.
+
+    Shapes: (N, C_in, H, W) -> (N, C_out, ceil(H / stride), ceil(W / stride)).
+    """
+
+    source: Tensor
+
+    def __init__(self, in_channels: int, out_channels: int, stride: int = 2) -> None:
+        super().__init__()
+        before = (out_channels - in_channels) // 2
+        source = torch.full((out_channels,), -1, dtype=torch.int64)
+        source[before : before + in_channels] = torch.arange(in_channels)
+        self.register_buffer("source", source)
+        self.stride = stride
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x[:, :, :: self.stride, :: self.stride]
+        picked = x.index_select(1, self.source.clamp(min=0))
+        return picked * (self.source >= 0).to(x.dtype).view(1, -1, 1, 1)
+
+    def keep_outputs(self, kept: Tensor) -> None:
+        """Keep the output channels ``kept`` (indices, ascending)."""
+        self.source = self.source[kept.to(self.source.device)]
+
+    def keep_inputs(self, kept: Tensor, in_channels: int) -> None:
+        """Keep the input channels ``kept`` out of ``in_channels``; outputs fed by a removed one become zero."""
+        new_position = torch.full((in_channels + 1,), -1, dtype=torch.int64)  # the last entry answers for source == -1
+        new_position[kept.cpu()] = torch.arange(len(kept))
+        self.source = new_position.to(self.source.device)[self.source]
+
+    def extra_repr(self) -> str:
+        return f"{len(self.source)} channels, {int((self.source < 0).sum())} of them zero, stride={self.stride}"

@@ -1,0 +1,142 @@
+"""Tables of a README that are made from result files, so that no number is typed by hand.
+
+A README holds pairs of markers, each on a line of its own:
+
+    <!-- results:NAME:begin -->
+    anything here is replaced
+    <!-- results:NAME:end -->
+
+A package that has results supplies a module with a literal `TABLES: dict[str, Callable[[], str]]`: for each NAME a
+function without arguments that reads the package's `results/` folder and returns Markdown (`markdown_table` helps).
+The first command rewrites the tables, the second ends with status 2 if one is not up to date:
+
+    python -m common.results README.md redundancy_graph/README.md --tables redundancy_graph.tables
+    python -m common.results README.md redundancy_graph/README.md --tables redundancy_graph.tables --check
+"""
+
+import importlib
+import re
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+from common import atomic, cli
+from common.errors import UserError
+
+_BEGIN = re.compile(r"^<!-- results:([\w./-]+):begin -->[ \t]*$", re.MULTILINE)
+
+
+def markdown_table(header: Sequence[object], rows: Iterable[Sequence[object]]) -> str:
+    """A Markdown table; a column whose every cell starts like a number (or is empty or a dash) is aligned to the right.
+
+    Cells are written with `str`, so the caller decides the digits; `None` becomes an empty cell, `|` is escaped, a line
+    break becomes a space. Raises `ValueError` for a row of another length than the header.
+    """
+    head = [_cell(cell) for cell in header]
+    body = [[_cell(cell) for cell in row] for row in rows]
+    for row in body:
+        if len(row) != len(head):
+            raise ValueError(f"a row has {len(row)} cells, the header has {len(head)}: {row}")
+    rulers = ["---:" if body and all(map(_is_numeric, column)) else "---" for column in zip(*body, strict=True)]
+    lines = [head, rulers or ["---"] * len(head), *body]
+    return "".join("| " + " | ".join(line) + " |\n" for line in lines)
+
+
+def block_names(readme: Path) -> list[str]:
+    """Names of the result blocks of a README, in order. Raises `UserError` for a missing file or broken markers."""
+    text = _read(readme)
+    names = [match[1] for match in _BEGIN.finditer(text)]
+    for name in names:
+        _span(text, name, readme)
+    return names
+
+
+def replace_block(readme: Path, name: str, markdown: str, check: bool = False) -> bool:
+    """Put `markdown` between the markers of the block `name`; returns whether that differs from what stood there.
+
+    With `check` nothing is written. The file is replaced atomically, and left alone when nothing differs. Raises
+    `UserError` when the README is missing or the markers are absent, doubled or in the wrong order.
+    """
+    readme = Path(readme)
+    text = _read(readme)
+    start, stop = _span(text, name, readme)
+    # Blank lines: without them Markdown would take a table for the rest of the HTML comment.
+    new = f"{text[:start]}\n\n{markdown.strip()}\n\n{text[stop:]}"
+    if new == text:
+        return False
+    if not check:
+        atomic.write_text(readme, new)
+    return True
+
+
+def _span(text: str, name: str, readme: Path) -> tuple[int, int]:
+    """Where the block's content lies: from the end of the begin marker to the start of the end marker."""
+    found = []
+    for side in ("begin", "end"):
+        marker = f"<!-- results:{name}:{side} -->"
+        places = [match.span() for match in re.finditer(rf"^{re.escape(marker)}[ \t]*$", text, re.MULTILINE)]
+        if len(places) != 1:
+            raise UserError(f"{readme}: the line '{marker}' must stand there once, but is there {len(places)} times")
+        found.append(places[0])
+    (_, start), (stop, _) = found
+    if stop < start:
+        raise UserError(f"{readme}: the end marker of results:{name} stands before its begin marker")
+    return start, stop
+
+
+def _read(readme: Path) -> str:
+    try:
+        return Path(readme).read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise UserError(
+            f"{readme}: no such file; name a README.md with '<!-- results:NAME:begin -->' markers"
+        ) from None
+
+
+def _cell(value: object) -> str:
+    return "" if value is None else " ".join(str(value).split()).replace("|", "\\|")
+
+
+def _is_numeric(cell: str) -> bool:
+    return cell in ("", "-", "–", "—") or re.match(r"[-+−±<>~]?\d", cell) is not None
+
+
+def _tables(modules: Sequence[str]) -> dict[str, Callable[[], str]]:
+    tables: dict[str, Callable[[], str]] = {}
+    for module in modules:
+        try:
+            found = importlib.import_module(module).TABLES
+        except (ModuleNotFoundError, AttributeError) as error:
+            raise UserError(
+                f"--tables {module}: {error}; it names an installed module with a dictionary TABLES"
+            ) from None
+        tables.update(found)
+    return tables
+
+
+def _main(argv: Sequence[str] | None) -> None:
+    parser = cli.Parser(prog="python -m common.results", description="Rewrite the generated tables of README files.")
+    parser.add_argument("readme", nargs="+", type=Path, help="files with result markers")
+    parser.add_argument("--tables", nargs="+", default=[], metavar="MODULE", help="modules with a dictionary TABLES")
+    parser.add_argument("--check", action="store_true", help="write nothing; status 2 if a table is not up to date")
+    options = parser.parse_args(argv)
+    tables = _tables(options.tables)
+    blocks = [(readme, name) for readme in options.readme for name in block_names(readme)]
+    for readme, name in blocks:
+        if name not in tables:
+            raise UserError(f"{readme}: no table for the block '{name}'; --tables gave {sorted(tables) or 'none'}")
+    made = {name: tables[name]() for name in {name for _, name in blocks}}
+    changed = [
+        f"{name} in {readme}" for readme, name in blocks if replace_block(readme, name, made[name], check=options.check)
+    ]
+    if options.check and changed:
+        raise UserError(f"not up to date: {', '.join(changed)}; run the same command without --check")
+    print("\n".join(f"rewrote {line}" for line in changed) or "all tables are up to date")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    return cli.run(_main, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

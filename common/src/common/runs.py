@@ -1,0 +1,187 @@
+"""Run folders: every command that makes a network leaves config.json, log.csv, metrics.json and model.safetensors.
+
+The same command again skips what is finished and goes on with what was interrupted, but only with the same options.
+"""
+
+import csv
+import json
+import platform
+import subprocess
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from common.atomic import write_json
+from common.distributed import barrier, is_main
+from common.errors import UserError
+
+CONFIG, LOG, METRICS, MODEL, STATE = "config.json", "log.csv", "metrics.json", "model.safetensors", "state.pt"
+FREE_OPTIONS = ("force", "workers", "threads", "device", "json", "tensorboard")  # may differ when a run goes on
+LIBRARIES = ("torch", "torchvision", "torch-pruning", "numpy", "safetensors")
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run folder that is open for work."""
+
+    folder: Path
+    package: str
+    config: dict[str, Any]
+    seconds_before: float = 0.0
+    started: float = field(default_factory=time.monotonic)
+
+    @property
+    def finished(self) -> bool:
+        """metrics.json is written last."""
+        return (self.folder / METRICS).is_file()
+
+    @property
+    def model_path(self) -> Path:
+        return self.folder / MODEL
+
+    def metrics(self) -> dict[str, Any]:
+        return read_json(self.folder / METRICS)
+
+    def finish(self, metrics: Mapping[str, Any]) -> dict[str, Any]:
+        """Write metrics.json (the keys every run has are added) and drop the state that only an unfinished run needs."""
+        options, environment = self.config["options"], self.config["environment"]
+        record = {
+            "schema": 1,
+            "package": self.package,
+            "arch": options.get("arch"),
+            "dataset": options.get("dataset"),
+            "seed": options.get("seed"),
+            "device": environment["device"],
+            "commit": environment["commit"],
+            "seconds": round(self.elapsed(), 1),
+            **metrics,
+        }
+        if is_main():
+            write_json(self.folder / METRICS, record)
+            (self.folder / STATE).unlink(missing_ok=True)
+        return record
+
+    def elapsed(self) -> float:
+        """Seconds of work on this run: the epochs of interrupted calls, as the log tells, and this call."""
+        return self.seconds_before + time.monotonic() - self.started
+
+
+def open_run(
+    folder: Path | str,
+    package: str,
+    options: Mapping[str, Any],
+    *,
+    device: torch.device | str = "cpu",
+    fingerprint: str | None = None,
+    force: bool = False,
+) -> Run:
+    """Open a folder for a run with these options, new or to go on with.
+
+    Raises UserError if the folder holds a run with other options (naming the first that differs; ``force`` starts anew)
+    or is a file.
+    """
+    folder = Path(folder)
+    config = {
+        "package": package,
+        "options": _plain(options),
+        "data_fingerprint": fingerprint,
+        "environment": describe_environment(device),
+    }
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"{folder} is a file where the run folder should be; move it away or choose another folder")
+    if force and is_main():
+        _clear(folder)
+    barrier()
+    if (folder / CONFIG).is_file():
+        _same_options(folder, read_json(folder / CONFIG), config)
+    barrier()
+    if is_main():
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json(folder / CONFIG, config)
+    return Run(folder, package, config, _seconds_logged(folder / LOG))
+
+
+def read_json(path: Path | str, limit: int = 64 * 2**20) -> Any:
+    """A JSON file of at most ``limit`` bytes. Raises UserError if it is missing or damaged."""
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"{path}: no such file")
+    if path.stat().st_size > limit:
+        raise UserError(f"{path} is larger than {limit} bytes")
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path} is not a JSON file: {error}") from error
+
+
+def describe_environment(device: torch.device | str) -> dict[str, Any]:
+    """What a number may depend on besides the options: versions, device, threads, commit."""
+    device = torch.device(device)
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
+    return {
+        "device": f"{device.type} ({name})",
+        "threads": torch.get_num_threads(),
+        "python": platform.python_version(),
+        "versions": {library: _version(library) for library in LIBRARIES},
+        "commit": git_commit(),
+    }
+
+
+def git_commit() -> str | None:
+    """The commit that this code is at, with '+' if files differ from it; None outside a git checkout."""
+    here = Path(__file__).resolve().parent
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(here), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
+
+    try:
+        return git("rev-parse", "--short=12", "HEAD") + ("+" if git("status", "--porcelain", "-uno") else "")
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def _same_options(folder: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    if not isinstance(before, dict) or not isinstance(before.get("options"), dict):
+        raise UserError(f"{folder / CONFIG} is not a run's configuration; choose another folder or use --force")
+    old, new = before["options"], now["options"]
+    if before.get("package") != now["package"]:
+        raise UserError(f"{folder} holds a run of {before.get('package')}; choose another folder or use --force")
+    for name in sorted({*old, *new} - set(FREE_OPTIONS)):
+        if old.get(name) != new.get(name):
+            flag = f"--{name.replace('_', '-')}"
+            raise UserError(
+                f"{folder} holds a run with {flag} {old.get(name)}, this one has {flag} {new.get(name)};"
+                " choose another folder or use --force to start anew"
+            )
+    if before.get("data_fingerprint") != now["data_fingerprint"]:
+        raise UserError(f"{folder} holds a run on other data than these; choose another folder or use --force to start anew")
+
+
+def _seconds_logged(log: Path) -> float:
+    if not log.is_file():
+        return 0.0
+    with open(log, newline="", encoding="utf-8") as file:
+        return sum(float(row.get("seconds") or 0) for row in csv.DictReader(file))
+
+
+def _clear(folder: Path) -> None:
+    for name in (METRICS, CONFIG, STATE, LOG, MODEL):  # metrics.json first: without it nothing counts as finished
+        (folder / name).unlink(missing_ok=True)
+
+
+def _plain(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Options as JSON gives them back, so that old and new compare equal."""
+    return json.loads(json.dumps(dict(options), default=str))
+
+
+def _version(library: str) -> str | None:
+    try:
+        return metadata.version(library)
+    except metadata.PackageNotFoundError:
+        return None

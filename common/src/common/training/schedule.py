@@ -1,0 +1,24 @@
+"""Learning rates over time, as pure functions of options and progress."""
+
+import math
+
+from common.training.options import TrainOptions
+
+
+def learning_rate(options: TrainOptions, progress: float) -> float:
+    """The learning rate after ``progress`` epochs (fractional within an epoch).
+
+    step and multi-step change between epochs; cosine and linear fall to zero over ``epochs``; warm-up rises linearly.
+    """
+    base = options.learning_rate
+    if progress < options.warmup_epochs:
+        return base * (progress + 1e-3) / (options.warmup_epochs + 1e-3)
+    if options.schedule == "constant":
+        return base
+    if options.schedule == "step":
+        return base * options.gamma ** (int(progress) // options.step_size)
+    if options.schedule == "multi-step":
+        return base * options.gamma ** sum(milestone <= int(progress) for milestone in options.milestones)
+    span = max(options.epochs - options.warmup_epochs, 1e-9)
+    left = 1.0 - min(1.0, (progress - options.warmup_epochs) / span)
+    return base * (left if options.schedule == "linear" else 0.5 * (1 - math.cos(math.pi * left)))
