@@ -7,6 +7,7 @@ its tensors have, and the tensors are loaded.
 import hashlib
 import json
 import struct
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -75,7 +76,7 @@ def load_model(path: Path | str, factory: Callable[[], nn.Module] | None = None)
     else:
         model = _build(path, header)
     fit_shapes(model, tensors, path)
-    load_tensors(model, tensors, path)
+    load_tensors(model, tensors, path, assign=True)
     if header["arch"] is not None and not hasattr(model, "architecture"):
         model.architecture = {"arch": header["arch"], "args": header["args"]}  # type: ignore[assignment]
     model.checkpoint_header = header  # type: ignore[assignment]
@@ -93,7 +94,9 @@ def read_checkpoint(path: Path | str) -> tuple[dict[str, Any], dict[str, Tensor]
             raise ValueError("architecture of a wrong type")
         digest = header["sha256"]
     except (KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{path} is not a checkpoint of this project ({error!r}); for foreign weights use --weights") from error
+        raise UserError(
+            f"{path} is not a checkpoint of this project ({error!r}); for foreign weights use --weights"
+        ) from error
     if digest != _digest(tensors):
         raise UserError(f"{path} is damaged: its tensors do not match their checksum")
     return header, tensors
@@ -116,7 +119,9 @@ def read_tensors(path: Path | str) -> dict[str, Tensor]:
         return _read_safetensors(path)[1]
     _check_file(path)
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(f"{path} is not a file of plain tensors, or is damaged: {reason[:200]}") from error
@@ -126,11 +131,17 @@ def read_tensors(path: Path | str) -> dict[str, Tensor]:
 def fit_shapes(model: nn.Module, tensors: Mapping[str, Tensor], path: Path | str = "the file") -> None:
     """Give every module the shapes that its tensors have, so that a dense network can take pruned weights."""
     for name, module in model.named_modules():
-        own = {k: tensors[f"{name}.{k}" if name else k] for k in _own_tensors(module) if (f"{name}.{k}" if name else k) in tensors}
+        own = {
+            k: tensors[f"{name}.{k}" if name else k]
+            for k in _own_tensors(module)
+            if (f"{name}.{k}" if name else k) in tensors
+        }
         for key, tensor in own.items():
             current = _own_tensors(module)[key]
             if current.dim() != tensor.dim():
-                raise UserError(f"{path}: {name}.{key} has {tensor.dim()} dimensions, the network wants {current.dim()}")
+                raise UserError(
+                    f"{path}: {name}.{key} has {tensor.dim()} dimensions, the network wants {current.dim()}"
+                )
             if current.shape != tensor.shape:
                 _replace(module, key, torch.empty(tensor.shape, dtype=current.dtype, device=current.device))
         if own:
@@ -138,9 +149,17 @@ def fit_shapes(model: nn.Module, tensors: Mapping[str, Tensor], path: Path | str
 
 
 def load_tensors(
-    model: nn.Module, tensors: Mapping[str, Tensor], path: Path | str = "the file", optional: Sequence[str] = ()
+    model: nn.Module,
+    tensors: Mapping[str, Tensor],
+    path: Path | str = "the file",
+    optional: Sequence[str] = (),
+    assign: bool = False,
 ) -> None:
-    """Copy tensors into a network of exactly those names and shapes. Raises UserError, naming the first that differs."""
+    """Load tensors into a network of exactly those names and shapes. Raises UserError, naming the first that differs.
+
+    optional: last parts of names that may be missing. assign: take the tensors themselves, with their types, instead of
+    copying into the network's own.
+    """
     wanted = model.state_dict()
     for name, tensor in wanted.items():
         if name not in tensors:
@@ -150,13 +169,12 @@ def load_tensors(
         if tensors[name].shape != tensor.shape:
             found, want = tuple(tensors[name].shape), tuple(tensor.shape)
             raise UserError(f"{path}: tensor {name!r} has shape {found}, the network wants {want}")
+        if tensors[name].is_floating_point() != tensor.is_floating_point():
+            raise UserError(f"{path}: tensor {name!r} has type {tensors[name].dtype}, the network wants {tensor.dtype}")
     for name in tensors:
         if name not in wanted:
             raise UserError(f"{path} has a tensor {name!r} that the network does not have")
-    if any(tensor.is_meta for tensor in wanted.values()):
-        model.load_state_dict(dict(tensors), strict=False, assign=True)
-    else:
-        model.load_state_dict(dict(tensors), strict=False)
+    model.load_state_dict(dict(tensors), strict=False, assign=assign)
 
 
 def _build(path: Path | str, header: Mapping[str, Any]) -> nn.Module:
@@ -180,7 +198,7 @@ def _read_safetensors(path: Path | str) -> tuple[dict[str, str], dict[str, Tenso
         raise UserError(f"{path} is not a safetensors file, or is cut short")
     try:
         with safetensors.safe_open(path, framework="pt", device="cpu") as file:
-            return dict(file.metadata() or {}), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            return dict(file.metadata() or {}), {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
     except (safetensors.SafetensorError, ValueError, TypeError) as error:
         raise UserError(f"{path} is not a whole safetensors file: {error}") from error
 
@@ -196,7 +214,11 @@ def _find_state_dict(content: Any, path: Path) -> dict[str, Tensor]:
     for _ in range(3):
         if isinstance(content, Mapping) and content and all(isinstance(v, Tensor) for v in content.values()):
             return dict(content)
-        inner = [k for k in ("state_dict", "model_state_dict", "model", "net") if isinstance(content, Mapping) and k in content]
+        inner = [
+            k
+            for k in ("state_dict", "model_state_dict", "model", "net")
+            if isinstance(content, Mapping) and k in content
+        ]
         if not inner:
             break
         content = content[inner[0]]

@@ -67,7 +67,9 @@ def add_data_options(parser: argparse.ArgumentParser, dataset: str = "digits", d
         help="digits, mnist, fashion-mnist, cifar10, cifar100, imagenet or folder:PATH (PATH/train and PATH/val or PATH/test)",
     )
     group.add_argument("--dataset-dir", default=dataset_dir, help="folder of the data set; digits needs none")
-    group.add_argument("--normalize", default=None, help="imagenet or cifar10: mean and deviation other than the data set's")
+    group.add_argument(
+        "--normalize", default=None, help="imagenet or cifar10: mean and deviation other than the data set's"
+    )
     group.add_argument("--workers", type=int, default=2, help="processes that read pictures which do not fit in memory")
 
 

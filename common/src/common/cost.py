@@ -76,7 +76,9 @@ def trace_calls(model: nn.Module, input_shape: Sequence[int]) -> list[Call]:
     def record(name: str):
         def hook(module: nn.Module, inputs, output) -> None:
             if isinstance(output, Tensor) and inputs and isinstance(inputs[0], Tensor):
-                calls.append(Call(name, module, inputs[0].numel(), output.numel(), _module_macs(module, inputs[0], output)))
+                calls.append(
+                    Call(name, module, inputs[0].numel(), output.numel(), _module_macs(module, inputs[0], output))
+                )
 
         return hook
 
@@ -160,7 +162,9 @@ def _model_preserving_id(model: nn.Module, input_shape: tuple[int, ...]) -> tupl
     """2 per MAC, 1 per biased output, 2 per BatchNorm2d element, 1 per ReLU-module element, k^2 per pooling-module output."""
 
     def of_call(call: Call) -> int:
-        extra = 2 * call.outputs * isinstance(call.module, nn.BatchNorm2d) + call.outputs * isinstance(call.module, nn.ReLU)
+        extra = 2 * call.outputs * isinstance(call.module, nn.BatchNorm2d) + call.outputs * isinstance(
+            call.module, nn.ReLU
+        )
         return 2 * call.macs + _bias(call) + extra + _pool(call)
 
     return _sum(model, input_shape, of_call), ()
@@ -224,7 +228,8 @@ class WidthCost:
         modules = dict(model.named_modules())
         made_by = {producer: group for group in groups for producer in (*group.producers, *group.followers)}
         self.layers = [
-            _LayerCost.of(name, modules[name], macs, made_by, groups) for name, macs in layer_macs(model, input_shape).items()
+            _LayerCost.of(name, modules[name], macs, made_by, groups)
+            for name, macs in layer_macs(model, input_shape).items()
         ]
         self.sizes = {group.name: group.size for group in groups}
         self.dense = self.macs({})
@@ -244,7 +249,9 @@ class _LayerCost:
     depthwise: bool
 
     @staticmethod
-    def of(name: str, module, macs: int, made_by: Mapping[str, ChannelGroup], groups: Sequence[ChannelGroup]) -> "_LayerCost":
+    def of(
+        name: str, module, macs: int, made_by: Mapping[str, ChannelGroup], groups: Sequence[ChannelGroup]
+    ) -> "_LayerCost":
         out_width = module.out_features if isinstance(module, nn.Linear) else module.out_channels
         in_width = module.in_features if isinstance(module, nn.Linear) else module.in_channels
         conv_groups = getattr(module, "groups", 1)
@@ -254,7 +261,9 @@ class _LayerCost:
             return _LayerCost(macs // out_width, 1, out, (1, ()), True)
         reads = tuple((g.name, len(p[0])) for g in groups for consumer, p in g.consumers if consumer == name)
         covered = sum(len(q) for g in groups for consumer, p in g.consumers if consumer == name for q in p)
-        return _LayerCost(macs * conv_groups // (out_width * in_width), conv_groups, out, (in_width - covered, reads), False)
+        return _LayerCost(
+            macs * conv_groups // (out_width * in_width), conv_groups, out, (in_width - covered, reads), False
+        )
 
     def macs(self, widths: Mapping[str, int]) -> int:
         outputs = self.out[0] + (widths[self.out[1]] if self.out[1] else 0)

@@ -30,7 +30,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _main(argv: Sequence[str] | None) -> None:
-    parser = cli.Parser(prog="bash run_digits.sh", description="Compress a small network, trained on real digits, with every paper.")
+    parser = cli.Parser(
+        prog="bash run_digits.sh", description="Compress a small network, trained on real digits, with every paper."
+    )
     parser.add_argument("--out", default="runs/digits", help="folder of the run folders")
     cli.add_run_options(parser)
     args = parser.parse_args(argv)
@@ -71,7 +73,14 @@ def demo_table(baseline: Path, folders: Sequence[Path]) -> str:
 def _row(label: str, side: dict) -> list[str]:
     latency = side.get("latency_ms", {})
     agreement = f"{side['agreement']:.2f}" if "agreement" in side else ""
-    cells = [label, f"{side['top1']:.2f}", agreement, f"{side['macs']:,}", f"{side['nonzero_params']:,}", f"{side['bytes']:,}"]
+    cells = [
+        label,
+        f"{side['top1']:.2f}",
+        agreement,
+        f"{side['macs']:,}",
+        f"{side['nonzero_params']:,}",
+        f"{side['bytes']:,}",
+    ]
     return cells + [f"{latency[batch]:.2f}" if batch in latency else "" for batch in ("1", "64")]
 
 

@@ -15,10 +15,14 @@ def choose_device(name: str = "auto") -> torch.device:
         return torch.device("cpu")
     if name == "cuda" or (name.startswith("cuda:") and name[5:].isdigit()):
         if not torch.cuda.is_available():
-            raise UserError(f"--device {name}: this machine or this build of torch has no CUDA device; use --device cpu")
+            raise UserError(
+                f"--device {name}: this machine or this build of torch has no CUDA device; use --device cpu"
+            )
         device = local_device() if name == "cuda" else torch.device(name)
         if device.index is not None and device.index >= torch.cuda.device_count():
-            raise UserError(f"--device {name}: there are only {torch.cuda.device_count()} CUDA devices, numbered from 0")
+            raise UserError(
+                f"--device {name}: there are only {torch.cuda.device_count()} CUDA devices, numbered from 0"
+            )
         return device
     raise UserError(f"--device {name}: expected auto, cpu, cuda or cuda:N")
 

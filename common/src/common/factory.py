@@ -18,10 +18,14 @@ def add_model_options(parser: argparse.ArgumentParser, arch: str | None = None) 
     """--arch, --weights, --checkpoint, --model, --shortcut."""
     group = parser.add_argument_group("network")
     group.add_argument("--arch", default=arch, help=f"one of {', '.join(ARCHITECTURES)}")
-    group.add_argument("--weights", default=None, help="state dict to load into --arch or --model (.pth, .th, .safetensors)")
+    group.add_argument(
+        "--weights", default=None, help="state dict to load into --arch or --model (.pth, .th, .safetensors)"
+    )
     group.add_argument("--checkpoint", default=None, help="a model.safetensors of this project: network and weights")
     group.add_argument("--model", default=None, help="PACKAGE.MODULE:FACTORY, a callable that builds your own network")
-    group.add_argument("--shortcut", default=None, choices=("pad", "conv3x3"), help="CIFAR ResNets; from the weights if given")
+    group.add_argument(
+        "--shortcut", default=None, choices=("pad", "conv3x3"), help="CIFAR ResNets; from the weights if given"
+    )
 
 
 def model_from_options(args: argparse.Namespace, num_classes: int | None = None, channels: int | None = None):

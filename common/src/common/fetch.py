@@ -1,13 +1,16 @@
 """Get a public data set or trained weights: `python -m common.fetch cifar10`, resumable and checked.
 
-What is fetched lies in one literal table. A file is downloaded to NAME.part, goes on from there after an interruption,
-and takes its final name only after its SHA-256 was right. Archives are unpacked beside it and take their final name whole.
+What can be fetched stands in one literal table. A file is downloaded to NAME.part, goes on from there after an
+interruption, and takes its final name only after its SHA-256 was right. An archive is unpacked beside its final place
+and takes its name whole.
 """
 
 from __future__ import annotations
 
+import errno
 import gzip
 import hashlib
+import http
 import http.client
 import os
 import shutil
@@ -17,8 +20,7 @@ import time
 import urllib.error
 import urllib.request
 import zlib
-from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -31,6 +33,7 @@ from common.errors import UserError
 BLOCK = 1 << 20  # bytes
 TIMEOUT = 30  # seconds without an answer
 ATTEMPTS = 3  # without a single new byte
+DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES}
 
 
 @dataclass(frozen=True)
@@ -209,7 +212,8 @@ def fetch(
 ) -> list[Path]:
     """Get everything of one name into the folder `to`; returns the paths of what it became.
 
-    `source` is a local folder to copy from instead; `base_url` an address that replaces the table's up to the file name.
+    `source` is a local folder to copy from instead; `base_url` an address to use in place of the table's, up to the file
+    name.
     What is there already and right is left alone. `pause` is the seconds before another attempt.
     """
     if to is None:
@@ -227,13 +231,7 @@ def _fetch_item(item: Item, to: Path, source: Path | None, base_url: str | None,
     folder = to if item.unpack == "tar" else final.parent
     folder.mkdir(parents=True, exist_ok=True)
     if source is not None:
-        archive = _found_in(source, item)
-        if item.unpack == "gz":  # may be packed anew or not at all: only what is in it must be right
-            _unpack_gz(archive, final, item)
-            return final
-        with atomic_file(folder / f"{item.file}.part") as copy:
-            _copy_checked(archive, copy, item)
-        _place(folder / f"{item.file}.part", final, item)
+        _fetch_local(_found_in(source, item), final, item)
         return final
     if base_url is not None:
         item = replace(item, url=f"{base_url.rstrip('/')}/{item.file}")
@@ -261,8 +259,8 @@ def download(item: Item, part: Path, pause: float = 1.0) -> None:
     if found != item.sha256:
         part.unlink()
         raise UserError(
-            f"{item.url}: what came has the SHA-256 {found}, expected {item.sha256}; nothing was kept. Try again later, or "
-            "another mirror with --base-url"
+            f"{item.url}: what came has the SHA-256 {found}, expected {item.sha256}; nothing was kept. Try again later "
+            "or a mirror: --base-url"
         )
 
 
@@ -282,10 +280,12 @@ def _download_all(item: Item, part: Path, pause: float) -> None:
                     return  # all of it is there; its checksum will tell
                 part.unlink()
                 continue
-            raise UserError(f"{item.url}: the server says {error.code} {error.reason}; another mirror: --base-url") from error
+            raise UserError(
+                f"{item.url}: the server says {error.code} {error.reason}; try a mirror: --base-url"
+            ) from error
         except (OSError, http.client.HTTPException) as error:
-            if isinstance(error, OSError) and error.filename is not None:
-                raise  # the disk, not the net
+            if isinstance(error, OSError) and error.errno in DISK_ERRORS:
+                raise
             reason = " ".join(str(getattr(error, "reason", error)).split()) or type(error).__name__
         now = part.stat().st_size if part.exists() else 0
         fruitless = 0 if now > have else fruitless + 1
@@ -312,7 +312,9 @@ def _download_rest(item: Item, part: Path, have: int) -> bool:
         written = start
         with (
             open(part, "ab" if goes_on else "wb") as file,
-            tqdm(total=item.size or total, initial=start, desc=item.file, unit="B", unit_scale=True, disable=None) as bar,
+            tqdm(
+                total=item.size or total, initial=start, desc=item.file, unit="B", unit_scale=True, disable=None
+            ) as bar,
         ):
             while block := response.read(BLOCK):
                 file.write(block)
@@ -329,21 +331,35 @@ def _download_rest(item: Item, part: Path, have: int) -> bool:
 
 
 def _place(part: Path, final: Path, item: Item) -> None:
-    """Give a checked file its final form and name."""
+    """Give a downloaded and checked file its final form and name."""
     if item.unpack == "gz":
         _unpack_gz(part, final, item)
-        part.unlink()
     elif item.unpack == "tar":
         unpack_tar(part, final)
-        part.unlink()
     else:
         part.replace(final)
+    part.unlink(missing_ok=True)
+
+
+def _fetch_local(archive: Path, final: Path, item: Item) -> None:
+    """The same from a local file, which stays where it is."""
+    if item.unpack == "gz":  # may have been packed anew or not at all: what is in it must be right
+        _unpack_gz(archive, final, item)
+        return
+    found = sha256_of(archive)
+    if found != item.sha256:
+        raise UserError(f"{archive}: its SHA-256 is {found}, expected {item.sha256}; get it again")
+    if item.unpack == "tar":
+        unpack_tar(archive, final)
+    else:
+        with atomic_file(final) as copy:
+            shutil.copyfile(archive, copy)
 
 
 def _unpack_gz(archive: Path, final: Path, item: Item) -> None:
     """The content of a .gz file (or a plain file) under its final name, if its SHA-256 is right."""
-    opened = gzip.open(archive, "rb") if archive.suffix == ".gz" or archive.name.endswith(".gz.part") else open(archive, "rb")
-    with opened as packed, atomic_file(final) as plain:
+    reader = gzip.open if archive.name.endswith((".gz", ".gz.part")) else open
+    with reader(archive, "rb") as packed, atomic_file(final) as plain:
         digest = hashlib.sha256()
         left = item.content_size
         try:
@@ -390,36 +406,22 @@ def _found_in(source: Path, item: Item) -> Path:
     raise UserError(f"{source}: has no {' or '.join(names)} (nor {source / below})")
 
 
-def _copy_checked(archive: Path, copy: Path, item: Item) -> None:
-    digest = hashlib.sha256()
-    with open(copy, "wb") as out:
-        for block in _blocks(archive):
-            out.write(block)
-            digest.update(block)
-    if digest.hexdigest() != item.sha256:
-        raise UserError(f"{archive}: its SHA-256 is {digest.hexdigest()}, expected {item.sha256}; get it again")
-
-
 def sha256_of(path: Path) -> str:
     """SHA-256 (hex) of a file."""
-    digest = hashlib.sha256()
-    for block in _blocks(path):
-        digest.update(block)
-    return digest.hexdigest()
-
-
-def _blocks(path: Path) -> Iterator[bytes]:
     with open(path, "rb") as file:
-        while block := file.read(BLOCK):
-            yield block
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _main(argv: Sequence[str] | None) -> None:
     parser = cli.Parser(prog="python -m common.fetch", description="Get public data sets and trained weights.")
     parser.add_argument("name", nargs="+", choices=list(ITEMS), help="what to get: %(choices)s", metavar="NAME")
-    parser.add_argument("--to", type=Path, help="folder to put it in; data/NAME if not given (data/weights for networks)")
-    parser.add_argument("--from", dest="source", type=Path, help="copy from this folder instead, with the same checks")
-    parser.add_argument("--base-url", help="address of a mirror, up to the file names")
+    parser.add_argument(
+        "--to", type=Path, help="folder to put it in; data/NAME if not given (data/weights for networks)"
+    )
+    parser.add_argument(
+        "--from", dest="source", metavar="FOLDER", type=Path, help="copy from this folder instead, with the same checks"
+    )
+    parser.add_argument("--base-url", metavar="URL", help="address of a mirror, up to the file names")
     args = parser.parse_args(argv)
     if args.source is not None and args.base_url is not None:
         raise UserError("--from and --base-url exclude each other: give the one that has the files")
@@ -434,5 +436,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    with suppress(BrokenPipeError):
-        sys.exit(main())
+    sys.exit(main())

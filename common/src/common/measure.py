@@ -117,7 +117,9 @@ def measure_files(
 
     files: {"baseline": path, "compressed": path, ...}; the first one is the reference of ``agreement``.
     """
-    models = {name: load_model(path, factory).to(device, memory_format=torch.channels_last) for name, path in files.items()}
+    models = {
+        name: load_model(path, factory).to(device, memory_format=torch.channels_last) for name, path in files.items()
+    }
     sides: dict[str, dict[str, Any]] = {}
     reference: Tensor | None = None
     for name, model in models.items():

@@ -160,7 +160,9 @@ def _same_options(folder: Path, before: Mapping[str, Any], now: Mapping[str, Any
                 " choose another folder or use --force to start anew"
             )
     if before.get("data_fingerprint") != now["data_fingerprint"]:
-        raise UserError(f"{folder} holds a run on other data than these; choose another folder or use --force to start anew")
+        raise UserError(
+            f"{folder} holds a run on other data than these; choose another folder or use --force to start anew"
+        )
 
 
 def _seconds_logged(log: Path) -> float:

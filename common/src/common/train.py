@@ -48,7 +48,9 @@ def _main(argv: Sequence[str] | None) -> None:
             train_baseline(run, model, data, options, device, args.seed, args.workers, factory, args.tensorboard)
         if is_main():
             measured = run.metrics()["baseline"]
-            print(f"{name} on {data.name}: top-1 {measured['top1']:.2f} %, {measured['macs']:,} MACs -> {run.model_path}")
+            print(
+                f"{name} on {data.name}: top-1 {measured['top1']:.2f} %, {measured['macs']:,} MACs -> {run.model_path}"
+            )
 
 
 def train_baseline(

@@ -16,7 +16,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _main(argv: Sequence[str] | None) -> None:
-    parser = cli.Parser(prog="python -m common.channels", description="Print which channels can only be removed together.")
+    parser = cli.Parser(
+        prog="python -m common.channels", description="Print which channels can only be removed together."
+    )
     add_model_options(parser)
     args: argparse.Namespace = parser.parse_args(argv)
     model, shape = model_from_options(args)

@@ -120,7 +120,9 @@ def _cut_grouped(name: str, module: nn.Module, side: str, kept: Tensor) -> None:
     groups, width = module.groups, _width(module, side)
     runs = kept // (width // groups)
     if len(kept) % groups or (torch.bincount(runs, minlength=groups) != len(kept) // groups).any():
-        raise UserError(f"{name} has {groups} groups: keep the same number of channels in each run of {width // groups}")
+        raise UserError(
+            f"{name} has {groups} groups: keep the same number of channels in each run of {width // groups}"
+        )
     if side == "out":
         _slice_tensors(module, ("weight", "bias"), kept, dim=0)
         module.out_channels = len(kept)
@@ -150,7 +152,9 @@ def _set_width(module: nn.Module, names: Sequence[str], width: int) -> None:
             setattr(module, name, width)
 
 
-def _compare(model: nn.Module, smaller: nn.Module, example_input: Tensor, groups: Mapping[str, ChannelGroup], kept) -> None:
+def _compare(
+    model: nn.Module, smaller: nn.Module, example_input: Tensor, groups: Mapping[str, ChannelGroup], kept
+) -> None:
     """The design's promise: never a silently wrong network. Names the first group that breaks it."""
     batch = _probe(model, example_input)
     difference, allowed = _difference(model, smaller, batch, groups, kept)
@@ -219,13 +223,17 @@ class _eval_mode:
 def _refuse_stale(model: nn.Module, smaller: nn.Module, batch: Tensor) -> None:
     """Modules that only training reaches (auxiliary heads) must still fit what they read."""
     reached = _input_shapes(model, batch, training=False)
-    unreached = [n for n, m in model.named_modules() if next(m.parameters(recurse=False), None) is not None and n not in reached]
+    unreached = [
+        n for n, m in model.named_modules() if next(m.parameters(recurse=False), None) is not None and n not in reached
+    ]
     if not unreached:
         return
     before, after = _input_shapes(model, batch, training=True), _input_shapes(smaller, batch, training=True)
     stale = [name for name in unreached if before.get(name) != after.get(name)]
     if stale:
-        raise UserError(f"{stale[0]} is not reached in eval mode and would no longer fit after this cut; remove that module")
+        raise UserError(
+            f"{stale[0]} is not reached in eval mode and would no longer fit after this cut; remove that module"
+        )
 
 
 @torch.no_grad()

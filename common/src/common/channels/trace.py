@@ -78,12 +78,15 @@ def trace(model: nn.Module, example_input: Tensor) -> list[Trace]:
     graph = _dependency_graph(model, example_input)
     names = {module: name for name, module in model.named_modules()}
     depths = _depths(graph)
-    traces, seen = [], set()
+    traces: list[Trace] = []
+    seen: set[str] = set()
     for name, module in model.named_modules():
         if not isinstance(module, WEIGHTED) or _is_depthwise(module) or name in seen or module not in graph.module2node:
             continue
         width = graph.get_out_channels(module)
-        group = graph.get_pruning_group(module, graph.get_pruner_of_module(module).prune_out_channels, list(range(width)))
+        group = graph.get_pruning_group(
+            module, graph.get_pruner_of_module(module).prune_out_channels, list(range(width))
+        )
         found = _translate(graph, group, names, width, depths)
         seen.update(touch.module for touch in found.touches if touch.side == "out")
         traces.append(found)
@@ -136,7 +139,9 @@ def _marked_outputs(outputs) -> list[Tensor]:
     return [tensor * 1 for tensor in tp.utils.flatten_as_list(outputs) if isinstance(tensor, Tensor)]
 
 
-def _translate(graph: DependencyGraph, group, names: dict[nn.Module, str], width: int, depths: dict[Node, int]) -> Trace:
+def _translate(
+    graph: DependencyGraph, group, names: dict[nn.Module, str], width: int, depths: dict[Node, int]
+) -> Trace:
     touches: list[Touch] = []
     reaches_output, obstacle = False, None
     producers: list[tuple[int, int, str]] = []

@@ -5,12 +5,12 @@ for images, labels, indices, global_size in data.train.batches(128, augment=True
     ...
 """
 
-from common.data.batches import Batch, ImageSet, batch_count, epoch_order, rank_batches
+from common.data.batches import Batch, ImageSet, batch_count, epoch_order, rank_parts
 from common.data.bundle import DataBundle
 from common.data.folder import FolderImages
 from common.data.memory import MemoryImages
 from common.data.normalization import NORMALIZATIONS
-from common.data.registry import DATASETS, default_root, load_dataset
+from common.data.registry import DATASETS, load_dataset
 
 __all__ = [
     "DATASETS",
@@ -21,8 +21,7 @@ __all__ = [
     "ImageSet",
     "MemoryImages",
     "batch_count",
-    "default_root",
     "epoch_order",
     "load_dataset",
-    "rank_batches",
+    "rank_parts",
 ]

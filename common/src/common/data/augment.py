@@ -5,7 +5,6 @@ same offsets: the border that a crop can show is black (zero *before* normalisat
 """
 
 from collections.abc import Sequence
-from functools import lru_cache
 
 import numpy as np
 import torch
@@ -65,24 +64,26 @@ def _crop_flip_cpu(images: Tensor, draws: Tensor, padding: int) -> Tensor:
 
 
 def normalise(images: Tensor, mean: Sequence[float], std: Sequence[float], channels_last: bool = False) -> Tensor:
-    """(pixel / 255 - mean) / std of uint8 (B, C, H, W) as float32, on the device that the pictures are on.
+    """(pixel / 255 - mean) / std of uint8 (B, C, H, W) as float32, on the device that the pictures are on."""
+    return apply_affine(images, pixel_affine(mean, std, images.device), channels_last)
 
-    One subtraction and one multiplication, each rounded by itself, so the result does not depend on how a batch is cut.
+
+def pixel_affine(mean: Sequence[float], std: Sequence[float], device: torch.device) -> Tensor:
+    """Rows 255 * mean and 1 / (255 * std): (2, C) float32 on the device."""
+    shift, scale = [255.0 * value for value in mean], [1.0 / (255.0 * value) for value in std]
+    return torch.tensor([shift, scale], dtype=torch.float64).to(torch.float32).to(device)
+
+
+def apply_affine(images: Tensor, affine: Tensor, channels_last: bool = False) -> Tensor:
+    """(pixel - affine[0]) * affine[1] of uint8 (B, C, H, W) as float32.
+
+    One subtraction and one multiplication, each rounded by itself: the result does not depend on how a batch is cut.
     """
-    device = images.device
+    shift, scale = affine
     if not channels_last:
-        shift, scale = _affine(tuple(mean), tuple(std), device)
         return images.to(torch.float32).sub_(shift[:, None, None]).mul_(scale[:, None, None])
     pixels = images.permute(0, 2, 3, 1).contiguous()  # (B, H, W, C)
     count, height, width, channels = pixels.shape
-    shift, scale = (part.repeat(width) for part in _affine(tuple(mean), tuple(std), device))  # (W * C,)
-    rows = pixels.view(count, height, width * channels).to(torch.float32).sub_(shift).mul_(scale)
+    rows = pixels.view(count, height, width * channels).to(torch.float32)
+    rows.sub_(shift.repeat(width)).mul_(scale.repeat(width))  # whole rows: three channels alone fill no vector unit
     return rows.view(count, height, width, channels).permute(0, 3, 1, 2)
-
-
-@lru_cache(maxsize=32)
-def _affine(mean: tuple[float, ...], std: tuple[float, ...], device: torch.device) -> tuple[Tensor, Tensor]:
-    """(255 * mean, 1 / (255 * std)), each (C,) float32 on the device."""
-    shift = torch.tensor([255.0 * value for value in mean], dtype=torch.float64)
-    scale = torch.tensor([1.0 / (255.0 * value) for value in std], dtype=torch.float64)
-    return shift.to(device, torch.float32), scale.to(device, torch.float32)

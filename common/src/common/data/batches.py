@@ -22,12 +22,19 @@ class Batch(NamedTuple):
 class ImageSet(Protocol):
     """Pictures with labels. Two kinds: :class:`~common.data.MemoryImages` and :class:`~common.data.FolderImages`."""
 
-    labels: Tensor  # (N,) int64
-    mean: tuple[float, ...]  # per channel, of pixels scaled to 0..1
-    std: tuple[float, ...]
-    image_shape: tuple[int, int, int]  # (C, H, W) of a batch's pictures
-
     def __len__(self) -> int: ...
+
+    @property
+    def labels(self) -> Tensor: ...  # (N,) int64
+
+    @property
+    def mean(self) -> tuple[float, ...]: ...  # per channel, of pixels scaled to 0..1
+
+    @property
+    def std(self) -> tuple[float, ...]: ...
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]: ...  # (C, H, W) of a batch's pictures
 
     def subset(self, indices: Sequence[int] | Tensor) -> "ImageSet": ...
 
@@ -53,7 +60,7 @@ class ImageSet(Protocol):
 
 
 def epoch_order(size: int, *, shuffle: bool, seed: int = 0, epoch: int = 0) -> Tensor:
-    """The order (size,) int64 in which an epoch visits the examples: a permutation that depends on (seed, epoch) only."""
+    """The order (size,) int64 in which an epoch visits the examples: a permutation drawn from (seed, epoch)."""
     if not shuffle:
         return torch.arange(size)
     generator = torch.Generator().manual_seed(mixed_key(seed, epoch) >> 1)  # 63 bits
@@ -88,15 +95,25 @@ def batch_count(size: int, batch_size: int, world_size: int = 1, min_part: int =
     return len(batch_bounds(size, batch_size, world_size, min_part))
 
 
-def rank_batches(
-    order: Tensor, batch_size: int, rank: int = 0, world_size: int = 1, min_part: int = 1
-) -> list[tuple[Tensor, int]]:
-    """This rank's part (B,) of each global batch, with the global batch's size.
+class Part(NamedTuple):
+    """Positions start .. end - 1 of the epoch's order, and the size of the global batch that they belong to."""
 
-    A global batch is cut into `world_size` contiguous parts (`torch.tensor_split`): joined in the order of the ranks
-    they are the batch of a single process.
+    start: int
+    end: int
+    global_size: int
+
+
+def rank_parts(size: int, batch_size: int, rank: int = 0, world_size: int = 1, min_part: int = 1) -> list[Part]:
+    """This rank's part of each global batch.
+
+    A global batch is cut into `world_size` contiguous parts (as `torch.tensor_split` does): joined in the order of the
+    ranks they are the batch of a single process.
     """
     if not 0 <= rank < world_size:
         raise UserError(f"rank {rank} of {world_size} processes: expected 0 to {world_size - 1}")
-    bounds = batch_bounds(len(order), batch_size, world_size, min_part)
-    return [(order[start:end].tensor_split(world_size)[rank], end - start) for start, end in bounds]
+    parts = []
+    for start, end in batch_bounds(size, batch_size, world_size, min_part):
+        share, larger = divmod(end - start, world_size)  # the first `larger` parts have one more
+        first = start + rank * share + min(rank, larger)
+        parts.append(Part(first, first + share + (rank < larger), end - start))
+    return parts

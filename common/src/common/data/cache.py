@@ -3,7 +3,6 @@
 import hashlib
 import logging
 import os
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,8 +12,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from common.atomic import atomic_file
+
 _log = logging.getLogger(__name__)
-FORMAT = "1"
 
 
 def cache_folder() -> Path:
@@ -49,24 +49,15 @@ def _read(path: Path) -> Tensor | None:
     except (OSError, SafetensorError, ValueError):
         _log.warning("%s is damaged and is made anew", path)
         return None
-    whole = pixels.dtype == torch.uint8 and header.get("format") == FORMAT and header.get("sha256") == _sha256(pixels)
+    whole = pixels.dtype == torch.uint8 and header.get("sha256") == _sha256(pixels)
     if not whole:
         _log.warning("%s is damaged and is made anew", path)
     return pixels if whole else None
 
 
 def _write(path: Path, pixels: Tensor) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name + ".", suffix=".tmp")
-    os.close(handle)
-    try:
-        save_file({"pixels": pixels}, temporary, metadata={"format": FORMAT, "sha256": _sha256(pixels)})
-        with open(temporary, "rb+") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    with atomic_file(path) as temporary:
+        save_file({"pixels": pixels}, temporary, metadata={"sha256": _sha256(pixels)})
 
 
 def _sha256(pixels: Tensor) -> str:

@@ -150,7 +150,7 @@ def load_plain_pickle(path: Path) -> Any:
     raw = _existing(path).read_bytes()
     try:
         content = _PlainUnpickler(io.BytesIO(raw), encoding="bytes").load()
-    except Exception as error:  # noqa: BLE001 - a damaged pickle can raise anything
+    except Exception as error:  # a damaged pickle can raise anything
         reason = " ".join(str(error).split()) or type(error).__name__
         raise UserError(f"{path}: not a readable CIFAR batch ({reason}); fetch it again") from error
     if isinstance(content, dict):

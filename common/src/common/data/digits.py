@@ -21,7 +21,8 @@ def read_digits() -> tuple[Tensor, Tensor, Tensor, Tensor]:
 
     The 8x8 values 0..16 are scaled to 0..255 and resized bilinearly; the split is stratified with seed 0.
     """
-    table = np.loadtxt(gzip.open(_digits_file(), "rt"), delimiter=",", dtype=np.uint8)  # (1797, 65): 64 pixels, label
+    with gzip.open(_digits_file(), "rt") as lines:
+        table = np.loadtxt(lines, delimiter=",", dtype=np.uint8)  # (1797, 65): 64 pixels, then the label
     small = torch.from_numpy(table[:, :64]).to(torch.float32).view(-1, 1, 8, 8).mul_(255 / 16)
     large = torch.nn.functional.interpolate(small, size=(SIZE, SIZE), mode="bilinear", align_corners=False)
     images = large.round_().to(torch.uint8).expand(-1, 3, -1, -1).contiguous()

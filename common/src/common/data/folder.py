@@ -10,8 +10,8 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from common.data.augment import normalise
-from common.data.batches import Batch, epoch_order, rank_batches
+from common.data.augment import apply_affine, pixel_affine
+from common.data.batches import Batch, epoch_order, rank_parts
 from common.data.decode import read_picture
 from common.data.draws import example_uniforms, mixed_key
 from common.data.listing import Listing
@@ -83,23 +83,25 @@ class FolderImages:
         min_part: int = 1,
     ) -> Iterator[Batch]:
         """This rank's batches of an epoch, decoded by `workers` processes (0: by this one)."""
+        if workers < 0:
+            raise UserError(f"{workers} workers make no sense; 0 reads pictures in the same process")
         device = torch.device(device)
         order = epoch_order(len(self), shuffle=shuffle, seed=seed, epoch=epoch)
-        parts = rank_batches(order, batch_size, rank, world_size, min_part)
-        pictures = _Pictures(self.listing, self.chosen, mixed_key(seed, epoch, 1) if augment else None)
+        parts = rank_parts(len(self), batch_size, rank, world_size, min_part)
         loader = DataLoader(
-            pictures,
-            batch_sampler=[indices.tolist() for indices, _ in parts],
+            _Pictures(self.listing, self.chosen, mixed_key(seed, epoch, 1) if augment else None),
+            batch_sampler=[order[start:end].tolist() for start, end, _ in parts],
             num_workers=workers,
             collate_fn=_collate,
             pin_memory=device.type == "cuda",
             generator=torch.Generator(),  # else it would draw from the global one
         )
-        for (indices, global_size), collated in zip(parts, loader, strict=True):
+        affine = pixel_affine(self.mean, self.std, device)
+        for (start, end, global_size), collated in zip(parts, _surviving(loader), strict=True):
             if isinstance(collated, str):
                 raise UserError(collated)
             pixels, labels = (tensor.to(device, non_blocking=True) for tensor in collated)
-            yield Batch(normalise(pixels, self.mean, self.std, channels_last), labels, indices, global_size)
+            yield Batch(apply_affine(pixels, affine, channels_last), labels, order[start:end], global_size)
 
 
 class _Pictures(Dataset):
@@ -114,7 +116,7 @@ class _Pictures(Dataset):
     def __getitem__(self, index: int) -> tuple[Tensor, int] | str:
         """A picture (3, 224, 224) uint8 and its label, or what is wrong with it.
 
-        An exception would come out of a worker with its traceback in the message.
+        (An exception would come out of a worker with its traceback in the message.)
         """
         position = int(self.chosen[index])
         try:
@@ -133,6 +135,19 @@ def _collate(items: list[tuple[Tensor, int] | str]) -> tuple[Tensor, Tensor] | s
     return torch.stack([pixels for pixels, _ in items]), torch.tensor([label for _, label in items])
 
 
+def _surviving(loader: DataLoader) -> Iterator[tuple[Tensor, Tensor] | str]:
+    """The loader's batches; a killed worker is a UserError (it is memory that they run out of)."""
+    try:
+        yield from loader
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        raise UserError(
+            f"a process that reads pictures was killed ({str(error).splitlines()[0]}); it may have run out of memory "
+            "or shared memory: use fewer --workers, or 0"
+        ) from error
+
+
 def central_crop(picture: Image.Image, resize: int = RESIZE, crop: int = CROP) -> Image.Image:
     """The middle `crop` x `crop` pixels after the shorter side was resized to `resize`."""
     width, height = picture.size
@@ -141,7 +156,7 @@ def central_crop(picture: Image.Image, resize: int = RESIZE, crop: int = CROP) -
         longer = int(resize * max(width, height) / short)
         picture = picture.resize((resize, longer) if width <= height else (longer, resize), Image.Resampling.BILINEAR)
     width, height = picture.size
-    top, left = int(round((height - crop) / 2.0)), int(round((width - crop) / 2.0))
+    top, left = round((height - crop) / 2), round((width - crop) / 2)
     return picture.crop((left, top, left + crop, top + crop))
 
 
@@ -157,8 +172,8 @@ def random_crop(picture: Image.Image, key: int, index: int, crop: int = CROP) ->
 def random_box(width: int, height: int, draws: np.ndarray) -> tuple[int, int, int, int]:
     """(top, left, height, width) of a part of a picture, from uniforms (tries, 4).
 
-    Going deeper with convolutions, arXiv 1409.4842, section 6: area uniform in 8 to 100 %, logarithm of the aspect ratio
-    uniform in 3/4 to 4/3; the first try that fits counts, else the largest middle part with an allowed aspect ratio.
+    Going deeper with convolutions, arXiv 1409.4842, section 6: area uniform in 8 to 100 %, logarithm of the aspect
+    ratio uniform in 3/4 to 4/3; the first try that fits counts, else the largest middle part of an allowed ratio.
     """
     for area_draw, aspect_draw, top_draw, left_draw in draws:
         area = width * height * (0.08 + 0.92 * area_draw)

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from common.data.augment import crop_flip, crop_flip_draws, normalise
-from common.data.batches import Batch, epoch_order, rank_batches
+from common.data.augment import apply_affine, crop_flip, crop_flip_draws, pixel_affine
+from common.data.batches import Batch, epoch_order, rank_parts
 from common.data.normalization import IMAGENET, checked_statistics
 from common.errors import UserError
 
@@ -96,16 +96,18 @@ class MemoryImages:
         del workers
         device = torch.device(device)
         order = epoch_order(len(self), shuffle=shuffle, seed=seed, epoch=epoch)
-        parts = rank_batches(order, batch_size, rank, world_size, min_part)
+        parts = rank_parts(len(self), batch_size, rank, world_size, min_part)
         images, labels = self._on(device)
-        for chosen, global_size in parts:
-            there = chosen.to(images.device, non_blocking=True)
-            picked = images.index_select(0, there).to(device, non_blocking=True)
-            if augment:
-                draws = crop_flip_draws(chosen, self.padding, self.flip, seed, epoch)
-                picked = crop_flip(picked, draws.to(device, non_blocking=True), self.padding)
-            picked = normalise(picked, self.mean, self.std, channels_last)
-            yield Batch(picked, labels.index_select(0, there).to(device, non_blocking=True), chosen, global_size)
+        order_there = order.to(images.device)  # with the pictures: next to them an index costs no transfer
+        draws = crop_flip_draws(order, self.padding, self.flip, seed, epoch).to(device) if augment else None
+        affine = pixel_affine(self.mean, self.std, device)
+        for start, end, global_size in parts:
+            chosen = order_there[start:end]
+            picked = images.index_select(0, chosen).to(device, non_blocking=True)
+            if draws is not None:
+                picked = crop_flip(picked, draws[:, start:end], self.padding)
+            targets = labels.index_select(0, chosen).to(device, non_blocking=True)
+            yield Batch(apply_affine(picked, affine, channels_last), targets, order[start:end], global_size)
 
     def _with(self, images: Tensor, labels: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> "MemoryImages":
         return MemoryImages(images, labels, mean, std, self.padding, self.flip)

@@ -20,8 +20,8 @@ from common.distributed import barrier, data_parallel, is_main, rank, sum_over_r
 from common.errors import UserError
 from common.measure import evaluate
 from common.runs import LOG, STATE
-from common.training.schedule import learning_rate
 from common.training.options import TrainOptions
+from common.training.schedule import learning_rate
 
 
 class Stateful(Protocol):
@@ -82,7 +82,11 @@ def fit(
     step = _Step(network, optimizer, scaler, options, hooks, device)
     for epoch in range(len(rows), options.epochs):
         start = time.monotonic()
-        row = {"epoch": epoch + 1, "learning_rate": learning_rate(options, epoch), **_epoch(step, train, epoch, seed, workers)}
+        row = {
+            "epoch": epoch + 1,
+            "learning_rate": learning_rate(options, epoch),
+            **_epoch(step, train, epoch, seed, workers),
+        }
         if test is not None:
             accuracy = evaluate(model, test, device=device, workers=workers) if is_main() else None
             row |= {"test_loss": round(accuracy.loss, 6), "test_top1": round(accuracy.top1, 4)} if accuracy else {}
@@ -106,7 +110,9 @@ class _Step:
         self.loss = hooks.loss or cross_entropy(options.label_smoothing)
         self.amp_dtype = _amp_dtype(device)
         if options.amp and device.type == "cpu" and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
-            warnings.warn("--amp: this CPU has no bfloat16 instructions; expect it to be about twelve times slower", stacklevel=2)
+            warnings.warn(
+                "--amp: this CPU has no bfloat16 instructions; expect it to be about twelve times slower", stacklevel=2
+            )
 
     def __call__(self, batch: Batch, rate: float) -> tuple[Tensor, Tensor]:
         """(sum of losses, number of correct decisions) of this process's part of the batch."""
@@ -201,7 +207,9 @@ def _keep(state_file: Path | None, stage: str, states: Mapping[str, Stateful], r
     write_csv(state_file.parent / LOG, rows)
 
 
-def _restore(state_file: Path | None, stage: str, states: Mapping[str, Stateful], device: torch.device) -> list[dict[str, Any]]:
+def _restore(
+    state_file: Path | None, stage: str, states: Mapping[str, Stateful], device: torch.device
+) -> list[dict[str, Any]]:
     """Put everything back as :func:`_keep` left it; the rows of the epochs that are done."""
     if state_file is None or not state_file.is_file():
         return []

@@ -56,7 +56,9 @@ def add_training_options(parser: argparse.ArgumentParser, defaults: TrainOptions
     d = defaults or TrainOptions()
     group = parser.add_argument_group("training")
     group.add_argument("--epochs", type=int, default=d.epochs, help="number of epochs")
-    group.add_argument("--batch-size", type=positive_int, default=d.batch_size, help="pictures per step, all processes together")
+    group.add_argument(
+        "--batch-size", type=positive_int, default=d.batch_size, help="pictures per step, all processes together"
+    )
     group.add_argument("--learning-rate", type=float, default=d.learning_rate, help="initial learning rate")
     group.add_argument("--momentum", type=float, default=d.momentum, help="momentum of SGD")
     group.add_argument("--weight-decay", type=float, default=d.weight_decay, help="weight decay")

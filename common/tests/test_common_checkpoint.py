@@ -1,0 +1,153 @@
+"""Files: what comes back is equal to the bit; what is damaged or hostile gives one clear error."""
+
+import json
+import pickle
+import random
+import struct
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from common.atomic import atomic_file, write_json
+from common.checkpoint import load_model, load_weights, read_checkpoint, save_model
+from common.errors import UserError
+from common.models import create_model
+
+
+def lenet() -> nn.Module:
+    torch.manual_seed(0)
+    return create_model("lenet300_100", in_features=64).eval()
+
+
+def test_round_trip_with_header(tmp_path):
+    model, file = lenet(), tmp_path / "m.safetensors"
+    save_model(file, model, normalize=((0.5,), (0.25,)), dataset="digits", classes=["a", "b"], extra={"note": 1})
+    loaded = load_model(file)
+    assert not loaded.training
+    assert all(
+        torch.equal(a, b) for a, b in zip(model.state_dict().values(), loaded.state_dict().values(), strict=True)
+    )
+    assert loaded.checkpoint_header["normalize"] == {"mean": [0.5], "std": [0.25]}
+    save_model(tmp_path / "again.safetensors", loaded)  # normalisation and classes travel on
+    header, _ = read_checkpoint(tmp_path / "again.safetensors")
+    assert header["normalize"] == {"mean": [0.5], "std": [0.25]} and header["classes"] == ["a", "b"]
+    assert list(tmp_path.iterdir()) and not list(tmp_path.glob(".*"))
+
+
+def test_half_precision_stays(tmp_path):
+    save_model(tmp_path / "m.safetensors", lenet().half())
+    assert load_model(tmp_path / "m.safetensors").fc1.weight.dtype == torch.float16
+
+
+def test_a_loaded_network_trains(tmp_path):
+    save_model(tmp_path / "m.safetensors", create_model("resnet20"))
+    model = load_model(tmp_path / "m.safetensors").train()
+    model(torch.randn(2, 3, 32, 32)).sum().backward()
+    assert all(p.grad is not None for p in model.parameters())
+
+
+def test_every_mutation_is_refused(tmp_path):
+    """Cut short anywhere, or with one byte changed anywhere: UserError, or the very same network (padding bytes)."""
+    file = tmp_path / "m.safetensors"
+    model = create_model("lenet300_100", in_features=2)
+    save_model(file, model)
+    whole, wanted = file.read_bytes(), model.state_dict()
+    draw = random.Random(0)
+    for i in range(400):
+        place = draw.randrange(len(whole)) if i % 2 else draw.randrange(2000)
+        data = (
+            whole[:place]
+            if i % 4 == 0
+            else whole[:place] + bytes([whole[place] ^ (1 << draw.randrange(8))]) + whole[place + 1 :]
+        )
+        file.write_bytes(data)
+        try:
+            loaded = load_model(file).state_dict()
+        except UserError:
+            continue
+        assert all(torch.equal(tensor, loaded[name]) for name, tensor in wanted.items())
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"arch": "os.system"}, "not in the registry"),
+        ({"args": {"num_classes": 10**12}}, "not acceptable"),
+        ({"args": {"num_classes": [1]}}, "not acceptable"),
+        ({"args": {"in_channels": -1}}, "not acceptable"),
+        ({"args": {"bogus": 1}}, "cannot be built"),
+        ({"format": "compression-papers-99"}, "format"),
+        ({"args": 3}, "not a checkpoint"),
+        ({"sha256": "00"}, "damaged"),
+    ],
+)
+def test_hostile_headers(tmp_path, change, message):
+    file = tmp_path / "m.safetensors"
+    model = lenet()
+    save_model(file, model)
+    header, tensors = read_checkpoint(file)
+    save_file(tensors, file, metadata={"compression_papers": json.dumps(header | change)})
+    with pytest.raises(UserError, match=message):
+        load_model(file)
+
+
+def test_a_header_that_promises_too_much(tmp_path):
+    file = tmp_path / "m.safetensors"
+    file.write_bytes(struct.pack("<Q", 2**60) + b"{}")
+    with pytest.raises(UserError, match="cut short"):
+        load_model(file)
+
+
+class Code:
+    def __reduce__(self):
+        return print, ("this must never be printed",)
+
+
+def test_a_pickle_with_code_is_refused(tmp_path, capsys):
+    for name in ("m.pth", "m.safetensors"):
+        (tmp_path / name).write_bytes(pickle.dumps({"state_dict": Code()}))
+        with pytest.raises(UserError):
+            load_weights(lenet(), tmp_path / name)
+    torch.save({"state_dict": Code()}, tmp_path / "m.pth")
+    with pytest.raises(UserError, match="plain tensors"):
+        load_weights(lenet(), tmp_path / "m.pth")
+    assert "never" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "wrap", [lambda s: s, lambda s: {"state_dict": s, "epoch": 3}, lambda s: {"model": {"net": s}}]
+)
+def test_foreign_weights(tmp_path, wrap):
+    source = create_model("resnet20")
+    state = {f"module.{k}": v for k, v in source.state_dict().items() if "num_batches" not in k and "source" not in k}
+    torch.save(wrap(state), tmp_path / "m.pth")
+    target = load_weights(create_model("resnet20"), tmp_path / "m.pth")
+    assert all(torch.equal(p, q) for p, q in zip(source.parameters(), target.parameters(), strict=True))
+
+
+def test_foreign_weights_that_do_not_fit(tmp_path):
+    state = create_model("resnet20").state_dict()
+    torch.save(state, tmp_path / "m.pth")
+    with pytest.raises(UserError, match="layer1.3.conv1.weight"):
+        load_weights(create_model("resnet56"), tmp_path / "m.pth")
+    with pytest.raises(UserError, match="linear.weight.*shape"):
+        load_weights(create_model("resnet20", num_classes=7), tmp_path / "m.pth")
+    torch.save({**state, "extra": torch.zeros(1)}, tmp_path / "m.pth")
+    with pytest.raises(UserError, match="extra"):
+        load_weights(create_model("resnet20"), tmp_path / "m.pth")
+    with pytest.raises(UserError, match="no such file"):
+        load_weights(create_model("resnet20"), tmp_path / "none.pth")
+
+
+def test_nothing_is_left_of_a_write_that_fails(tmp_path):
+    write_json(tmp_path / "a.json", {"old": 1})
+    with pytest.raises(OSError, match="disk"), atomic_file(tmp_path / "a.json") as temporary:
+        temporary.write_text("half")
+        raise OSError("disk full")
+    assert [p.name for p in tmp_path.iterdir()] == ["a.json"] and json.loads((tmp_path / "a.json").read_text()) == {
+        "old": 1
+    }
+    with pytest.raises(ValueError, match="Out of range"):
+        write_json(tmp_path / "a.json", {"nan": float("nan")})

@@ -1,0 +1,528 @@
+"""Every data set's reader on small made files and, where they lie beside the project, on the real ones."""
+
+import gzip
+import io
+import os
+import pickle
+import struct
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from common.data import DataBundle, FolderImages, MemoryImages, load_dataset
+from common.data.cifar import CIFAR10_CLASSES, LAYOUTS, load_plain_pickle
+from common.data.idx import read_idx
+from common.data.split import stratified_split
+from common.errors import UserError
+from PIL import Image
+
+SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
+RANDOM = np.random.default_rng(0)
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.delenv("COMPRESSION_PAPERS_DATA", raising=False)
+    monkeypatch.chdir(tmp_path)
+
+
+def write_pictures(folder: Path, classes: list[str], count: int = 3, size: tuple[int, int] = (32, 32), ending="png") -> None:
+    for name in classes:
+        (folder / name).mkdir(parents=True)
+        for number in range(count):
+            pixels = RANDOM.integers(0, 256, (*size, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(folder / name / f"{number}.{ending}")
+
+
+def write_folder_set(root: Path, classes: list[str], test: str = "test", **options) -> Path:
+    write_pictures(root / "train", classes, **options)
+    write_pictures(root / test, classes, **options)
+    return root
+
+
+def idx_bytes(array: np.ndarray) -> bytes:
+    return struct.pack(f">HBB{array.ndim}I", 0, 8, array.ndim, *array.shape) + array.tobytes()
+
+
+def write_idx_set(folder: Path, packed: bool = False, labels: int = 10) -> dict[str, np.ndarray]:
+    folder.mkdir(parents=True)
+    arrays = {}
+    for prefix, count in (("train", 40), ("t10k", 20)):
+        arrays[f"{prefix}-images-idx3-ubyte"] = RANDOM.integers(0, 256, (count, 28, 28), dtype=np.uint8)
+        arrays[f"{prefix}-labels-idx1-ubyte"] = (np.arange(count) % labels).astype(np.uint8)
+    for name, array in arrays.items():
+        raw = idx_bytes(array)
+        (folder / (f"{name}.gz" if packed else name)).write_bytes(gzip.compress(raw) if packed else raw)
+    return arrays
+
+
+def python2_pickle(content: dict[bytes, object]) -> bytes:
+    """A dictionary as Python 2 pickled it (the official archives): text as byte strings, numpy's old module names."""
+
+    def value(item: object) -> bytes:
+        if isinstance(item, bytes):
+            return b"T" + struct.pack("<i", len(item)) + item
+        if isinstance(item, int):
+            return b"J" + struct.pack("<i", item)
+        if isinstance(item, list):
+            return b"](" + b"".join(map(value, item)) + b"e"
+        assert isinstance(item, np.ndarray)
+        made = b"cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85U\x01b\x87R"
+        kind = b"cnumpy\ndtype\nU\x02u1K\x00K\x01\x87R(K\x03U\x01|NNN" + b"J\xff\xff\xff\xff" * 2 + b"K\x00tb"
+        shape = b"(" + b"".join(map(value, item.shape)) + b"t"
+        return made + b"(K\x01" + shape + kind + b"\x89" + value(item.tobytes()) + b"tb"
+
+    return b"\x80\x02}(" + b"".join(value(key) + value(item) for key, item in content.items()) + b"u."
+
+
+def write_cifar_python(root: Path, name: str = "cifar10", pickled=python2_pickle) -> list[np.ndarray]:
+    layout = LAYOUTS[name]
+    folder = root / layout.python_folder
+    folder.mkdir(parents=True)
+    arrays = []
+    for file in (*layout.train_files, layout.test_file):
+        pixels = RANDOM.integers(0, 256, (20, 3072), dtype=np.uint8)
+        labels = [number % layout.num_classes for number in range(20)]
+        (folder / file).write_bytes(pickled({b"data": pixels, layout.label_key.encode(): labels, b"batch_label": b"x"}))
+        arrays.append(pixels)
+    names = [f"class{number}".encode() for number in range(layout.num_classes)]
+    (folder / layout.names_file).write_bytes(pickled({layout.names_key.encode(): names}))
+    return arrays
+
+
+def python3_pickle(content: dict) -> bytes:
+    return pickle.dumps(content, protocol=2)
+
+
+# --- digits, splits, the bundle
+
+
+def test_digits_are_split_as_scikit_learn_splits_them():
+    from sklearn.datasets import load_digits
+    from sklearn.model_selection import train_test_split
+
+    data = load_dataset("digits")
+    assert (len(data.train), len(data.test), data.num_classes) == (1297, 500, 10)
+    assert data.input_shape == data.train.image_shape == (3, 32, 32)
+    assert data.classes == list("0123456789")
+    source = load_digits()
+    train, test = train_test_split(np.arange(1797), test_size=500, stratify=source.target, random_state=0)
+    for part, chosen in ((data.train, train), (data.test, test)):
+        assert part.labels.tolist() == source.target[chosen].tolist()
+        assert torch.equal(part.images[:, 0], part.images[:, 2])
+        # Every 4x4 block's mean is near the 8x8 value that it came from; bilinear resizing blurs, hence the width.
+        means = part.images[:, 0].float().view(-1, 8, 4, 8, 4).mean((2, 4)).numpy()
+        assert np.corrcoef(means.ravel(), source.images[chosen].ravel())[0, 1] > 0.99
+    assert not data.train.flip and data.fingerprint == load_dataset("digits").fingerprint
+    mean, std = data.train.measured_statistics()
+    assert (round(mean[0], 4), round(std[0], 4)) == (data.mean[0], data.std[0])
+
+
+@pytest.mark.parametrize("seed", [0, 1, 7])
+@pytest.mark.parametrize(("counts", "held"), [((10, 10, 10), 9), ((50, 3, 17), 20), ((4, 4, 4, 4, 5), 10), ((2, 2), 2)])
+def test_stratified_split_equals_scikit_learns(counts, held, seed):
+    from sklearn.model_selection import train_test_split
+
+    labels = np.random.default_rng(seed).permutation(np.repeat(np.arange(len(counts)) * 3 - 1, counts))
+    expected = train_test_split(np.arange(len(labels)), test_size=held, stratify=labels, random_state=seed)
+    for ours, theirs in zip(stratified_split(torch.tensor(labels), held, seed), expected, strict=True):
+        assert ours.tolist() == theirs.tolist()
+
+
+def test_holdout_comes_from_the_training_pictures_only_and_repeats():
+    data = load_dataset("digits")
+    held = data.holdout(0.2, seed=3)
+    assert len(held.test) == round(0.2 * 1297) and len(held.train) + len(held.test) == 1297
+    rows = {image.numpy().tobytes() for image in data.train.images}
+    parts = [{image.numpy().tobytes() for image in side.images} for side in (held.train, held.test)]
+    assert parts[0] | parts[1] == rows
+    shares = torch.bincount(held.test.labels) / torch.bincount(data.train.labels)
+    assert (shares - 0.2).abs().max() < 0.01
+    assert torch.equal(held.test.images, data.holdout(0.2, seed=3).test.images)
+    assert not torch.equal(held.test.labels, data.holdout(0.2, seed=4).test.labels)
+    marks = {data.fingerprint, held.fingerprint, data.holdout(0.2, seed=4).fingerprint, data.holdout(0.1, 3).fingerprint}
+    assert len(marks) == 4
+    for fraction in (0, 1, -0.1, float("nan"), 0.0001):
+        with pytest.raises(UserError):
+            data.holdout(fraction)
+
+
+def test_normalisations_by_name_and_by_value():
+    data = load_dataset("digits", normalize="cifar10")
+    assert data.mean == (0.4914, 0.4822, 0.4465) and data.test.std == (0.2023, 0.1994, 0.2010)
+    other = data.with_normalization((0.5,), (0.25,))
+    assert other.mean == (0.5,) * 3 and other.fingerprint == data.fingerprint
+    (batch,) = other.test.subset([4, 2]).batches(2)
+    assert torch.allclose(batch.images, (other.test.images[[4, 2]] / 255 - 0.5) / 0.25, atol=1e-6)
+    assert batch.labels.tolist() == other.test.labels[[4, 2]].tolist() and batch.indices.tolist() == [0, 1]
+    for mean, std in (((0.5, 0.5), (1, 1)), ((0.5,), (0.0,)), ((0.5,), (float("nan"),))):
+        with pytest.raises(UserError, match="normalisation"):
+            data.with_normalization(mean, std)
+
+
+# --- mnist
+
+
+@pytest.mark.parametrize("inner", ["MNIST/raw", "raw", ".", "mnist/MNIST/raw"])
+@pytest.mark.parametrize("packed", [False, True])
+def test_mnist_is_found_in_every_usual_place(tmp_path, inner, packed):
+    arrays = write_idx_set(tmp_path / "there" / inner, packed) if inner != "." else write_idx_set(tmp_path / "there", packed)
+    data = load_dataset("mnist", tmp_path / "there")
+    assert np.array_equal(data.train.images[:, 0].numpy(), arrays["train-images-idx3-ubyte"])
+    assert data.test.labels.tolist() == arrays["t10k-labels-idx1-ubyte"].tolist()
+    assert data.input_shape == (1, 28, 28) and data.mean == (0.1307,) and not data.train.flip
+
+
+def test_fashion_mnist_has_its_own_folder_names_and_may_be_mirrored(tmp_path):
+    write_idx_set(tmp_path / "FashionMNIST" / "raw", packed=True)
+    data = load_dataset("fashion-mnist", tmp_path)
+    assert data.classes[0] == "T-shirt/top" and data.num_classes == 10 and data.train.flip
+
+
+@pytest.mark.skipif(not (SHARED / "mnist").is_dir(), reason="the real MNIST does not lie beside the project")
+def test_the_real_mnist_has_its_known_sizes_and_class_counts():
+    data = load_dataset("mnist", SHARED / "mnist")
+    assert (len(data.train), len(data.test)) == (60_000, 10_000)
+    counts = torch.bincount(data.train.labels).tolist()
+    assert counts == [5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949]
+    assert torch.bincount(data.test.labels).tolist() == [980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009]
+    (mean,), (std,) = data.train.measured_statistics()
+    assert (round(mean, 4), round(std, 4)) == (data.mean[0], data.std[0]) == (0.1307, 0.3081)
+
+
+IMAGES, LABELS = "train-images-idx3-ubyte", "train-labels-idx1-ubyte"
+IDX_DAMAGE = {
+    "wrong magic": (IMAGES, lambda raw: b"\x01" + raw[1:], "wrong magic number"),
+    "floats": (IMAGES, lambda raw: raw[:2] + b"\x0d" + raw[3:], "0x0d"),
+    "truncated": (IMAGES, lambda raw: raw[:-5], "promises"),
+    "too long": (IMAGES, lambda raw: raw + b"x", "promises"),
+    "short header": (IMAGES, lambda raw: raw[:9], "header"),
+    "empty": (IMAGES, lambda raw: b"", "not an idx file"),
+    "labels as images": (IMAGES, lambda raw: idx_bytes(np.zeros(40, np.uint8)), "expected pictures"),
+    "20 x 20": (IMAGES, lambda raw: idx_bytes(np.zeros((40, 20, 20), np.uint8)), "expected pictures"),
+    "fewer labels": (LABELS, lambda raw: idx_bytes(np.zeros(39, np.uint8)), "39"),
+    "label 10": (LABELS, lambda raw: idx_bytes(np.full(40, 10, np.uint8)), "label 10 is out of range 0 to 9"),
+}
+
+
+@pytest.mark.parametrize("damage", IDX_DAMAGE)
+def test_damaged_idx_files_are_named(tmp_path, damage):
+    name, change, message = IDX_DAMAGE[damage]
+    write_idx_set(tmp_path / "raw")
+    path = tmp_path / "raw" / name
+    path.write_bytes(change(path.read_bytes()))
+    with pytest.raises(UserError, match=message) as caught:
+        load_dataset("mnist", tmp_path)
+    assert str(path) in str(caught.value)
+
+
+def test_a_cut_gzip_file_is_named(tmp_path):
+    path = tmp_path / "x.gz"
+    path.write_bytes(gzip.compress(idx_bytes(np.zeros((9, 9), np.uint8)))[:-9])
+    with pytest.raises(UserError, match=r"x\.gz: not a whole gzip file"):
+        read_idx(path)
+
+
+# --- cifar
+
+
+@pytest.mark.parametrize("name", ["cifar10", "cifar100"])
+@pytest.mark.parametrize("pickled", [python2_pickle, python3_pickle])
+def test_torchvisions_cifar_layout_is_read(tmp_path, name, pickled):
+    arrays = write_cifar_python(tmp_path, name, pickled)
+    data = load_dataset(name, tmp_path)
+    assert np.array_equal(data.train.images.numpy().reshape(-1, 3072), np.concatenate(arrays[:-1]))
+    assert np.array_equal(data.test.images.numpy().reshape(-1, 3072), arrays[-1])
+    assert data.test.labels.tolist() == [number % data.num_classes for number in range(20)]
+    assert data.classes[1] == "class1" and data.input_shape == (3, 32, 32)
+    assert data.fingerprint == load_dataset(name, tmp_path / LAYOUTS[name].python_folder).fingerprint
+
+
+def test_todays_numpy_pickles_are_read_too(tmp_path):
+    path = tmp_path / "batch"
+    for protocol in range(5):  # those that archives of these data are made with
+        path.write_bytes(pickle.dumps({"data": np.arange(6, dtype=np.uint8), "labels": [1, 2]}, protocol=protocol))
+        content = load_plain_pickle(path)
+        assert content["data"].tolist() == list(range(6)) and content["labels"] == [1, 2]
+
+
+@pytest.mark.parametrize("name", ["cifar10", "cifar100"])
+def test_the_binary_cifar_layout_is_read(tmp_path, name):
+    layout = LAYOUTS[name]
+    folder = tmp_path / layout.binary_folder
+    folder.mkdir()
+    rows = RANDOM.integers(0, 10, (6, layout.label_bytes + 3072), dtype=np.uint8)
+    for file in (*layout.binary_train_files, layout.binary_test_file):
+        rows.tofile(folder / file)
+    (folder / layout.binary_names_file).write_text("\n".join(f"class{i}" for i in range(layout.num_classes)) + "\n\n")
+    data = load_dataset(name, tmp_path)
+    assert data.test.labels.tolist() == rows[:, layout.label_bytes - 1].tolist()
+    assert np.array_equal(data.test.images.numpy().reshape(6, -1), rows[:, layout.label_bytes :])
+
+
+class Evil:
+    def __init__(self, marker):
+        self.marker = marker
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.marker),)
+
+
+def test_a_pickle_with_code_in_it_is_refused_and_not_run(tmp_path):
+    write_cifar_python(tmp_path)
+    marker = tmp_path / "was run"
+    path = tmp_path / "cifar-10-batches-py" / "data_batch_3"
+    for protocol in (0, 2, 4):
+        path.write_bytes(pickle.dumps({b"data": Evil(marker)}, protocol=protocol))
+        with pytest.raises(UserError, match=r"data_batch_3: not a readable CIFAR batch \(it asks for \w+\.mkdir\)"):
+            load_dataset("cifar10", tmp_path)
+    assert not marker.exists()
+
+
+def test_the_unpickler_reaches_nothing_through_dots_codecs_or_extensions(tmp_path):
+    path = tmp_path / "batch"
+    hostile = [
+        b"cnumpy\nndarray.__class__\n.",
+        b"\x80\x04\x8c\x05numpy\x8c\x0bndarray.ctypeslib\x93.",
+        b"cbuiltins\neval\n(S'1'\ntR.",
+        b"cnumpy\nload\n(S'/etc/passwd'\ntR.",
+        b"c_codecs\nencode\n(X\x01\x00\x00\x00aX\x03\x00\x00\x00rottR.",
+        b"Pid\n.",
+        b"\x82\x01.",
+        b"",
+        b"\x80\x02}(U\x04data",
+    ]
+    for raw in hostile:
+        path.write_bytes(raw)
+        with pytest.raises(UserError, match="not a readable CIFAR batch"):
+            load_plain_pickle(path)
+
+
+CIFAR_DAMAGE = {
+    "truncated": (lambda raw: raw[:-100], "not a readable CIFAR batch"),
+    "a list": (lambda raw: pickle.dumps([1]), "no array 'data'"),
+    "floats": (lambda raw: pickle.dumps({"data": np.zeros((2, 3072)), "labels": [0, 1]}), "no array 'data'"),
+    "objects": (lambda raw: pickle.dumps({"data": np.array([None] * 2), "labels": [0, 1]}), "no array 'data'"),
+    "wrong width": (lambda raw: pickle.dumps({"data": np.zeros((2, 99), np.uint8), "labels": [0, 1]}), "no array 'data'"),
+    "no labels": (lambda raw: pickle.dumps({"data": np.zeros((2, 3072), np.uint8)}), "no list 'labels'"),
+    "label 10": (lambda raw: python2_pickle({b"data": np.zeros((2, 3072), np.uint8), b"labels": [0, 10]}), "label 10 is"),
+    "label -1": (lambda raw: python2_pickle({b"data": np.zeros((2, 3072), np.uint8), b"labels": [-1, 1]}), "label -1 is"),
+    "text label": (lambda raw: python2_pickle({b"data": np.zeros((1, 3072), np.uint8), b"labels": [b"x"]}), "integers"),
+}
+
+
+@pytest.mark.parametrize("damage", CIFAR_DAMAGE)
+def test_damaged_cifar_batches_are_named(tmp_path, damage):
+    change, message = CIFAR_DAMAGE[damage]
+    write_cifar_python(tmp_path)
+    path = tmp_path / "cifar-10-batches-py" / "test_batch"
+    path.write_bytes(change(path.read_bytes()))
+    with pytest.raises(UserError, match=message) as caught:
+        load_dataset("cifar10", tmp_path)
+    assert str(path) in str(caught.value)
+
+
+def test_missing_and_half_binary_batches_are_named(tmp_path):
+    write_cifar_python(tmp_path / "a")
+    (tmp_path / "a" / "cifar-10-batches-py" / "data_batch_4").unlink()
+    with pytest.raises(UserError, match="data_batch_4 is missing"):
+        load_dataset("cifar10", tmp_path / "a")
+    folder = tmp_path / "b" / "cifar-10-batches-bin"
+    folder.mkdir(parents=True)
+    for file in (*LAYOUTS["cifar10"].binary_train_files, "test_batch.bin"):
+        (folder / file).write_bytes(b"\0" * 3000)
+    with pytest.raises(UserError, match=r"data_batch_1\.bin: 3000 bytes are not a whole number of 3073-byte records"):
+        load_dataset("cifar10", tmp_path / "b")
+
+
+# --- class folders in memory
+
+
+def test_cifar_as_class_folders_keeps_names_order_and_pixels(tmp_path):
+    write_folder_set(tmp_path / "c", list(reversed(CIFAR10_CLASSES)))
+    data = load_dataset("cifar10", tmp_path / "c")
+    assert data.classes == CIFAR10_CLASSES and data.train.labels.tolist() == np.repeat(np.arange(10), 3).tolist()
+    expected = np.asarray(Image.open(tmp_path / "c" / "train" / "cat" / "1.png")).transpose(2, 0, 1)
+    assert np.array_equal(data.train.images[3 * 3 + 1].numpy(), expected)
+    assert (data.mean, data.std) == ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)) and data.train.flip
+
+
+@pytest.mark.skipif(not (SHARED / "cifar10" / "test.zip").is_file(), reason="the real CIFAR-10 does not lie beside the project")
+def test_real_cifar_pictures(tmp_path):
+    with zipfile.ZipFile(SHARED / "cifar10" / "test.zip") as archive:
+        names = sorted(name for name in archive.namelist() if name.endswith(".png"))
+        assert len(names) == 10_000
+        chosen = [name for number, name in enumerate(names) if number % 1000 < 4]
+        archive.extractall(tmp_path / "c", chosen)
+        first = np.asarray(Image.open(io.BytesIO(archive.read(chosen[0]))))
+    os.symlink(tmp_path / "c" / "test", tmp_path / "c" / "train")
+    data = load_dataset("cifar10", tmp_path / "c")
+    assert data.classes == CIFAR10_CLASSES and torch.bincount(data.test.labels).tolist() == [4] * 10
+    assert np.array_equal(data.test.images[0].permute(1, 2, 0).numpy(), first)
+
+
+def test_the_second_start_reads_the_cache_and_damage_or_change_makes_it_anew(tmp_path, caplog, monkeypatch):
+    root = write_folder_set(tmp_path / "c", ["a", "b"], size=(8, 8))
+    first = load_dataset(f"folder:{root}")
+    files = sorted((tmp_path / "cache" / "compression-papers").iterdir())
+    assert len(files) == 2 and all(path.suffix == ".safetensors" for path in files)
+    from common.data import registry
+
+    def no_decoding(listing):
+        raise AssertionError("decoded again")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(registry, "decode_all", no_decoding)
+        assert load_dataset(f"folder:{root}").fingerprint == first.fingerprint
+    raw = files[0].read_bytes()
+    for damage in (raw[:-7], raw[:20], b"", raw[:-1] + bytes([raw[-1] ^ 1]), b"\xff" * 64):
+        files[0].write_bytes(damage)
+        caplog.clear()
+        assert load_dataset(f"folder:{root}").fingerprint == first.fingerprint
+        assert "damaged" in caplog.text and files[0].read_bytes() == raw
+    # a picture is replaced by one of the same size on disk
+    picture = root / "train" / "a" / "0.png"
+    pixels = np.asarray(Image.open(picture)).copy()
+    Image.fromarray(255 - pixels).save(picture)
+    os.utime(picture, ns=(1, 1))
+    assert load_dataset(f"folder:{root}").fingerprint != first.fingerprint
+
+
+def test_a_cache_that_cannot_be_written_is_only_a_warning(tmp_path, monkeypatch, caplog):
+    (tmp_path / "blocked").write_text("a file")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "blocked"))
+    root = write_folder_set(tmp_path / "c", ["a", "b"], size=(8, 8))
+    assert len(load_dataset(f"folder:{root}").train) == 6
+    assert "could not keep decoded pictures" in caplog.text
+
+
+def test_folder_sets_small_pictures_in_memory_large_or_mixed_ones_streamed(tmp_path):
+    small = load_dataset(f"folder:{write_folder_set(tmp_path / 's', ['x', 'y'], 'val', size=(9, 12), ending='bmp')}")
+    assert isinstance(small.train, MemoryImages) and small.input_shape == (3, 9, 12) and small.num_classes == 2
+    large = load_dataset(f"folder:{write_folder_set(tmp_path / 'l', ['x', 'y'], size=(65, 20), ending='jpg')}")
+    assert isinstance(large.train, FolderImages) and large.input_shape == (3, 224, 224)
+    root = write_folder_set(tmp_path / "m", ["x", "y"])
+    Image.new("RGB", (20, 20)).save(root / "test" / "y" / "other.png")
+    assert isinstance(load_dataset(f"folder:{root}").train, FolderImages)
+
+
+def test_folder_set_with_test_and_val_takes_the_one_with_classes(tmp_path):
+    root = write_folder_set(tmp_path / "c", ["x", "y"], "val", size=(8, 8))
+    (root / "test").mkdir()
+    assert len(load_dataset(f"folder:{root}").test) == 6
+    write_pictures(root / "test", ["x", "y"], count=1, size=(8, 8))
+    assert len(load_dataset(f"folder:{root}").test) == 2
+
+
+def test_measured_normalisation_of_a_folder_set(tmp_path):
+    data = load_dataset(f"folder:{write_folder_set(tmp_path / 'c', ['x', 'y'], size=(8, 8))}", normalize="dataset")
+    images = torch.cat([batch.images for batch in data.train.batches(4)])
+    assert images.mean((0, 2, 3)).abs().max() < 1e-6
+    assert (images.std((0, 2, 3), correction=0) - 1).abs().max() < 1e-6
+
+
+def test_fingerprints_see_pixels_labels_and_order():
+    images = torch.arange(2 * 3 * 4 * 4, dtype=torch.uint8).view(2, 3, 4, 4)
+    sets = [
+        MemoryImages(images, torch.tensor([0, 1])),
+        MemoryImages(images, torch.tensor([1, 0])),
+        MemoryImages(images.flip(0), torch.tensor([0, 1])),
+        MemoryImages(images.view(2, 3, 2, 8), torch.tensor([0, 1])),
+        MemoryImages(images ^ 1, torch.tensor([0, 1])),
+    ]
+    assert len({image_set.fingerprint() for image_set in sets}) == 5
+    assert sets[0].fingerprint() == sets[0].normalized((0.0,), (1.0,)).fingerprint()
+
+
+# --- mistakes: one line that names the folder and says what to do
+
+
+def empty_class(root):
+    (write_folder_set(root, ["a", "b"]) / "train" / "c").mkdir()
+    (root / "test" / "c").mkdir()
+
+
+def no_classes(root):
+    for side in ("train", "test"):
+        (root / side).mkdir(parents=True)
+        Image.new("RGB", (8, 8)).save(root / side / "loose.png")
+
+
+def other_classes(root):
+    write_folder_set(root, ["a", "b"])
+    write_pictures(root / "test", ["zebra"])
+
+
+def truncated_picture(root):
+    path = write_folder_set(root, ["a", "b"]) / "test" / "b" / "1.png"
+    path.write_bytes(path.read_bytes()[:200])
+
+
+def no_picture(root):
+    (write_folder_set(root, ["a", "b"]) / "train" / "a" / "1.png").write_text("hello")
+
+
+def mixed_sizes(root):
+    path = write_folder_set(root, CIFAR10_CLASSES) / "train" / "dog" / "2.png"
+    Image.new("RGB", (31, 32)).save(path)
+
+
+def other_test_size(root):
+    write_pictures(root / "train", CIFAR10_CLASSES)
+    write_pictures(root / "test", CIFAR10_CLASSES, size=(16, 16))
+
+
+def file_instead(root):
+    root.write_text("not a folder")
+
+
+MISTAKES = {
+    "unknown": ("nope", lambda root: None, "known: digits, mnist, fashion-mnist, cifar10, cifar100, imagenet, folder:PATH"),
+    "missing folder": ("mnist", lambda root: None, "python -m common.fetch mnist .*--dataset-dir"),
+    "missing fashion": ("fashion-mnist", lambda root: root.mkdir(), "python -m common.fetch fashion-mnist .*--dataset-dir"),
+    "missing cifar10": ("cifar10", lambda root: root.mkdir(), "python -m common.fetch cifar10 .*--dataset-dir"),
+    "missing cifar100": ("cifar100", lambda root: root.mkdir(), "python -m common.fetch cifar100 .*--dataset-dir"),
+    "missing imagenet": ("imagenet", lambda root: root.mkdir(), "owners .*--dataset-dir"),
+    "a file as folder": ("cifar10", file_instead, "python -m common.fetch cifar10"),
+    "no such path": ("folder:{root}", lambda root: None, "no such folder"),
+    "no train": ("folder:{root}", lambda root: root.mkdir(), "no folders train and test"),
+    "empty class": ("folder:{root}", empty_class, "train/c: class folder without pictures"),
+    "no classes": ("folder:{root}", no_classes, "no class folders"),
+    "imagenet val unsorted": ("imagenet", lambda root: (no_classes(root), (root / "test").rename(root / "val")), "no class"),
+    "other classes": ("folder:{root}", other_classes, "'zebra' is not in"),
+    "truncated picture": ("folder:{root}", truncated_picture, r"test/b/1\.png: truncated or unreadable"),
+    "no picture": ("folder:{root}", no_picture, r"train/a/1\.png: truncated or unreadable"),
+    "mixed sizes": ("cifar10", mixed_sizes, r"dog/2\.png: is 31 x 32 pixels"),
+    "test size differs": ("cifar10", other_test_size, r"different sizes, \(3, 32, 32\) and \(3, 16, 16\)"),
+    "two classes": ("cifar10", lambda root: write_folder_set(root, ["a", "b"]), "2 class folders are not the 10 of cifar10"),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_mistakes_are_one_line_that_names_the_folder(tmp_path, mistake):
+    name, prepare, message = MISTAKES[mistake]
+    root = tmp_path / "root"
+    prepare(root)
+    with pytest.raises(UserError, match=message) as caught:
+        load_dataset(name.format(root=root), root)
+    assert "\n" not in str(caught.value)
+    assert mistake == "unknown" or str(root) in str(caught.value)
+
+
+def test_unknown_and_unfitting_normalisations(tmp_path):
+    with pytest.raises(UserError, match="known: imagenet, cifar10, half, none, dataset"):
+        load_dataset("digits", normalize="zscore")
+    write_idx_set(tmp_path / "raw")
+    with pytest.raises(UserError, match="1 channel"):
+        load_dataset("mnist", tmp_path, normalize="imagenet")
+
+
+def test_without_a_folder_the_default_one_is_looked_in(tmp_path, monkeypatch):
+    with pytest.raises(UserError, match="--to data/mnist"):
+        load_dataset("mnist")
+    write_idx_set(tmp_path / "elsewhere" / "mnist")
+    monkeypatch.setenv("COMPRESSION_PAPERS_DATA", str(tmp_path / "elsewhere"))
+    assert isinstance(load_dataset("mnist"), DataBundle)

@@ -1,0 +1,83 @@
+"""The registered networks: sizes to the unit, names of the shared weights, the option-A shortcut."""
+
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from common.checkpoint import load_weights
+from common.errors import UserError
+from common.models import ARCHITECTURES, PadShortcut, create_model, input_shape
+
+SHARED = Path(__file__).resolve().parents[3] / "shared"
+PARAMS = {
+    ("vgg16", ()): 14_991_946,
+    ("resnet20", ()): 269_722,
+    ("resnet56", ()): 853_018,
+    ("resnet110", ()): 1_727_962,
+    ("resnet56", (("shortcut", "conv3x3"),)): 876_250,
+    ("resnet110", (("shortcut", "conv3x3"),)): 1_751_194,
+    ("densenet40", ()): 1_059_298,
+    ("lenet300_100", ()): 266_610,
+    ("lenet5", ()): 431_080,
+    ("resnet50", (("num_classes", 1000),)): 25_557_032,
+    ("mobilenet_v2", (("num_classes", 1000),)): 3_504_872,
+    ("vgg16_imagenet", (("num_classes", 1000),)): 138_357_544,
+}
+
+
+@pytest.mark.parametrize(("arch", "arguments"), PARAMS)
+def test_parameters_to_the_unit(arch, arguments):
+    with torch.device("meta"):
+        model = create_model(arch, **dict(arguments))
+    assert sum(p.numel() for p in model.parameters()) == PARAMS[arch, arguments]
+
+
+@pytest.mark.parametrize("arch", [a for a, entry in ARCHITECTURES.items() if entry.input_shape[1] <= 32])
+def test_forward_gives_one_logit_per_class(arch):
+    model = create_model(arch, num_classes=7).eval()
+    assert model(torch.zeros(2, *input_shape(model))).shape == (2, 7)
+
+
+def test_other_channels_and_sizes():
+    assert input_shape(create_model("resnet20", in_channels=1)) == (1, 32, 32)
+    model = create_model("lenet5", in_channels=3, image_size=32)
+    assert model(torch.zeros(1, *input_shape(model))).shape == (1, 10)
+
+
+def test_shortcut_equals_slice_and_zero_padding():
+    x = torch.randn(2, 16, 9, 9)
+    expected = F.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, 8, 8))
+    assert torch.equal(PadShortcut(16, 32)(x), expected)
+
+
+def test_shortcut_follows_cuts_on_both_sides():
+    x, shortcut = torch.randn(2, 16, 8, 8), PadShortcut(16, 32)
+    full = shortcut(x)
+    inputs, outputs = torch.tensor([1, 4, 15]), torch.tensor([0, 9, 12, 22, 23])
+    shortcut.keep_outputs(outputs)
+    shortcut.keep_inputs(inputs, 16)
+    expected = full[:, outputs].clone()
+    expected[:, 3] = 0  # output 22 was fed by input 14, which is gone
+    assert shortcut.source.tolist() == [-1, 0, 1, -1, 2]
+    assert torch.equal(shortcut(x[:, inputs]), expected)
+
+
+def test_unknown_name_lists_the_known_ones():
+    with pytest.raises(UserError, match="resnet56"):
+        create_model("resnet57")
+    with pytest.raises(UserError, match="shortcut"):
+        create_model("resnet20", shortcut="conv1x1")
+    with pytest.raises(UserError, match="depth"):
+        create_model("resnet20", depth=3)
+
+
+@pytest.mark.parametrize("name", ["resnet20-12fca82f", "resnet56-4bfd9763"])
+def test_shared_weights_load_as_they_are(name):
+    file = SHARED / "weights" / f"{name}.th"
+    if not file.is_file():
+        pytest.skip(f"{file} is not here")
+    model = load_weights(create_model(name.split("-")[0]), file)
+    weights = torch.load(file, map_location="cpu", weights_only=True)["state_dict"]
+    assert torch.equal(model.layer3[2].conv2.weight, weights["module.layer3.2.conv2.weight"])

@@ -1,0 +1,118 @@
+"""The generated parts of README files: what is replaced, what is left alone, and what is refused."""
+
+import sys
+import types
+from pathlib import Path
+
+import pytest
+
+from common import results
+from common.errors import UserError
+
+TEXT = """# Title
+
+before
+<!-- results:speed:begin -->
+old
+<!-- results:speed:end -->
+between
+<!-- results:speed.more:begin -->
+<!-- results:speed.more:end -->
+after
+"""
+
+
+@pytest.fixture
+def readme(tmp_path: Path) -> Path:
+    path = tmp_path / "README.md"
+    path.write_text(TEXT, encoding="utf-8")
+    return path
+
+
+@pytest.fixture
+def tables(monkeypatch: pytest.MonkeyPatch) -> str:
+    module = types.ModuleType("a_paper_tables")
+    module.TABLES = {"speed": lambda: "fast", "speed.more": lambda: results.markdown_table(["a"], [[1]])}
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    return module.__name__
+
+
+def test_markdown_table_aligns_numbers_and_escapes() -> None:
+    table = results.markdown_table(["network", "top-1", "note"], [["a|b", "93.39", None], ["c\nd", "-", "1 of 2 x"]])
+    assert table.splitlines() == [
+        "| network | top-1 | note |",
+        "| --- | ---: | ---: |",
+        "| a\\|b | 93.39 |  |",
+        "| c d | - | 1 of 2 x |",
+    ]
+
+
+def test_markdown_table_without_rows_has_a_header() -> None:
+    assert results.markdown_table(["a", "b"], []) == "| a | b |\n| --- | --- |\n"
+
+
+def test_markdown_table_refuses_a_ragged_row() -> None:
+    with pytest.raises(ValueError, match="has 1 cells, the header has 2"):
+        results.markdown_table(["a", "b"], [["x"]])
+
+
+def test_replace_block_changes_only_its_block(readme: Path) -> None:
+    assert results.replace_block(readme, "speed", "new\n") is True
+    assert readme.read_text(encoding="utf-8") == TEXT.replace("\nold\n", "\n\nnew\n\n")
+    assert results.replace_block(readme, "speed", "new") is False
+
+
+def test_check_writes_nothing(readme: Path) -> None:
+    assert results.replace_block(readme, "speed.more", "new", check=True) is True
+    assert readme.read_text(encoding="utf-8") == TEXT
+
+
+def test_text_with_backslashes_is_taken_as_it_is(readme: Path) -> None:
+    results.replace_block(readme, "speed", r"a\1b \g<0>")
+    assert r"a\1b \g<0>" in readme.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("nothing here", "is there 0 times"),
+        (TEXT + TEXT, "is there 2 times"),
+        ("<!-- results:speed:begin -->\n", "is there 0 times"),
+        ("<!-- results:speed:end -->\n<!-- results:speed:begin -->\n", "stands before"),
+    ],
+)
+def test_broken_markers_are_refused(readme: Path, text: str, message: str) -> None:
+    readme.write_text(text, encoding="utf-8")
+    with pytest.raises(UserError, match=message):
+        results.replace_block(readme, "speed", "new")
+    assert readme.read_text(encoding="utf-8") == text
+
+
+def test_command_rewrites_then_is_content(readme: Path, tables: str, capsys: pytest.CaptureFixture[str]) -> None:
+    command = [str(readme), "--tables", tables]
+    assert results.main([*command, "--check"]) == 2
+    assert readme.read_text(encoding="utf-8") == TEXT
+    assert results.main(command) == 0
+    assert f"rewrote speed.more in {readme}" in capsys.readouterr().out
+    assert results.main([*command, "--check"]) == 0
+    assert "\n\nfast\n\n" in readme.read_text(encoding="utf-8")
+    assert "| ---: |" in readme.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["{readme}"], "no table for the block 'speed'"),
+        (["{readme}", "--tables", "no_such_module_here"], "no_such_module_here"),
+        (["{readme}", "--tables", "json"], "TABLES"),
+        (["{readme}.missing", "--tables", "a_paper_tables"], "no such file"),
+    ],
+)
+def test_command_refuses_in_one_line(
+    readme: Path, tables: str, arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert results.main([argument.format(readme=readme) for argument in arguments]) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1
+    assert message in lines[0]
+    assert readme.read_text(encoding="utf-8") == TEXT

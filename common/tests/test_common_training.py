@@ -1,0 +1,207 @@
+"""The training loop: schedules, the same bits after any interruption, one process equals two."""
+
+import math
+import multiprocessing
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from common.data import load_dataset
+from common.errors import UserError
+from common.models import create_model
+from common.runs import STATE
+from common.training import Hooks, TrainOptions, fit, learning_rate
+
+OPTIONS = TrainOptions(epochs=3, batch_size=100, learning_rate=0.05, nesterov=True, warmup_epochs=1)
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return load_dataset("digits")
+
+
+@pytest.fixture(scope="module")
+def few(digits):
+    return digits.train.subset(torch.arange(300))
+
+
+def small(seed: int = 0) -> nn.Module:
+    torch.manual_seed(seed)
+    return create_model("lenet5", in_channels=3, image_size=32)
+
+
+def parameters(model: nn.Module) -> torch.Tensor:
+    return torch.cat([t.double().flatten() for t in model.state_dict().values()])
+
+
+@pytest.mark.parametrize(
+    ("schedule", "more", "expected"),
+    [
+        ("constant", {}, {0: 1.0, 89: 1.0}),
+        ("step", {"step_size": 30}, {0: 1.0, 29.9: 1.0, 30: 0.1, 60: 0.01, 89: 0.01}),
+        ("multi-step", {"milestones": (10, 20)}, {9: 1.0, 10: 0.1, 20: 0.01}),
+        ("linear", {}, {0: 1.0, 45: 0.5, 90: 0.0}),
+        ("cosine", {}, {0: 1.0, 45: 0.5, 30: 0.75, 90: 0.0}),
+    ],
+)
+def test_schedules(schedule, more, expected):
+    options = TrainOptions(epochs=90, learning_rate=1.0, schedule=schedule, **more)
+    for epoch, rate in expected.items():
+        assert learning_rate(options, epoch) == pytest.approx(rate, abs=1e-12)
+
+
+def test_warm_up_rises_then_hands_over():
+    options = TrainOptions(epochs=10, learning_rate=1.0, warmup_epochs=2, schedule="linear")
+    rates = [learning_rate(options, i / 10) for i in range(100)]
+    assert (
+        rates[0] < 0.01
+        and rates[:20] == sorted(rates[:20])
+        and rates[20] == 1.0
+        and rates[20:] == sorted(rates[20:])[::-1]
+    )
+
+
+def test_it_equals_the_plain_loop(few):
+    """Our loop, step by step, is SGD on the mean cross-entropy of the batches that the data set yields."""
+    options = TrainOptions(epochs=2, batch_size=100, learning_rate=0.05, schedule="constant", augment=False)
+    ours, plain = small(), small()
+    fit(ours, few, options, seed=3)
+    plain.to(memory_format=torch.channels_last).train()
+    optimizer = torch.optim.SGD(plain.parameters(), lr=0.05, momentum=0.9, weight_decay=5e-4)
+    for epoch in range(2):
+        for batch in few.batches(100, shuffle=True, seed=3, epoch=epoch, channels_last=True):
+            optimizer.zero_grad()
+            F.cross_entropy(plain(batch.images), batch.labels).backward()
+            optimizer.step()
+    assert torch.allclose(parameters(ours), parameters(plain), atol=1e-6)
+
+
+def test_it_learns(digits):
+    rows = fit(small(), digits.train, TrainOptions(epochs=4, batch_size=64, learning_rate=0.02), test=digits.test)
+    assert rows[-1]["test_top1"] > 90 and rows[-1]["train_loss"] < rows[0]["train_loss"]
+
+
+def test_same_seed_same_bits_other_seed_other_bits(few):
+    results = []
+    for seed in (0, 0, 1):
+        model = small()
+        fit(model, few, OPTIONS, seed=seed)
+        results.append(parameters(model))
+    assert torch.equal(results[0], results[1]) and not torch.equal(results[0], results[2])
+
+
+def test_hooks_and_log(few, tmp_path):
+    model = small()
+    mask = torch.rand_like(model.fc1.weight) < 0.5
+    with torch.no_grad():
+        model.fc1.weight.mul_(mask)
+    zeros = lambda: model.fc1.weight.grad.mul_(mask)  # noqa: E731
+    again = lambda: model.fc1.weight.data.mul_(mask)  # noqa: E731
+    hooks = Hooks(after_backward=zeros, after_step=again, after_epoch=lambda epoch: {"kept": int(mask.sum())})
+    rows = fit(model, few, OPTIONS, hooks=hooks, folder=tmp_path, tensorboard=tmp_path / "tb")
+    assert (model.fc1.weight[~mask] == 0).all() and rows[0]["kept"] == int(mask.sum())
+    assert (
+        (tmp_path / "log.csv").read_text().splitlines()[0].startswith("epoch,learning_rate,train_loss,train_top1,kept")
+    )
+    assert len((tmp_path / "log.csv").read_text().splitlines()) == 4 and list((tmp_path / "tb").iterdir())
+
+
+def test_a_loss_that_is_not_finite_is_a_users_mistake(few):
+    with pytest.raises(UserError, match="learning-rate"):
+        fit(small(), few, TrainOptions(epochs=3, batch_size=50, learning_rate=1e6, schedule="constant"))
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"learning_rate": math.nan}, {"momentum": 1.5}, {"schedule": "x"}, {"batch_size": 0}, {"epochs": -1}]
+)
+def test_options_out_of_range(wrong):
+    with pytest.raises(UserError, match=next(iter(wrong)).replace("_", "-")):
+        TrainOptions(**wrong)
+
+
+def test_mixed_precision_on_the_cpu_learns(few):
+    if not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        pytest.skip("this CPU has no bfloat16 instructions")
+    rows = fit(small(), few, TrainOptions(epochs=3, batch_size=50, learning_rate=0.02, amp=True))
+    assert rows[-1]["train_loss"] < rows[0]["train_loss"]
+
+
+def _fit_in_child(folder: str, dropout: bool) -> None:
+    torch.set_num_threads(1)
+    model = _with_dropout() if dropout else small()
+    fit(model, load_dataset("digits").train.subset(torch.arange(300)), OPTIONS, folder=folder, seed=5)
+    torch.save(model.state_dict(), Path(folder) / "done.pt")
+
+
+def _with_dropout() -> nn.Module:
+    return nn.Sequential(small(), nn.Dropout(0.5), nn.Linear(10, 10))
+
+
+def test_killed_ten_times_it_ends_with_the_same_bits(tmp_path):
+    """SIGKILL at seeded random moments; the same call again goes on. Dropout makes the random state matter."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["common.training", "common.data", "sklearn.datasets"])
+
+    def run(folder: Path, seconds: float | None) -> None:
+        child = context.Process(target=_fit_in_child, args=(str(folder), True))
+        child.start()
+        child.join(seconds)
+        if child.is_alive():
+            os.kill(child.pid, signal.SIGKILL)
+        child.join()
+
+    run(tmp_path / "whole", None)
+    start = time.monotonic()
+    run(tmp_path / "timed", None)
+    span = time.monotonic() - start
+    draw = random.Random(7)
+    for _ in range(10):
+        run(tmp_path / "killed", draw.uniform(0.3, 0.95) * span)
+        if (tmp_path / "killed" / "done.pt").exists():
+            (tmp_path / "killed" / "done.pt").unlink()
+            (tmp_path / "killed" / STATE).unlink()  # it finished in spite of the kill: start over
+    run(tmp_path / "killed", None)
+    whole, killed = (torch.load(tmp_path / name / "done.pt", weights_only=True) for name in ("whole", "killed"))
+    assert all(torch.equal(tensor, killed[name]) for name, tensor in whole.items())
+
+
+def test_a_damaged_state_is_refused(few, tmp_path):
+    (tmp_path / STATE).write_bytes(b"half a file")
+    with pytest.raises(UserError, match="damaged"):
+        fit(small(), few, OPTIONS, folder=tmp_path)
+
+
+def test_two_gloo_processes_equal_one_process_with_two_halves(tmp_path):
+    """Under torchrun; with batch norm against the same two half-batches, without it against the whole batch."""
+    worker = Path(__file__).with_name("gloo_worker.py")
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc_per_node=2",
+        str(worker),
+        str(tmp_path),
+    ]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr[-2000:]
+    sys.path.insert(0, str(worker.parent))
+    import gloo_worker
+
+    one = gloo_worker.without_norm()
+    fit(one, gloo_worker.pictures(), gloo_worker.OPTIONS, seed=1)
+    two = torch.load(tmp_path / "without_norm.pt", weights_only=True)
+    assert all(torch.allclose(two[name], tensor, atol=1e-6) for name, tensor in one.state_dict().items())
+    one = gloo_worker.two_halves_in_one_process()
+    two = torch.load(tmp_path / "with_norm.pt", weights_only=True)
+    assert all(torch.allclose(two[name], p, atol=1e-5) for name, p in one.named_parameters())

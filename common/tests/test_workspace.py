@@ -1,0 +1,275 @@
+"""The workspace itself: pins, layout, and who may import whom. Reads files only."""
+
+import ast
+import os
+import re
+import shutil
+import subprocess
+import tomllib
+from collections.abc import Iterator
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+from packaging.markers import Marker
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+from packaging.utils import canonicalize_name
+from packaging.version import Version
+
+ROOT = Path(__file__).resolve().parents[2]
+PREFIX = "compression-papers-"
+PACKAGES = sorted(path.parent.name for path in ROOT.glob("[!.]*/pyproject.toml"))
+PAPERS = [name for name in PACKAGES if name not in ("common", "compare")]
+
+# What a pin may depend on, beside what this machine is: the design promises Python 3.11 and newer.
+PLACES = [
+    {"python_version": version, "python_full_version": f"{version}.1", "sys_platform": platform}
+    for version in ("3.11", "3.12", "3.13", "3.14")
+    for platform in ("linux", "darwin")
+]
+
+
+def table(package: str) -> dict:
+    return tomllib.loads((ROOT / package / "pyproject.toml").read_text(encoding="utf-8"))
+
+
+def read_pins(path: Path) -> dict[str, list[tuple[Marker | None, Version]]]:
+    """Name -> its pins, each with the marker that says where it holds."""
+    pins: dict[str, list[tuple[Marker | None, Version]]] = {}
+    for line in path.read_text(encoding="utf-8").splitlines():
+        requirement = Requirement(line)
+        (specifier,) = requirement.specifier
+        assert specifier.operator == "==", line
+        pins.setdefault(canonicalize_name(requirement.name), []).append(
+            (requirement.marker, Version(specifier.version))
+        )
+    return pins
+
+
+PINS = read_pins(ROOT / "constraints.txt")
+
+
+def pin_for(name: str, place: dict[str, str]) -> Version | None:
+    """The version pinned for `name` at a place; None if there is none. Two that differ are an error."""
+    versions = {version for marker, version in PINS.get(name, []) if marker is None or marker.evaluate(place)}
+    assert len(versions) <= 1, f"{name} has several pins at {place}: {versions}"
+    return versions.pop() if versions else None
+
+
+def demands(package: str) -> list[Requirement]:
+    """All that a package, its extras and its build ask for, without this workspace's own packages."""
+    project = table(package)
+    lines = [*project["project"]["dependencies"], *project["build-system"]["requires"]]
+    for extra in project["project"].get("optional-dependencies", {}).values():
+        lines += extra
+    found = [Requirement(line) for line in lines]
+    return [requirement for requirement in found if not requirement.name.startswith(PREFIX)]
+
+
+def sources(*packages: str) -> Iterator[Path]:
+    for package in packages:
+        yield from (path for path in sorted((ROOT / package).rglob("*.py")) if "__pycache__" not in path.parts)
+
+
+def imported(path: Path) -> set[str]:
+    """Top-level names of all modules that a file imports, anywhere in it."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"), str(path))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+            names.add(str(node.module).split(".")[0])
+    return names
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_every_demand_is_pinned_and_met(package: str) -> None:
+    for requirement in demands(package):
+        for place in PLACES:
+            if requirement.marker is None or requirement.marker.evaluate({**place, "extra": ""}):
+                pin = pin_for(canonicalize_name(requirement.name), place)
+                assert pin is not None, f"{package} wants {requirement}, not in constraints.txt: bash scripts/pin.sh"
+                assert requirement.specifier.contains(pin, prereleases=True), f"{package}: {requirement}, pin {pin}"
+
+
+def test_pins_fit_each_other() -> None:
+    """What the installed distributions demand of one another, as far as they are installed at the pinned version."""
+    here: dict[str, str] = {}
+    waiting = {(canonicalize_name(r.name), frozenset(r.extras)) for package in PACKAGES for r in demands(package)}
+    seen = set(waiting)
+    checked = set()
+    while waiting:
+        name, extras = waiting.pop()
+        try:
+            found = metadata.distribution(name)
+        except metadata.PackageNotFoundError:
+            continue
+        pin = pin_for(name, here)
+        assert pin is not None, f"{name} is not in constraints.txt: bash scripts/pin.sh"
+        if Version(found.version).public != pin.public:
+            continue
+        for requirement in map(Requirement, found.requires or []):
+            if requirement.marker and not any(requirement.marker.evaluate({"extra": e}) for e in ("", *extras)):
+                continue
+            child = canonicalize_name(requirement.name)
+            child_pin = pin_for(child, here)
+            assert child_pin is not None, f"{name} wants {requirement}, which is not in constraints.txt"
+            assert requirement.specifier.contains(child_pin, prereleases=True), f"{name} wants {requirement}"
+            checked.add(child)
+            entry = (child, frozenset(requirement.extras))
+            if entry not in seen:
+                seen.add(entry)
+                waiting.add(entry)
+    assert "numpy" in checked
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_uv_resolves_to_the_pins(package: str, tmp_path: Path) -> None:
+    """Only with what uv has in its cache: no test needs the network."""
+    uv = shutil.which("uv")
+    if uv is None:
+        pytest.skip("uv is not on PATH")
+    wanted = tmp_path / "requirements.in"
+    wanted.write_text("".join(f"-e {ROOT / name}\n" for name in {"common", package}) + f"-e {ROOT / package}[test]\n")
+    run = subprocess.run(
+        [
+            uv,
+            "pip",
+            "compile",
+            "--offline",
+            "--no-header",
+            "--no-annotate",
+            "-q",
+            "-c",
+            ROOT / "constraints.txt",
+            wanted,
+        ],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env={key: value for key, value in os.environ.items() if key != "UV_BUILD_CONSTRAINT"},
+        check=False,
+    )
+    if run.returncode and re.search(r"offline|network|connect|cache", run.stderr):
+        pytest.skip(f"uv's cache lacks something that {package} needs, and tests do not use the network")
+    assert run.returncode == 0, run.stderr
+    lines = [line for line in run.stdout.splitlines() if line and not line.startswith(("-e", "#"))]
+    assert lines
+    for line in lines:
+        name, version = re.split("==| ;", line)[:2]
+        assert Version(version) == pin_for(canonicalize_name(name), {}), line
+
+
+def test_pins_hold_no_address_and_no_hash() -> None:
+    for path in (ROOT / "constraints.txt", ROOT / "scripts" / "tools.txt"):
+        text = path.read_text(encoding="utf-8")
+        assert not re.search(r"://|--hash|--index|--find-links|^-", text, re.MULTILINE), path
+        read_pins(path)
+
+
+def test_no_file_of_the_workspace_names_an_index() -> None:
+    files = [*ROOT.glob("*.*"), *ROOT.glob("scripts/*"), *ROOT.glob(".github/**/*"), *ROOT.glob("[!.]*/*.*")]
+    for path in [
+        path for path in files if path.suffix in (".toml", ".txt", ".ini", ".sh", ".yml", ".yaml", ".cff", ".md")
+    ]:
+        text = path.read_text(encoding="utf-8")
+        assert not re.search(r"://\S*/simple\b|(index-url|find-links)\s*[= ]\s*\S*://", text), path
+    assert not (ROOT / "uv.lock").exists() or "uv.lock" in (ROOT / ".gitignore").read_text(encoding="utf-8")
+
+
+def test_lower_bounds_of_torch_are_those_promised() -> None:
+    bounds = {r.name: r.specifier for r in demands("common")}
+    assert bounds["torch"] == SpecifierSet(">=2.9")
+    assert bounds["torchvision"] == SpecifierSet(">=0.24")
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_layout_of_a_package(package: str) -> None:
+    folder, project = ROOT / package, table(package)
+    assert project["project"]["name"] == PREFIX + package.replace("_", "-")
+    assert project["project"]["version"] == table("common")["project"]["version"]
+    assert project["tool"]["hatch"]["build"]["dev-mode-dirs"] == ["src"]
+    assert "pytest" in project["tool"], "one pytest table per package"
+    assert (folder / "README.md").is_file()
+    assert (folder / "src" / package / "__init__.py").is_file()
+    assert list(folder.glob("tests/test_*.py")), "a package without a test is an empty shell"
+    if package != "common":
+        assert any(line.startswith(f"{PREFIX}common") for line in project["project"]["dependencies"])
+
+
+def test_no_top_level_folder_is_importable() -> None:
+    """An `__init__.py` there would shadow the installed package of the same name."""
+    assert list(ROOT.glob("[!.]*/__init__.py")) == []
+
+
+def test_names_of_test_files_are_unique() -> None:
+    names = [path.name for path in ROOT.glob("[!.]*/tests/**/test_*.py")]
+    assert sorted(names) == sorted(set(names))
+
+
+@pytest.mark.parametrize("paper", PAPERS)
+def test_papers_do_not_import_one_another(paper: str) -> None:
+    others = set(PAPERS) - {paper} | {"compare"}
+    for path in sources(paper):
+        assert not imported(path) & others, path
+
+
+def test_common_imports_no_paper() -> None:
+    """Its demo finds the papers that are installed; it does not know them by an import."""
+    for path in sources("common"):
+        assert not imported(path) & {*PAPERS, "compare"}, path
+
+
+def test_only_common_channels_imports_torch_pruning() -> None:
+    allowed = ROOT / "common" / "src" / "common" / "channels"
+    users = [path for path in sources(*PACKAGES) if "torch_pruning" in imported(path)]
+    assert users
+    for path in users:
+        assert path.is_relative_to(allowed) or "benchmarks" in path.parts or path.is_relative_to(ROOT / "compare"), path
+
+
+def test_tox_runs_every_package() -> None:
+    text = (ROOT / "tox.ini").read_text(encoding="utf-8")
+    environments = re.search(r"^env_list = (.*)$", text, re.MULTILINE)[1].split(", ")
+    assert environments == ["lint", "common", *sorted(set(PACKAGES) - {"common"})]
+    workflow = (ROOT / ".github" / "workflows" / "ci.yml").read_text(encoding="utf-8")
+    assert f"[{', '.join(environments)}]" in workflow
+
+
+def test_readme_holds_the_two_commands_and_every_package() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    for command in ("bash run_digits.sh", "bash run_tests.sh"):
+        assert f"\n{command}\n" in text
+    assert "bash run_tests.sh" in (ROOT / ".ci" / "run").read_text(encoding="utf-8")
+    for package in PACKAGES:
+        assert f"]({package}/" in text, f"README.md has no link to {package}/"
+
+
+def test_pre_commit_has_the_pinned_ruff() -> None:
+    text = (ROOT / ".pre-commit-config.yaml").read_text(encoding="utf-8")
+    assert set(re.findall(r"ruff==([\d.]+)", text)) == {str(pin_for("ruff", {}))}
+
+
+def test_public_functions_of_common_are_annotated() -> None:
+    """mypy skips a function without annotations, so the public surface must have them."""
+    bare = []
+    for path in (ROOT / "common" / "src").rglob("*.py"):
+        for owner in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if not isinstance(owner, ast.Module | ast.ClassDef) or getattr(owner, "name", "").startswith("_"):
+                continue
+            for node in owner.body:
+                if isinstance(node, ast.FunctionDef) and not node.name.startswith("_"):
+                    arguments = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]
+                    named = [a for a in arguments if a.arg not in ("self", "cls")]
+                    if node.returns is None or any(a.annotation is None for a in named):
+                        bare.append(f"{path.relative_to(ROOT)}:{node.lineno} {node.name}")
+    assert bare == []
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="no bash")
+def test_scripts_are_valid_bash() -> None:
+    scripts = [ROOT / ".ci" / "run", *ROOT.glob("*.sh"), *ROOT.glob("scripts/*.sh"), *ROOT.glob("[!.]*/*.sh")]
+    for script in scripts:
+        run = subprocess.run(["bash", "-n", script], capture_output=True, text=True, check=False)
+        assert run.returncode == 0, run.stderr

@@ -1,0 +1,91 @@
+# To be sourced by the scripts of the workspace, with `root` set to its folder. From nothing but Python 3.11+ with pip:
+#   make_tools     .tools/: uv and tox at the versions of scripts/tools.txt, apart from every environment they make
+#   configure_uv   lets uv use pip's mirror, and share files between environments
+#   make_venv      .venv/: all packages, editable, at the versions of constraints.txt
+# What has not changed since the last call is left as it is, at once and without the network.
+# Variables that are heeded: PYTHON (the interpreter to use), PIP_* and pip's configuration, UV_*.
+
+_say() { printf '%s\n' "$*" >&2; }
+
+_python() { # the first interpreter that is new enough
+  local candidate
+  for candidate in ${PYTHON:-python3 python3.14 python3.13 python3.12 python3.11 python}; do
+    if "$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
+      command -v "$candidate"
+      return
+    fi
+  done
+  _say "error: Python 3.11 or newer is needed${PYTHON:+, and PYTHON=$PYTHON is not that}; set PYTHON=/path/to/python3"
+  return 2
+}
+
+_stamp() { # _stamp FILE...: a hash of files and of the place they lie in
+  { printf '%s\n' "$root"; cat -- "$@"; } | "$root/.tools/bin/python" -c \
+    'import hashlib, sys; print(hashlib.sha256(sys.stdin.buffer.read()).hexdigest())'
+}
+
+_fresh() { # _fresh FOLDER STAMP
+  [ -f "$1/.stamp" ] && [ "$(cat "$1/.stamp")" = "$2" ]
+}
+
+_pip() { # the pip of the first such interpreter, or the one on PATH
+  if "$_host" -c 'import pip' 2>/dev/null; then "$_host" -m pip "$@"; else pip "$@"; fi
+}
+
+make_tools() {
+  local tools=$root/.tools
+  _host=$(_python)
+  if ! { [ -x "$tools/bin/python" ] && _fresh "$tools" "$(_stamp "$root/scripts/tools.txt")"; }; then
+    _say "setting up uv and tox in $tools"
+    # Without pip of its own, so that a Python that lacks ensurepip (Debian's) will do: its pip installs from outside.
+    "$_host" -m venv --clear --without-pip "$tools"
+    _pip --python "$tools/bin/python" install -qq --disable-pip-version-check -r "$root/scripts/tools.txt"
+    _stamp "$root/scripts/tools.txt" > "$tools/.stamp"
+  fi
+  PATH=$tools/bin:$PATH
+}
+
+_setting() { # _setting NAME: its value in the output of `pip config list`; nothing if it is not set
+  sed -n "s/^[^=]*\.$1='\(.*\)'$/\1/p" | head -n 1
+}
+
+configure_uv() { # before anything is installed
+  local settings value
+  # uv does not read pip's configuration: a mirror in place of the default index, and its certificate, are handed on.
+  settings=$(_pip config list 2>/dev/null) || settings=
+  value=$(_setting index-url <<< "$settings")
+  if [ -n "$value" ] && [ -z "${UV_DEFAULT_INDEX:-}${UV_INDEX_URL:-}" ]; then export UV_DEFAULT_INDEX=$value; fi
+  value=$(_setting cert <<< "$settings")
+  if [ -n "$value" ] && [ -z "${SSL_CERT_FILE:-}" ]; then export SSL_CERT_FILE=$value; fi
+  # torch with CUDA is 5 GB: environments share it by hard links, which need uv's cache on the same file system.
+  if [ -z "${UV_CACHE_DIR:-}" ]; then
+    UV_CACHE_DIR=$("$root/.tools/bin/python" - "$(uv cache dir)" "$root" <<'PYTHON'
+import os
+import sys
+
+cache, root = sys.argv[1:]
+place = cache
+while not os.path.exists(place):
+    place = os.path.dirname(place)
+print(cache if os.stat(place).st_dev == os.stat(root).st_dev else os.path.join(root, ".tools-cache"))
+PYTHON
+    )
+    export UV_CACHE_DIR
+  fi
+}
+
+make_venv() {
+  local venv=$root/.venv projects=("$root"/*/pyproject.toml) stamp project arguments=()
+  make_tools
+  stamp=$(_stamp "$root/constraints.txt" "${projects[@]}")
+  if ! { [ -x "$venv/bin/python" ] && _fresh "$venv" "$stamp"; }; then
+    _say "installing the packages in $venv (the first time about 5 GB, most of it torch)"
+    configure_uv
+    uv venv --quiet --clear --python "$root/.tools/bin/python" "$venv"
+    for project in "${projects[@]}"; do arguments+=(-e "$(dirname "$project")"); done
+    uv pip install --quiet --python "$venv/bin/python" \
+      --constraint "$root/constraints.txt" --build-constraint "$root/constraints.txt" "${arguments[@]}"
+    printf '%s\n' "$stamp" > "$venv/.stamp"
+  fi
+  PATH=$venv/bin:$PATH
+}
