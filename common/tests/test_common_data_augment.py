@@ -3,8 +3,15 @@
 import numpy as np
 import pytest
 import torch
-from common.data import MemoryImages
-from common.data.augment import apply_affine, crop_flip, crop_flip_by_coordinates, crop_flip_draws, normalise, pixel_affine
+from common.data import Batch, MemoryImages
+from common.data.augment import (
+    apply_affine,
+    crop_flip,
+    crop_flip_by_coordinates,
+    crop_flip_draws,
+    normalise,
+    pixel_affine,
+)
 from common.data.normalization import IMAGENET
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -55,7 +62,9 @@ def collect(image_set: MemoryImages, batch_size: int, **options) -> tuple[torch.
 
 
 @given(
-    seed=st.integers(0, 2**63), epoch=st.integers(0, 2**31), indices=st.lists(st.integers(0, 10**9), min_size=1, max_size=9)
+    seed=st.integers(0, 2**63),
+    epoch=st.integers(0, 2**31),
+    indices=st.lists(st.integers(0, 10**9), min_size=1, max_size=9),
 )
 @settings(max_examples=50, deadline=None)
 def test_draws_equal_the_hash_in_plain_integers(seed, epoch, indices):
@@ -112,16 +121,11 @@ def test_the_ranks_parts_joined_are_the_batch_of_one_process(world_size):
     options = {"augment": True, "shuffle": True, "seed": 5, "epoch": 1}
     single = list(image_set.batches(9, **options))
     ranks = [list(image_set.batches(9, rank=rank, world_size=world_size, **options)) for rank in range(world_size)]
-    if world_size == 3:  # 37 = 4 * 9 + 1: one example is too few for three ranks
-        single[-2:] = [
-            type(single[0])(*(torch.cat(pair) for pair in zip(single[-2][:3], single[-1][:3], strict=True)), 10)
-        ]
-        single_sizes, rank_sizes = [batch.global_size for batch in single], [batch.global_size for batch in ranks[0]]
-        assert single_sizes == rank_sizes == [9, 9, 9, 10]
-    else:
-        single[-2:] = [
-            type(single[0])(*(torch.cat(pair) for pair in zip(single[-2][:3], single[-1][:3], strict=True)), 10)
-        ]
+    # 37 = 4 * 9 + 1: the last example alone is too few for several ranks and joins the batch before it
+    assert [batch.global_size for batch in single] == [9, 9, 9, 9, 1]
+    assert [batch.global_size for batch in ranks[0]] == [9, 9, 9, 10]
+    joined = [torch.cat(pair) for pair in zip(single[3][:3], single[4][:3], strict=True)]
+    single[3:] = [Batch(*joined, global_size=10)]
     for number, whole in enumerate(single):
         parts = [batches[number] for batches in ranks]
         for field in ("images", "labels", "indices"):
@@ -178,6 +182,8 @@ def test_a_cuda_device_gives_the_same_bits_as_the_cpu():
     image_set = random_set(100, (3, 32, 32))
     for channels_last in (False, True):
         options = {"augment": True, "shuffle": True, "channels_last": channels_last}
-        for here, there in zip(image_set.batches(32, **options), image_set.batches(32, device="cuda", **options), strict=True):
+        for here, there in zip(
+            image_set.batches(32, **options), image_set.batches(32, device="cuda", **options), strict=True
+        ):
             assert there.images.is_cuda and there.labels.is_cuda and there.indices.device.type == "cpu"
             assert torch.equal(here.images, there.images.cpu()) and torch.equal(here.labels, there.labels.cpu())

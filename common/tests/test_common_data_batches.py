@@ -22,7 +22,9 @@ def test_shuffled_order_is_a_permutation_that_repeats(size, seed, epoch):
 def test_order_differs_by_epoch_and_by_seed_and_leaves_the_global_generator_alone():
     before = torch.get_rng_state()
     orders = {
-        tuple(epoch_order(100, shuffle=True, seed=seed, epoch=epoch).tolist()) for seed in range(5) for epoch in range(5)
+        tuple(epoch_order(100, shuffle=True, seed=seed, epoch=epoch).tolist())
+        for seed in range(5)
+        for epoch in range(5)
     }
     assert len(orders) == 25
     assert torch.equal(before, torch.get_rng_state())

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 
 from common.checkpoint import load_weights
 from common.errors import UserError
-from common.models import ARCHITECTURES, PadShortcut, create_model, input_shape
+from common.models import ARCHITECTURES, PadShortcut, arguments_for, create_model, input_shape
 
 SHARED = Path(__file__).resolve().parents[3] / "shared"
 PARAMS = {
@@ -42,7 +42,9 @@ def test_forward_gives_one_logit_per_class(arch):
 
 def test_other_channels_and_sizes():
     assert input_shape(create_model("resnet20", in_channels=1)) == (1, 32, 32)
-    model = create_model("lenet5", in_channels=3, image_size=32)
+    assert arguments_for("resnet20", (3, 32, 32)) == {} == arguments_for("lenet5", (1, 28, 28))
+    assert arguments_for("lenet300_100", (3, 32, 32)) == {"in_features": 3072}
+    model = create_model("lenet5", **arguments_for("lenet5", (3, 32, 32)))
     assert model(torch.zeros(1, *input_shape(model))).shape == (1, 10)
 
 

@@ -36,7 +36,7 @@ def _main(argv: Sequence[str] | None) -> None:
     if not Path(file).is_file():
         raise UserError(f"{file}: no such file")
     data = load_dataset(args.dataset, args.dataset_dir, normalize=args.normalize)
-    model, _ = model_from_options(args, data.num_classes, data.input_shape[0])
+    model, _ = model_from_options(args, data.num_classes, data.input_shape)
     model.to(device, memory_format=torch.channels_last)
     images = data.test if args.normalize else test_images(model, data)
     accuracy = evaluate(model, images, device=device, batch_size=args.batch_size, workers=args.workers)

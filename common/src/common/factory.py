@@ -3,7 +3,7 @@
 import argparse
 import importlib
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ from torch import nn
 
 from common.checkpoint import load_model, load_tensors, read_tensors
 from common.errors import UserError
-from common.models import ARCHITECTURES, create_model, find_architecture, input_shape
+from common.models import ARCHITECTURES, arguments_for, create_model, find_architecture, input_shape
 
 
 def add_model_options(parser: argparse.ArgumentParser, arch: str | None = None) -> None:
@@ -28,8 +28,13 @@ def add_model_options(parser: argparse.ArgumentParser, arch: str | None = None) 
     )
 
 
-def model_from_options(args: argparse.Namespace, num_classes: int | None = None, channels: int | None = None):
-    """(network, input shape (C, H, W) or None for a user's own) from the options of :func:`add_model_options`."""
+def model_from_options(
+    args: argparse.Namespace, num_classes: int | None = None, shape: Sequence[int] | None = None
+) -> tuple[nn.Module, tuple[int, int, int] | None]:
+    """(network, input shape (C, H, W) or None for a user's own) from the options of :func:`add_model_options`.
+
+    num_classes and shape (C, H, W): those of the data, which a registered network is built for.
+    """
     factory = import_factory(args.model, num_classes) if args.model else None
     if args.checkpoint:
         model = load_model(args.checkpoint, factory)
@@ -38,21 +43,27 @@ def model_from_options(args: argparse.Namespace, num_classes: int | None = None,
         if args.weights:
             load_tensors(model, read_tensors(args.weights), args.weights)
     elif args.arch:
-        model = named_model(args.arch, args.weights, num_classes, channels, args.shortcut)
+        model = named_model(args.arch, args.weights, num_classes, shape, args.shortcut)
     else:
         raise UserError("say which network: --arch NAME, --checkpoint FILE or --model PACKAGE.MODULE:FACTORY")
     return model, (input_shape(model) if hasattr(model, "architecture") else None)
 
 
 def named_model(
-    arch: str, weights: Path | str | None = None, num_classes: int | None = None, channels: int | None = None,
+    arch: str,
+    weights: Path | str | None = None,
+    num_classes: int | None = None,
+    shape: Sequence[int] | None = None,
     shortcut: str | None = None,
-) -> nn.Module:  # fmt: skip
-    """A registered network, with weights if given; number of classes and kind of shortcut are taken from the weights."""
+) -> nn.Module:
+    """A registered network, with weights if given; without ``shortcut`` its kind is taken from the weights.
+
+    num_classes and shape (C, H, W): those of the pictures that it shall read, where a constructor argument allows it.
+    """
     find_architecture(arch)
     arguments: dict[str, Any] = {"num_classes": num_classes or 10}
-    if channels is not None and channels != ARCHITECTURES[arch].input_shape[0]:
-        arguments["in_channels"] = channels
+    if shape is not None:
+        arguments |= arguments_for(arch, shape)
     if shortcut is not None:
         arguments["shortcut"] = shortcut
     if not weights:

@@ -97,7 +97,7 @@ def open_run(
     if force and is_main():
         _clear(folder)
     barrier()
-    if (folder / CONFIG).is_file():
+    if _holds_work(folder):
         _same_options(folder, read_json(folder / CONFIG), config)
     barrier()
     if is_main():
@@ -144,6 +144,11 @@ def git_commit() -> str | None:
         return git("rev-parse", "--short=12", "HEAD") + ("+" if git("status", "--porcelain", "-uno") else "")
     except (OSError, subprocess.SubprocessError):
         return None
+
+
+def _holds_work(folder: Path) -> bool:
+    """Whether a run left more in this folder than its configuration: one that failed at once holds nobody up."""
+    return (folder / CONFIG).is_file() and any(path.name != CONFIG for path in folder.iterdir())
 
 
 def _same_options(folder: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:

@@ -39,11 +39,11 @@ def _main(argv: Sequence[str] | None) -> None:
         data = load_dataset(args.dataset, args.dataset_dir, normalize=args.normalize)
         name = args.model.replace(":", ".") if args.model else args.arch
         folder = Path(args.out or f"runs/{data.name}/{name}-{args.seed}")
+        options = training_options(args)
+        torch.manual_seed(args.seed)
+        model, _ = model_from_options(args, data.num_classes, data.input_shape)
         run = open_run(folder, "common", vars(args), device=device, fingerprint=data.fingerprint, force=args.force)
         if not run.finished:
-            options = training_options(args)
-            torch.manual_seed(args.seed)
-            model, _ = model_from_options(args, data.num_classes, data.input_shape[0])
             factory = import_factory(args.model, data.num_classes) if args.model else None
             train_baseline(run, model, data, options, device, args.seed, args.workers, factory, args.tensorboard)
         if is_main():

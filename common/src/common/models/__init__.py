@@ -1,6 +1,7 @@
 """The networks that the project knows by name: a literal registry."""
 
-from collections.abc import Callable
+import inspect
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -15,7 +16,7 @@ from common.models.resnet_cifar import CifarResNet
 from common.models.shortcut import PadShortcut
 from common.models.vgg_cifar import CifarVGG
 
-__all__ = ["ARCHITECTURES", "Architecture", "PadShortcut", "create_model", "input_shape", "register"]
+__all__ = ["ARCHITECTURES", "Architecture", "PadShortcut", "arguments_for", "create_model", "input_shape", "register"]
 
 CIFAR = (3, 32, 32)
 IMAGENET = (3, 224, 224)
@@ -58,6 +59,15 @@ def create_model(arch: str, num_classes: int = 10, **kwargs: Any) -> nn.Module:
     return model
 
 
+def arguments_for(arch: str, shape: Sequence[int]) -> dict[str, int]:
+    """The constructor arguments with which a registered network reads pictures of shape (C, H, W); {} by default."""
+    entry = find_architecture(arch)
+    takes = inspect.signature(entry.build).parameters
+    channels, height, width = shape
+    wanted = {"in_features": channels * height * width, "in_channels": channels, "image_size": height}
+    return {name: value for name, value in wanted.items() if name in takes and takes[name].default != value}
+
+
 def find_architecture(arch: str) -> Architecture:
     """The registry's entry; raises UserError that lists the known names."""
     if arch not in ARCHITECTURES:
@@ -71,8 +81,10 @@ def input_shape(model: nn.Module) -> tuple[int, int, int]:
     if record is None:
         raise UserError("this network was not made by create_model: say which input shape it reads")
     channels, height, width = find_architecture(record["arch"]).input_shape
-    channels = record["args"].get("in_channels", channels)
-    size = record["args"].get("image_size")
+    arguments = record["args"]
+    if "in_features" in arguments:
+        return (arguments["in_features"], 1, 1)
+    channels, size = arguments.get("in_channels", channels), arguments.get("image_size")
     return (channels, size, size) if size else (channels, height, width)
 
 

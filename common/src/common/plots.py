@@ -1,0 +1,47 @@
+"""One style for all plots, and figures that are written whole or not at all."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+from common.atomic import atomic_file
+
+STYLE = {
+    "figure.dpi": 110,
+    "figure.constrained_layout.use": True,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "grid.alpha": 0.3,
+    "font.size": 10,
+    "legend.frameon": False,
+    "svg.hashsalt": "compression-papers",
+}
+COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")  # Okabe and Ito: for all eyes
+KEPT, REMOVED = COLORS[0], "#d9d9d9"
+
+
+@contextmanager
+def figure(path: Path | str, width: float = 7.0, height: float = 4.5, **subplots: Any) -> Iterator[Any]:
+    """``with figure("a.png") as axes:`` draws with the common style and writes the file (.png, .svg, .pdf) at the end.
+
+    width and height in inches; ``subplots`` go to matplotlib's ``Figure.subplots``, whose result is yielded.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    path = Path(path)
+    with matplotlib.rc_context({**STYLE, "axes.prop_cycle": matplotlib.cycler(color=COLORS)}):
+        drawing = Figure(figsize=(width, height))
+        FigureCanvasAgg(drawing)
+        yield drawing.subplots(**subplots)
+        with atomic_file(path) as temporary:
+            drawing.savefig(
+                temporary,
+                format=path.suffix.lstrip(".") or "png",
+                metadata={"Date": None} if path.suffix == ".svg" else None,
+            )

@@ -1,0 +1,349 @@
+"""Downloads from a server on this machine: whole, resumed, refused; archives that mean harm."""
+
+import gzip
+import hashlib
+import io
+import tarfile
+import threading
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+from common import fetch as fetching
+from common.data import load_dataset
+from common.errors import UserError
+from common.fetch import ITEMS, Item, default_root, fetch
+
+SHARED = Path(__file__).resolve().parents[3] / "shared"
+CONTENT = bytes(range(256)) * 4000  # 1 MB
+
+
+def sha256(raw: bytes) -> str:
+    return hashlib.sha256(raw).hexdigest()
+
+
+@dataclass
+class Site:
+    """What the server gives, and what it saw."""
+
+    files: dict[str, bytes] = field(default_factory=dict)
+    cuts: list[int] = field(default_factory=list)  # bytes after which each of the next answers ends
+    ranges: bool = True
+    length: bool = True
+    status: int = 200
+    seen: list[str | None] = field(default_factory=list)  # the Range header of each request
+    url: str = ""
+
+
+@pytest.fixture
+def site(monkeypatch):
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    state = Site()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self):
+            wanted = self.headers.get("Range")
+            state.seen.append(wanted)
+            body = state.files.get(self.path.rsplit("/", 1)[1])
+            if body is None or state.status != 200:
+                self.send_error(404 if body is None else state.status)
+                return
+            start = int(wanted.removeprefix("bytes=").rstrip("-")) if wanted and state.ranges else 0
+            if start >= len(body):
+                self.send_error(416)
+                return
+            self.send_response(206 if start else 200)
+            if start:
+                self.send_header("Content-Range", f"bytes {start}-{len(body) - 1}/{len(body)}")
+            if state.length:
+                self.send_header("Content-Length", str(len(body) - start))
+            self.end_headers()
+            self.wfile.write(body[start : start + state.cuts.pop(0) if state.cuts else None])
+
+        def log_message(self, *args):
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    state.url = f"http://127.0.0.1:{server.server_address[1]}/files"
+    yield state
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+def plain_item(raw: bytes = CONTENT, size: int | None = len(CONTENT)) -> Item:
+    return Item("http://example.invalid/thing.bin", sha256(raw), size, "thing.bin")
+
+
+def get(item: Item, to: Path, **options) -> Path:
+    (path,) = fetch("thing", to, items={"thing": (item,)}, pause=0, **options)
+    return path
+
+
+def files_in(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+@pytest.mark.parametrize("size", [len(CONTENT), None])
+@pytest.mark.parametrize("length", [True, False])
+def test_a_whole_download(site, tmp_path, size, length):
+    site.files["thing.bin"], site.length = CONTENT, length
+    path = get(plain_item(size=size), tmp_path / "new" / "folder", base_url=site.url)
+    assert path.read_bytes() == CONTENT and files_in(path.parent) == ["thing.bin"] and site.seen == [None]
+    assert get(plain_item(size=size), path.parent, base_url=site.url) == path and len(site.seen) == 1
+
+
+def test_a_cut_connection_is_resumed_in_the_same_call(site, tmp_path):
+    site.files["thing.bin"] = CONTENT
+    site.cuts = [300_000, 200_000, 0]
+    assert get(plain_item(), tmp_path, base_url=site.url).read_bytes() == CONTENT
+    assert site.seen == [None, "bytes=300000-", "bytes=500000-", "bytes=500000-"]
+
+
+def test_a_dead_connection_is_given_up_and_resumed_by_the_next_call(site, tmp_path):
+    site.files["thing.bin"] = CONTENT
+    site.cuts = [300_000, 0, 0, 0]
+    with pytest.raises(UserError, match=r"300000 bytes came, then no more .* goes on from there.*--from FOLDER"):
+        get(plain_item(), tmp_path, base_url=site.url)
+    assert files_in(tmp_path) == ["thing.bin.part"]
+    assert get(plain_item(), tmp_path, base_url=site.url).read_bytes() == CONTENT
+    assert site.seen[-1] == "bytes=300000-" and files_in(tmp_path) == ["thing.bin"]
+
+
+def test_a_server_without_ranges_sends_all_again(site, tmp_path):
+    site.files["thing.bin"], site.ranges = CONTENT, False
+    (tmp_path / "thing.bin.part").write_bytes(CONTENT[:1000])
+    assert get(plain_item(), tmp_path, base_url=site.url).read_bytes() == CONTENT
+    assert site.seen == ["bytes=1000-"]
+
+
+@pytest.mark.parametrize("size", [len(CONTENT), None])
+def test_a_complete_part_is_only_checked(site, tmp_path, size):
+    site.files["thing.bin"] = CONTENT
+    (tmp_path / "thing.bin.part").write_bytes(CONTENT)
+    assert get(plain_item(size=size), tmp_path, base_url=site.url).read_bytes() == CONTENT
+    assert len(site.seen) == (0 if size else 1)
+
+
+@pytest.mark.parametrize("part", [b"something else", b"x" * (len(CONTENT) + 5), b"x" * len(CONTENT)])
+@pytest.mark.parametrize("size", [len(CONTENT), None])
+def test_a_wrong_part_is_thrown_away_and_all_asked_for_anew(site, tmp_path, part, size):
+    site.files["thing.bin"] = CONTENT
+    (tmp_path / "thing.bin.part").write_bytes(part)
+    assert get(plain_item(size=size), tmp_path, base_url=site.url).read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize("size", [len(CONTENT), None])
+@pytest.mark.parametrize("sent", [CONTENT[:-1] + b"x", CONTENT + b"more", CONTENT[:-1]])
+def test_a_wrong_file_is_refused_and_nothing_left(site, tmp_path, size, sent):
+    site.files["thing.bin"] = sent
+    with pytest.raises(UserError) as caught:
+        get(plain_item(size=size), tmp_path, base_url=site.url)
+    assert "thing.bin: " in str(caught.value)
+    assert "thing.bin" not in files_in(tmp_path)
+    if not (size and len(sent) < size):  # a short one may be whole next time
+        assert files_in(tmp_path) == []
+
+
+def test_what_the_server_refuses_and_who_does_not_answer_are_one_line(site, tmp_path):
+    with pytest.raises(UserError, match="the server says 404"):
+        get(plain_item(), tmp_path, base_url=site.url)
+    site.files["thing.bin"], site.status = CONTENT, 503
+    with pytest.raises(UserError, match="the server says 503"):
+        get(plain_item(), tmp_path, base_url=site.url)
+    with pytest.raises(UserError, match="refused.*--from FOLDER"):
+        get(plain_item(), tmp_path, base_url="http://127.0.0.1:9")
+    for url in ("file:///etc", "ftp://example.invalid", "nonsense"):
+        with pytest.raises(UserError, match="http://"):
+            get(plain_item(), tmp_path, base_url=url)
+    assert files_in(tmp_path) == []
+
+
+def test_a_file_that_is_there_is_checked_and_never_overwritten(site, tmp_path):
+    site.files["thing.bin"] = CONTENT
+    (tmp_path / "thing.bin").write_text("mine")
+    with pytest.raises(UserError, match="is there, but its SHA-256"):
+        get(plain_item(), tmp_path, base_url=site.url)
+    assert (tmp_path / "thing.bin").read_text() == "mine" and site.seen == []
+
+
+def test_a_full_disk_is_said_and_not_retried(site, tmp_path, monkeypatch):
+    site.files["thing.bin"] = CONTENT
+
+    def full(*args, **kwargs):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(fetching.os, "fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        get(plain_item(), tmp_path, base_url=site.url)
+    assert len(site.seen) == 1
+
+
+# --- archives
+
+
+def packed(members: dict[str, bytes | tarfile.TarInfo]) -> bytes:
+    raw = io.BytesIO()
+    with tarfile.open(fileobj=raw, mode="w:gz") as tar:
+        for name, content in members.items():
+            info = content if isinstance(content, tarfile.TarInfo) else tarfile.TarInfo(name)
+            if isinstance(content, bytes):
+                info.size = len(content)
+            tar.addfile(info, io.BytesIO(content) if isinstance(content, bytes) else None)
+    return raw.getvalue()
+
+
+def link(name: str, target: str) -> tarfile.TarInfo:
+    info = tarfile.TarInfo(name)
+    info.type, info.linkname = tarfile.SYMTYPE, target
+    return info
+
+
+def tar_item(raw: bytes) -> Item:
+    return Item("http://example.invalid/a.tar.gz", sha256(raw), len(raw), "batches", "tar")
+
+
+@pytest.mark.parametrize("local", [False, True])
+def test_an_archive_is_unpacked_whole(site, tmp_path, local):
+    raw = packed({"batches/one": b"1", "batches/deeper/two": b"22"})
+    site.files["a.tar.gz"] = raw
+    (tmp_path / "from").mkdir()
+    (tmp_path / "from" / "a.tar.gz").write_bytes(raw)
+    options = {"source": tmp_path / "from"} if local else {"base_url": site.url}
+    folder = get(tar_item(raw), tmp_path / "to", **options)
+    assert files_in(tmp_path / "to") == ["batches"] and (folder / "deeper" / "two").read_bytes() == b"22"
+    assert get(tar_item(raw), tmp_path / "to", base_url="http://127.0.0.1:9") == folder
+
+
+HOSTILE = {
+    "parent": {"batches/a": b"1", "batches/../../evil": b"x"},
+    "absolute": {"batches/a": b"1", "/tmp/../evil": link("/evil", "x")},
+    "link out": {"batches/a": b"1", "batches/l": link("batches/l", "../../..")},
+    "link absolute": {"batches/a": b"1", "batches/l": link("batches/l", "/etc/passwd")},
+    "another folder": {"other/a": b"1"},
+}
+
+
+@pytest.mark.parametrize("kind", HOSTILE)
+def test_archives_that_reach_outside_are_refused(site, tmp_path, kind):
+    raw = packed(HOSTILE[kind])
+    site.files["a.tar.gz"] = raw
+    with pytest.raises(UserError, match=r"a\.tar\.gz\.part: (cannot be unpacked safely|has no folder)"):
+        get(tar_item(raw), tmp_path / "to", base_url=site.url)
+    assert not list(tmp_path.rglob("*evil*")) and not (tmp_path / "to" / "batches").exists()
+    assert not (tmp_path / "to" / ".batches.unpacking").exists()
+
+
+def test_a_damaged_archive_is_refused(site, tmp_path):
+    whole = packed({"batches/one": bytes(100_000)})
+    for raw in (whole[:-30], b"no archive", gzip.compress(b"no tar")):
+        site.files["a.tar.gz"] = raw
+        with pytest.raises(UserError, match="cannot be unpacked safely"):
+            get(tar_item(raw), tmp_path, base_url=site.url)
+        assert "batches" not in files_in(tmp_path)
+
+
+def gz_item(content: bytes, raw: bytes) -> Item:
+    url = "http://example.invalid/x-ubyte.gz"
+    return Item(url, sha256(raw), len(raw), "MNIST/raw/x-ubyte", "gz", len(content), sha256(content))
+
+
+def test_a_gzipped_file_is_unpacked_into_its_place(site, tmp_path):
+    content = b"digits" * 1000
+    raw = gzip.compress(content)
+    site.files["x-ubyte.gz"] = raw
+    path = get(gz_item(content, raw), tmp_path, base_url=site.url)
+    assert path == tmp_path / "MNIST" / "raw" / "x-ubyte" and path.read_bytes() == content
+    assert files_in(path.parent) == ["x-ubyte"]
+
+
+@pytest.mark.parametrize("place", [".", "raw", "MNIST/raw"])
+@pytest.mark.parametrize("form", ["gz", "packed anew", "plain"])
+def test_from_a_folder_the_content_counts_however_it_is_packed(tmp_path, place, form):
+    content = b"digits" * 1000
+    folder = tmp_path / "from" / place
+    folder.mkdir(parents=True)
+    raw = gzip.compress(content, mtime=0)
+    name = "x-ubyte" if form == "plain" else "x-ubyte.gz"
+    written = {"gz": raw, "packed anew": gzip.compress(content, 1, mtime=7), "plain": content}[form]
+    (folder / name).write_bytes(written)
+    path = get(gz_item(content, raw), tmp_path / "to", source=tmp_path / "from")
+    assert path.read_bytes() == content
+    assert (folder / name).read_bytes() == written
+
+
+@pytest.mark.parametrize("wrong", [b"digitz" * 1000, b"digits" * 10**6, b"digits", b""])
+def test_from_a_folder_wrong_content_is_refused(tmp_path, wrong):
+    content = b"digits" * 1000
+    (tmp_path / "x-ubyte.gz").write_bytes(gzip.compress(wrong))
+    with pytest.raises(UserError, match="holds something else"):
+        get(gz_item(content, b""), tmp_path / "to", source=tmp_path)
+    assert not [path for path in (tmp_path / "to").rglob("*") if path.is_file()]
+    (tmp_path / "x-ubyte.gz").write_bytes(gzip.compress(content)[:-9])
+    with pytest.raises(UserError, match="not a whole gzip file"):
+        get(gz_item(content, b""), tmp_path / "to", source=tmp_path)
+
+
+def test_from_a_folder_a_plain_file_is_checked(tmp_path):
+    with pytest.raises(UserError, match=r"has no thing\.bin"):
+        get(plain_item(), tmp_path / "to", source=tmp_path)
+    (tmp_path / "thing.bin").write_bytes(CONTENT[:-1])
+    with pytest.raises(UserError, match="its SHA-256 is"):
+        get(plain_item(), tmp_path / "to", source=tmp_path)
+    assert files_in(tmp_path / "to") == []
+    (tmp_path / "thing.bin").write_bytes(CONTENT)
+    assert get(plain_item(), tmp_path / "to", source=tmp_path).read_bytes() == CONTENT
+
+
+# --- the table and the command
+
+
+def test_the_table_is_whole():
+    assert list(ITEMS)[:4] == ["cifar10", "cifar100", "mnist", "fashion-mnist"]
+    for item in (item for items in ITEMS.values() for item in items):
+        assert len(item.sha256) == 64 and set(item.sha256) <= set("0123456789abcdef")
+        assert item.url.startswith(("https://", "http://fashion-mnist.s3-website"))
+        if item.file.endswith(".th"):  # the name carries the first digits
+            assert item.file.removesuffix(".th").split("-")[1] == item.sha256[:8]
+        assert (item.unpack == "gz") == (len(item.content_sha256) == 64) == (item.content_size > 0)
+
+
+@pytest.mark.skipif(not (SHARED / "weights").is_dir(), reason="the real weights do not lie beside the project")
+@pytest.mark.parametrize("name", ["resnet20", "resnet56"])
+def test_the_real_weights_pass_the_check(tmp_path, name, capsys):
+    assert fetching.main([name, "--from", str(SHARED / "weights"), "--to", str(tmp_path)]) == 0
+    printed = capsys.readouterr()
+    assert printed.out.strip() == str(tmp_path / ITEMS[name][0].file) and printed.err == ""
+    assert Path(printed.out.strip()).stat().st_size == ITEMS[name][0].size
+
+
+@pytest.mark.skipif(not (SHARED / "data" / "mnist").is_dir(), reason="the real MNIST does not lie beside the project")
+def test_the_real_mnist_passes_the_check_and_is_read(tmp_path):
+    assert fetching.main(["mnist", "--from", str(SHARED / "data" / "mnist"), "--to", str(tmp_path)]) == 0
+    assert len(load_dataset("mnist", tmp_path).train) == 60_000
+
+
+def test_the_commands_mistakes_are_one_line_and_status_2(tmp_path, capsys):
+    wrong = [
+        [],
+        ["digits"],
+        ["mnist", "--from", str(tmp_path / "nowhere")],
+        ["mnist", "--from", str(tmp_path), "--base-url", "http://127.0.0.1:9"],
+        ["mnist", "--base-url", "gopher://x", "--to", str(tmp_path)],
+    ]
+    (tmp_path / "file").write_text("")
+    wrong.append(["resnet20", "--to", str(tmp_path / "file"), "--base-url", "http://127.0.0.1:9"])
+    for argv in wrong:
+        assert fetching.main(argv) == 2
+        error = capsys.readouterr().err
+        assert error.count("\n") == 1 and error.startswith("error: ") and "Traceback" not in error
+
+
+def test_default_folders(monkeypatch):
+    monkeypatch.delenv("COMPRESSION_PAPERS_DATA", raising=False)
+    assert default_root("mnist") == Path("data/mnist")
+    monkeypatch.setenv("COMPRESSION_PAPERS_DATA", "/big")
+    assert default_root("mnist") == Path("/big/mnist")

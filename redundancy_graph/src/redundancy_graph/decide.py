@@ -1,0 +1,131 @@
+"""From hashes to decisions: for each channel group of the network the filters to keep. Nothing is cut here.
+
+Filters that are tied (all layers that add into one residual stream) are one decision. It is made on the maps and weights of
+the group's decider: the stem for the first stage, the shortcut's convolution where there is one, else the first block's last
+convolution; or, with ``all``, on the joint evidence of every layer of the group.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from common.channels import ChannelGroup
+from common.errors import UserError
+from torch import Tensor, nn
+
+from redundancy_graph.graph import Round, coverage, decompose, redundancy_graph
+from redundancy_graph.similarity import agreement_counts
+
+DECIDERS = ("nearest", "all")
+HIDDEN = ("512", "shrunk")
+_VGG_HIDDEN = "classifier.linear1"
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What a decision rests on: similarities (C, C), the bits behind each of them, and L1 norms (C,) of the filters."""
+
+    group: str
+    layer: str
+    producers: tuple[str, ...]
+    similarity: np.ndarray
+    bits: int
+    l1_norms: np.ndarray
+
+
+@dataclass(frozen=True)
+class Decision:
+    """Filters of a group to keep, ascending, with the rounds that led there and the share of removed ones that are covered."""
+
+    group: str
+    layer: str
+    producers: tuple[str, ...]
+    channels: int
+    bits: int
+    kept: list[int]
+    rounds: list[Round]
+    coverage: float
+
+
+def deciding_groups(model: nn.Module, groups: Sequence[ChannelGroup]) -> dict[str, ChannelGroup]:
+    """The groups that the method decides, by the name of the layer that decides: those with a convolution in them.
+
+    Groups made by linear layers alone have no maps. Groups that a grouped convolution ties into equal runs are left whole:
+    the method does not choose how many to keep. Raises UserError if nothing is left to decide.
+    """
+    found = {}
+    for group in groups:
+        convolutions = _convolutions(model, group)
+        if convolutions and group.blocks == 1:
+            found[group.decider if group.decider in convolutions else convolutions[0]] = group
+    if not found:
+        raise UserError("this network has no convolution whose filters could be removed")
+    return found
+
+
+def layers_to_hash(model: nn.Module, groups: Sequence[ChannelGroup], decider: str = "nearest") -> list[str]:
+    """The layers whose maps :func:`gather_evidence` needs."""
+    deciding = deciding_groups(model, groups)
+    if decider == "nearest":
+        return list(deciding)
+    return [name for group in deciding.values() for name in _convolutions(model, group)]
+
+
+def gather_evidence(
+    model: nn.Module, groups: Sequence[ChannelGroup], hashes: Mapping[str, Tensor], decider: str = "nearest"
+) -> list[Evidence]:
+    """Similarities and norms per deciding group. With ``all`` agreeing bits and L1 norms are summed over its layers."""
+    modules = dict(model.named_modules())
+    evidence = []
+    for layer, group in deciding_groups(model, groups).items():
+        witnesses = [layer] if decider == "nearest" else _convolutions(model, group)
+        counted = [agreement_counts(hashes[name]) for name in witnesses]
+        bits = sum(total for _, total in counted)
+        similarity = sum(counts for counts, _ in counted) / bits
+        norms = sum(l1_norms(modules[name]) for name in witnesses)
+        evidence.append(Evidence(group.name, layer, tuple(group.producers), similarity, bits, norms))
+    return evidence
+
+
+def l1_norms(layer: nn.Module) -> np.ndarray:
+    """Sum of absolute weights of each filter, (C,), float64; biases do not count."""
+    return layer.weight.detach().double().abs().flatten(1).sum(1).cpu().numpy()
+
+
+def decide(evidence: Evidence, threshold: float) -> Decision:
+    """Decompose the redundancy graph of one group at one threshold."""
+    adjacency = redundancy_graph(evidence.similarity, threshold)
+    result = decompose(adjacency, evidence.l1_norms)
+    return Decision(
+        evidence.group,
+        evidence.layer,
+        evidence.producers,
+        len(adjacency),
+        evidence.bits,
+        result.kept,
+        result.rounds,
+        coverage(adjacency, result.kept),
+    )
+
+
+def kept_channels(
+    decisions: Mapping[str, Sequence[int]], groups: Sequence[ChannelGroup], hidden: str = "512"
+) -> dict[str, list[int]]:
+    """{group: kept channels} for the cut; ``shrunk`` ties VGG's hidden linear layer to the channels that it reads.
+
+    The seed's networks have that shape (its tables' parameter counts belong to it): as many hidden units as filters left
+    in the last convolution, here with the same indices. Raises UserError where there is no such layer.
+    """
+    kept = {name: list(indices) for name, indices in decisions.items()}
+    if hidden == "shrunk":
+        sizes = {group.name: group.size for group in groups}
+        read = [g.name for g in groups if any(name == _VGG_HIDDEN for name, _ in g.consumers)]
+        if _VGG_HIDDEN not in sizes or len(read) != 1 or sizes[read[0]] != sizes[_VGG_HIDDEN]:
+            raise UserError("--vgg-hidden shrunk needs a VGG whose hidden linear layer is as wide as its last convolution")
+        kept[_VGG_HIDDEN] = list(kept.get(read[0], range(sizes[read[0]])))
+    return kept
+
+
+def _convolutions(model: nn.Module, group: ChannelGroup) -> list[str]:
+    modules = dict(model.named_modules())
+    return [name for name in group.producers if isinstance(modules[name], nn.Conv2d)]

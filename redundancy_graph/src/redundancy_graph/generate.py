@@ -1,0 +1,247 @@
+"""Generate pruning information: from a trained network and pictures to ``<arch>-<threshold>.json``."""
+
+import argparse
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from common import cli
+from common.atomic import write_json
+from common.cost import WidthCost
+from common.device import choose_device, set_threads
+from common.errors import UserError
+from common.runs import Run, open_run
+
+from redundancy_graph.decide import Decision, Evidence, decide, gather_evidence, kept_channels, layers_to_hash
+from redundancy_graph.features import choose_pictures, collect_hashes
+from redundancy_graph.log import Say, log_to
+from redundancy_graph.names import to_authors
+from redundancy_graph.options import (
+    PACKAGE,
+    add_common_options,
+    add_generation_options,
+    add_seed_option,
+    labels,
+    load_subject,
+)
+from redundancy_graph.prune_info import write_prune_info
+from redundancy_graph.subject import Subject
+from redundancy_graph.thresholds import find_threshold
+
+REPORT = "report.json"
+DATASET_DIR = "./cifar10/dataset/"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How decisions are made: everything that they depend on besides network, pictures and threshold."""
+
+    pictures: int = 100
+    seed: int = 0
+    decider: str = "nearest"
+    bn_mode: str = "eval"
+    augment: bool = False
+    vgg_hidden: str = "512"
+
+    @staticmethod
+    def of(args: argparse.Namespace) -> "Settings":
+        return Settings(args.mini_batch, args.seed, args.decider, args.bn_mode, args.augment, args.vgg_hidden)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    return cli.run(_main, argv)
+
+
+def _main(argv: Sequence[str] | None) -> None:
+    args = build_parser().parse_args(argv)
+    set_threads(args.threads)
+    device = choose_device(args.device)
+    subject = load_subject(args, DATASET_DIR)
+    wanted = labels(subject.name, args)
+    with log_to([Path(args.log_dir) / f"{label}.log" for label in wanted]) as say:
+        generate(
+            subject, wanted, Settings.of(args), Path(args.saved_dir),
+            device=device, target_macs=args.target_macs, workers=args.workers, force=args.force,
+            plots=args.plots, plot_layer=args.plot_layer, say=say,
+        )  # fmt: skip
+
+
+def build_parser() -> cli.Parser:
+    parser = cli.Parser(prog="generate_prune_info.py", description="Generate Pruning Information", package=PACKAGE)
+    add_seed_option(parser, "--arch", "vgg16", "model architecture")
+    add_seed_option(parser, "--pretrain-dir", "./cifar10/pre-train/", "pre-trained model saved directory")
+    add_seed_option(parser, "--dataset-dir", DATASET_DIR, "dataset saved directory")
+    add_seed_option(parser, "--saved-dir", "./cifar10/prune-info/", "pruning information saved directory")
+    add_seed_option(parser, "--log-dir", "./cifar10/log/generate-prune-info/", "log file saved directory")
+    add_seed_option(parser, "--mini-batch", 100, "number of inputs to calculate average similarity", cli.positive_int)
+    add_seed_option(parser, "--threshold", 0.7, "similarity threshold")
+    add_generation_options(parser, mini_batch=False)
+    add_common_options(parser, dataset=None)
+    return parser
+
+
+def generate(
+    subject: Subject,
+    wanted: dict[str, float | None],
+    settings: Settings,
+    folder: Path,
+    *,
+    device: torch.device | str = "cpu",
+    target_macs: float | None = None,
+    workers: int = 2,
+    force: bool = False,
+    plots: bool = False,
+    plot_layer: str | None = None,
+    say: Say = print,
+) -> dict[str, Path]:
+    """Write prune info for every label that has none yet, all from one pass over the pictures: {label: file}.
+
+    wanted: {label: threshold, or None for the one that meets ``target_macs``}. Beside ``folder/label.json`` a folder
+    ``folder/label/`` holds the configuration and a report; the same label with other options is refused without ``force``.
+    """
+    files = {label: folder / f"{label}.json" for label in wanted}
+    runs = {
+        label: _open(subject, label, wanted[label], settings, folder, device, target_macs, force)
+        for label in wanted
+    }
+    missing = [label for label in wanted if force or not files[label].is_file()]
+    for label in wanted:
+        if label not in missing:
+            say(f"{files[label]} is there already")
+    if not missing:
+        return files
+    start = time.monotonic()
+    say(f"{subject.name} on {subject.data.name}: {settings}")
+    say(f"normalisation: mean {_short(subject.data.mean)}, deviation {_short(subject.data.std)}; device {device}")
+    evidence = measure(subject, settings, device=device, workers=workers)
+    say(f"maps of {len(evidence)} layers compared in {time.monotonic() - start:.1f} s")
+    budget = Budget(subject, evidence, settings.vgg_hidden)
+    for label in missing:
+        threshold = wanted[label] if target_macs is None else budget.find(target_macs)
+        decisions = [decide(one, threshold) for one in evidence]
+        say_decisions(decisions, subject.arch, say)
+        report = budget.report(decisions, threshold, target_macs)
+        say(f"{label}: threshold {threshold!r} keeps {report['macs']:,} of {report['dense_macs']:,} MACs, removes {report['macs_removed']} %")
+        write_json(runs[label].folder / REPORT, report)
+        if plots:
+            _draw(runs[label].folder, subject, decisions, evidence, threshold, plot_layer, say)
+        write_prune_info(files[label], decisions, subject.arch)
+        say(f"pruning information saved: {files[label]}")
+    return files
+
+
+def measure(
+    subject: Subject, settings: Settings, *, device: torch.device | str = "cpu", workers: int = 2
+) -> list[Evidence]:
+    """Similarities and norms of every group that decides, from one pass over the pictures."""
+    pictures = choose_pictures(subject.data.train, settings.pictures, settings.seed)
+    layers = layers_to_hash(subject.model, subject.groups, settings.decider)
+    hashes = collect_hashes(
+        subject.model, pictures, layers,
+        device=device, workers=workers, bn_mode=settings.bn_mode, augment=settings.augment,
+    )  # fmt: skip
+    return gather_evidence(subject.model, subject.groups, hashes, settings.decider)
+
+
+class Budget:
+    """MACs of the network at any threshold, without building it; what was decided once is remembered."""
+
+    def __init__(self, subject: Subject, evidence: Sequence[Evidence], vgg_hidden: str = "512") -> None:
+        self.subject, self.evidence, self.vgg_hidden = subject, evidence, vgg_hidden
+        self.cost = WidthCost(subject.model, subject.data.input_shape, subject.groups)
+        self.values = [np.unique(one.similarity[np.triu_indices(len(one.similarity), 1)]) for one in evidence]
+        self.widths: dict[tuple[int, int], int] = {}
+
+    def macs_at(self, threshold: float) -> int:
+        kept = {one.group: range(self._width(i, threshold)) for i, one in enumerate(self.evidence)}
+        return self.macs(kept)
+
+    def macs(self, kept: dict[str, Sequence[int]]) -> int:
+        everything = kept_channels(kept, self.subject.groups, self.vgg_hidden)
+        return self.cost.macs({name: len(indices) for name, indices in everything.items()})
+
+    def find(self, keep_fraction: float) -> float:
+        """The threshold that keeps this fraction of the dense MACs. Raises UserError with the nearest if there is none."""
+        return find_threshold(self.macs_at, np.concatenate(self.values), self.cost.dense, keep_fraction)
+
+    def report(self, decisions: Sequence[Decision], threshold: float, target_macs: float | None) -> dict[str, Any]:
+        macs = self.macs({decision.group: decision.kept for decision in decisions})
+        removed = sum(d.channels - len(d.kept) for d in decisions)
+        covered = sum(d.coverage * (d.channels - len(d.kept)) for d in decisions)
+        return {
+            "threshold": threshold,
+            "target_macs": target_macs,
+            "dense_macs": self.cost.dense,
+            "macs": macs,
+            "macs_removed": round(100 * (1 - macs / self.cost.dense), 2),
+            "filters": sum(d.channels for d in decisions),
+            "filters_removed": removed,
+            "coverage": round(covered / removed, 4) if removed else 1.0,
+            "layers": {d.layer: f"{len(d.kept)}/{d.channels}" for d in decisions},
+        }
+
+    def _width(self, i: int, threshold: float) -> int:
+        """Between two neighbouring similarities the graph is the same."""
+        key = (i, int(np.searchsorted(self.values[i], threshold)))
+        if key not in self.widths:
+            self.widths[key] = len(decide(self.evidence[i], threshold).kept)
+        return self.widths[key]
+
+
+def say_decisions(decisions: Sequence[Decision], arch: str | None, say: Say) -> None:
+    """One line per layer, as the seed logs it, and how many removed filters have a similar one left."""
+    for decision in decisions:
+        removed = decision.channels - len(decision.kept)
+        line = f"{to_authors(arch, decision.layer)}: removed {removed:04d} of {decision.channels:04d}"
+        say(line + (f", {decision.coverage:.0%} of them similar to a kept one" if removed else ""))
+
+
+def _open(
+    subject: Subject, label: str, threshold: float | None, settings: Settings, folder: Path, device, target_macs, force
+) -> Run:  # fmt: skip
+    """The folder of one label, its configuration compared with the one it was made with."""
+    file = folder / f"{label}.json"
+    config_file = folder / label / "config.json"
+    if file.is_file() and not config_file.is_file() and not force:
+        raise UserError(f"{file} was not made by this command; use it as it is, or --force to replace it")
+    if file.exists() and not file.is_file():
+        raise UserError(f"{file} is a folder where the prune info should be; move it away")
+    now = {"arch": subject.arch or subject.name, "dataset": subject.data.name, "threshold": threshold, "target_macs": target_macs}
+    now |= {"weights_digest": subject.digest, "mean": subject.data.mean, "std": subject.data.std}
+    now |= {"mini_batch": settings.pictures, "seed": settings.seed, "decider": settings.decider, "bn_mode": settings.bn_mode}
+    now |= {"augment": settings.augment, "vgg_hidden": settings.vgg_hidden}
+    if force:
+        file.unlink(missing_ok=True)
+    return open_run(folder / label, PACKAGE, now, device=device, fingerprint=subject.data.fingerprint, force=force)
+
+
+def _draw(folder: Path, subject: Subject, decisions, evidence, threshold: float, layer: str | None, say: Say) -> None:
+    from redundancy_graph import plots
+
+    plots.kept_per_layer(folder / "kept.png", decisions, subject.arch)
+    chosen = choose_layer(decisions, subject.arch, layer)
+    plots.similarity_map(folder / "similarity.png", evidence[chosen], threshold, subject.arch)
+    say(f"plots: {folder / 'kept.png'}, {folder / 'similarity.png'} ({decisions[chosen].layer})")
+
+
+def choose_layer(decisions: Sequence[Decision], arch: str | None, layer: str | None) -> int:
+    """Position of a layer by our name or the authors', or of the one that loses most filters. Raises UserError."""
+    if layer is None:
+        return int(np.argmax([d.channels - len(d.kept) for d in decisions]))
+    for i, decision in enumerate(decisions):
+        if layer in (decision.layer, to_authors(arch, decision.layer)):
+            return i
+    raise UserError(f"--plot-layer {layer}: the deciding layers are {', '.join(d.layer for d in decisions)}")
+
+
+def _short(values: Sequence[float]) -> str:
+    return ", ".join(f"{value:g}" for value in values)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

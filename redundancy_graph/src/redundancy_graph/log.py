@@ -1,0 +1,30 @@
+"""What a command says: on the terminal, and in the seed's ``<arch>-<threshold>.log``."""
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+from common.distributed import is_main
+
+Say = Callable[[str], None]
+
+
+@contextmanager
+def log_to(paths: list[Path]) -> Iterator[Say]:
+    """Yields a function that prints a line and appends it to every file; only in the main process.
+
+    A log goes on where an earlier call stopped: the file is not deleted. Folders are made.
+    """
+    with ExitStack() as stack:
+        files = []
+        for path in paths if is_main() else []:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            files.append(stack.enter_context(open(path, "a", encoding="utf-8")))
+
+        def say(line: str) -> None:
+            if is_main():
+                print(line, flush=True)
+            for file in files:
+                print(line, file=file, flush=True)
+
+        yield say

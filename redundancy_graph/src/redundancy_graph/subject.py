@@ -1,0 +1,115 @@
+"""The trained network that is to be pruned, its pictures, and its channel groups: read and checked once per command."""
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from common.channels import ChannelGroup, channel_groups
+from common.checkpoint import fit_shapes, load_model, load_tensors, read_tensors
+from common.data import DataBundle
+from common.errors import UserError
+from common.factory import named_model
+from common.models import ARCHITECTURES, arguments_for, create_model
+from torch import nn
+
+from redundancy_graph.names import LAYERS, tensors_to_ours, written_by_authors
+
+SUFFIX = "-weights.pth"  # the seed's name of a weights file is <arch>-weights.pth
+_OPTIONAL = ("num_batches_tracked", "source")
+
+
+@dataclass(frozen=True)
+class Subject:
+    """name: for file names; arch: registry name or None; digest: of the weights file; bytes: its size."""
+
+    name: str
+    arch: str | None
+    factory: Callable[[], nn.Module] | None
+    model: nn.Module
+    data: DataBundle
+    groups: list[ChannelGroup]
+    digest: str
+    bytes: int
+
+    @property
+    def example(self) -> torch.Tensor:
+        """A batch of one, of the shape that the network reads."""
+        return torch.zeros(1, *self.data.input_shape)
+
+
+def open_subject(
+    arch: str,
+    weights: Path | str,
+    data: DataBundle,
+    *,
+    normalize: str | None = None,
+    factory: Callable[[], nn.Module] | None = None,
+    name: str | None = None,
+) -> Subject:
+    """Read a trained network from any of: our safetensors, a state dict under our names, a state dict under the authors'.
+
+    normalize: the option by that name, which ``data`` was loaded with. Without it the pictures are normalised as the
+    checkpoint says, and for the authors' CIFAR-10 weights as the authors did. With ``factory`` the network is a user's own
+    and ``name`` stands for it in file names. Raises UserError for files that are missing, damaged or of another network.
+    """
+    path = Path(weights)
+    if not path.is_file():
+        raise UserError(f"{path}: no such file; put the trained weights there, or name them with --pretrained FILE")
+    if factory is None and arch not in ARCHITECTURES:
+        raise UserError(f"unknown architecture {arch!r}; known are {', '.join(ARCHITECTURES)}")
+    model, by_authors = _read_network(arch, path, data, factory)
+    header = getattr(model, "checkpoint_header", None)
+    if normalize is None and header and header.get("normalize"):
+        data = data.with_normalization(header["normalize"]["mean"], header["normalize"]["std"])
+    elif normalize is None and by_authors and data.name == "cifar10":
+        data = data.with_normalization(*AUTHORS_NORMALIZATION)
+    groups = channel_groups(model, torch.zeros(1, *data.input_shape))
+    content = path.read_bytes()
+    digest = hashlib.sha256(content).hexdigest()[:16]
+    return Subject(name or arch, None if factory else arch, factory, model.eval(), data, groups, digest, len(content))
+
+
+AUTHORS_NORMALIZATION = ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010))
+
+
+def _read_network(
+    arch: str, path: Path, data: DataBundle, factory: Callable[[], nn.Module] | None
+) -> tuple[nn.Module, bool]:
+    """(network, whether its file is in the authors' form)."""
+    if path.suffix == ".safetensors":
+        return _read_checkpoint(arch, path, data, factory), False
+    tensors = read_tensors(path)
+    if factory is not None:
+        model = factory()
+        load_tensors(model, tensors, path, optional=_OPTIONAL)
+        return model, False
+    renamed = tensors_to_ours(arch, tensors)
+    arguments = {"num_classes": data.num_classes, **arguments_for(arch, data.input_shape)}
+    if any(".shortcut.conv." in tensor for tensor in renamed):
+        arguments["shortcut"] = "conv3x3"
+    model = create_model(arch, **arguments)
+    load_tensors(model, renamed, path, optional=_OPTIONAL)
+    return model, arch in LAYERS and written_by_authors(arch, tensors)
+
+
+def _read_checkpoint(arch: str, path: Path, data: DataBundle, factory) -> nn.Module:
+    model = load_model(path, factory) if factory else named_model(arch, path, data.num_classes, data.input_shape)
+    record = getattr(model, "architecture", None)
+    if factory is None and record is not None and record["arch"] != arch:
+        raise UserError(f"{path} holds a {record['arch']}, not a {arch}; say --arch {record['arch']}")
+    classes = record["args"].get("num_classes") if record else None
+    if classes is not None and classes != data.num_classes:
+        raise UserError(f"{path} decides among {classes} classes, {data.name} has {data.num_classes}")
+    return model
+
+
+def load_pruned_weights(arch: str, path: Path | str, num_classes: int = 10) -> nn.Module:
+    """A pruned network from the seed's flat file ``<arch>-<threshold>-weights.pth``: the tensors' shapes are its widths."""
+    tensors = tensors_to_ours(arch, read_tensors(path))
+    shortcut = {"shortcut": "conv3x3"} if any(".shortcut.conv." in tensor for tensor in tensors) else {}
+    model = create_model(arch, num_classes=num_classes, **shortcut)
+    fit_shapes(model, tensors, path)
+    load_tensors(model, tensors, path, optional=("num_batches_tracked",))
+    return model.eval()
