@@ -58,7 +58,11 @@ def graphs(draw, distinct: bool = True):
     size = draw(st.integers(1, 12))
     upper = draw(st.lists(st.integers(0, 16), min_size=size * size, max_size=size * size))
     s = np.triu(np.array(upper, dtype=float).reshape(size, size) / 16, 1)
-    l1 = draw(st.permutations(range(size))) if distinct else draw(st.lists(st.integers(0, 3), min_size=size, max_size=size))
+    l1 = (
+        draw(st.permutations(range(size)))
+        if distinct
+        else draw(st.lists(st.integers(0, 3), min_size=size, max_size=size))
+    )
     return s + s.T + np.eye(size), list(l1)
 
 

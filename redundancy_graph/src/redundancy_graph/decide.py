@@ -121,7 +121,9 @@ def kept_channels(
         sizes = {group.name: group.size for group in groups}
         read = [g.name for g in groups if any(name == _VGG_HIDDEN for name, _ in g.consumers)]
         if _VGG_HIDDEN not in sizes or len(read) != 1 or sizes[read[0]] != sizes[_VGG_HIDDEN]:
-            raise UserError("--vgg-hidden shrunk needs a VGG whose hidden linear layer is as wide as its last convolution")
+            raise UserError(
+                "--vgg-hidden shrunk needs a VGG whose hidden linear layer is as wide as its last convolution"
+            )
         kept[_VGG_HIDDEN] = list(kept.get(read[0], range(sizes[read[0]])))
     return kept
 

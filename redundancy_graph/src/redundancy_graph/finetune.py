@@ -57,7 +57,9 @@ class Script:
 
 
 CIFAR10 = Script("prune_cifar10.py", "Fine-tune Pruned Model on CIFAR-10", "cifar10", "./cifar10", "vgg16", 90, 5e-4)
-IMAGENET = Script("prune_imagenet.py", "Fine-tune Pruned Model on ImageNet", "imagenet", "./imagenet", "resnet50", 65, 1e-4)
+IMAGENET = Script(
+    "prune_imagenet.py", "Fine-tune Pruned Model on ImageNet", "imagenet", "./imagenet", "resnet50", 65, 1e-4
+)
 
 
 def main_cifar10(argv: Sequence[str] | None = None) -> int:
@@ -85,7 +87,9 @@ def build_parser(script: Script) -> cli.Parser:
     add_seed_option(parser, "--adjust", 30, "learning rate decay step", cli.positive_int)
     add_common_options(parser, dataset=script.dataset)
     add_generation_options(parser, mini_batch=True)
-    parser.add_argument("--generate", action="store_true", help="make prune info that is missing; --target-macs always does")
+    parser.add_argument(
+        "--generate", action="store_true", help="make prune info that is missing; --target-macs always does"
+    )
     parser.add_argument("--tensorboard", default=None, help="folder for TensorBoard")
     return parser
 
@@ -111,7 +115,9 @@ def _main(script: Script, argv: Sequence[str] | None) -> None:
                     Path(args.saved_dir) / label, PACKAGE, options,
                     device=device, fingerprint=subject.data.fingerprint, force=args.force,
                 )  # fmt: skip
-                fine_tune(run, reference, kept, recipe, seed=args.seed, command=command, tensorboard=args.tensorboard, say=say)
+                fine_tune(
+                    run, reference, kept, recipe, seed=args.seed, command=command, tensorboard=args.tensorboard, say=say
+                )
         if args.plots and is_main():
             _draw(Path(args.saved_dir), subject.name, say)
 
@@ -130,7 +136,9 @@ def milestones(epochs: int, adjust: int) -> tuple[int, ...]:
     return tuple(range(adjust, epochs, adjust))
 
 
-def run_options(args: argparse.Namespace, subject: Subject, threshold: float | None, kept: Mapping[str, list[int]]) -> dict:
+def run_options(
+    args: argparse.Namespace, subject: Subject, threshold: float | None, kept: Mapping[str, list[int]]
+) -> dict:
     """Everything that a run's result depends on: a run goes on only if all of it is the same."""
     options = {name: value for name, value in vars(args).items() if name not in NOT_PART_OF_A_RUN}
     return options | {
@@ -148,7 +156,9 @@ def _require(script: Script, args: argparse.Namespace, wanted: Mapping[str, floa
     for label, threshold in wanted.items():
         file = Path(args.pruneinfo_dir) / f"{label}.json"
         if not file.is_file():
-            command = f"generate_prune_info.py --arch {args.arch} --threshold {threshold!r} --saved-dir {args.pruneinfo_dir}"
+            command = (
+                f"generate_prune_info.py --arch {args.arch} --threshold {threshold!r} --saved-dir {args.pruneinfo_dir}"
+            )
             raise UserError(f"{file}: no such file; make it with {command}, or add --generate")
 
 
@@ -165,7 +175,9 @@ def _prune_info(args: argparse.Namespace, subject: Subject, wanted, device, say:
     return {label: folder / f"{label}.json" for label in wanted}
 
 
-def read_cut(subject: Subject, file: Path, vgg_hidden: str = "512", target_macs: float | None = None) -> dict[str, list[int]]:
+def read_cut(
+    subject: Subject, file: Path, vgg_hidden: str = "512", target_macs: float | None = None
+) -> dict[str, list[int]]:
     """{group: kept channels} of a prune-info file, checked against the network and, if given, the target of MACs."""
     decided = match_prune_info(file, read_prune_info(file), subject.model, subject.groups, subject.arch)
     kept = kept_channels(decided, subject.groups, vgg_hidden)
@@ -173,7 +185,9 @@ def read_cut(subject: Subject, file: Path, vgg_hidden: str = "512", target_macs:
         cost = WidthCost(subject.model, subject.data.input_shape, subject.groups)
         share = cost.macs({name: len(indices) for name, indices in kept.items()}) / cost.dense
         if not (1 - TOLERANCE) * target_macs <= share <= target_macs:
-            raise UserError(f"{file} keeps {share:.4f} of the MACs, not {target_macs:g}; delete it to have it made anew")
+            raise UserError(
+                f"{file} keeps {share:.4f} of the MACs, not {target_macs:g}; delete it to have it made anew"
+            )
     return kept
 
 
@@ -234,7 +248,12 @@ def fine_tune(
             say_result(label, sides, rows, say)
             save_flat_weights(run, subject)
             best = max((row["test_top1"] for row in rows), default=None)
-            details = {"label": f"redundancy graph {label}", "command": command, "epochs": recipe.epochs, "best_test_top1": best}
+            details = {
+                "label": f"redundancy graph {label}",
+                "command": command,
+                "epochs": recipe.epochs,
+                "best_test_top1": best,
+            }
             run.finish({**sides, **details, "kept": _counts(subject, kept), **(extra or {})})
         barrier()
     elif is_main():
@@ -243,7 +262,9 @@ def fine_tune(
     return run.metrics()
 
 
-def measure_sides(run: Run, reference: Reference, after_cut: Accuracy, latency: bool = True) -> dict[str, dict[str, Any]]:
+def measure_sides(
+    run: Run, reference: Reference, after_cut: Accuracy, latency: bool = True
+) -> dict[str, dict[str, Any]]:
     """baseline, after_cut (before any fine-tuning) and compressed, the last as it is read back from disk."""
     subject = reference.subject
     model = load_model(run.model_path, subject.factory).to(reference.device, memory_format=torch.channels_last)

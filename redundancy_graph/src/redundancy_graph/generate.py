@@ -106,8 +106,7 @@ def generate(
     """
     files = {label: folder / f"{label}.json" for label in wanted}
     runs = {
-        label: _open(subject, label, wanted[label], settings, folder, device, target_macs, force)
-        for label in wanted
+        label: _open(subject, label, wanted[label], settings, folder, device, target_macs, force) for label in wanted
     }
     missing = [label for label in wanted if force or not files[label].is_file()]
     for label in wanted:
@@ -126,7 +125,9 @@ def generate(
         decisions = [decide(one, threshold) for one in evidence]
         say_decisions(decisions, subject.arch, say)
         report = budget.report(decisions, threshold, target_macs)
-        say(f"{label}: threshold {threshold!r} keeps {report['macs']:,} of {report['dense_macs']:,} MACs, removes {report['macs_removed']} %")
+        say(
+            f"{label}: threshold {threshold!r} keeps {report['macs']:,} of {report['dense_macs']:,} MACs, removes {report['macs_removed']} %"
+        )
         write_json(runs[label].folder / REPORT, report)
         if plots:
             _draw(runs[label].folder, subject, decisions, evidence, threshold, plot_layer, say)
@@ -211,9 +212,19 @@ def _open(
         raise UserError(f"{file} was not made by this command; use it as it is, or --force to replace it")
     if file.exists() and not file.is_file():
         raise UserError(f"{file} is a folder where the prune info should be; move it away")
-    now = {"arch": subject.arch or subject.name, "dataset": subject.data.name, "threshold": threshold, "target_macs": target_macs}
+    now = {
+        "arch": subject.arch or subject.name,
+        "dataset": subject.data.name,
+        "threshold": threshold,
+        "target_macs": target_macs,
+    }
     now |= {"weights_digest": subject.digest, "mean": subject.data.mean, "std": subject.data.std}
-    now |= {"mini_batch": settings.pictures, "seed": settings.seed, "decider": settings.decider, "bn_mode": settings.bn_mode}
+    now |= {
+        "mini_batch": settings.pictures,
+        "seed": settings.seed,
+        "decider": settings.decider,
+        "bn_mode": settings.bn_mode,
+    }
     now |= {"augment": settings.augment, "vgg_hidden": settings.vgg_hidden}
     if force:
         file.unlink(missing_ok=True)

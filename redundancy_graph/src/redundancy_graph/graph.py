@@ -55,7 +55,9 @@ def decompose(adjacency: np.ndarray, l1_norms: ArrayLike) -> Decomposition:
     """Decompose a graph given as a symmetric bool matrix (C, C) without loops; ``l1_norms`` has shape (C,)."""
     importance = np.asarray(l1_norms, dtype=np.float64)
     if importance.shape != (len(adjacency),) or np.isnan(importance).any():
-        raise ValueError(f"{len(adjacency)} L1 norms are needed, all of them numbers; got an array of {importance.shape}")
+        raise ValueError(
+            f"{len(adjacency)} L1 norms are needed, all of them numbers; got an array of {importance.shape}"
+        )
     adjacency = adjacency.copy()
     alive = np.ones(len(adjacency), dtype=bool)
     rounds = []

@@ -30,7 +30,9 @@ def add_generation_options(parser: argparse.ArgumentParser, mini_batch: bool) ->
     """How decisions are made; ``mini_batch``: add the seed's --mini-batch too, where the seed's script lacks it."""
     group = parser.add_argument_group("decisions")
     if mini_batch:
-        group.add_argument("--mini-batch", type=positive_int, default=100, help="number of inputs to calculate average similarity")
+        group.add_argument(
+            "--mini-batch", type=positive_int, default=100, help="number of inputs to calculate average similarity"
+        )
     group.add_argument(
         "--target-macs", type=fraction, default=None, metavar="F",
         help="fraction of the dense MACs to keep: instead of --threshold, the threshold that meets [0.98 F, F]",
@@ -43,7 +45,9 @@ def add_generation_options(parser: argparse.ArgumentParser, mini_batch: bool) ->
         "--bn-mode", choices=("eval", "train"), default="eval",
         help="batch norm while maps are taken: the network's statistics, or those of the pictures, as the authors",
     )  # fmt: skip
-    group.add_argument("--augment", action="store_true", help="crop and flip the pictures that maps are taken of, as the authors")
+    group.add_argument(
+        "--augment", action="store_true", help="crop and flip the pictures that maps are taken of, as the authors"
+    )
     group.add_argument(
         "--vgg-hidden", choices=HIDDEN, default=HIDDEN[0],
         help="VGG's hidden linear layer: 512 units, or shrunk to the filters of the last convolution, as the seed",
@@ -53,17 +57,25 @@ def add_generation_options(parser: argparse.ArgumentParser, mini_batch: bool) ->
 def add_common_options(parser: argparse.ArgumentParser, dataset: str | None) -> None:
     """Which network and pictures, beyond the seed; and the options that all commands of the project have."""
     group = parser.add_argument_group("network and data")
-    group.add_argument("--pretrained", default=None, metavar="FILE", help="trained weights, instead of PRETRAIN_DIR/ARCH-weights.pth")
+    group.add_argument(
+        "--pretrained", default=None, metavar="FILE", help="trained weights, instead of PRETRAIN_DIR/ARCH-weights.pth"
+    )
     group.add_argument("--model", default=None, help="PACKAGE.MODULE:FACTORY, your own network; needs --pretrained")
     group.add_argument(
         "--dataset", default=dataset,
         help="digits, mnist, fashion-mnist, cifar10, cifar100, imagenet or folder:PATH; if not given imagenet for networks"
         " that read 224 pixels, else cifar10",
     )  # fmt: skip
-    group.add_argument("--normalize", default=None, help="imagenet or cifar10: mean and deviation other than the weights'")
+    group.add_argument(
+        "--normalize", default=None, help="imagenet or cifar10: mean and deviation other than the weights'"
+    )
     group.add_argument("--workers", type=int, default=2, help="processes that read pictures which do not fit in memory")
-    group.add_argument("--plots", action="store_true", help="draw kept filters per layer, a heat map, accuracy against MACs")
-    group.add_argument("--plot-layer", default=None, help="layer of the heat map; the one that loses most filters if not given")
+    group.add_argument(
+        "--plots", action="store_true", help="draw kept filters per layer, a heat map, accuracy against MACs"
+    )
+    group.add_argument(
+        "--plot-layer", default=None, help="layer of the heat map; the one that loses most filters if not given"
+    )
     cli.add_run_options(parser)
 
 

@@ -1,22 +1,17 @@
-"""Pictures of decisions and results. Drawn without a display; every file is written whole or not at all."""
+"""Pictures of decisions and results."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from common.atomic import atomic_file
 from common.errors import UserError
+from common.plots import COLORS, KEPT, REMOVED, figure
 from common.runs import METRICS, read_json
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from redundancy_graph.decide import Decision, Evidence
 from redundancy_graph.graph import core_numbers, redundancy_graph
 from redundancy_graph.names import to_authors
-
-KEPT, REMOVED = "#2b6cb0", "#dd9b4f"
 
 
 def kept_per_layer(path: Path, decisions: Sequence[Decision], arch: str | None = None) -> None:
@@ -24,7 +19,7 @@ def kept_per_layer(path: Path, decisions: Sequence[Decision], arch: str | None =
     kept = np.array([len(d.kept) for d in decisions])
     channels = np.array([d.channels for d in decisions])
     places = np.arange(len(decisions))
-    with _axes(path, width=max(5.0, 0.28 * len(decisions) + 1.5)) as axes:
+    with figure(path, width=max(5.0, 0.28 * len(decisions) + 1.5)) as axes:
         axes.bar(places, kept, color=KEPT, label="kept")
         axes.bar(places, channels - kept, bottom=kept, color=REMOVED, label="removed")
         axes.set_xticks(places, [to_authors(arch, d.layer) for d in decisions], rotation=90, fontsize=7)
@@ -37,8 +32,9 @@ def similarity_map(path: Path, evidence: Evidence, threshold: float, arch: str |
     """Similarities of a layer's filters, ordered by core number in the graph at the threshold, innermost core first."""
     adjacency = redundancy_graph(evidence.similarity, threshold)
     order, cores = core_order(adjacency)
-    with _axes(path, width=6.5, height=5.5) as axes:
+    with figure(path, width=6.5, height=5.5) as axes:
         low = float(evidence.similarity.min())
+        axes.grid(False)
         picture = axes.imshow(evidence.similarity[np.ix_(order, order)], cmap="magma", vmin=low, vmax=1)
         axes.figure.colorbar(picture, ax=axes, label="similarity")
         for change in np.flatnonzero(np.diff(cores[order])) + 0.5:
@@ -71,20 +67,30 @@ def accuracy_against_macs(path: Path, runs: Sequence[dict[str, Any]]) -> None:
     """Top-1 over the share of MACs kept, after fine-tuning and right after the cut; one point per finished run."""
     dense = runs[0]["baseline"]
     kept = [100 * run["compressed"]["macs"] / dense["macs"] for run in runs]
-    with _axes(path) as axes:
-        axes.plot([100, *kept], [dense["top1"], *(run["compressed"]["top1"] for run in runs)], "o-", color=KEPT, label="fine-tuned")
-        axes.plot([100, *kept], [dense["top1"], *(run["after_cut"]["top1"] for run in runs)], "s--", color=REMOVED, label="after the cut")
+    with figure(path) as axes:
+        axes.plot(
+            [100, *kept],
+            [dense["top1"], *(run["compressed"]["top1"] for run in runs)],
+            "o-",
+            color=KEPT,
+            label="fine-tuned",
+        )
+        axes.plot(
+            [100, *kept],
+            [dense["top1"], *(run["after_cut"]["top1"] for run in runs)],
+            "s--",
+            color=COLORS[1],
+            label="after the cut",
+        )
         for share, run in zip(kept, runs, strict=True):
-            axes.annotate(run["label"].rpartition("-")[2], (share, run["compressed"]["top1"]), fontsize=7, xytext=(3, 4), textcoords="offset points")
+            axes.annotate(
+                run["label"].rpartition("-")[2],
+                (share, run["compressed"]["top1"]),
+                fontsize=7,
+                xytext=(3, 4),
+                textcoords="offset points",
+            )
         axes.set_xlabel("MACs kept, %")
         axes.set_ylabel("top-1, %")
         axes.set_title(f"{runs[0]['arch']} on {runs[0]['dataset']}")
         axes.legend()
-
-
-@contextmanager
-def _axes(path: Path, width: float = 6.0, height: float = 4.0) -> Iterator[Axes]:
-    figure = Figure(figsize=(width, height), layout="constrained")
-    yield figure.add_subplot()
-    with atomic_file(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=120)

@@ -1,0 +1,8 @@
+"""Fine-tune a pruned network on CIFAR-10; see README.md."""
+
+import sys
+
+from redundancy_graph.finetune import main_cifar10
+
+if __name__ == "__main__":
+    sys.exit(main_cifar10())

@@ -1,0 +1,8 @@
+"""Fine-tune a pruned network on ImageNet; see README.md."""
+
+import sys
+
+from redundancy_graph.finetune import main_imagenet
+
+if __name__ == "__main__":
+    sys.exit(main_imagenet())
