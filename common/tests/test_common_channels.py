@@ -132,6 +132,15 @@ def test_a_smaller_network_can_be_cut_again():
     assert twice.architecture == {"arch": "resnet20", "args": {"num_classes": 10}}
 
 
+def test_a_shortcut_may_lose_all_that_it_reads():
+    torch.manual_seed(0)
+    x, model = example("resnet20"), shaken(create_model("resnet20"))
+    padded_only = keep_channels(model, x, {"conv1": [3, 9], "layer2.0.conv2": [0, 1, 2, 31]})
+    assert padded_only.layer2[0].shortcut.source.tolist() == [-1] * 4
+    smaller = keep_channels(padded_only, x, {"conv1": [1], "layer2.0.conv2": [1, 3]})
+    assert smaller.layer2[0].shortcut.source.tolist() == [-1] * 2
+
+
 def test_groups_of_resnet20():
     groups = {g.name: g for g in channel_groups(create_model("resnet20"), example("resnet20"))}
     stem = groups["conv1"]

@@ -3,6 +3,9 @@
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
 from common.data import Batch, MemoryImages
 from common.data.augment import (
     apply_affine,
@@ -13,8 +16,6 @@ from common.data.augment import (
     pixel_affine,
 )
 from common.data.normalization import IMAGENET
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 MASK = (1 << 64) - 1
 

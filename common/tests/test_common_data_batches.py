@@ -2,11 +2,12 @@
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
 from common.data import batch_count, epoch_order, rank_parts
 from common.data.batches import batch_bounds
 from common.errors import UserError
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 SIZES = st.integers(1, 300)
 

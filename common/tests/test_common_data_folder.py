@@ -6,13 +6,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
 from common.data import FolderImages, load_dataset
 from common.data.draws import example_uniforms
 from common.data.folder import central_crop, random_box, random_crop
 from common.errors import UserError
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from PIL import Image
 
 RANDOM = np.random.default_rng(0)
 
@@ -94,7 +95,7 @@ def test_crops_equal_torchvisions():
 @settings(max_examples=200, deadline=None)
 def test_random_boxes_lie_inside_the_picture(width, height, index):
     top, left, box_height, box_width = random_box(width, height, example_uniforms(1, index, 40).reshape(10, 4))
-    assert 0 <= top and 0 <= left and box_height >= 1 and box_width >= 1
+    assert top >= 0 and left >= 0 and box_height >= 1 and box_width >= 1
     assert top + box_height <= height and left + box_width <= width
 
 
@@ -102,7 +103,7 @@ def test_random_boxes_have_the_papers_areas_and_aspect_ratios():
     draws = np.stack([example_uniforms(0, index, 40) for index in range(4000)]).reshape(-1, 10, 4)
     boxes = np.array([random_box(1000, 1000, draw) for draw in draws])
     areas, aspects = boxes[:, 2] * boxes[:, 3] / 1e6, boxes[:, 3] / boxes[:, 2]
-    assert 0.078 < areas.min() and areas.max() <= 1 and 0.745 < aspects.min() and aspects.max() < 1.34
+    assert areas.min() > 0.078 and areas.max() <= 1 and aspects.min() > 0.745 and aspects.max() < 1.34
     assert abs(areas.mean() - 0.5) < 0.04 and abs(np.log(aspects).mean()) < 0.02
 
 

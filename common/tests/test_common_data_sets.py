@@ -11,12 +11,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
+
 from common.data import DataBundle, FolderImages, MemoryImages, load_dataset
 from common.data.cifar import CIFAR10_CLASSES, LAYOUTS, load_plain_pickle
 from common.data.idx import read_idx
 from common.data.split import stratified_split
 from common.errors import UserError
-from PIL import Image
 
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
 RANDOM = np.random.default_rng(0)

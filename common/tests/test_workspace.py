@@ -198,6 +198,17 @@ def test_layout_of_a_package(package: str) -> None:
         assert any(line.startswith(f"{PREFIX}common") for line in project["project"]["dependencies"])
 
 
+@pytest.mark.parametrize("paper", PAPERS)
+def test_the_demo_finds_every_paper(paper: str) -> None:
+    point = table(paper)["project"]["entry-points"]["compression_papers.demo"][paper]
+    module, function = point.split(":")
+    path = ROOT / paper / "src" / Path(*module.split(".")).with_suffix(".py")
+    defined = [
+        node.name for node in ast.parse(path.read_text(encoding="utf-8")).body if isinstance(node, ast.FunctionDef)
+    ]
+    assert function in defined
+
+
 def test_no_top_level_folder_is_importable() -> None:
     """An `__init__.py` there would shadow the installed package of the same name."""
     assert list(ROOT.glob("[!.]*/__init__.py")) == []

@@ -269,8 +269,8 @@ def _download_all(item: Item, part: Path, pause: float) -> None:
     fruitless, reason = 0, "the connection was cut"
     while True:
         have = part.stat().st_size if part.exists() else 0
-        if item.size is not None and have == item.size:
-            return
+        if item.size is not None and have >= item.size:
+            return  # too long is wrong, which the checksum will tell
         try:
             if _download_rest(item, part, have):
                 return
@@ -279,7 +279,9 @@ def _download_all(item: Item, part: Path, pause: float) -> None:
                 if item.size is None:
                     return  # all of it is there; its checksum will tell
                 part.unlink()
-                continue
+                raise UserError(
+                    f"{item.url}: has {have} bytes or fewer instead of {item.size}; try a mirror: --base-url"
+                ) from error
             raise UserError(
                 f"{item.url}: the server says {error.code} {error.reason}; try a mirror: --base-url"
             ) from error
@@ -379,6 +381,8 @@ def unpack_tar(archive: Path, final: Path) -> None:
 
     Raises UserError for a damaged archive, one without that folder, and one that would write outside of its place.
     """
+    if not hasattr(tarfile, "data_filter"):
+        raise UserError("unpacking safely needs Python 3.11.4 or newer; this is an older 3.11: update it")
     beside = final.parent / f".{final.name}.unpacking"
     shutil.rmtree(beside, ignore_errors=True)
     beside.mkdir(parents=True)

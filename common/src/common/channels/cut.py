@@ -79,13 +79,13 @@ def _cut(model: nn.Module, touches: Mapping[str, Sequence[Touch]], kept: Mapping
 def _cut_module(name: str, module: nn.Module, side: str, gone: set[int]) -> None:
     width = _width(module, side)
     kept = torch.tensor([i for i in range(width) if i not in gone], dtype=torch.int64)
+    if isinstance(module, PadShortcut) and side == "in":  # it may lose all that it reads: then it adds zero
+        module.keep_inputs(kept, width)
+        return
     if not len(kept):
         raise UserError(f"{name}: no channel would be left; keep at least one")
     if isinstance(module, PadShortcut):
-        if side == "out":
-            module.keep_outputs(kept)
-        else:
-            module.keep_inputs(kept, width)
+        module.keep_outputs(kept)
     elif isinstance(module, CONVOLUTIONS) and side != "both" and module.groups > 1:
         _cut_grouped(name, module, side, kept)
     elif side == "in":
