@@ -173,7 +173,7 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path, capsys, monkeypatc
 def test_as_a_command_too(tmp_path):
     """Once for real: python -m, standard error, exit status."""
     command = [sys.executable, "-m", "common.train", "--arch", "resnet57", "--out", str(tmp_path / "out")]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600)
     assert done.returncode == 2 and len(done.stderr.strip().splitlines()) == 1 and not done.stdout
 
 

@@ -534,7 +534,7 @@ MISTAKES = {
     "two classes": (
         "cifar10",
         lambda root: write_folder_set(root, ["a", "b"]),
-        "2 class folders are not the 10 of cifar10",
+        r"2 class folders of 32 x 32 pictures are not cifar10 \(10 of",
     ),
 }
 
@@ -548,6 +548,14 @@ def test_mistakes_are_one_line_that_names_the_folder(tmp_path, mistake):
         load_dataset(name.format(root=root), root)
     assert "\n" not in str(caught.value)
     assert mistake == "unknown" or str(root) in str(caught.value)
+
+
+def test_archives_that_nobody_unpacked_are_pointed_out(tmp_path):
+    (tmp_path / "train-0.zip").write_text("")
+    with pytest.raises(
+        UserError, match=r"unpack what lies there \(train-0\.zip\), or `python -m common\.fetch cifar10"
+    ):
+        load_dataset("cifar10", tmp_path)
 
 
 def test_unknown_and_unfitting_normalisations(tmp_path):

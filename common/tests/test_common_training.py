@@ -193,7 +193,7 @@ def test_two_gloo_processes_equal_one_process_with_two_halves(tmp_path):
         str(tmp_path),
     ]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr[-2000:]
     sys.path.insert(0, str(worker.parent))
     import gloo_worker

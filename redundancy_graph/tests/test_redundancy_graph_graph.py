@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from redundancy_graph import select_filters
 from redundancy_graph.graph import components, core_numbers, coverage, decompose, redundancy_graph
 

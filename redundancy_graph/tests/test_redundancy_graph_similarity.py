@@ -5,6 +5,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from redundancy_graph import filter_similarity, select_filters, similarity
 from redundancy_graph.hashing import hash_maps, low_frequencies
 

@@ -11,6 +11,7 @@ from torch import nn
 
 from common.checkpoint import load_model, load_tensors, read_tensors
 from common.errors import UserError
+from common.formats import load_network
 from common.models import ARCHITECTURES, arguments_for, create_model, find_architecture, input_shape
 
 
@@ -37,7 +38,7 @@ def model_from_options(
     """
     factory = import_factory(args.model, num_classes) if args.model else None
     if args.checkpoint:
-        model = load_model(args.checkpoint, factory)
+        model = load_network(args.checkpoint, factory)
     elif factory:
         model = factory()
         if args.weights:

@@ -212,8 +212,7 @@ def fetch(
 ) -> list[Path]:
     """Get everything of one name into the folder `to`; returns the paths of what it became.
 
-    `source` is a local folder to copy from instead; `base_url` an address to use in place of the table's, up to the file
-    name.
+    `source` is a local folder to copy from instead; `base_url` an address instead of the table's, up to the file names.
     What is there already and right is left alone. `pause` is the seconds before another attempt.
     """
     if to is None:

@@ -9,10 +9,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from common.channels import ChannelGroup
-from common.errors import UserError
 from torch import Tensor, nn
 
+from common.channels import ChannelGroup
+from common.errors import UserError
 from redundancy_graph.graph import Round, coverage, decompose, redundancy_graph
 from redundancy_graph.similarity import agreement_counts
 

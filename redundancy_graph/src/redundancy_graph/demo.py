@@ -4,11 +4,11 @@ from dataclasses import asdict
 from pathlib import Path
 
 import torch
+
 from common.checkpoint import read_checkpoint
 from common.data import DataBundle
 from common.runs import open_run
 from common.training import TrainOptions
-
 from redundancy_graph.finetune import Reference, fine_tune, read_cut
 from redundancy_graph.generate import Settings, generate
 from redundancy_graph.options import PACKAGE, label_of

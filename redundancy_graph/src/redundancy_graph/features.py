@@ -8,11 +8,11 @@ import copy
 from collections.abc import Sequence
 
 import torch
-from common.data import ImageSet
-from common.errors import UserError
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from common.data import ImageSet
+from common.errors import UserError
 from redundancy_graph.hashing import hash_maps
 
 _PIXELS_AT_ONCE = 1 << 19  # 512 pictures of 32x32, 10 of 224x224

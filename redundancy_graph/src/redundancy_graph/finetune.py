@@ -2,6 +2,7 @@
 
 import argparse
 import hashlib
+import io
 import json
 import shlex
 import sys
@@ -11,8 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
+
 from common import cli
-from common.atomic import atomic_file, write_csv
+from common.atomic import write_bytes, write_csv
 from common.channels import keep_channels
 from common.checkpoint import load_model, save_model
 from common.cost import WidthCost
@@ -22,8 +25,6 @@ from common.errors import UserError
 from common.measure import Accuracy, evaluate, latency_ms, side
 from common.runs import LOG, METRICS, Run, open_run
 from common.training import TrainOptions, fit
-from torch import nn
-
 from redundancy_graph.decide import kept_channels
 from redundancy_graph.generate import Settings, generate
 from redundancy_graph.log import Say, log_to
@@ -118,8 +119,8 @@ def _main(script: Script, argv: Sequence[str] | None) -> None:
                 fine_tune(
                     run, reference, kept, recipe, seed=args.seed, command=command, tensorboard=args.tensorboard, say=say
                 )
-        if args.plots and is_main():
-            _draw(Path(args.saved_dir), subject.name, say)
+            if args.plots and is_main():
+                _draw(Path(args.saved_dir), subject.name, say)
 
 
 def recipe_of(args: argparse.Namespace) -> TrainOptions:
@@ -287,8 +288,11 @@ def save_flat_weights(run: Run, subject: Subject, replace: bool = True) -> Path:
     file = run.folder.parent / f"{run.folder.name}{SUFFIX}"
     if replace or not file.is_file():
         tensors = load_model(run.model_path, subject.factory).state_dict()
-        with atomic_file(file) as temporary:
-            torch.save(tensors_to_authors(subject.arch, tensors), temporary)
+        content = (
+            io.BytesIO()
+        )  # torch.save writes a file's name into the file: the temporary one would differ each time
+        torch.save(tensors_to_authors(subject.arch, tensors), content)
+        write_bytes(file, content.getvalue())
     return file
 
 

@@ -10,13 +10,13 @@ from typing import Any
 
 import numpy as np
 import torch
+
 from common import cli
 from common.atomic import write_json
 from common.cost import WidthCost
 from common.device import choose_device, set_threads
 from common.errors import UserError
 from common.runs import Run, open_run
-
 from redundancy_graph.decide import Decision, Evidence, decide, gather_evidence, kept_channels, layers_to_hash
 from redundancy_graph.features import choose_pictures, collect_hashes
 from redundancy_graph.log import Say, log_to

@@ -10,7 +10,6 @@ from common.data import DataBundle, load_dataset
 from common.errors import UserError
 from common.factory import import_factory
 from common.models import ARCHITECTURES
-
 from redundancy_graph.decide import DECIDERS, HIDDEN
 from redundancy_graph.subject import SUFFIX, Subject, open_subject
 from redundancy_graph.thresholds import ThresholdAction

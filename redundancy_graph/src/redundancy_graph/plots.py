@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
 from common.errors import UserError
 from common.plots import COLORS, KEPT, REMOVED, figure
 from common.runs import METRICS, read_json
-
 from redundancy_graph.decide import Decision, Evidence
 from redundancy_graph.graph import core_numbers, redundancy_graph
 from redundancy_graph.names import to_authors

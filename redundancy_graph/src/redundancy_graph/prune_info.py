@@ -5,15 +5,16 @@ forms of a name are read. A file is checked before anything is done with it: it 
 """
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
+
+from torch import nn
 
 from common.atomic import write_json
 from common.channels import ChannelGroup
 from common.errors import UserError
 from common.runs import read_json
-from torch import nn
-
 from redundancy_graph.decide import Decision, deciding_groups
 from redundancy_graph.names import to_authors, to_ours
 
@@ -58,7 +59,7 @@ def _checked_entry(path: Path | str, layer: str, entry: Any) -> tuple[list[int],
     kept, removed = entry["saved_idxs"], entry["mask_num"]
     if not isinstance(kept, list) or not kept or not all(_is_index(i) for i in kept):
         raise UserError(f"{path}: saved_idxs of layer {layer} must be a list of filter numbers, at least one")
-    if any(a >= b for a, b in zip(kept, kept[1:], strict=False)):
+    if any(a >= b for a, b in pairwise(kept)):
         raise UserError(f"{path}: saved_idxs of layer {layer} must ascend without repetition")
     if not _is_index(removed):
         raise UserError(f"{path}: mask_num of layer {layer} must be a number of filters")

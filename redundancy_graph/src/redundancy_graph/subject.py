@@ -6,14 +6,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torch import nn
+
 from common.channels import ChannelGroup, channel_groups
 from common.checkpoint import fit_shapes, load_model, load_tensors, read_tensors
 from common.data import DataBundle
 from common.errors import UserError
 from common.factory import named_model
 from common.models import ARCHITECTURES, arguments_for, create_model
-from torch import nn
-
 from redundancy_graph.names import LAYERS, tensors_to_ours, written_by_authors
 
 SUFFIX = "-weights.pth"  # the seed's name of a weights file is <arch>-weights.pth

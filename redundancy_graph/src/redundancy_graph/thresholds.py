@@ -3,10 +3,12 @@
 import argparse
 import math
 from collections.abc import Callable, Iterable, Sequence
+from itertools import pairwise
 
 import numpy as np
-from common.errors import UserError
 from tqdm import tqdm
+
+from common.errors import UserError
 
 TOLERANCE = 0.02  # a target of MACs is met within [1 - TOLERANCE, 1] of it
 _COARSE = 0.01  # spacing of the first grid of thresholds
@@ -84,7 +86,7 @@ def _between_neighbours(found: dict[float, int], target: float, spacing: float) 
     """A finer grid wherever two neighbouring thresholds have MACs on both sides of the target."""
     known = sorted(found)
     grid = []
-    for low, high in zip(known, known[1:], strict=False):
+    for low, high in pairwise(known):
         if min(found[low], found[high]) <= target <= max(found[low], found[high]):
             steps = math.ceil((high - low) / spacing - 1e-9)
             grid += [round(low + i * spacing, 10) for i in range(1, steps)]

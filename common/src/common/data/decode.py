@@ -41,7 +41,7 @@ def picture_size(path: Path) -> tuple[int, int]:
 def decode_all(listing: Listing) -> np.ndarray:
     """All pictures (N, 3, H, W) uint8, decoded in threads. Raises MixedSizes naming the first that differs."""
     height, width = picture_size(listing.path(0))
-    pixels = np.empty((len(listing), 3, height, width), dtype=np.uint8)
+    pixels: np.ndarray = np.empty((len(listing), 3, height, width), dtype=np.uint8)
 
     def decode(start: int) -> int:
         end = min(start + CHUNK, len(listing))

@@ -97,11 +97,9 @@ class FolderImages:
             generator=torch.Generator(),  # else it would draw from the global one
         )
         affine = pixel_affine(self.mean, self.std, device)
-        for (start, end, global_size), collated in zip(parts, _surviving(loader), strict=True):
-            if isinstance(collated, str):
-                raise UserError(collated)
-            pixels, labels = (tensor.to(device, non_blocking=True) for tensor in collated)
-            yield Batch(apply_affine(pixels, affine, channels_last), labels, order[start:end], global_size)
+        for (start, end, global_size), (pixels, labels) in zip(parts, _delivered(loader), strict=True):
+            images = apply_affine(pixels.to(device, non_blocking=True), affine, channels_last)
+            yield Batch(images, labels.to(device, non_blocking=True), order[start:end], global_size)
 
 
 class _Pictures(Dataset):
@@ -129,16 +127,20 @@ class _Pictures(Dataset):
 
 
 def _collate(items: list[tuple[Tensor, int] | str]) -> tuple[Tensor, Tensor] | str:
-    mistake = next((item for item in items if isinstance(item, str)), None)
-    if mistake is not None:
-        return mistake
-    return torch.stack([pixels for pixels, _ in items]), torch.tensor([label for _, label in items])
+    for item in items:
+        if isinstance(item, str):
+            return item
+    pixels, labels = zip(*items, strict=True)
+    return torch.stack(pixels), torch.tensor(labels)
 
 
-def _surviving(loader: DataLoader) -> Iterator[tuple[Tensor, Tensor] | str]:
-    """The loader's batches; a killed worker is a UserError (it is memory that they run out of)."""
+def _delivered(loader: DataLoader) -> Iterator[tuple[Tensor, Tensor]]:
+    """The loader's batches. Raises UserError for an unreadable picture and for a killed worker."""
     try:
-        yield from loader
+        for collated in loader:
+            if isinstance(collated, str):
+                raise UserError(collated)
+            yield collated
     except RuntimeError as error:
         if "DataLoader worker" not in str(error):
             raise

@@ -28,7 +28,7 @@ class Listing:
 
     def path(self, index: int) -> Path:
         """Where picture number `index` lies."""
-        return self.folder / os.fsdecode(self.paths[index])
+        return self.folder / os.fsdecode(bytes(self.paths[index]))
 
     def fingerprint(self) -> str:
         """SHA-256 (hex) over the relative paths and sizes."""

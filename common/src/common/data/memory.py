@@ -56,7 +56,9 @@ class MemoryImages:
 
     def normalized(self, mean: Sequence[float], std: Sequence[float]) -> "MemoryImages":
         """The same pictures with another normalisation; one value serves all channels."""
-        return self._with(self.images, self.labels, tuple(mean), tuple(std))
+        same = self._with(self.images, self.labels, tuple(mean), tuple(std))
+        object.__setattr__(same, "_resident", self._resident)
+        return same
 
     def measured_statistics(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
         """Mean and deviation per channel over all pixels, of pixels scaled to 0..1; exact counts, then float64."""

@@ -144,10 +144,11 @@ def _load_cifar(root: Path, name: str) -> Loaded:
         pair = _find_pair(place, (("train", "test"), ("train", "val")))
         if pair:
             sides = list_train_and_test(*pair)
-            if len(sides[0].classes) != layout.num_classes:
+            size, classes = picture_size(sides[0].path(0)), sides[0].classes
+            if len(classes) != layout.num_classes or size != (32, 32):
                 raise UserError(
-                    f"{place}: {len(sides[0].classes)} class folders are not the {layout.num_classes} of {name}; "
-                    f"--dataset folder:{place} reads any pictures"
+                    f"{place}: {len(classes)} class folders of {size[1]} x {size[0]} pictures are not {name} "
+                    f"({layout.num_classes} of 32 x 32); --dataset folder:{place} reads any pictures"
                 )
             return _in_memory(sides)
     raise _missing(root, name, f"{layout.python_folder}, {layout.binary_folder}, or train and test with class folders")
@@ -196,8 +197,8 @@ def _in_memory(sides: tuple[Listing, Listing]) -> Loaded:
     )
     if train.image_shape != test.image_shape:
         raise MixedSizes(
-            f"{sides[0].folder} and {sides[1].folder}: pictures of different sizes, {train.image_shape} and {test.image_shape}; "
-            "this data set needs pictures of one size"
+            f"{sides[0].folder} and {sides[1].folder}: pictures of different sizes, {train.image_shape} and "
+            f"{test.image_shape}; this data set needs pictures of one size"
         )
     return Loaded(train, test, sides[0].classes)
 
@@ -222,6 +223,9 @@ def _find_pair(place: Path, pairs: tuple[tuple[str, str], ...]) -> tuple[Path, P
 def _missing(root: Path, name: str, wanted: str) -> UserError:
     """What to do about data that are not there."""
     ways = f"`python -m common.fetch {name} --to {root}` gets it" if name in ITEMS else "its owners give it out"
+    archives = sorted(path.name for path in root.glob("*") if path.name.endswith((".zip", ".tar", ".tar.gz", ".tgz")))
+    if archives:
+        ways = f"unpack what lies there ({', '.join(archives[:5])}), or {ways}"
     return UserError(
         f"{name} is not in {root.absolute()} (looked for {wanted}); {ways}, --dataset-dir names another folder"
     )

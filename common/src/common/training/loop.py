@@ -15,13 +15,16 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from common.atomic import atomic_file, write_csv
-from common.data import Batch, ImageSet
+from common.data import Batch, ImageSet, batch_count
 from common.distributed import barrier, data_parallel, is_main, rank, sum_over_ranks, world_size
 from common.errors import UserError
 from common.measure import evaluate
 from common.runs import LOG, STATE
 from common.training.options import TrainOptions
 from common.training.schedule import learning_rate
+
+
+MIN_PART = 2  # batch norm cannot train on one example: a shorter last batch joins the one before it
 
 
 class Stateful(Protocol):
@@ -155,7 +158,7 @@ def make_optimizer(model: nn.Module, options: TrainOptions) -> torch.optim.Optim
 
 def _epoch(step: _Step, train: ImageSet, epoch: int, seed: int, workers: int) -> dict[str, float]:
     options = step.options
-    steps = -(-len(train) // options.batch_size)
+    steps = batch_count(len(train), options.batch_size, world_size(), MIN_PART)
     sums = torch.zeros(2, dtype=torch.float64, device=step.device)
     step.network.train()
     batches = train.batches(
@@ -169,6 +172,7 @@ def _epoch(step: _Step, train: ImageSet, epoch: int, seed: int, workers: int) ->
         world_size=world_size(),
         workers=workers,
         channels_last=True,
+        min_part=MIN_PART,
     )
     label = f"epoch {epoch + 1}/{options.epochs}"
     bar = tqdm(batches, total=steps, desc=label, disable=None if is_main() else True, leave=False)

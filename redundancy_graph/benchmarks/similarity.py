@@ -1,0 +1,120 @@
+"""Similarity of a layer's maps and selection of its filters: ours against the pairwise loop of the original.
+
+The peer is written from the description in the paper's fact sheet (hashes recomputed for every pair and picture, one table row
+each, mean per pair, k tried from the largest degree downwards); it copies no code of the original. Both sides run whole, interleaved in
+one process, and must keep the same filters.
+
+    python benchmarks/similarity.py                     64 filters of 32x32, 10 pictures, 7 runs of each side
+    python benchmarks/similarity.py --pictures 100 --repeats 1
+"""
+
+import argparse
+import statistics
+import time
+
+import numpy as np
+import torch
+from scipy.fftpack import dct
+
+from redundancy_graph import filter_similarity, select_filters
+
+FLOOR = 100
+
+
+def make_maps(pictures: int, filters: int, size: int, seed: int = 0) -> np.ndarray:
+    """(N, C, H, W) float32: smooth random maps, some of them variations of one another, as a trained layer has."""
+    random = np.random.default_rng(seed)
+    bases = random.standard_normal((pictures, max(1, filters // 3), size, size))
+    bases = np.cumsum(np.cumsum(bases, axis=2), axis=3) / size
+    chosen = random.integers(0, bases.shape[1], filters)
+    noise = np.cumsum(random.standard_normal((pictures, filters, size, size)), axis=3)
+    return (bases[:, chosen] + random.uniform(0.01, 0.4, (filters, 1, 1)) * noise).astype(np.float32)
+
+
+def loop_hash(feature_map: np.ndarray) -> np.ndarray:
+    low = dct(dct(feature_map, axis=0), axis=1)[:8, :8]
+    return low >= low.mean()
+
+
+def loop_selection(maps: np.ndarray, l1_norms: np.ndarray, threshold: float) -> list[int]:
+    """The pairwise way: every pair, every picture, both hashes anew."""
+    pictures, filters = maps.shape[:2]
+    table = []
+    for i in range(filters):
+        for j in range(i + 1, filters):
+            for n in range(pictures):
+                different = int((loop_hash(maps[n, i]) != loop_hash(maps[n, j])).sum())
+                table.append((i, j, 1 - different / 64))
+    sums: dict[tuple[int, int], list[float]] = {}
+    for i, j, value in table:
+        sums.setdefault((i, j), []).append(value)
+    near: dict[int, set[int]] = {i: set() for i in range(filters)}
+    for (i, j), values in sums.items():
+        if sum(values) / len(values) >= threshold:
+            near[i].add(j)
+            near[j].add(i)
+    return loop_decomposition(near, l1_norms)
+
+
+def loop_decomposition(near: dict[int, set[int]], l1_norms: np.ndarray) -> list[int]:
+    while any(near.values()):
+        k = max(map(len, near.values()))
+        while not (core := loop_core(near, k)):
+            k -= 1
+        while core:
+            component, frontier = set(), {min(core)}
+            while frontier:
+                component |= frontier
+                frontier = {j for i in frontier for j in near[i] & core} - component
+            core -= component
+            gone = component - {max(sorted(component), key=lambda i: l1_norms[i])}
+            near = {i: others - gone for i, others in near.items() if i not in gone}
+    return sorted(near)
+
+
+def loop_core(near: dict[int, set[int]], k: int) -> set[int]:
+    core = set(near)
+    while weak := {i for i in core if len(near[i] & core) < k}:
+        core -= weak
+    return core
+
+
+def ours(maps: np.ndarray, l1_norms: np.ndarray, threshold: float) -> list[int]:
+    return select_filters(filter_similarity(maps), l1_norms, threshold)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--pictures", type=int, default=10)
+    parser.add_argument("--filters", type=int, default=64)
+    parser.add_argument("--size", type=int, default=32, help="height and width of a map")
+    parser.add_argument("--threshold", type=float, default=0.7)
+    parser.add_argument("--repeats", type=int, default=7)
+    args = parser.parse_args()
+    maps = make_maps(args.pictures, args.filters, args.size)
+    l1_norms = np.random.default_rng(1).random(args.filters)
+    ours(maps, l1_norms, args.threshold)  # warm up
+    sides = {"ours": ours, "pairwise loop": loop_selection}
+    seconds: dict[str, list[float]] = {name: [] for name in sides}
+    for _ in range(args.repeats):
+        kept = {}
+        for name, side in sides.items():
+            start = time.perf_counter()
+            kept[name] = side(maps, l1_norms, args.threshold)
+            seconds[name].append(time.perf_counter() - start)
+        if kept["ours"] != kept["pairwise loop"]:
+            raise SystemExit(f"the kept sets differ: {kept}")
+    print(
+        f"{args.filters} filters of {args.size}x{args.size}, {args.pictures} pictures, {torch.get_num_threads()} threads;",
+        end=" ",
+    )
+    print(f"both keep the same {len(kept['ours'])} filters at {args.threshold}")
+    for name, series in seconds.items():
+        values = " ".join(f"{1000 * value:.2f}" for value in series)
+        print(f"{name:14s} median {1000 * statistics.median(series):10.2f} ms of {len(series)} runs: {values}")
+    ratio = statistics.median(seconds["pairwise loop"]) / statistics.median(seconds["ours"])
+    print(f"ratio {ratio:.0f} (floor {FLOOR}): {'ok' if ratio >= FLOOR else 'BELOW THE FLOOR'}")
+
+
+if __name__ == "__main__":
+    main()

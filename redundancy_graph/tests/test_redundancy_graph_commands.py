@@ -1,0 +1,336 @@
+"""The commands, called in process on a handful of pictures: what they leave, what they skip, how they go on."""
+
+import csv
+import json
+import random
+from pathlib import Path
+
+import pytest
+import torch
+from rg_helpers import network, write_pictures
+
+from common.checkpoint import load_model, read_tensors
+from common.errors import UserError
+from common.models import create_model
+from redundancy_graph import finetune, generate
+from redundancy_graph.names import tensors_to_authors
+from redundancy_graph.subject import load_pruned_weights
+
+SEED_OPTIONS = {  # option: (generate_prune_info.py, prune_cifar10.py, prune_imagenet.py), in the seed's order
+    "arch": ("vgg16", "vgg16", "resnet50"),
+    "pretrain_dir": ("./cifar10/pre-train/", "./cifar10/pre-train/", "./imagenet/pre-train/"),
+    "dataset_dir": ("./cifar10/dataset/", "./cifar10/dataset/", "./imagenet/dataset/"),
+    "pruneinfo_dir": (None, "./cifar10/prune-info/", "./imagenet/prune-info/"),
+    "saved_dir": ("./cifar10/prune-info/", "./cifar10/fine-tune/", "./imagenet/fine-tune/"),
+    "log_dir": ("./cifar10/log/generate-prune-info/", "./cifar10/log/fine-tune/", "./imagenet/log/fine-tune/"),
+    "mini_batch": (100, None, None),
+    "threshold": ([0.7], [0.7], [0.7]),
+    "epochs": (None, 90, 65),
+    "batch_size": (None, 256, 256),
+    "learning_rate": (None, 0.01, 0.01),
+    "momentum": (None, 0.9, 0.9),
+    "weight_decay": (None, 5e-4, 1e-4),
+    "adjust": (None, 30, 30),
+}
+HELP = {
+    "arch": "model architecture",
+    "pretrain_dir": "pre-trained model saved directory",
+    "dataset_dir": "dataset saved directory",
+    "pruneinfo_dir": "pruning information saved directory",
+    "log_dir": "log file saved directory",
+    "mini_batch": "number of inputs to calculate average similarity",
+    "threshold": "similarity threshold",
+    "epochs": "number of fine-tuning epochs",
+    "batch_size": "batch size",
+    "learning_rate": "initial learning rate",
+    "momentum": "momentum",
+    "weight_decay": "weight decay",
+    "adjust": "learning rate decay step",
+}
+
+
+def tiny(num_classes: int = 10) -> torch.nn.Module:
+    """A user's own network."""
+    layers = [torch.nn.Conv2d(3, 8, 3), torch.nn.ReLU(), torch.nn.Conv2d(8, 6, 3), torch.nn.ReLU()]
+    return torch.nn.Sequential(
+        *layers, torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), torch.nn.Linear(6, num_classes)
+    )
+
+
+class Place:
+    """A folder with pictures and trained weights, and the commands' options that point there."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.pictures = write_pictures(root / "pictures")
+        self.weights = root / "pre-train" / "resnet20-weights.pth"
+        self.weights.parent.mkdir()
+        model = network("resnet20")
+        model.linear = torch.nn.Linear(64, 2)
+        torch.save(model.state_dict(), self.weights)
+        torch.manual_seed(0)
+        torch.save(tiny(2).state_dict(), root / "tiny.pth")
+
+    def common(self, log: str = "log") -> list[str]:
+        return [
+            "--arch", "resnet20", "--pretrain-dir", str(self.weights.parent), "--dataset", f"folder:{self.pictures}",
+            "--log-dir", str(self.root / log), "--device", "cpu",
+        ]  # fmt: skip
+
+    def generate(self, *options: str, out: str = "info") -> int:
+        return generate.main([*self.common(), "--mini-batch", "8", "--saved-dir", str(self.root / out), *options])
+
+    def prune(self, *options: str, out: str = "fine-tune", info: str = "info", main=finetune.main_cifar10) -> int:
+        recipe = ["--epochs", "2", "--batch-size", "10", "--mini-batch", "8"]
+        folders = ["--pruneinfo-dir", str(self.root / info), "--saved-dir", str(self.root / out)]
+        return main([*self.common(), *folders, *recipe, *options])
+
+
+@pytest.fixture(autouse=True)
+def quick_latency(monkeypatch):
+    """Two forward passes instead of 44: latencies are common's business."""
+    one = {"baseline": {"1": 1.0, "64": 1.0}, "compressed": {"1": 1.0, "64": 1.0}}
+    monkeypatch.setattr(finetune, "latency_ms", lambda *args, **kwargs: json.loads(json.dumps(one)))
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    return Place(tmp_path_factory.mktemp("place"))
+
+
+@pytest.fixture(scope="module")
+def pruned(place):
+    """Prune info at three thresholds and two fine-tuned networks."""
+    with pytest.MonkeyPatch.context() as patch:
+        one = {"baseline": {"1": 1.0, "64": 1.0}, "compressed": {"1": 1.0, "64": 1.0}}
+        patch.setattr(finetune, "latency_ms", lambda *args, **kwargs: json.loads(json.dumps(one)))
+        assert place.generate("--threshold", "[0.6", "0.65", "0.7]", "--plots") == 0
+        assert place.prune("--threshold", "[0.6", "0.7]", "--plots") == 0
+    return place
+
+
+def refused(capsys, status: int) -> str:
+    """The one line on standard error of a command that ended with status 2."""
+    error = capsys.readouterr().err
+    assert status == 2
+    assert len(error.strip().splitlines()) == 1, error
+    return error.strip()
+
+
+@pytest.mark.parametrize("script", range(3))
+def test_options_defaults_and_help_are_the_seeds(script):
+    parser = [generate.build_parser(), *map(finetune.build_parser, (finetune.CIFAR10, finetune.IMAGENET))][script]
+    defaults = vars(parser.parse_args([]))
+    expected = {name: values[script] for name, values in SEED_OPTIONS.items() if values[script] is not None}
+    assert {name: defaults[name] for name in expected} == expected
+    actions = {action.dest: action for action in parser._actions}
+    order = [name for name in actions if name in expected]
+    assert order == list(expected)
+    assert {name: actions[name].help for name in expected if name in HELP} == {
+        n: HELP[n] for n in expected if n in HELP
+    }
+    titles = (
+        "Generate Pruning Information",
+        "Fine-tune Pruned Model on CIFAR-10",
+        "Fine-tune Pruned Model on ImageNet",
+    )
+    assert parser.description == titles[script]
+
+
+def test_generate_writes_a_file_per_threshold_from_one_pass(pruned):
+    info = pruned.root / "info"
+    removed = []
+    for threshold in ("0.6", "0.65", "0.7"):
+        content = json.loads((info / f"resnet20-{threshold}.json").read_text())
+        assert list(content)[:2] == ["conv", "layer1.0.conv1"]
+        assert len(content) == 12  # the stem, nine conv1, two streams
+        report = json.loads((info / f"resnet20-{threshold}" / "report.json").read_text())
+        assert report["filters_removed"] == sum(entry["mask_num"] for entry in content.values())
+        assert 0 < report["macs"] < report["dense_macs"] == 40_550_528
+        removed.append(report["filters_removed"])
+        assert (info / f"resnet20-{threshold}" / "similarity.png").read_bytes().startswith(b"\x89PNG")
+        assert (info / f"resnet20-{threshold}" / "kept.png").is_file()
+        log = (pruned.root / "log" / f"resnet20-{threshold}.log").read_text()
+        assert f"conv: removed {content['conv']['mask_num']:04d} of 0016" in log
+    assert len(set(removed)) == 3
+
+
+def test_generate_is_skipped_and_never_silently_another(pruned, capsys, monkeypatch):
+    file = pruned.root / "info" / "resnet20-0.7.json"
+    before = file.read_bytes(), file.stat().st_mtime_ns
+    monkeypatch.setattr(generate, "collect_hashes", None)  # no picture is looked at
+    assert pruned.generate("--threshold", "0.70") == 0
+    assert "is there already" in capsys.readouterr().out
+    line = refused(capsys, pruned.generate("--threshold", "0.7", "--seed", "1"))
+    assert "--seed" in line and "--force" in line
+    assert (file.read_bytes(), file.stat().st_mtime_ns) == before
+
+
+def test_generate_gives_the_same_bytes_again_and_others_with_another_seed(pruned):
+    assert pruned.generate("--threshold", "0.7", out="again") == 0
+    first, again = ((pruned.root / folder / "resnet20-0.7.json").read_bytes() for folder in ("info", "again"))
+    assert first == again
+    assert pruned.generate("--threshold", "0.7", "--seed", "1", "--force", out="again") == 0
+    assert (pruned.root / "again" / "resnet20-0.7.json").read_bytes() != first
+
+
+def test_foreign_prune_info_is_not_overwritten(place, capsys):
+    file = place.root / "foreign" / "resnet20-0.7.json"
+    file.parent.mkdir()
+    file.write_text("{}")
+    assert "--force" in refused(capsys, place.generate("--threshold", "0.7", out="foreign"))
+    assert file.read_text() == "{}"
+
+
+@pytest.mark.parametrize("options", [["--decider", "all"], ["--bn-mode", "train"], ["--augment"]])
+def test_other_ways_to_decide_give_other_files(pruned, options):
+    out = options[-1].strip("-")
+    assert pruned.generate("--threshold", "0.6", *options, out=out) == 0
+    usual, other = (json.loads((pruned.root / folder / "resnet20-0.6.json").read_text()) for folder in ("info", out))
+    assert usual.keys() == other.keys()
+    assert usual != other
+
+
+def test_a_run_folder_is_whole(pruned):
+    folder = pruned.root / "fine-tune" / "resnet20-0.7"
+    names = {path.name for path in folder.iterdir()}
+    assert names == {"config.json", "log.csv", "metrics.json", "model.safetensors"}
+    metrics, config = (json.loads((folder / name).read_text()) for name in ("metrics.json", "config.json"))
+    assert metrics["schema"] == 1 and metrics["package"] == "redundancy_graph" and metrics["arch"] == "resnet20"
+    sides = [metrics[name] for name in ("baseline", "after_cut", "compressed")]
+    for side in sides:
+        assert {"top1", "top5", "loss", "macs", "params", "nonzero_params", "bytes"} <= side.keys()
+    assert sides[2]["macs"] == sides[1]["macs"] < sides[0]["macs"]
+    assert sides[2]["bytes"] == (folder / "model.safetensors").stat().st_size
+    assert "agreement" in sides[1] and "agreement" in sides[2]
+    assert metrics["command"].startswith("prune_cifar10.py --arch resnet20")
+    assert config["options"]["threshold"] == 0.7 and config["options"]["epochs"] == 2
+    with open(folder / "log.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["epoch"] for row in rows] == ["1", "2"]
+    assert float(rows[-1]["test_top1"]) == pytest.approx(sides[2]["top1"])  # the last epoch's, not the best one's
+    assert metrics["best_test_top1"] == max(float(row["test_top1"]) for row in rows)
+    report = json.loads((pruned.root / "info" / "resnet20-0.7" / "report.json").read_text())
+    assert (sides[0]["macs"], sides[2]["macs"]) == (report["dense_macs"], report["macs"])  # as was foretold
+
+
+def test_the_seeds_flat_files_stand_beside_it(pruned):
+    folder = pruned.root / "fine-tune"
+    flat = read_tensors(folder / "resnet20-0.7-weights.pth")
+    assert {"conv.weight", "fc.weight"} <= flat.keys()
+    model = load_model(folder / "resnet20-0.7" / "model.safetensors")
+    again = load_pruned_weights("resnet20", folder / "resnet20-0.7-weights.pth", num_classes=2)
+    assert all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), again.state_dict().values(), strict=True))
+    log = (pruned.root / "log" / "resnet20-0.7.log").read_text()
+    assert "epoch [02/02]" in log and "agreement" in log
+
+
+def test_accuracy_is_drawn_over_all_thresholds(pruned):
+    assert (pruned.root / "fine-tune" / "resnet20-accuracy.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_finished_run_is_skipped_and_another_refused(pruned, capsys, monkeypatch):
+    folder = pruned.root / "fine-tune"
+    flat = folder / "resnet20-0.6-weights.pth"
+    before = (folder / "resnet20-0.6" / "metrics.json").read_bytes(), flat.read_bytes()
+    flat.unlink()
+    monkeypatch.setattr(finetune, "fit", None)  # nothing is trained
+    assert pruned.prune("--threshold", "0.6") == 0
+    assert ((folder / "resnet20-0.6" / "metrics.json").read_bytes(), flat.read_bytes()) == before
+    capsys.readouterr()
+    assert "--momentum" in refused(capsys, pruned.prune("--threshold", "0.6", "--momentum", "0.5"))
+
+
+def test_an_interrupted_run_goes_on_to_the_same_bits(pruned, capsys, monkeypatch):
+    """Ctrl-C in the second epoch of an augmented, shuffled run."""
+    evaluations = []
+
+    def interrupted(*args, **kwargs):
+        evaluations.append(1)
+        if len(evaluations) == 2:
+            raise KeyboardInterrupt
+        return measured(*args, **kwargs)
+
+    import common.training.loop as loop
+
+    measured = loop.evaluate
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "evaluate", interrupted)
+        assert pruned.prune("--threshold", "0.7", out="stopped") == 130
+    folder = pruned.root / "stopped" / "resnet20-0.7"
+    assert not (folder / "metrics.json").exists()
+    assert pruned.prune("--threshold", "0.7", out="stopped") == 0
+    whole = pruned.root / "fine-tune" / "resnet20-0.7"
+    assert (folder / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
+    assert {path.name for path in folder.iterdir()} == {path.name for path in whole.iterdir()}
+
+
+def test_a_target_of_macs_is_met_by_both_commands(place, capsys):
+    assert place.generate("--target-macs", "0.6", out="target") == 0
+    report = json.loads((place.root / "target" / "resnet20-macs0.6" / "report.json").read_text())
+    assert 0.98 * 0.6 <= report["macs"] / report["dense_macs"] <= 0.6
+    made = (place.root / "target" / "resnet20-macs0.6.json").read_bytes()
+    assert place.prune("--target-macs", "0.6", out="target-out", info="target-made") == 0  # makes the prune info itself
+    assert (place.root / "target-made" / "resnet20-macs0.6.json").read_bytes() == made
+    metrics = json.loads((place.root / "target-out" / "resnet20-macs0.6" / "metrics.json").read_text())
+    assert metrics["compressed"]["macs"] == report["macs"]
+    capsys.readouterr()
+    line = refused(capsys, place.generate("--target-macs", "0.0005", out="target"))
+    assert "nearest" in line
+    assert not (place.root / "target" / "resnet20-macs0.0005.json").exists()
+
+
+def test_missing_prune_info_is_made_when_asked_for(place):
+    assert place.prune("--threshold", "0.65", "--generate", "--epochs", "0", out="made", info="made-info") == 0
+    assert (place.root / "made-info" / "resnet20-0.65.json").is_file()
+    metrics = json.loads((place.root / "made" / "resnet20-0.65" / "metrics.json").read_text())
+    assert metrics["compressed"]["top1"] == metrics["after_cut"]["top1"]  # no epoch, no change
+    assert {"config.json", "log.csv", "metrics.json", "model.safetensors"} == {
+        path.name for path in (place.root / "made" / "resnet20-0.65").iterdir()
+    }
+
+
+def test_the_authors_weights_run_through_both_commands(place):
+    model = create_model("resnet20", num_classes=2, shortcut="conv3x3")
+    (place.root / "authors").mkdir()
+    torch.save(tensors_to_authors("resnet20", model.state_dict()), place.root / "authors" / "resnet20-weights.pth")
+    options = ["--pretrain-dir", str(place.root / "authors"), "--threshold", "0.7"]
+    assert place.generate(*options, out="authors-info") == 0
+    info = json.loads((place.root / "authors-info" / "resnet20-0.7.json").read_text())
+    assert "layer2.0.downsample.0" in info
+    assert place.prune(*options, "--epochs", "1", out="authors-out", info="authors-info") == 0
+    assert "layer2.0.downsample.0.weight" in read_tensors(place.root / "authors-out" / "resnet20-0.7-weights.pth")
+
+
+def test_a_users_own_network(place):
+    options = ["--model", "test_redundancy_graph_commands:tiny", "--pretrained", str(place.root / "tiny.pth")]
+    assert place.prune(*options, "--threshold", "0.6", "--generate", out="own", info="own-info") == 0
+    name = "test_redundancy_graph_commands.tiny-0.6"
+    folder = place.root / "own" / name
+    pruned = load_model(folder / "model.safetensors", lambda: tiny(2))
+    info = json.loads((place.root / "own-info" / f"{name}.json").read_text())
+    assert pruned[0].out_channels == len(info["0"]["saved_idxs"])
+    with pytest.raises(UserError):
+        load_model(folder / "model.safetensors")
+
+
+def test_the_imagenet_script_is_the_same_code(pruned):
+    assert pruned.prune("--threshold", "0.6", "--epochs", "1", out="imagenet", main=finetune.main_imagenet) == 0
+    config = json.loads((pruned.root / "imagenet" / "resnet20-0.6" / "config.json").read_text())
+    assert config["options"]["weight_decay"] == 1e-4
+
+
+def test_the_heat_maps_layer_can_be_chosen(pruned, capsys):
+    assert pruned.generate("--threshold", "0.6", "--plots", "--plot-layer", "layer3.1.conv1", out="chosen") == 0
+    assert "layer3.1.conv1" in capsys.readouterr().out
+    line = refused(capsys, pruned.generate("--threshold", "0.7", "--plots", "--plot-layer", "layer9", out="chosen"))
+    assert "layer9" in line and "layer3.2.conv1" in line
+
+
+def test_pictures_are_chosen_anew_by_every_seed(pruned):
+    """Three seeds, three different files; none of them by chance the same."""
+    files = []
+    for seed in random.Random(1).sample(range(100), 3):
+        assert pruned.generate("--threshold", "0.65", "--seed", str(seed), out=f"seed{seed}") == 0
+        files.append((pruned.root / f"seed{seed}" / "resnet20-0.65.json").read_bytes())
+    assert len(set(files)) == 3

@@ -1,0 +1,188 @@
+"""Decisions per channel group, the names of the layers that decide, and the surgery that follows."""
+
+import numpy as np
+import pytest
+import torch
+from rg_helpers import ARCHS, network, random_kept, random_pictures
+from torch import nn
+
+from common.channels import channel_groups, keep_channels
+from common.cost import count_cost
+from common.errors import UserError
+from common.models import create_model
+from redundancy_graph.decide import decide, deciding_groups, gather_evidence, kept_channels, l1_norms, layers_to_hash
+from redundancy_graph.features import collect_hashes
+from redundancy_graph.graph import select_filters
+from redundancy_graph.names import to_authors
+
+EXAMPLE = torch.zeros(1, 3, 32, 32)
+COST = {
+    "vgg16": (313_463_808, 14_991_946),
+    "resnet56": (127_844_992, 876_250),
+    "resnet110": (255_246_976, 1_751_194),
+    "densenet40": (282_917_328, 1_059_298),
+}
+
+
+def expected_names(arch: str) -> list[str]:
+    """The entries of the authors' prune-info files, in their order."""
+    if arch == "vgg16":
+        return [f"features.conv{i}" for i in (0, 1, 3, 4, 6, 7, 8, 10, 11, 12, 14, 15, 16)]
+    if arch == "densenet40":
+        blocks = [[f"dense{b}.{i}.conv" for i in range(12)] + [f"trans{b}.conv"] * (b < 3) for b in (1, 2, 3)]
+        return ["conv", *(name for block in blocks for name in block)]
+    blocks, names = {
+        "resnet56": ([9, 9, 9], ["conv"]),
+        "resnet110": ([18, 18, 18], ["conv"]),
+        "resnet50": ([3, 4, 6, 3], ["conv1"]),
+    }[arch]
+    inner = ["conv1", "conv2"] if arch == "resnet50" else ["conv1"]
+    for stage, count in enumerate(blocks, 1):
+        for block in range(count):
+            names += [f"layer{stage}.{block}.{conv}" for conv in inner]
+            if block == 0 and (stage > 1 or arch == "resnet50"):
+                names.append(f"layer{stage}.0.downsample.0")
+    return names
+
+
+@pytest.mark.parametrize("arch", ARCHS)
+def test_the_layers_that_decide_are_the_authors(arch):
+    model = network(arch)
+    names = [to_authors(arch, layer) for layer in deciding_groups(model, channel_groups(model, EXAMPLE))]
+    assert names == expected_names(arch)
+    assert len(names) == ARCHS[arch][1]
+    if arch in COST:
+        cost = count_cost(model, (3, 32, 32))
+        assert (cost.macs, cost.params) == COST[arch]
+
+
+def test_without_a_shortcut_convolution_the_first_blocks_last_one_decides():
+    model = create_model("resnet56")
+    layers = list(deciding_groups(model, channel_groups(model, EXAMPLE)))
+    assert len(layers) == 30
+    assert {"conv1", "layer2.0.conv2", "layer3.0.conv2"} <= set(layers)
+
+
+def kill_removed(model: nn.Module, groups, kept, pre_activation: bool) -> None:
+    """Scale and shift 0, in every norm that carries it, of each removed channel.
+
+    pre_activation: DenseNet's norms stand before the layer that reads a concatenation, and have its positions.
+    """
+    modules = dict(model.named_modules())
+    for group in groups:
+        removed = set(range(group.size)) - set(kept.get(group.name, range(group.size)))
+        consumers = dict(group.consumers)
+        for name in group.followers:
+            if not isinstance(modules[name], nn.BatchNorm2d):
+                continue
+            positions = sorted(removed)
+            if pre_activation:
+                reader = consumers["linear" if name == "norm" else name.replace(".norm", ".conv")]
+                positions = [position for channel in removed for position in reader[channel]]
+            with torch.no_grad():
+                modules[name].weight[positions] = 0
+                modules[name].bias[positions] = 0
+
+
+@pytest.mark.parametrize("arch", ARCHS)
+def test_surgery_equals_the_network_with_dead_norms(arch):
+    """Property 10; the VGG's hidden linear layer keeps 512."""
+    model = network(arch)
+    groups = channel_groups(model, EXAMPLE)
+    deciding = {group.name for group in deciding_groups(model, groups).values()}
+    kept = {name: indices for name, indices in random_kept(groups, seed=3).items() if name in deciding}
+    pruned = keep_channels(model, EXAMPLE, kept)
+    x = torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    kill_removed(model, groups, kept, pre_activation=arch == "densenet40")
+    with torch.no_grad():
+        expected, found = model(x), pruned(x)
+    assert (expected - found).abs().max() <= 1e-4 * max(1.0, float(expected.abs().max()))
+    assert count_cost(pruned, (3, 32, 32)).macs < count_cost(model, (3, 32, 32)).macs
+
+
+@pytest.mark.parametrize("arch", ["vgg16", "densenet40"])
+def test_keeping_everything_changes_nothing(arch):
+    model = network(arch)
+    groups = channel_groups(model, EXAMPLE)
+    same = keep_channels(model, EXAMPLE, {group.name: range(group.size) for group in groups})
+    x = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        assert torch.equal(model(x), same(x))
+
+
+def test_evidence_is_that_of_the_decider_or_of_all():
+    model = network("resnet20")
+    groups = channel_groups(model, EXAMPLE)
+    modules = dict(model.named_modules())
+    hashes = collect_hashes(model, random_pictures(4), layers_to_hash(model, groups, "all"))
+    stem = next(group for group in groups if "conv1" in group.producers)
+    assert stem.producers == ["conv1", "layer1.0.conv2", "layer1.1.conv2", "layer1.2.conv2"]
+    nearest = gather_evidence(model, groups, hashes)[0]
+    joint = gather_evidence(model, groups, hashes, "all")[0]
+    assert nearest.bits == 4 * 64
+    assert joint.bits == 4 * nearest.bits
+    assert np.array_equal(nearest.l1_norms, l1_norms(modules["conv1"]))
+    np.testing.assert_allclose(joint.l1_norms, sum(l1_norms(modules[name]) for name in stem.producers))
+    stacked = torch.cat([hashes[name] for name in stem.producers])  # 16 pictures' worth of bits
+    agree = (stacked[:, :, None] == stacked[:, None]).sum(dim=(0, 3)).numpy()
+    assert np.array_equal(joint.similarity, agree / joint.bits)
+    decision = decide(joint, 0.6)
+    assert decision.kept == select_filters(joint.similarity, joint.l1_norms, 0.6)
+    assert (decision.layer, decision.channels) == ("conv1", 16)
+
+
+def test_norms_leave_biases_out():
+    layer = nn.Conv2d(2, 3, 1)
+    with torch.no_grad():
+        layer.weight.copy_(torch.tensor([[1.0, -2], [0, 0.5], [3, 3]]).view(3, 2, 1, 1))
+        layer.bias.fill_(100)
+    assert l1_norms(layer).tolist() == [3, 0.5, 6]
+
+
+def test_the_hidden_layer_of_vgg_keeps_512_or_shrinks_with_the_last_convolution():
+    model = network("vgg16")
+    groups = channel_groups(model, EXAMPLE)
+    decided = {"features.conv16": [1, 5, 400]}
+    assert kept_channels(decided, groups) == decided
+    shrunk = kept_channels(decided, groups, "shrunk")
+    assert shrunk == {**decided, "classifier.linear1": [1, 5, 400]}
+    pruned = keep_channels(model, EXAMPLE, shrunk)
+    assert pruned.classifier.linear1.weight.shape == (3, 3)
+    assert pruned.classifier.norm.num_features == 3
+    assert torch.equal(pruned.classifier.linear1.weight, model.classifier.linear1.weight[[1, 5, 400]][:, [1, 5, 400]])
+    with pytest.raises(UserError, match="vgg-hidden"):
+        resnet = network("resnet20")
+        kept_channels({}, channel_groups(resnet, EXAMPLE), "shrunk")
+
+
+class Grouped(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(3, 8, 3, padding=1)
+        self.grouped = nn.Conv2d(8, 8, 3, padding=1, groups=2)
+        self.last = nn.Conv2d(8, 6, 3, padding=1)
+        self.head = nn.Linear(6, 10)
+
+    def forward(self, x):
+        return self.head(self.last(self.grouped(self.first(x))).mean((2, 3)))
+
+
+def test_groups_in_equal_runs_are_left_whole():
+    model = Grouped().eval()
+    assert list(deciding_groups(model, channel_groups(model, EXAMPLE))) == ["last"]
+
+
+def test_a_network_without_convolutions_is_refused():
+    model = create_model("lenet300_100")
+    with pytest.raises(UserError, match="no convolution"):
+        deciding_groups(model, channel_groups(model, torch.zeros(1, 1, 28, 28)))
+
+
+def test_depthwise_convolutions_follow():
+    model = network("mobilenet_v2")
+    example = torch.zeros(1, 3, 64, 64)
+    groups = channel_groups(model, example)
+    hashes = collect_hashes(model, random_pictures(2, size=64), layers_to_hash(model, groups))
+    decided = {e.group: decide(e, 0.7).kept for e in gather_evidence(model, groups, hashes)}
+    pruned = keep_channels(model, example, decided)  # compares itself with the masked network
+    assert count_cost(pruned, (3, 64, 64)).macs < count_cost(model, (3, 64, 64)).macs

@@ -1,0 +1,274 @@
+"""Mistakes: one line on standard error, status 2, no traceback, nothing half-written. And the scripts as commands."""
+
+import errno
+import json
+import os
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from rg_helpers import network, write_pictures
+
+import common.atomic
+from common.checkpoint import save_model
+from common.models import create_model
+from redundancy_graph import finetune, generate
+
+HERE = Path(__file__).resolve().parent.parent
+
+
+class Malicious:
+    """A pickle that would run code."""
+
+    def __init__(self, witness: Path) -> None:
+        self.witness = witness
+
+    def __reduce__(self):
+        return (os.system, (f"touch {self.witness}",))
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """Pictures, weights and prune info, whole and broken in every way."""
+    root = tmp_path_factory.mktemp("mistakes")
+    write_pictures(root / "pictures", train=6, test=2)
+    write_pictures(root / "empty-class", train=2, test=2)
+    for picture in (root / "empty-class" / "train" / "class1").iterdir():
+        picture.unlink()
+    write_pictures(root / "truncated", train=2, test=2)
+    picture = root / "truncated" / "train" / "class0" / "1.png"
+    picture.write_bytes(picture.read_bytes()[:200])
+    (root / "no-classes" / "train").mkdir(parents=True)
+    (root / "no-classes" / "test").mkdir()
+    (root / "a-file").write_text("here")
+    model = create_model("resnet20", num_classes=2)
+    torch.save(model.state_dict(), root / "good.pth")
+    torch.save(create_model("resnet20", num_classes=10).state_dict(), root / "ten.pth")
+    torch.save(create_model("vgg16", num_classes=2).state_dict(), root / "vgg.pth")
+    torch.save({"epoch": 3}, root / "no-tensors.pth")
+    (root / "short.pth").write_bytes((root / "good.pth").read_bytes()[:5000])
+    (root / "garbage.pth").write_bytes(bytes(range(256)) * 40)
+    (root / "evil.pth").write_bytes(pickle.dumps({"state_dict": Malicious(root / "hacked")}))
+    save_model(root / "vgg.safetensors", network("lenet5"))
+    save_model(root / "whole.safetensors", model)
+    (root / "short.safetensors").write_bytes((root / "whole.safetensors").read_bytes()[:3000])
+    with torch.no_grad():
+        model.conv1.weight.fill_(float("nan"))
+    torch.save(model.state_dict(), root / "nan.pth")
+    assert run(generate.main, root, "--threshold", "0.7", "--saved-dir", str(root / "info")) == 0
+    write_broken_info(root)
+    return root
+
+
+def write_broken_info(root: Path) -> None:
+    good = json.loads((root / "info" / "resnet20-0.7.json").read_text())
+    plain = {layer: {name: entry[name] for name in ("saved_idxs", "mask_num")} for layer, entry in good.items()}
+    broken = {
+        "another": {f"features.conv{i}": entry for i, entry in enumerate(plain.values())},
+        "range": {**plain, "conv": {"saved_idxs": [3, 16], "mask_num": 14}},
+        "count": {**plain, "conv": {"saved_idxs": [3, 4], "mask_num": 3}},
+        "nothing": {**plain, "conv": {"saved_idxs": [], "mask_num": 16}},
+        "order": {**plain, "conv": {"saved_idxs": [4, 3], "mask_num": 14}},
+        "fewer": {layer: entry for layer, entry in plain.items() if layer != "conv"},
+    }
+    for name, content in broken.items():
+        (root / f"info-{name}").mkdir()
+        (root / f"info-{name}" / "resnet20-0.7.json").write_text(json.dumps(content))
+    (root / "info-text").mkdir()
+    (root / "info-text" / "resnet20-0.7.json").write_text("prune everything")
+
+
+def run(main, root: Path, *options: str) -> int:
+    """A command that would do, but for what ``options`` change."""
+    place = ["--pretrained", str(root / "good.pth"), "--dataset", f"folder:{root / 'pictures'}", "--device", "cpu"]
+    words = ["--arch", "resnet20", *place, "--mini-batch", "4", "--log-dir", str(root / "log"), "--workers", "0"]
+    if main is not generate.main:
+        words += ["--pruneinfo-dir", str(root / "info"), "--epochs", "1", "--batch-size", "4"]
+    return main([*words, *options])
+
+
+GENERATE, CIFAR10, IMAGENET = generate.main, finetune.main_cifar10, finetune.main_imagenet
+# (command, options with {root}, words of the message)
+MISTAKES = {
+    "unknown arch": (GENERATE, ["--arch", "resnet57"], "resnet57 resnet56"),
+    "unknown arch, fine-tuning": (CIFAR10, ["--arch", "resnet57"], "resnet57 resnet56"),
+    "unknown option": (GENERATE, ["--tresholds", "0.7"], "--tresholds -h"),
+    "abbreviated option": (CIFAR10, ["--thresh", "0.7"], "--thresh"),
+    "threshold nan": (GENERATE, ["--threshold", "nan"], "nan (0, 1]"),
+    "threshold nan, fine-tuning": (IMAGENET, ["--threshold", "nan"], "nan (0, 1]"),
+    "threshold zero": (GENERATE, ["--threshold", "0"], "(0, 1]"),
+    "threshold in percent": (GENERATE, ["--threshold", "[70", "75]"], "70 (0, 1]"),
+    "threshold of letters": (CIFAR10, ["--threshold", "high"], "high number"),
+    "threshold without a number": (CIFAR10, ["--threshold", "[]"], "number"),
+    "missing weights": (GENERATE, ["--pretrained", "{root}/none.pth"], "none.pth --pretrained"),
+    "weights not where the seed has them": (
+        GENERATE,
+        ["--pretrained", "", "--pretrain-dir", "{root}"],
+        "resnet20-weights.pth",
+    ),
+    "weights that are a folder": (CIFAR10, ["--pretrained", "{root}"], "no such file"),
+    "weights cut short": (GENERATE, ["--pretrained", "{root}/short.pth"], "short.pth damaged"),
+    "weights of noise": (CIFAR10, ["--pretrained", "{root}/garbage.pth"], "garbage.pth"),
+    "weights without tensors": (GENERATE, ["--pretrained", "{root}/no-tensors.pth"], "no-tensors.pth state dict"),
+    "weights with code in them": (CIFAR10, ["--pretrained", "{root}/evil.pth"], "evil.pth"),
+    "weights of another network": (GENERATE, ["--pretrained", "{root}/vgg.pth"], "vgg.pth tensor"),
+    "weights of other classes": (CIFAR10, ["--pretrained", "{root}/ten.pth"], "linear.weight shape"),
+    "weights that are nan": (GENERATE, ["--pretrained", "{root}/nan.pth"], "conv1 finite"),
+    "checkpoint cut short": (CIFAR10, ["--pretrained", "{root}/short.safetensors"], "short.safetensors"),
+    "checkpoint of another network": (GENERATE, ["--pretrained", "{root}/vgg.safetensors"], "lenet5 --arch"),
+    "unknown data set": (GENERATE, ["--dataset", "cifar11"], "cifar11 cifar10"),
+    "data set that is not there": (
+        CIFAR10,
+        ["--dataset", "cifar10", "--dataset-dir", "{root}/none"],
+        "cifar10 --dataset-dir",
+    ),
+    "imagenet that is not there": (IMAGENET, ["--dataset", "imagenet"], "imagenet"),
+    "folder that is not there": (GENERATE, ["--dataset", "folder:{root}/none"], "no such folder"),
+    "folder without classes": (GENERATE, ["--dataset", "folder:{root}/no-classes"], "class"),
+    "empty class folder": (CIFAR10, ["--dataset", "folder:{root}/empty-class"], "class1"),
+    "truncated picture": (GENERATE, ["--dataset", "folder:{root}/truncated"], "1.png"),
+    "unknown normalisation": (CIFAR10, ["--normalize", "mean"], "mean"),
+    "no pictures to compare": (GENERATE, ["--mini-batch", "0"], "--mini-batch"),
+    "more pictures than there are": (GENERATE, ["--mini-batch", "100"], "--mini-batch 100 12"),
+    "missing prune info": (CIFAR10, ["--pruneinfo-dir", "{root}/none"], "resnet20-0.7.json generate_prune_info.py"),
+    "prune info of text": (CIFAR10, ["--pruneinfo-dir", "{root}/info-text"], "resnet20-0.7.json JSON"),
+    "prune info of another network": (CIFAR10, ["--pruneinfo-dir", "{root}/info-another"], "another network"),
+    "prune info out of range": (IMAGENET, ["--pruneinfo-dir", "{root}/info-range"], "filter 16 conv"),
+    "prune info that does not add up": (CIFAR10, ["--pruneinfo-dir", "{root}/info-count"], "16 filters"),
+    "prune info that keeps nothing": (CIFAR10, ["--pruneinfo-dir", "{root}/info-nothing"], "conv at least one"),
+    "prune info in disorder": (CIFAR10, ["--pruneinfo-dir", "{root}/info-order"], "conv ascend"),
+    "prune info without a layer": (IMAGENET, ["--pruneinfo-dir", "{root}/info-fewer"], "'conv'"),
+    "a file for a folder": (GENERATE, ["--saved-dir", "{root}/a-file"], "a-file"),
+    "a file for a folder, fine-tuning": (CIFAR10, ["--saved-dir", "{root}/a-file"], "a-file"),
+    "a file for the log's folder": (CIFAR10, ["--log-dir", "{root}/a-file"], "a-file"),
+    "target of nothing": (GENERATE, ["--target-macs", "0"], "--target-macs (0, 1]"),
+    "target in percent": (CIFAR10, ["--target-macs", "50"], "--target-macs (0, 1]"),
+    "target out of reach": (GENERATE, ["--target-macs", "0.0002"], "nearest"),
+    "learning rate nan": (CIFAR10, ["--learning-rate", "nan"], "--learning-rate"),
+    "learning rate far too large": (CIFAR10, ["--learning-rate", "1e30"], "not finite"),
+    "negative epochs": (CIFAR10, ["--epochs", "-1"], "--epochs"),
+    "momentum of two": (IMAGENET, ["--momentum", "2"], "--momentum"),
+    "adjust of zero": (CIFAR10, ["--adjust", "0"], "--adjust"),
+    "batch of nothing": (IMAGENET, ["--batch-size", "0"], "--batch-size"),
+    "a GPU that is not there": (GENERATE, ["--device", "cuda:99"], "cuda:99"),
+    "a device of another make": (CIFAR10, ["--device", "tpu"], "tpu"),
+    "shrunk hidden layer of a ResNet": (CIFAR10, ["--vgg-hidden", "shrunk"], "--vgg-hidden"),
+    "own network without weights": (GENERATE, ["--model", "rg_helpers:network", "--pretrained", ""], "--pretrained"),
+    "own network that is not there": (GENERATE, ["--model", "rg_helpers:none"], "rg_helpers:none"),
+}
+
+
+def left_behind(root: Path) -> set[Path]:
+    """Everything that looks like a result or like half of one."""
+    found = set(root.rglob("*.part"))
+    for name in ("metrics.json", "report.json", "model.safetensors", "resnet20-*.json", "resnet20-*-weights.pth"):
+        found |= set(root.rglob(name))
+    return found
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_a_mistake_is_one_line_and_status_2(name, place, capsys, tmp_path):
+    main, options, words = MISTAKES[name]
+    before = left_behind(place)
+    options = [option.format(root=place) for option in options]
+    status = run(main, place, "--saved-dir", str(tmp_path / "out"), *options)
+    error = capsys.readouterr().err
+    assert status == 2
+    assert len(error.strip().splitlines()) == 1, error
+    for word in words.split():
+        assert word in error, f"{word!r} is not in {error!r}"
+    assert not left_behind(tmp_path)
+    assert left_behind(place) == before
+    assert not (place / "hacked").exists()
+
+
+@pytest.mark.parametrize("main", [GENERATE, CIFAR10])
+def test_a_full_disk_is_one_line_and_nothing_half_written(main, place, capsys, tmp_path, monkeypatch):
+    """Every file goes through one writer; it fails at its last step, for the first file and for later ones."""
+
+    def full(descriptor: int) -> None:
+        written.append(descriptor)
+        if len(written) > allowed:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        os_fsync(descriptor)
+
+    os_fsync = os.fsync
+    monkeypatch.setattr(common.atomic.os, "fsync", full)
+    for allowed in (0, 1):
+        written: list[int] = []
+        out = tmp_path / str(allowed)
+        assert run(main, place, "--saved-dir", str(out)) == 2
+        error = capsys.readouterr().err
+        assert len(error.strip().splitlines()) == 1 and "No space left" in error
+        assert (
+            not list(out.rglob("*.part"))
+            and not list(out.rglob("metrics.json"))
+            and not list(out.rglob("resnet20-*.json"))
+        )
+
+
+def test_each_script_as_a_command(place, tmp_path):
+    """From another folder, with a mistake: one line, status 2, no traceback. At once: each start imports torch."""
+    started = {}
+    for script in ("generate_prune_info.py", "prune_cifar10.py", "prune_imagenet.py"):
+        words = [sys.executable, str(HERE / script), "--arch", "resnet20", "--pretrained", str(place / "short.pth")]
+        words += ["--dataset", f"folder:{place / 'pictures'}", "--device", "cpu", "--log-dir", str(tmp_path / "log")]
+        words += [] if script.startswith("generate") else ["--pruneinfo-dir", str(place / "info")]
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "cwd": tmp_path}
+        started[script] = subprocess.Popen(words, **pipes)
+    for script, process in started.items():
+        out, error = process.communicate(timeout=240)
+        assert process.returncode == 2, script
+        assert out == ""
+        assert len(error.strip().splitlines()) == 1 and "short.pth" in error
+
+
+FAKE_PYTHON = """#!/bin/sh
+echo "$PWD: $*" >> {calls}
+exit {status}
+"""
+
+
+def source(script: str, tmp_path: Path, status: int, options: str = "") -> tuple[str, list[str]]:
+    """What a shell prints that sources a script, and the commands that the script ran."""
+    fake, calls = tmp_path / "python", tmp_path / "calls"
+    fake.write_text(FAKE_PYTHON.format(calls=calls, status=status))
+    fake.chmod(0o755)
+    code = f"""
+        cd {tmp_path}; before=$(set +o; pwd; declare -F; compgen -v | sort)
+        source {HERE / script} {options}; result=$?
+        after=$(set +o; pwd; declare -F; compgen -v | grep -v -e ^before$ -e ^result$ | sort)
+        [ "${{before//before/}}" = "${{after//before/}}" ] && echo unaltered
+        echo alive $result
+    """
+    done = subprocess.run(["bash", "-c", code], capture_output=True, text=True, env={**os.environ, "PYTHON": str(fake)})
+    return done.stdout, calls.read_text().splitlines()
+
+
+def test_sourcing_run_cifar10_leaves_the_callers_shell_alone(tmp_path):
+    out, calls = source("run_cifar10.sh", tmp_path, status=0, options="--epochs 3 --device cpu")
+    assert "alive 0" in out
+    assert "unaltered" in out
+    assert [call.split(": ")[0] for call in calls] == [str(HERE)] * 4
+    assert calls[0].endswith(
+        "prune_cifar10.py --arch vgg16 --generate --threshold 0.7 0.75 0.8 --epochs 3 --device cpu"
+    )
+    for call, arch in zip(calls[1:], ("resnet56", "resnet110", "densenet40"), strict=True):
+        assert f"--arch {arch} --generate --threshold 0.65 0.7 0.75 --epochs 3" in call
+
+
+def test_a_failure_does_not_end_the_callers_shell(tmp_path):
+    out, calls = source("run_cifar10.sh", tmp_path, status=2)
+    assert "alive 1" in out
+    assert len(calls) == 4  # the other networks are tried all the same
+
+
+def test_sourcing_run_imagenet(tmp_path):
+    out, calls = source("run_imagenet.sh", tmp_path, status=0)
+    assert "alive 0" in out and "unaltered" in out
+    assert [call.split(": ")[1] for call in calls] == [
+        "prune_imagenet.py --arch resnet50 --generate --threshold 0.7 0.65"
+    ]
