@@ -13,7 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
-from common.data import DataBundle, FolderImages, MemoryImages, load_dataset
+from common.data import DataBundle, FolderImages, MemoryImages, load_dataset, registry
 from common.data.cifar import CIFAR10_CLASSES, LAYOUTS, load_plain_pickle
 from common.data.idx import read_idx
 from common.data.split import stratified_split
@@ -388,10 +388,12 @@ def test_real_cifar_pictures(tmp_path):
 
 def test_the_second_start_reads_the_cache_and_damage_or_change_makes_it_anew(tmp_path, caplog, monkeypatch):
     root = write_folder_set(tmp_path / "c", ["a", "b"], size=(8, 8))
+    load_dataset(f"folder:{root}")
+    assert not (tmp_path / "cache").exists()  # so few pictures are not worth a file
+    monkeypatch.setattr(registry, "CACHED_FROM", 1)
     first = load_dataset(f"folder:{root}")
     files = sorted((tmp_path / "cache" / "compression-papers").iterdir())
     assert len(files) == 2 and all(path.suffix == ".safetensors" for path in files)
-    from common.data import registry
 
     def no_decoding(listing):
         raise AssertionError("decoded again")
@@ -416,6 +418,7 @@ def test_the_second_start_reads_the_cache_and_damage_or_change_makes_it_anew(tmp
 def test_a_cache_that_cannot_be_written_is_only_a_warning(tmp_path, monkeypatch, caplog):
     (tmp_path / "blocked").write_text("a file")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "blocked"))
+    monkeypatch.setattr(registry, "CACHED_FROM", 1)
     root = write_folder_set(tmp_path / "c", ["a", "b"], size=(8, 8))
     assert len(load_dataset(f"folder:{root}").train) == 6
     assert "could not keep decoded pictures" in caplog.text

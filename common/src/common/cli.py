@@ -4,9 +4,12 @@ import argparse
 import sys
 from collections.abc import Callable, Sequence
 from importlib import metadata
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from common.errors import UserError
+
+if TYPE_CHECKING:
+    from common.data import DataBundle
 
 MISTAKE = 2
 INTERRUPTED = 130
@@ -84,7 +87,7 @@ def add_run_options(parser: argparse.ArgumentParser, seed: int = 0) -> None:
     group.add_argument("--force", action="store_true", help="start anew in a run folder that holds another run")
 
 
-def load_data(args: argparse.Namespace):
+def load_data(args: argparse.Namespace) -> "DataBundle":
     """The DataBundle that the options of :func:`add_data_options` name."""
     from common.data import load_dataset
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 from common import cli
-from common.data import load_dataset
+from common.data import DataBundle, load_dataset
 from common.device import choose_device, set_threads
 from common.models import create_model
 from common.results import markdown_table
@@ -52,7 +52,7 @@ def _main(argv: Sequence[str] | None) -> None:
     print(f"\n{time.monotonic() - start:.0f} s on {torch.get_num_threads()} threads")
 
 
-def compress_with_every_paper(run: Run, out: Path, data, device: torch.device, seed: int) -> list[Path]:
+def compress_with_every_paper(run: Run, out: Path, data: DataBundle, device: torch.device, seed: int) -> list[Path]:
     """Run folders of every installed paper, in order of name."""
     folders: list[Path] = []
     for point in sorted(entry_points(group=GROUP), key=lambda p: p.name):

@@ -2,7 +2,7 @@
 
 import statistics
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -110,7 +110,7 @@ def measure_files(
     *,
     device: torch.device | str = "cpu",
     workers: int = 2,
-    factory=None,
+    factory: Callable[[], nn.Module] | None = None,
     latency: bool = True,
 ) -> dict[str, dict[str, Any]]:
     """The sides of metrics.json for saved networks, each read back from disk.

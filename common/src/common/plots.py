@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib
+from cycler import cycler
 
 from common.atomic import atomic_file
 
@@ -35,7 +36,7 @@ def figure(path: Path | str, width: float = 7.0, height: float = 4.5, **subplots
     from matplotlib.figure import Figure
 
     path = Path(path)
-    with matplotlib.rc_context({**STYLE, "axes.prop_cycle": matplotlib.cycler(color=COLORS)}):
+    with matplotlib.rc_context({**STYLE, "axes.prop_cycle": cycler(color=COLORS)}):
         drawing = Figure(figsize=(width, height))
         FigureCanvasAgg(drawing)
         yield drawing.subplots(**subplots)

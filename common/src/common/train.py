@@ -1,10 +1,12 @@
 """``python -m common.train`` trains a network from scratch: the baselines. One process, or several under torchrun."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch import nn
 
 from common import cli
 from common.checkpoint import save_model
@@ -54,8 +56,16 @@ def _main(argv: Sequence[str] | None) -> None:
 
 
 def train_baseline(
-    run: Run, model, data: DataBundle, options: TrainOptions, device, seed: int = 0, workers: int = 2, factory=None, tensorboard=None
-) -> dict:  # fmt: skip
+    run: Run,
+    model: nn.Module,
+    data: DataBundle,
+    options: TrainOptions,
+    device: torch.device,
+    seed: int = 0,
+    workers: int = 2,
+    factory: Callable[[], nn.Module] | None = None,
+    tensorboard: str | None = None,
+) -> dict[str, Any]:
     """Train on all training pictures, save, read back, measure; the run's metrics."""
     fit(
         model, data.train, options,

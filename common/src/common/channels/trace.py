@@ -2,7 +2,9 @@
 
 import copy
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NoReturn
 
 import torch
 import torch_pruning as tp
@@ -46,10 +48,10 @@ class ShortcutPruner(BasePruningFunc):
 
     TARGET_MODULES = PadShortcut
 
-    def prune_out_channels(self, layer: nn.Module, idxs):
+    def prune_out_channels(self, layer: nn.Module, idxs: Sequence[int]) -> NoReturn:
         raise NotImplementedError("common.channels.cut does the cutting")
 
-    def prune_in_channels(self, layer: nn.Module, idxs):
+    def prune_in_channels(self, layer: nn.Module, idxs: Sequence[int]) -> NoReturn:
         raise NotImplementedError("common.channels.cut does the cutting")
 
     def get_out_channels(self, layer: nn.Module) -> int:

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from common.data import cifar, digits, idx
 from common.data.batches import ImageSet
@@ -25,6 +26,7 @@ from common.fetch import ITEMS, default_root
 
 MEMORY_PIXELS = 64  # pictures up to this many pixels a side, all of one size ...
 MEMORY_BYTES = 2 * 1024**3  # ... and up to this many bytes together are held in memory
+CACHED_FROM = 2000  # pictures; fewer are decoded in half a second
 
 MNIST_CLASSES = [str(digit) for digit in range(10)]
 FASHION_CLASSES = [
@@ -191,16 +193,20 @@ def _statistics(name: str, normalize: str | None, default: Statistics, train: Im
 
 def _in_memory(sides: tuple[Listing, Listing]) -> Loaded:
     """Both sides decoded, or from the cache. Raises MixedSizes."""
-    pixels = [cached_pixels(side.cache_key(), partial(decode_all, side)) for side in sides]
-    train, test = (
-        MemoryImages(images, torch.from_numpy(side.labels)) for images, side in zip(pixels, sides, strict=True)
-    )
+    train, test = (MemoryImages(_pixels(side), torch.from_numpy(side.labels)) for side in sides)
     if train.image_shape != test.image_shape:
         raise MixedSizes(
             f"{sides[0].folder} and {sides[1].folder}: pictures of different sizes, {train.image_shape} and "
             f"{test.image_shape}; this data set needs pictures of one size"
         )
     return Loaded(train, test, sides[0].classes)
+
+
+def _pixels(side: Listing) -> Tensor:
+    """The pictures (N, 3, H, W) uint8 of a listing."""
+    if len(side) < CACHED_FROM:
+        return torch.from_numpy(decode_all(side))
+    return cached_pixels(side.cache_key(), partial(decode_all, side))
 
 
 def _streamed(sides: tuple[Listing, Listing]) -> Loaded:

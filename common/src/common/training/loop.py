@@ -23,7 +23,6 @@ from common.runs import LOG, STATE
 from common.training.options import TrainOptions
 from common.training.schedule import learning_rate
 
-
 MIN_PART = 2  # batch norm cannot train on one example: a shorter last batch joins the one before it
 
 
