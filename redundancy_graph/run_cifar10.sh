@@ -9,7 +9,7 @@
   failed=""
   prune() {
     local arch=$1 && shift
-    "${PYTHON:-python}" prune_cifar10.py --arch "$arch" --generate "$@" || failed="$failed $arch"
+    python prune_cifar10.py --arch "$arch" --generate "$@" || failed="$failed $arch"
   }
   prune vgg16 --threshold 0.7 0.75 0.8 "$@"
   prune resnet56 --threshold 0.65 0.7 0.75 "$@"

@@ -6,5 +6,5 @@
   cd -- "$(dirname -- "${BASH_SOURCE[0]:-$0}")" || exit 1
   # A script that sources this one lends it its own arguments: only options are passed on.
   [[ "${1-}" == -* ]] || set --
-  "${PYTHON:-python}" prune_imagenet.py --arch resnet50 --generate --threshold 0.7 0.65 "$@"
+  python prune_imagenet.py --arch resnet50 --generate --threshold 0.7 0.65 "$@"
 )

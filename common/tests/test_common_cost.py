@@ -22,6 +22,7 @@ MACS = {
     ("resnet110", (("shortcut", "conv3x3"),)): 255_246_976,
     ("densenet40", ()): 282_917_328,
     ("resnet50", (("num_classes", 1000),)): 4_089_184_256,
+    ("mobilenet_v1", (("num_classes", 1000),)): 568_740_352,
     ("mobilenet_v2", (("num_classes", 1000),)): 300_774_272,
 }
 BY_RULE = {

@@ -21,6 +21,8 @@ PARAMS = {
     ("densenet40", ()): 1_059_298,
     ("lenet300_100", ()): 266_610,
     ("lenet5", ()): 431_080,
+    ("fc4096", ()): 3_256_330,
+    ("mobilenet_v1", (("num_classes", 1000),)): 4_231_976,
     ("resnet50", (("num_classes", 1000),)): 25_557_032,
     ("mobilenet_v2", (("num_classes", 1000),)): 3_504_872,
     ("vgg16_imagenet", (("num_classes", 1000),)): 138_357_544,

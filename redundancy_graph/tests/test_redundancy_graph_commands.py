@@ -12,7 +12,7 @@ from rg_helpers import network, write_pictures
 from common.checkpoint import load_model, read_tensors
 from common.errors import UserError
 from common.models import create_model
-from redundancy_graph import finetune, generate
+from redundancy_graph import finetune, generate, prune
 from redundancy_graph.names import tensors_to_authors
 from redundancy_graph.subject import load_pruned_weights
 
@@ -90,7 +90,7 @@ class Place:
 def quick_latency(monkeypatch):
     """Two forward passes instead of 44: latencies are common's business."""
     one = {"baseline": {"1": 1.0, "64": 1.0}, "compressed": {"1": 1.0, "64": 1.0}}
-    monkeypatch.setattr(finetune, "latency_ms", lambda *args, **kwargs: json.loads(json.dumps(one)))
+    monkeypatch.setattr(prune, "latency_ms", lambda *args, **kwargs: json.loads(json.dumps(one)))
 
 
 @pytest.fixture(scope="module")
@@ -103,7 +103,7 @@ def pruned(place):
     """Prune info at three thresholds and two fine-tuned networks."""
     with pytest.MonkeyPatch.context() as patch:
         one = {"baseline": {"1": 1.0, "64": 1.0}, "compressed": {"1": 1.0, "64": 1.0}}
-        patch.setattr(finetune, "latency_ms", lambda *args, **kwargs: json.loads(json.dumps(one)))
+        patch.setattr(prune, "latency_ms", lambda *args, **kwargs: json.loads(json.dumps(one)))
         assert place.generate("--threshold", "[0.6", "0.65", "0.7]", "--plots") == 0
         assert place.prune("--threshold", "[0.6", "0.7]", "--plots") == 0
     return place
@@ -158,7 +158,7 @@ def test_generate_writes_a_file_per_threshold_from_one_pass(pruned):
 def test_generate_is_skipped_and_never_silently_another(pruned, capsys, monkeypatch):
     file = pruned.root / "info" / "resnet20-0.7.json"
     before = file.read_bytes(), file.stat().st_mtime_ns
-    monkeypatch.setattr(generate, "collect_hashes", None)  # no picture is looked at
+    monkeypatch.setattr(generate, "measure", None)  # no picture is looked at
     assert pruned.generate("--threshold", "0.70") == 0
     assert "is there already" in capsys.readouterr().out
     line = refused(capsys, pruned.generate("--threshold", "0.7", "--seed", "1"))
@@ -234,7 +234,7 @@ def test_a_finished_run_is_skipped_and_another_refused(pruned, capsys, monkeypat
     flat = folder / "resnet20-0.6-weights.pth"
     before = (folder / "resnet20-0.6" / "metrics.json").read_bytes(), flat.read_bytes()
     flat.unlink()
-    monkeypatch.setattr(finetune, "fit", None)  # nothing is trained
+    monkeypatch.setattr(prune, "fit", None)  # nothing is trained
     assert pruned.prune("--threshold", "0.6") == 0
     assert ((folder / "resnet20-0.6" / "metrics.json").read_bytes(), flat.read_bytes()) == before
     capsys.readouterr()

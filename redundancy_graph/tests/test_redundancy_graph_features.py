@@ -1,5 +1,7 @@
 """Feature maps: matched to layers by name, hashed on the fly, the network left as it was."""
 
+import weakref
+
 import pytest
 import torch
 from rg_helpers import CONVOLUTIONS, network, random_pictures, state_of
@@ -89,6 +91,24 @@ def test_pictures_stream_in_small_batches(monkeypatch):
     streamed = collect_hashes(model, pictures, ["conv1"])["conv1"]
     assert sizes == [2, 2, 1]
     assert (whole == streamed).float().mean() > 0.999  # a bit at its very mean may fall either way
+
+
+def test_maps_are_dropped_as_soon_as_they_are_hashed(monkeypatch):
+    """ResNet-50's maps of 100 pictures are 4.4 GB: no map of an earlier layer or batch may still be alive."""
+    maps, alive = [], []
+
+    def watched(output):
+        alive.append(sum(earlier() is not None for earlier in maps))
+        maps.append(weakref.ref(output))
+        return hash_maps(output)
+
+    monkeypatch.setattr(features, "hash_maps", watched)
+    monkeypatch.setattr(features, "_PIXELS_AT_ONCE", 32 * 32)
+    model = network("vgg16")
+    collect_hashes(model, random_pictures(3), list(convolutions(model)))
+    assert len(maps) == 3 * 13
+    assert max(alive) <= 2  # those that the network itself is still reading
+    assert all(earlier() is None for earlier in maps)
 
 
 def test_pictures_are_drawn_by_seed_and_never_fewer_than_asked():

@@ -1,5 +1,6 @@
 """The decomposition: golden vectors G3, properties 1 to 6, and an independent, slow implementation."""
 
+import networkx
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -152,6 +153,16 @@ def test_threshold_one_still_merges_equal_hashes():
     s = np.array([[1, 1, 0.5], [1, 1, 0.5], [0.5, 0.5, 1]])
     assert select_filters(s, [1, 2, 3], 1.0) == [1, 2]
     assert select_filters(s, [1, 2, 3], 1.0000001) == [0, 1, 2]
+
+
+@settings(max_examples=100, deadline=None)
+@given(graphs(), thresholds)
+def test_cores_and_components_are_those_of_networkx(case, threshold):
+    adjacency = redundancy_graph(case[0], threshold)
+    other = networkx.from_numpy_array(adjacency)
+    assert core_numbers(adjacency).tolist() == [number for _, number in sorted(networkx.core_number(other).items())]
+    parts = components(adjacency, np.ones(len(adjacency), dtype=bool))
+    assert [set(part.tolist()) for part in parts] == sorted(networkx.connected_components(other), key=min)
 
 
 def test_core_numbers_of_a_known_graph():

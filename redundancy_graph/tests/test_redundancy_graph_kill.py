@@ -12,7 +12,7 @@ import torch
 from rg_helpers import write_pictures
 
 from common.models import create_model
-from redundancy_graph import finetune, generate
+from redundancy_graph import finetune, generate, prune
 
 KILLS = 10
 COMMANDS = {"generate": generate.main, "prune": finetune.main_cifar10}
@@ -24,7 +24,7 @@ RESULTS = {
 
 def run_in_child(command: str, words: list[str]) -> None:
     torch.set_num_threads(1)
-    finetune.latency_ms = lambda *args, **kwargs: {}  # nothing is written while it measures
+    prune.latency_ms = lambda *args, **kwargs: {}  # nothing is written while it measures
     raise SystemExit(COMMANDS[command](words))
 
 

@@ -244,7 +244,8 @@ def source(script: str, tmp_path: Path, status: int, options: str = "") -> tuple
         [ "${{before//before/}}" = "${{after//before/}}" ] && echo unaltered
         echo alive $result
     """
-    done = subprocess.run(["bash", "-c", code], capture_output=True, text=True, env={**os.environ, "PYTHON": str(fake)})
+    path = f"{tmp_path}:{os.environ['PATH']}"
+    done = subprocess.run(["bash", "-c", code], capture_output=True, text=True, env={**os.environ, "PATH": path})
     return done.stdout, calls.read_text().splitlines()
 
 

@@ -65,6 +65,16 @@ def test_the_best_of_several_is_taken():
     assert 0.5 < find_threshold(macs_of(steps), steps, 1000, 0.5) <= 0.6
 
 
+@pytest.mark.parametrize(("macs", "met"), [(489, False), (490, True), (500, True), (501, False)])
+def test_the_window_is_98_to_100_percent_of_the_target(macs, met):
+    steps = {0.5: 100, 0.6: macs, 0.7: 900}
+    if met:
+        assert macs_of(steps)(find_threshold(macs_of(steps), steps, 1000, 0.5)) == macs
+    else:
+        with pytest.raises(UserError, match=f"0.{macs}0"):
+            find_threshold(macs_of(steps), steps, 1000, 0.5)
+
+
 def test_a_target_out_of_reach_is_refused_with_the_nearest():
     steps = {0.6: 300, 0.8: 700}
     with pytest.raises(UserError) as caught:

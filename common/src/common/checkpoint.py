@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from common.atomic import atomic_file
 from common.errors import UserError
 from common.models import ARCHITECTURES, PadShortcut, create_model
+from common.replaced import build_replaced, describe_replaced
 
 FORMAT = "compression-papers-1"
 HEADER_LIMIT = 16 * 2**20  # bytes of JSON in front of the tensors
@@ -37,11 +38,13 @@ def save_model(
     dataset: str | None = None,
     classes: Sequence[str] | None = None,
     extra: Mapping[str, Any] | None = None,
+    factory: Callable[[], nn.Module] | None = None,
 ) -> None:
     """Write a network, atomically. ``arch`` and ``arch_args`` default to what :func:`create_model` recorded.
 
     normalize: (mean, deviation) per channel of the pictures that it was trained on; it travels with the network, as do
     the data set's name and classes. A network without a record is saved too: loading it then needs its factory.
+    Layers that are not as the registry, or ``factory``, builds them (:mod:`common.replaced`) are listed in the header.
     """
     if arch is None:
         record = getattr(model, "architecture", {"arch": None, "args": {}})
@@ -52,6 +55,7 @@ def save_model(
         "format": FORMAT,
         "arch": arch,
         "args": dict(arch_args or {}),
+        "layers": _replaced_layers(model, arch, arch_args, factory),
         "normalize": _normalization(normalize) or known.get("normalize"),
         "dataset": dataset or known.get("dataset"),
         "classes": list(classes) if classes is not None else known.get("classes"),
@@ -75,6 +79,7 @@ def load_model(path: Path | str, factory: Callable[[], nn.Module] | None = None)
         raise UserError(f"{path} names no architecture: load it with the factory that builds the network")
     else:
         model = _build(path, header)
+    build_replaced(model, header.get("layers", {}), path)
     fit_shapes(model, tensors, path)
     load_tensors(model, tensors, path, assign=True)
     if header["arch"] is not None and not hasattr(model, "architecture"):
@@ -187,6 +192,18 @@ def _build(path: Path | str, header: Mapping[str, Any]) -> nn.Module:
     with torch.device("meta"):
         model = create_model(header["arch"], **header["args"])
     return model
+
+
+def _replaced_layers(
+    model: nn.Module, arch: str | None, arch_args: Mapping[str, Any] | None, factory: Callable[[], nn.Module] | None
+) -> dict[str, Any]:
+    """What is not as the registry or the factory builds it; nothing for a network that neither knows."""
+    if factory is not None:
+        return describe_replaced(model, factory())
+    if arch not in ARCHITECTURES:
+        return {}
+    with torch.device("meta"):
+        return describe_replaced(model, create_model(arch, **(arch_args or {})))
 
 
 def _read_safetensors(path: Path | str) -> tuple[dict[str, str], dict[str, Tensor]]:

@@ -5,6 +5,7 @@ The same command again skips what is finished and goes on with what was interrup
 
 import csv
 import json
+import os
 import platform
 import subprocess
 import time
@@ -122,7 +123,7 @@ def read_json(path: Path | str, limit: int = 64 * 2**20) -> Any:
 def describe_environment(device: torch.device | str) -> dict[str, Any]:
     """What a number may depend on besides the options: versions, device, threads, commit."""
     device = torch.device(device)
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else _processor()
     return {
         "device": f"{device.type} ({name})",
         "threads": torch.get_num_threads(),
@@ -130,6 +131,16 @@ def describe_environment(device: torch.device | str) -> dict[str, Any]:
         "versions": {library: _version(library) for library in LIBRARIES},
         "commit": git_commit(),
     }
+
+
+def _processor() -> str:
+    """The processor's name where the system tells it, with the number of cores."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        name = next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        name = platform.processor() or platform.machine()
+    return f"{name}, {os.cpu_count()} cores"
 
 
 def git_commit() -> str | None:

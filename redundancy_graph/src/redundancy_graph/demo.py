@@ -9,9 +9,10 @@ from common.checkpoint import read_checkpoint
 from common.data import DataBundle
 from common.runs import open_run
 from common.training import TrainOptions
-from redundancy_graph.finetune import Reference, fine_tune, read_cut
-from redundancy_graph.generate import Settings, generate
+from redundancy_graph.budget import Settings
+from redundancy_graph.generate import generate
 from redundancy_graph.options import PACKAGE, label_of
+from redundancy_graph.prune import Reference, fine_tune, read_cut
 from redundancy_graph.subject import open_subject
 
 KEEP = 0.5  # of the MACs
@@ -36,7 +37,7 @@ def compress_digits(
     out = Path(out)
     header, _ = read_checkpoint(baseline)
     subject = open_subject(header["arch"], baseline, data)
-    settings = Settings(pictures=min(pictures, len(data.train)), seed=seed)
+    settings = Settings(mini_batch=min(pictures, len(data.train)), seed=seed)
     label = label_of(subject.name, None, target_macs)
     files = generate(
         subject, {label: None}, settings, out / "prune-info", device=device, target_macs=target_macs, say=_silent

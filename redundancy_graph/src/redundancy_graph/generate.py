@@ -4,25 +4,24 @@ import argparse
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 
 from common import cli
 from common.atomic import write_json
-from common.cost import WidthCost
 from common.device import choose_device, set_threads
 from common.errors import UserError
-from common.runs import Run, open_run
-from redundancy_graph.decide import Decision, Evidence, decide, gather_evidence, kept_channels, layers_to_hash
-from redundancy_graph.features import choose_pictures, collect_hashes
+from common.runs import Run, describe_environment, open_run
+from redundancy_graph.budget import Budget, Settings, measure
+from redundancy_graph.decide import Decision, decide
 from redundancy_graph.log import Say, log_to
 from redundancy_graph.names import to_authors
 from redundancy_graph.options import (
     PACKAGE,
+    SEED_DIRS,
     add_common_options,
     add_generation_options,
     add_seed_option,
@@ -31,26 +30,9 @@ from redundancy_graph.options import (
 )
 from redundancy_graph.prune_info import write_prune_info
 from redundancy_graph.subject import Subject
-from redundancy_graph.thresholds import find_threshold
 
 REPORT = "report.json"
-DATASET_DIR = "./cifar10/dataset/"
-
-
-@dataclass(frozen=True)
-class Settings:
-    """How decisions are made: everything that they depend on besides network, pictures and threshold."""
-
-    pictures: int = 100
-    seed: int = 0
-    decider: str = "nearest"
-    bn_mode: str = "eval"
-    augment: bool = False
-    vgg_hidden: str = "512"
-
-    @staticmethod
-    def of(args: argparse.Namespace) -> "Settings":
-        return Settings(args.mini_batch, args.seed, args.decider, args.bn_mode, args.augment, args.vgg_hidden)
+DATASET_DIR = SEED_DIRS["cifar10"]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -64,8 +46,9 @@ def _main(argv: Sequence[str] | None) -> None:
     subject = load_subject(args, DATASET_DIR)
     wanted = labels(subject.name, args)
     with log_to([Path(args.log_dir) / f"{label}.log" for label in wanted]) as say:
+        say(f"{vars(args)}\n{describe_environment(device)}")
         generate(
-            subject, wanted, Settings.of(args), Path(args.saved_dir),
+            subject, wanted, settings_of(args), Path(args.saved_dir),
             device=device, target_macs=args.target_macs, workers=args.workers, force=args.force,
             plots=args.plots, plot_layer=args.plot_layer, say=say,
         )  # fmt: skip
@@ -83,6 +66,10 @@ def build_parser() -> cli.Parser:
     add_generation_options(parser, mini_batch=False)
     add_common_options(parser, dataset=None)
     return parser
+
+
+def settings_of(args: argparse.Namespace) -> Settings:
+    return Settings(args.mini_batch, args.seed, args.decider, args.bn_mode, args.augment, args.vgg_hidden)
 
 
 def generate(
@@ -125,73 +112,14 @@ def generate(
         decisions = [decide(one, threshold) for one in evidence]
         say_decisions(decisions, subject.arch, say)
         report = budget.report(decisions, threshold, target_macs)
-        say(
-            f"{label}: threshold {threshold!r} keeps {report['macs']:,} of {report['dense_macs']:,} MACs, removes {report['macs_removed']} %"
-        )
+        macs = f"{report['macs']:,} of {report['dense_macs']:,} MACs, removes {report['macs_removed']} %"
+        say(f"{label}: threshold {threshold!r} keeps {macs}")
         write_json(runs[label].folder / REPORT, report)
         if plots:
             _draw(runs[label].folder, subject, decisions, evidence, threshold, plot_layer, say)
         write_prune_info(files[label], decisions, subject.arch)
         say(f"pruning information saved: {files[label]}")
     return files
-
-
-def measure(
-    subject: Subject, settings: Settings, *, device: torch.device | str = "cpu", workers: int = 2
-) -> list[Evidence]:
-    """Similarities and norms of every group that decides, from one pass over the pictures."""
-    pictures = choose_pictures(subject.data.train, settings.pictures, settings.seed)
-    layers = layers_to_hash(subject.model, subject.groups, settings.decider)
-    hashes = collect_hashes(
-        subject.model, pictures, layers,
-        device=device, workers=workers, bn_mode=settings.bn_mode, augment=settings.augment,
-    )  # fmt: skip
-    return gather_evidence(subject.model, subject.groups, hashes, settings.decider)
-
-
-class Budget:
-    """MACs of the network at any threshold, without building it; what was decided once is remembered."""
-
-    def __init__(self, subject: Subject, evidence: Sequence[Evidence], vgg_hidden: str = "512") -> None:
-        self.subject, self.evidence, self.vgg_hidden = subject, evidence, vgg_hidden
-        self.cost = WidthCost(subject.model, subject.data.input_shape, subject.groups)
-        self.values = [np.unique(one.similarity[np.triu_indices(len(one.similarity), 1)]) for one in evidence]
-        self.widths: dict[tuple[int, int], int] = {}
-
-    def macs_at(self, threshold: float) -> int:
-        kept = {one.group: range(self._width(i, threshold)) for i, one in enumerate(self.evidence)}
-        return self.macs(kept)
-
-    def macs(self, kept: dict[str, Sequence[int]]) -> int:
-        everything = kept_channels(kept, self.subject.groups, self.vgg_hidden)
-        return self.cost.macs({name: len(indices) for name, indices in everything.items()})
-
-    def find(self, keep_fraction: float) -> float:
-        """The threshold that keeps this fraction of the dense MACs. Raises UserError with the nearest if there is none."""
-        return find_threshold(self.macs_at, np.concatenate(self.values), self.cost.dense, keep_fraction)
-
-    def report(self, decisions: Sequence[Decision], threshold: float, target_macs: float | None) -> dict[str, Any]:
-        macs = self.macs({decision.group: decision.kept for decision in decisions})
-        removed = sum(d.channels - len(d.kept) for d in decisions)
-        covered = sum(d.coverage * (d.channels - len(d.kept)) for d in decisions)
-        return {
-            "threshold": threshold,
-            "target_macs": target_macs,
-            "dense_macs": self.cost.dense,
-            "macs": macs,
-            "macs_removed": round(100 * (1 - macs / self.cost.dense), 2),
-            "filters": sum(d.channels for d in decisions),
-            "filters_removed": removed,
-            "coverage": round(covered / removed, 4) if removed else 1.0,
-            "layers": {d.layer: f"{len(d.kept)}/{d.channels}" for d in decisions},
-        }
-
-    def _width(self, i: int, threshold: float) -> int:
-        """Between two neighbouring similarities the graph is the same."""
-        key = (i, int(np.searchsorted(self.values[i], threshold)))
-        if key not in self.widths:
-            self.widths[key] = len(decide(self.evidence[i], threshold).kept)
-        return self.widths[key]
 
 
 def say_decisions(decisions: Sequence[Decision], arch: str | None, say: Say) -> None:
@@ -212,23 +140,19 @@ def _open(
         raise UserError(f"{file} was not made by this command; use it as it is, or --force to replace it")
     if file.exists() and not file.is_file():
         raise UserError(f"{file} is a folder where the prune info should be; move it away")
-    now = {
+    options = {
         "arch": subject.arch or subject.name,
         "dataset": subject.data.name,
         "threshold": threshold,
         "target_macs": target_macs,
+        "weights_digest": subject.digest,
+        "mean": subject.data.mean,
+        "std": subject.data.std,
+        **asdict(settings),
     }
-    now |= {"weights_digest": subject.digest, "mean": subject.data.mean, "std": subject.data.std}
-    now |= {
-        "mini_batch": settings.pictures,
-        "seed": settings.seed,
-        "decider": settings.decider,
-        "bn_mode": settings.bn_mode,
-    }
-    now |= {"augment": settings.augment, "vgg_hidden": settings.vgg_hidden}
     if force:
         file.unlink(missing_ok=True)
-    return open_run(folder / label, PACKAGE, now, device=device, fingerprint=subject.data.fingerprint, force=force)
+    return open_run(folder / label, PACKAGE, options, device=device, fingerprint=subject.data.fingerprint, force=force)
 
 
 def _draw(folder: Path, subject: Subject, decisions, evidence, threshold: float, layer: str | None, say: Say) -> None:

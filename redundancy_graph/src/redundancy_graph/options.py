@@ -15,6 +15,7 @@ from redundancy_graph.subject import SUFFIX, Subject, open_subject
 from redundancy_graph.thresholds import ThresholdAction
 
 PACKAGE = "redundancy_graph"
+SEED_DIRS = {"cifar10": "./cifar10/dataset/", "imagenet": "./imagenet/dataset/"}
 
 
 def add_seed_option(parser: argparse.ArgumentParser, name: str, default: Any, text: str, kind=None) -> None:
@@ -80,30 +81,26 @@ def add_common_options(parser: argparse.ArgumentParser, dataset: str | None) -> 
 
 def load_subject(args: argparse.Namespace, default_dir: str) -> Subject:
     """The network and pictures that the options name; ``default_dir`` is the script's default of --dataset-dir."""
-    factory, name = None, args.arch
+    if args.model and not args.pretrained:
+        raise UserError("--model needs --pretrained FILE, the trained weights of that network")
     if args.model:
-        if not args.pretrained:
-            raise UserError("--model needs --pretrained FILE, the trained weights of that network")
-        factory, name = import_factory(args.model), args.model.replace(":", ".")
+        import_factory(args.model)
     elif args.arch not in ARCHITECTURES:
         raise UserError(f"unknown architecture {args.arch!r}; known are {', '.join(ARCHITECTURES)}")
     weights = args.pretrained or Path(args.pretrain_dir) / f"{args.arch}{SUFFIX}"
-    if not Path(weights).is_file():
+    if not Path(weights).is_file():  # said before the pictures are read
         raise UserError(f"{weights}: no such file; put the trained weights there, or name them with --pretrained FILE")
     data = _load_data(args, default_dir)
-    if args.model:
-        factory = import_factory(args.model, data.num_classes)
+    factory = import_factory(args.model, data.num_classes) if args.model else None
+    name = args.model.replace(":", ".") if args.model else args.arch
     return open_subject(args.arch, weights, data, normalize=args.normalize, factory=factory, name=name)
 
 
 def _load_data(args: argparse.Namespace, default_dir: str) -> DataBundle:
-    """A --dataset-dir that is only a default belongs to its own data set: others are looked for in their usual place."""
-    usual = "imagenet" if not args.model and ARCHITECTURES[args.arch].input_shape[1] == 224 else "cifar10"
-    dataset = args.dataset or usual
-    belongs = "imagenet" if "imagenet" in default_dir else "cifar10"
-    root = None if args.dataset_dir == default_dir and dataset != belongs else args.dataset_dir
-    if dataset == "imagenet" and args.dataset_dir == default_dir:
-        root = args.dataset_dir if belongs == "imagenet" else default_dir.replace("cifar10", "imagenet")
+    """A --dataset-dir that is only a default belongs to its own data set: the others have their own place."""
+    reads_imagenet = not args.model and ARCHITECTURES[args.arch].input_shape[1] == 224
+    dataset = args.dataset or ("imagenet" if reads_imagenet else "cifar10")
+    root = SEED_DIRS.get(dataset) if args.dataset_dir == default_dir else args.dataset_dir
     return load_dataset(dataset, root, normalize=args.normalize)
 
 

@@ -11,7 +11,9 @@ from torch import nn
 
 from common.errors import UserError
 from common.models.densenet_cifar import CifarDenseNet
+from common.models.fc import OneHiddenLayer
 from common.models.lenet import LeNet5, LeNet300100
+from common.models.mobilenet_v1 import MobileNetV1
 from common.models.resnet_cifar import CifarResNet
 from common.models.shortcut import PadShortcut
 from common.models.vgg_cifar import CifarVGG
@@ -39,10 +41,12 @@ ARCHITECTURES: dict[str, Architecture] = {
     "resnet110": Architecture(partial(CifarResNet, 18), CIFAR),
     "densenet40": Architecture(CifarDenseNet, CIFAR),
     "resnet50": Architecture(torchvision.models.resnet50, IMAGENET),
+    "mobilenet_v1": Architecture(MobileNetV1, IMAGENET),
     "mobilenet_v2": Architecture(torchvision.models.mobilenet_v2, IMAGENET),
     "vgg16_imagenet": Architecture(torchvision.models.vgg16, IMAGENET),
     "lenet300_100": Architecture(LeNet300100, (1, 28, 28)),
     "lenet5": Architecture(LeNet5, (1, 28, 28)),
+    "fc4096": Architecture(OneHiddenLayer, (1, 28, 28)),
 }
 
 

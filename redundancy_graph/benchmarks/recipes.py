@@ -1,0 +1,85 @@
+"""Do training recipe and kind of shortcut decide how many MACs a threshold removes? Four small networks that differ in nothing else.
+
+    python benchmarks/recipes.py --dataset-dir CIFAR --reference resnet20.th --json results/settings-recipes.json
+
+ResNet-20 with option-A shortcuts (the shared weights' kind) or 3x3 convolutions (the authors'), with a weight decay of 1e-4 (the
+shared weights') or 5e-4 (the authors'), 15 epochs on 10,000 training pictures; then what each threshold removes, with maps
+matched by name and, as the original does, by position (B2). About ten minutes a network on one core; a network that is
+there is not trained again. --reference: fully trained weights of a ResNet-20 to compare with.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from settings import matched_by_position, removed
+
+from common import cli
+from common.atomic import write_json
+from common.checkpoint import save_model
+from common.data import DataBundle, load_dataset
+from common.device import set_threads
+from common.models import create_model
+from common.results import markdown_table
+from common.training import TrainOptions, fit
+from redundancy_graph.budget import Settings, measure
+from redundancy_graph.subject import open_subject
+
+THRESHOLDS = (0.75, 0.7, 0.65)
+PICTURES = 10_000
+RECIPES = [(shortcut, decay) for shortcut in ("pad", "conv3x3") for decay in (1e-4, 5e-4)]
+KINDS = {"pad": "option-A shortcuts", "conv3x3": "3x3 shortcuts"}
+
+
+def trained(data: DataBundle, folder: Path, shortcut: str, decay: float) -> Path:
+    """The checkpoint of one recipe, trained if it is not there."""
+    file = folder / f"{shortcut}-{decay}" / "model.safetensors"
+    if not file.is_file():
+        order = torch.randperm(len(data.train), generator=torch.Generator().manual_seed(0))
+        options = TrainOptions(
+            epochs=15, weight_decay=decay, schedule="multi-step", milestones=(9, 12), learning_rate=0.1, amp=True
+        )
+        torch.manual_seed(0)
+        model = create_model("resnet20", shortcut=shortcut)
+        fit(model, data.train.subset(order[:PICTURES]), options, folder=file.parent)
+        save_model(file, model, normalize=(data.mean, data.std))
+    return file
+
+
+def rows_of(name: str, file: Path, data: DataBundle) -> list[dict]:
+    subject = open_subject("resnet20", file, data)
+    found = {"by name": measure(subject, Settings()), "by position (B2)": matched_by_position(subject, Settings())}
+    return [{"name": f"{name}; {how}", "removed": removed(subject, e, THRESHOLDS)} for how, e in found.items()]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    return cli.run(_main, argv)
+
+
+def _main(argv: Sequence[str] | None) -> None:
+    parser = cli.Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--dataset-dir", default=None)
+    parser.add_argument("--out", type=Path, default=Path("runs/recipes"), help="where the four networks are kept")
+    parser.add_argument("--reference", type=Path, default=None)
+    parser.add_argument("--threads", type=int, default=None)
+    parser.add_argument("--json", default=None, help="write the figures to this file too")
+    args = parser.parse_args(argv)
+    set_threads(args.threads)
+    data = load_dataset("cifar10", args.dataset_dir, normalize="cifar10")
+    rows = []
+    for shortcut, decay in RECIPES:
+        name = f"15 epochs of a fifth of the pictures, {KINDS[shortcut]}, weight decay {decay:g}"
+        rows += rows_of(name, trained(data, args.out, shortcut, decay), data)
+    if args.reference:
+        own = load_dataset("cifar10", args.dataset_dir)
+        rows += rows_of("the shared weights: 200 epochs, option-A shortcuts, weight decay 0.0001", args.reference, own)
+    print(markdown_table(["", *THRESHOLDS], [[row["name"], *row["removed"].values()] for row in rows]))
+    if args.json:
+        record = {"network": "ResNet-20", "thresholds": list(THRESHOLDS), "settings": rows}
+        write_json(args.json, {**record, "data_fingerprint": data.fingerprint})
+
+
+if __name__ == "__main__":
+    sys.exit(main())
