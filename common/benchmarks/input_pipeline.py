@@ -25,6 +25,7 @@ from torchvision import transforms
 from torchvision.datasets import ImageFolder
 
 from common import cli
+from common.benchmark import Ratio, write_benchmark
 from common.data import load_dataset
 from common.data.cifar import CIFAR10_CLASSES
 from common.data.normalization import IMAGENET
@@ -71,7 +72,7 @@ def make_pictures(root: Path, per_class: int = 400) -> None:
                 Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(folder / f"{number}.png")
 
 
-def compare(root: Path, rounds: int, pictures: int, batch_size: int, workers: int) -> None:
+def compare(root: Path, rounds: int, pictures: int, batch_size: int, workers: int) -> dict[str, list[float]]:
     start = time.perf_counter()
     train = load_dataset("cifar10", root).train
     first_start = time.perf_counter() - start
@@ -96,6 +97,13 @@ def compare(root: Path, rounds: int, pictures: int, batch_size: int, workers: in
     print("| median | " + " | ".join(f"{value:,.0f}" for value in medians) + " |")
     print("| ratio | " + " | ".join(f"{value / medians[0]:.1f}x" for value in medians) + " |")
     print(f"\nfloor {FLOOR}x; loading all pictures took {first_start:.2f} s, then {second_start:.2f} s from the cache")
+    return columns
+
+
+def keep(path: str, columns: dict[str, list[float]]) -> None:
+    ratio = median(columns["ours, channels last"]) / median(columns["torchvision"])
+    figure = Ratio("input pipeline, 32x32, channels-last", "torchvision ImageFolder + DataLoader", ratio, FLOOR)
+    write_benchmark(path, "python benchmarks/input_pipeline.py", "pictures a second", columns, [figure])
 
 
 def _main(argv: Sequence[str] | None) -> None:
@@ -106,16 +114,19 @@ def _main(argv: Sequence[str] | None) -> None:
     parser.add_argument("--batch-size", type=cli.positive_int, default=128, help="pictures in a batch")
     parser.add_argument("--workers", type=int, default=2, help="torchvision's worker processes")
     parser.add_argument("--threads", type=cli.positive_int, default=1, help="torch's threads in this process")
+    parser.add_argument("--json", help="write the series and ratios to this file too")
     args = parser.parse_args(argv)
     torch.set_num_threads(args.threads)
     sizes = args.rounds, args.pictures, args.batch_size, args.workers
     if (args.dataset_dir / "train").is_dir():
-        compare(args.dataset_dir, *sizes)
-        return
-    with tempfile.TemporaryDirectory() as folder:
-        os.environ["XDG_CACHE_HOME"] = str(Path(folder) / "cache")  # nothing of it stays
-        make_pictures(Path(folder))
-        compare(Path(folder), *sizes)
+        columns = compare(args.dataset_dir, *sizes)
+    else:
+        with tempfile.TemporaryDirectory() as folder:
+            os.environ["XDG_CACHE_HOME"] = str(Path(folder) / "cache")  # nothing of it stays
+            make_pictures(Path(folder))
+            columns = compare(Path(folder), *sizes)
+    if args.json:
+        keep(args.json, columns)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

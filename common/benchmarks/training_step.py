@@ -16,6 +16,7 @@ import time
 import torch
 import torch.nn.functional as F
 
+from common.benchmark import Ratio, write_benchmark
 from common.data.memory import MemoryImages
 from common.models import create_model
 from common.results import markdown_table
@@ -30,6 +31,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=15)
+    parser.add_argument("--json", help="write the series and ratios to this file too")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     sides = {"plain": bare_step(torch.contiguous_format), "bare": bare_step(torch.channels_last), "ours": our_step()}
@@ -43,8 +45,15 @@ def main() -> None:
     medians = {name: statistics.median(series) for name, series in times.items()}
     rows = [[name, f"{medians[name]:.1f}", " ".join(f"{t:.0f}" for t in times[name])] for name in sides]
     print(markdown_table(["side", "ms per step (median)", "all"], rows))
-    print(f"plain / ours {medians['plain'] / medians['ours']:.3f} (floor 1.05)")
-    print(f"ours / bare {medians['ours'] / medians['bare']:.3f} (at most 1.03), {args.threads} threads")
+    ratios = [
+        Ratio("training step, ResNet-20, batch 128", "the plain loop", medians["plain"] / medians["ours"], 1.05),
+        Ratio("our loop's time", "its own bare step", medians["ours"] / medians["bare"], 1.03, at_most=True),
+    ]
+    print(
+        f"plain / ours {ratios[0].value:.3f} (floor 1.05), ours / bare {ratios[1].value:.3f} (at most 1.03), {args.threads} threads"
+    )
+    if args.json:
+        write_benchmark(args.json, "python benchmarks/training_step.py", "ms", times, ratios)
 
 
 def bare_step(memory_format: torch.memory_format):

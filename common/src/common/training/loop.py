@@ -120,9 +120,9 @@ class _Step:
         """(sum of losses, number of correct decisions) of this process's part of the batch."""
         for group in self.optimizer.param_groups:
             group["lr"] = rate
+        self.optimizer.zero_grad(set_to_none=True)  # first: the forward pass takes over the memory
         with torch.autocast(self.device.type, dtype=self.amp_dtype, enabled=self.options.amp):
             loss, logits = self.loss(self.network, batch)
-        self.optimizer.zero_grad(set_to_none=True)
         # data_parallel averages over processes; each holds a part of the batch, maybe not an equal one
         self.scaler.scale(loss * (world_size() / batch.global_size)).backward()
         if self.hooks.after_backward:
