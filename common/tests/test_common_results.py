@@ -116,3 +116,13 @@ def test_command_refuses_in_one_line(
     assert len(lines) == 1
     assert message in lines[0]
     assert readme.read_text(encoding="utf-8") == TEXT
+
+
+def test_padded_for_a_terminal():
+    table = results.padded(results.markdown_table(["name", "n"], [["a", 1], ["long name", 1000]]))
+    assert table.splitlines() == [
+        "| name      |    n |",
+        "| --------- | ---: |",
+        "| a         |    1 |",
+        "| long name | 1000 |",
+    ]

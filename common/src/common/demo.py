@@ -16,7 +16,7 @@ from common import cli
 from common.data import DataBundle, load_dataset
 from common.device import choose_device, set_threads
 from common.models import create_model
-from common.results import markdown_table
+from common.results import markdown_table, padded
 from common.runs import METRICS, Run, open_run, read_json
 from common.train import train_baseline
 from common.training import TrainOptions
@@ -67,7 +67,7 @@ def demo_table(baseline: Path, folders: Sequence[Path]) -> str:
     for folder in folders:
         metrics = read_json(folder / METRICS)
         rows.append(_row(metrics.get("label") or f"{metrics['package']} {folder.name}", metrics["compressed"]))
-    return markdown_table(header, rows)
+    return padded(markdown_table(header, rows))
 
 
 def _row(label: str, side: dict) -> list[str]:

@@ -42,6 +42,19 @@ def markdown_table(header: Sequence[object], rows: Iterable[Sequence[object]]) -
     return "".join("| " + " | ".join(line) + " |\n" for line in lines)
 
 
+def padded(table: str) -> str:
+    """A Markdown table for a terminal: every column as wide as its widest cell, numbers to the right."""
+    rows = [
+        [cell.strip() for cell in line.strip().removeprefix("|").removesuffix("|").split("|")]
+        for line in table.splitlines()
+    ]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    right = [cell.endswith(":") for cell in rows[1]]
+    rows[1] = ["-" * (width - 1) + ":" if r else "-" * width for width, r in zip(widths, right, strict=True)]
+    cells = [[c.rjust(w) if r else c.ljust(w) for c, w, r in zip(row, widths, right, strict=True)] for row in rows]
+    return "".join("| " + " | ".join(row) + " |\n" for row in cells)
+
+
 def block_names(readme: Path) -> list[str]:
     """Names of the result blocks of a README, in order. Raises `UserError` for a missing file or broken markers."""
     text = _read(readme)
