@@ -1,6 +1,6 @@
 """Do training recipe and kind of shortcut decide how many MACs a threshold removes? Four small networks that differ in nothing else.
 
-    python benchmarks/recipes.py --dataset-dir CIFAR --reference resnet20.th --json results/settings-recipes.json
+    python benchmarks/recipes.py --dataset-dir CIFAR --reference resnet20.th --json results/settings-training.json
 
 ResNet-20 with option-A shortcuts (the shared weights' kind) or 3x3 convolutions (the authors'), with a weight decay of 1e-4 (the
 shared weights') or 5e-4 (the authors'), 15 epochs on 10,000 training pictures; then what each threshold removes, with maps
@@ -48,10 +48,13 @@ def trained(data: DataBundle, folder: Path, shortcut: str, decay: float) -> Path
     return file
 
 
-def rows_of(name: str, file: Path, data: DataBundle) -> list[dict]:
+def rows_of(network: str, name: str, file: Path, data: DataBundle) -> list[dict]:
     subject = open_subject("resnet20", file, data)
     found = {"by name": measure(subject, Settings()), "by position (B2)": matched_by_position(subject, Settings())}
-    return [{"name": f"{name}; {how}", "removed": removed(subject, e, THRESHOLDS)} for how, e in found.items()]
+    return [
+        {"network": network, "name": f"{name}; {how}", "removed": removed(subject, evidence, THRESHOLDS)}
+        for how, evidence in found.items()
+    ]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -70,12 +73,13 @@ def _main(argv: Sequence[str] | None) -> None:
     data = load_dataset("cifar10", args.dataset_dir, normalize="cifar10")
     rows = []
     for shortcut, decay in RECIPES:
-        name = f"15 epochs of a fifth of the pictures, {KINDS[shortcut]}, weight decay {decay:g}"
-        rows += rows_of(name, trained(data, args.out, shortcut, decay), data)
+        file = trained(data, args.out, shortcut, decay)
+        rows += rows_of("ResNet-20, 15 epochs", f"{KINDS[shortcut]}, weight decay {decay:g}", file, data)
     if args.reference:
         own = load_dataset("cifar10", args.dataset_dir)
-        rows += rows_of("the shared weights: 200 epochs, option-A shortcuts, weight decay 0.0001", args.reference, own)
-    print(markdown_table(["", *THRESHOLDS], [[row["name"], *row["removed"].values()] for row in rows]))
+        rows += rows_of("ResNet-20, shared weights", "option-A shortcuts, weight decay 0.0001", args.reference, own)
+    table = [[row["network"], row["name"], *row["removed"].values()] for row in rows]
+    print(markdown_table(["network", "", *THRESHOLDS], table))
     if args.json:
         record = {"network": "ResNet-20", "thresholds": list(THRESHOLDS), "settings": rows}
         write_json(args.json, {**record, "data_fingerprint": data.fingerprint})

@@ -4,8 +4,8 @@ The peer is written from the description in the paper's fact sheet (hashes recom
 each, mean per pair, k tried from the largest degree downwards); it copies no code of the original. Both sides run whole, interleaved in
 one process, and must keep the same filters.
 
-    python benchmarks/similarity.py                     64 filters of 32x32, 10 pictures, 7 runs of each side
-    python benchmarks/similarity.py --pictures 100 --repeats 1
+    python benchmarks/similarity.py                    64 filters of 32x32, 100 pictures, 7 runs of each side; two minutes
+    python benchmarks/similarity.py --pictures 10      ten seconds
 """
 
 import argparse
@@ -16,6 +16,8 @@ import numpy as np
 import torch
 from scipy.fftpack import dct
 
+from common.benchmark import Ratio, write_benchmark
+from common.device import set_threads
 from redundancy_graph import filter_similarity, select_filters
 
 FLOOR = 100
@@ -85,12 +87,15 @@ def ours(maps: np.ndarray, l1_norms: np.ndarray, threshold: float) -> list[int]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pictures", type=int, default=10)
+    parser.add_argument("--pictures", type=int, default=100)
     parser.add_argument("--filters", type=int, default=64)
     parser.add_argument("--size", type=int, default=32, help="height and width of a map")
     parser.add_argument("--threshold", type=float, default=0.7)
     parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--threads", type=int, default=None)
+    parser.add_argument("--json", default=None, help="write the figures to this file too")
     args = parser.parse_args()
+    set_threads(args.threads)
     maps = make_maps(args.pictures, args.filters, args.size)
     l1_norms = np.random.default_rng(1).random(args.filters)
     ours(maps, l1_norms, args.threshold)  # warm up
@@ -113,6 +118,17 @@ def main() -> None:
         values = " ".join(f"{1000 * value:.2f}" for value in series)
         print(f"{name:14s} median {1000 * statistics.median(series):10.2f} ms of {len(series)} runs: {values}")
     ratio = statistics.median(seconds["pairwise loop"]) / statistics.median(seconds["ours"])
+    if args.json:
+        layer = f"similarity and selection, {args.filters} filters of {args.size}x{args.size}, {args.pictures} pictures"
+        milliseconds = {name: [1000 * value for value in series] for name, series in seconds.items()}
+        figure = Ratio(layer, "pairwise loop, the same kept set", ratio, FLOOR)
+        write_benchmark(
+            args.json,
+            f"python benchmarks/similarity.py --pictures {args.pictures} --threads {torch.get_num_threads()}",
+            "ms",
+            milliseconds,
+            [figure],
+        )
     print(f"ratio {ratio:.0f} (floor {FLOOR}): {'ok' if ratio >= FLOOR else 'BELOW THE FLOOR'}")
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from common import cli
 from common.atomic import write_json
+from common.benchmark import speed_table
 from common.errors import UserError
 from common.results import block_names, markdown_table, replace_block
 from common.runs import CONFIG, METRICS, read_json
@@ -91,14 +92,16 @@ def settings_table() -> str:
     rows = []
     for file in files:
         for setting in file["settings"]:
-            rows.append([file["network"], setting["name"], *(f"{setting['removed'][t]:.1f}" for t in thresholds)])
-    return markdown_table(["network", "maps and decisions", *(f"at {t}, %" for t in thresholds)], rows)
+            network = setting.get("network", file["network"])
+            rows.append([network, setting["name"], *(f"{setting['removed'][t]:.1f}" for t in thresholds)])
+    return markdown_table(["network", "setting", *(f"at {t}, %" for t in thresholds)], rows)
 
 
 TABLES: dict[str, Callable[[], str]] = {
     "redundancy_graph": results_table,
     "redundancy_graph.settings": settings_table,
     "redundancy_graph.published": published_table,
+    "redundancy_graph.speed": lambda: speed_table(RESULTS),
 }
 
 
