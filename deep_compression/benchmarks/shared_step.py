@@ -1,0 +1,54 @@
+"""A training step of a shared network at 10 % density against a plain step."""
+
+from __future__ import annotations
+
+import series
+import torch
+
+from common.models import create_model
+from deep_compression.pruning import Held, masks_by_density, prunable_weights
+from deep_compression.sharing import SharedTraining, clusterer, clusters_for, share_network
+
+CASES = (("lenet300_100", 50, (1, 28, 28), 200), ("resnet20", 128, (3, 32, 32), 1))
+DENSITY = 0.1
+
+
+def stepper(arch: str, batch: int, shape: tuple[int, ...], steps: int, shared: bool):
+    """A callable that makes so many steps of SGD with momentum and weight decay."""
+    torch.manual_seed(0)
+    model = create_model(arch).to(memory_format=torch.channels_last)
+    Held(model, masks_by_density(prunable_weights(model), DENSITY))
+    training = None
+    if shared:
+        clusters = clusters_for(model, {"conv": 8, "fc": 5})
+        training = SharedTraining(model, share_network(model, clusters, clusterer()))
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-5, momentum=0.9, weight_decay=1e-4)
+    images = torch.randn(batch, *shape).contiguous(memory_format=torch.channels_last)
+    labels = torch.randint(0, 10, (batch,))
+
+    def run() -> None:
+        for _ in range(steps):
+            optimizer.zero_grad(set_to_none=True)
+            torch.nn.functional.cross_entropy(model(images), labels).backward()
+            if training:
+                training.after_backward()
+            optimizer.step()
+            if training:
+                training.after_step()
+
+    return run
+
+
+def body(args) -> list[dict]:
+    """Steps per second, shared and plain."""
+    rows = []
+    for case in CASES:
+        times = series.interleaved({"plain": stepper(*case, False), "shared": stepper(*case, True)}, args.repeats)
+        series.show(f"{case[0]}, batch {case[1]}, {case[3]} steps", times)
+        what = {"what": f"shared step, {case[0]}, batch {case[1]}, 10 % dense: time", "against": "a plain step"}
+        rows.append({**what, "ratio": series.ratio(times, "plain", "shared"), "floor": "<= 1.3", "series": times})
+    return rows
+
+
+if __name__ == "__main__":
+    series.main("shared_step", body)

@@ -1,0 +1,216 @@
+"""The file of a compressed network: self-describing, versioned, checked. It is data only and never decides what code runs.
+
+    magic             8 bytes, the last one the version
+    header            length and inflated length (4 bytes each), deflated JSON, CRC-32
+    blocks            in the header's order, each followed by its CRC-32
+    checksum          BLAKE2b, 16 bytes, of all before it
+
+The header: {"about": {...}, "tensors": [[name, dtype, shape, block bytes], ...], "raw": block bytes}. A tensor of 0 block
+bytes is in the raw block, the last one, with all others of its kind. Before anything is unpacked, the declared sizes are
+compared with the file's size and with a limit on what may be decoded.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import zlib
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from deep_compression.cursor import Cursor, Parts
+from deep_compression.layer import LayerInfo, LayerSettings, decode_layer, encode_layer, size_of
+from deep_compression.rawbytes import decode_raw, encode_raw
+from deep_compression.streams import inflate
+from deep_compression.tensors import DTYPES, MAX_DIMENSIONS, count, item_size
+
+MAGIC = b"\x8fDCOMPR"
+VERSION = 1
+DIGEST = 16
+HEADER_LIMIT = 1 << 24  # bytes of inflated JSON
+HEADER_EXPANSION = 64  # and at most this much more than deflated
+FREE_SIZE = 1 << 26  # bytes that any file may decode to
+EXPANSION = 1024  # bytes that each byte of a file may decode to, beyond that
+CODED_FROM = 64  # elements from which a tensor may get a block of its own
+NAME_LIMIT = 1 << 16
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One tensor of the header."""
+
+    name: str
+    code: str
+    shape: tuple[int, ...]
+    block: int
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A file whose checksums and header are right; blocks are views of its bytes."""
+
+    about: dict[str, Any]
+    entries: list[Entry]
+    blocks: list[memoryview]
+    raw: memoryview
+    used: Counter
+
+
+def pack(
+    tensors: list[tuple[str, str, tuple[int, ...], np.ndarray]],
+    about: dict[str, Any],
+    settings: Callable[[str], LayerSettings],
+) -> bytes:
+    """The file of tensors given as (name, dtype code, shape, bit patterns (N,))."""
+    coded: list[Parts] = []
+    rows, raw = [], []
+    for name, code, shape, bits in tensors:
+        parts = encode_layer(bits, shape, settings(name)) if bits.size >= CODED_FROM else None
+        if parts is None:
+            raw.append(bits)
+        else:
+            coded.append(parts)
+        rows.append([name, code, list(shape), size_of(parts) if parts else 0])
+    raw_block = encode_raw(raw, "") if any(bits.size for bits in raw) else []
+    header = json.dumps({"about": about, "tensors": rows, "raw": size_of(raw_block)}, separators=(",", ":"))
+    plain = header.encode()
+    deflated = zlib.compress(plain, 9)
+    out = [MAGIC + bytes([VERSION]), _u4(len(deflated)), _u4(len(plain)), deflated, _u4(zlib.crc32(deflated))]
+    for parts in [*coded, raw_block] if raw_block else coded:
+        block = b"".join(data for _, data in parts)
+        out += [block, _u4(zlib.crc32(block))]
+    body = b"".join(out)
+    return body + _digest(body)
+
+
+def open_bytes(data: bytes, limit: int | None = None) -> Opened:
+    """Check a file and split it into blocks; `limit` in bytes is on what it may decode to. Raises ValueError."""
+    view, used = memoryview(data), Counter()
+    fixed = len(MAGIC) + 1 + 8 + 4 + DIGEST
+    if bytes(view[: len(MAGIC)]) != MAGIC:
+        raise ValueError("this is not a file of a compressed network")
+    if len(view) < fixed:
+        raise ValueError("the file is cut short")
+    if view[len(MAGIC)] != VERSION:
+        raise ValueError(f"the file has version {view[len(MAGIC)]} of the format; this program reads version {VERSION}")
+    if _digest(view[:-DIGEST]) != view[-DIGEST:]:
+        raise ValueError("the file is damaged or cut short: its checksum is wrong")
+    cursor = Cursor(view[len(MAGIC) + 1 : -DIGEST])
+    size, plain_size = (int.from_bytes(cursor.take(4, "header"), "little") for _ in range(2))
+    deflated = _checked(cursor, size, "header")
+    if plain_size > min(HEADER_LIMIT, HEADER_EXPANSION * size + (1 << 12)):
+        raise ValueError(f"a header of {plain_size} bytes")
+    about, entries, raw_size = _header(inflate(deflated, plain_size))
+    allowed = FREE_SIZE + EXPANSION * len(view) if limit is None else limit
+    if (needed := sum(count(e.shape) * item_size(e.code) for e in entries)) > allowed:
+        raise ValueError(f"the file wants to decode to {needed} bytes; {allowed} are allowed")
+    used.update({"magic": len(MAGIC) + 1})
+    blocks = [_checked(cursor, e.block, "blocks") if e.block else memoryview(b"") for e in entries]
+    raw = _checked(cursor, raw_size, "blocks") if raw_size else memoryview(b"")
+    cursor.finish()
+    used.update({"header": cursor.used["header"], "checksums": cursor.used["checksums"] + DIGEST})
+    return Opened(about, entries, blocks, raw, used)
+
+
+def unpack(opened: Opened) -> Iterator[tuple[Entry, np.ndarray]]:
+    """Each tensor of the file with its bit patterns (N,). Raises ValueError."""
+    plain = [e for e in opened.entries if not e.block]
+    sizes = [(count(e.shape), DTYPES[e.code][1]) for e in plain]
+    if any(number for number, _ in sizes):
+        cursor = Cursor(opened.raw)
+        arrays = iter(decode_raw(cursor, sizes, "raw tensors"))
+    elif len(opened.raw):
+        raise ValueError("a block without tensors")
+    else:
+        arrays = iter([np.zeros(0, unsigned) for _, unsigned in sizes])
+    for entry, block in zip(opened.entries, opened.blocks, strict=True):
+        yield entry, decode_layer(Cursor(block), entry.shape, entry.code)[0] if entry.block else next(arrays)
+
+
+def describe(opened: Opened) -> tuple[list[tuple[Entry, LayerInfo | None, Counter]], Counter]:
+    """For each tensor its block's description and bytes by category (None for a raw one), and the bytes of all categories.
+
+    The latter sum to the file's size. Nothing is decoded. Raises ValueError.
+    """
+    total = Counter(opened.used)
+    rows = []
+    for entry, block in zip(opened.entries, opened.blocks, strict=True):
+        if not entry.block:
+            rows.append((entry, None, Counter()))
+            continue
+        cursor = Cursor(block)
+        _, info = decode_layer(cursor, entry.shape, entry.code, skip=True)
+        rows.append((entry, info, Counter(cursor.used)))
+        total.update(cursor.used)
+    if len(opened.raw):
+        cursor = Cursor(opened.raw)
+        cursor.byte("block fields")
+        cursor.take(len(cursor.data) - cursor.at, "raw tensors")
+        total.update(cursor.used)
+    return rows, total
+
+
+def _checked(cursor: Cursor, size: int, category: str) -> memoryview:
+    """The next `size` bytes, whose CRC-32 follows them."""
+    block = cursor.take(size, category)
+    if zlib.crc32(block) != int.from_bytes(cursor.take(4, "checksums"), "little"):
+        raise ValueError("a block of the file is damaged: its checksum is wrong")
+    return block
+
+
+def _header(plain: bytes) -> tuple[dict, list[Entry], int]:
+    try:
+        header = json.loads(plain, parse_constant=_refuse_constant)
+    except RecursionError:
+        raise ValueError("the header is nested too deeply") from None
+    except UnicodeDecodeError:
+        raise ValueError("the header is not text") from None
+    if not isinstance(header, dict) or set(header) != {"about", "tensors", "raw"}:
+        raise ValueError("the header has not the parts it should have")
+    if not isinstance(header["about"], dict) or not isinstance(header["tensors"], list):
+        raise ValueError("the header has parts of a wrong kind")
+    entries = [_entry(row) for row in header["tensors"]]
+    if len({e.name for e in entries}) != len(entries):
+        raise ValueError("two tensors have the same name")
+    return header["about"], entries, _natural(header["raw"])
+
+
+def _entry(row) -> Entry:
+    if not isinstance(row, list) or len(row) != 4:
+        raise ValueError("the header's list of tensors is damaged")
+    name, code, shape, block = row
+    if not isinstance(name, str) or not 0 < len(name) <= NAME_LIMIT or not isinstance(code, str):
+        raise ValueError("a tensor's name or type is damaged")
+    if code not in DTYPES:
+        raise ValueError(f"the type {code!r} of {name!r} is unknown")
+    if not isinstance(shape, list) or len(shape) > MAX_DIMENSIONS:
+        raise ValueError(f"the shape of {name!r} is damaged")
+    shape = tuple(_natural(n) for n in shape)
+    if math.prod(n or 1 for n in shape) >= 1 << 48:
+        raise ValueError(f"the shape of {name!r} is too large")
+    return Entry(name, code, shape, _natural(block))
+
+
+def _natural(value) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < 1 << 48:
+        raise ValueError(f"{str(value)[:40]} where a size should be")
+    return value
+
+
+def _refuse_constant(name: str):
+    raise ValueError(f"{name} in the header")
+
+
+def _u4(value: int) -> bytes:
+    if value >= 1 << 32:
+        raise ValueError("a part of the file is too large")
+    return value.to_bytes(4, "little")
+
+
+def _digest(data) -> bytes:
+    return hashlib.blake2b(data, digest_size=DIGEST).digest()

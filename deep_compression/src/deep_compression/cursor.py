@@ -1,0 +1,57 @@
+"""Reading and writing the parts of a block: every byte belongs to a named category, every read is checked against the end."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+MAX_VARINT = 1 << 62
+
+Parts = list[tuple[str, bytes]]
+
+
+def varint(value: int) -> bytes:
+    """A non-negative number in 7 bits per byte, low bits first."""
+    if not 0 <= value < MAX_VARINT:
+        raise ValueError(f"{value} cannot be stored")
+    out = bytearray()
+    while value > 127:
+        out.append(value & 127 | 128)
+        value >>= 7
+    out.append(value)
+    return bytes(out)
+
+
+class Cursor:
+    """A place in a block of bytes; `used` counts the bytes read of each category."""
+
+    def __init__(self, data: bytes | memoryview):
+        self.data = memoryview(data)
+        self.at = 0
+        self.used: Counter[str] = Counter()
+
+    def take(self, size: int, category: str) -> memoryview:
+        """The next `size` bytes. Raises ValueError if the block ends before."""
+        if size < 0 or size > len(self.data) - self.at:
+            raise ValueError(f"a part of {size} bytes goes beyond its block")
+        self.at += size
+        self.used[category] += size
+        return self.data[self.at - size : self.at]
+
+    def byte(self, category: str) -> int:
+        return self.take(1, category)[0]
+
+    def varint(self, category: str) -> int:
+        value = 0
+        for shift in range(0, 63, 7):
+            byte = self.byte(category)
+            value |= (byte & 127) << shift
+            if byte < 128:
+                if value >= MAX_VARINT:
+                    break
+                return value
+        raise ValueError("a number in the file is too long")
+
+    def finish(self) -> None:
+        """Raises ValueError unless everything has been read."""
+        if self.at != len(self.data):
+            raise ValueError(f"{len(self.data) - self.at} bytes too many in a block")

@@ -1,0 +1,142 @@
+"""The seed's figures and the paper's."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from common.plots import COLORS, figure
+from deep_compression.compressed import Account, TensorAccount, load_compressed
+from deep_compression.report import layer_rows
+
+BINS = 200  # of a histogram, as the seed's
+MANY = 40  # clusters up to which a histogram's bars are coloured by cluster
+WEIGHTS, POSITIONS, BOOKS, OTHER = COLORS[0], COLORS[1], COLORS[2], "#a0aec0"
+
+
+def draw_file(path: Path | str, account: Account, folder: Path) -> list[Path]:
+    """All plots of one compressed file: bits per layer, bytes of the file, and a histogram per layer."""
+    tensors = load_compressed(path)
+    files = [bits_per_layer(folder / "bits-per-layer.png", account), bytes_of_file(folder / "bytes.png", account)]
+    coded = [t for t in account.tensors if t.form in ("sparse", "dense")]
+    for i, t in enumerate(coded):
+        weights = tensors[t.name].double().numpy().ravel()
+        files.append(weight_histogram(folder / f"weights-{i:02d}.png", weights, title_of(t)))
+    return files
+
+
+def title_of(t: TensorAccount) -> str:
+    return f"{t.name} {tuple(t.shape)}: {t.nonzero:,} of {t.elements:,} weights, {t.codebook} values"
+
+
+def weight_histogram(path: Path, weights: np.ndarray, title: str) -> Path:
+    """The living weights of a layer; zeros are left out. Of a shared layer each bar has the colour of its cluster."""
+    living = weights[weights != 0]
+    values, counts = np.unique(living, return_counts=True)
+    with figure(path) as axes:
+        if 0 < len(values) <= MANY:
+            span = (values[-1] - values[0]) or abs(values[0]) or 1.0
+            colours = [f"C{i % 10}" for i in range(len(values))]
+            axes.bar(values, counts, width=0.7 * span / max(20, len(values)), color=colours)
+        elif len(values):
+            axes.hist(living, bins=BINS, color=WEIGHTS)
+        axes.set_xlabel("weight")
+        axes.set_ylabel("number")
+        axes.set_title(title, fontsize=9)
+    return path
+
+
+def cluster_histogram(path: Path, weights: np.ndarray, labels: np.ndarray, title: str) -> Path:
+    """Living weights before sharing, each bar stacked by the cluster its weights go to."""
+    groups = [weights[labels == label] for label in np.unique(labels)]
+    with figure(path) as axes:
+        edges = np.linspace(weights.min(), weights.max(), BINS + 1) if len(weights) else np.linspace(-1, 1, 3)
+        colours = [f"C{i % 10}" for i in range(len(groups))]
+        axes.hist(groups, bins=edges, stacked=True, color=colours)
+        axes.set_xlabel("weight")
+        axes.set_ylabel("number")
+        axes.set_title(f"{title}: {len(groups)} clusters", fontsize=9)
+    return path
+
+
+def bits_per_layer(path: Path, account: Account) -> Path:
+    """Bits per stored weight and per position after entropy coding, layer by layer."""
+    rows = layer_rows(account)
+    places = np.arange(len(rows))
+    with figure(path, width=max(5.0, 0.35 * len(rows) + 2)) as axes:
+        axes.bar(places, [r.weight_bits_coded for r in rows], color=WEIGHTS, label="weight, coded")
+        bottom = [r.weight_bits_coded for r in rows]
+        axes.bar(places, [r.index_bits_coded for r in rows], bottom=bottom, color=POSITIONS, label="position, coded")
+        axes.plot(places, [r.weight_bits + r.index_bits for r in rows], "k_", markersize=12, label="both before coding")
+        axes.set_xticks(places, [r.name for r in rows], rotation=90, fontsize=7)
+        axes.set_ylabel("bits per stored weight")
+        axes.legend()
+    return path
+
+
+def bytes_of_file(path: Path, account: Account) -> Path:
+    """Figure 11 of the paper for one file: where its bytes go."""
+    share = {"weights": 0, "positions": 0, "codebooks": 0, "rest": 0}
+    for name, size in account.by_category.items():
+        share[
+            {"payload of weights": "weights", "payload of positions": "positions", "codebooks": "codebooks"}.get(
+                name, "rest"
+            )
+        ] += size
+    with figure(path, height=2.2) as axes:
+        left = 0
+        for (name, size), colour in zip(share.items(), (WEIGHTS, POSITIONS, BOOKS, OTHER), strict=True):
+            axes.barh([0], [size], left=left, color=colour, label=f"{name} {100 * size / account.bytes:.1f} %")
+            left += size
+        axes.set_yticks([])
+        axes.set_xlabel(f"bytes, {account.bytes:,} together")
+        axes.legend(ncols=2, fontsize=8)
+    return path
+
+
+def pruning_rounds(path: Path, rounds: Sequence[Mapping[str, Any]], dense_top1: float | None = None) -> Path:
+    """Compression (weights over living weights) and accuracy against the round of pruning, on two axes."""
+    number = [r["round"] for r in rounds]
+    with figure(path) as axes:
+        axes.plot(number, [1 / max(r["density"], 1e-9) for r in rounds], "o-", color=WEIGHTS, label="compression")
+        axes.set_xlabel("round of pruning")
+        axes.set_ylabel("weights / living weights", color=WEIGHTS)
+        other = axes.twinx()
+        other.plot(number, [r["test_top1"] for r in rounds], "s--", color=POSITIONS, label="accuracy")
+        if dense_top1 is not None:
+            other.axhline(dense_top1, color=OTHER, linewidth=1)
+        other.set_ylabel("top-1, %", color=POSITIONS)
+    return path
+
+
+def clusters_against_accuracy(
+    path: Path, series: Mapping[str, Sequence[tuple[int, float]]], dense: float | None = None
+) -> Path:
+    """Accuracy against the number of clusters per layer, a line per way of clustering."""
+    with figure(path) as axes:
+        for (name, points), style in zip(series.items(), ("o--", "s-", "^:", "d-."), strict=False):
+            ordered = sorted(points)
+            axes.plot([k for k, _ in ordered], [top1 for _, top1 in ordered], style, label=name)
+        if dense is not None:
+            axes.axhline(dense, color=OTHER, linewidth=1, label="dense")
+        axes.set_xlabel("clusters per layer")
+        axes.set_ylabel("top-1, %")
+        axes.legend()
+    return path
+
+
+def epochs(path: Path, rows: Sequence[Mapping[str, Any]], title: str) -> Path:
+    """Training and test error against the epoch."""
+    with figure(path) as axes:
+        for column, style in (("train_top1", "-"), ("test_top1", "--")):
+            axes.plot(
+                range(1, len(rows) + 1), [100 - float(r[column]) for r in rows], style, label=column.split("_")[0]
+            )
+        axes.set_xlabel("epoch")
+        axes.set_ylabel("error, %")
+        axes.set_title(title, fontsize=9)
+        axes.legend()
+    return path

@@ -1,0 +1,135 @@
+"""One sequence of small numbers as bytes: fixed width, Huffman, or ANS; and back.
+
+Layout: coder (1 byte), count (varint), then for `fixed` the width (1 byte) and the payload; for `huffman` the table of code
+lengths, the number of payload bits (varint), for long streams the chunk offsets, and the payload; for `ans` see ans.py.
+"""
+
+from __future__ import annotations
+
+import zlib
+
+import numpy as np
+
+from deep_compression import ans
+from deep_compression.bits import pack_fixed, unpack_fixed
+from deep_compression.cursor import Cursor, Parts, varint
+from deep_compression.huffman import CHUNK, MAX_ALPHABET, UNCHUNKED, decode_ranks, huffman_encode
+
+CODERS = ("fixed", "huffman", "ans")
+LENGTH_BITS = 5  # a code length is at most 20
+
+
+def encode_stream(values: np.ndarray, alphabet: int, coder: str, category: str) -> tuple[Parts, int]:
+    """The parts of values (N,) in 0..alphabet-1, and the payload's bits; the payload is attributed to `category`.
+
+    `auto` takes the smallest of the coders at hand. Raises ValueError for an unknown coder.
+    """
+    if coder == "auto":
+        names = [name for name in CODERS if name != "ans" or ans.available()]
+        tried = [encode_stream(values, alphabet, name, category) for name in names]
+        return min(tried, key=lambda coded: sum(len(data) for _, data in coded[0]))
+    if coder not in CODERS:
+        raise ValueError(f"unknown entropy coder {coder!r}; known: auto, {', '.join(CODERS)}")
+    head = [("block fields", bytes([CODERS.index(coder)]) + varint(len(values)))]
+    if len(values) == 0:
+        return head, 0
+    if coder == "fixed":
+        width = max(1, int(alphabet - 1).bit_length())
+        return [*head, ("block fields", bytes([width])), (category, pack_fixed(values, width))], width * len(values)
+    if coder == "ans":
+        parts, bits = ans.encode(values, category)
+        return [*head, *parts], bits
+    return _huffman(head, values, category)
+
+
+def _huffman(head: Parts, values, category) -> tuple[Parts, int]:
+    stream = huffman_encode(values)
+    lengths = np.zeros(int(stream.symbols[-1]) + 1, np.uint8)
+    lengths[stream.symbols] = stream.lengths
+    parts = [*head, ("code tables", pack_table(lengths)), ("block fields", varint(stream.payload_bits))]
+    if len(stream.starts):
+        parts.append(("chunk offsets", _pack_starts(stream.starts, stream.payload_bits)))
+    return [*parts, (category, stream.payload)], stream.payload_bits
+
+
+def decode_stream(
+    cursor: Cursor, alphabet: int, limit: int, category: str, skip: bool = False
+) -> tuple[np.ndarray | None, int, int]:
+    """The values (N,), N and the payload's bits; with `skip` the payload is passed over and None stands for the values.
+
+    N exceeds neither `limit` nor what the payload can produce; values lie in 0..alphabet-1. Raises ValueError for
+    damaged data.
+    """
+    coder, count = cursor.byte("block fields"), cursor.varint("block fields")
+    if coder >= len(CODERS):
+        raise ValueError(f"unknown entropy coder number {coder}")
+    if count > limit:
+        raise ValueError(f"{count} entries where at most {limit} fit")
+    if count == 0:
+        return np.zeros(0, np.uint16), 0, 0
+    if CODERS[coder] == "fixed":
+        width = cursor.byte("block fields")
+        payload = cursor.take((count * width + 7) // 8, category)
+        values, bits = None if skip else unpack_fixed(payload, width, count), count * width
+    elif CODERS[coder] == "ans":
+        values, bits = ans.decode(cursor, count, category, skip)
+    else:
+        lengths = unpack_table(cursor)
+        bits = cursor.varint("block fields")
+        if count > bits or bits > 8 * (len(cursor.data) - cursor.at):
+            raise ValueError(f"{count} entries cannot come from {bits} bits in {len(cursor.data) - cursor.at} bytes")
+        starts = _unpack_starts(cursor, count, bits) if count > UNCHUNKED else ()
+        payload = cursor.take((bits + 7) // 8, category)
+        values = None if skip else decode_ranks(lengths, count, payload, bits, starts)
+    if values is not None and int(values.max()) >= alphabet:
+        raise ValueError("an entry lies outside its alphabet")
+    return values, count, bits
+
+
+def pack_table(lengths: np.ndarray) -> bytes:
+    """Code lengths: number of entries (varint), bytes that follow (varint; 0: five bits each), lengths, packed or deflated."""
+    packed = pack_fixed(lengths, LENGTH_BITS)
+    squeezer = zlib.compressobj(9, zlib.DEFLATED, -15)
+    deflated = squeezer.compress(lengths.tobytes()) + squeezer.flush()
+    if len(deflated) < len(packed):
+        return varint(len(lengths)) + varint(len(deflated)) + deflated
+    return varint(len(lengths)) + varint(0) + packed
+
+
+def unpack_table(cursor: Cursor) -> np.ndarray:
+    number = cursor.varint("code tables")
+    if not 0 < number <= MAX_ALPHABET:
+        raise ValueError(f"a code table of {number} entries")
+    size = cursor.varint("code tables")
+    if size == 0:
+        return unpack_fixed(cursor.take((number * LENGTH_BITS + 7) // 8, "code tables"), LENGTH_BITS, number)
+    return np.frombuffer(inflate(cursor.take(size, "code tables"), number, raw=True), np.uint8)
+
+
+def inflate(data, size: int, raw: bool = False) -> bytes:
+    """Undo deflate into exactly `size` bytes, without ever making more. Raises ValueError."""
+    stream = zlib.decompressobj(-15 if raw else 15)
+    try:
+        out = stream.decompress(data, size + 1)
+    except zlib.error as problem:
+        raise ValueError(f"deflated part is damaged: {problem}") from None
+    if len(out) != size or not stream.eof or stream.unused_data or stream.unconsumed_tail:
+        raise ValueError("a deflated part has not its declared size")
+    return out
+
+
+def _pack_starts(starts: np.ndarray, bits: int) -> bytes:
+    """Chunk sizes in bits less the smallest: smallest (varint), width (1 byte), sizes of all chunks but the last."""
+    sizes = np.diff(starts, prepend=0)
+    low = int(sizes.min())
+    width = max(1, int(sizes.max() - low).bit_length())
+    return varint(low) + bytes([width]) + pack_fixed(sizes - low, width)
+
+
+def _unpack_starts(cursor: Cursor, count: int, bits: int) -> np.ndarray:
+    low, width = cursor.varint("chunk offsets"), cursor.byte("chunk offsets")
+    chunks = -(-count // CHUNK) - 1
+    sizes = unpack_fixed(cursor.take((chunks * width + 7) // 8, "chunk offsets"), width, chunks)
+    if low > bits:
+        raise ValueError("the chunk offsets are damaged")
+    return np.cumsum(sizes.astype(np.int64) + low)

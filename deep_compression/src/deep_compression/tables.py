@@ -1,0 +1,121 @@
+"""The tables of the README, made from ``results/*.json``: ``python -m common.results README.md --tables deep_compression.tables``."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from common.results import markdown_table
+from common.runs import read_json
+from deep_compression.published import LAYERS, TABLE_1, TITLES
+
+RESULTS = Path(__file__).resolve().parents[2] / "results"
+ROWS = {"paper": "ours, the paper's densities", "best": "ours, smallest"}
+NONE = "No result files yet."
+
+
+def mnist_table() -> str:
+    """One line per network and row: means and deviations over the seeds, the paper's line beside ours."""
+    found = [read_json(path) for path in sorted(RESULTS.glob("mnist-*.json"))]
+    header = (
+        "network",
+        "row",
+        "seeds",
+        "dense error %",
+        "error %",
+        "weights left %",
+        "dense bytes",
+        "file bytes",
+        "rate",
+    )
+    lines = []
+    for arch, (before, after, dense, small, rate) in TABLE_1.items():
+        runs = {row: [r for r in found if r["arch"] == arch and r["row"] == row] for row in ROWS}
+        if not any(runs.values()):
+            continue
+        title = TITLES[arch]
+        lines.append(
+            (title, "published", "", f"{before:.2f}", f"{after:.2f}", "8", f"{dense} KB", f"{small} KB", f"{rate}x")
+        )
+        lines += [_mnist_line(title, ROWS[row], those) for row, those in runs.items() if those]
+    return markdown_table(header, lines) if lines else NONE
+
+
+def _mnist_line(title: str, row: str, runs: Sequence[dict[str, Any]]) -> tuple[str, ...]:
+    return (
+        title,
+        row,
+        str(len(runs)),
+        _mean([100 - r["baseline"]["top1"] for r in runs], 2),
+        _mean([100 - r["compressed"]["top1"] for r in runs], 2),
+        _mean([r["report"]["total"]["density"] for r in runs], 2),
+        f"{runs[0]['weight_bytes']:,}",
+        _mean([r["compressed"]["bytes"] for r in runs], 0),
+        _mean([r["rate"] for r in runs], 1) + "x",
+    )
+
+
+def _mean(values: Sequence[float], digits: int) -> str:
+    """Mean and sample deviation."""
+    text = f"{statistics.mean(values):,.{digits}f}"
+    return text + (f" ± {statistics.stdev(values):,.{digits}f}" if len(values) > 1 else "")
+
+
+def layer_tables(arch: str, row: str) -> str:
+    """The paper's table of one network, ours of the first seed beneath each of its lines."""
+    path = RESULTS / f"mnist-{arch}-{row}-seed0.json"
+    if not path.is_file():
+        return NONE
+    report = read_json(path)["report"]
+    header = ("layer", "", "weights", "weights% (P)", "weight bits (P+Q)", "(P+Q+H)", "index bits (P+Q)", "(P+Q+H)",
+              "rate % (P+Q)", "(P+Q+H)")  # fmt: skip
+    published = LAYERS[arch]
+    lines = []
+    for ours in [*report["layers"], report["total"]]:
+        if ours["name"] in published:
+            lines.append((ours["name"], "published", *published[ours["name"]]))
+        bits = (
+            f"{ours['weight_bits']:.1f}",
+            f"{ours['weight_bits_coded']:.1f}",
+            f"{ours['index_bits']:.1f}",
+            f"{ours['index_bits_coded']:.1f}",
+        )
+        rates = (f"{ours['rate_shared']:.2f}", f"{ours['rate_coded']:.2f}")
+        lines.append((ours["name"], "ours", f"{ours['weights']:,}", f"{ours['density']:.1f}", *bits, *rates))
+    return markdown_table(header, lines)
+
+
+def cifar_table() -> str:
+    """Accuracy against file size of the CIFAR-10 networks."""
+    found = [read_json(path) for path in sorted(RESULTS.glob("cifar10-*.json"))]
+    header = ("network", "density %", "bits", "retraining epochs", "dense top-1", "top-1", "file bytes", "rate")
+    lines = [
+        (
+            TITLES.get(r["arch"], r["arch"]), f"{100 * r['density']:.0f}", r["bits"], r["epochs"],
+            f"{r['baseline']['top1']:.2f}", f"{r['compressed']['top1']:.2f}", f"{r['compressed']['bytes']:,}", f"{r['rate']:.1f}x",
+        )
+        for r in sorted(found, key=lambda r: (r["arch"], -r["density"], r["bits"]))
+    ]  # fmt: skip
+    return markdown_table(header, lines) if lines else NONE
+
+
+def speed_table() -> str:
+    """Every row of the benchmarks."""
+    found = [read_json(path) for path in sorted(RESULTS.glob("benchmark-*.json"))]
+    lines = [
+        (row["what"], row["against"], f"{row['ratio']:.4g}", row["floor"])
+        for benchmark in found
+        for row in benchmark["rows"]
+    ]
+    return markdown_table(("what", "against", "measured", "wanted"), lines) if lines else NONE
+
+
+TABLES: dict[str, Callable[[], str]] = {
+    "deep_compression.mnist": mnist_table,
+    "deep_compression.lenet300_100": lambda: layer_tables("lenet300_100", "paper"),
+    "deep_compression.lenet5": lambda: layer_tables("lenet5", "paper"),
+    "deep_compression.cifar10": cifar_table,
+    "deep_compression.speed": speed_table,
+}

@@ -1,0 +1,58 @@
+"""Tensors as bit patterns: what is compared, counted and stored are bits, so -0.0, NaN and every dtype survive exactly."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+
+DTYPES = {  # code in the file: (torch dtype, unsigned integer of the same size)
+    "f8": (torch.float64, np.uint64),
+    "f4": (torch.float32, np.uint32),
+    "f2": (torch.float16, np.uint16),
+    "b2": (torch.bfloat16, np.uint16),
+    "i8": (torch.int64, np.uint64),
+    "i4": (torch.int32, np.uint32),
+    "i2": (torch.int16, np.uint16),
+    "i1": (torch.int8, np.uint8),
+    "u1": (torch.uint8, np.uint8),
+    "?": (torch.bool, np.uint8),
+    "c8": (torch.complex64, np.uint64),
+}
+CODES = {dtype: code for code, (dtype, _) in DTYPES.items()}
+MAX_DIMENSIONS = 16
+
+
+def to_bits(tensor: torch.Tensor, name: str = "tensor") -> np.ndarray:
+    """The tensor's elements in row-major order as unsigned integers (N,), without a copy where that is possible."""
+    if tensor.dtype not in CODES:
+        raise ValueError(f"{name}: {tensor.dtype} is not supported")
+    if tensor.layout != torch.strided or tensor.is_quantized or tensor.device.type == "meta":
+        raise ValueError(f"{name}: only plain dense tensors can be stored")
+    flat = tensor.detach().cpu().resolve_conj().resolve_neg().contiguous().reshape(-1)
+    return flat.view(torch.uint8).numpy().view(DTYPES[CODES[tensor.dtype]][1])
+
+
+def from_bits(bits: np.ndarray, code: str, shape: tuple[int, ...]) -> torch.Tensor:
+    """The inverse of `to_bits`; the tensor owns the given memory."""
+    dtype, unsigned = DTYPES[code]
+    flat = torch.from_numpy(np.ascontiguousarray(bits, unsigned).view(np.uint8))
+    return flat.view(dtype).reshape(shape)
+
+
+def as_values(bits: np.ndarray, code: str) -> np.ndarray:
+    """Floating-point bit patterns as float64 (or float32) values, for tables and plots."""
+    return from_bits(bits, code, (len(bits),)).double().numpy()
+
+
+def is_float(code: str) -> bool:
+    return code in ("f8", "f4", "f2", "b2")
+
+
+def count(shape: tuple[int, ...]) -> int:
+    return math.prod(shape)
+
+
+def item_size(code: str) -> int:
+    return np.dtype(DTYPES[code][1]).itemsize

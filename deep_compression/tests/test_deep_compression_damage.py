@@ -1,0 +1,248 @@
+"""Damaged files: a clear error each, never a crash, a hang, a large allocation, or a silently different network."""
+
+import hashlib
+import tracemalloc
+import zlib
+
+import numpy as np
+import pytest
+import torch
+
+from deep_compression import compressed as cm
+from deep_compression import container, load_compressed, save_compressed
+from deep_compression.tensors import to_bits
+
+MEMORY = 8 << 20  # bytes that reading a damaged file of 1 KB may take at its peak
+
+
+@pytest.fixture(scope="module")
+def good(tmp_path_factory):
+    """A small file with every form of a block: sparse, dense, pruned and raw, and its tensors."""
+    g = torch.Generator().manual_seed(0)
+    shared = torch.randn(30, 40, generator=g).mul(2).round().div(2)
+    shared[torch.rand(30, 40, generator=g) < 0.8] = 0.0
+    pruned = torch.randn(40, 20, generator=g)
+    pruned[torch.rand(40, 20, generator=g) < 0.9] = 0.0
+    tensors = {
+        "shared": shared,
+        "dense": torch.randn(12, 12, generator=g).round(),
+        "pruned": pruned,
+        "bias": torch.randn(30, generator=g),
+        "counter": torch.tensor(3),
+    }
+    path = tmp_path_factory.mktemp("good") / "good.dcz"
+    found = save_compressed(path, tensors, arch="lenet5", arch_args={"num_classes": 3})
+    assert {t.form for t in found.tensors} == {"sparse", "dense", "pruned", "raw"}
+    return path.read_bytes(), tensors
+
+
+def decode(data):
+    opened = container.open_bytes(bytes(data))
+    return {entry.name: bits for entry, bits in container.unpack(opened)}
+
+
+def mutants(data, number, seed):
+    """Flipped bits, overwritten, inserted and removed bytes, exchanged and repeated parts, truncation."""
+    rng = np.random.default_rng(seed)
+    for i in range(number):
+        new = bytearray(data)
+        at = int(rng.integers(len(new)))
+        kind = i % 7
+        if kind == 0:
+            new[at] ^= 1 << int(rng.integers(8))
+        elif kind == 1:
+            new[at] = (new[at] + 1 + int(rng.integers(255))) % 256
+        elif kind == 2:
+            del new[at:]
+        elif kind == 3:
+            new[at:at] = rng.bytes(int(rng.integers(1, 9)))
+        elif kind == 4:
+            del new[at : at + int(rng.integers(1, 9))]
+        elif kind == 5:
+            new[at : at + 8] = rng.choice(np.frombuffer(b"\x00\xff\x7f\x80", np.uint8), 8).tobytes()
+        else:
+            other = int(rng.integers(len(new)))
+            new[at : at + 20] = new[other : other + 20]
+        if bytes(new) != data:
+            yield bytes(new)
+
+
+def test_ten_thousand_damaged_files_are_refused(good, tmp_path):
+    data, _ = good
+    path = tmp_path / "bad.dcz"
+    refused = 0
+    for i, bad in enumerate(mutants(data, 12_000, seed=1)):
+        with pytest.raises(ValueError):
+            decode(bad)
+        if i % 40 == 0:  # and through the file system
+            path.write_bytes(bad)
+            with pytest.raises(ValueError):
+                load_compressed(path)
+        refused += 1
+    assert refused >= 10_000
+
+
+def test_every_truncation_is_refused(good, tmp_path):
+    data, _ = good
+    path = tmp_path / "short.dcz"
+    for size in range(len(data)):
+        with pytest.raises(ValueError):
+            decode(data[:size])
+    path.write_bytes(data + b"\0")
+    with pytest.raises(ValueError):
+        load_compressed(path)
+
+
+def signed(head, blocks):
+    """A file with right checksums around any header and blocks: what an attacker, or a bug in the writer, could make."""
+    deflated = zlib.compress(head, 9)
+    out = container.MAGIC + bytes([container.VERSION])
+    out += len(deflated).to_bytes(4, "little") + len(head).to_bytes(4, "little")
+    for part in (deflated, *blocks):
+        out += part + zlib.crc32(part).to_bytes(4, "little")
+    return out + hashlib.blake2b(out, digest_size=container.DIGEST).digest()
+
+
+def parts_of(data):
+    opened = container.open_bytes(data)
+    size = int.from_bytes(data[8:12], "little")
+    head = zlib.decompress(data[16 : 16 + size])
+    return head, [bytes(b) for b in opened.blocks if len(b)] + [bytes(opened.raw)]
+
+
+def test_signing_reproduces_the_file(good):
+    data, _ = good
+    assert signed(*parts_of(data)) == data
+
+
+def try_to_decode(data):
+    """True if it was refused; anything but a ValueError is a failure of the test."""
+    try:
+        decode(data)
+    except ValueError:
+        return True
+    return False
+
+
+def test_damaged_blocks_with_right_checksums_are_refused_or_decode_within_bounds(good):
+    data, _ = good
+    head, blocks = parts_of(data)
+    refused = tried = 0
+    tracemalloc.start()
+    for i, block in enumerate(blocks):
+        for bad in mutants(block, 700, seed=i):
+            if len(bad) == len(block):
+                tried += 1
+                refused += try_to_decode(signed(head, [*blocks[:i], bad, *blocks[i + 1 :]]))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert tried > 1400 and refused > tried // 3 and peak < MEMORY
+
+
+def test_damaged_headers_with_right_checksums_are_refused_or_decode_within_bounds(good):
+    data, _ = good
+    head, blocks = parts_of(data)
+    tracemalloc.start()
+    refused = sum(try_to_decode(signed(bad, blocks)) for bad in mutants(head, 1500, seed=9))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert refused > 700 and peak < MEMORY
+
+
+def rewritten(good, change):
+    """The file with its header changed by a function of the text."""
+    head, blocks = parts_of(good[0])
+    new = change(head.decode())
+    assert new != head.decode()
+    return signed(new.encode(), blocks)
+
+
+HUGE = 2**40
+CHANGES = {
+    "a shape that is larger": lambda h: h.replace("[30,40]", "[30,400]"),
+    "a shape that is smaller": lambda h: h.replace("[30,40]", "[30,39]"),
+    "a huge shape": lambda h: h.replace("[30,40]", f"[{HUGE},40]"),
+    "a shape within the limit that the bits cannot fill": lambda h: h.replace("[30,40]", "[4000,4000]"),
+    "an impossible shape": lambda h: h.replace("[30,40]", f"[0,{HUGE},{HUGE}]"),
+    "a negative size": lambda h: h.replace("[30,40]", "[-30,-40]"),
+    "a size that is no integer": lambda h: h.replace("[30,40]", "[30.5,40]"),
+    "a size that is a truth": lambda h: h.replace("[30,40]", "[true,40]"),
+    "a shape of many dimensions": lambda h: h.replace("[30,40]", "[30,40" + ",1" * 20 + "]"),
+    "a shape that is a string": lambda h: h.replace("[30,40]", '"30"'),
+    "another type": lambda h: h.replace('"shared","f4"', '"shared","f8"'),
+    "an unknown type": lambda h: h.replace('"shared","f4"', '"shared","f3"'),
+    "a type that is a list": lambda h: h.replace('"shared","f4"', '"shared",["f4"]'),
+    "a name that is empty": lambda h: h.replace('"shared"', '""'),
+    "a name twice": lambda h: h.replace('"dense"', '"shared"'),
+    "a name that is a number": lambda h: h.replace('"shared"', "7"),
+    "no tensors": lambda h: h.replace('"tensors"', '"tensor"'),
+    "tensors that are no list": lambda h: h[: h.index('"tensors":[[')] + '"tensors":{},"raw":0}',
+    "about that is no dictionary": lambda h: h[: h.index('"about":')] + '"about":[],' + h[h.index('"tensors"') :],
+    "an extra part": lambda h: h[:-1] + ',"x":1}',
+    "a raw size that is huge": lambda h: h.replace('"raw":', '"raw":9'),
+    "a number with many digits": lambda h: h.replace("[30,40]", "[" + "9" * 6000 + "]"),
+    "not a number": lambda h: h.replace("[30,40]", "[NaN]"),
+    "deep nesting": lambda h: "[" * 100_000,
+    "no JSON": lambda h: h[:-1],
+    "a number alone": lambda h: "7",
+    "a bomb": lambda h: h[:-1] + " " * 3_000_000 + "}",
+}
+
+
+@pytest.mark.parametrize("what", CHANGES)
+def test_a_header_that_lies_is_refused_before_memory_is_taken(good, what):
+    data = rewritten(good, CHANGES[what])
+    tracemalloc.start()
+    with pytest.raises(ValueError):
+        decode(data)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < MEMORY
+
+
+def test_text_that_is_not_utf8():
+    with pytest.raises(ValueError):
+        decode(signed(b'{"about":{},"tensors":[],"raw":0,"\xff\xfe":1}', []))
+
+
+def test_other_versions_and_other_files(tmp_path, good):
+    data, _ = good
+    later = bytearray(data)
+    later[7] = container.VERSION + 1
+    path = tmp_path / "x.dcz"
+    for content, message in ((bytes(later), "version"), (b"", "not a file"), (b"PK\x03\x04" * 9, "not a file")):
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match=message):
+            load_compressed(path)
+
+
+def test_a_raw_block_that_unpacks_to_too_much_is_cut_off():
+    bomb = bytes([1]) + zlib.compress(bytes(50 << 20), 9)
+    head = b'{"about":{},"tensors":[["w","f4",[100],0]],"raw":%d}' % len(bomb)
+    data = signed(head, [bomb])
+    tracemalloc.start()
+    with pytest.raises(ValueError, match="declared size"):
+        decode(data)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < MEMORY
+
+
+def test_the_writer_checks_what_it_wrote(tmp_path, monkeypatch):
+    """A bug in an encoder must not become a silently different network."""
+    from deep_compression import layer
+
+    def wrong(values, book):
+        return np.zeros(len(values), np.uint16)
+
+    monkeypatch.setattr(layer, "_codes", wrong)
+    with pytest.raises(ValueError, match="does not decode"):
+        save_compressed(tmp_path / "x.dcz", {"w": torch.randn(20, 20).round()})
+    assert not list(tmp_path.iterdir())
+
+
+def test_good_file_still_decodes(good):
+    data, tensors = good
+    for name, bits in decode(data).items():
+        assert np.array_equal(bits, to_bits(tensors[name]))
+    assert cm.account  # the module under test is the installed one

@@ -1,0 +1,320 @@
+"""The pipeline on real digits, in process: property 13, run folders, interruptions, commands and their mistakes."""
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+
+from common.checkpoint import load_model, save_model
+from common.data import load_dataset
+from common.formats import load_network
+from common.models import create_model
+from common.training import TrainOptions, fit
+from deep_compression import commands, load_compressed, load_compressed_model, seed_main, stages
+from deep_compression.network_file import read_compressed
+from deep_compression.plan import EncodePlan, PrunePlan, Recipe, SharePlan
+from deep_compression.pruning import prunable_weights
+from deep_compression.stages import Setting
+
+TRAINING = TrainOptions(epochs=2, batch_size=64, learning_rate=0.05, weight_decay=5e-4, augment=False)
+RECIPE = Recipe(
+    PrunePlan("global-density", (0.2, 0.06)),
+    TRAINING,
+    SharePlan(fc_bits=4, lloyd_steps=0),
+    TrainOptions(epochs=2, batch_size=64, learning_rate=1e-3, weight_decay=0.0, optimizer="adam", augment=False),
+)
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return load_dataset("digits")
+
+
+@pytest.fixture(scope="module")
+def dense(tmp_path_factory, digits):
+    """A dense network trained for a few seconds."""
+    torch.manual_seed(0)
+    model = create_model("lenet300_100", in_features=3072)
+    fit(model, digits.train, TrainOptions(epochs=6, batch_size=64, learning_rate=0.05, augment=False))
+    path = tmp_path_factory.mktemp("dense") / "model.safetensors"
+    save_model(path, model, normalize=(digits.mean, digits.std), dataset="digits")
+    return path
+
+
+@pytest.fixture(scope="module")
+def setting(digits):
+    return Setting(digits, torch.device("cpu"), latency=False)
+
+
+@pytest.fixture(scope="module")
+def compressed(tmp_path_factory, dense, setting):
+    """The folder of the encoded network."""
+    return stages.compress(dense, tmp_path_factory.mktemp("run"), RECIPE, setting)
+
+
+def metrics_of(folder):
+    return json.loads((folder / "metrics.json").read_text())
+
+
+def test_accuracy_stays_and_the_file_is_small(compressed):
+    metrics = metrics_of(compressed)
+    before, after = metrics["baseline"], metrics["compressed"]
+    assert before["top1"] > 90 and after["top1"] > before["top1"] - 1
+    assert after["bytes"] == (compressed / "model.dcz").stat().st_size == sum(metrics["file"].values())
+    assert metrics["rate"] > 40 and metrics["weight_bytes"] == 4 * (3072 * 300 + 30000 + 1000)
+    assert after["agreement"] > 90 and after["macs"] == before["macs"]
+    assert metrics["package"] == "deep_compression" and metrics["arch"] == "lenet300_100" and metrics["schema"] == 1
+
+
+def test_every_stage_leaves_a_run_folder(compressed):
+    out = compressed.parent
+    for stage, model in (("prune", "model.safetensors"), ("share", "model.safetensors"), ("encode", "model.dcz")):
+        names = {p.name for p in (out / stage).iterdir()}
+        assert {"config.json", "log.csv", "metrics.json", model} <= names and "state.pt" not in names
+        assert not [p for p in (out / stage).rglob("*.part")]
+    rounds = json.loads((out / "prune" / "rounds.json").read_text())
+    assert [round(r["density"], 3) for r in rounds] == [0.2, 0.06]
+    assert len((out / "prune" / "log.csv").read_text().splitlines()) == 1 + 2 * TRAINING.epochs
+
+
+def test_the_file_holds_what_was_shared(compressed):
+    shared = load_model(compressed.parent / "share" / "model.safetensors")
+    tensors = load_compressed(compressed / "model.dcz")
+    assert all(torch.equal(t, tensors[n]) for n, t in shared.state_dict().items())
+    for weight in prunable_weights(shared).values():
+        assert len(weight[weight != 0].unique()) <= 15 and not torch.signbit(weight[weight == 0]).any()
+
+
+def test_what_is_finished_is_skipped_and_other_options_are_refused(compressed, dense, setting):
+    files = {p: p.stat().st_mtime_ns for p in compressed.parent.rglob("metrics.json")}
+    assert stages.compress(dense, compressed.parent, RECIPE, setting) == compressed
+    assert {p: p.stat().st_mtime_ns for p in files} == files
+    other = Recipe(PrunePlan("global-density", (0.2, 0.05)), TRAINING, RECIPE.share, RECIPE.share_training)
+    with pytest.raises(stages.UserError, match="values"):
+        stages.compress(dense, compressed.parent, other, setting)
+
+
+@pytest.mark.parametrize("stage", ["prune", "share"])
+def test_interrupted_at_any_step_it_ends_with_the_same_bits(stage, tmp_path, compressed, dense, setting, monkeypatch):
+    """Several tries are cut off after some steps; the stage goes on from the last whole epoch."""
+    cls, method = {"prune": (stages.Held, "__call__"), "share": (stages.SharedTraining, "after_step")}[stage]
+    real, count, limits = getattr(cls, method), [0], iter([3, 25, 15, 30, math.inf])
+    limit = [next(limits)]
+
+    def failing(self):
+        count[0] += 1
+        if count[0] > limit[0]:
+            raise KeyboardInterrupt
+        real(self)
+
+    monkeypatch.setattr(cls, method, failing)
+    interrupted = 0
+    while True:
+        try:
+            if stage == "prune":
+                stages.prune(dense, tmp_path / "x", RECIPE.prune, TRAINING, setting)
+            else:
+                source = compressed.parent / "prune" / "model.safetensors"
+                stages.share(source, tmp_path / "x", RECIPE.share, RECIPE.share_training, setting)
+            break
+        except KeyboardInterrupt:
+            interrupted += 1
+            count[0], limit[0] = 0, next(limits)
+    assert interrupted >= 3
+    ours, theirs = (
+        load_model(p / "model.safetensors").state_dict() for p in (tmp_path / "x", compressed.parent / stage)
+    )
+    assert all(torch.equal(ours[n], theirs[n]) for n in theirs)
+
+
+def test_force_starts_anew(tmp_path, dense, setting):
+    plan = PrunePlan("density", (0.5,))
+    training = TrainOptions(epochs=1, batch_size=256, learning_rate=0.01, augment=False)
+    stages.prune(dense, tmp_path, plan, training, setting)
+    forced = Setting(setting.data, setting.device, latency=False, force=True)
+    stages.prune(dense, tmp_path, PrunePlan("density", (0.25,)), training, forced)
+    assert metrics_of(tmp_path)["density"] == pytest.approx(0.25, abs=1e-4)
+
+
+@pytest.fixture
+def run(capsys):
+    """Calls a main(argv); (status, output, error)."""
+
+    def call(main, *words):
+        status = main([str(w) for w in words])
+        found = capsys.readouterr()
+        return status, found.out, found.err
+
+    return call
+
+
+def test_stages_as_commands(tmp_path, dense, run):
+    short = ("--out", tmp_path, "--dataset", "digits", "--no-latency")
+    training = ("--epochs", 1, "--batch-size", 256, "--no-augment")
+    status, _, err = run(commands.main, "share", *short)
+    assert status == 2 and "prune" in err  # the stage before has not been run
+    status, out, err = run(commands.main, "prune", "--checkpoint", dense, "--values", 0.3, 0.1, *short, *training)
+    assert status == 0 and "% ->" in out, err
+    words = ("--fc-bits", 3, "--layer-bits", "fc3=4", "--bias-bits", 3, "--rounding", "bfloat16")
+    status, _, err = run(commands.main, "share", *words, *short, *training)
+    assert status == 0, err
+    status, out, err = run(commands.main, "encode", "--index-bits", 6, *short)
+    assert status == 0 and "smaller than the dense weights" in out, err
+    assert metrics_of(tmp_path / "encode")["baseline"]["nonzero_params"] > 900_000
+    file = tmp_path / "encode" / "model.dcz"
+    assert metrics_of(tmp_path / "share")["clusters"]["fc3.weight"] == 15
+    status, out, _ = run(commands.main, "decode", file, "--output", tmp_path / "d.safetensors")
+    decoded = load_model(tmp_path / "d.safetensors")
+    assert status == 0 and all(torch.equal(t, decoded.state_dict()[n]) for n, t in load_compressed(file).items())
+    words = ("--dataset", "digits", "--no-latency", "--json", tmp_path / "e.json", "--baseline", dense)
+    assert run(commands.main, "evaluate", file, *words)[0] == 0
+    figures = json.loads((tmp_path / "e.json").read_text())
+    assert (
+        figures["top1"] == metrics_of(tmp_path / "encode")["compressed"]["top1"]
+        and figures["bytes"] == file.stat().st_size
+    )
+    words = ("--json", tmp_path / "r.json", "--plots", tmp_path / "plots")
+    status, out, _ = run(commands.main, "report", file, *words)
+    report = json.loads((tmp_path / "r.json").read_text())
+    assert status == 0 and "index bits (P+Q+H)" in out and report["bytes"] == file.stat().st_size
+    assert {row["name"] for row in report["layers"]} >= {"fc1", "fc2", "fc3"}
+    assert {"bits-per-layer.png", "bytes.png", "weights-00.png"} <= {p.name for p in (tmp_path / "plots").iterdir()}
+
+
+def test_compress_as_one_command_and_a_channel_pruned_network(tmp_path, run):
+    """A checkpoint that another package has made smaller is compressed further."""
+    model = create_model("lenet300_100", in_features=3072)
+    for layer, shape in ((model.fc1, (100, 3072)), (model.fc2, (40, 100)), (model.fc3, (10, 40))):
+        layer.weight = torch.nn.Parameter(torch.randn(shape) * 0.05)
+        layer.bias = torch.nn.Parameter(torch.zeros(shape[0]))
+    save_model(tmp_path / "small.safetensors", model)
+    words = ("--dataset", "digits", "--no-latency", "--epochs", 1, "--share-epochs", 1, "--batch-size", 256)
+    status, out, _ = run(commands.main, "compress", "--checkpoint", tmp_path / "small.safetensors", *words,
+                         "--rule", "std", "--values", 1.0, "--out", tmp_path / "c")  # fmt: skip
+    assert status == 0 and str(tmp_path / "c" / "encode") in out
+    assert load_compressed_model(tmp_path / "c" / "encode" / "model.dcz").fc1.out_features == 100
+
+
+def test_the_seeds_command_line(tmp_path, run):
+    words = (
+        "--dataset", "digits", "--arch", "lenet300_100", "--saved-dir", tmp_path, "--base-epochs", 1, "--epoch", 1,
+        "--iter", 3, "--lr1", "0.02,0.02,0.01", "--lcluster", "4,9", "--lr2", "1e-5,1e-5", "--no-latency", "--plots",
+    )  # fmt: skip
+    status, out, _ = run(seed_main.main, *words)
+    assert status == 0 and "lenet300_100_Shared09" in out
+    assert {"lenet300_100_Pruned02.t7", "lenet300_100_Shared04.t7"} <= {p.name for p in tmp_path.iterdir()}
+    flat = torch.load(tmp_path / "lenet300_100_Shared04.t7", weights_only=True)
+    assert len(flat["fc1.weight"][flat["fc1.weight"] != 0].unique()) <= 4
+    assert (tmp_path / "lenet300_100-plots" / "clusters.png").is_file()
+    status, out, _ = run(seed_main.main, *words[:-1], "--cluster_method", "kmeans", "--apply_pruning", "False")
+    assert status == 0 and "lenet300_100_Shared09-kmeans" in out
+
+
+def test_the_seeds_defaults():
+    args = seed_main.build_parser().parse_args([])
+    assert len(args.lr1) == 25 and args.lr1[:4] == (0.02, 0.02, 0.015, 0.01) and args.lr1[-1] == 0.0001
+    assert args.lr2 == (1e-5, 1e-5, 1e-4, 1e-4, 0.005, 0.005, 0.005, 0.001, 0.001, 0.001, 0.001)
+    assert args.lrsch_1 == (4, 11, 17, 22) and args.lrsch_2 == (8, 13, 18, 23)
+    assert args.lcluster == (4, 5, 7, 9, 11, 13, 15, 18, 20, 25, 35) and args.cluster_method == "GMM"
+    assert (args.factor, args.epoch, args.iter, args.gpus) == (0.2, 25, 25, None)
+    assert args.apply_pruning is False and args.apply_sharing is True
+    assert args.arch == "vgg19" and args.dataset == "cifar10"
+
+
+def test_the_seeds_network():
+    model = create_model("vgg19")
+    assert sum(p.numel() for p in model.parameters()) == 38_958_922
+    assert sum(t.numel() for n, t in model.state_dict().items() if "num_batches" not in n) == 38_969_930
+    small = create_model("vgg19", head=8)
+    assert small(torch.randn(2, 3, 32, 32)).shape == (2, 10)
+
+
+BAD = {
+    "no stage": (commands, []),
+    "unknown stage": (commands, ["squash"]),
+    "no network": (commands, ["prune", "--dataset", "digits"]),
+    "missing checkpoint": (commands, ["prune", "--dataset", "digits", "--checkpoint", "NONE"]),
+    "missing weights": (commands, ["prune", "--dataset", "digits", "--arch", "lenet5", "--weights", "NONE"]),
+    "density out of range": (commands, ["prune", "--dataset", "digits", "--checkpoint", "GOOD", "--values", "1.5"]),
+    "density nan": (commands, ["prune", "--dataset", "digits", "--checkpoint", "GOOD", "--values", "nan"]),
+    "unknown rule": (commands, ["prune", "--dataset", "digits", "--checkpoint", "GOOD", "--rule", "luck"]),
+    "unknown layer": (commands, ["prune", "--dataset", "digits", "--checkpoint", "GOOD", "--layer", "fc9=0.1"]),
+    "layer without value": (commands, ["prune", "--dataset", "digits", "--checkpoint", "GOOD", "--layer", "fc1"]),
+    "epochs negative": (commands, ["prune", "--dataset", "digits", "--checkpoint", "GOOD", "--epochs", "-1"]),
+    "bits out of range": (commands, ["share", "--dataset", "digits", "--checkpoint", "GOOD", "--fc-bits", "33"]),
+    "clusters zero": (commands, ["share", "--dataset", "digits", "--checkpoint", "GOOD", "--clusters", "0"]),
+    "index bits": (commands, ["encode", "--dataset", "digits", "--checkpoint", "GOOD", "--index-bits", "40"]),
+    "unknown data": (commands, ["encode", "--dataset", "moon", "--checkpoint", "GOOD"]),
+    "missing data": (commands, ["encode", "--dataset", "mnist", "--dataset-dir", "NONE", "--checkpoint", "GOOD"]),
+    "damaged checkpoint": (commands, ["encode", "--dataset", "digits", "--checkpoint", "TEXT"]),
+    "not a compressed file": (commands, ["report", "TEXT"]),
+    "missing file": (commands, ["report", "NONE"]),
+    "damaged compressed file": (commands, ["report", "CUT"]),
+    "damaged file to decode": (commands, ["decode", "CUT"]),
+    "damaged file to evaluate": (commands, ["evaluate", "CUT", "--dataset", "digits"]),
+    "a pickle with code in it": (commands, ["prune", "--dataset", "digits", "--arch", "lenet5", "--weights", "PICKLE"]),
+    "a file where the folder should be": (
+        commands, ["encode", "--dataset", "digits", "--checkpoint", "GOOD", "--out", "TEXT"]),
+    "factory that is not there": (commands, ["encode", "--dataset", "digits", "--checkpoint", "GOOD", "--model", "no:no"]),
+    "seed: unknown arch": (seed_main, ["--dataset", "digits", "--arch", "x"]),
+    "seed: no rounds": (seed_main, ["--dataset", "digits", "--iter", "1"]),
+    "seed: no number": (seed_main, ["--dataset", "digits", "--lr1", "fast"]),
+    "seed: too few rates": (seed_main, ["--dataset", "digits", "--lr1", "0.1"]),
+    "seed: too few rates of sharing": (seed_main, ["--dataset", "digits", "--lr2", "0.1"]),
+    "seed: neither true nor false": (seed_main, ["--apply_pruning", "perhaps"]),
+    "seed: missing pretrained": (seed_main, ["--dataset", "digits", "--pretrained", "NONE"]),
+    "seed: one kind of bits": (seed_main, ["--dataset", "digits", "--conv-bits", "4"]),
+    "seed: no such GPU": (seed_main, ["--dataset", "digits", "--device", "cuda:99"]),
+}  # fmt: skip
+
+
+class Evil:
+    def __reduce__(self):
+        return (print, ("this code must not run",))
+
+
+@pytest.fixture(scope="module")
+def places(tmp_path_factory, dense, compressed):
+    folder = tmp_path_factory.mktemp("bad")
+    (folder / "text").write_text("hello")
+    (folder / "cut.dcz").write_bytes((compressed / "model.dcz").read_bytes()[:-100])
+    torch.save({"w": Evil()}, folder / "evil.pth")
+    names = {"NONE": "none", "TEXT": "text", "CUT": "cut.dcz", "PICKLE": "evil.pth"}
+    return {**{word: str(folder / name) for word, name in names.items()}, "GOOD": str(dense)}
+
+
+@pytest.mark.parametrize("what", BAD)
+def test_a_mistake_is_one_line_and_status_2(what, places, run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    module, words = BAD[what]
+    status, out, err = run(module.main, *[places.get(w, w) for w in words])
+    assert status == 2, (out, err)
+    assert len(err.strip().splitlines()) == 1 and "Traceback" not in err and "must not run" not in out + err
+    left = [p for p in tmp_path.rglob("*") if p.is_file() and p.name not in ("config.json", "dense.safetensors")]
+    assert not left, left
+
+
+def test_our_files_are_a_format_of_common(compressed, dense):
+    file = compressed / "model.dcz"
+    assert read_compressed(Path(dense)) is None
+    model = read_compressed(file)
+    assert torch.equal(model.fc1.weight, load_compressed(file)["fc1.weight"])
+    assert model.checkpoint_header["dataset"] == "digits"
+    try:
+        again = load_network(file)
+    except stages.UserError:
+        pytest.skip("the package is not installed: its entry points are not known")
+    assert torch.equal(again.fc1.weight, model.fc1.weight)
+
+
+def test_the_demo(tmp_path, dense, digits):
+    from deep_compression.demo import compress_digits
+
+    small = Recipe(PrunePlan("density", (0.1,)), TRAINING, SharePlan(), TRAINING, EncodePlan())
+    (folder,) = compress_digits(dense, tmp_path, digits, "cpu", 0, recipe=small)
+    metrics = metrics_of(folder)
+    assert metrics["label"].startswith("deep compression") and {"top1", "bytes", "latency_ms"} <= set(
+        metrics["compressed"]
+    )
