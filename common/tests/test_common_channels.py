@@ -16,7 +16,12 @@ from common.checkpoint import load_model, save_model
 from common.errors import UserError
 from common.models import ARCHITECTURES, create_model
 
-SMALL = {"resnet50": 64, "mobilenet_v1": 64, "mobilenet_v2": 64, "vgg16_imagenet": 32}  # pixels: coupling does not depend on them
+SMALL = {
+    "resnet50": 64,
+    "mobilenet_v1": 64,
+    "mobilenet_v2": 64,
+    "vgg16_imagenet": 32,
+}  # pixels: coupling does not depend on them
 STRANGERS = {
     "densenet121": {},
     "googlenet": {"aux_logits": False, "init_weights": False},

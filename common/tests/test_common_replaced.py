@@ -116,7 +116,9 @@ def test_hostile_tables(tmp_path, table):
     if isinstance(table, dict) and set(table) == {"layer2.0.shortcut"}:
         changed["layers"] = header["layers"] | table
     save_file(tensors, file, metadata={"compression_papers": json.dumps(changed)})
-    if table == {"layer2.0.shortcut": CONV | {"in_channels": 17}}:  # shapes are those of the tensors, whatever the table says
+    if table == {
+        "layer2.0.shortcut": CONV | {"in_channels": 17}
+    }:  # shapes are those of the tensors, whatever the table says
         assert load_model(file).layer2[0].shortcut.in_channels == 16
         return
     with pytest.raises(UserError, match="m.safetensors"):

@@ -165,7 +165,8 @@ def central_crop(picture: Image.Image, resize: int = RESIZE, crop: int = CROP) -
 def random_crop(picture: Image.Image, key: int, index: int, crop: int = CROP) -> Image.Image:
     """A random part of the picture resized to `crop` x `crop` and perhaps mirrored, drawn from (key, index)."""
     draws = example_uniforms(key, index, 41)
-    top, left, height, width = random_box(*picture.size, draws[:40].reshape(10, 4))
+    full_width, full_height = picture.size
+    top, left, height, width = random_box(full_width, full_height, draws[:40].reshape(10, 4))
     box = (left, top, left + width, top + height)
     picture = picture.crop(box).resize((crop, crop), Image.Resampling.BILINEAR)
     return picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if draws[40] < 0.5 else picture
