@@ -163,12 +163,19 @@ def test_killed_ten_times_it_ends_with_the_same_bits(tmp_path):
     start = time.monotonic()
     run(tmp_path / "timed", None)
     span = time.monotonic() - start
-    draw = random.Random(7)
-    for _ in range(10):
-        run(tmp_path / "killed", draw.uniform(0.3, 0.95) * span)
-        if (tmp_path / "killed" / "done.pt").exists():
+    draw, kills = random.Random(7), 0
+    for _ in range(60):
+        start = time.monotonic()
+        run(tmp_path / "killed", draw.uniform(0.2, 0.9) * span)
+        if (tmp_path / "killed" / "done.pt").exists():  # it finished in spite of all: begin anew, the machine is faster
             (tmp_path / "killed" / "done.pt").unlink()
-            (tmp_path / "killed" / STATE).unlink()  # it finished in spite of the kill: start over
+            (tmp_path / "killed" / STATE).unlink()
+            span = min(span, time.monotonic() - start)
+        else:
+            kills += 1
+        if kills == 10:
+            break
+    assert kills == 10
     run(tmp_path / "killed", None)
     whole, killed = (torch.load(tmp_path / name / "done.pt", weights_only=True) for name in ("whole", "killed"))
     assert all(torch.equal(tensor, killed[name]) for name, tensor in whole.items())
