@@ -17,7 +17,7 @@ The first command rewrites the tables, the second ends with status 2 if one is n
 import importlib
 import re
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from common import atomic, cli
@@ -104,6 +104,12 @@ def _read(readme: Path) -> str:
         raise UserError(
             f"{readme}: no such file; name a README.md with '<!-- results:NAME:begin -->' markers"
         ) from None
+
+
+def stale_blocks(readme: Path, tables: Mapping[str, Callable[[], str]]) -> list[str]:
+    """The blocks of a README that these tables make and that do not show what the tables give now."""
+    ours = [name for name in block_names(readme) if name in tables]
+    return [name for name in ours if replace_block(readme, name, tables[name](), check=True)]
 
 
 def _cell(value: object) -> str:

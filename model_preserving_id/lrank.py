@@ -1,0 +1,5 @@
+"""LRank on top of an ID network; see README.md."""
+
+from model_preserving_id.compose import lrank_prune
+
+__all__ = ["lrank_prune"]

@@ -1,0 +1,8 @@
+"""``python -m model_preserving_id``: the command of main.py."""
+
+import sys
+
+from model_preserving_id.command import main
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,71 @@
+"""LRank: every layer's weight truncated to its own rank; no data. Only the compression step, no training between steps.
+
+Y. Idelbayev, M. A. Carreira-Perpinan, "Low-rank compression of neural nets: learning the rank of each layer", CVPR 2020.
+A convolution's weight as a matrix (f k1, k2 c): a convolution over rows of pixels (1, k2), then one over columns (k1, 1).
+"""
+
+import torch
+from torch import Tensor, nn
+
+from common.cost import layer_macs
+from model_preserving_id.factored import Ranks, choose_ranks, compressible_layers, count_nonzero, with_factors
+
+
+@torch.no_grad()
+def lrank(model: nn.Module, input_shape, keep_ratio: float) -> nn.Module:
+    """A new network of ``keep_ratio`` of the parameters, within 0.5 %: rank r of each layer minimises
+    lambda MACs(r) + sum_{i > r} s_i^2, with one lambda for all. input_shape: (C, H, W). Raises UserError."""
+    macs = layer_macs(model, input_shape)
+    decomposed, layers = {}, {}
+    for name, module in compressible_layers(model):
+        u, s, vt = torch.linalg.svd(folded(module).double(), full_matrices=False)
+        decomposed[name] = (u, s, vt)
+        per_rank = u.shape[0] + vt.shape[1]
+        cost = macs_per_rank(module, macs[name])
+        layers[name] = Ranks((s.square() / cost).cpu().numpy(), per_rank, module.weight.numel())
+    ranks = choose_ranks(layers, count_nonzero(model), keep_ratio)
+    modules = dict(model.named_modules())
+    factors = {
+        name: as_layers(modules[name], *(part for part in decomposed[name]), rank)
+        for name, rank in ranks.items()
+        if rank is not None
+    }
+    return with_factors(model, factors)
+
+
+def folded(module: nn.Module) -> Tensor:
+    """The weight as a matrix: (f k1, c k2) of a convolution (f, c, k1, k2), (out, in) of a linear layer."""
+    weight = module.weight.detach()
+    if weight.dim() == 2:
+        return weight
+    f, c, k1, k2 = weight.shape
+    return weight.permute(0, 2, 1, 3).reshape(f * k1, c * k2)
+
+
+def macs_per_rank(module: nn.Module, macs: int) -> float:
+    """MACs that one rank of the two factors costs, from the layer's own MACs."""
+    if isinstance(module, nn.Linear):
+        return macs / (module.in_features * module.out_features) * (module.in_features + module.out_features)
+    f, c, k1, k2 = module.weight.shape
+    pixels = macs / (f * c * k1 * k2)
+    return pixels * (c * k2 * module.stride[0] + f * k1)  # the first factor still sees every row
+
+
+def as_layers(module: nn.Module, u: Tensor, s: Tensor, vt: Tensor, rank: int) -> nn.Sequential:
+    """The layer as two, of this rank: (1, k2) without bias, then (k1, 1) with the layer's bias; stride and padding by axis."""
+    root = s[:rank].sqrt()
+    first, second = root[:, None] * vt[:rank], u[:, :rank] * root
+    bias = module.bias is not None
+    if isinstance(module, nn.Linear):
+        one, two = nn.Linear(module.in_features, rank, bias=False), nn.Linear(rank, module.out_features, bias=bias)
+    else:
+        f, c, k1, k2 = module.weight.shape
+        (s1, s2), (p1, p2), (d1, d2) = module.stride, module.padding, module.dilation
+        one = nn.Conv2d(c, rank, (1, k2), (1, s2), (0, p2), (1, d2), bias=False)
+        two = nn.Conv2d(rank, f, (k1, 1), (s1, 1), (p1, 0), (d1, 1), bias=bias)
+        first, second = first.reshape(rank, c, 1, k2), second.reshape(f, k1, rank).permute(0, 2, 1)[..., None]
+    one.weight.copy_(first)
+    two.weight.copy_(second)
+    if bias:
+        two.bias.copy_(module.bias)
+    return nn.Sequential(one, two)

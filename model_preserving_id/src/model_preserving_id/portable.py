@@ -1,0 +1,99 @@
+"""Networks as the seed's ``.pt`` files, which ``torch.load`` reads with its safe default; no module is ever pickled.
+
+A file is a dictionary of the architecture's name and arguments, its replaced layers and its tensors.
+"""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from common.atomic import atomic_file
+from common.checkpoint import fit_shapes, load_model, load_tensors
+from common.errors import UserError
+from common.models import ARCHITECTURES, create_model
+from common.replaced import build_replaced, describe_replaced
+
+FORMAT = "model-preserving-id-1"
+
+
+def to_dict(model: nn.Module, **more: Any) -> dict[str, Any]:
+    """A registered network as plain data; ``more``: data set, normalisation and the like. Raises UserError for a user's own."""
+    record = getattr(model, "architecture", None)
+    if record is None or record["arch"] not in ARCHITECTURES:
+        raise UserError("only networks of the registry become a .pt dictionary; common.checkpoint saves any network")
+    with torch.device("meta"):
+        layers = describe_replaced(model, create_model(record["arch"], **record["args"]))
+    tensors = {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}
+    return {
+        "format": FORMAT,
+        "arch": record["arch"],
+        "args": dict(record["args"]),
+        "layers": layers,
+        "tensors": tensors,
+        **more,
+    }
+
+
+def save_dict(path: Path | str, content: Mapping[str, Any]) -> None:
+    """Write such a dictionary, atomically."""
+    with atomic_file(path) as temporary:
+        torch.save(dict(content), temporary)
+
+
+def from_dict(content: Mapping[str, Any], path: object = "the dictionary") -> nn.Module:
+    """The network of a dictionary of :func:`to_dict`, in eval mode. Raises UserError for anything else."""
+    try:
+        known = content["format"] == FORMAT
+        arch, args, layers, tensors = (content[key] for key in ("arch", "args", "layers", "tensors"))
+    except (KeyError, TypeError, IndexError):
+        known = False
+    if not known or arch not in ARCHITECTURES or not isinstance(args, dict) or not isinstance(tensors, dict):
+        raise UserError(
+            f"{path} is not a network that this package wrote (a dictionary of arch, args, layers and tensors)"
+        )
+    if not all(isinstance(value, int | str | bool) for value in args.values()):
+        raise UserError(f"{path}: the arguments of its architecture are not acceptable")
+    with torch.device("meta"):
+        model = create_model(arch, **args)
+    build_replaced(model, layers, path)
+    fit_shapes(model, tensors, path)
+    load_tensors(model, tensors, path, assign=True)
+    if content.get("normalize"):
+        model.checkpoint_header = {"normalize": content["normalize"]}  # type: ignore[assignment]
+    return model.eval()
+
+
+def as_network(net: nn.Module | Mapping[str, Any] | Path | str) -> nn.Module:
+    """A network from a Module, a dictionary of :func:`to_dict`, or a path: a ``.pt`` with one, or a model.safetensors."""
+    if isinstance(net, nn.Module):
+        return net.eval()
+    if isinstance(net, Mapping):
+        return from_dict(net)
+    path = Path(net)
+    if path.suffix == ".safetensors":
+        return load_model(path)
+    if not path.is_file():
+        raise UserError(f"{path}: no such file")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise UserError(f"{path} is not a file of plain tensors, or is damaged") from error
+    return from_dict(content, path)
+
+
+SEED_NAMES = {"mobilenet": "mobilenet_v1", "mobilenetv1": "mobilenet_v1", "mobilenetv2": "mobilenet_v2"}
+
+
+def arch_of(name: str, dataset: str) -> str:
+    """Our name of one of the seed's (``VGG16``, ``ResNet56``, ``MobileNetV1``), or of ours. Raises UserError."""
+    plain = re.sub(r"[^a-z0-9]", "", name.lower())
+    if plain == "vgg16":
+        return "vgg16_imagenet" if dataset == "imagenet" else "vgg16"
+    candidate = name if name in ARCHITECTURES else SEED_NAMES.get(plain, plain)
+    if candidate not in ARCHITECTURES:
+        raise UserError(f"unknown architecture {name!r}; known are VGG16, {', '.join(ARCHITECTURES)}")
+    return candidate

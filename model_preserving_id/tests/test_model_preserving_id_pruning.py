@@ -1,0 +1,337 @@
+"""Widths, the iterative rule, labels, resume, composition, commands and their mistakes; on a small network and few digits."""
+
+import json
+import sys
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from common.channels import channel_groups
+from common.checkpoint import load_model, save_model
+from common.cost import WidthCost, count_cost
+from common.data import load_dataset
+from common.errors import UserError
+from common.models import create_model
+from model_preserving_id import command, finetune, prune_network
+from model_preserving_id.factored import compressible_layers
+from model_preserving_id.iterate import IterOptions, iterate
+from model_preserving_id.lrank import as_layers as lrank_layers
+from model_preserving_id.lrank import folded, lrank
+from model_preserving_id.pca import as_layers as pca_layers
+from model_preserving_id.pca import output_components, pca
+from model_preserving_id.pictures import pruning_pictures
+from model_preserving_id.portable import as_network, from_dict, to_dict
+
+X = torch.zeros(1, 3, 32, 32)
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return load_dataset("digits")
+
+
+@pytest.fixture(scope="module")
+def network() -> nn.Module:
+    torch.manual_seed(0)
+    return create_model("lenet5", in_channels=3, image_size=32).eval()
+
+
+@pytest.fixture(scope="module")
+def inputs(digits):
+    return pruning_pictures(digits, 120, batch_size=60)
+
+
+@pytest.fixture(scope="module")
+def checkpoint(network, digits, tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("dense") / "dense.safetensors"
+    save_model(path, network, normalize=(digits.mean, digits.std), dataset="digits", classes=digits.classes)
+    return path
+
+
+@pytest.mark.parametrize("target", [0.9, 0.5, 0.2])
+def test_a_target_is_met(network, inputs, target):
+    smaller = prune_network(network, X, inputs, target_macs=target)
+    assert 0.98 * target <= count_cost(smaller, (3, 32, 32)).macs / count_cost(network, (3, 32, 32)).macs <= target
+
+
+def test_a_target_that_cannot_be_met_names_the_nearest(network, inputs):
+    with pytest.raises(UserError, match="nearest"):
+        prune_network(network, X, inputs, target_macs=0.0001)
+    with pytest.raises(UserError, match="nearest"):
+        prune_network(network, X, inputs, target_macs=0.97, round_to=256)
+
+
+def test_round_to_skip_and_counts(network, inputs):
+    smaller = prune_network(network, X, inputs, target_macs=0.51, round_to=4, skip=["conv1"])
+    widths = {group.name: group.size for group in channel_groups(smaller, X)}
+    assert widths["conv1"] == 20 and all(width % 4 == 0 or width == 50 for width in widths.values())
+    smaller = prune_network(network, X, inputs, kept={"conv2": 31})
+    assert smaller.conv2.out_channels == 31 and smaller.conv1.out_channels == 20 and smaller.fc1.in_features == 31 * 25
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({}, "exactly one"),
+        ({"kept": {"conv1": 3}, "target_macs": 0.5}, "exactly one"),
+        ({"kept": {"nothing": 3}}, "nothing"),
+        ({"kept": {"conv1": 0}}, "conv1: 0"),
+        ({"kept": {"conv1": 21}}, "conv1: 21"),
+        ({"kept": {"conv1": 2.5}}, "conv1"),
+        ({"target_macs": 1.5}, "1.5"),
+        ({"target_macs": float("nan")}, "nan"),
+        ({"keep": 0.0}, "keep"),
+        ({"eps": 1.0}, "eps"),
+        ({"keep": 0.5, "streams": "some"}, "streams"),
+        ({"keep": 0.5, "skip": ["nothing"]}, "nothing"),
+        ({"keep": 0.5, "score": "best"}, "score"),
+        ({"keep": 0.5, "compensation": "all"}, "compensation"),
+    ],
+)
+def test_bad_arguments(network, inputs, arguments, message):
+    with pytest.raises(UserError, match=message):
+        prune_network(network, X, inputs, **arguments)
+
+
+def test_bad_inputs(network):
+    with pytest.raises(UserError, match="without labels"):
+        prune_network(network, X, [(X, torch.zeros(1))], keep=0.5)
+    with pytest.raises(UserError, match="no inputs"):
+        prune_network(network, X, [], keep=0.5)
+    with pytest.raises(UserError, match="nan"):
+        prune_network(network, X, torch.full((2, 3, 32, 32), float("nan")), keep=0.5)
+
+
+def test_labels_never_matter(network, digits):
+    from common.data import MemoryImages
+
+    train = digits.train
+    shuffled = MemoryImages(train.images, train.labels[torch.randperm(len(train))], train.mean, train.std)
+    from dataclasses import replace
+
+    one, two = (
+        prune_network(network, X, pruning_pictures(d, 80), target_macs=0.6)
+        for d in (digits, replace(digits, train=shuffled))
+    )
+    assert all(torch.equal(a, b) for a, b in zip(one.state_dict().values(), two.state_dict().values(), strict=True))
+
+
+def test_pruning_pictures_are_training_pictures_without_a_class(digits):
+    chosen = pruning_pictures(digits, 200, seed=4, without_class=0)
+    assert (chosen.images.labels != 0).all() and len(chosen.images) < 200
+    wanted = np.random.default_rng(2).permutation(len(digits.train))[:50]
+    assert torch.equal(pruning_pictures(digits, 50).images.images, digits.train.images[wanted])
+    with pytest.raises(UserError, match="1297"):
+        pruning_pictures(digits, 5000)
+
+
+def test_the_iterative_rule(network, inputs):
+    """Property 10 and 11: MACs fall, one layer a pick, to max(1, int(k n)), the argmin of error over MACs truly saved."""
+    options = IterOptions(target=0.6, keep=0.8, refresh=0.0)
+    subject, rows = iterate(network, X, inputs, options)
+    again = iterate(network, X, inputs, options)[1]
+    drop = lambda rows: [{k: v for k, v in row.items() if k != "seconds"} for row in rows]  # noqa: E731
+    assert drop(rows) == drop(again)
+    macs = [subject.dense_macs, *(row["macs"] for row in rows)]
+    assert all(b < a for a, b in pairwise(macs)) and 0.98 * 0.6 <= macs[-1] / macs[0] <= 0.6
+    assert all(a > 0.6 * macs[0] for a in macs[:-1])
+    widths = {group.name: group.size for group in channel_groups(network, X)}
+    cost = WidthCost(network, (3, 32, 32), channel_groups(network, X))
+    for row in rows[:-1]:
+        assert row["before"] == widths[row["layer"]] and row["after"] == max(
+            1, min(int(0.8 * row["before"]), row["before"] - 1)
+        )
+        saved = cost.macs(widths) - cost.macs({**widths, row["layer"]: row["after"]})
+        assert row["score"] == pytest.approx(row["error"] / saved)
+        widths[row["layer"]] = row["after"]
+    assert all(row["agreement"] is not None for row in rows) and "fc2" not in widths
+
+
+def test_an_interrupted_iteration_ends_with_the_same_bits(network, inputs, tmp_path):
+    options = IterOptions(target=0.6, keep=0.8, refresh=0.05)
+    whole = iterate(network, X, inputs, options)[0].cut().state_dict()
+
+    class Stop(Exception):
+        pass
+
+    for stop_at in (2, 4):
+
+        def stop(_, row, at=stop_at):
+            if row["iteration"] == at:
+                raise Stop
+
+        with pytest.raises(Stop):
+            iterate(network, X, inputs, options, state=tmp_path / "state.pt", on_pick=stop)
+    resumed = iterate(network, X, inputs, options, state=tmp_path / "state.pt")[0].cut().state_dict()
+    assert all(torch.equal(tensor, resumed[name]) for name, tensor in whole.items())
+    (tmp_path / "state.pt").write_bytes(b"damaged")
+    with pytest.raises(UserError, match="damaged"):
+        iterate(network, X, inputs, options, state=tmp_path / "state.pt")
+
+
+def test_iterating_on_one_layer_equals_one_shot(network, inputs):
+    skip = ["conv1", "fc1"]
+    subject, rows = iterate(network, X, inputs, IterOptions(target=0.7, keep=0.9, refresh=0.0, skip=skip))
+    width = rows[-1]["after"]
+    one, two = subject.cut(), prune_network(network, X, inputs, kept={"conv2": width})
+    assert torch.equal(one.conv2.weight, two.conv2.weight) and torch.allclose(one.fc1.weight, two.fc1.weight, atol=1e-6)
+
+
+@pytest.mark.parametrize("how", ["t", "weights"])
+def test_compensation_brings_outputs_nearer(network, inputs, how):
+    batch = torch.cat(list(inputs))
+    with torch.no_grad():
+        whole = network(batch)
+        errors = [
+            float((prune_network(network, X, inputs, keep=0.5, compensation=one)(batch) - whole).square().mean())
+            for one in ("none", how)
+        ]
+    assert errors[1] < errors[0]
+
+
+def test_full_rank_factors_reproduce_a_layer(inputs):
+    torch.manual_seed(0)
+    layer = nn.Conv2d(3, 7, (3, 5), stride=(2, 1), padding=(1, 2), dilation=(1, 2))
+    model = nn.Sequential(layer, nn.Flatten(), nn.LazyLinear(4))
+    batch = torch.cat(list(inputs))
+    with torch.no_grad():
+        model(batch)
+        u, s, vt = torch.linalg.svd(folded(layer).double(), full_matrices=False)
+        found = output_components(model, [batch])
+        for factors in (lrank_layers(layer, u, s, vt, len(s)), pca_layers(layer, found["0"], 7)):
+            assert torch.allclose(factors(batch), layer(batch), atol=1e-4)
+        assert torch.allclose(pca_layers(layer, found["0"], 7)[1].bias, layer.bias, atol=1e-5)
+        short = pca_layers(layer, found["0"], 3)(batch)
+        assert torch.allclose(short.mean((0, 2, 3)), layer(batch).mean((0, 2, 3)), atol=0.05)
+
+
+@pytest.mark.parametrize("method", ["pca", "lrank"])
+def test_composition_meets_its_ratio_and_goes_through_the_disk(network, inputs, method, tmp_path):
+    smaller = pca(network, (3, 32, 32), inputs, 0.6) if method == "pca" else lrank(network, (3, 32, 32), 0.6)
+    share = sum(p.numel() for p in smaller.parameters()) / sum(p.numel() for p in network.parameters())
+    assert share == pytest.approx(0.6, rel=0.005)
+    dense = {name: module.weight.numel() for name, module in compressible_layers(network)}
+    for name, weights in dense.items():
+        assert (
+            sum(p.numel() for n, p in smaller.named_parameters() if n.startswith(f"{name}.") and p.dim() > 1) <= weights
+        )
+    save_model(tmp_path / "m.safetensors", smaller)
+    with torch.no_grad():
+        assert torch.equal(load_model(tmp_path / "m.safetensors")(X), smaller(X))
+        assert torch.equal(from_dict(to_dict(smaller))(X), smaller(X))
+    with pytest.raises(UserError, match="nearest"):
+        lrank(network, (3, 32, 32), 0.0001)
+
+
+def run_main(*words: str) -> int:
+    return command.main([*words, "--threads", "1", "--device", "cpu"])
+
+
+def test_the_command_leaves_a_run_and_skips_a_finished_one(checkpoint, tmp_path, capsys):
+    words = ["--checkpoint", str(checkpoint), "--prune-batch-size", "60", "--target-macs", "0.6", "--k", "0.7"]
+    words += ["--no-latency", "--out", str(tmp_path / "run")]
+    assert run_main(*words) == 0
+    metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    assert 0.98 * 0.6 <= metrics["compressed"]["macs"] / metrics["baseline"]["macs"] <= 0.6
+    assert {"config.json", "log.csv", "metrics.json", "model.safetensors"} == {
+        p.name for p in (tmp_path / "run").iterdir()
+    }
+    assert (tmp_path / "run" / "log.csv").read_text().startswith("iteration,layer,before,after,error,score,macs")
+    capsys.readouterr()
+    assert run_main(*words) == 0 and "finished" in capsys.readouterr().out
+    assert run_main(*words[:5], "0.5", *words[6:]) == 2
+    assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--arch", "lenet5"], "--weights"),
+        (["--arch", "resnet57", "--weights", __file__], "resnet57"),
+        (["--checkpoint", "nothing.safetensors"], "no such file"),
+        (["--checkpoint", "{c}", "--method", "eps"], "--eps"),
+        (["--checkpoint", "{c}", "--eps", "0.1"], "--eps"),
+        (["--checkpoint", "{c}", "--target-macs", "1.2"], "1.2"),
+        (["--checkpoint", "{c}", "--target-macs", "nan"], "nan"),
+        (["--checkpoint", "{c}", "--k", "0"], "--k"),
+        (["--checkpoint", "{c}", "--refresh", "2"], "--refresh"),
+        (["--checkpoint", "{c}", "--streams", "all"], "streams"),
+        (["--checkpoint", "{c}", "--prune-batch-size", "9999"], "1297"),
+        (["--checkpoint", "{c}", "--dataset", "nothing"], "nothing"),
+        (["--checkpoint", __file__], "checkpoint|safetensors"),
+        (["--checkpoint", "{c}", "--skip", "conv9"], "conv9"),
+        (["--checkpoint", "{c}", "--device", "cuda:77"], "cuda"),
+    ],
+)
+def test_mistakes_are_one_line(words, message, checkpoint, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    status = command.main([word.replace("{c}", str(checkpoint)) for word in words])
+    lines = capsys.readouterr().err.splitlines()
+    assert status == 2 and len(lines) == 1
+    assert __import__("re").search(message, lines[0]), lines[0]
+    assert not list(tmp_path.rglob("*.safetensors")) and not list(tmp_path.rglob("metrics.json"))
+
+
+def test_the_original_readme_runs(checkpoint, tmp_path, monkeypatch, capsys):
+    """Its Python lines and its train.py command, from the package's folder."""
+    monkeypatch.syspath_prepend(str(Path(__file__).resolve().parents[1]))
+    for name in ("main", "pca", "lrank"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    from lrank import lrank_prune
+    from main import create_args, iditer
+    from pca import pca_prune
+
+    args = create_args()
+    args.arch = "lenet5"
+    args.dataset, args.load_fname = "digits", str(checkpoint)
+    args.seed = 2
+    args.prune_batch_size = 60
+    args.k = 0.7
+    args.log_interval = 10
+    args.k_args = "iditer"
+    args.device = "cpu"
+    iditer(args, str(tmp_path / "id"))
+    net = torch.load(tmp_path / "id" / "modelIDiter_final.pt")
+    assert isinstance(net, dict) and (tmp_path / "id" / "modelIDiter_cnt0.pt").is_file()
+    for prune, ratio in ((pca_prune, 0.70), (lrank_prune, 0.8)):
+        smaller = prune(
+            net=net, keep_ratio=ratio, prune_size=60, savename="x", folder=tmp_path / "checkpoints", device="cpu"
+        )
+        assert isinstance(smaller, nn.Module)
+    assert (tmp_path / "checkpoints" / "pca" / "xpca_k0.7_p60.tp").is_file()
+    assert (tmp_path / "checkpoints" / "lrank" / "xlrank_k0.8_p60.tp").is_file()
+    assert as_network(tmp_path / "id" / "modelIDiter_final.pt")(X).shape == (1, 10)
+    words = ["--arch", "lenet5", "--epochs", "1", "--batch-size", "100", "--lr", "0.01", "--momentum", "0.9"]
+    words += ["--weight-decay", "1e-4", "--prune-batch-size", "60", "--print-freq", "5000", "--workers", "0"]
+    words += [
+        "--resume",
+        str(tmp_path / "none" / "checkpoint.pth.tar"),
+        "--pretrained",
+        str(tmp_path / "id" / "modelIDiter_final.pt"),
+    ]
+    words += [
+        "--dist-url",
+        "tcp://127.0.0.1:40781",
+        "--dist-backend",
+        "nccl",
+        "--seed",
+        "2",
+        "--multiprocessing-distributed",
+    ]
+    words += ["--world-size", "1", "--rank", "0", "--dataset", "digits", "--threads", "1", "--device", "cpu"]
+    for spelling in ("--evalute", "--evaluate"):
+        with pytest.warns(UserWarning, match="gloo|no such file"):
+            assert finetune.main([*words, spelling, "--log_dir", str(tmp_path / spelling)]) == 0
+        assert "before fine-tuning" in capsys.readouterr().out
+    content = torch.load(tmp_path / "--evalute" / "checkpoint.pth.tar")
+    assert content["epoch"] == 1 and content["state_dict"]
+
+
+def test_train_refuses_in_one_line(capsys, tmp_path):
+    for words in ([], ["--pretrained", str(tmp_path / "none.pt")], ["--pretrained", "x.pt", "--distill", "1"]):
+        assert finetune.main(words) == 2
+        assert len(capsys.readouterr().err.splitlines()) == 1
