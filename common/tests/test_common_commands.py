@@ -170,10 +170,19 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path, capsys, monkeypatc
     assert not [p for p in (tmp_path / "out").iterdir()]
 
 
-def test_as_a_command_too(tmp_path):
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["common.train", "--arch", "resnet57", "--out", "out"],
+        ["common.evaluate", "--checkpoint", "none"],
+        ["common.channels", "--arch", "nothing"],
+        ["common.fetch", "nothing"],
+    ],
+)
+def test_as_a_command_too(words, tmp_path):
     """Once for real: python -m, standard error, exit status."""
-    command = [sys.executable, "-m", "common.train", "--arch", "resnet57", "--out", str(tmp_path / "out")]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=600)
+    command = [sys.executable, "-m", *words]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600, cwd=tmp_path)
     assert done.returncode == 2 and len(done.stderr.strip().splitlines()) == 1 and not done.stdout
 
 
