@@ -20,11 +20,11 @@ from deep_compression.plan import PrunePlan, Recipe, SharePlan
 from deep_compression.stages import PACKAGE, Setting
 
 
-def recipe(density: float, bits: int, epochs: int, share_epochs: int) -> Recipe:
+def recipe(density: float, bits: int, epochs: int, share_epochs: int, amp: bool = False) -> Recipe:
     """One round to a global density, retraining, equally spaced centroids, a short training of those."""
     return Recipe(
         PrunePlan("global-density", (density,)),
-        TrainOptions(epochs, 128, 0.02, 0.9, 5e-4, nesterov=True),
+        TrainOptions(epochs, 128, 0.02, 0.9, 5e-4, nesterov=True, amp=amp),
         SharePlan(conv_bits=bits, fc_bits=bits, lloyd_steps=0, rounding="bfloat16"),
         TrainOptions(share_epochs, 128, 1e-4, 0.9, 0.0, optimizer="adam"),
     )
@@ -57,7 +57,7 @@ def _main(argv: Sequence[str] | None) -> None:
     lines = []
     for density in args.densities:
         for bits in args.bits:
-            plan = recipe(density, bits, args.epochs, args.share_epochs)
+            plan = recipe(density, bits, args.epochs, args.share_epochs, args.amp)
             pruned = out / f"density{density:g}-epochs{args.epochs}"
             stages.prune(dense, pruned / "prune", plan.prune, plan.prune_training, setting)
             shared = pruned / f"bits{bits}"
@@ -65,7 +65,7 @@ def _main(argv: Sequence[str] | None) -> None:
             stages.share(start, shared / "share", plan.share, plan.share_training, setting)
             stages.encode(shared / "share" / "model.safetensors", shared / "encode", plan.encode, setting)
             metrics = read_json(shared / "encode" / "metrics.json")
-            metrics |= {"density": density, "bits": bits, "epochs": args.epochs}
+            metrics |= {"density": density, "bits": bits, "epochs": args.epochs, "amp": args.amp}
             if args.results:
                 name = f"cifar10-{args.arch}-density{density:g}-bits{bits}-epochs{args.epochs}.json"
                 write_json(Path(args.results) / name, metrics)

@@ -26,7 +26,7 @@ from model_preserving_id.portable import save_dict, to_dict
 from model_preserving_id.prune import prune_network
 from model_preserving_id.streams import STREAMS
 from model_preserving_id.subject import Subject
-from model_preserving_id.trained import Trained, normalized_as
+from common.trained import Trained, normalized_as
 from model_preserving_id.widths import SCORES
 
 PACKAGE = "model_preserving_id"

@@ -17,7 +17,7 @@ from model_preserving_id.pca import pca
 from model_preserving_id.pictures import pruning_pictures
 from model_preserving_id.portable import as_network
 from model_preserving_id.seed_api import create_args, open_trained
-from model_preserving_id.trained import Trained, normalized_as
+from common.trained import Trained, normalized_as
 
 FOLDER = "checkpoints"
 Net = nn.Module | Mapping[str, Any] | Path | str

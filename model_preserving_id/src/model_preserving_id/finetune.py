@@ -26,7 +26,7 @@ from common.runs import METRICS, STATE, Run, open_run
 from common.training import Hooks, TrainOptions, cross_entropy, fit
 from model_preserving_id.command import PACKAGE, say_result
 from model_preserving_id.portable import arch_of, as_network
-from model_preserving_id.trained import Trained, normalized_as
+from common.trained import Trained, normalized_as
 
 CHECKPOINT = "checkpoint.pth.tar"
 NOT_PART_OF_A_RUN = (

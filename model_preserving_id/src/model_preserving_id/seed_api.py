@@ -15,7 +15,7 @@ from common.errors import UserError
 from common.factory import named_model
 from model_preserving_id.command import PruneSettings, open_prune_run, prune_into, save_seed_file
 from model_preserving_id.portable import arch_of, as_network
-from model_preserving_id.trained import Trained, normalized_as
+from common.trained import Trained, normalized_as
 
 FINAL = "modelIDiter_final.pt"
 ONE_SHOT = "modelIDprune.pt"

@@ -16,7 +16,7 @@ from common.errors import UserError
 from common.runs import describe_environment, open_run
 from common.training import TrainOptions
 from redundancy_graph.generate import generate, settings_of
-from redundancy_graph.log import Say, log_to
+from common.log import Say, log_to
 from redundancy_graph.options import (
     PACKAGE,
     add_common_options,

@@ -17,7 +17,7 @@ from common.errors import UserError
 from common.runs import Run, describe_environment, open_run
 from redundancy_graph.budget import Budget, Settings, measure
 from redundancy_graph.decide import Decision, decide
-from redundancy_graph.log import Say, log_to
+from common.log import Say, log_to
 from redundancy_graph.names import to_authors
 from redundancy_graph.options import (
     PACKAGE,

@@ -1,4 +1,4 @@
-"""What a command says: on the terminal, and in the seed's ``<arch>-<threshold>.log``."""
+"""What a command says: on the terminal, and in log files."""
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager

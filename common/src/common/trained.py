@@ -1,4 +1,4 @@
-"""The trained network that is to be pruned, with its data and its accuracy before anything was done: the subject's other half."""
+"""A trained network with its data and its accuracy before anything was done to it: what a compression method starts from."""
 
 import hashlib
 from collections.abc import Callable
