@@ -18,6 +18,7 @@ from common.errors import UserError
 from common.factory import add_model_options, import_factory, model_from_options
 from common.measure import Accuracy, latency_ms, side
 from common.runs import LOG, METRICS, STATE, Run, open_run
+from common.trained import Trained, normalized_as
 from model_preserving_id.batchnorm import refresh_batch_norm
 from model_preserving_id.compensate import COMPENSATIONS, compensate
 from model_preserving_id.iterate import IterOptions, Row, iterate
@@ -26,7 +27,6 @@ from model_preserving_id.portable import save_dict, to_dict
 from model_preserving_id.prune import prune_network
 from model_preserving_id.streams import STREAMS
 from model_preserving_id.subject import Subject
-from common.trained import Trained, normalized_as
 from model_preserving_id.widths import SCORES
 
 PACKAGE = "model_preserving_id"

@@ -6,8 +6,8 @@ import torch
 
 from common.checkpoint import load_model
 from common.data import DataBundle
-from model_preserving_id.command import PruneSettings, label_of, open_prune_run, prune_into
 from common.trained import Trained, normalized_as
+from model_preserving_id.command import PruneSettings, label_of, open_prune_run, prune_into
 
 SETTINGS = PruneSettings(method="budget", target_macs=0.5, compensation="weights", prune_batch_size=200)
 

@@ -23,10 +23,10 @@ from common.errors import UserError
 from common.factory import named_model
 from common.measure import side
 from common.runs import METRICS, STATE, Run, open_run
+from common.trained import Trained, normalized_as
 from common.training import Hooks, TrainOptions, cross_entropy, fit
 from model_preserving_id.command import PACKAGE, say_result
 from model_preserving_id.portable import arch_of, as_network
-from common.trained import Trained, normalized_as
 
 CHECKPOINT = "checkpoint.pth.tar"
 NOT_PART_OF_A_RUN = (

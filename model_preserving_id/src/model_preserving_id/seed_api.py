@@ -13,9 +13,9 @@ from common.data import load_dataset
 from common.device import choose_device
 from common.errors import UserError
 from common.factory import named_model
+from common.trained import Trained, normalized_as
 from model_preserving_id.command import PruneSettings, open_prune_run, prune_into, save_seed_file
 from model_preserving_id.portable import arch_of, as_network
-from common.trained import Trained, normalized_as
 
 FINAL = "modelIDiter_final.pt"
 ONE_SHOT = "modelIDprune.pt"

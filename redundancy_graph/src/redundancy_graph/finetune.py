@@ -13,10 +13,10 @@ from common import cli
 from common.device import choose_device, set_threads
 from common.distributed import barrier, is_main, process_group
 from common.errors import UserError
+from common.log import Say, log_to
 from common.runs import describe_environment, open_run
 from common.training import TrainOptions
 from redundancy_graph.generate import generate, settings_of
-from common.log import Say, log_to
 from redundancy_graph.options import (
     PACKAGE,
     add_common_options,

@@ -14,10 +14,10 @@ from common import cli
 from common.atomic import write_json
 from common.device import choose_device, set_threads
 from common.errors import UserError
+from common.log import Say, log_to
 from common.runs import Run, describe_environment, open_run
 from redundancy_graph.budget import Budget, Settings, measure
 from redundancy_graph.decide import Decision, decide
-from common.log import Say, log_to
 from redundancy_graph.names import to_authors
 from redundancy_graph.options import (
     PACKAGE,

@@ -15,11 +15,11 @@ from common.checkpoint import load_model, save_model
 from common.cost import WidthCost
 from common.distributed import barrier, is_main
 from common.errors import UserError
+from common.log import Say
 from common.measure import Accuracy, evaluate, latency_ms, side
 from common.runs import LOG, METRICS, Run
 from common.training import Hooks, TrainOptions, fit
 from redundancy_graph.decide import kept_channels
-from common.log import Say
 from redundancy_graph.names import tensors_to_authors
 from redundancy_graph.prune_info import match_prune_info, read_prune_info
 from redundancy_graph.subject import SUFFIX, Subject
