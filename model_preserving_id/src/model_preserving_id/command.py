@@ -12,6 +12,7 @@ from torch import nn
 
 from common import cli
 from common.atomic import write_csv
+from common.batchnorm import refresh_batch_norm
 from common.checkpoint import load_model, save_model
 from common.device import choose_device, set_threads
 from common.errors import UserError
@@ -19,7 +20,6 @@ from common.factory import add_model_options, import_factory, model_from_options
 from common.measure import Accuracy, latency_ms, side
 from common.runs import LOG, METRICS, STATE, Run, open_run
 from common.trained import Trained, normalized_as
-from model_preserving_id.batchnorm import refresh_batch_norm
 from model_preserving_id.compensate import COMPENSATIONS, compensate
 from model_preserving_id.iterate import IterOptions, Row, iterate
 from model_preserving_id.pictures import Pictures, pruning_pictures

@@ -1,4 +1,4 @@
-"""Batch-norm statistics measured anew on the pruning pictures: no labels and no gradient, but not in the paper either."""
+"""Batch-norm statistics of a network that was cut, measured anew: no labels and no gradient."""
 
 from collections.abc import Iterable
 
