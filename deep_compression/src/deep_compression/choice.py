@@ -1,0 +1,129 @@
+"""Settings for the LeNets, chosen on training pictures held out: ``python -m deep_compression.choice``.
+
+A sixth of MNIST's training pictures is set aside; the test pictures are never looked at. For one seed, one thing after the
+other is chosen: the learning rate of the dense network (smallest error), the epochs after the paper's pruning (smallest
+error), and the density and epochs of the row `lossless`: the smallest file whose error is not above the dense network's.
+All that was tried is written to results/choice-ARCH.json, and courses.py holds what was chosen.
+"""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from common import cli
+from common.atomic import write_json
+from common.device import choose_device, set_threads
+from common.results import markdown_table
+from common.runs import describe_environment, read_json
+from deep_compression import stages
+from deep_compression.courses import COURSES, HOLDOUT, Course, lossless
+from deep_compression.mnist import train_dense
+from deep_compression.stages import PACKAGE, Setting
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """What is tried: learning rates of the dense network, epochs after the paper's pruning, (density, epochs) of `lossless`."""
+
+    rates: tuple[float, ...]
+    paper_epochs: tuple[int, ...]
+    lossless: tuple[tuple[float, int], ...]
+
+
+CANDIDATES = {
+    "lenet300_100": Candidates((0.1,), (4,), tuple((d, e) for d in (0.05, 0.06, 0.07) for e in (9, 20))),
+    "lenet5": Candidates((0.02, 0.05, 0.1), (4, 8), ((0.022, 8), (0.03, 8), (0.04, 8))),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    return cli.run(_main, argv)
+
+
+def _main(argv: Sequence[str] | None) -> None:
+    parser = cli.Parser(
+        prog="python -m deep_compression.choice", description="Choose settings on held-out pictures.", package=PACKAGE
+    )
+    parser.add_argument("--arch", nargs="+", choices=sorted(COURSES), default=list(COURSES), help="networks")
+    parser.add_argument("--out", default="runs/choice", help="folder of the run folders")
+    parser.add_argument("--results", default=None, help="folder for one JSON file per network; none if not given")
+    cli.add_data_options(parser, dataset="mnist")
+    cli.add_run_options(parser)
+    args = parser.parse_args(argv)
+    set_threads(args.threads)
+    command = shlex.join(["python -m deep_compression.choice", *(sys.argv[1:] if argv is None else argv)])
+    device, data = choose_device(args.device), cli.load_data(args).holdout(HOLDOUT)
+    setting = Setting(data, device, args.seed, args.workers, latency=False, force=args.force)
+    for arch in args.arch:
+        record = choose(arch, COURSES[arch], CANDIDATES[arch], Path(args.out) / f"{arch}-{args.seed}", setting)
+        print(table(record), flush=True)
+        if args.results:
+            environment = describe_environment(device)
+            write_json(
+                Path(args.results) / f"choice-{arch}.json", {**record, "command": command, "environment": environment}
+            )
+
+
+def choose(arch: str, course: Course, candidates: Candidates, out: Path, setting: Setting) -> dict[str, Any]:
+    """All that was tried, with its error in percent on the pictures held out, and what was chosen."""
+    tried: list[dict[str, Any]] = []
+    for rate in candidates.rates:
+        folder = out / f"dense-{rate:g}"
+        file = train_dense(arch, replace(course.dense, learning_rate=rate), folder, setting)
+        tried.append({"what": "dense", "rate": rate, "file": file, **_figures(read_json(folder / "metrics.json"))})
+    dense = min(tried, key=lambda one: one["error"])
+    setting = replace(setting, baseline=dense["file"])
+    out = out / f"after-{dense['rate']:g}"
+    papers = []
+    for epochs in candidates.paper_epochs:
+        recipe = replace(course.paper, prune=replace(course.paper.prune, last_epochs=epochs))
+        folder = stages.compress(dense["file"], out / f"paper-{epochs}", recipe, setting)
+        file = folder.parent / "prune" / "model.safetensors"
+        papers.append({"what": "paper", "epochs": epochs, "file": file, **_figures(read_json(folder / "metrics.json"))})
+    paper = min(papers, key=lambda one: one["error"])
+    out, smaller = out / f"after-{paper['epochs']}", []
+    for density, epochs in candidates.lossless:
+        recipe = lossless(course.best, density, epochs)
+        folder = stages.compress(paper["file"], out / f"density{density:g}-epochs{epochs}", recipe, setting)
+        figures = _figures(read_json(folder / "metrics.json"))
+        smaller.append({"what": "lossless", "density": density, "epochs": epochs, **figures})
+    tried = [{name: value for name, value in one.items() if name != "file"} for one in [*tried, *papers, *smaller]]
+    best = smallest_without_loss(smaller, dense["error"])
+    chosen = {"rate": dense["rate"], "paper_epochs": paper["epochs"], "lossless": [best["density"], best["epochs"]]}
+    return {"arch": arch, "seed": setting.seed, "pictures": len(setting.data.test), "tried": tried, "chosen": chosen}
+
+
+def smallest_without_loss(tried: Sequence[Mapping[str, Any]], dense_error: float) -> Mapping[str, Any]:
+    """The smallest file whose error does not exceed the dense network's; the smallest error if there is none."""
+    good = [one for one in tried if one["error"] <= dense_error]
+    return min(good, key=lambda one: one["bytes"]) if good else min(tried, key=lambda one: one["error"])
+
+
+def _figures(metrics: Mapping[str, Any]) -> dict[str, Any]:
+    side = metrics.get("compressed") or metrics["baseline"]
+    found = {"error": round(100 - side["top1"], 4), "bytes": side["bytes"]}
+    return found | ({"compression": metrics["rate"]} if "rate" in metrics else {})
+
+
+def table(record: Mapping[str, Any]) -> str:
+    """A line for everything that was tried, what was chosen in bold."""
+    chosen, lines = record["chosen"], []
+    picked = {"dense": (chosen["rate"],), "paper": (chosen["paper_epochs"],), "lossless": tuple(chosen["lossless"])}
+    titles = {"dense": ("learning rate",), "paper": ("epochs",), "lossless": ("density", "epochs")}
+    for one in record["tried"]:
+        names = {"dense": ("rate",), "paper": ("epochs",), "lossless": ("density", "epochs")}[one["what"]]
+        values = tuple(one[name] for name in names)
+        text = ", ".join(f"{title} {value:g}" for title, value in zip(titles[one["what"]], values, strict=True))
+        rate = f"{one['compression']:.1f}x" if "compression" in one else ""
+        bold = "**" if values == picked[one["what"]] else ""
+        lines.append((one["what"], f"{bold}{text}{bold}", f"{one['error']:.2f}", rate))
+    return markdown_table(("row", "tried", "error % on the pictures held out", "rate"), lines)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
