@@ -3,7 +3,8 @@
 import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
+from importlib.metadata import entry_points
 from typing import Any
 
 import torchvision
@@ -18,10 +19,20 @@ from common.models.resnet_cifar import CifarResNet
 from common.models.shortcut import PadShortcut
 from common.models.vgg_cifar import CifarVGG
 
-__all__ = ["ARCHITECTURES", "Architecture", "PadShortcut", "arguments_for", "create_model", "input_shape", "register"]
+__all__ = [
+    "ARCHITECTURES",
+    "Architecture",
+    "PadShortcut",
+    "arguments_for",
+    "create_model",
+    "input_shape",
+    "is_known",
+    "register",
+]
 
 CIFAR = (3, 32, 32)
 IMAGENET = (3, 224, 224)
+GROUP = "compression_papers.architectures"  # entry points: modules of installed packages that register networks
 
 
 @dataclass(frozen=True)
@@ -74,9 +85,22 @@ def arguments_for(arch: str, shape: Sequence[int]) -> dict[str, int]:
 
 def find_architecture(arch: str) -> Architecture:
     """The registry's entry; raises UserError that lists the known names."""
-    if arch not in ARCHITECTURES:
+    if not is_known(arch):
         raise UserError(f"unknown architecture {arch!r}; known are {', '.join(ARCHITECTURES)}")
     return ARCHITECTURES[arch]
+
+
+def is_known(arch: str) -> bool:
+    """Whether a name is in the registry, those of every installed package included."""
+    if arch not in ARCHITECTURES:
+        _import_registering_packages()
+    return arch in ARCHITECTURES
+
+
+@cache
+def _import_registering_packages() -> None:
+    for point in entry_points(group=GROUP):
+        point.load()
 
 
 def input_shape(model: nn.Module) -> tuple[int, int, int]:

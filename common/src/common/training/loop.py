@@ -35,17 +35,23 @@ class Stateful(Protocol):
 class Hooks:
     """Where a method joins the loop; each is optional.
 
+    before_epoch    (epoch): draws that depend on (seed, epoch, example) need it
     loss            (network, batch) -> (loss summed over the batch's examples, logits); default: cross-entropy
     after_backward  before the optimiser's step: may change gradients
     after_step      after the optimiser's step: may change parameters (masks)
     after_epoch     (epoch) -> more columns of log.csv
+    status          () -> a few words behind the progress bar, asked for every 50 steps
+    decays          (name, parameter) -> whether weight decay applies to it; to all if not given
     state           what else must survive an interruption, by name
     """
 
+    before_epoch: Callable[[int], None] | None = None
     loss: Callable[[nn.Module, Batch], tuple[Tensor, Tensor]] | None = None
     after_backward: Callable[[], None] | None = None
     after_step: Callable[[], None] | None = None
     after_epoch: Callable[[int], dict[str, Any]] | None = None
+    status: Callable[[], str] | None = None
+    decays: Callable[[str, nn.Parameter], bool] | None = None
     state: Mapping[str, Stateful] = field(default_factory=dict)
 
 
@@ -72,7 +78,7 @@ def fit(
     """
     hooks, device = hooks or Hooks(), torch.device(device)
     model.to(device, memory_format=torch.channels_last).train()
-    optimizer = make_optimizer(model, options)
+    optimizer = make_optimizer(model, options, hooks.decays)
     scaler = torch.amp.GradScaler(device.type, enabled=options.amp and _amp_dtype(device) is torch.float16)
     states = {"model": model, "optimizer": optimizer, "scaler": scaler, **hooks.state}
     state_file = Path(folder) / STATE if folder else None
@@ -84,6 +90,8 @@ def fit(
     step = _Step(network, optimizer, scaler, options, hooks, device)
     for epoch in range(len(rows), options.epochs):
         start = time.monotonic()
+        if hooks.before_epoch:
+            hooks.before_epoch(epoch)
         row = {
             "epoch": epoch + 1,
             "learning_rate": learning_rate(options, epoch),
@@ -145,9 +153,22 @@ def cross_entropy(label_smoothing: float = 0.0) -> Callable[[nn.Module, Batch], 
     return loss
 
 
-def make_optimizer(model: nn.Module, options: TrainOptions) -> torch.optim.Optimizer:
-    """SGD or Adam on all parameters that want gradients."""
-    parameters = [p for p in model.parameters() if p.requires_grad]
+def make_optimizer(
+    model: nn.Module, options: TrainOptions, decays: Callable[[str, nn.Parameter], bool] | None = None
+) -> torch.optim.Optimizer:
+    """SGD or Adam on all parameters that want gradients; ``decays`` says to which weight decay applies (all if None)."""
+    wanted = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+    parameters: Any = [p for _, p in wanted]
+    if decays is not None:
+        free = [p for name, p in wanted if not decays(name, p)]
+        parameters = [
+            group
+            for group in (
+                {"params": [p for name, p in wanted if decays(name, p)]},
+                {"params": free, "weight_decay": 0.0},
+            )
+            if group["params"]
+        ]
     if options.optimizer == "adam":
         return torch.optim.Adam(parameters, lr=options.learning_rate, weight_decay=options.weight_decay)
     nesterov = options.nesterov and options.momentum > 0
@@ -180,6 +201,8 @@ def _epoch(step: _Step, train: ImageSet, epoch: int, seed: int, workers: int) ->
         sums += torch.stack([value.double() for value in step(batch, rate)])
         if i % 50 == 0:
             _require_finite(sums, label)
+            if step.hooks.status:
+                bar.set_postfix_str(step.hooks.status(), refresh=False)
     _require_finite(sums, label)
     loss, correct = (sum_over_ranks(sums) / len(train)).tolist()
     return {"train_loss": round(loss, 6), "train_top1": round(100 * correct, 4)}

@@ -1,0 +1,49 @@
+"""The paper's own numbers: vectors, logged searches, result tables. Marked "published" wherever they are shown.
+
+From the authors' repository: its README, its search logs and the comments of its evaluation scripts.
+"""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Published:
+    """A published vector, what is claimed of it (top-1 error in percent, "FLOPs" in millions) and of the unpruned network."""
+
+    title: str
+    nev: tuple[int, ...]
+    error: float
+    macs: float
+    baseline_error: float
+    baseline_macs: float
+
+
+PUBLISHED: dict[str, Published] = {
+    "resnet50": Published(
+        "ResNet-50",
+        (14, 14, 16, 22, 21, 22, 20, 19, 16, 22, 16, 20, 22, 12, 25, 18, 15, 21, 21, 21),
+        24.24, 1950, 23.40, 4110,
+    ),
+    "mobilenetv1": Published(
+        "MobileNetV1", (19, 21, 7, 14, 21, 13, 24, 19, 22, 28, 23, 22, 20), 29.60, 295, 29.40, 569
+    ),
+    "mobilenetv2": Published(
+        "MobileNetV2",
+        (7, 10, 16, 16, 18, 18, 18, 16, 16, 16, 16, 12, 12, 12, 18, 18, 18, 14,
+         17, 11, 12, 24, 15, 12, 19, 25, 24, 14, 16, 10, 8, 21, 24, 21, 21),
+        28.51, 199, 28.12, 314,
+    ),
+}  # fmt: skip
+
+# The end of the logged searches, in the logged order: (MACs in millions, top-1 % by the PruningNet, reward).
+LOGGED = {
+    "resnet50": (
+        (1956.75, 55.29, 15.7378), (1958.35, 55.27, 15.6671), (1950.24, 55.22, 15.6528), (1952.35, 55.23, 15.6504),
+        (1958.93, 55.26, 15.6404), (1953.06, 55.22, 15.6264), (1951.39, 55.21, 15.6160), (1957.47, 55.24, 15.6114),
+        (1951.08, 55.19, 15.5951), (1951.11, 55.19, 15.5866),
+    ),
+    "mobilenetv2": (
+        (203.50, 54.26, 56.0626), (204.09, 54.22, 55.7490), (206.49, 54.25, 55.7357), (199.83, 54.16, 55.7321),
+        (203.32, 54.20, 55.6963),
+    ),
+}  # fmt: skip
