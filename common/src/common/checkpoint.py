@@ -19,8 +19,8 @@ from torch import Tensor, nn
 
 from common.atomic import atomic_file
 from common.errors import UserError
-from common.models import ARCHITECTURES, PadShortcut, create_model
-from common.replaced import build_replaced, describe_replaced
+from common.models import PadShortcut, create_model, is_known
+from common.replaced import build_replaced, replaced_layers
 
 FORMAT = "compression-papers-1"
 HEADER_LIMIT = 16 * 2**20  # bytes of JSON in front of the tensors
@@ -55,7 +55,7 @@ def save_model(
         "format": FORMAT,
         "arch": arch,
         "args": dict(arch_args or {}),
-        "layers": _replaced_layers(model, arch, arch_args, factory),
+        "layers": replaced_layers(model, arch, arch_args, factory),
         "normalize": _normalization(normalize) or known.get("normalize"),
         "dataset": dataset or known.get("dataset"),
         "classes": list(classes) if classes is not None else known.get("classes"),
@@ -184,7 +184,7 @@ def load_tensors(
 
 def _build(path: Path | str, header: Mapping[str, Any]) -> nn.Module:
     """The registry's network without memory for its weights: only what the file itself holds is ever allocated."""
-    if header["arch"] not in ARCHITECTURES:
+    if not is_known(header["arch"]):
         raise UserError(f"{path} holds a {header['arch']!r}, which is not in the registry: load it with its factory")
     for name, value in header["args"].items():
         if not isinstance(value, (int, str, bool)) or (isinstance(value, int) and not 0 <= value <= ARGUMENT_LIMIT):
@@ -192,18 +192,6 @@ def _build(path: Path | str, header: Mapping[str, Any]) -> nn.Module:
     with torch.device("meta"):
         model = create_model(header["arch"], **header["args"])
     return model
-
-
-def _replaced_layers(
-    model: nn.Module, arch: str | None, arch_args: Mapping[str, Any] | None, factory: Callable[[], nn.Module] | None
-) -> dict[str, Any]:
-    """What is not as the registry or the factory builds it; nothing for a network that neither knows."""
-    if factory is not None:
-        return describe_replaced(model, factory())
-    if arch not in ARCHITECTURES:
-        return {}
-    with torch.device("meta"):
-        return describe_replaced(model, create_model(arch, **(arch_args or {})))
 
 
 def _read_safetensors(path: Path | str) -> tuple[dict[str, str], dict[str, Tensor]]:

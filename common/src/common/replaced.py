@@ -4,19 +4,35 @@ A strided 1x1 convolution in a shortcut's place, or two factors in a layer's pla
 table lists them by module name; a layer is built from numbers within limits, never from code.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from torch import nn
 
 from common.errors import UserError
+from common.models import create_model, is_known
 
 CONV_PAIRS = ("kernel_size", "stride", "padding", "dilation")
 LAYERS_LIMIT = 10_000
 PARTS_LIMIT = 8  # layers in a sequence
 CHANNELS_LIMIT = 10**6
 PAIR_LIMIT = 1024  # kernel size, stride, padding, dilation
+
+
+def replaced_layers(
+    model: nn.Module,
+    arch: str | None,
+    arch_args: Mapping[str, Any] | None = None,
+    factory: Callable[[], nn.Module] | None = None,
+) -> dict[str, dict[str, Any]]:
+    """The table for a file: what is not as the registry, or ``factory``, builds it; nothing for a network that neither knows."""
+    if factory is not None:
+        return describe_replaced(model, factory())
+    if arch is None or not is_known(arch):
+        return {}
+    with torch.device("meta"):
+        return describe_replaced(model, create_model(arch, **(arch_args or {})))
 
 
 def describe_replaced(model: nn.Module, fresh: nn.Module) -> dict[str, dict[str, Any]]:

@@ -310,9 +310,10 @@ def _decode_body(argv: Sequence[str] | None) -> None:
     parser.add_argument("--model", default=None, help="PACKAGE.MODULE:FACTORY of a network that is not in the registry")
     parser.add_argument("--output", default=None, help="checkpoint to write; FILE with .safetensors if not given")
     args = parser.parse_args(argv)
-    model = read_network(args.file, import_factory(args.model) if args.model else None)
+    factory = import_factory(args.model) if args.model else None
+    model = read_network(args.file, factory)
     output = Path(args.output or Path(args.file).with_suffix(".safetensors"))
-    save_model(output, model)
+    save_model(output, model, factory=factory)
     print(f"{output}: {sum(t.numel() for t in model.state_dict().values()):,} numbers")
 
 

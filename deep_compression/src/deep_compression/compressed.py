@@ -15,6 +15,7 @@ from common.atomic import write_bytes
 from common.checkpoint import fit_shapes, load_tensors
 from common.errors import UserError
 from common.models import ARCHITECTURES, create_model
+from common.replaced import build_replaced, replaced_layers
 from deep_compression import container
 from deep_compression.layer import LayerInfo, LayerSettings
 from deep_compression.tensors import CODES, count, from_bits, item_size, to_bits
@@ -71,6 +72,7 @@ def save_compressed(
     dataset: str | None = None,
     classes=None,
     extra: Mapping[str, Any] | None = None,
+    factory: Callable[[], nn.Module] | None = None,
     index_bits: int | Mapping[str, int] | None = None,
     order: str = "auto",
     coder: str = "huffman",
@@ -81,8 +83,9 @@ def save_compressed(
     What has been pruned and shared becomes small; everything else is kept bit for bit. index_bits: bits of a position gap,
     for all tensors or by tensor name; by default what makes the file smallest. order: rows, columns, or auto. coder:
     huffman, fixed, ans (needs constriction), or auto. arch, arch_args, normalize, dataset, classes: as in
-    `common.checkpoint.save_model`, and found in the same places where they are not given. limit: bytes the file may decode
-    to, needed where that is more than 64 MiB + 1024 x its size, here and when it is read.
+    `common.checkpoint.save_model`, and found in the same places where they are not given. Layers that are not as the
+    registry, or `factory`, builds them (`common.replaced`) are listed in the header. limit: bytes the file may decode to,
+    needed where that is more than 64 MiB + 1024 x its size, here and when it is read.
     Raises ValueError for what cannot be stored, OSError where the file cannot be written.
     """
     tensors = model.state_dict() if isinstance(model, nn.Module) else dict(model)
@@ -91,7 +94,7 @@ def save_compressed(
             raise ValueError(f"{name}: only named tensors can be stored, not {type(tensor).__name__}")
     rows = [(name, _code(t, name), tuple(t.shape), to_bits(t, name)) for name, t in tensors.items()]
     _check_settings(index_bits, order, tensors)
-    about = _about(model, arch, arch_args, normalize, dataset, classes, extra)
+    about = _about(model, arch, arch_args, normalize, dataset, classes, extra, factory)
     data = container.pack(rows, about, lambda name: LayerSettings(_bits_of(index_bits, name), order, coder))
     found = _account(data, limit, [bits for *_, bits in rows])  # also refuses now what could not be read later
     write_bytes(path, data)
@@ -112,13 +115,15 @@ def load_compressed_model(
 ) -> nn.Module:
     """The network in eval mode. The file's architecture must be in the registry, or else `factory` builds it.
 
-    Every module gets the shapes that its tensors have, so channel-pruned networks come back too. What the file says about
+    Every module gets the shapes that its tensors have, so channel-pruned networks come back too, and so do layers that a
+    method has put in another's place (a factored one: `common.replaced`). What the file says about
     itself (normalisation, data set, classes) is at `model.checkpoint_header`. Raises ValueError or OSError.
     """
     opened = _open(path, limit)
     about = header_of(opened.about)
     try:
         model = factory() if factory is not None else _build(about, path)
+        build_replaced(model, about["layers"], path)
         tensors = _tensors(opened)
         fit_shapes(model, tensors, path)
         load_tensors(model, tensors, path, assign=True)
@@ -163,7 +168,8 @@ def _tensor_account(
 
 def header_of(about: Mapping[str, Any]) -> dict[str, Any]:
     """What a file says about its network, in the form of `common.checkpoint`'s header. Raises ValueError."""
-    header = {"arch": None, "args": {}, "normalize": None, "dataset": None, "classes": None, "extra": {}} | dict(about)
+    empty = {"arch": None, "args": {}, "layers": {}, "normalize": None, "dataset": None, "classes": None, "extra": {}}
+    header = empty | dict(about)
     if not (header["arch"] is None or isinstance(header["arch"], str)) or not isinstance(header["args"], dict):
         raise ValueError("the file's architecture is damaged")
     return header
@@ -205,15 +211,17 @@ def _build(about: Mapping[str, Any], path) -> nn.Module:
         return create_model(arch, **arguments)
 
 
-def _about(model, arch, arch_args, normalize, dataset, classes, extra) -> dict[str, Any]:
+def _about(model, arch, arch_args, normalize, dataset, classes, extra, factory) -> dict[str, Any]:
     """Only what is known: every word of it takes room in the file."""
     record = getattr(model, "architecture", None) or {"arch": None, "args": {}}
     known = getattr(model, "checkpoint_header", {})
     if normalize is not None and not isinstance(normalize, Mapping):
         normalize = {"mean": [float(v) for v in normalize[0]], "std": [float(v) for v in normalize[1]]}
+    arch, arch_args = (arch, dict(arch_args or {})) if arch else (record["arch"], dict(record["args"]))
     found = {
-        "arch": arch or record["arch"],
-        "args": dict(arch_args or {}) if arch else dict(record["args"]),
+        "arch": arch,
+        "args": arch_args,
+        "layers": replaced_layers(model, arch, arch_args, factory) if isinstance(model, nn.Module) else {},
         "normalize": normalize or known.get("normalize"),
         "dataset": dataset or known.get("dataset"),
         "classes": list(classes) if classes is not None else known.get("classes"),

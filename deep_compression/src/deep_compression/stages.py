@@ -82,7 +82,7 @@ def prune(network: Path, out: Path, plan: PrunePlan, training: TrainOptions, set
         model = read_network(network, setting.factory)
         history = _rounds(run.folder, model, plan, training, setting)
         if is_main():
-            _save(run.model_path, model)
+            _save(run.model_path, model, setting.factory)
             write_json(run.folder / HISTORY, history)
             write_csv(run.folder / LOG, _joined_logs(run.folder, len(plan.values)))
             details = {"density": total_density(model), "densities": densities(model), "network": str(network)}
@@ -125,7 +125,7 @@ def _round(
         training = replace(training, epochs=plan.last_epochs)
     rows = _fit(model, training, setting, place, f"prune-{number + 1}", Hooks(after_step=held))
     if is_main():
-        _save(place / "model.safetensors", model)
+        _save(place / "model.safetensors", model, setting.factory)
     last = rows[-1] if rows else {}
     return {"round": number + 1, "value": plan.values[number], "density": total_density(model)} | {
         name: last.get(name) for name in ("train_top1", "test_top1")
@@ -170,7 +170,7 @@ def share(network: Path, out: Path, plan: SharePlan, training: TrainOptions, set
         if is_main():
             if not rows:
                 write_csv(run.folder / LOG, [])
-            _save(run.model_path, model)
+            _save(run.model_path, model, setting.factory)
             clusters = {name: len(codes.centroids) for name, codes in shared.items()}
             _finish(run, run.model_path, setting, {"clusters": clusters, "top1_before_training": before})
         barrier()
@@ -206,17 +206,18 @@ def encode(network: Path, out: Path, plan: EncodePlan, setting: Setting) -> dict
         if is_main():
             model = read_network(network, setting.factory)
             path = run.folder / ENCODED
-            account = write_file(path, model, plan)
+            account = write_file(path, model, plan, setting.factory)
             write_csv(run.folder / LOG, [])
             _finish(run, path, setting, sizes(model, account))
         barrier()
     return run.metrics()
 
 
-def write_file(path: Path | str, model: nn.Module, plan: EncodePlan) -> Account:
+def write_file(path: Path | str, model: nn.Module, plan: EncodePlan, factory: Factory = None) -> Account:
     """`save_compressed` for commands. Raises UserError."""
+    how = {"index_bits": plan.index_bits, "order": plan.order, "coder": plan.coder}
     try:
-        return save_compressed(path, model, index_bits=plan.index_bits, order=plan.order, coder=plan.coder)
+        return save_compressed(path, model, factory=factory, **how)
     except ValueError as problem:
         raise UserError(str(problem)) from problem
 
@@ -270,8 +271,8 @@ def _accuracy(model: nn.Module, setting: Setting) -> float:
     return round(evaluate(model, test_images(model, setting.data), device=setting.device).top1, 4)
 
 
-def _save(path: Path, model: nn.Module) -> None:
-    save_model(path, model.cpu())
+def _save(path: Path, model: nn.Module, factory: Factory) -> None:
+    save_model(path, model.cpu(), factory=factory)
 
 
 def _finish(run: Run, path: Path, setting: Setting, details: Mapping[str, Any]) -> None:
