@@ -199,14 +199,18 @@ def test_layout_of_a_package(package: str) -> None:
 
 
 @pytest.mark.parametrize("paper", PAPERS)
-def test_the_demo_finds_every_paper(paper: str) -> None:
-    point = table(paper)["project"]["entry-points"]["compression_papers.demo"][paper]
-    module, function = point.split(":")
+def test_compare_finds_every_paper(paper: str) -> None:
+    point = table(paper)["project"]["entry-points"]["compression_papers.methods"][paper]
+    module, name = point.split(":")
     path = ROOT / paper / "src" / Path(*module.split(".")).with_suffix(".py")
-    defined = [
-        node.name for node in ast.parse(path.read_text(encoding="utf-8")).body if isinstance(node, ast.FunctionDef)
+    assigned = [
+        target.id
+        for node in ast.parse(path.read_text(encoding="utf-8")).body
+        if isinstance(node, ast.Assign)
+        for target in node.targets
+        if isinstance(target, ast.Name)
     ]
-    assert function in defined
+    assert name in assigned
 
 
 def test_no_top_level_folder_is_importable() -> None:
@@ -227,7 +231,7 @@ def test_papers_do_not_import_one_another(paper: str) -> None:
 
 
 def test_common_imports_no_paper() -> None:
-    """Its demo finds the papers that are installed; it does not know them by an import."""
+    """compare finds the papers that are installed; nobody knows them by an import."""
     for path in sources("common"):
         assert not imported(path) & {*PAPERS, "compare"}, path
 

@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,12 +10,15 @@ import torch
 
 from common.checkpoint import load_model, save_model
 from common.data import load_dataset
+from common.errors import UserError
 from common.formats import load_network
+from common.methods import Task
 from common.models import create_model
 from common.training import TrainOptions, fit
 from deep_compression import commands, load_compressed, load_compressed_model, seed_main, stages
+from deep_compression.method import METHOD
 from deep_compression.network_file import read_compressed
-from deep_compression.plan import EncodePlan, PrunePlan, Recipe, SharePlan
+from deep_compression.plan import PrunePlan, Recipe, SharePlan
 from deep_compression.pruning import prunable_weights
 from deep_compression.stages import Setting
 
@@ -309,12 +313,16 @@ def test_our_files_are_a_format_of_common(compressed, dense):
     assert torch.equal(again.fc1.weight, model.fc1.weight)
 
 
-def test_the_demo(tmp_path, dense, digits):
-    from deep_compression.demo import compress_digits
-
-    small = Recipe(PrunePlan("density", (0.1,)), TRAINING, SharePlan(), TRAINING, EncodePlan())
-    (folder,) = compress_digits(dense, tmp_path, digits, "cpu", 0, recipe=small)
-    metrics = metrics_of(folder)
-    assert metrics["label"].startswith("deep compression") and {"top1", "bytes", "latency_ms"} <= set(
-        metrics["compressed"]
-    )
+def test_the_method_meets_a_share_of_the_bytes(tmp_path, digits):
+    few = replace(digits, train=digits.train.subset(range(64)), test=digits.test.subset(range(20)))
+    baseline = tmp_path / "model.safetensors"
+    save_model(baseline, create_model("resnet20"), normalize=(digits.mean, digits.std))
+    task = Task(baseline, tmp_path / "out", few, 0.05, TrainOptions(epochs=1, batch_size=32, learning_rate=0.01))
+    file = METHOD.compress(task)
+    assert METHOD.axis == "bytes" and METHOD.trains
+    assert 0.98 <= file.stat().st_size / (0.05 * baseline.stat().st_size) <= 1.0
+    written = file.stat().st_mtime_ns
+    assert METHOD.compress(task) == file and file.stat().st_mtime_ns == written
+    with pytest.raises(UserError, match="the nearest has"):
+        METHOD.compress(replace(task, target=0.0005, folder=tmp_path / "small"))
+    assert not (tmp_path / "small").exists()

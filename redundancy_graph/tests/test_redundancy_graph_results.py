@@ -1,4 +1,4 @@
-"""Tables, plots and the demo: the README says what the result files say."""
+"""Tables, plots and the method that compare calls: the README says what the result files say."""
 
 import json
 import math
@@ -6,17 +6,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from rg_helpers import network
 
 from common.checkpoint import load_model, save_model
+from common.cost import count_cost
 from common.data import DataBundle, load_dataset
 from common.errors import UserError
+from common.formats import load_network
+from common.methods import Task
 from common.results import block_names, replace_block
 from common.training import TrainOptions
 from redundancy_graph import plots, tables
 from redundancy_graph.decide import Decision, Evidence
-from redundancy_graph.demo import compress_digits
+from redundancy_graph.method import METHOD
 from redundancy_graph.published import PUBLISHED
 
 SEED_DROPS = {  # the printed "Top-1 drop" column, to check the other two
@@ -125,20 +127,20 @@ def test_plots_are_written(tmp_path):
         plots.finished_runs(tmp_path, "resnet56")
 
 
-def test_the_demo_prunes_a_checkpoint_and_is_skipped_the_second_time(tmp_path):
+def test_the_method_cuts_a_checkpoint_to_its_budget_and_is_skipped_the_second_time(tmp_path):
     digits = load_dataset("digits")
     few = DataBundle(
         "digits", digits.train.subset(range(48)), digits.test.subset(range(20)), digits.classes, (3, 32, 32), "x"
     )
     baseline = tmp_path / "baseline.safetensors"
     save_model(baseline, network("resnet20"), normalize=(few.mean, few.std))
-    options = {"recipe": TrainOptions(epochs=1, batch_size=24, learning_rate=0.01), "pictures": 10}
-    (folder,) = compress_digits(baseline, tmp_path / "out", few, torch.device("cpu"), 0, **options)
-    metrics = json.loads((folder / "metrics.json").read_text())
-    assert {"config.json", "log.csv", "metrics.json", "model.safetensors"} == {path.name for path in folder.iterdir()}
-    assert 0.49 <= metrics["compressed"]["macs"] / metrics["baseline"]["macs"] <= 0.5
-    assert metrics["label"].startswith("redundancy graph")
-    assert load_model(folder / "model.safetensors").conv1.out_channels < 16
-    written = (folder / "metrics.json").stat().st_mtime_ns
-    assert compress_digits(baseline, tmp_path / "out", few, "cpu", 0, **options) == [folder]
-    assert (folder / "metrics.json").stat().st_mtime_ns == written
+    task = Task(baseline, tmp_path / "out", few, 0.5, TrainOptions(epochs=1))
+    file = METHOD.compress(task)
+    assert (
+        0.49
+        <= count_cost(load_network(file), (3, 32, 32)).macs / count_cost(network("resnet20"), (3, 32, 32)).macs
+        <= 0.5
+    )
+    assert METHOD.axis == "macs" and not METHOD.trains and load_model(file).conv1.out_channels < 16
+    written = file.stat().st_mtime_ns
+    assert METHOD.compress(task) == file and file.stat().st_mtime_ns == written
