@@ -27,6 +27,7 @@ class Task:
     data      pictures, normalised as the checkpoint says; choices are made on parts of ``data.train`` only
     target    share that is kept, in (0, 1): of the dense MACs or of the dense bytes, as ``Method.axis`` says
     recipe    how the method trains where it trains the network itself; also the fine-tuning recipe of all methods
+    shared    where the method may keep what does not depend on the target: the same folder for all budgets of a seed
     """
 
     baseline: Path
@@ -36,6 +37,7 @@ class Task:
     recipe: TrainOptions
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     seed: int = 0
+    shared: Path | None = None
 
 
 @dataclass(frozen=True)
