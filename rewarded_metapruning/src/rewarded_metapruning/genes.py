@@ -21,7 +21,7 @@ RESNET50_BLOCKS = (3, 4, 6, 3)
 @dataclass(frozen=True)
 class Description:
     """genes: each the layers whose width it sets; entries: how many entries of the vector a gene takes (all equal), 1 each
-    if empty; hidden: units of a generator's hidden layer; norm_selectors: which gene chooses the norm of a layer whose own
+    if empty; hidden: units of a generator's hidden layer within blocks; norm_selectors: which gene chooses the norm of a layer whose own
     width is fixed; fewest, most: range in which the first random vectors are drawn.
     """
 

@@ -1,1 +1,90 @@
-METHOD = None
+"""The paper as ``compare`` calls it: a PruningNet for the baseline's architecture, a short search, its generated weights.
+
+Of the baseline only the architecture is used: the weights of the small network are generated, not inherited.
+"""
+
+from dataclasses import asdict, replace
+from pathlib import Path
+
+from common.checkpoint import save_model
+from common.errors import UserError
+from common.formats import load_network
+from common.methods import Method, Task
+from common.runs import open_run
+from common.trained import Trained, normalized_as
+from common.training import TrainOptions
+from rewarded_metapruning.cost import CONV_LINEAR, MILLION, space_cost
+from rewarded_metapruning.evolution import Breeder, Plan
+from rewarded_metapruning.files import read_pruning_net
+from rewarded_metapruning.judge import Judge
+from rewarded_metapruning.options import HOLDOUT_SEED, PACKAGE
+from rewarded_metapruning.ranking import Terms
+from rewarded_metapruning.search import search, target_budget
+from rewarded_metapruning.space import Space, find_space
+from rewarded_metapruning.train import train_pruning_net
+
+META = TrainOptions(
+    epochs=8, batch_size=64, learning_rate=0.1, schedule="linear", weight_decay=1e-4, label_smoothing=0.1
+)
+PLAN, GENERATIONS = Plan(population=10, parents=4, mutants=5, crossovers=5), 3
+CALIBRATION = (4, 125)  # batches, and pictures in each
+HOLDOUT = 0.2
+
+
+def compress(task: Task) -> Path:
+    """Train a PruningNet, search within the budget, save the best network with its generated weights; skips what is finished.
+
+    Raises UserError for a network without a space or one that was pruned already, and for a budget out of reach.
+    """
+    file = task.folder / "model.safetensors"
+    if file.is_file():
+        return file
+    baseline = load_network(task.baseline)
+    data = normalized_as(baseline, task.data)
+    space = _space(baseline, data)
+    cost = space_cost(space)
+    breeder = Breeder(
+        space, cost, target_budget(cost, task.target), PLAN, task.seed
+    )  # refuses before anything is trained
+    held = data.holdout(HOLDOUT, HOLDOUT_SEED)
+    recipe = replace(META, amp=task.recipe.amp)
+    options = {"arch": space.arch, "dataset": data.name, "seed": task.seed, **asdict(recipe)}
+    run = open_run(task.folder / "pruning-net", PACKAGE, options, device=task.device, fingerprint=held.fingerprint)
+    train_pruning_net(run, space, held, recipe, task.device, task.seed, say=_silent)
+    net = read_pruning_net(run.model_path, space).to(task.device)
+    judge = Judge(net, held.train, held.test, task.device, *CALIBRATION, seed=task.seed, amp=recipe.amp)
+    terms = Terms(base_macs=int(cost.macs([space.unpruned])[0]) / MILLION)
+    folder = task.folder / "search"
+    options |= {"target": task.target, "pruning_net": Trained(net, data, space.arch).digest, **asdict(PLAN)}
+    open_run(folder, PACKAGE, options, device=task.device, fingerprint=held.fingerprint)
+    head = {"arch": space.arch, "selected_on": "holdout", "seed": task.seed, **asdict(terms), "target": task.target}
+    best = search(folder, head, breeder, cost, terms, judge, GENERATIONS, task.device, quiet=True)[0]
+    chosen = replace_calibration(judge, data).calibrated(best.nev)
+    chosen.architecture = baseline.architecture
+    extra = {"nev": list(best.nev), "macs": int(cost.macs([best.nev], CONV_LINEAR)[0])}
+    save_model(file, chosen, normalize=(data.mean, data.std), dataset=data.name, classes=data.classes, extra=extra)
+    return file
+
+
+def replace_calibration(judge: Judge, data) -> Judge:
+    """The same judge, calibrating on all training pictures: for the network that is kept."""
+    return replace(judge, calibration=data.train, _kept=[])
+
+
+def _space(baseline, data) -> Space:
+    record = getattr(baseline, "architecture", None)
+    if record is None:
+        raise UserError("a PruningNet is made for a registered network; this one names no architecture")
+    space = find_space(record["arch"], data.num_classes, data.input_shape)
+    found = {name: tuple(tensor.shape) for name, tensor in baseline.state_dict().items()}
+    if found != space.full:
+        differs = next((name for name in space.full if found.get(name) != space.full[name]), "its tensors' names")
+        raise UserError(f"a PruningNet is made for a network at full width; this {record['arch']} differs in {differs}")
+    return space
+
+
+def _silent(line: str) -> None:
+    """compare prints one table for all papers."""
+
+
+METHOD = Method("rewarded meta-pruning", compress, weights="generated", trains=True, paper="Shibu et al. 2023")
