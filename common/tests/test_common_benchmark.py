@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from common.benchmark import Ratio, speed_table, write_benchmark
+from common.benchmark import Ratio, interleaved, run_benchmark, speed_table, times_faster, write_benchmark
 from common.results import replace_block
 from common.tables import TABLES
 
@@ -19,6 +19,28 @@ def test_file_and_table(tmp_path):
     write_benchmark(tmp_path / "speed-x.json", "python x.py", "ms", {"a": [1, 3, 2]}, [Ratio("x", "y", 12.34, 10)])
     table = speed_table(tmp_path)
     assert "| x | y | 12.3x | at least 10x | `python x.py` |" in table
+
+
+def test_a_figure_that_is_no_ratio_has_its_unit(tmp_path):
+    figure = Ratio("encoding", "the clock", 15.69, 60, at_most=True, unit=" s")
+    write_benchmark(tmp_path / "speed-x.json", "python x.py", "ms", {}, [figure])
+    assert "| encoding | the clock | 15.7 s | at most 60 s |" in speed_table(tmp_path)
+
+
+def test_sides_are_called_in_turn_and_once_before(capsys, tmp_path):
+    calls = []
+    series = interleaved({"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}, 2)
+    assert calls == list("ababab") and {name: len(values) for name, values in series.items()} == {"a": 2, "b": 2}
+    assert times_faster({"a": [1.0, 2.0, 9.0], "b": [4.0, 6.0, 5.0]}, "a", "b") == 2.5
+
+    def body(repeats):
+        """What is measured."""
+        return {"ours": [1.0] * repeats}, [Ratio("x", "y", 2.0, 3.0)]
+
+    assert run_benchmark(body, ["--repeats", "3", "--json", str(tmp_path / "speed-x.json")]) == 0
+    assert "wanted: at least 3x): NOT REACHED" in capsys.readouterr().out
+    assert "| x | y | 2x | at least 3x |" in speed_table(tmp_path)
+    assert run_benchmark(body, ["--repeats", "0"]) == 2
 
 
 def test_the_readme_is_up_to_date():

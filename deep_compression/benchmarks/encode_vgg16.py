@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import resource
+import sys
 import tempfile
 import time
 from pathlib import Path
 
-import series
 import torch
 
+from common.benchmark import Ratio, Series, run_benchmark
 from deep_compression import kmeans_1d, load_compressed, save_compressed
 
 CONVS = ((64, 3), (64, 64), (128, 64), (128, 128), (256, 128), (256, 256), (256, 256), (512, 256), (512, 512), (512, 512),
@@ -32,9 +33,8 @@ def network() -> dict[str, torch.Tensor]:
     return tensors
 
 
-def body(args) -> list[dict]:
-    """138M weights."""
-    torch.set_num_threads(2)
+def body(repeats: int) -> tuple[Series, list[Ratio]]:
+    """Cluster, encode and decode 138M weights, once, whatever --repeats says."""
     tensors = network()
     start = time.perf_counter()
     for name, weight in tensors.items():
@@ -49,21 +49,24 @@ def body(args) -> list[dict]:
         back = load_compressed(path)
         decoded = time.perf_counter()
     assert all(torch.equal(tensors[n], back[n]) for n in tensors)
-    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    seconds = encoded - start
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     overhead = sum(size for name, size in account.by_category.items() if not name.startswith("payload"))
-    print(f"weights {sum(t.numel() for t in tensors.values()):,}; cluster {clustered - start:.1f} s, encode and check "
-          f"{encoded - clustered:.1f} s, decode {decoded - encoded:.1f} s; peak {memory:.2f} GiB, all included")  # fmt: skip
-    print(f"file {account.bytes:,} bytes, {account.by_category}")
-    return [
-        {"what": "VGG-16, 138M weights: cluster and encode, s", "against": "the clock", "ratio": seconds, "floor": "<= 60"},
-        {"what": "VGG-16, 138M weights: peak memory, GiB", "against": "the machine", "ratio": memory, "floor": "<= 4"},
-        {"what": "VGG-16, 138M weights: overheads, % of the file", "against": "the payload", "floor": "<= 2",
-         "ratio": 100 * overhead / account.bytes},
-        {"what": "VGG-16, 138M weights: rate", "against": "dense float32", "ratio": account.dense_bytes / account.bytes,
-         "floor": "published: 49 (real weights)"},
-    ]  # fmt: skip
+    print(f"{sum(t.numel() for t in tensors.values()):,} weights; {account.bytes:,} bytes: {account.by_category}")
+    what, rate = "VGG-16, 138M weights", account.dense_bytes / account.bytes
+    series = {
+        "cluster": [1000 * (clustered - start)],
+        "encode, decode and compare": [1000 * (encoded - clustered)],
+        "decode": [1000 * (decoded - encoded)],
+    }
+    return series, [
+        Ratio(f"{what}: cluster and encode", "the clock", encoded - start, 60, at_most=True, unit=" s"),
+        Ratio(f"{what}: peak memory, all included", "the machine", peak, 4, at_most=True, unit=" GiB"),
+        Ratio(
+            f"{what}: overheads of the file", "all bytes", 100 * overhead / account.bytes, 2, at_most=True, unit=" %"
+        ),
+        Ratio(f"{what}: rate (random values; the paper's 49x is of real ones)", "dense float32", rate, 40),
+    ]
 
 
 if __name__ == "__main__":
-    series.main("encode_vgg16", body)
+    sys.exit(run_benchmark(body, repeats=1))

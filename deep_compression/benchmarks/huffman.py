@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import heapq
 import lzma
+import sys
 
 import constriction
 import dahuffman
 import numpy as np
-import series
 
+from common.benchmark import Ratio, Series, interleaved, run_benchmark, times_faster
 from deep_compression import huffman_decode, huffman_encode
 
 NUMBER = 10_000_000
@@ -27,8 +28,8 @@ def optimal_bits(counts) -> int:
     return total
 
 
-def body(args) -> list[dict]:
-    """Ten million symbols of 256, about 7.4 bits each."""
+def body(repeats: int) -> tuple[Series, list[Ratio]]:
+    """Decode ten million symbols of 256, about 7.4 bits each; the peers decode a fiftieth, times fifty."""
     symbols = np.clip(np.round(np.random.default_rng(0).normal(128, 40, NUMBER)), 0, 255).astype(np.uint8)
     counts = np.bincount(symbols, minlength=256)
     stream = huffman_encode(symbols)
@@ -48,37 +49,24 @@ def body(args) -> list[dict]:
         return [decoder.decode_symbol(tree) for _ in range(len(few))]
 
     assert by_constriction() == few and codec.decode(packed) == few
-    times = series.interleaved(
-        {
-            "ours": lambda: huffman_decode(stream),
-            "dahuffman": lambda: codec.decode(packed),
-            "constriction": by_constriction,
-        },
-        args.repeats,
-    )
-    times = {name: [s * (1 if name == "ours" else SLOW) for s in seconds] for name, seconds in times.items()}
-    series.show("decode 10M symbols (peers: 200k, times fifty)", times)
-    encode = series.interleaved({"encode": lambda: huffman_encode(symbols)}, 3)
-    series.show("encode 10M symbols", encode)
-    rows = [
-        {"what": "Huffman decode, 10M symbols: speed", "against": name, "floor": floor,
-         "ratio": series.ratio(times, "ours", name), "series": times}
-        for name, floor in (("dahuffman", ">= 10"), ("constriction", ">= 4"))
-    ]  # fmt: skip
-    best = optimal_bits(counts)
-    rows.append(
-        {
-            "what": "Huffman payload, bits",
-            "against": "optimal length",
-            "ratio": stream.payload_bits / best,
-            "floor": "= 1",
-        }
-    )
+    sides = {
+        "ours": lambda: huffman_decode(stream),
+        "dahuffman": lambda: codec.decode(packed),
+        "constriction": by_constriction,
+    }
+    times = interleaved(sides, repeats)
+    times = {name: [t * (1 if name == "ours" else SLOW) for t in series] for name, series in times.items()}
+    what = "Huffman decode, 10M symbols: speed"
     xz = len(lzma.compress(symbols[:1_000_000].tobytes(), preset=9))
     ours = len(huffman_encode(symbols[:1_000_000]).payload)
-    rows.append({"what": "Huffman bytes, 1M symbols", "against": "xz -9", "ratio": ours / xz, "floor": "< 1"})
-    return rows
+    ratios = [
+        Ratio(what, "dahuffman", times_faster(times, "ours", "dahuffman"), 10),
+        Ratio(what, "constriction", times_faster(times, "ours", "constriction"), 4),
+        Ratio("Huffman payload, bits", "optimal length", stream.payload_bits / optimal_bits(counts), 1, at_most=True),
+        Ratio("Huffman bytes, 1M symbols", "xz -9", ours / xz, 1, at_most=True),
+    ]
+    return times, ratios
 
 
 if __name__ == "__main__":
-    series.main("huffman", body)
+    sys.exit(run_benchmark(body))

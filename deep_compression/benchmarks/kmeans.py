@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import sys
+
+import kmeans1d
 import numpy as np
-import series
 from sklearn.cluster import KMeans
 
+from common.benchmark import Ratio, Series, interleaved, run_benchmark, times_faster
 from deep_compression.kmeans import INITS, inertia, kmeans_1d
 
 NUMBER = 2_000_000
@@ -17,11 +20,9 @@ def weights(number: int) -> np.ndarray:
     return values[np.abs(values) > 0.02][:number]
 
 
-def body(args) -> list[dict]:
-    """k-means on two million pruned weights."""
-    import kmeans1d
-
-    values, rows = weights(NUMBER), []
+def body(repeats: int) -> tuple[Series, list[Ratio]]:
+    """k-means on two million pruned weights against scikit-learn's; on twenty thousand against the optimum."""
+    values, series, ratios = weights(NUMBER), {}, []
     for k in (16, 256):
         start = np.linspace(values.min(), values.max(), k, dtype=np.float32)[:, None]
         fitted = {}
@@ -29,22 +30,21 @@ def body(args) -> list[dict]:
         def theirs(k=k, start=start, fitted=fitted):
             fitted["model"] = KMeans(k, init=start, n_init=1, max_iter=50).fit(values[:, None])
 
-        times = series.interleaved({"ours": lambda k=k: kmeans_1d(values, k), "scikit-learn": theirs}, args.repeats)
-        series.show(f"k = {k}, linear start", times)
+        times = interleaved({"ours": lambda k=k: kmeans_1d(values, k), "scikit-learn": theirs}, repeats)
+        series |= {f"{name}, k = {k}": milliseconds for name, milliseconds in times.items()}
         ours, other = inertia(values, *kmeans_1d(values, k)), float(fitted["model"].inertia_)
-        what = {"what": f"k-means, 2M weights, k = {k}: speed", "against": "scikit-learn, same start"}
-        rows.append({**what, "ratio": series.ratio(times, "ours", "scikit-learn"), "floor": ">= 30", "series": times})
-        what = {"what": f"k-means, 2M weights, k = {k}: inertia", "against": "scikit-learn, same start"}
-        rows.append({**what, "ratio": ours / other, "floor": "<= 1.01"})
+        what, against = f"k-means, 2M weights, k = {k}", "scikit-learn, same start"
+        ratios.append(Ratio(f"{what}: speed", against, times_faster(times, "ours", "scikit-learn"), 30))
+        ratios.append(Ratio(f"{what}: inertia", against, ours / other, 1.01, at_most=True))
     few = weights(20_000)
     for k, inits in ((16, INITS), (256, ("companded",))):
         labels, centroids = kmeans1d.cluster(few.astype(float), k)
         best = inertia(few, np.array(centroids), np.array(labels))
         worst = max(inertia(few, *kmeans_1d(few, k, init)) / best for init in inits)
-        what = {"what": f"k-means, 20k weights, k = {k}: inertia", "against": f"optimum, starts {', '.join(inits)}"}
-        rows.append({**what, "ratio": worst, "floor": "<= 1.1"})
-    return rows
+        against = f"optimum, starts {', '.join(inits)}"
+        ratios.append(Ratio(f"k-means, 20k weights, k = {k}: inertia", against, worst, 1.1, at_most=True))
+    return series, ratios
 
 
 if __name__ == "__main__":
-    series.main("kmeans", body)
+    sys.exit(run_benchmark(body))

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-import series
+import sys
+
 import torch
 
+from common.benchmark import Ratio, Series, interleaved, run_benchmark, times_faster
 from common.models import create_model
 from deep_compression.pruning import Held, masks_by_density, prunable_weights
 from deep_compression.sharing import SharedTraining, clusterer, clusters_for, share_network
@@ -39,16 +41,17 @@ def stepper(arch: str, batch: int, shape: tuple[int, ...], steps: int, shared: b
     return run
 
 
-def body(args) -> list[dict]:
-    """Steps per second, shared and plain."""
-    rows = []
-    for case in CASES:
-        times = series.interleaved({"plain": stepper(*case, False), "shared": stepper(*case, True)}, args.repeats)
-        series.show(f"{case[0]}, batch {case[1]}, {case[3]} steps", times)
-        what = {"what": f"shared step, {case[0]}, batch {case[1]}, 10 % dense: time", "against": "a plain step"}
-        rows.append({**what, "ratio": series.ratio(times, "plain", "shared"), "floor": "<= 1.3", "series": times})
-    return rows
+def body(repeats: int) -> tuple[Series, list[Ratio]]:
+    """The time of a shared network's training step against a plain one's."""
+    series, ratios = {}, []
+    for arch, batch, shape, steps in CASES:
+        sides = {"plain": stepper(arch, batch, shape, steps, False), "shared": stepper(arch, batch, shape, steps, True)}
+        times = interleaved(sides, repeats)
+        series |= {f"{name}, {arch}": milliseconds for name, milliseconds in times.items()}
+        what = f"shared step, {arch}, batch {batch}, 10 % dense: time"
+        ratios.append(Ratio(what, "a plain step", times_faster(times, "plain", "shared"), 1.3, at_most=True))
+    return series, ratios
 
 
 if __name__ == "__main__":
-    series.main("shared_step", body)
+    sys.exit(run_benchmark(body))

@@ -1,28 +1,94 @@
-"""What a benchmark measured, as a file behind a README's numbers: both raw series, the ratios and what they had to reach."""
+"""Benchmarks: two sides interleaved in one process, and what was measured as a file behind a README's numbers.
+
+The file holds both raw series, the ratios and what they had to reach.
+"""
 
 import statistics
-from collections.abc import Mapping, Sequence
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
+from common import cli
 from common.atomic import write_json
+from common.device import set_threads
 from common.results import markdown_table
 from common.runs import describe_environment, read_json
 
 
 @dataclass(frozen=True)
 class Ratio:
-    """One figure: ``value`` of ``what`` against ``against``; ``bound`` is its floor, or its ceiling if ``at_most``."""
+    """One figure: ``value`` of ``what`` against ``against``; ``bound`` is its floor, or its ceiling if ``at_most``.
+
+    unit: "x" for a ratio, " s" or the like for a figure that is none.
+    """
 
     what: str
     against: str
     value: float
     bound: float
     at_most: bool = False
+    unit: str = "x"
 
     @property
     def reached(self) -> bool:
         return self.value <= self.bound if self.at_most else self.value >= self.bound
+
+    @property
+    def wanted(self) -> str:
+        return f"{'at most' if self.at_most else 'at least'} {self.bound:g}{self.unit}"
+
+
+Series = dict[str, list[float]]
+
+
+def interleaved(sides: Mapping[str, Callable[[], Any]], repeats: int) -> Series:
+    """Milliseconds of each side, ``repeats`` times in turn, after one call of each to warm up."""
+    for call in sides.values():
+        call()
+    series: Series = {name: [] for name in sides}
+    for _ in range(repeats):
+        for name, call in sides.items():
+            start = time.perf_counter()
+            call()
+            series[name].append(1000 * (time.perf_counter() - start))
+    return series
+
+
+def times_faster(series: Mapping[str, Sequence[float]], ours: str, other: str) -> float:
+    """How many times longer the other side takes, of medians."""
+    return statistics.median(series[other]) / statistics.median(series[ours])
+
+
+def run_benchmark(
+    body: Callable[[int], tuple[Mapping[str, Sequence[float]], Sequence[Ratio]]],
+    argv: Sequence[str] | None = None,
+    repeats: int = 7,
+) -> int:
+    """The command of a benchmark script: ``body(repeats)`` gives series in milliseconds and ratios; --json keeps them."""
+
+    def command(argv: Sequence[str] | None) -> None:
+        script = f"benchmarks/{Path(sys.argv[0]).name}"
+        parser = cli.Parser(prog=script, description=body.__doc__)
+        parser.add_argument("--repeats", type=cli.positive_int, default=repeats, help="times each side is measured")
+        parser.add_argument("--threads", type=int, default=None, help="threads on the CPU; torch's choice if not given")
+        parser.add_argument("--json", default=None, help="write the figures to this file too")
+        args = parser.parse_args(argv)
+        set_threads(args.threads)
+        series, ratios = body(args.repeats)
+        for name, values in series.items():
+            raw = " ".join(f"{value:.2f}" for value in values)
+            print(f"{name}: median {statistics.median(values):.2f} ms of {len(values)} runs: {raw}")
+        for ratio in ratios:
+            verdict = "ok" if ratio.reached else "NOT REACHED"
+            value = f"{ratio.value:.3g}{ratio.unit}"
+            print(f"{ratio.what}, against {ratio.against}: {value} (wanted: {ratio.wanted}): {verdict}")
+        if args.json:
+            write_benchmark(args.json, f"python {script}", "ms", series, ratios)
+
+    return cli.run(command, argv)
 
 
 def write_benchmark(
@@ -46,8 +112,8 @@ def speed_table(folder: Path | str, pattern: str = "speed-*.json") -> str:
     for file in sorted(Path(folder).glob(pattern)):
         record = read_json(file)
         for ratio in (Ratio(**entry) for entry in record["ratios"]):
-            bound = f"{'at most' if ratio.at_most else 'at least'} {ratio.bound:g}x"
-            rows.append([ratio.what, ratio.against, f"{ratio.value:.3g}x", bound, f"`{record['command']}`"])
+            value = f"{ratio.value:.3g}{ratio.unit}"
+            rows.append([ratio.what, ratio.against, value, ratio.wanted, f"`{record['command']}`"])
     if not rows:
         return "Not measured yet."
     return markdown_table(["what", "against", "measured", "wanted", "command"], rows)

@@ -128,6 +128,29 @@ def clusters_against_accuracy(
     return path
 
 
+def accuracy_against_size(path: Path, networks: Mapping[str, Mapping[str, Any]]) -> Path:
+    """Top-1 against the file's bytes, a colour per network; dense networks as lines.
+
+    networks: title -> {"dense": top-1, "points": [(bytes, top-1, text), ...]}.
+    """
+    with figure(path) as axes:
+        for (title, found), colour in zip(networks.items(), COLORS, strict=False):
+            points = sorted(found["points"])
+            axes.plot(
+                [size / 1000 for size, *_ in points], [top1 for _, top1, _ in points], "o", color=colour, label=title
+            )
+            for size, top1, text in points:
+                axes.annotate(
+                    text, (size / 1000, top1), xytext=(0, -11), textcoords="offset points", fontsize=7, ha="center"
+                )
+            axes.axhline(found["dense"], color=colour, linewidth=1, linestyle="--", label=f"{title}, dense")
+        axes.margins(x=0.12)
+        axes.set_xlabel("file, thousand bytes")
+        axes.set_ylabel("top-1, %")
+        axes.legend(loc="lower right", fontsize=8)
+    return path
+
+
 def epochs(path: Path, rows: Sequence[Mapping[str, Any]], title: str) -> Path:
     """Training and test error against the epoch."""
     with figure(path) as axes:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from common.benchmark import speed_table
 from common.results import markdown_table
 from common.runs import read_json
 from deep_compression.published import LAYERS, TABLE_1, TITLES
@@ -87,29 +88,28 @@ def layer_tables(arch: str, row: str) -> str:
     return markdown_table(header, lines)
 
 
+def cifar_runs() -> list[dict[str, Any]]:
+    """The result files of CIFAR-10, by network, density and bits."""
+    found = [read_json(path) for path in sorted(RESULTS.glob("cifar10-*.json"))]
+    return sorted(found, key=lambda run: (run["arch"], -run["density"], -run["bits"]))
+
+
 def cifar_table() -> str:
     """Accuracy against file size of the CIFAR-10 networks."""
-    found = [read_json(path) for path in sorted(RESULTS.glob("cifar10-*.json"))]
-    header = ("network", "density %", "bits", "retraining epochs", "dense top-1", "top-1", "file bytes", "rate")
-    lines = [
-        (
-            TITLES.get(r["arch"], r["arch"]), f"{100 * r['density']:.0f}", r["bits"], r["epochs"],
-            f"{r['baseline']['top1']:.2f}", f"{r['compressed']['top1']:.2f}", f"{r['compressed']['bytes']:,}", f"{r['rate']:.1f}x",
-        )
-        for r in sorted(found, key=lambda r: (r["arch"], -r["density"], r["bits"]))
-    ]  # fmt: skip
+    header = ("network", "weights left", "bits", "epochs after pruning", "of centroids", "dense top-1", "top-1", "drop",
+              "dense bytes", "file bytes", "rate")  # fmt: skip
+    lines = []
+    for run in cifar_runs():
+        dense, small = run["baseline"]["top1"], run["compressed"]["top1"]
+        epochs = f"{run['epochs']}{' per density' if run.get('gradual') else ''}"
+        lines.append(
+            (
+                TITLES.get(run["arch"], run["arch"]), f"{100 * run['density']:.0f} %", run["bits"], epochs,
+                run.get("share_epochs", 1), f"{dense:.2f}", f"{small:.2f}", f"{dense - small:.2f}",
+                f"{run['weight_bytes']:,}", f"{run['compressed']['bytes']:,}", f"{run['rate']:.1f}x",
+            )
+        )  # fmt: skip
     return markdown_table(header, lines) if lines else NONE
-
-
-def speed_table() -> str:
-    """Every row of the benchmarks."""
-    found = [read_json(path) for path in sorted(RESULTS.glob("benchmark-*.json"))]
-    lines = [
-        (row["what"], row["against"], f"{row['ratio']:.4g}", row["floor"])
-        for benchmark in found
-        for row in benchmark["rows"]
-    ]
-    return markdown_table(("what", "against", "measured", "wanted"), lines) if lines else NONE
 
 
 TABLES: dict[str, Callable[[], str]] = {
@@ -117,5 +117,5 @@ TABLES: dict[str, Callable[[], str]] = {
     "deep_compression.lenet300_100": lambda: layer_tables("lenet300_100", "paper"),
     "deep_compression.lenet5": lambda: layer_tables("lenet5", "paper"),
     "deep_compression.cifar10": cifar_table,
-    "deep_compression.speed": speed_table,
+    "deep_compression.speed": lambda: speed_table(RESULTS),
 }
