@@ -3,6 +3,7 @@
 A package announces its methods as entry points of the group ``compression_papers.methods``; each is a :class:`Method`.
 """
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from importlib.metadata import entry_points
@@ -63,5 +64,16 @@ class Method:
 
 
 def methods() -> dict[str, Method]:
-    """Every installed method by the name of its entry point, in order of name."""
-    return {point.name: point.load() for point in sorted(entry_points(group=GROUP), key=lambda p: p.name)}
+    """Every installed method by the name of its entry point, in order of name; one that cannot be loaded is warned of."""
+    found: dict[str, Method] = {}
+    for point in sorted(entry_points(group=GROUP), key=lambda p: p.name):
+        try:
+            method = point.load()
+        except (ImportError, AttributeError) as error:
+            warnings.warn(f"the method {point.name} cannot be loaded: {error}", stacklevel=2)
+            continue
+        if isinstance(method, Method):
+            found[point.name] = method
+        else:
+            warnings.warn(f"the method {point.name} is a {type(method).__name__}, not a Method", stacklevel=2)
+    return found

@@ -100,12 +100,22 @@ def _traceable_copy(model: nn.Module) -> nn.Module:
     model = copy.deepcopy(model).eval()
     for parameter in model.parameters():
         parameter.requires_grad_(True)
+    show_shortcuts_as_nodes(model)
     for module in model.modules():
-        if isinstance(module, PadShortcut):
-            module.forward = _one_node_forward(module)  # type: ignore[method-assign]
         if getattr(module, "inplace", False):
             module.inplace = False  # an in-place activation would hide the node before it
     return model
+
+
+def show_shortcuts_as_nodes(model: nn.Module) -> list[PadShortcut]:
+    """Make every option-A shortcut one node of the autograd graph, in place, and return them.
+
+    ``del shortcut.forward`` puts one back; until then no gradient flows through it.
+    """
+    shortcuts = [module for module in model.modules() if isinstance(module, PadShortcut)]
+    for module in shortcuts:
+        module.forward = _one_node_forward(module)  # type: ignore[method-assign]
+    return shortcuts
 
 
 def _one_node_forward(module: PadShortcut):

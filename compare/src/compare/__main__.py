@@ -1,0 +1,7 @@
+"""``python -m compare``."""
+
+import sys
+
+from compare.command import main
+
+sys.exit(main())
