@@ -11,9 +11,8 @@ import torch
 from PIL import Image
 
 import common.atomic
-from common import demo, evaluate, train
+from common import evaluate, train
 from common.channels import __main__ as channels_command
-from common.checkpoint import load_model
 from common.errors import UserError
 from common.measure import latency_ms
 from common.models import create_model
@@ -184,15 +183,6 @@ def test_as_a_command_too(words, tmp_path):
     command = [sys.executable, "-m", *words]
     done = subprocess.run(command, capture_output=True, text=True, timeout=600, cwd=tmp_path)
     assert done.returncode == 2 and len(done.stderr.strip().splitlines()) == 1 and not done.stdout
-
-
-def test_the_demo_without_papers(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(demo, "entry_points", lambda group: [])
-    monkeypatch.setattr(demo, "RECIPE", demo.TrainOptions(epochs=0))
-    assert demo.main(["--out", str(tmp_path), "--device", "cpu"]) == 0
-    out = capsys.readouterr().out
-    assert "dense baseline" in out and "model.safetensors" in out
-    assert load_model(tmp_path / "baseline" / "model.safetensors").architecture["arch"] == "resnet20"
 
 
 def test_open_run_refuses_other_data_and_starts_anew_by_force(tmp_path):

@@ -1,0 +1,228 @@
+"""``python -m compare``: every installed method at every budget, then one table, ``results.csv``, ``report.md`` and ``report.html``."""
+
+import argparse
+import shlex
+import shutil
+import sys
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from common import cli
+from common.atomic import write_json, write_text
+from common.data import DataBundle
+from common.device import choose_device, set_threads
+from common.errors import UserError
+from common.factory import named_model
+from common.formats import load_network
+from common.methods import methods
+from common.models import ARCHITECTURES
+from compare import plan, report, text
+from compare.plan import Comparison, Job
+from compare.row import PACKAGE, digest, run_job
+from compare.rows import read_rows
+from compare.subject import Dense, given_dense, train_dense
+
+REFUSED, FAILED = "refused.json", "failed.txt"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    return cli.run(_main, argv)
+
+
+def build_parser() -> cli.Parser:
+    parser = cli.Parser(
+        prog="python -m compare", package=PACKAGE,
+        description="Compress one network with every installed method to the same budgets, fine-tune all alike, and report.",
+    )  # fmt: skip
+    cli.add_data_options(parser)
+    network = parser.add_argument_group("network")
+    network.add_argument("--arch", default="resnet20", help=f"one of {', '.join(ARCHITECTURES)}")
+    network.add_argument("--weights", default=None, help="trained weights of --arch; without them it is trained first")
+    network.add_argument("--baseline", default=None, help="a trained checkpoint of this project, instead of --arch")
+    network.add_argument("--baseline-epochs", type=int, default=None, help="epochs of its training; 6 for digits, else 30")
+    rows = parser.add_argument_group("rows")
+    rows.add_argument("--methods", nargs="+", default=None, help="names of methods; all that are installed if not given")
+    rows.add_argument("--target-macs", type=cli.fraction, nargs="*", default=[0.7, 0.5, 0.3], help="shares of the MACs to keep")
+    rows.add_argument(
+        "--target-bytes", type=cli.fraction, nargs="*", default=[0.1, 0.05, 0.03], help="shares of the file's bytes to keep"
+    )
+    rows.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="a network and a row of each")
+    rows.add_argument(
+        "--chain", action="append", default=[], metavar="A,B,C", help="methods one after the other; may be repeated"
+    )
+    tuning = parser.add_argument_group("fine-tuning, the same for all")
+    tuning.add_argument("--finetune-epochs", type=int, default=2, help="0 leaves every network as it was cut")
+    tuning.add_argument("--batch-size", type=cli.positive_int, default=None, help="64 for digits, else 128")
+    tuning.add_argument("--learning-rate", type=float, default=None, help="0.05 for digits, else 0.02; falls as a cosine")
+    tuning.add_argument("--weight-decay", type=float, default=5e-4, help="weight decay")
+    tuning.add_argument("--amp", action="store_true", help="automatic mixed precision (bfloat16)")
+    run = parser.add_argument_group("run")
+    run.add_argument("--out", default="runs/compare", help="folder of the rows and the report")
+    run.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
+    run.add_argument("--threads", type=int, default=None, help="threads on the CPU; torch's choice if not given")
+    run.add_argument("--force", action="store_true", help="make rows anew that are there with other options")
+    run.add_argument("--report-only", action="store_true", help="compress nothing: a report on the rows that are there")
+    return parser
+
+
+def _main(argv: Sequence[str] | None) -> None:
+    args = build_parser().parse_args(argv)
+    out = Path(args.out)
+    if out.exists() and not out.is_dir():
+        raise UserError(f"--out {out} is a file; name a folder")
+    failed: list[str] = []
+    if not args.report_only:
+        failed = compare(args)
+    print_report(out)
+    if failed:
+        raise UserError(f"{len(failed)} rows failed: {', '.join(failed)}; {FAILED} in their folders says why")
+
+
+def compare(args: argparse.Namespace) -> list[str]:
+    """Make all rows that are not there; the names of those that failed. One row's failure does not stop the others."""
+    set_threads(args.threads)
+    device = choose_device(args.device)
+    wanted = plan.chosen_methods(methods(), _names(args))
+    chains = [chain.split(",") for chain in args.chain]
+    for chain in chains:
+        plan.chosen_methods(wanted, chain)
+    single = wanted if args.methods or not chains else {}
+    todo = plan.jobs(wanted, args.seeds, args.target_macs, args.target_bytes, chains)
+    todo = [job for job in todo if job.is_chain or job.methods[0] in single]
+    if not todo:
+        raise UserError("nothing to do: give a budget that the chosen methods aim at (--target-macs, --target-bytes)")
+    recipe = finetune_recipe(args)
+    data = cli.load_data(args)
+    comparison = Comparison(Path(args.out), wanted, recipe, command_words(args), args.workers, args.force)
+    return _run_all(todo, comparison, dense_networks(args, data, device))
+
+
+def _names(args: argparse.Namespace) -> list[str] | None:
+    """Methods that are named at all: those of the chains too."""
+    if args.methods is None:
+        return None
+    return list(dict.fromkeys([*args.methods, *(name for chain in args.chain for name in chain.split(","))]))
+
+
+def finetune_recipe(args: argparse.Namespace):
+    """The one recipe that every cut network is trained by."""
+    base = plan.baseline_recipe(args.dataset)
+    rate = plan.finetune_rate(args.dataset) if args.learning_rate is None else args.learning_rate
+    return replace(
+        base, epochs=args.finetune_epochs, learning_rate=rate, weight_decay=args.weight_decay,
+        batch_size=args.batch_size or base.batch_size, warmup_epochs=0.0, amp=args.amp,
+    )  # fmt: skip
+
+
+def dense_networks(args: argparse.Namespace, data: DataBundle, device: torch.device) -> Callable[[int], Dense]:
+    """seed -> its dense network; the one that was given, or one trained for each seed. The last one is remembered."""
+    out, found = Path(args.out), {}
+    if args.force:
+        for folder in out.glob("seed*/shared"):
+            shutil.rmtree(folder)
+
+    def dense(seed: int) -> Dense:
+        key = None if args.weights or args.baseline else seed
+        if key not in found:
+            found.clear()
+            found[key] = _dense(args, data, device, seed)
+        return found[key]
+
+    return dense
+
+
+def _dense(args: argparse.Namespace, data: DataBundle, device: torch.device, seed: int) -> Dense:
+    out, file = Path(args.out), args.baseline or args.weights
+    if args.baseline and args.weights:
+        raise UserError("--baseline and --weights: give one of them")
+    if file is None:
+        recipe = plan.baseline_recipe(args.dataset)
+        epochs = recipe.epochs if args.baseline_epochs is None else args.baseline_epochs
+        recipe = replace(recipe, epochs=epochs, warmup_epochs=min(recipe.warmup_epochs, epochs / 2), amp=args.amp)
+        return train_dense(out, args.arch, data, recipe, device, seed, args.force)
+    if not Path(file).is_file():
+        raise UserError(f"{file}: no such file")
+
+    def load():
+        if args.baseline:
+            return load_network(file)
+        return named_model(args.arch, file, data.num_classes, data.input_shape)
+
+    return given_dense(out, load, file, digest(Path(file)), data, device, args.force)
+
+
+def _run_all(todo: Sequence[Job], comparison: Comparison, dense: Callable[[int], Dense]) -> list[str]:
+    failed, start = [], time.monotonic()
+    made = 0
+    for number, job in enumerate(todo, 1):
+        began = time.monotonic()
+        folder = comparison.out / f"seed{job.seed}" / job.name
+        for name in (REFUSED, FAILED):
+            (folder / name).unlink(missing_ok=True)
+        fresh = not (folder / "metrics.json").is_file()
+        try:
+            outcome = _said(run_job(job, comparison, dense(job.seed)))
+        except UserError as error:
+            if "--force" in str(error):  # a folder of other options: a mistake, not a result
+                raise
+            write_json(folder / REFUSED, {"job": _plain(job), "reason": str(error)})
+            outcome = f"refused: {error}"
+        except Exception as error:  # somebody else's method: the others go on
+            write_text(folder / FAILED, traceback.format_exc())
+            failed.append(f"{job.name}, seed {job.seed}")
+            outcome = f"failed: {type(error).__name__}: {error}"
+        made += fresh
+        took = time.monotonic() - began
+        left = (time.monotonic() - start) / max(made, 1) * (len(todo) - number)
+        tail = f"{took:.0f} s, about {left / 60:.0f} min left" if fresh and number < len(todo) else f"{took:.0f} s"
+        print(f"[{number}/{len(todo)}] seed {job.seed}  {job.name}: {outcome}  ({tail})", flush=True)
+    return failed
+
+
+def _plain(job: Job) -> dict[str, Any]:
+    return {"methods": list(job.methods), "targets": dict(job.targets), "seed": job.seed}
+
+
+def _said(metrics: dict[str, Any]) -> str:
+    cut, small, axis = metrics["after_cut"], metrics["compressed"], metrics["axis"]
+    kept = f"{100 * metrics['kept'][axis]:.2f} % of the {'MACs' if axis == 'macs' else axis}"
+    arrow = f"{cut['top1']:.2f} -> {small['top1']:.2f} %" if metrics["finetune_epochs"] else f"{small['top1']:.2f} %"
+    return f"{kept}, top-1 {arrow}" + (", MISSES its budget" if metrics["missed"] else "")
+
+
+def command_words(args: argparse.Namespace) -> tuple[str, ...]:
+    """The command without what names single rows: enough to make one again."""
+    words = ["python", "-m", "compare", "--dataset", args.dataset]
+    for name in ("dataset_dir", "normalize", "weights", "baseline", "baseline_epochs", "batch_size", "learning_rate"):
+        value = getattr(args, name)
+        if value is not None:
+            words += [f"--{name.replace('_', '-')}", shlex.quote(str(value))]
+    if not args.baseline:
+        words += ["--arch", args.arch]
+    words += ["--finetune-epochs", str(args.finetune_epochs)]
+    if args.weight_decay != 5e-4:
+        words += ["--weight-decay", str(args.weight_decay)]
+    return (*words, *(["--amp"] if args.amp else []))
+
+
+def print_report(out: Path) -> None:
+    """One table on the terminal, the three files of the report, and where everything is."""
+    rows = read_rows(out)
+    if not rows.metrics:
+        raise UserError(f"{out} holds no finished row: run python -m compare first")
+    files = report.write(out, rows)
+    print("\n" + text.terminal(rows))
+    print("\nFiles:")
+    for file, about in files.items():
+        print(f"  {file}  {about}")
+    print(f"  {out}/seed*/*/  each network with its log and its figures")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+def html(rows): return "<html></html>"
