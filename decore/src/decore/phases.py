@@ -281,5 +281,6 @@ def say_result(label: str, sides: Mapping[str, dict], say: Say) -> None:
 
 def masked_accuracy(trained: Trained, agents: Agents, mask: Tensor, pictures: ImageSet) -> float:
     """Percent right of the network that keeps the channels of a mask (C,)."""
-    with agents.masked(trained.model, mask):
-        return evaluate(trained.model, pictures, device=trained.device, workers=trained.workers).top1
+    model = trained.model.to(trained.device, memory_format=torch.channels_last)
+    with agents.masked(model, mask):
+        return evaluate(model, pictures, device=trained.device, workers=trained.workers).top1

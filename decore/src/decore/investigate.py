@@ -1,0 +1,187 @@
+"""``investigate_policies.py``: does DECORE find important channels? (section 5 of the paper)
+
+The network is frozen and the agents are trained; then channels are dropped in the order of their weights, lowest first,
+highest first, and at random, and accuracy is measured along the way. No channel order sees a test picture.
+"""
+
+import argparse
+import shlex
+import statistics
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from common import cli
+from common.data import ImageSet
+from common.data.split import stratified_split
+from common.device import choose_device, set_threads
+from common.distributed import is_main, process_group
+from common.errors import UserError
+from common.log import log_to
+from common.runs import describe_environment, open_run
+from common.trained import Trained
+from common.training import TrainOptions
+from decore import plots
+from decore.agents import Agents
+from decore.options import AUTO, PACKAGE, Plan, add_common_options, load_trained, penalty, policy_options
+from decore.phases import Policy, identity, masked_accuracy, policy_phase
+
+SHARES = (0.0, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    return cli.run(_main, argv)
+
+
+def build_parser() -> cli.Parser:
+    parser = cli.Parser(
+        prog="investigate_policies.py", package=PACKAGE,
+        description="Train agents on a frozen network, drop channels by their weights, draw accuracy and policies.",
+    )  # fmt: skip
+    add_common_options(parser)
+    parser.add_argument(
+        "--penalty", type=penalty, default=50.0, metavar="LAMBDA", help="what a wrong decision costs, or auto"
+    )
+    parser.add_argument("--epochs", type=int, default=200, help="of the agents' training")
+    parser.add_argument("--batch-size", type=cli.positive_int, default=256, help="pictures per step")
+    parser.add_argument(
+        "--drop", type=share, nargs="+", default=list(SHARES), metavar="F", help="shares of the channels to drop"
+    )
+    parser.add_argument("--random-orders", type=cli.positive_int, default=3, help="how many random orders to average")
+    parser.add_argument(
+        "--test-pictures", type=cli.positive_int, default=None, help="measure on so many; all if not given"
+    )
+    return parser
+
+
+def share(text: str) -> float:
+    """An argparse type: a number in [0, 1)."""
+    value = float(text)
+    if not 0 <= value < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not a share in [0, 1)")
+    return value
+
+
+def _main(argv: Sequence[str] | None) -> None:
+    args = build_parser().parse_args(argv)
+    set_threads(args.threads)
+    plan = plan_from_options(args)
+    with process_group(choose_device(args.device)):
+        trained = load_trained(args)
+        pictures = test_part(trained.data.test, args.test_pictures)
+        label = f"{trained.name}-{args.penalty if args.penalty == AUTO else format(args.penalty, 'g')}"
+        saved = Path(args.saved_dir)
+        folder = saved / f"{label}-policies"
+        settings = {"drop": args.drop, "random_orders": args.random_orders, "test_pictures": args.test_pictures}
+        with log_to([saved / f"{label}-policies.log"]) as say:
+            say(f"{shlex.join(['investigate_policies.py', *(sys.argv[1:] if argv is None else argv)])}")
+            say(str(describe_environment(trained.device)))
+            run = open_run(
+                folder, PACKAGE, identity(trained) | plan.policy_identity() | settings | {"frozen": True},
+                device=trained.device, fingerprint=trained.data.fingerprint, force=args.force,
+            )  # fmt: skip
+            if not run.finished:
+                policy = policy_phase(
+                    trained,
+                    plan,
+                    saved / f"{label}-frozen-policy",
+                    force=args.force,
+                    tensorboard=args.tensorboard,
+                    say=say,
+                )
+                if is_main():
+                    curves = drop_curves(trained, policy.agents, pictures, args.drop, args.random_orders, args.seed)
+                    run.finish({**summary(policy), "pictures": len(pictures), "curves": curves})
+                    plots.probability_histograms(folder / "policies.png", policy.agents)
+            if is_main():
+                metrics = run.metrics()
+                plots.drop_curves(folder / "investigate_policies.png", metrics["curves"], title(trained, metrics))
+                for line in table(metrics["curves"]):
+                    say(line)
+                say(f"{folder}/investigate_policies.png, policies.png, metrics.json")
+
+
+def plan_from_options(args) -> Plan:
+    recipe = TrainOptions(epochs=args.epochs, batch_size=args.batch_size, augment=not args.no_augment, amp=args.amp)
+    return Plan(
+        policy=policy_options(args, args.penalty, frozen=True), policy_recipe=recipe, auto_penalty=args.penalty == AUTO,
+        slack=args.slack, pictures=args.pictures, init=args.init, seed=args.seed,
+    )  # fmt: skip
+
+
+def test_part(test: ImageSet, count: int | None) -> ImageSet:
+    """A stratified part of the test pictures."""
+    if count is None or count == len(test):
+        return test
+    if count > len(test):
+        raise UserError(f"--test-pictures {count}: there are only {len(test)}")
+    return test.subset(stratified_split(test.labels, count, 0)[1])
+
+
+test_part.__test__ = False  # type: ignore[attr-defined]  # pytest collects functions whose names begin with test
+
+
+def summary(policy: Policy) -> dict[str, Any]:
+    """What the policy phase came to."""
+    return {"policy": policy.metrics, "penalty": policy.metrics["penalty"], "agents": len(policy.agents.weight)}
+
+
+def drop_curves(
+    trained: Trained, agents: Agents, pictures: ImageSet, shares: Sequence[float], random_orders: int, seed: int = 0
+) -> dict[str, list[dict[str, float]]]:
+    """{"low", "high", "random": a point per share}: ``dropped`` is the share of all channels, ``top1`` percent."""
+    weights = agents.weight.detach().cpu()
+    random = torch.Generator().manual_seed(seed)
+    orders = {
+        "low": [drop_order(agents, weights)],
+        "high": [drop_order(agents, -weights)],
+        "random": [drop_order(agents, torch.rand(len(weights), generator=random)) for _ in range(random_orders)],
+    }
+    dense = masked_accuracy(trained, agents, torch.ones(len(weights)), pictures)
+    curves: dict[str, list[dict[str, float]]] = {}
+    for name, several in orders.items():
+        curves[name] = []
+        for share in sorted(set(shares)):
+            count = round(share * len(weights))
+            top1 = [dense]
+            if count:
+                top1 = [
+                    masked_accuracy(trained, agents, without(order[:count], len(weights)), pictures)
+                    for order in several
+                ]
+            curves[name].append({"dropped": min(count, len(several[0])) / len(weights), **_mean(top1)})
+    return curves
+
+
+def without(channels: Tensor, count: int) -> Tensor:
+    """A mask (count,) of ones, with zeros at ``channels``."""
+    return torch.ones(count).index_fill_(0, channels, 0.0)
+
+
+def _mean(values: Sequence[float]) -> dict[str, float]:
+    mean = {"top1": round(statistics.fmean(values), 4)}
+    return mean | ({"deviation": round(statistics.stdev(values), 4)} if len(values) > 1 else {})
+
+
+def drop_order(agents: Agents, scores: Tensor) -> Tensor:
+    """Channels by rising score (C,), without the last of each layer: no layer is ever emptied."""
+    positions = agents.by_name(torch.arange(len(scores)))
+    last = torch.stack([positions[name][part.argmax()] for name, part in agents.by_name(scores).items()])
+    order = scores.argsort(stable=True)
+    return order[~torch.isin(order, last)]
+
+
+def title(trained: Trained, metrics: Mapping[str, Any]) -> str:
+    return f"{trained.name} on {trained.data.name}: channels dropped from the frozen network, penalty {metrics['penalty']:.4g}"
+
+
+def table(curves: Mapping[str, Sequence[Mapping[str, float]]]) -> list[str]:
+    """The curves as lines of text."""
+    lines = ["channels dropped   lowest first   random   highest first"]
+    for low, random, high in zip(curves["low"], curves["random"], curves["high"], strict=True):
+        lines.append(f"{low['dropped']:>16.1%}   {low['top1']:>12.2f}   {random['top1']:>6.2f}   {high['top1']:>13.2f}")
+    return lines
