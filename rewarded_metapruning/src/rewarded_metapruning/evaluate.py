@@ -44,11 +44,13 @@ from rewarded_metapruning.options import (
     load_pictures,
     recipe_from,
     require_file,
+    scale_limits,
     space_of,
     with_dashes,
     without,
 )
 from rewarded_metapruning.recipes import recipe_of
+from rewarded_metapruning.scale import ALL_SCALES
 from rewarded_metapruning.search_file import SEARCH_FILE, nev_of_rank
 from rewarded_metapruning.space import NEV, Space, aligned
 from rewarded_metapruning.train import is_weight
@@ -111,7 +113,7 @@ def _main(argv: Sequence[str] | None) -> None:
         data = load_pictures(args)
         space = space_of(args.arch, data)
         nev = chosen_nev(args, space)
-        contenders = line_up(space, nev, Path(args.save), unpruned, count, args.seed)
+        contenders = line_up(space, nev, Path(args.save), unpruned, count, args.seed, scale_limits(args))
         options = without(args, "save", "beside", "nev", "nev_file", "rank", "net_cache", "tensorboard", "rotated")
         for contender in contenders:
             run_contender(
@@ -204,13 +206,15 @@ def wanted_beside(words: Sequence[str]) -> tuple[bool, int]:
     return unpruned, count
 
 
-def line_up(space: Space, nev: NEV, folder: Path, unpruned: bool, count: int, seed: int) -> list[Contender]:
+def line_up(
+    space: Space, nev: NEV, folder: Path, unpruned: bool, count: int, seed: int, limits: tuple[int, int] = ALL_SCALES
+) -> list[Contender]:
     """The networks to train, the chosen one last."""
     cost = space_cost(space)
     contenders = [Contender(UNPRUNED, space.unpruned, folder / UNPRUNED)] if unpruned else []
     if count:
         macs = int(cost.macs([nev], CONV_LINEAR)[0])
-        breeder = Breeder(space, cost, Budget(int((1 - WINDOW) * macs), macs, CONV_LINEAR), Plan(), seed)
+        breeder = Breeder(space, cost, Budget(int((1 - WINDOW) * macs), macs, CONV_LINEAR), Plan(), seed, limits)
         for other in breeder.random(count, (seed, HOLDOUT_SEED), {nev}):
             contenders.append(Contender(RANDOM, other, folder / f"{RANDOM}-{short(other)}"))
     return [*contenders, Contender(CHOSEN, nev, folder / f"{CHOSEN}-{short(nev)}")]

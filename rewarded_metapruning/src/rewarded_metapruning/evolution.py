@@ -11,7 +11,7 @@ import numpy as np
 
 from common.errors import UserError
 from rewarded_metapruning.cost import MILLION, PAPER, SpaceCost
-from rewarded_metapruning.scale import SCALES
+from rewarded_metapruning.scale import ALL_SCALES
 from rewarded_metapruning.space import NEV, Space
 
 ROUNDS = 60  # of proposals for a generation's mutants, and crossovers, before random vectors take their place
@@ -57,11 +57,19 @@ class Plan:
             raise UserError(f"a mutation probability of {self.mutation} makes no sense; give one in (0, 1]")
 
 
-def mutate(random: np.random.Generator, parents: np.ndarray, count: int, probability: float) -> np.ndarray:
-    """(count, genes): children of random rows of ``parents``; each gene moves with this probability, always to another value."""
+def mutate(
+    random: np.random.Generator,
+    parents: np.ndarray,
+    count: int,
+    probability: float,
+    limits: tuple[int, int] = ALL_SCALES,
+) -> np.ndarray:
+    """(count, genes): children of random rows of ``parents``; each gene moves with this probability, always to another value
+    within ``limits`` (both included)."""
     children = parents[random.integers(0, len(parents), count)]
     moved = random.random(children.shape) < probability
-    return np.where(moved, (children + random.integers(1, SCALES, children.shape)) % SCALES, children)
+    low, span = limits[0], limits[1] - limits[0] + 1
+    return np.where(moved, low + (children - low + random.integers(1, max(span, 2), children.shape)) % span, children)
 
 
 def cross(random: np.random.Generator, parents: np.ndarray, count: int) -> np.ndarray:
@@ -72,10 +80,14 @@ def cross(random: np.random.Generator, parents: np.ndarray, count: int) -> np.nd
 
 
 class Breeder:
-    """Proposes generations of a space within a budget."""
+    """Proposes generations of a space within a budget; ``limits``: least and largest scale index of a gene."""
 
-    def __init__(self, space: Space, cost: SpaceCost, budget: Budget, plan: Plan, seed: int = 0) -> None:
+    def __init__(
+        self, space: Space, cost: SpaceCost, budget: Budget, plan: Plan, seed: int = 0,
+        limits: tuple[int, int] = ALL_SCALES,
+    ) -> None:  # fmt: skip
         self.space, self.cost, self.budget, self.plan, self.seed = space, cost, budget, plan, seed
+        self.limits = limits
         self._refuse_unreachable()
 
     def generation(self, number: int, parents: Sequence[NEV], seen: set[NEV]) -> list[NEV]:
@@ -88,7 +100,7 @@ class Breeder:
         if parents:
             genes = np.array([self.space.genes_of(nev) for nev in parents[: self.plan.parents]])
             plan = self.plan
-            self._take(chosen, seen, plan.mutants, lambda n: mutate(random, genes, n, plan.mutation))
+            self._take(chosen, seen, plan.mutants, lambda n: mutate(random, genes, n, plan.mutation, self.limits))
             if len(genes) > 1:
                 self._take(chosen, seen, len(chosen) + plan.crossovers, lambda n: cross(random, genes, n))
         self._fill(chosen, seen, random)
@@ -117,10 +129,10 @@ class Breeder:
         self, chosen: dict[NEV, None], seen: set[NEV], random: np.random.Generator, until: int | None = None
     ) -> None:
         until = until or self.plan.population
-        genes, limits = len(self.space.genes), self.space.description
-        self._take(
-            chosen, seen, until, lambda n: random.integers(limits.fewest, limits.most + 1, (n, genes)), RANDOM_ROUNDS
-        )
+        genes, (low, high) = len(self.space.genes), self.limits
+        low, high = max(low, self.space.description.fewest), min(high, self.space.description.most)
+        if low <= high:
+            self._take(chosen, seen, until, lambda n: random.integers(low, high + 1, (n, genes)), RANDOM_ROUNDS)
         for _ in range(WALKS * until):
             if len(chosen) >= until:
                 return
@@ -134,13 +146,14 @@ class Breeder:
 
     def _walk(self, random: np.random.Generator) -> NEV | None:
         """A random vector led into the budget, one random gene one step at a time; None if it gets past it for long."""
-        indices = random.integers(0, SCALES, (1, len(self.space.genes)))
-        for _ in range(2 * SCALES * indices.shape[1]):
+        low, high = self.limits
+        indices = random.integers(low, high + 1, (1, len(self.space.genes)))
+        for _ in range(2 * (high - low + 1) * indices.shape[1]):
             macs = int(self.cost.macs_of_genes(indices, self.budget.rule)[0])
             if self.budget.least <= macs <= self.budget.most:
                 return self.space.nev_of(indices[0])
             step = -1 if macs > self.budget.most else 1
-            movable = np.flatnonzero((indices[0] + step >= 0) & (indices[0] + step < SCALES))
+            movable = np.flatnonzero((indices[0] + step >= low) & (indices[0] + step <= high))
             if not len(movable):
                 return None
             indices[0, random.choice(movable)] += step
@@ -148,13 +161,13 @@ class Breeder:
 
     def _refuse_unreachable(self) -> None:
         space, budget = self.space, self.budget
-        ends = self.cost.macs([(0,) * space.length, space.unpruned], budget.rule)
+        ends = self.cost.macs([(limit,) * space.length for limit in self.limits], budget.rule)
         if budget.least > budget.most:
             raise UserError(f"the budget {self._window()} is empty: its least is above its most")
         if budget.most < ends[0] or budget.least > ends[1]:
             raise UserError(
                 f"{space.arch} cannot cost {self._window()}; its vectors cost {ends[0] / MILLION:.6g} to"
-                f" {ends[1] / MILLION:.6g} million MACs by this rule"
+                f" {ends[1] / MILLION:.6g} million MACs by this rule (scale indices {self.limits[0]} to {self.limits[1]})"
             )
 
     def _window(self) -> str:

@@ -19,6 +19,7 @@ from rewarded_metapruning.files import read_pruning_net
 from rewarded_metapruning.judge import Judge
 from rewarded_metapruning.options import HOLDOUT_SEED, PACKAGE
 from rewarded_metapruning.ranking import Terms
+from rewarded_metapruning.scale import FULL, scale
 from rewarded_metapruning.search import search, target_budget
 from rewarded_metapruning.space import Space, find_space
 from rewarded_metapruning.train import train_pruning_net
@@ -29,6 +30,7 @@ META = TrainOptions(
 PLAN, GENERATIONS = Plan(population=10, parents=4, mutants=5, crossovers=5), 3
 CALIBRATION = (4, 125)  # batches, and pictures in each
 HOLDOUT = 0.2
+SPREAD = 6  # scale indices on either side of the uniform network of the target: a narrow range is learnt in seconds
 
 
 def compress(task: Task) -> Path:
@@ -43,14 +45,15 @@ def compress(task: Task) -> Path:
     data = normalized_as(baseline, task.data)
     space = _space(baseline, data)
     cost = space_cost(space)
+    limits = limits_around(task.target)
     breeder = Breeder(
         space, cost, target_budget(cost, task.target), PLAN, task.seed
     )  # refuses before anything is trained
     held = data.holdout(HOLDOUT, HOLDOUT_SEED)
     recipe = replace(META, amp=task.recipe.amp)
-    options = {"arch": space.arch, "dataset": data.name, "seed": task.seed, **asdict(recipe)}
+    options = {"arch": space.arch, "dataset": data.name, "seed": task.seed, "limits": limits, **asdict(recipe)}
     run = open_run(task.folder / "pruning-net", PACKAGE, options, device=task.device, fingerprint=held.fingerprint)
-    train_pruning_net(run, space, held, recipe, task.device, task.seed, say=_silent)
+    train_pruning_net(run, space, held, recipe, task.device, task.seed, say=_silent, limits=limits)
     net = read_pruning_net(run.model_path, space).to(task.device)
     judge = Judge(net, held.train, held.test, task.device, *CALIBRATION, seed=task.seed, amp=recipe.amp)
     terms = Terms(base_macs=int(cost.macs([space.unpruned])[0]) / MILLION)
@@ -64,6 +67,12 @@ def compress(task: Task) -> Path:
     extra = {"nev": list(best.nev), "macs": int(cost.macs([best.nev], CONV_LINEAR)[0])}
     save_model(file, chosen, normalize=(data.mean, data.std), dataset=data.name, classes=data.classes, extra=extra)
     return file
+
+
+def limits_around(target: float) -> tuple[int, int]:
+    """Scale indices around the one whose uniform network has this share of the MACs, which grow with the square of widths."""
+    middle = round((target**0.5 - scale(0)) / (scale(1) - scale(0)))
+    return max(0, min(middle, FULL) - SPREAD), min(FULL, max(middle, 0) + SPREAD)
 
 
 def replace_calibration(judge: Judge, data) -> Judge:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from common.models import register
-from rewarded_metapruning.scale import SCALES
+from rewarded_metapruning.scale import ALL_SCALES, SCALES
 from rewarded_metapruning.space import NEV, Space, find_space
 
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
@@ -209,6 +209,6 @@ def recorded_arguments(space: Space) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def draw(space: Space, seed: Sequence[int]) -> NEV:
-    """A NEV whose every gene is uniform in 0..30, drawn from this seed alone."""
-    return space.nev_of(np.random.default_rng(list(seed)).integers(0, SCALES, len(space.genes)).tolist())
+def draw(space: Space, seed: Sequence[int], limits: tuple[int, int] = ALL_SCALES) -> NEV:
+    """A NEV whose every gene is uniform within ``limits`` (both included), drawn from this seed alone."""
+    return space.nev_of(np.random.default_rng(list(seed)).integers(limits[0], limits[1] + 1, len(space.genes)).tolist())

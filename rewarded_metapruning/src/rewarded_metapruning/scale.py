@@ -2,6 +2,7 @@
 
 SCALES = 31
 FULL = SCALES - 1
+ALL_SCALES = (0, FULL)
 
 
 def width(base: int, index: int) -> int:

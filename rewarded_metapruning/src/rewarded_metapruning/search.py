@@ -32,6 +32,7 @@ from rewarded_metapruning.options import (
     arch_of,
     load_pictures,
     require_file,
+    scale_limits,
     space_of,
     with_dashes,
     without,
@@ -119,7 +120,7 @@ def _main(argv: Sequence[str] | None) -> None:
         space = space_of(args.arch, data)
         cost = space_cost(space)
         budget, terms = budget_of(args, cost, recipe_of(args.arch)), terms_of(args, cost)
-        breeder = Breeder(space, cost, budget, plan, args.seed)
+        breeder = Breeder(space, cost, budget, plan, args.seed, scale_limits(args))
         net = read_pruning_net(cache, space).to(device)
         judge = judge_of(args, net, data, device)
         folder = Path(args.out)

@@ -29,12 +29,14 @@ from rewarded_metapruning.options import (
     arch_of,
     load_pictures,
     recipe_from,
+    scale_limits,
     space_of,
     with_dashes,
     without,
 )
 from rewarded_metapruning.pruning_net import ARCH, PruningNet, draw, recorded_arguments
 from rewarded_metapruning.recipes import recipe_of
+from rewarded_metapruning.scale import ALL_SCALES
 from rewarded_metapruning.space import Space
 
 
@@ -66,7 +68,9 @@ def _main(argv: Sequence[str] | None) -> None:
         run = open_run(
             Path(args.save), PACKAGE, without(args, "save"), device=device, fingerprint=held.fingerprint, force=args.force
         )  # fmt: skip
-        train_pruning_net(run, space, held, recipe, device, args.seed, args.workers, _say, args.tensorboard)
+        train_pruning_net(
+            run, space, held, recipe, device, args.seed, args.workers, _say, args.tensorboard, scale_limits(args)
+        )
         if is_main():
             top1 = run.metrics()["unpruned_top1"]
             _say(f"{run.model_path}: generates {space.arch}; at full width {top1:.2f} % on held-out pictures")
@@ -82,12 +86,13 @@ def train_pruning_net(
     workers: int = 2,
     say: Say = print,
     tensorboard: str | None = None,
+    limits: tuple[int, int] = ALL_SCALES,
 ) -> dict[str, Any]:
     """Train on ``held.train``; a finished run is only read. The run's metrics: accuracy at full width on ``held.test``."""
     if not run.finished:
         torch.manual_seed(seed)
         net = PruningNet(space)
-        vectors = RandomVectors(space, recipe.label_smoothing, seed)
+        vectors = RandomVectors(space, recipe.label_smoothing, seed, limits)
         watch = _FullWidth(net, held, device, workers, recipe, say)
         hooks = Hooks(
             before_epoch=vectors.before_epoch, loss=vectors.loss, after_epoch=watch.after_epoch, decays=is_weight
@@ -108,15 +113,15 @@ def train_pruning_net(
 class RandomVectors:
     """The loss of a step: that of the network of a NEV drawn from (seed, epoch, step), the same in every process."""
 
-    def __init__(self, space: Space, label_smoothing: float, seed: int) -> None:
-        self.space, self.label_smoothing, self.seed = space, label_smoothing, seed
+    def __init__(self, space: Space, label_smoothing: float, seed: int, limits: tuple[int, int] = ALL_SCALES) -> None:
+        self.space, self.label_smoothing, self.seed, self.limits = space, label_smoothing, seed, limits
         self.epoch = self.step = 0
 
     def before_epoch(self, epoch: int) -> None:
         self.epoch, self.step = epoch, 0
 
     def loss(self, network: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
-        nev = draw(self.space, (self.seed, self.epoch, self.step))
+        nev = draw(self.space, (self.seed, self.epoch, self.step), self.limits)
         self.step += 1
         logits = network(batch.images, nev)
         smoothing = self.label_smoothing
