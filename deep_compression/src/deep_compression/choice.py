@@ -12,6 +12,7 @@ import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -28,16 +29,17 @@ from deep_compression.stages import PACKAGE, Setting
 
 @dataclass(frozen=True)
 class Candidates:
-    """What is tried: learning rates of the dense network, epochs after the paper's pruning, (density, epochs) of `lossless`."""
+    """What is tried: learning rates of the dense network, epochs after the paper's pruning, and of `lossless` all
+    combinations of densities, epochs and learning rates of retraining."""
 
     rates: tuple[float, ...]
     paper_epochs: tuple[int, ...]
-    lossless: tuple[tuple[float, int], ...]
+    lossless: tuple[tuple[float, int, float], ...]
 
 
 CANDIDATES = {
-    "lenet300_100": Candidates((0.1,), (4,), tuple((d, e) for d in (0.05, 0.06, 0.07) for e in (9, 20))),
-    "lenet5": Candidates((0.02, 0.05, 0.1), (4, 8), ((0.022, 8), (0.03, 8), (0.04, 8))),
+    "lenet300_100": Candidates((0.1,), (4,), tuple(product((0.05, 0.06, 0.07), (9, 20), (0.1, 0.03)))),
+    "lenet5": Candidates((0.02, 0.05, 0.1), (4, 8), tuple(product((0.022, 0.03, 0.04), (8,), (0.05,)))),
 }
 
 
@@ -87,14 +89,20 @@ def choose(arch: str, course: Course, candidates: Candidates, out: Path, setting
         papers.append({"what": "paper", "epochs": epochs, "file": file, **_figures(read_json(folder / "metrics.json"))})
     paper = min(papers, key=lambda one: one["error"])
     out, smaller = out / f"after-{paper['epochs']}", []
-    for density, epochs in candidates.lossless:
-        recipe = lossless(course.best, density, epochs)
-        folder = stages.compress(paper["file"], out / f"density{density:g}-epochs{epochs}", recipe, setting)
+    for density, epochs, rate in candidates.lossless:
+        recipe = lossless(course.best, density, epochs, rate)
+        usual = rate == course.best.prune_training.learning_rate
+        name = f"density{density:g}-epochs{epochs}" + ("" if usual else f"-rate{rate:g}")
+        folder = stages.compress(paper["file"], out / name, recipe, setting)
         figures = _figures(read_json(folder / "metrics.json"))
-        smaller.append({"what": "lossless", "density": density, "epochs": epochs, **figures})
+        smaller.append({"what": "lossless", "density": density, "epochs": epochs, "rate": rate, **figures})
     tried = [{name: value for name, value in one.items() if name != "file"} for one in [*tried, *papers, *smaller]]
     best = smallest_without_loss(smaller, dense["error"])
-    chosen = {"rate": dense["rate"], "paper_epochs": paper["epochs"], "lossless": [best["density"], best["epochs"]]}
+    chosen = {
+        "rate": dense["rate"],
+        "paper_epochs": paper["epochs"],
+        "lossless": [best["density"], best["epochs"], best["rate"]],
+    }
     return {"arch": arch, "seed": setting.seed, "pictures": len(setting.data.test), "tried": tried, "chosen": chosen}
 
 
@@ -110,17 +118,18 @@ def _figures(metrics: Mapping[str, Any]) -> dict[str, Any]:
     return found | ({"compression": metrics["rate"]} if "rate" in metrics else {})
 
 
+TITLES = {"density": "density", "epochs": "epochs", "rate": "learning rate"}
+
+
 def table(record: Mapping[str, Any]) -> str:
     """A line for everything that was tried, what was chosen in bold."""
     chosen, lines = record["chosen"], []
-    picked = {"dense": (chosen["rate"],), "paper": (chosen["paper_epochs"],), "lossless": tuple(chosen["lossless"])}
-    titles = {"dense": ("learning rate",), "paper": ("epochs",), "lossless": ("density", "epochs")}
+    picked = {"dense": [chosen["rate"]], "paper": [chosen["paper_epochs"]], "lossless": chosen["lossless"]}
     for one in record["tried"]:
-        names = {"dense": ("rate",), "paper": ("epochs",), "lossless": ("density", "epochs")}[one["what"]]
-        values = tuple(one[name] for name in names)
-        text = ", ".join(f"{title} {value:g}" for title, value in zip(titles[one["what"]], values, strict=True))
+        values = {title: one[name] for name, title in TITLES.items() if name in one}
+        text = ", ".join(f"{title} {value:g}" for title, value in values.items())
         rate = f"{one['compression']:.1f}x" if "compression" in one else ""
-        bold = "**" if values == picked[one["what"]] else ""
+        bold = "**" if list(values.values()) == picked[one["what"]] else ""
         lines.append((one["what"], f"{bold}{text}{bold}", f"{one['error']:.2f}", rate))
     return markdown_table(("row", "tried", "error % on the pictures held out", "rate"), lines)
 

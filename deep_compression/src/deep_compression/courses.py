@@ -19,13 +19,14 @@ HOLDOUT = 1 / 6
 class Course:
     """How one network is trained and compressed. The other rows start from the network that `paper` has pruned.
 
-    lossless: (density, epochs of the last round), the smallest that lost nothing on the pictures held out.
+    lossless: (density, epochs of the last round, learning rate of retraining), the smallest that lost nothing on the
+    pictures held out.
     """
 
     dense: TrainOptions
     paper: Recipe
     best: Recipe
-    lossless: tuple[float, int]
+    lossless: tuple[float, int, float]
 
     def recipe(self, row: str) -> Recipe:
         """The recipe of a row: paper, best or lossless."""
@@ -35,10 +36,11 @@ class Course:
 START = 0.08  # about what `paper` leaves
 
 
-def lossless(best: Recipe, density: float, epochs: int) -> Recipe:
-    """`best` with another density, reached in two equal steps, and other epochs after the second."""
+def lossless(best: Recipe, density: float, epochs: int, rate: float) -> Recipe:
+    """`best` with another density, reached in two equal steps, other epochs after the second, and another learning rate."""
     halfway = round((START * density) ** 0.5, 4)
-    return replace(best, prune=PrunePlan("global-density", (halfway, density), last_epochs=epochs))
+    plan = PrunePlan("global-density", (halfway, density), last_epochs=epochs)
+    return replace(best, prune=plan, prune_training=replace(best.prune_training, learning_rate=rate))
 
 
 def _sgd(epochs: int, rate: float, **more: Any) -> TrainOptions:
@@ -64,7 +66,7 @@ COURSES = {
             SharePlan(fc_bits=4, bias_bits=4, lloyd_steps=0, rounding="bfloat16"),
             CENTROIDS,
         ),
-        (0.06, 20),
+        (0.06, 20, 0.1),
     ),
     "lenet5": Course(
         _sgd(5, 0.05, warmup_epochs=1),
@@ -83,7 +85,7 @@ COURSES = {
             SharePlan(conv_bits=4, fc_bits=4, bias_bits=4, lloyd_steps=0, rounding="bfloat16"),
             replace(CENTROIDS, epochs=1, learning_rate=5e-4),
         ),
-        (0.03, 8),
+        (0.03, 8, 0.05),
     ),
 }  # fmt: skip
 
@@ -111,6 +113,6 @@ def shortened(course: Course, factor: float) -> Course:
             short(course.dense),
             shorter(course.paper),
             shorter(course.best),
-            (course.lossless[0], max(1, round(course.lossless[1] * factor))),
+            (course.lossless[0], max(1, round(course.lossless[1] * factor)), course.lossless[2]),
         )
     )
