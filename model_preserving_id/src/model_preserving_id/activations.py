@@ -4,9 +4,10 @@ Z is taken where the next weight layer reads: after the nonlinearity, after the 
 Rows are examples times pixels (times positions within a flattened map), columns are the group's channels. (Paper, section 3)
 """
 
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -44,12 +45,12 @@ class Reading:
 class Statistics:
     """Of one group, per consumer: Z^T Z (C, C) float64 and the number of rows of Z.
 
-    cross: Z^T Z_0 (C, C), where Z_0 is what the same consumer reads in another network on the same pictures; may be empty.
+    cross: Z^T Z_0 (C, C), where Z_0 is what the same consumer reads in the original network on the same pictures; may be empty.
     """
 
     grams: Mapping[str, np.ndarray]
     rows: Mapping[str, int]
-    cross: Mapping[str, np.ndarray]
+    cross: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     def stacked(self) -> np.ndarray:
         """Z^T Z of all consumers' Z stacked by rows."""
@@ -75,55 +76,46 @@ def gather(
     wanted: Sequence[Reading],
     batches: Iterable[Tensor],
     *,
-    reference: nn.Module | None = None,
     device: torch.device | str = "cpu",
     on_output: Callable[[Tensor], None] | None = None,
 ) -> dict[str, Statistics]:
     """Statistics by name of group, from one pass in eval mode (the mode is put back); no matrix Z is ever held.
 
-    batches: inputs without labels. reference: the network whose Z_0 goes into ``cross``. on_output: called with the outputs
-    of every batch; without it a forward ends where the last consumer has read. Raises UserError if nothing was read.
+    batches: inputs without labels. on_output: called with the outputs of every batch; without it a forward ends where the
+    last consumer has read. Warns of groups with fewer rows than channels. Raises UserError if nothing was read.
     """
     grams = {(one.group, one.consumer): Gram(one.size) for one in wanted}
-    cross = {(one.group, one.consumer): Gram(one.size) for one in wanted} if reference else {}
-    original: dict[str, list[Tensor]] = {}
-
-    def remember(module: nn.Module, consumer: str, x: Tensor) -> None:
-        original.setdefault(consumer, []).append(x.clone())  # later layers may work in place
 
     def add(module: nn.Module, consumer: str, x: Tensor) -> None:
-        other = original[consumer].pop(0) if reference else None
         for one in by_consumer[consumer]:
-            key = (one.group, one.consumer)
-            rows = rows_read(module, x, one)
-            grams[key].add(rows)
-            if other is not None:
-                cross[key].add(rows, rows_read(module, other, one))
+            grams[one.group, one.consumer].add(rows_read(module, x, one))
 
     by_consumer: dict[str, list[Reading]] = {}
     for one in wanted:
         by_consumer.setdefault(one.consumer, []).append(one)
     device = torch.device(device)
     model.to(device)
-    if reference:
-        reference.to(device)
-    names, to_the_end = list(by_consumer), on_output is not None
-    with watch(model, names, add, to_the_end) as forward, watch(reference, names, remember) as forward_reference:
+    with watch(model, list(by_consumer), add, to_the_end=on_output is not None) as forward:
         for batch in tqdm(batches, desc="activations", disable=None, leave=False):
-            batch = batch.to(device)
-            forward_reference(batch)
-            outputs = forward(batch)
+            outputs = forward(batch.to(device))
             if on_output is not None:
                 on_output(outputs)
     for (group, consumer), gram in grams.items():
         if not gram.count:
             raise UserError(f"{group}: nothing was read by {consumer}; give at least one batch of inputs")
+    few = [one for one in wanted if grams[one.group, one.consumer].count < one.size]
+    if few:
+        rows = grams[few[0].group, few[0].consumer].count
+        more = f" (and {len(few) - 1} more)" if len(few) > 1 else ""
+        warnings.warn(
+            f"{few[0].group}{more}: {rows} rows of activations cannot tell {few[0].size} channels apart; give more inputs",
+            stacklevel=2,
+        )
     consumers_of = {one.group: [other.consumer for other in wanted if other.group == one.group] for one in wanted}
     return {
         group: Statistics(
             {consumer: grams[group, consumer].matrix() for consumer in consumers},
             {consumer: grams[group, consumer].count for consumer in consumers},
-            {consumer: cross[group, consumer].matrix() for consumer in consumers if reference},
         )
         for group, consumers in consumers_of.items()
     }
@@ -131,7 +123,7 @@ def gather(
 
 @contextmanager
 def watch(
-    model: nn.Module | None,
+    model: nn.Module,
     names: Sequence[str],
     see: Callable[[nn.Module, str, Tensor], None],
     to_the_end: bool = False,
@@ -140,9 +132,6 @@ def watch(
 
     Unless ``to_the_end``, forwards after the first end at the last of these calls, and give None.
     """
-    if model is None:
-        yield lambda batch: None
-        return
     modules = dict(model.named_modules())
     calls: list[int | None] = [0, None]  # in this forward; in a whole forward, once that is known
 

@@ -64,10 +64,20 @@ class PruneSettings:
             raise UserError("--method eps needs --eps, such as 0.05")
         if self.eps is not None and self.method != "eps":
             raise UserError(f"--eps belongs to --method eps, not to {self.method}")
+        if self.eps is not None and not 0 <= self.eps < 1:
+            raise UserError(f"--eps {self.eps} is out of range: expected 0 <= eps < 1")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     return cli.run(_main, argv)
+
+
+def not_negative(text: str) -> int:
+    """An argparse type: an integer of at least 0."""
+    value = int(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"{text} is negative")
+    return value
 
 
 def build_parser() -> cli.Parser:
@@ -138,7 +148,7 @@ def build_parser() -> cli.Parser:
         help="pictures that go through the network at once",
     )
     group.add_argument(
-        "--log-interval", type=int, default=0, help="iditer: evaluate and save after every so many picks"
+        "--log-interval", type=not_negative, default=0, help="iditer: evaluate and save after every so many picks"
     )
     group.add_argument("--no-latency", action="store_true", help="do not measure latency")
     group.add_argument("--out", default=None, help="run folder; runs/DATASET/ARCH-METHOD-TARGET if not given")
@@ -267,7 +277,7 @@ def prune_with(
         subject, rows = iterate(
             trained.model, example, pictures, options, device=trained.device, state=state, on_pick=on_pick
         )
-        compensate(subject, pictures, settings.compensation, device=trained.device)
+        compensate(subject, pictures, settings.compensation)
         return subject.cut(), rows
     aim = {"budget": {"target_macs": settings.target_macs}, "frac": {"keep": settings.k}, "eps": {"eps": settings.eps}}
     score = settings.score or "frobenius"

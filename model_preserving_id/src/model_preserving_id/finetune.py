@@ -1,6 +1,7 @@
 """``train.py``: fine-tune a compressed network, one process or several, with the original network's help if wanted."""
 
 import argparse
+import math
 import os
 import shlex
 import sys
@@ -101,7 +102,12 @@ def _main(argv: Sequence[str] | None) -> None:
         raise UserError(
             "--pretrained FILE names the compressed network: a modelIDiter_final.pt, .tp or model.safetensors"
         )
-    if args.distill < 0 or args.temperature <= 0:
+    for name in ("epochs", "start_epoch"):
+        if getattr(args, name) < 0:
+            raise UserError(f"--{name.replace('_', '-')} {getattr(args, name)} is negative")
+    if not math.isfinite(args.lr):
+        raise UserError(f"--lr {args.lr} is no number to train with")
+    if not args.distill >= 0 or not args.temperature > 0:
         raise UserError("--distill must not be negative, --temperature must be above zero")
     if args.distill and not args.original:
         raise UserError("--distill needs --original FILE, the network before compression")

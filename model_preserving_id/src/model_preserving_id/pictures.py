@@ -47,9 +47,15 @@ def pruning_pictures(
     """
     if not 1 <= count <= len(data.train):
         raise UserError(f"--prune-batch-size {count}: {data.name} has {len(data.train)} training pictures")
+    if without_class is not None and not 0 <= without_class < len(data.classes):
+        raise UserError(f"--without-class {without_class}: {data.name} has classes 0 to {len(data.classes) - 1}")
     order = np.random.default_rng(seed).permutation(len(data.train))[:count]
     if without_class is not None:
         order = order[data.train.labels.numpy()[order] != without_class]
+        if not len(order):
+            raise UserError(
+                f"--without-class {without_class}: all {count} pruning pictures are of that class; take more"
+            )
     _, height, width = data.input_shape
     size = batch_size or max(1, MEMORY_PIXELS // (height * width))
     return Pictures(data.train.subset(torch.from_numpy(order)), min(size, len(order)), device, workers)

@@ -77,7 +77,7 @@ def prune_network(
     else:
         widths = by_eps(rankings, eps)
     shrink_all(subject, rankings, statistics, widths)
-    compensate(subject, inputs, compensation, device=device)
+    compensate(subject, inputs, compensation)
     model.to(home)
     return subject.cut().to(home)
 

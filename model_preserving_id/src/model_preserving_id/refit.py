@@ -5,20 +5,19 @@ the network being cut (kept channels only), Y_0 its output in the original netwo
 (a residual shortcut) in the two networks, W_T the weight that ID with T gives. A norm between layer and sum is undone.
 """
 
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 
-from model_preserving_id.activations import eval_mode
+from common.errors import UserError
+from model_preserving_id.sight import Seen
 from model_preserving_id.subject import Subject
 
 RIDGE = 1e-4  # lambda, as a share of the mean energy of a column of P
 SMALLEST_SCALE = 1e-3  # of a norm's largest: below it a channel's part of the sum cannot be made good
-ADDITIONS = ("add", "add_", "__add__", "__radd__", "__iadd__")
+PART = 64  # examples whose patches are held at once
 
 
 def can_refit(module: nn.Module) -> bool:
@@ -34,28 +33,25 @@ def can_refit(module: nn.Module) -> bool:
 
 
 @torch.no_grad()
-def refit_weight(
-    subject: Subject, consumer: str, inputs: Iterable[Tensor], *, device: torch.device | str = "cpu"
-) -> None:
-    """Solve the weight of one consumer in place; its bias and the input channels that are gone are left as they are."""
+def refit_weight(subject: Subject, consumer: str, looks: Iterable[tuple[Seen, Seen]]) -> None:
+    """Solve the weight of one consumer in place; its bias and the input channels that are gone are left as they are.
+
+    looks: what the original network and the one at work show of it, batch by batch.
+    """
     module = subject.model.get_submodule(consumer)
-    live = torch.tensor(live_inputs(subject, consumer), device=device)
+    live = torch.tensor(live_inputs(subject, consumer), device=module.weight.device)
     gram = products = None
-    with seen(subject.original, consumer) as look_original, seen(subject.model, consumer) as look:
-        for batch in inputs:
-            batch = batch.to(device)
-            before, now = look_original(batch), look(batch)
-            target = before.output - (0.0 if module.bias is None else along_channels(module.bias, before.output))
-            if before.added is not None and now.added is not None:
-                target = target + (before.added - now.added) * along_channels(inverse(now.scale), target)
-            patches = patches_read(module, now.input, live).double()
-            rows = (
-                target.movedim(1, -1).reshape(len(patches), -1).double()
-                if target.dim() == 4
-                else target.reshape(len(patches), -1).double()
-            )
+    for before, now in looks:
+        target = before.output - (0.0 if module.bias is None else along_channels(module.bias, before.output))
+        if before.added is not None and now.added is not None:
+            target = target + (before.added - now.added) * along_channels(inverse(now.scale), target)
+        for x, y in zip(now.input.split(PART), target.split(PART), strict=True):
+            patches = patches_read(module, x, live).double()
+            rows = (y.movedim(1, -1) if y.dim() == 4 else y).reshape(len(patches), -1).double()
             gram = patches.T @ patches + (0 if gram is None else gram)
             products = patches.T @ rows + (0 if products is None else products)
+    if gram is None or products is None:
+        raise UserError(f"{consumer} read nothing; give at least one batch of inputs")
     weight = module.weight
     start = weight.index_select(1, live).flatten(1).double()  # (o, live * kernel)
     ridge = RIDGE * gram.diagonal().mean().clamp(min=torch.finfo(torch.float64).tiny)
@@ -94,83 +90,3 @@ def inverse(scale: Tensor) -> Tensor:
     """1 / scale; 0 where the scale is next to nothing."""
     usable = scale.abs() > SMALLEST_SCALE * scale.abs().max()
     return torch.where(usable, 1.0 / torch.where(usable, scale, 1.0), 0.0)
-
-
-class Seen:
-    """What one forward showed of a layer: its input and output, what was added to the output, through a norm of this scale."""
-
-    def __init__(self, input: Tensor, output: Tensor) -> None:
-        self.input, self.output = input, output
-        self.added: Tensor | None = None
-        self.scale = torch.ones(
-            output.shape[1] if output.dim() == 4 else output.shape[-1], device=output.device, dtype=output.dtype
-        )
-
-
-@contextmanager
-def seen(model: nn.Module, name: str) -> Iterator[Callable[[Tensor], Seen]]:
-    """Yields a forward in eval mode that tells what it saw of the named layer; it ends as soon as nothing more is to be seen."""
-    watcher = _Watcher(model, name)
-    try:
-        with eval_mode(model):
-            yield watcher.forward
-    finally:
-        for handle in watcher.handles:
-            handle.remove()
-
-
-class _Enough(Exception):
-    """The rest of the forward need not run."""
-
-
-class _Watcher:
-    """Follows the layer's output through a batch norm to the sum that it enters, if it enters one."""
-
-    def __init__(self, model: nn.Module, name: str) -> None:
-        self.model = model
-        self.enters_sum: bool | None = None  # known after the first forward
-        self.carrier: Tensor | None = None
-        self.handles = [model.get_submodule(name).register_forward_hook(self._layer)]
-        for module in model.modules():
-            if isinstance(module, nn.BatchNorm2d | nn.BatchNorm1d):
-                self.handles.append(module.register_forward_hook(self._norm))
-
-    def forward(self, batch: Tensor) -> Seen:
-        self.carrier = None
-        try:
-            with _Sums(self):
-                self.model(batch)
-        except _Enough:
-            pass
-        self.enters_sum = self.found.added is not None
-        return self.found
-
-    def _layer(self, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        self.found, self.carrier = Seen(inputs[0].clone(), output.clone()), output
-        if self.enters_sum is False:
-            raise _Enough
-
-    def _norm(self, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        if self.carrier is not None and inputs[0] is self.carrier:
-            deviation = torch.sqrt(module.running_var + module.eps)
-            self.found.scale = deviation.reciprocal() if module.weight is None else module.weight / deviation
-            self.carrier = output
-
-    def added(self, other: Tensor) -> None:
-        self.found.added = other.clone()
-        raise _Enough
-
-
-class _Sums(TorchFunctionMode):
-    """Sees every addition of two tensors of equal shape, and tells the watcher of those that its carrier enters."""
-
-    def __init__(self, watcher: _Watcher) -> None:
-        super().__init__()
-        self.watcher = watcher
-
-    def __torch_function__(self, function, types, args=(), kwargs=None):
-        if getattr(function, "__name__", "") in ADDITIONS and len(args) >= 2 and self.watcher.carrier is not None:
-            for one, other in ((args[0], args[1]), (args[1], args[0])):
-                if one is self.watcher.carrier and isinstance(other, Tensor) and other.shape == one.shape:
-                    self.watcher.added(other)
-        return function(*args, **(kwargs or {}))

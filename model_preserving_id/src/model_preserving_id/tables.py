@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from common.benchmark import speed_table
 from common.results import markdown_table
@@ -15,6 +16,26 @@ NAMES = {
     "without-t": "ID's channels without T",
     "l1": "largest L1 norm",
     "random": "random",
+}
+
+CHOICES: dict[
+    str, tuple[str, dict[str, Any]]
+] = {  # rows of benchmarks/resnet56_choices.py: what they show, and their settings
+    "base": ("500 pictures, Frobenius score, one shot, inner channels", {}),
+    "score-pivot": ("the paper's pivots as score", {"score": "pivot"}),
+    "score-measured": ("the measured change of the outputs as score", {"score": "measured"}),
+    "frac": ("the same fraction in every layer", {"how": "frac"}),
+    "eps": ("the same eps in every layer", {"how": "eps"}),
+    "iditer": ("layer by layer, statistics measured anew", {"how": "iditer"}),
+    "pictures-100": ("100 pictures", {"pictures": 100}),
+    "pictures-2000": ("2000 pictures", {"pictures": 2000}),
+    "pictures-5000": ("5000 pictures", {"pictures": 5000}),
+    "streams-exact": ("streams that shrink exactly, too", {"streams": "exact"}),
+    "streams-conv": ("streams, too, through 1x1 convolutions", {"streams": "conv"}),
+    "refresh-bn": ("batch-norm statistics measured anew", {"refresh_bn": True}),
+    "round-8": ("widths in multiples of 8", {"round_to": 8}),
+    "t": ("T against the original", {"compensation": "t"}),
+    "weights": ("weights against the original", {"compensation": "weights"}),
 }
 
 

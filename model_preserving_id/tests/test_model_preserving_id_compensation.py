@@ -1,0 +1,183 @@
+"""Forwards that halt, what they show of layers, and weights solved against the original network."""
+
+import threading
+
+import pytest
+import torch
+from torch import nn
+
+from common.channels import channel_groups
+from common.models import create_model
+from model_preserving_id import prune_network
+from model_preserving_id.activations import gather
+from model_preserving_id.compensate import MEMORY, compensate
+from model_preserving_id.halting import halting
+from model_preserving_id.refit import RIDGE
+from model_preserving_id.sight import plan, watching
+from model_preserving_id.subject import Subject
+
+SHAPE = (3, 16, 16)
+
+
+def resnet() -> nn.Module:
+    """Option-A ResNet-20 whose norms are no identities."""
+    torch.manual_seed(0)
+    model = create_model("resnet20")
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.uniform_(module.weight, 0.5, 1.5)
+            nn.init.normal_(module.bias, 0.2, 0.2)
+            module.running_mean.normal_(std=0.1)
+            module.running_var.uniform_(0.5, 1.5)
+    return model.eval()
+
+
+def shrunk(model: nn.Module, x: torch.Tensor, share: float = 0.6, streams: str = "off") -> Subject:
+    subject = Subject(model, x[:1], streams=streams)
+    statistics = gather(subject.model, subject.all_readings(), x.split(8))
+    for name, group in subject.groups.items():
+        subject.shrink(name, range(max(1, int(share * group.size))), statistics[name])
+    return subject
+
+
+def test_a_function_halts_and_goes_on():
+    seen = []
+
+    def body(hand_over) -> None:
+        for i in range(3):
+            seen.append(f"before {i}")
+            hand_over(i)
+        seen.append("end")
+
+    run = halting(body)
+    assert next(run) == 0 and seen == ["before 0"]
+    assert list(run) == [1, 2] and seen[-1] == "end"
+
+
+def test_a_halted_function_raises_where_it_is_waited_for_and_ends_when_closed():
+    def fails(hand_over) -> None:
+        hand_over(1)
+        raise ValueError("inside")
+
+    run = halting(fails)
+    next(run)
+    with pytest.raises(ValueError, match="inside"):
+        next(run)
+    cleaned = []
+
+    def careful(hand_over) -> None:
+        try:
+            hand_over(1)
+        finally:
+            cleaned.append(True)
+
+    before = threading.active_count()
+    runs = [halting(careful) for _ in range(5)]
+    for run in runs:
+        next(run)
+        run.close()
+    halting(careful).close()
+    assert len(cleaned) == 5 and threading.active_count() == before
+
+
+def test_what_enters_a_sum_is_seen_at_the_sum():
+    model, x = resnet(), torch.randn(4, *SHAPE)
+    names = ["layer1.0.conv1", "layer1.0.conv2", "linear"]
+    found = plan(model, names, x)
+    assert found.order == tuple(names) and found.sums == {"layer1.0.conv2"} and found.once
+    seen = {}
+    with watching(model, names, found.sums) as forward:
+        forward(x, lambda one: seen.update({one.name: one}))
+    block = model.layer1[0]
+    with torch.no_grad():
+        stream = torch.relu(model.bn1(model.conv1(x)))
+        inner = torch.relu(block.bn1(block.conv1(stream)))
+    assert torch.allclose(seen["layer1.0.conv2"].input, inner, atol=1e-6)
+    assert torch.allclose(seen["layer1.0.conv2"].added, stream, atol=1e-6)
+    norm = block.bn2
+    assert torch.allclose(seen["layer1.0.conv2"].scale, norm.weight / torch.sqrt(norm.running_var + norm.eps))
+    assert seen["layer1.0.conv1"].added is None and seen["linear"].output.shape == (4, 10)
+
+
+@pytest.mark.parametrize("how", ["t", "weights"])
+@pytest.mark.parametrize("streams", ["off", "conv"])
+def test_all_batches_together_give_the_bits_of_one_layer_after_the_other(how, streams):
+    model, x = resnet(), torch.randn(24, *SHAPE)
+    states = []
+    for memory in (MEMORY, 0):
+        subject = shrunk(model, x, streams=streams)
+        compensate(subject, x.split(8), how, memory=memory)
+        states.append(subject.model.state_dict())
+    moved = [name for name, tensor in states[0].items() if not torch.equal(tensor, states[1][name])]
+    assert moved == []
+    assert threading.active_count() == 1 or all("halting" not in t.name for t in threading.enumerate())
+
+
+def test_only_the_readers_of_cut_groups_change():
+    model, x = resnet(), torch.randn(24, *SHAPE)
+    subject = Subject(model, x[:1], streams="off")
+    statistics = gather(subject.model, subject.all_readings(), [x])
+    subject.shrink("layer2.1.conv1", range(20), statistics["layer2.1.conv1"])
+    compensate(subject, [x], "weights")
+    state = model.state_dict()
+    changed = [name for name, tensor in subject.model.state_dict().items() if not torch.equal(tensor, state[name])]
+    assert changed == ["layer2.1.conv2.weight"]
+    assert not subject.model.layer2[1].conv2.weight[:, 20:].any()
+
+
+def test_a_solved_weight_is_the_least_squares_weight():
+    """One linear layer behind a cut one: the closed form of ridge regression towards T's weight, worked out by hand."""
+    torch.manual_seed(1)
+    model = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3)).eval()
+    x = torch.randn(50, 6)
+    subject = Subject(model, x[:1])
+    (group,) = channel_groups(model, x[:1])
+    statistics = gather(subject.model, subject.all_readings(), [x])
+    kept = [0, 2, 3, 6]
+    subject.shrink(group.name, kept, statistics[group.name])
+    start = subject.model[2].weight.detach().clone()[:, kept].double()
+    compensate(subject, [x], "weights")
+    with torch.no_grad():
+        z = torch.relu(model[0](x)).double()
+        target = z @ model[2].weight.double().T
+    p = z[:, kept]
+    ridge = RIDGE * (p.T @ p).diagonal().mean() * torch.eye(4, dtype=torch.float64)
+    wanted = torch.linalg.solve(p.T @ p + ridge, p.T @ target + ridge @ start.T).T
+    assert torch.allclose(subject.model[2].weight[:, kept].double(), wanted, atol=1e-6)
+    assert torch.equal(subject.model[2].bias, model[2].bias)
+
+
+def test_a_layer_that_is_called_twice_is_solved_from_both_calls():
+    class Twice(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.again, self.out = nn.Linear(6, 9), nn.Linear(9, 9), nn.Linear(9, 3)
+
+        def forward(self, x):
+            x = self.again(torch.relu(self.first(x)))
+            return self.out(torch.relu(x)) + self.out(torch.relu(-x))
+
+    torch.manual_seed(2)
+    model, x = Twice().eval(), torch.randn(40, 6)
+    assert not plan(model, ["out"], x).once
+    with torch.no_grad():
+        errors = [
+            float((prune_network(model, x[:1], x, kept={"first": 5}, compensation=how)(x) - model(x)).square().mean())
+            for how in ("none", "weights")
+        ]
+    assert errors[1] < errors[0]
+
+
+@pytest.mark.parametrize("how", ["t", "weights"])
+def test_duplicates_still_go_without_a_trace(how):
+    model, x = resnet(), torch.randn(32, *SHAPE)
+    with torch.no_grad():
+        for block in model.layer1:
+            for tensor in (block.conv1.weight, *block.bn1.state_dict(keep_vars=True).values()):
+                if tensor.dim():
+                    tensor[5] = tensor[1]
+    kept = {f"layer1.{i}.conv1": 15 for i in range(3)}
+    smaller = prune_network(model, x[:1], x.split(8), kept=kept, streams="off", compensation=how)
+    unseen = torch.randn(16, *SHAPE)
+    with torch.no_grad():
+        assert (smaller(unseen) - model(unseen)).abs().max() <= 1e-4 * max(1.0, float(model(unseen).abs().max()))

@@ -1,0 +1,218 @@
+"""A user's mistake is one line that says what is wrong, status 2, and nothing half-written: every command, table-driven."""
+
+import re
+
+import numpy as np
+import pytest
+import torch
+
+from common.checkpoint import save_model
+from common.data import load_dataset
+from common.models import create_model
+from model_preserving_id import command, finetune
+from model_preserving_id.experiments import missing_class, ratios, volume, wide
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory) -> dict[str, str]:
+    """Files that are what their names say; ``{name}`` in a table below stands for the path."""
+    folder = tmp_path_factory.mktemp("files")
+    digits = load_dataset("digits")
+    torch.manual_seed(0)
+    model = create_model("lenet5", in_channels=3, image_size=32).eval()
+    about = {"normalize": (digits.mean, digits.std), "dataset": "digits", "classes": digits.classes}
+    paths = {name: folder / f"{name}.safetensors" for name in ("good", "cut", "flipped", "nan", "nameless")}
+    save_model(paths["good"], model, **about)
+    whole = paths["good"].read_bytes()
+    paths["cut"].write_bytes(whole[: len(whole) // 2])
+    paths["flipped"].write_bytes(whole[:-100] + bytes(100))
+    with torch.no_grad():
+        model.conv1.weight[0, 0, 0, 0] = float("nan")
+    save_model(paths["nan"], model, **about)
+    save_model(paths["nameless"], torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3072, 10)))
+    paths |= {name: folder / name for name in ("text", "empty", "other.pth", "list.pt", "file", "folder", "picture")}
+    paths["text"].write_text("hello")
+    paths["empty"].write_bytes(b"")
+    paths["file"].write_text("in the way")
+    paths["folder"].mkdir()
+    torch.save(create_model("lenet300_100").state_dict(), paths["other.pth"])
+    torch.save([1, 2], paths["list.pt"])
+    (paths["picture"] / "train" / "one").mkdir(parents=True)
+    (paths["picture"] / "train" / "one" / "a.png").write_bytes(b"no picture")
+    (paths["picture"] / "val" / "one").mkdir(parents=True)
+    (paths["picture"] / "val" / "one" / "a.png").write_bytes(b"no picture")
+    return {name.split(".")[0]: str(path) for name, path in paths.items()} | {"dense": str(paths["good"])}
+
+
+PRUNE = [
+    ("--arch lenet5", "--weights"),
+    ("--arch resnet57 --weights {other}", "resnet57"),
+    ("--arch lenet5 --weights {text}", "plain tensors|damaged"),
+    ("--arch lenet5 --weights {empty}", "plain tensors|damaged"),
+    ("--arch lenet5 --weights {list}", "state dict"),
+    ("--arch lenet5 --weights {other}", "another network|does not have"),
+    ("--arch lenet5 --weights {folder}", "no such file|folder"),
+    ("--checkpoint nothing.safetensors", "no such file"),
+    ("--checkpoint {text}", "checkpoint|safetensors"),
+    ("--checkpoint {empty}", "checkpoint|safetensors"),
+    ("--checkpoint {cut}", "cut short|whole"),
+    ("--checkpoint {flipped}", "damaged"),
+    ("--checkpoint {nameless}", "factory"),
+    ("--checkpoint {nan}", "nan"),
+    ("--model nowhere", "PACKAGE.MODULE:FACTORY"),
+    ("--model nowhere:build --weights {other}", "nowhere"),
+    ("--checkpoint {good} --method best", "best"),
+    ("--checkpoint {good} --method eps", "--eps"),
+    ("--checkpoint {good} --method eps --eps 1.5", "eps"),
+    ("--checkpoint {good} --method eps --eps nan", "eps"),
+    ("--checkpoint {good} --eps 0.1", "--eps"),
+    ("--checkpoint {good} --target-macs 1.2", "1.2"),
+    ("--checkpoint {good} --target-macs 0", "target-macs"),
+    ("--checkpoint {good} --target-macs half", "half"),
+    ("--checkpoint {good} --target-macs nan", "nan"),
+    ("--checkpoint {good} --method budget --target-macs 0.0001", "nearest"),
+    ("--checkpoint {good} --method budget --target-macs 0.97 --round-to 256", "nearest"),
+    ("--checkpoint {good} --k 0", "--k"),
+    ("--checkpoint {good} --k 1.5", "--k"),
+    ("--checkpoint {good} --method frac --k 0", "--k|keep"),
+    ("--checkpoint {good} --refresh 2", "--refresh"),
+    ("--checkpoint {good} --streams all", "streams"),
+    ("--checkpoint {good} --score best", "score"),
+    ("--checkpoint {good} --compensation much", "compensation"),
+    ("--checkpoint {good} --round-to 0", "round-to"),
+    ("--checkpoint {good} --prune-batch-size 0", "prune-batch-size"),
+    ("--checkpoint {good} --prune-batch-size 9999", "1297"),
+    ("--checkpoint {good} --forward-blocksize 0", "forward-blocksize"),
+    ("--checkpoint {good} --without-class 10", "0 to 9"),
+    ("--checkpoint {good} --log-interval -1", "log-interval"),
+    ("--checkpoint {good} --skip conv9", "conv9"),
+    ("--checkpoint {good} --dataset nothing", "nothing"),
+    ("--checkpoint {good} --dataset cifar10 --dataset-dir {folder}", "cifar10"),
+    ("--checkpoint {good} --dataset folder:{folder}", "train"),
+    ("--checkpoint {good} --dataset folder:{picture}", "a.png|class"),
+    ("--checkpoint {good} --device cuda:77", "cuda"),
+    ("--checkpoint {good} --seed x", "seed"),
+    ("--checkpoint {good} --out {file}", "file"),
+    ("--checkpoint {good} --colour red", "colour"),
+]  # fmt: skip
+TRAIN = [
+    ("", "--pretrained"),
+    ("--pretrained nothing.pt", "no such file"),
+    ("--pretrained {text}", "plain tensors|damaged"),
+    ("--pretrained {list}", "not a network"),
+    ("--pretrained {other}", "not a network"),
+    ("--pretrained {dense} --epochs -1", "epochs"),
+    ("--pretrained {dense} --epochs many", "epochs"),
+    ("--pretrained {dense} --batch-size 0", "batch-size"),
+    ("--pretrained {dense} --lr -1", "learning|lr"),
+    ("--pretrained {dense} --lr nan", "learning|lr"),
+    ("--pretrained {dense} --momentum 2", "momentum"),
+    ("--pretrained {dense} --wd -1", "decay|wd"),
+    ("--pretrained {dense} --schedule random", "schedule"),
+    ("--pretrained {dense} --distill 1", "--original"),
+    ("--pretrained {dense} --distill -1", "--distill"),
+    ("--pretrained {dense} --temperature 0", "--temperature"),
+    ("--pretrained {dense} --distill 1 --original nothing.safetensors", "no such file"),
+    ("--pretrained {dense} --resume {text}", "resume"),
+    ("--pretrained {dense} --resume {list}", "resume"),
+    ("--pretrained {dense} --log_dir {file}", "file"),
+    ("--pretrained {dense} --dataset mnist --dataset-dir {folder}", "mnist"),
+    ("--pretrained {dense} --device tpu", "tpu"),
+]  # fmt: skip
+EXPERIMENTS = [
+    (wide, "", "--checkpoint"),
+    (wide, "--checkpoint {good} --dataset digits", "two linear layers"),
+    (wide, "--checkpoint nothing.safetensors", "no such file"),
+    (missing_class, "--checkpoint {good} --without-class 10", "0 to 9"),
+    (missing_class, "--checkpoint {good} --every 0", "every"),
+    (missing_class, "--arch lenet5", "--weights"),
+    (volume, "--grid 9", "17"),
+    (volume, "--lba {folder}", "atom3d|train"),
+    (ratios, "--checkpoint {good} --methods alds", "alds"),
+    (ratios, "--checkpoint {good} --ratios 0", "ratios"),
+]
+
+
+@pytest.mark.parametrize(
+    ("module", "line", "message"),
+    [(command, *row) for row in PRUNE] + [(finetune, *row) for row in TRAIN] + EXPERIMENTS,
+    ids=lambda value: value if isinstance(value, str) else value.__name__.rsplit(".", 1)[-1],
+)
+def test_one_line_status_two_and_nothing_left(module, line, message, files, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    status = module.main([word.format(**files) for word in line.split()])
+    lines = capsys.readouterr().err.splitlines()
+    assert status == 2 and len(lines) == 1, lines
+    assert lines[0].startswith("error: ") and re.search(message, lines[0]), lines[0]
+    left = [path for path in tmp_path.rglob("*") if path.is_file() and path.name != "config.json"]
+    assert left == []
+
+
+def test_a_damaged_state_is_named_and_a_network_that_learned_nothing_usable_is_refused(files, tmp_path, capsys):
+    folder = tmp_path / "run"
+    words = [
+        "--checkpoint",
+        files["good"],
+        "--prune-batch-size",
+        "60",
+        "--out",
+        str(folder),
+        "--no-latency",
+        "--threads",
+        "1",
+    ]
+    assert command.main([*words, "--target-macs", "0.0001"]) == 2
+    (folder / "state.pt").write_bytes(b"damaged")
+    capsys.readouterr()
+    assert command.main([*words, "--target-macs", "0.0001"]) == 2
+    assert "state.pt is damaged" in capsys.readouterr().err
+    assert not (folder / "metrics.json").exists() and not (folder / "model.safetensors").exists()
+
+
+def test_nothing_is_lost_when_the_disk_is_full(files, tmp_path, capsys, monkeypatch):
+    """An error of the one writer: one line, no half-written network, and the same command ends the run later."""
+    from common import checkpoint
+
+    folder = tmp_path / "run"
+    words = [
+        "--checkpoint",
+        files["good"],
+        "--prune-batch-size",
+        "60",
+        "--out",
+        str(folder),
+        "--no-latency",
+        "--threads",
+        "1",
+    ]
+    words += ["--method", "budget", "--target-macs", "0.6"]
+
+    def full(*arguments, **more):
+        raise OSError(28, "No space left on device", str(folder / "model.safetensors"))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(checkpoint, "save_file", full)
+        assert command.main(words) == 2
+    assert "No space left" in capsys.readouterr().err
+    assert not (folder / "model.safetensors").exists() and not list(folder.glob("*.part"))
+    assert command.main(words) == 0 and (folder / "metrics.json").is_file()
+
+
+def test_infinite_activations_are_refused(files, tmp_path, capsys):
+    """Weights that are finite and outputs that are not."""
+    torch.manual_seed(0)
+    model = create_model("lenet5", in_channels=3, image_size=32).eval()
+    with torch.no_grad():
+        model.conv1.weight.fill_(np.float32(1e38))
+    digits = load_dataset("digits")
+    save_model(tmp_path / "m.safetensors", model, normalize=(digits.mean, digits.std), dataset="digits")
+    words = [
+        "--checkpoint",
+        str(tmp_path / "m.safetensors"),
+        "--prune-batch-size",
+        "60",
+        "--out",
+        str(tmp_path / "run"),
+    ]
+    assert command.main([*words, "--method", "budget"]) == 2
+    assert "infinities or nan" in capsys.readouterr().err
