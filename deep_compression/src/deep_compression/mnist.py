@@ -48,6 +48,11 @@ def _main(argv: Sequence[str] | None) -> None:
         "--holdout", action="store_true", help="measure on a sixth of the training pictures, for choices"
     )
     parser.add_argument(
+        "--choice",
+        default=None,
+        help="folder of choice-ARCH.json: settings of the row lossless other than the built-in ones",
+    )
+    parser.add_argument(
         "--epochs-factor", type=float, default=1.0, help="multiplies all numbers of epochs, for a quick look"
     )
     cli.add_data_options(parser, dataset="mnist")
@@ -58,7 +63,11 @@ def _main(argv: Sequence[str] | None) -> None:
     data = data.holdout(HOLDOUT) if args.holdout else data
     command = shlex.join(["run_mnist.sh", *(sys.argv[1:] if argv is None else argv)])
     for arch in args.arch:
-        course = shortened(COURSES[arch], args.epochs_factor)
+        course = COURSES[arch]
+        if args.choice:
+            chosen = read_json(Path(args.choice) / f"choice-{arch}.json")["chosen"]
+            course = replace(course, lossless=tuple(chosen["lossless"]))
+        course = shortened(course, args.epochs_factor)
         for seed in range(args.seed, args.seed + args.seeds):
             setting = Setting(data, device, seed, args.workers, latency=False, force=args.force)
             for row, folder in run_course(arch, course, Path(args.out), setting, args.rows):
