@@ -45,12 +45,22 @@ def build_parser() -> cli.Parser:
     network.add_argument("--arch", default="resnet20", help=f"one of {', '.join(ARCHITECTURES)}")
     network.add_argument("--weights", default=None, help="trained weights of --arch; without them it is trained first")
     network.add_argument("--baseline", default=None, help="a trained checkpoint of this project, instead of --arch")
-    network.add_argument("--baseline-epochs", type=int, default=None, help="epochs of its training; 6 for digits, else 30")
+    network.add_argument(
+        "--baseline-epochs", type=int, default=None, help="epochs of its training; 6 for digits, else 30"
+    )
     rows = parser.add_argument_group("rows")
-    rows.add_argument("--methods", nargs="+", default=None, help="names of methods; all that are installed if not given")
-    rows.add_argument("--target-macs", type=cli.fraction, nargs="*", default=[0.7, 0.5, 0.3], help="shares of the MACs to keep")
     rows.add_argument(
-        "--target-bytes", type=cli.fraction, nargs="*", default=[0.1, 0.05, 0.03], help="shares of the file's bytes to keep"
+        "--methods", nargs="+", default=None, help="names of methods; all that are installed if not given"
+    )
+    rows.add_argument(
+        "--target-macs", type=cli.fraction, nargs="*", default=[0.7, 0.5, 0.3], help="shares of the MACs to keep"
+    )
+    rows.add_argument(
+        "--target-bytes",
+        type=cli.fraction,
+        nargs="*",
+        default=[0.1, 0.05, 0.03],
+        help="shares of the file's bytes to keep",
     )
     rows.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="a network and a row of each")
     rows.add_argument(
@@ -59,7 +69,9 @@ def build_parser() -> cli.Parser:
     tuning = parser.add_argument_group("fine-tuning, the same for all")
     tuning.add_argument("--finetune-epochs", type=int, default=2, help="0 leaves every network as it was cut")
     tuning.add_argument("--batch-size", type=cli.positive_int, default=None, help="64 for digits, else 128")
-    tuning.add_argument("--learning-rate", type=float, default=None, help="0.05 for digits, else 0.02; falls as a cosine")
+    tuning.add_argument(
+        "--learning-rate", type=float, default=None, help="0.05 for digits, else 0.02; falls as a cosine"
+    )
     tuning.add_argument("--weight-decay", type=float, default=5e-4, help="weight decay")
     tuning.add_argument("--amp", action="store_true", help="automatic mixed precision (bfloat16)")
     run = parser.add_argument_group("run")
@@ -92,7 +104,7 @@ def compare(args: argparse.Namespace) -> list[str]:
     chains = [chain.split(",") for chain in args.chain]
     for chain in chains:
         plan.chosen_methods(wanted, chain)
-    single = wanted if args.methods or not chains else {}
+    single = args.methods or ([] if chains else list(wanted))
     todo = plan.jobs(wanted, args.seeds, args.target_macs, args.target_bytes, chains)
     todo = [job for job in todo if job.is_chain or job.methods[0] in single]
     if not todo:

@@ -1,1 +1,2 @@
-def html(rows): return "<html></html>"
+def html(rows):
+    return "<html></html>"

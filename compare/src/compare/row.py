@@ -1,8 +1,8 @@
 """One row: compress, measure what was written, fine-tune by the one recipe, write, read back, measure again.
 
-    OUT/seed0/redundancy_graph-macs0.5/       config.json log.csv metrics.json model.safetensors
-    OUT/seed0/redundancy_graph-macs0.5/method/                   what the method itself leaves
-    OUT/seed0/a+b+c-macs0.5-bytes0.05/step1-a/ step2-b/ step3-c/ the steps of a chain, each such a folder
+OUT/seed0/redundancy_graph-macs0.5/       config.json log.csv metrics.json model.safetensors
+OUT/seed0/redundancy_graph-macs0.5/method/                   what the method itself leaves
+OUT/seed0/a+b+c-macs0.5-bytes0.05/step1-a/ step2-b/ step3-c/ the steps of a chain, each such a folder
 """
 
 import hashlib
@@ -21,7 +21,7 @@ from common.formats import load_network
 from common.measure import latency_ms, side
 from common.methods import Method, Task
 from common.runs import LOG, Run, open_run
-from common.training import TrainOptions, fit
+from common.training import fit
 from compare.account import per_class, widths
 from compare.plan import Comparison, Job
 from compare.subject import Dense
@@ -115,19 +115,24 @@ def _options(step: Step, job: Job, comparison: Comparison, dense: Dense) -> dict
 def _finish(run: Run, step: Step, job: Job, comparison: Comparison, dense: Dense, file: Path) -> None:
     """Measure the method's file, fine-tune where that is due, measure what was written, close the run."""
     model = load_network(file)
-    after_cut, _ = _measure(model, dense, file)
-    if step.method.axis == "bytes":  # training would undo what makes the file small
-        written = run.folder / f"model{file.suffix}"
+    after_cut, decisions = _measure(model, dense, file)
+    epochs = (
+        0 if step.method.axis == "bytes" else comparison.recipe.epochs
+    )  # training would undo what makes a file small
+    if epochs:
+        written = run.model_path
+        fit(
+            model, dense.data.train, comparison.recipe, folder=run.folder,
+            device=dense.device, seed=job.seed, workers=comparison.workers,
+        )  # fmt: skip
+        save_model(written, model.cpu())
+        model = load_network(written)
+        measured, decisions = _measure(model, dense, written)
+    else:
+        written, measured = run.folder / f"model{file.suffix}", dict(after_cut)
+        write_csv(run.folder / LOG, [])
         with atomic_file(written) as temporary:
             shutil.copyfile(file, temporary)
-        rows: list[dict[str, Any]] = []
-    else:
-        written = run.model_path
-        rows = _fine_tuned(run, model, written, comparison.recipe, comparison, dense, job.seed)
-    if not rows:
-        write_csv(run.folder / LOG, [])
-    model = load_network(written)
-    measured, decisions = _measure(model, dense, written)
     baseline = dict(dense.side)
     timed = latency_ms({"baseline": dense.model, "compressed": model}, dense.data.input_shape, device=dense.device)
     baseline["latency_ms"], measured["latency_ms"] = timed["baseline"], timed["compressed"]
@@ -135,7 +140,7 @@ def _finish(run: Run, step: Step, job: Job, comparison: Comparison, dense: Dense
     run.finish(
         {
             "baseline": baseline, "after_cut": after_cut, "compressed": measured, "file": written.name,
-            **_about(step, job, measured, baseline), "finetune_epochs": len(rows),
+            **_about(step, job, measured, baseline), "finetune_epochs": epochs,
             "per_class": per_class(labels, decisions, reference, dense.data.num_classes), "classes": dense.data.classes,
             "widths": widths(model, dense.model), "command": _command(job, comparison),
         }
@@ -147,14 +152,6 @@ def _measure(model: nn.Module, dense: Dense, file: Path) -> tuple[dict[str, Any]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # what is not counted is not counted in the dense network either
         return side(model, accuracy, dense.data.input_shape, file.stat().st_size), accuracy.predictions
-
-
-def _fine_tuned(run: Run, model, written: Path, recipe: TrainOptions, comparison: Comparison, dense: Dense, seed: int):
-    rows = fit(
-        model, dense.data.train, recipe, folder=run.folder, device=dense.device, seed=seed, workers=comparison.workers
-    )  # fmt: skip
-    save_model(written, model.cpu())
-    return rows
 
 
 def _about(step: Step, job: Job, measured: dict[str, Any], baseline: dict[str, Any]) -> dict[str, Any]:
@@ -190,4 +187,3 @@ def _command(job: Job, comparison: Comparison) -> str:
 
 def digest(file: Path) -> str:
     return hashlib.sha256(file.read_bytes()).hexdigest()[:16]
-

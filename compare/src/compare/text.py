@@ -39,7 +39,9 @@ def _line(group: Group) -> list[str]:
 def budget(group: Group) -> str:
     """What a group aims at: 50 % of the MACs."""
     names = {"macs": "MACs", "bytes": "bytes"}
-    return ", ".join(f"{100 * target:g} % {names[axis]}" for axis, target in sorted(group.first["targets"].items(), reverse=True))
+    return ", ".join(
+        f"{100 * target:g} % {names[axis]}" for axis, target in sorted(group.first["targets"].items(), reverse=True)
+    )
 
 
 def spread(group: Group, measure: str, digits: int) -> str:
@@ -81,7 +83,9 @@ def markdown(rows: Rows) -> str:
     """report.md: the table, what it rests on, and how to make it again."""
     first = rows.metrics[0]
     about = first["config"]["environment"]
-    commands = "\n".join(f"    {row['command']}" for row in rows.metrics if not (row["chain"] and row["step"] < len(row["chain"])))
+    commands = "\n".join(
+        f"    {row['command']}" for row in rows.metrics if not (row["chain"] and row["step"] < len(row["chain"]))
+    )
     recipe = first["config"]["options"]["finetune"]
     return f"""# {first["arch"]} on {first["dataset"]}
 

@@ -12,7 +12,7 @@ from torch import nn
 from common.errors import UserError
 from deep_compression.compressed import save_compressed
 from deep_compression.plan import SharePlan
-from deep_compression.pruning import Held, masks_by_global_density, prunable_weights
+from deep_compression.pruning import Held, masks_by_global_density, prunable_weights, total_density
 from deep_compression.sharing import clusterer, clusters_for, round_rest, share_network
 
 STEPS = 20
@@ -39,17 +39,18 @@ def size_at(model: nn.Module, plan: SharePlan, density: float) -> int:
 def density_for(model: nn.Module, plan: SharePlan, wanted: float) -> float:
     """A density whose file has [0.99, 1.00] of the wanted bytes. Raises UserError, with the nearest size, where none is near.
 
-    The size grows nearly linearly with the density, so the next one tried lies on the line through the two at hand.
+    The size grows nearly linearly with the density, so the next one tried lies on the line through the two at hand (every third one halfway).
     """
-    low, high = (0.0, size_at(model, plan, 0.0)), (1.0, size_at(model, plan, 1.0))
+    living = total_density(model)
+    low, high = (0.0, size_at(model, plan, 0.0)), (living, size_at(model, plan, living))
     if high[1] <= wanted:
         low = high
-    for _ in range(STEPS):
+    for step in range(STEPS):
         if not low[1] < ENOUGH * wanted or low[1] > wanted or high[1] <= wanted:
             break
         aim = (ENOUGH + 1) / 2 * wanted
         slope = (high[0] - low[0]) / (high[1] - low[1])
-        density = min(max(low[0] + slope * (aim - low[1]), low[0] + 1e-6), high[0] - 1e-6)
+        density = low[0] + slope * (aim - low[1]) if step % 3 < 2 else (low[0] + high[0]) / 2
         size = size_at(model, plan, density)
         low, high = ((density, size), high) if size <= wanted else (low, (density, size))
     if not (1 - TOLERANCE) * wanted <= low[1] <= wanted:
