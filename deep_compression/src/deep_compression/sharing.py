@@ -25,6 +25,7 @@ from deep_compression.pruning import kind_of, prunable_layers
 
 CODEBOOK = "deep_compression_codebook"  # the parameter that holds all centroids while a network is trained
 METHODS = ("kmeans", "GMM", "GMM-kmeans")
+IGNORED = (CODEBOOK, f".{CODEBOOK}")  # what DistributedDataParallel calls it, which looks by both names
 
 
 @dataclass(frozen=True)
@@ -116,7 +117,7 @@ class SharedTraining:
         self.codebook = nn.Parameter(centroids.to(self.weights[0].device if self.weights else "cpu"))
         model.register_parameter(CODEBOOK, self.codebook)
         ignored = set(getattr(model, "_ddp_params_and_buffers_to_ignore", ()))
-        model._ddp_params_and_buffers_to_ignore = [*ignored, CODEBOOK]
+        model._ddp_params_and_buffers_to_ignore = [*ignored, *IGNORED]
         self.places: list[Tensor] = []
 
     def after_backward(self) -> None:
@@ -146,7 +147,7 @@ class SharedTraining:
     def finish(self) -> dict[str, Codes]:
         """Take the extra parameter off the network; the clusters as they are now."""
         del self.model._parameters[CODEBOOK]
-        ignored = [n for n in self.model._ddp_params_and_buffers_to_ignore if n != CODEBOOK]
+        ignored = [n for n in self.model._ddp_params_and_buffers_to_ignore if n not in IGNORED]
         self.model._ddp_params_and_buffers_to_ignore = ignored
         if not ignored:
             del self.model._ddp_params_and_buffers_to_ignore
