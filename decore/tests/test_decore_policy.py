@@ -1,0 +1,238 @@
+"""The policy phase: it finds what is useless, goes on to the same bits, and is the same on two processes."""
+
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from decore_helpers import agents_and_cost, digits, flat, small_net
+from torch import nn
+
+from common.errors import UserError
+from common.training import Hooks, TrainOptions, fit
+from decore import Agents
+from decore.policy import PolicyOptions, PolicyTraining, macs_per_channel, train_policy
+from decore.reward import largest_penalty
+
+RECIPE = TrainOptions(epochs=3, batch_size=50, learning_rate=0.05, schedule="constant")
+JOINT = PolicyOptions(penalty=2.0, learning_rate=0.05)
+EXTRAS = PolicyOptions(penalty=2.0, learning_rate=0.05, baseline=True, entropy=0.01, weigh_macs=True, top=5)
+
+
+def train(options: PolicyOptions, recipe: TrainOptions = RECIPE, model=None, **more):
+    model = small_net() if model is None else model
+    agents, cost = agents_and_cost(model)
+    rows = train_policy(model, agents, digits(200), recipe, options, cost, seed=1, **more)
+    return model, agents, rows
+
+
+@pytest.fixture(scope="module")
+def classifier():
+    """A classifier of digits with 24 hidden units, 12 of them without a way to the output: (network, useless, accuracy, pictures)."""
+    torch.manual_seed(0)
+    useless = torch.randperm(24)[:12]
+    hidden, last = nn.Linear(192, 24), nn.Linear(24, 10)
+    model = nn.Sequential(nn.AvgPool2d(4), nn.Flatten(), hidden, nn.ReLU(), last)
+    pictures = digits(1000)
+    with torch.no_grad():
+        last.weight[:, useless] = 0
+
+    def they_stay_useless() -> None:
+        with torch.no_grad():
+            last.weight[:, useless] = 0
+
+    recipe = TrainOptions(epochs=25, batch_size=50, learning_rate=0.05, weight_decay=0.0, augment=False)
+    rows = fit(model, pictures, recipe, hooks=Hooks(after_step=they_stay_useless), seed=0)
+    return model, useless, rows[-1]["train_top1"] / 100, pictures
+
+
+def test_useless_channels_are_found_and_low_weights_are_the_ones_to_drop(classifier):
+    """AUC of the weights above 0.95 after 400 steps; then the order is tried out."""
+    model, useless, accuracy, pictures = classifier
+    assert accuracy > 0.95
+    agents, cost = agents_and_cost(model, init=3.0)
+    options = PolicyOptions(penalty=largest_penalty(accuracy - 0.1), learning_rate=0.1, frozen=True)
+    before = flat(model)
+    train_policy(model, agents, pictures, replace(RECIPE, epochs=20, augment=False), options, cost)
+    assert torch.equal(flat(model), before)  # frozen
+    weights = agents.weight.detach()
+
+    def accuracy_without(channels) -> float:
+        mask = torch.ones(24).index_fill_(0, channels, 0.0)
+        with torch.no_grad(), agents.masked(model, mask):
+            batch = next(iter(pictures.batches(1000)))
+            return float((model(batch.images).argmax(1) == batch.labels).double().mean())
+
+    others = [i for i in range(24) if i not in useless.tolist()]
+    useful = torch.tensor([i for i in others if accuracy_without(torch.tensor([i])) < accuracy - 0.01])
+    assert len(useful) >= 8
+    pairs = weights[useful][:, None] > weights[useless][None]
+    assert float(pairs.double().mean()) > 0.95
+    order = weights.argsort()
+    low, high = accuracy_without(order[:10]), accuracy_without(order[-10:])
+    assert low > accuracy - 0.02 and low - high > 0.3
+
+
+def test_an_accurate_network_is_pruned_and_a_wrong_one_is_not():
+    """The sign condition at work: the mean of p falls iff accuracy under masks is above penalty / (1 + penalty)."""
+    model = small_net()
+    fit(model, digits(200), replace(RECIPE, epochs=8), seed=1)
+    means = {}
+    for penalty in (0.0, 1000.0):
+        agents, cost = agents_and_cost(model, init=1.0)
+        options = PolicyOptions(penalty=penalty, learning_rate=0.1, frozen=True)
+        train_policy(model, agents, digits(200), replace(RECIPE, epochs=12), options, cost)
+        means[penalty] = float(agents.probabilities.mean())
+    assert means[0.0] < 0.4 and means[1000.0] > 0.85
+
+
+def test_same_seed_same_bits_and_the_log_tells():
+    model, agents, rows = train(JOINT)
+    again, agents_again, rows_again = train(JOINT)
+    assert torch.equal(flat(model), flat(again)) and torch.equal(agents.weight, agents_again.weight)
+    for row, other in zip(rows, rows_again, strict=True):
+        assert {**row, "seconds": 0} == {**other, "seconds": 0}
+    row = rows[-1]
+    assert row["macs_kept"] == 1.0 or row["channels_kept"] < 1.0
+    assert {"kept/0", "kept/3", "reward", "accuracy_reward", "dropped_share", "p_min"} <= set(row)
+    assert row["accuracy_reward"] == pytest.approx(row["masked_accuracy"] / 100 * 3 - 2, abs=1e-3)
+    assert row["masked_accuracy"] == pytest.approx(row["train_top1"], abs=1e-3)
+    assert 0.05 < row["dropped_share"] < 0.2  # sigmoid(2) = 0.88 to begin with
+
+
+class Killed(Exception):
+    pass
+
+
+@pytest.mark.parametrize("options", [JOINT, EXTRAS, replace(EXTRAS, frozen=True)], ids=["joint", "extras", "frozen"])
+def test_going_on_equals_never_stopping(options, tmp_path, monkeypatch):
+    """Stopped in the second of three epochs; the baseline, the agents and their optimiser go on as well."""
+    whole, agents, rows = train(options)
+    calls = []
+    start = PolicyTraining.start_epoch
+
+    def stop_in_the_second(self, epoch):
+        calls.append(epoch)
+        if epoch == 1 and len(calls) == 2:
+            raise Killed
+        start(self, epoch)
+
+    monkeypatch.setattr(PolicyTraining, "start_epoch", stop_in_the_second)
+    with pytest.raises(Killed):
+        train(options, folder=tmp_path)
+    resumed, agents_resumed, rows_resumed = train(options, folder=tmp_path)
+    assert calls == [0, 1, 1, 2]
+    assert torch.equal(agents.weight, agents_resumed.weight) and torch.equal(flat(whole), flat(resumed))
+    assert [r["reward"] for r in rows] == [r["reward"] for r in rows_resumed]
+
+
+def test_each_option_changes_what_is_learned():
+    weights = {}
+    for name in ("none", "baseline", "entropy", "weigh_macs", "top", "penalty"):
+        value = {"baseline": True, "entropy": 0.5, "weigh_macs": True, "top": 5, "penalty": 9.0}.get(name)
+        options = JOINT if name == "none" else replace(JOINT, **{name: value})
+        weights[name] = train(options, replace(RECIPE, epochs=1))[1].weight.detach()
+    for name, weight in weights.items():
+        assert name == "none" or not torch.equal(weight, weights["none"]), name
+
+
+def test_macs_of_a_channel_are_what_its_removal_saves():
+    model = small_net()
+    agents, cost = agents_and_cost(model)
+    weights = macs_per_channel(agents, cost)
+    assert float(weights.mean()) == pytest.approx(1.0)
+    first, second = (float(part[0]) for part in agents.by_name(weights).values())
+    saved = [cost.dense - cost.macs({"0": 5}), cost.dense - cost.macs({"3": 11})]
+    assert first / second == pytest.approx(saved[0] / saved[1])
+
+
+def test_mixed_precision_runs_and_counts_exactly():
+    if not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        pytest.skip("this CPU has no bfloat16 instructions")
+    for options in (JOINT, replace(JOINT, frozen=True)):
+        _, agents, rows = train(options, replace(RECIPE, amp=True, epochs=1))
+        assert agents.weight.dtype == torch.float32 and torch.isfinite(agents.weight).all()
+        drops = rows[0]["dropped_share"] * 200 * 18  # so many actions: their number is whole
+        assert drops == pytest.approx(round(drops), abs=0.01)
+
+
+def test_tensorboard_and_log(tmp_path):
+    train(JOINT, replace(RECIPE, epochs=1), folder=tmp_path / "run", tensorboard=tmp_path / "tb")
+    header = (tmp_path / "run" / "log.csv").read_text().splitlines()[0].split(",")
+    assert "kept/0" in header and "macs_kept" in header
+    assert list((tmp_path / "tb").iterdir())
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"penalty": -1.0}, {"penalty": float("nan")}, {"learning_rate": -0.1}, {"entropy": -1.0}, {"top": 0}]
+)
+def test_options_out_of_range(wrong):
+    with pytest.raises(UserError, match="out of range"):
+        PolicyOptions(**wrong)
+
+
+def test_the_joint_step_is_sgd_on_the_masked_network_and_adam_on_the_agents():
+    """Our loop step by step against both optimisers written out."""
+    recipe = replace(RECIPE, epochs=2, momentum=0.0, weight_decay=0.0, augment=False)
+    model, agents, _ = train(JOINT, recipe)
+    plain = small_net().to(memory_format=torch.channels_last).train()
+    theirs, _ = agents_and_cost(plain)
+    sgd = torch.optim.SGD(plain.parameters(), lr=recipe.learning_rate)
+    adam = torch.optim.Adam(theirs.parameters(), lr=JOINT.learning_rate)
+    for epoch in range(2):
+        for batch in digits(200).batches(50, shuffle=True, seed=1, epoch=epoch, channels_last=True):
+            actions = theirs.draw(batch.indices, 1, epoch)
+            with theirs.masked(plain, actions):
+                logits = plain(batch.images)
+            correct = logits.argmax(1) == batch.labels
+            sgd.zero_grad()
+            F.cross_entropy(logits, batch.labels).backward()
+            sgd.step()
+            adam.zero_grad()
+            log_pi = actions * F.logsigmoid(theirs.weight) + (1 - actions) * F.logsigmoid(-theirs.weight)
+            accuracy = torch.where(correct, 1.0, -JOINT.penalty)
+            loss = 0.0
+            for name, part in theirs.by_name(log_pi).items():
+                reward = (1 - theirs.by_name(actions)[name]).sum(1) * accuracy
+                loss = loss - (reward * part.sum(1)).mean()
+            loss.backward()
+            adam.step()
+    assert torch.allclose(flat(model), flat(plain), atol=1e-5)
+    assert torch.allclose(agents.weight, theirs.weight, atol=1e-5)
+
+
+def test_two_gloo_processes_equal_one_process_with_two_halves(tmp_path):
+    """Joint with batch norm against both halves in turn; without it, and frozen, against the whole batch."""
+    worker = Path(__file__).with_name("decore_gloo_worker.py")
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc_per_node=2",
+        str(worker),
+        str(tmp_path),
+    ]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr[-2000:]
+    import decore_gloo_worker as gloo
+
+    for name in gloo.CASES:
+        two = torch.load(tmp_path / f"{name}.pt", weights_only=True)
+        model, agents = gloo.two_halves_in_one_process() if name == "with_norm" else gloo.train_case(name)
+        tolerance = {"atol": 2e-5, "rtol": 1e-4}
+        assert torch.allclose(two["agents"], agents.weight.detach(), **tolerance), name
+        for key, parameter in model.named_parameters():
+            assert torch.allclose(two["model"][key], parameter.detach(), **tolerance), (name, key)
+
+
+def test_agents_move_with_the_network():
+    model = small_net()
+    agents = Agents(model, torch.zeros(1, 3, 32, 32))
+    assert agents.weight.device == next(model.parameters()).device
+    assert agents.to(torch.float64).weight.dtype == torch.float64
