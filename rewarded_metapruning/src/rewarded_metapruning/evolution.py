@@ -16,7 +16,7 @@ from rewarded_metapruning.space import NEV, Space
 
 ROUNDS = 60  # of proposals for a generation's mutants, and crossovers, before random vectors take their place
 RANDOM_ROUNDS = 20  # of uniform draws before vectors are led into the window
-WALKS = 200  # vectors that are led into the window, per wanted one, before giving up
+WALKS = 60  # vectors in a row that are led towards the window in vain, or to one that is known, before giving up
 
 
 @dataclass(frozen=True)
@@ -133,12 +133,15 @@ class Breeder:
         low, high = max(low, self.space.description.fewest), min(high, self.space.description.most)
         if low <= high:
             self._take(chosen, seen, until, lambda n: random.integers(low, high + 1, (n, genes)), RANDOM_ROUNDS)
-        for _ in range(WALKS * until):
-            if len(chosen) >= until:
-                return
+        in_vain = 0
+        while len(chosen) < until and in_vain < WALKS:
             nev = self._walk(random)
-            if nev is not None and nev not in seen:
-                chosen[nev] = None
+            if nev is None or nev in seen or nev in chosen:
+                in_vain += 1
+            else:
+                chosen[nev], in_vain = None, 0
+        if len(chosen) == until:
+            return
         raise UserError(
             f"no more than {len(seen) + len(chosen)} different vectors were found within {self._window()}; widen the budget,"
             " or ask for fewer candidates"
@@ -147,7 +150,8 @@ class Breeder:
     def _walk(self, random: np.random.Generator) -> NEV | None:
         """A random vector led into the budget, one random gene one step at a time; None if it gets past it for long."""
         low, high = self.limits
-        indices = random.integers(low, high + 1, (1, len(self.space.genes)))
+        first = np.clip([self.space.description.fewest, self.space.description.most], low, high)
+        indices = random.integers(first[0], first[1] + 1, (1, len(self.space.genes)))
         for _ in range(2 * (high - low + 1) * indices.shape[1]):
             macs = int(self.cost.macs_of_genes(indices, self.budget.rule)[0])
             if self.budget.least <= macs <= self.budget.most:

@@ -25,7 +25,13 @@ from rewarded_metapruning.space import Space, find_space
 from rewarded_metapruning.train import train_pruning_net
 
 META = TrainOptions(
-    epochs=8, batch_size=64, learning_rate=0.1, schedule="linear", weight_decay=1e-4, label_smoothing=0.1
+    epochs=6,
+    batch_size=64,
+    optimizer="adam",
+    learning_rate=0.003,
+    schedule="linear",
+    weight_decay=0.0,
+    label_smoothing=0.1,
 )
 PLAN, GENERATIONS = Plan(population=10, parents=4, mutants=5, crossovers=5), 3
 CALIBRATION = (4, 125)  # batches, and pictures in each

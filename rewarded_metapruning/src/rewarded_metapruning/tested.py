@@ -25,6 +25,8 @@ PATTERN = "tested-*.jsonl"
 class Tested:
     """The memory of a search: ``judge_all`` judges what it does not hold yet. With no folder nothing is kept on disk."""
 
+    __test__ = False  # no test case, whatever pytest makes of its name
+
     def __init__(
         self, folder: Path | None, judge: Callable[[NEV], Judgement], device: torch.device | str = "cpu"
     ) -> None:

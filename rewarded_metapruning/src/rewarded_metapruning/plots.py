@@ -1,0 +1,96 @@
+"""Pictures of searches and of the small-scale comparison."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from common.errors import UserError
+from common.plots import COLORS, KEPT, figure
+from rewarded_metapruning.cost import MILLION
+
+ROLES = {
+    "chosen": ("searched", COLORS[1], "o"),
+    "random": ("random, same budget", COLORS[0], "s"),
+    "unpruned": ("unpruned", COLORS[6], "^"),
+}
+
+
+def rewards(path: Path, searches: Sequence[Mapping[str, Any]]) -> None:
+    """Rewards by generation: the best so far, and the median with the range of each generation. One search or several."""
+    histories = [history(search) for search in searches]
+    if len({len(h) for h in histories}) != 1:
+        raise UserError("searches of different lengths do not fit into one picture")
+    with figure(path, height=4.0) as axes:
+        places = np.arange(1, len(histories[0]) + 1)
+        for key, color, label in (
+            ("best_so_far", COLORS[1], "best so far"),
+            ("median", KEPT, "median of the generation"),
+        ):
+            lines = np.array([[row[key] for row in h] for h in histories])
+            axes.plot(places, lines.mean(0), "o-", color=color, markersize=4, label=label)
+            if len(histories) > 1:
+                axes.fill_between(places, lines.min(0), lines.max(0), color=color, alpha=0.15, linewidth=0)
+        worst = np.array([[row["worst"] for row in h] for h in histories]).mean(0)
+        axes.plot(places, worst, ":", color=COLORS[6], linewidth=1, label="worst of the generation")
+        axes.set_xlabel("generation")
+        axes.set_ylabel("reward")
+        axes.set_xticks(places[:: max(1, len(places) // 10)])
+        axes.set_title(_title(searches))
+        axes.legend()
+
+
+def history(search: Mapping[str, Any]) -> list[dict[str, float]]:
+    """Rows of a result file, or made from the candidates of a search file."""
+    if "search" in search:
+        return search["search"]["history"]
+    rows, best = [], float("-inf")
+    for number in range(search["generations"]):
+        of_this = sorted(c["reward"] for c in search["candidates"] if c["generation"] == number)
+        best = max(best, of_this[-1])
+        rows.append(
+            {"best_so_far": best, "best": of_this[-1], "median": of_this[len(of_this) // 2], "worst": of_this[0]}
+        )
+    return rows
+
+
+def candidates(path: Path, search: Mapping[str, Any]) -> None:
+    """Accuracy against MACs of every candidate of a search file, coloured by generation; the best ten are circled."""
+    rows = search["candidates"]
+    with figure(path, height=4.0) as axes:
+        macs, top1 = [row["macs_paper"] for row in rows], [row["top1"] for row in rows]
+        drawn = axes.scatter(macs, top1, c=[row["generation"] + 1 for row in rows], s=14, cmap="viridis")
+        axes.scatter(macs[:10], top1[:10], s=60, facecolors="none", edgecolors=COLORS[1], label="the best ten")
+        axes.figure.colorbar(drawn, ax=axes, label="generation")
+        axes.set_xlabel("MACs by the paper's rule, millions")
+        axes.set_ylabel("top-1 with generated weights, %")
+        axes.set_title(_title([search]))
+        axes.legend()
+
+
+def accuracy_against_macs(path: Path, records: Sequence[Mapping[str, Any]]) -> None:
+    """Test accuracy of every trained network of the small-scale comparison; roles side by side, with their means."""
+    if not records:
+        raise UserError("no small-scale results to draw")
+    with figure(path, width=8.0, height=4.0, ncols=2) as (left, right):
+        for place, (role, (label, color, marker)) in enumerate(ROLES.items()):
+            found = [n for record in records for n in record["networks"] if n["role"] == role]
+            macs, top1 = [n["macs"] / MILLION for n in found], [n["top1"] for n in found]
+            left.scatter(macs, top1, color=color, marker=marker, s=26, label=label)
+            right.scatter(
+                np.full(len(top1), place) + np.linspace(-0.15, 0.15, len(top1)), top1, color=color, marker=marker, s=26
+            )
+            right.hlines(np.mean(top1), place - 0.28, place + 0.28, color=color)
+        left.set_xlabel("MACs, millions")
+        left.set_ylabel("top-1 on the test pictures, %")
+        left.legend(fontsize=8, loc="center")
+        right.set_xticks(range(len(ROLES)), [label.replace(", ", ",\n") for label, _, _ in ROLES.values()])
+        right.set_title("lines: means", fontsize=9)
+        left.set_title(_title(records), fontsize=9)
+
+
+def _title(searches: Sequence[Mapping[str, Any]]) -> str:
+    first = searches[0]
+    several = f", {len(searches)} seeds" if len(searches) > 1 else ""
+    return f"{first['arch']} on {first['dataset']}{several}"

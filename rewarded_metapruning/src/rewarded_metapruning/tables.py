@@ -1,0 +1,211 @@
+"""The tables of the README, made from ``results/*.json`` and from the paper's printed numbers.
+
+python -m rewarded_metapruning.tables           rewrite the README's tables and pictures; --check writes nothing
+python -m rewarded_metapruning.tables --costs   count the published vectors anew: results/costs.json
+"""
+
+import statistics
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from common import cli
+from common.atomic import write_json
+from common.benchmark import speed_table
+from common.cost import count_cost
+from common.errors import UserError
+from common.results import block_names, markdown_table, replace_block
+from common.runs import describe_environment, read_json
+from rewarded_metapruning.cost import CONV_LINEAR, MILLION, create_pruned, network_cost
+from rewarded_metapruning.options import PACKAGE
+from rewarded_metapruning.published import LOGGED, PUBLISHED
+from rewarded_metapruning.reward import reward
+from rewarded_metapruning.small_scale import HOME, results
+from rewarded_metapruning.space import find_space
+
+RESULTS, README = HOME / "results", HOME / "README.md"
+COSTS = RESULTS / "costs.json"
+LABELS = {"chosen": "searched vector", "random": "random vectors, same budget", "unpruned": "unpruned"}
+
+
+def count_published() -> dict[str, Any]:
+    """The costs of the published and the unpruned vectors, each in closed form and counted on the built network."""
+    rows = []
+    for arch, published in PUBLISHED.items():
+        space = find_space(arch)
+        forms = [
+            ("unpruned", space.unpruned, False, published.baseline_macs),
+            ("published", published.nev, False, published.macs),
+        ]
+        if arch == "mobilenetv1":
+            forms.append(("published, as the original builds it", published.nev, True, published.macs))
+        for label, nev, rotated, claimed in forms:
+            model = create_pruned(arch, nev, rotated=rotated)
+            counted = count_cost(model, space.shape, "rewarded_metapruning")
+            rows.append({
+                "network": published.title, "vector": label, "claimed": claimed,
+                "paper": network_cost(arch, nev, rotated=rotated), "counted": counted.macs / MILLION,
+                "conv_linear": network_cost(arch, nev, CONV_LINEAR, rotated), "params": counted.params / MILLION,
+            })  # fmt: skip
+    return {
+        "command": "python -m rewarded_metapruning.tables --costs",
+        "rows": rows,
+        "environment": describe_environment("cpu"),
+    }
+
+
+def cost_table() -> str:
+    """Published vectors: what the paper claims, and what they cost; all in millions."""
+    if not COSTS.is_file():
+        return "Not counted yet: `python -m rewarded_metapruning.tables --costs`."
+    header = ["network", "vector", "published", "paper's rule", "counted on the network", "conv + linear", "params"]
+    rows = [
+        [
+            r["network"],
+            r["vector"],
+            r["claimed"],
+            *(f"{r[key]:.3f}" for key in ("paper", "counted", "conv_linear", "params")),
+        ]
+        for r in read_json(COSTS)["rows"]
+    ]
+    return markdown_table(header, rows)
+
+
+def small_table(folder: Path = RESULTS) -> str:
+    """Mean and deviation over seeds of each role, trained equally long."""
+    records = results(folder)
+    if not records:
+        return "Not measured yet: `python -m rewarded_metapruning.small_scale`."
+    rows = []
+    for arch, dataset in sorted({(r["arch"], r["dataset"]) for r in records}):
+        of_these = [r for r in records if (r["arch"], r["dataset"]) == (arch, dataset)]
+        for role, label in LABELS.items():
+            found = [n for r in of_these for n in r["networks"] if n["role"] == role]
+            cells = [f"{arch} on {dataset}", label, len(of_these), len(found)]
+            cells += [_spread([n["top1"] for n in found]), _spread([n["judged_top1"] for n in found])]
+            cells += [_spread([n["macs"] / MILLION for n in found], 3), _spread([n["params"] / 1000 for n in found], 1)]
+            rows.append(cells)
+        differences = seed_differences(of_these)
+        rows.append(
+            [
+                f"{arch} on {dataset}",
+                "searched minus random, by seed",
+                len(of_these),
+                "",
+                _spread(differences),
+                "",
+                "",
+                "",
+            ]
+        )
+    return markdown_table(
+        ["network", "", "seeds", "networks", "top-1 %, trained", "top-1 %, generated", "M MACs", "k params"], rows
+    )
+
+
+def seed_differences(records: Sequence[dict[str, Any]]) -> list[float]:
+    """Per seed: trained top-1 of the searched vector minus the mean of the random ones, in points."""
+    found = []
+    for record in records:
+        by_role = {role: [n["top1"] for n in record["networks"] if n["role"] == role] for role in LABELS}
+        found.append(by_role["chosen"][0] - statistics.mean(by_role["random"]))
+    return found
+
+
+def stages_table(folder: Path = RESULTS) -> str:
+    """What each stage did and how long it took."""
+    records = results(folder)
+    if not records:
+        return "Not measured yet."
+    header = [
+        "seed",
+        "PruningNet, s",
+        "full width, generated %",
+        "candidates",
+        "best reward: first",
+        "last",
+        "networks, s",
+    ]
+    rows = []
+    for r in records:
+        rewards = r["search"]["history"]
+        rows.append([
+            r["seed"], round(r["meta"]["seconds"]), f"{r['meta']['unpruned_top1']:.1f}", r["search"]["tested"],
+            f"{rewards[0]['best_so_far']:.4f}", f"{rewards[-1]['best_so_far']:.4f}",
+            round(sum(n["seconds"] for n in r["networks"])),
+        ])  # fmt: skip
+    return markdown_table(header, rows)
+
+
+def _spread(values: Sequence[float], digits: int = 2) -> str:
+    deviation = statistics.stdev(values) if len(values) > 1 else 0.0
+    return f"{statistics.mean(values):.{digits}f} ± {deviation:.{digits}f}"
+
+
+def published_table() -> str:
+    """The paper's result tables for its own rows."""
+    rows = []
+    for published in PUBLISHED.values():
+        rows.append([published.title, "unpruned", f"{published.baseline_error:.2f}", published.baseline_macs])
+        rows.append([published.title, "rewarded meta-pruning", f"{published.error:.2f}", published.macs])
+    return markdown_table(["network", "", "top-1 error %, published", "M MACs, published"], rows)
+
+
+def logged_table() -> str:
+    """The logged candidates scored again."""
+    rows = []
+    for arch, logged in LOGGED.items():
+        for place, (macs, top1, worth) in enumerate(logged, 1):
+            ours = reward(top1, macs, 70.6, 4100)
+            rows.append([PUBLISHED[arch].title, place, f"{macs:.2f}", f"{top1:.2f}", f"{worth:.4f}", f"{ours:.4f}"])
+    return markdown_table(
+        ["network", "logged rank", "M MACs, logged", "top-1 %, logged", "reward, logged", "reward, ours"], rows
+    )
+
+
+TABLES: dict[str, Callable[[], str]] = {
+    "rewarded_metapruning.costs": cost_table,
+    "rewarded_metapruning.small": small_table,
+    "rewarded_metapruning.stages": stages_table,
+    "rewarded_metapruning.published": published_table,
+    "rewarded_metapruning.logged": logged_table,
+    "rewarded_metapruning.speed": lambda: speed_table(RESULTS),
+}
+
+
+def draw(folder: Path = RESULTS) -> list[Path]:
+    """The README's pictures, from the result files."""
+    from rewarded_metapruning import plots
+
+    records = results(folder)
+    if not records:
+        return []
+    files = [folder / "rewards.png", folder / "accuracy.png"]
+    plots.rewards(files[0], records)
+    plots.accuracy_against_macs(files[1], records)
+    return files
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    return cli.run(_main, argv)
+
+
+def _main(argv: Sequence[str] | None) -> None:
+    parser = cli.Parser(prog="python -m rewarded_metapruning.tables", description="README tables.", package=PACKAGE)
+    parser.add_argument("--costs", action="store_true", help=f"count the published vectors anew into {COSTS.name}")
+    parser.add_argument("--check", action="store_true", help="write nothing; status 2 if a table is not up to date")
+    args = parser.parse_args(argv)
+    if args.costs:
+        write_json(COSTS, count_published())
+    changed = [name for name in block_names(README) if replace_block(README, name, TABLES[name](), check=args.check)]
+    if changed and args.check:
+        raise UserError(f"{README}: not up to date: {', '.join(changed)}; run the same command without --check")
+    drawn = [] if args.check else draw()
+    print(f"rewrote {', '.join(changed)}" if changed else "all tables are up to date")
+    for file in drawn:
+        print(file)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,155 @@
+"""The search: unique candidates within the budget, where genes come from, the same history for the same seed."""
+
+import numpy as np
+import pytest
+
+from common.errors import UserError
+from rewarded_metapruning.cost import CONV_LINEAR, PAPER, space_cost
+from rewarded_metapruning.evolution import Breeder, Budget, Plan, cross, mutate
+from rewarded_metapruning.judge import Judgement
+from rewarded_metapruning.ranking import Terms, ranked, run_search
+from rewarded_metapruning.search import target_budget
+from rewarded_metapruning.space import find_space
+
+PLAN = Plan(population=20, parents=5, mutants=10, crossovers=10)
+ARCHS = ("resnet50", "mobilenetv2", "resnet20", "resnet-small")
+
+
+def breeder(arch: str, plan: Plan = PLAN, seed: int = 0, target: float = 0.5, **options) -> Breeder:
+    space = find_space(arch)
+    cost = space_cost(space)
+    return Breeder(space, cost, target_budget(cost, target), plan, seed, **options)
+
+
+def judge_all(nevs):
+    """An accuracy that is a pure function of the vector: wide early layers are good."""
+    return [Judgement(20 + sum(e / (i + 1) for i, e in enumerate(nev)) / 3, 90.0, 1.0) for nev in nevs]
+
+
+def history(arch: str, generations: int = 4, **options):
+    own = breeder(arch, **options)
+    return run_search(own, own.cost, Terms(base_macs=5000.0), judge_all, generations), own
+
+
+@pytest.mark.parametrize("arch", ARCHS)
+def test_candidates_are_unique_within_the_window_and_equally_many(arch):
+    candidates, own = history(arch)
+    nevs = [c.nev for c in candidates]
+    assert len(set(nevs)) == len(nevs) == 4 * PLAN.population
+    assert all(own.space.check(nev) == nev for nev in nevs)
+    dense = own.cost.macs([own.space.unpruned], CONV_LINEAR)[0]
+    shares = own.cost.macs(nevs, CONV_LINEAR) / dense
+    assert shares.min() >= 0.98 * 0.5 and shares.max() <= 0.5
+    assert [sum(c.generation == g for c in candidates) for g in range(4)] == [20] * 4
+    for c in candidates[:5]:
+        assert c.macs == own.cost.macs([c.nev], CONV_LINEAR)[0]
+        assert c.macs_paper == own.cost.macs([c.nev], PAPER)[0] / 1e6
+        assert c.reward == Terms(base_macs=5000.0).reward(c.top1, c.macs_paper)
+
+
+def test_the_best_reward_never_falls_and_parents_are_the_best():
+    seen = []
+    own = breeder("resnet-small")
+    generation = own.generation
+
+    def spy(number, parents, known):
+        seen.append((number, parents, set(known)))
+        return generation(number, parents, known)
+
+    own.generation = spy
+    progress = []
+    candidates = run_search(
+        own, own.cost, Terms(base_macs=50.0), judge_all, 5, lambda n, so_far: progress.append(ranked(so_far)[0].reward)
+    )
+    assert progress == sorted(progress) and progress[-1] > progress[0]
+    assert seen[0][1] == []
+    for number, parents, known in seen[1:]:
+        before = [c for c in candidates if c.generation < number]
+        assert parents == [c.nev for c in ranked(before)[:5]]
+        assert known == {c.nev for c in before}
+
+
+def test_the_same_seed_gives_the_same_history_and_another_seed_another():
+    first, second, other = (history("resnet-small", seed=seed)[0] for seed in (1, 1, 2))
+    assert first == second
+    assert [c.nev for c in first] != [c.nev for c in other]
+
+
+def test_mutation_always_moves_the_genes_it_touches():
+    random = np.random.default_rng(0)
+    parents = np.tile(np.arange(0, 31, 3), (1, 1))
+    children = mutate(random, parents, 500, 1.0)
+    assert ((children >= 0) & (children <= 30)).all()
+    assert (children != parents).all()
+    share = (mutate(random, parents, 2000, 0.1) != parents).mean()
+    assert 0.08 < share < 0.12
+    narrow = mutate(random, np.full((1, 6), 14), 500, 1.0, (12, 16))
+    assert set(narrow.ravel()) == {12, 13, 15, 16}
+
+
+def test_every_gene_of_a_crossover_comes_from_one_of_two_parents():
+    random = np.random.default_rng(0)
+    parents = np.arange(3)[:, None] + np.zeros((1, 8), dtype=int)
+    children = cross(random, parents, 300)
+    assert {len(set(child)) for child in children} <= {1, 2}
+    assert max(len(set(child)) for child in children) == 2
+    assert 0.3 < (children == 0).mean() < 0.37
+
+
+def test_a_generation_has_mutants_crossovers_and_random_ones():
+    """With the window wide open every quota is filled; the rest is drawn anew."""
+    space = find_space("resnet-small")
+    cost = space_cost(space)
+    own = Breeder(space, cost, Budget(0, 10**9), Plan(20, 3, 6, 6, 0.2), 0)
+    parents = [(i,) * 7 for i in (3, 10, 20)]
+    pool = own.generation(1, parents, set(parents))
+    near = [sum(any(gene == parent[0] for parent in parents) for gene in nev) for nev in pool]
+    assert len(pool) == 20 and not set(pool) & set(parents)
+    assert min(near[6:12]) == 7 and min(near[:6]) >= 2
+    assert np.mean(near[12:]) < 3
+
+
+@pytest.mark.parametrize("target", (0.1, 0.9))
+def test_windows_far_from_the_average_are_reached(target):
+    own = breeder("resnet20", target=target)
+    pool = own.generation(0, [], set())
+    shares = own.cost.macs(pool, CONV_LINEAR) / own.cost.macs([own.space.unpruned], CONV_LINEAR)[0]
+    assert len(pool) == 20 and shares.min() >= 0.98 * target and shares.max() <= target
+
+
+def test_limits_of_scales_hold_in_every_proposal():
+    own = breeder("resnet20", limits=(14, 26))
+    pool = own.generation(0, [], set())
+    later = own.generation(1, pool[:5], set(pool))
+    assert {entry for nev in pool + later for entry in nev} <= set(range(14, 27))
+
+
+def test_a_budget_that_cannot_be_met_is_refused():
+    space = find_space("resnet-small")
+    cost = space_cost(space)
+    with pytest.raises(UserError, match="cannot cost 10 to 20 million.*0.05.*1.8"):
+        Breeder(space, cost, Budget(10**7, 2 * 10**7), PLAN)
+    with pytest.raises(UserError, match="its least is above its most"):
+        Breeder(space, cost, Budget(10**6, 10**5), PLAN)
+    low = int(cost.macs([(0,) * 7])[0])
+    with pytest.raises(UserError, match=r"no more than \d different vectors"):
+        Breeder(space, cost, Budget(low, low), PLAN).generation(0, [], set())
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [{"population": 0}, {"parents": 0}, {"parents": 1}, {"mutants": 30}, {"mutation": 0}, {"mutation": float("nan")}],
+)
+def test_plans_that_make_no_sense_are_refused(bad):
+    with pytest.raises(UserError):
+        Plan(**bad)
+
+
+def test_paper_s_windows_are_reached_by_its_networks():
+    """The log's window of ResNet-50; its published vector lies in it."""
+    space = find_space("resnet50")
+    own = Breeder(space, space_cost(space), Budget(1950 * 10**6, 2050 * 10**6), PLAN)
+    pool = own.generation(0, [], set())
+    assert all(1950 <= own.cost.macs([nev])[0] / 1e6 <= 2050 for nev in pool)
+    drawn = [entry for nev in pool for entry in nev]
+    assert np.mean([12 <= entry <= 23 for entry in drawn]) > 0.6  # led into the window from the paper's range

@@ -1,0 +1,172 @@
+"""The PruningNet: what it generates, that its forward is the plain network's, which gradients and statistics a step touches."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from rmp_helpers import bundle, pictures, pruning_net
+from torch import nn
+
+from common.checkpoint import load_model
+from common.errors import UserError
+from common.training import TrainOptions, make_optimizer
+from rewarded_metapruning import create_pruned
+from rewarded_metapruning.files import read_pruning_net, write_flat
+from rewarded_metapruning.pruning_net import PruningNet, draw
+from rewarded_metapruning.space import find_space
+from rewarded_metapruning.train import RandomVectors, is_weight, save_pruning_net
+
+ARCHS = ("resnet-small", "mobilenetv1-small", "mobilenetv2-small", "resnet20")
+
+
+@pytest.mark.parametrize("arch", ARCHS)
+def test_forward_equals_the_plain_network_with_cropped_weights(arch):
+    """Built by create_pruned, not by the PruningNet: weights cropped by hand, statistics of the widths' own rows."""
+    net = pruning_net(arch)
+    space = net.space
+    images = torch.randn(3, 3, 32, 32)
+    for nev in (draw(space, (1,)), draw(space, (2,)), space.unpruned, (0,) * space.length):
+        plain, indices = create_pruned(arch, nev).eval(), space.genes_of(nev)
+        full, tensors = net.tensors(space.unpruned), plain.state_dict()
+        for name, target in tensors.items():
+            module, _, kind = name.rpartition(".")
+            if kind == "source":
+                continue
+            if isinstance(plain.get_submodule(module), nn.BatchNorm2d):
+                if kind in ("running_mean", "running_var"):
+                    table = net.norms[module.replace(".", "/")]
+                    row = 0 if table.gene is None else indices[table.gene]
+                    target.copy_((table.mean if kind == "running_mean" else table.var)[row, : len(target)])
+                continue
+            key = name.replace(".", "/")
+            if key in net.generators:
+                made = net.generators[key](torch.tensor(space.scales(nev)))
+                target.copy_(made[: target.shape[0], : target.shape[1]])
+            else:
+                target.copy_(full[name])
+        with torch.no_grad():
+            expected = plain(images)
+            assert expected.shape == (3, 10)
+            assert torch.allclose(net(images, nev), expected, atol=1e-5 * max(1, float(expected.abs().max())))
+            assert torch.equal(net.plain_network(nev)(images), net(images, nev))
+
+
+def test_at_full_width_nothing_is_cropped():
+    net = pruning_net()
+    space = net.space
+    tensors = net.tensors(space.unpruned)
+    scales = torch.ones(len(space.genes))
+    for key, generator in net.generators.items():
+        made = generator(scales)
+        assert tuple(made.shape) == space.full[key.replace("/", ".")]
+        assert torch.equal(tensors[key.replace("/", ".")], made)
+
+
+@pytest.mark.parametrize("arch", ARCHS)
+def test_every_generator_learns_from_every_vector(arch):
+    net = pruning_net(arch).train()
+    net(torch.randn(4, 3, 32, 32), draw(net.space, (4,))).square().sum().backward()
+    silent = [name for name, p in net.named_parameters() if p.grad is None]
+    assert silent == []
+    for key, generator in net.generators.items():
+        assert generator.second.bias.grad.abs().sum() > 0, key
+
+
+def test_a_step_touches_only_the_rows_of_its_widths():
+    net = pruning_net().train()
+    space = net.space
+    before = {key: (t.mean.clone(), t.var.clone(), t.count.clone()) for key, t in net.norms.items()}
+    nev = draw(space, (5,))
+    net(torch.randn(4, 3, 32, 32), nev)
+    indices, widths = space.genes_of(nev), space.widths(nev)
+    for key, table in net.norms.items():
+        row = 0 if table.gene is None else indices[table.gene]
+        width = table.mean.shape[1] if table.gene is None else widths[table.gene]
+        for now, old in zip((table.mean, table.var), before[key], strict=False):
+            changed = (now != old).nonzero()
+            assert set(changed[:, 0].tolist()) == {row}
+            assert changed[:, 1].max() < width
+        assert (table.count - before[key][2]).tolist() == [int(i == row) for i in range(len(table.count))]
+
+
+def test_norm_of_the_head_follows_what_it_reads():
+    """MobileNetV2's last 1x1 convolution has a fixed width; its statistics depend on the widths before it."""
+    net = pruning_net("mobilenetv2-small")
+    assert len(net.norms["head_norm"].count) == 31
+    assert net.norms["head_norm"].gene == net.space.entries[5]
+    assert len(pruning_net("resnet-small").norms["layer3/0/bn3"].count) == 1
+
+
+@pytest.mark.parametrize(("arch", "million"), [("resnet50", 776.1), ("mobilenetv1", 106.1), ("mobilenetv2", 242.0)])
+def test_sizes_of_the_paper_s_pruning_nets(arch, million):
+    """The original's: 776.1, 106.3, 242.0 million; MobileNetV1's has 0.17 million more in norms with scale and shift."""
+    with torch.device("meta"):
+        net = PruningNet(find_space(arch))
+    assert sum(p.numel() for p in net.parameters()) / 1e6 == pytest.approx(million, abs=0.06)
+    inputs = {len(generator.genes) for generator in net.generators.values()}
+    assert inputs <= {1, 2, 3}
+
+
+def test_vectors_of_steps_are_fresh_and_depend_on_seed_epoch_and_step():
+    space = find_space("mobilenetv2")
+    assert draw(space, (0, 1, 2)) == draw(space, (0, 1, 2))
+    drawn = {draw(space, (seed, epoch, step)) for seed in range(3) for epoch in range(3) for step in range(3)}
+    assert len(drawn) == 27
+    assert all(space.check(nev) == nev for nev in drawn)
+    entries = [entry for nev in drawn for entry in nev]
+    assert min(entries) < 3 and max(entries) > 27
+    assert {entry for nev in (draw(space, (i,), (14, 16)) for i in range(9)) for entry in nev} == {14, 15, 16}
+
+
+def test_the_loss_draws_a_vector_per_step_and_smooths_labels_as_torch_does():
+    net = pruning_net()
+    seen = []
+
+    class Spy(nn.Module):
+        def forward(self, images, nev):
+            seen.append(nev)
+            return net(images, nev)
+
+    vectors = RandomVectors(net.space, 0.1, seed=3)
+    vectors.before_epoch(2)
+    batch = next(iter(pictures(8).batches(8)))
+    loss, logits = vectors.loss(Spy(), batch)
+    vectors.loss(Spy(), batch)
+    vectors.before_epoch(2)
+    vectors.loss(Spy(), batch)
+    assert seen == [draw(net.space, (3, 2, 0)), draw(net.space, (3, 2, 1)), draw(net.space, (3, 2, 0))]
+    onehot = F.one_hot(batch.labels, 10).float() * 0.9 + 0.1 / 10
+    assert loss.item() == pytest.approx(-(onehot * logits.detach().log_softmax(1)).sum().item(), rel=1e-5)
+
+
+def test_weight_decay_applies_to_weights_only():
+    net = pruning_net()
+    decayed, free = make_optimizer(net, TrainOptions(weight_decay=1e-4), is_weight).param_groups
+    assert decayed["weight_decay"] == 1e-4 and free["weight_decay"] == 0
+    assert all(p.dim() > 1 for p in decayed["params"]) and all(p.dim() == 1 for p in free["params"])
+    assert len(decayed["params"]) + len(free["params"]) == len(list(net.parameters()))
+
+
+def test_it_comes_back_from_both_of_its_files(tmp_path):
+    net = pruning_net()
+    save_pruning_net(tmp_path / "model.safetensors", net, bundle())
+    write_flat(tmp_path, net.state_dict())
+    nev, images = draw(net.space, (1,)), torch.randn(2, 3, 32, 32)
+    with torch.no_grad():
+        expected = net(images, nev)
+        for name in ("model.safetensors", "checkpoint.pth.tar", "model_best.pth.tar"):
+            assert torch.equal(read_pruning_net(tmp_path / name, net.space)(images, nev), expected)
+    assert load_model(tmp_path / "model.safetensors").architecture["args"]["network"] == "resnet-small"
+    content = torch.load(tmp_path / "checkpoint.pth.tar", weights_only=True)
+    assert all(isinstance(value, torch.Tensor) for value in content.values())
+
+
+def test_a_file_of_another_pruning_net_is_refused(tmp_path):
+    net = pruning_net("mobilenetv1-small")
+    save_pruning_net(tmp_path / "model.safetensors", net, bundle())
+    write_flat(tmp_path, net.state_dict())
+    with pytest.raises(UserError, match="generates mobilenetv1-small"):
+        read_pruning_net(tmp_path / "model.safetensors", find_space("resnet-small"))
+    with pytest.raises(UserError, match="checkpoint.pth.tar"):
+        read_pruning_net(tmp_path / "checkpoint.pth.tar", find_space("resnet-small"))
+    with pytest.raises(UserError, match="10 classes"):
+        read_pruning_net(tmp_path / "model.safetensors", find_space("mobilenetv1-small", 5))

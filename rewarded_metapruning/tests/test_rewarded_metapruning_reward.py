@@ -1,0 +1,90 @@
+"""The reward: the formula, its declared rules, the logged searches."""
+
+import math
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from common.errors import UserError
+from rewarded_metapruning import reward
+from rewarded_metapruning.published import LOGGED
+
+accuracies = st.floats(0, 100)
+costs = st.floats(1, 10_000)
+
+
+def test_worked_values():
+    assert reward(55.22, 1950.24, 70.6, 4100) == pytest.approx(21.0716 * 0.743035, abs=1e-3)
+    assert reward(54.16, 199.83, 70.6, 4100) == pytest.approx(55.7181, abs=1e-3)
+    assert reward(54.16, 199.83, 70.6, 314) == pytest.approx(8.3344, abs=1e-3)
+
+
+@pytest.mark.parametrize("arch", LOGGED)
+def test_scoring_the_logged_candidates_again_gives_the_logged_order(arch):
+    """The log rounds accuracies to two decimals; 0.01 of ResNet-50's rewards, 0.03 of MobileNetV2's larger ones."""
+    scored = [reward(top1, macs, 70.6, 4100) for macs, top1, _ in LOGGED[arch]]
+    for ours, (_, _, logged) in zip(scored, LOGGED[arch], strict=True):
+        assert ours == pytest.approx(logged, abs=0.01 if arch == "resnet50" else 0.03)
+    assert max(scored) == scored[0]
+    order = sorted(range(len(scored)), key=lambda i: -scored[i])
+    apart = [
+        (i, j)
+        for i in range(len(scored))
+        for j in range(i)
+        if abs(LOGGED[arch][i][2] - LOGGED[arch][j][2]) > (0.02 if arch == "resnet50" else 0.06)
+    ]
+    assert apart
+    for later, earlier in apart:  # what lies further apart than rounding can move it is in the logged order
+        assert order.index(earlier) < order.index(later)
+
+
+def test_the_knob_turns_the_order():
+    """With the base MACs of the published code, not of its log, another MobileNetV2 candidate is the best."""
+    cheap, accurate = (148.22, 51.88), (203.50, 54.26)
+    assert reward(accurate[1], accurate[0], 70.6, 4100) > reward(cheap[1], cheap[0], 70.6, 4100)
+    assert reward(accurate[1], accurate[0], 70.6, 314) < reward(cheap[1], cheap[0], 70.6, 314)
+
+
+@given(a=accuracies, b=accuracies, macs=costs, base=costs)
+@settings(max_examples=200, deadline=None)
+def test_more_accuracy_is_never_worse(a, b, macs, base):
+    low, high = sorted((a, b))
+    worse, better = reward(low, macs, 70.6, base), reward(high, macs, 70.6, base)
+    assert math.isfinite(worse) and math.isfinite(better)
+    assert worse <= better
+    if high < 70.4 and high - low > 1e-3 and abs(math.log(macs / base)) > 1e-6:
+        assert worse < better
+
+
+@given(accuracy=accuracies, first=costs, second=costs, base=costs)
+@settings(max_examples=200, deadline=None)
+def test_more_macs_are_never_better(accuracy, first, second, base):
+    low, high = sorted((first, second))
+    assert reward(accuracy, low, 70.6, base) >= reward(accuracy, high, 70.6, base)
+    if high > low * 1.001:
+        assert reward(accuracy, low, 70.6, base) > reward(accuracy, high, 70.6, base)
+
+
+def test_zero_at_the_base_and_finite_at_the_pole():
+    assert reward(50, 314, 70.6, 314) == 0
+    assert reward(70.5, 100, 70.6, 200) == pytest.approx(498_436 * math.log(2), rel=1e-6)
+    assert reward(70.6, 100, 70.6, 200) == reward(99, 100, 70.6, 200) == pytest.approx(498_436 * math.log(2), rel=1e-6)
+    assert reward(50, 628, 70.6, 314) < 0
+
+
+def test_powers():
+    assert reward(50, 100, 100, 200, accuracy_power=1) == pytest.approx(2 * math.log(2))
+    assert reward(50, 100, 100, 200, accuracy_power=3, macs_power=2) == pytest.approx(8 * math.log(2) ** 2)
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        (math.nan, 100, 70, 200), (50, math.inf, 70, 200), (50, 0, 70, 200), (50, 100, 0, 200), (50, 100, 70, -1),
+        (-1, 100, 70, 200), (50, 100, 70, 200, 0), (50, 100, 70, 200, 2, -1),
+    ],
+)  # fmt: skip
+def test_values_that_make_no_sense_are_refused(bad):
+    with pytest.raises(UserError):
+        reward(*bad)
