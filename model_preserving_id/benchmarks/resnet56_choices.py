@@ -114,7 +114,7 @@ class Known:
 
 def pruned(
     known: Known, target: float, *, pictures: int = 500, score: str = "frobenius", compensation: str = "none",
-    streams: str = "off", how: str = "budget", refresh_bn: bool = False, round_to: int = 1,
+    streams: str = "off", how: str = "budget", refresh_bn: bool = False, round_to: int = 1, solve_with: int | None = None,
 ) -> torch.nn.Module:  # fmt: skip
     """The network of one row."""
     inputs = pruning_pictures(known.data, pictures, SEED)
@@ -133,7 +133,7 @@ def pruned(
         else:
             widths = _bisected({"eps": by_eps, "frac": by_fraction}[how], rankings, subject, target, how == "frac")
         shrink_all(subject, rankings, statistics, widths)
-    compensate(subject, inputs, compensation)
+    compensate(subject, pruning_pictures(known.data, solve_with or pictures, SEED), compensation)
     smaller = subject.cut()
     return refresh_batch_norm(smaller, inputs) if refresh_bn else smaller
 

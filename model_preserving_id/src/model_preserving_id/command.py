@@ -3,6 +3,7 @@
 import argparse
 import shlex
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,7 +21,7 @@ from common.factory import add_model_options, import_factory, model_from_options
 from common.measure import Accuracy, latency_ms, side
 from common.runs import LOG, METRICS, STATE, Run, open_run
 from common.trained import Trained, normalized_as
-from model_preserving_id.compensate import COMPENSATIONS, compensate
+from model_preserving_id.compensate import COMPENSATIONS, INPUTS, compensate
 from model_preserving_id.iterate import IterOptions, Row, iterate
 from model_preserving_id.pictures import Pictures, pruning_pictures
 from model_preserving_id.portable import save_dict, to_dict
@@ -50,7 +51,8 @@ class PruneSettings:
     streams: str = "exact"
     skip: tuple[str, ...] = ()
     round_to: int = 1
-    compensation: str = "none"
+    compensation: str = "weights"
+    solve_batch_size: int = INPUTS
     refresh_bn: bool = False
     prune_batch_size: int | None = None
     without_class: int | None = None
@@ -116,7 +118,7 @@ def build_parser() -> cli.Parser:
         "--score",
         choices=SCORES,
         default=d.score,
-        help="what a step loses; pivot for iditer, frobenius for budget if not given",
+        help="what a step loses; pivot (the paper's) for iditer, measured for budget if not given",
     )
     group.add_argument(
         "--refresh",
@@ -135,7 +137,13 @@ def build_parser() -> cli.Parser:
         "--compensation",
         choices=COMPENSATIONS,
         default=d.compensation,
-        help="beyond the paper: make good what earlier cuts lost",
+        help="none is the paper; beyond it: make good what earlier cuts lost, by T or by the reading layers' weights",
+    )
+    group.add_argument(
+        "--solve-batch-size",
+        type=cli.positive_int,
+        default=d.solve_batch_size,
+        help="of the pruning pictures, so many for --compensation",
     )
     group.add_argument("--refresh-bn", action="store_true", help="beyond the paper: measure batch-norm statistics anew")
     group.add_argument(
@@ -245,9 +253,11 @@ def prune_into(
     trained.model.to(trained.device)
     say(f"{trained.name} on {trained.data.name}: {label_of(settings)} with {len(pictures.images)} pictures")
     evaluations = _Evaluations(run, trained, log_interval, on_evaluation, say)
+    start = time.monotonic()
     model, rows = prune_with(trained, settings, pictures, state=run.folder / STATE, on_pick=evaluations.see)
     if settings.refresh_bn:
         refresh_batch_norm(model, pictures, trained.device)
+    seconds = round(time.monotonic() - start, 1)
     write_csv(run.folder / LOG, rows)
     data = trained.data
     save_model(
@@ -257,7 +267,14 @@ def prune_into(
     say_result(trained.name, sides, say)
     label = f"model-preserving ID, {label_of(settings)}"
     return run.finish(
-        {**sides, "label": label, "pictures": len(pictures.images), "picks": len(rows), **(details or {})}
+        {
+            **sides,
+            "label": label,
+            "pictures": len(pictures.images),
+            "picks": len(rows),
+            "pruning_seconds": seconds,
+            **(details or {}),
+        }
     )
 
 
@@ -277,12 +294,12 @@ def prune_with(
         subject, rows = iterate(
             trained.model, example, pictures, options, device=trained.device, state=state, on_pick=on_pick
         )
-        compensate(subject, pictures, settings.compensation)
+        compensate(subject, pictures, settings.compensation, count=settings.solve_batch_size)
         return subject.cut(), rows
     aim = {"budget": {"target_macs": settings.target_macs}, "frac": {"keep": settings.k}, "eps": {"eps": settings.eps}}
-    score = settings.score or "frobenius"
     model = prune_network(
-        trained.model, example, pictures, **aim[settings.method], **shared, score=score, compensation=settings.compensation
+        trained.model, example, pictures, **aim[settings.method], **shared, score=settings.score or "measured",
+        compensation=settings.compensation, solve_inputs=settings.solve_batch_size,
     )  # fmt: skip
     return model, []
 

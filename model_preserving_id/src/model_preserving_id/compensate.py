@@ -7,7 +7,7 @@ cuts changed stays changed. From the network's input to its output, one reading 
            (the reconstruction of He, Zhang, Sun 2017, arXiv 1707.06168, with the sum that the layer adds into)
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 
@@ -18,6 +18,7 @@ from tqdm import tqdm
 from common.errors import UserError
 from common.models import PadShortcut
 from model_preserving_id.activations import Reading, Statistics, rows_read
+from model_preserving_id.damage import first_inputs
 from model_preserving_id.halting import halting
 from model_preserving_id.refit import can_refit, refit_weight
 from model_preserving_id.rows import Gram
@@ -26,6 +27,7 @@ from model_preserving_id.subject import Subject
 
 COMPENSATIONS = ("none", "t", "weights")
 MEMORY = 2 * 2**30  # bytes: as long as all inputs fit, halted in both networks, each network is read once in all
+INPUTS = 1000  # pruning inputs that layers are solved with, if not said otherwise
 HELD = 5  # largest layers' worth of numbers that a halted forward holds, in both networks
 
 Look = Callable[[str], Iterator[tuple[Seen, Seen]]]
@@ -37,11 +39,14 @@ def check_compensation(how: str) -> None:
 
 
 @torch.no_grad()
-def compensate(subject: Subject, inputs: Iterable[Tensor], how: str, *, memory: int = MEMORY) -> None:
+def compensate(
+    subject: Subject, inputs: Iterable[Tensor], how: str, *, count: int = INPUTS, memory: int = MEMORY
+) -> None:
     """Solve the layers that read cut groups anew, in the order of execution; the channels that stay do not change.
 
-    ``weights`` leaves layers that it cannot solve (grouped, one- and three-dimensional) to ``t``. All inputs advance from
-    layer to layer together if ``memory`` bytes allow; else a part of both networks runs anew for every layer.
+    ``weights`` leaves layers that it cannot solve (grouped, one- and three-dimensional) to ``t``. The first ``count`` inputs
+    are used. They advance from layer to layer together if ``memory`` bytes allow; else a part of both networks runs anew for
+    every layer.
     """
     check_compensation(how)
     cut = [name for name, kept in subject.kept.items() if len(kept) < subject.groups[name].size]
@@ -51,6 +56,7 @@ def compensate(subject: Subject, inputs: Iterable[Tensor], how: str, *, memory: 
     if how == "none" or not names:
         return
     found = plan(subject.model, names, subject.example_input)
+    inputs = first_inputs(inputs, count)
     with _side_by_side(subject, inputs, found, memory) as look:
         for consumer in tqdm(found.order, desc="compensation", disable=None, leave=False):
             if how == "weights" and can_refit(modules[consumer]):
@@ -75,20 +81,14 @@ def _statistics(reads: list[Reading], looks: Iterable[tuple[Seen, Seen]]) -> lis
     ]
 
 
-def _side_by_side(subject: Subject, inputs: Iterable[Tensor], found: Plan, memory: int) -> AbstractContextManager[Look]:
+def _side_by_side(subject: Subject, inputs: Sequence[Tensor], found: Plan, memory: int) -> AbstractContextManager[Look]:
     """``look(name)``: what the original and the network at work show of a layer, batch by batch; asked in ``found.order``."""
-    fits = found.once and _count(inputs) * found.bytes * HELD <= memory
+    fits = found.once and sum(map(len, inputs)) * found.bytes * HELD <= memory
     return (_together if fits else _one_by_one)(subject, inputs, found)
 
 
-def _count(inputs: Iterable[Tensor]) -> int:
-    """Inputs in all batches, or a little more."""
-    first = next(iter(inputs))
-    return len(first) * len(inputs) if hasattr(inputs, "__len__") else sum(len(batch) for batch in inputs)
-
-
 @contextmanager
-def _together(subject: Subject, inputs: Iterable[Tensor], found: Plan) -> Iterator[Look]:
+def _together(subject: Subject, inputs: Sequence[Tensor], found: Plan) -> Iterator[Look]:
     """Every batch halts at every layer until that is solved: each network runs once."""
     runs: list[tuple[Iterator[Seen], Iterator[Seen]]] = []
     with (
@@ -113,7 +113,7 @@ def _next(before: Iterator[Seen], now: Iterator[Seen], name: str) -> tuple[Seen,
 
 
 @contextmanager
-def _one_by_one(subject: Subject, inputs: Iterable[Tensor], found: Plan) -> Iterator[Look]:
+def _one_by_one(subject: Subject, inputs: Sequence[Tensor], found: Plan) -> Iterator[Look]:
     """Nothing is held: both networks run as far as the layer, for every layer anew."""
 
     def look(name: str) -> Iterator[tuple[Seen, Seen]]:

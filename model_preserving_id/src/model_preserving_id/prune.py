@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from common.errors import UserError
 from model_preserving_id.activations import Statistics, gather
-from model_preserving_id.compensate import check_compensation, compensate
+from model_preserving_id.compensate import INPUTS, check_compensation, compensate
 from model_preserving_id.damage import DAMAGE_INPUTS, first_inputs, measure_damage
 from model_preserving_id.ranking import Ranking, rank_groups
 from model_preserving_id.subject import Subject, checked_inputs, finite
@@ -34,8 +34,9 @@ def prune_network(
     streams: str = "exact",
     skip: Sequence[str] = (),
     round_to: int = 1,
-    score: str = "frobenius",
-    compensation: str = "none",
+    score: str = "measured",
+    compensation: str = "weights",
+    solve_inputs: int = INPUTS,
     device: torch.device | str | None = None,
 ) -> nn.Module:
     """A new, smaller network whose outputs stay as near as least squares allow; no labels, no training. In eval mode.
@@ -49,8 +50,9 @@ def prune_network(
     streams: residual streams with an option-A shortcut shrink as far as that is ``exact``, by a ``conv`` in the shortcut's
     place, or all residual streams stay whole (``off``). skip: groups that stay whole. round_to: widths are multiples of it.
     score: what a step towards ``target_macs`` loses: the ``pivot`` (the paper's), the ``frobenius`` norm of what is left
-    out, or the change of the outputs as ``measured``. compensation: ``none`` (the paper), ``t`` or ``weights``, see
-    :mod:`model_preserving_id.compensate`. device: where the arithmetic runs; the network's if not given.
+    out, or the change of the outputs as ``measured`` (the best). compensation: ``none`` (the paper), ``t`` or ``weights`` (the
+    best), see
+    :mod:`model_preserving_id.compensate`, with the first ``solve_inputs`` inputs. device: where the arithmetic runs; the network's if not given.
     Raises UserError in one line for anything that cannot be.
     """
     if sum(choice is not None for choice in (kept, target_macs, keep, eps)) != 1:
@@ -77,7 +79,7 @@ def prune_network(
     else:
         widths = by_eps(rankings, eps)
     shrink_all(subject, rankings, statistics, widths)
-    compensate(subject, inputs, compensation)
+    compensate(subject, inputs, compensation, count=solve_inputs)
     model.to(home)
     return subject.cut().to(home)
 

@@ -36,22 +36,27 @@ def can_refit(module: nn.Module) -> bool:
 def refit_weight(subject: Subject, consumer: str, looks: Iterable[tuple[Seen, Seen]]) -> None:
     """Solve the weight of one consumer in place; its bias and the input channels that are gone are left as they are.
 
-    looks: what the original network and the one at work show of it, batch by batch.
+    looks: what the original network and the one at work show of it, batch by batch. With fewer rows of patches than inputs to
+    weigh, the weight stays as it is: it would learn these pictures by heart.
     """
     module = subject.model.get_submodule(consumer)
     live = torch.tensor(live_inputs(subject, consumer), device=module.weight.device)
     gram = products = None
+    count = 0
     for before, now in looks:
         target = before.output - (0.0 if module.bias is None else along_channels(module.bias, before.output))
         if before.added is not None and now.added is not None:
             target = target + (before.added - now.added) * along_channels(inverse(now.scale), target)
         for x, y in zip(now.input.split(PART), target.split(PART), strict=True):
             patches = patches_read(module, x, live).double()
+            count += len(patches)
             rows = (y.movedim(1, -1) if y.dim() == 4 else y).reshape(len(patches), -1).double()
             gram = patches.T @ patches + (0 if gram is None else gram)
             products = patches.T @ rows + (0 if products is None else products)
     if gram is None or products is None:
         raise UserError(f"{consumer} read nothing; give at least one batch of inputs")
+    if count < len(gram):
+        return
     weight = module.weight
     start = weight.index_select(1, live).flatten(1).double()  # (o, live * kernel)
     ridge = RIDGE * gram.diagonal().mean().clamp(min=torch.finfo(torch.float64).tiny)

@@ -24,6 +24,8 @@ ONE_SHOT = "modelIDprune.pt"
 def create_args() -> argparse.Namespace:
     """The seed's options with its defaults (and ``seed`` and ``log_interval``, which it forgot), and ours beyond them.
 
+    What it gives is the paper's method: ``compensation`` is none and ``score`` the pivots, unless they are set otherwise.
+
     load_fname: the trained weights or checkpoint; dataset_dir: the folder of the data set.
     """
     seed = {
@@ -39,9 +41,10 @@ def create_args() -> argparse.Namespace:
     ours = PruneSettings()
     more = {
         name: getattr(ours, name)
-        for name in ("score", "refresh", "streams", "skip", "round_to", "compensation", "refresh_bn")
+        for name in ("score", "refresh", "streams", "skip", "round_to", "refresh_bn", "solve_batch_size")
     }
     more |= {
+        "compensation": "none",
         "eps": None,
         "without_class": None,
         "dataset_dir": None,
@@ -81,6 +84,7 @@ def _settings(args: argparse.Namespace, method: str) -> PruneSettings:
         "compensation",
         "refresh_bn",
         "prune_batch_size",
+        "solve_batch_size",
         "without_class",
     )
     chosen = {name: getattr(args, name) for name in (*names, "forward_blocksize", "seed") if hasattr(args, name)}

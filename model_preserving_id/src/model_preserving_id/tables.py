@@ -1,23 +1,36 @@
-"""The tables of the README, made from ``results/*.json``: ``python -m common.results README.md --tables model_preserving_id.tables``."""
+"""The tables of the README, made from ``results/*.json``.
 
-from collections.abc import Callable
+python -m model_preserving_id.tables --add RUN_FOLDER   a finished run becomes results/run-<folder's name>.json
+python -m model_preserving_id.tables                    rewrite the README's tables and the picture of the curve
+"""
+
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from common import cli
+from common.atomic import write_json
 from common.benchmark import speed_table
-from common.results import markdown_table
-from common.runs import read_json
+from common.errors import UserError
+from common.plots import figure
+from common.results import block_names, markdown_table, replace_block
+from common.runs import CONFIG, METRICS, read_json
 
-RESULTS = Path(__file__).resolve().parents[2] / "results"
+PACKAGE = "model_preserving_id"
+HOME = Path(__file__).resolve().parents[2]  # the package's folder in a checkout
+RESULTS = HOME / "results"
+README = HOME / "README.md"
+CURVE = RESULTS / "curve-resnet56.png"
 NAMES = {
-    "id": "ID with T (the paper)",
+    "id-weights": "ID, weights solved anew (the default)",
     "id-t": "ID, T against the original (`--compensation t`)",
-    "id-weights": "ID, weights solved anew (`--compensation weights`)",
+    "id": "ID with T (the paper, `--compensation none`)",
     "without-t": "ID's channels without T",
     "l1": "largest L1 norm",
     "random": "random",
+    "group-norm": "torch-pruning, group norm, its own widths",
 }
-
 CHOICES: dict[
     str, tuple[str, dict[str, Any]]
 ] = {  # rows of benchmarks/resnet56_choices.py: what they show, and their settings
@@ -36,12 +49,25 @@ CHOICES: dict[
     "round-8": ("widths in multiples of 8", {"round_to": 8}),
     "t": ("T against the original", {"compensation": "t"}),
     "weights": ("weights against the original", {"compensation": "weights"}),
+    "best": ("measured score, weights against the original", {"score": "measured", "compensation": "weights"}),
+    "best-200": (
+        "the same, weights solved with 200 pictures",
+        {"score": "measured", "compensation": "weights", "solve_with": 200},
+    ),
+    "best-2000": (
+        "the same, weights solved with 2000 pictures",
+        {"score": "measured", "compensation": "weights", "solve_with": 2000},
+    ),
+    "best-refresh-bn": (
+        "the same, batch-norm statistics measured anew",
+        {"score": "measured", "compensation": "weights", "refresh_bn": True},
+    ),
 }
 
 
 def curve_table() -> str:
     """Top-1 / agreement of every method at every share of the MACs."""
-    records = [read_json(file) for file in sorted(RESULTS.glob("curve-resnet56-*.json"))]
+    records = _read("curve-resnet56-*.json")
     if not records:
         return "Not measured yet: `python benchmarks/resnet56_curve.py` does it."
     targets = sorted({record["target"] for record in records}, reverse=True)
@@ -50,12 +76,217 @@ def curve_table() -> str:
         found = {record["target"]: record for record in records if record["method"] == method}
         if found:
             cells = [f"{found[t]['top1']:.2f} / {found[t]['agreement']:.2f}" if t in found else "" for t in targets]
-            sizes = sorted({f"{one['pictures']} / {one['test_pictures']}" for one in found.values()})
-            rows.append([name, *cells, ", ".join(sizes)])
-    return markdown_table(["method", *(f"{100 * t:g} % of the MACs" for t in targets), "pruning / test pictures"], rows)
+            rows.append([name, *cells])
+    return markdown_table(["top-1 / agreement, %", *(f"{100 * t:g} % of the MACs" for t in targets)], rows)
+
+
+def choices_table() -> str:
+    """What each setting does, on training pictures that were held out: agreement and change of the outputs."""
+    records = _read("choice-*.json")
+    if not records:
+        return "Not measured yet: `python benchmarks/resnet56_choices.py` does it."
+    targets = sorted({record["target"] for record in records}, reverse=True)
+    rows = []
+    for name, (title, _) in CHOICES.items():
+        found = {record["target"]: record for record in records if record["row"] == name}
+        if found:
+            cells = [
+                f"{found[t]['agreement']:.2f} / {found[t]['output_change']:.3f}" if t in found else "" for t in targets
+            ]
+            rows.append([title, *cells])
+    return markdown_table(
+        ["agreement, % / change of the outputs", *(f"{100 * t:g} % of the MACs" for t in targets)], rows
+    )
+
+
+def runs_table() -> str:
+    """Finished runs of main.py."""
+    runs = _read("run-*.json")
+    if not runs:
+        return (
+            "Not measured yet: `python -m model_preserving_id.tables --add RUN_FOLDER` makes a file of a finished run."
+        )
+    rows = []
+    for run in sorted(runs, key=lambda run: -run["compressed"]["macs"]):
+        dense, small, options = run["baseline"], run["compressed"], run["options"]
+        how = f"`--method {options['method']} --compensation {options['compensation']}`"
+        left = [f"{100 * small[what] / dense[what]:.2f}" for what in ("macs", "params")]
+        seconds = f"{run['pruning_seconds']:.0f}" if "pruning_seconds" in run else ""
+        rows.append(
+            [
+                run["arch"],
+                how,
+                run["pictures"],
+                f"{dense['top1']:.2f}",
+                f"{small['top1']:.2f}",
+                f"{small['agreement']:.2f}",
+                *left,
+                seconds,
+            ]
+        )
+    header = [
+        "network",
+        "settings",
+        "pictures",
+        "dense top-1",
+        "top-1",
+        "agreement",
+        "MACs %",
+        "params %",
+        "pruning, s",
+    ]
+    return markdown_table(header, rows)
+
+
+def wide_table() -> str:
+    """Some widths of the wide layer: the three errors, accuracies."""
+    if not (RESULTS / "wide-mnist.json").is_file():
+        return "Not measured yet: `python -m model_preserving_id.experiments.wide` does it."
+    record = read_json(RESULTS / "wide-mnist.json")
+    points = record["points"]
+    shown = points[:: max(1, len(points) // 9)]
+    shown = shown if shown[-1] is points[-1] else [*shown, points[-1]]
+    rows = [
+        [p["k"], *(f"{p[name]:.2e}" for name in ("sigma", "frobenius", "pivot")), *(f"{p[name]['top1']:.2f}" for name in record["dense"]), f"{p['test']['agreement']:.2f}"]
+        for p in shown
+    ]  # fmt: skip
+    rows.append(["dense", "", "", "", *(f"{record['dense'][name]:.2f}" for name in record["dense"]), ""])
+    header = [
+        "k",
+        "σ(k+1)/σ(1)",
+        "‖R₂₂‖/‖R‖",
+        "r(k+1,k+1)/r(1,1)",
+        *(f"{name} top-1" for name in record["dense"]),
+        "test agreement",
+    ]
+    return markdown_table(header, rows)
+
+
+def missing_class_table() -> str:
+    """Agreement, the missing class, and the others, along the way."""
+    files = sorted(RESULTS.glob("missing-class-*.json"))
+    if not files:
+        return "Not measured yet: `python -m model_preserving_id.experiments.missing_class` does it."
+    rows = []
+    for record in map(read_json, files):
+        missing = record["without_class"]
+        for p in record["points"]:
+            others = [value for i, value in enumerate(p["per_class"]) if i != missing]
+            cells = [p["top1"], p["agreement"], p["per_class"][missing], sum(others) / len(others), min(others)]
+            rows.append([record["arch"], f"{p['macs_left']:.3f}", *(f"{cell:.2f}" for cell in cells)])
+    return markdown_table(
+        ["network", "MACs left", "top-1", "agreement", "missing class", "mean of the others", "worst other"], rows
+    )
+
+
+def ratios_table() -> str:
+    """Top-1 / agreement by method and share of the parameters."""
+    files = sorted(RESULTS.glob("ratios-*.json"))
+    if not files:
+        return "Not measured yet: `python -m model_preserving_id.experiments.ratios` does it."
+    record = read_json(files[0])
+    ratios = sorted({p["ratio"] for p in record["points"]}, reverse=True)
+    rows = []
+    for method in dict.fromkeys(p["method"] for p in record["points"]):
+        found = {p["ratio"]: p for p in record["points"] if p["method"] == method}
+        cells = [
+            f"{found[r]['top1']:.2f} / {found[r]['agreement']:.2f}" if "top1" in found.get(r, {}) else "–"
+            for r in ratios
+        ]
+        rows.append([record["labels"][method], *cells])
+    return markdown_table(["top-1 / agreement, %", *(f"{100 * r:g} % of the parameters" for r in ratios)], rows)
+
+
+def volume_table() -> str:
+    """Error and correlations of the three-dimensional network, every few picks."""
+    files = sorted(RESULTS.glob("volume-*.json"))
+    if not files:
+        return "Not measured yet: `python -m model_preserving_id.experiments.volume` does it."
+    record = read_json(files[0])
+    names = {"dense": "the whole network", "id": "ID", "l2": "smallest L2 norms"}
+    rows = []
+    for method, name in names.items():
+        points = [p for p in record["points"] if p["method"] == method]
+        for p in points[:: max(1, len(points) // 6)]:
+            rows.append(
+                [name, f"{p['macs_left']:.3f}", f"{p['rmse']:.3f}", f"{p['pearson']:.3f}", f"{p['spearman']:.3f}"]
+            )
+    return markdown_table([f"{record['data']} set", "MACs left", "test RMSE", "Pearson", "Spearman"], rows)
 
 
 TABLES: dict[str, Callable[[], str]] = {
     "model_preserving_id.curve": curve_table,
+    "model_preserving_id.choices": choices_table,
+    "model_preserving_id.runs": runs_table,
+    "model_preserving_id.wide": wide_table,
+    "model_preserving_id.missing_class": missing_class_table,
+    "model_preserving_id.ratios": ratios_table,
+    "model_preserving_id.volume": volume_table,
     "model_preserving_id.speed": lambda: speed_table(RESULTS),
 }
+
+
+def draw_curve(file: Path | str, records: Sequence[Mapping[str, Any]]) -> None:
+    """Top-1 and agreement against the share of the MACs, a line per method."""
+    with figure(file, width=10, height=4, ncols=2) as (top1, agreement):
+        for method, name in NAMES.items():
+            found = sorted((r for r in records if r["method"] == method), key=lambda r: r["target"])
+            for axes, what in ((top1, "top1"), (agreement, "agreement")):
+                if found:
+                    axes.plot(
+                        [100 * r["target"] for r in found],
+                        [r[what] for r in found],
+                        marker=".",
+                        label=name.split(" (")[0],
+                    )
+        top1.axhline(records[0]["dense_top1"], color="black", linewidth=0.8, linestyle="--")
+        for axes, label in ((top1, "top-1 %"), (agreement, "agreement %")):
+            axes.set(xlabel="% of the MACs", ylabel=label)
+            axes.invert_xaxis()
+        top1.set_title("ResNet-56, CIFAR-10, no fine-tuning (dashed: dense)", fontsize=10)
+        agreement.legend(fontsize=8)
+
+
+def add_result(folder: Path | str, results: Path = RESULTS) -> Path:
+    """A finished run folder as one JSON file among the results: metrics, options, environment and the log's rows."""
+    folder = Path(folder)
+    if not (folder / METRICS).is_file():
+        raise UserError(f"{folder} holds no finished run: there is no {METRICS}")
+    metrics, config = read_json(folder / METRICS), read_json(folder / CONFIG)
+    if metrics.get("package") != PACKAGE:
+        raise UserError(f"{folder} holds a run of {metrics.get('package')}, not of {PACKAGE}")
+    log = (folder / "log.csv").read_text(encoding="utf-8").splitlines()
+    record = {**metrics, "options": config["options"], "environment": config["environment"]}
+    file = results / f"run-{folder.name}.json"
+    write_json(file, {**record, "data_fingerprint": config["data_fingerprint"], "log": log})
+    return file
+
+
+def _read(pattern: str) -> list[dict[str, Any]]:
+    return [read_json(file) for file in sorted(RESULTS.glob(pattern))]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    return cli.run(_main, argv)
+
+
+def _main(argv: Sequence[str] | None) -> None:
+    parser = cli.Parser(
+        prog="python -m model_preserving_id.tables", description="Results and README tables.", package=PACKAGE
+    )
+    parser.add_argument("--add", nargs="+", default=[], metavar="RUN_FOLDER", help="finished runs to add to results/")
+    parser.add_argument("--check", action="store_true", help="write nothing; status 2 if a table is not up to date")
+    args = parser.parse_args(argv)
+    for folder in args.add:
+        print(add_result(folder))
+    records = _read("curve-resnet56-*.json")
+    if records and not args.check:
+        draw_curve(CURVE, records)
+    changed = [name for name in block_names(README) if replace_block(README, name, TABLES[name](), check=args.check)]
+    if changed and args.check:
+        raise UserError(f"{README}: not up to date: {', '.join(changed)}; run the same command without --check")
+    print(f"rewrote {', '.join(changed)}" if changed else "all tables are up to date")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -79,7 +79,7 @@ def _main(argv: Sequence[str] | None) -> None:
     record = {
         "command": shlex.join(["python -m model_preserving_id.experiments.ratios", *(sys.argv[1:] if argv is None else argv)]),
         "arch": trained.name, "dataset": trained.data.name, "dense_top1": trained.accuracy.top1, "pictures": len(pictures.images),
-        "seed": args.seed, "points": points, "left_out": {"ALDS": "no kept implementation on a package index"},
+        "seed": args.seed, "points": points, "labels": LABELS, "left_out": {"ALDS": "no kept implementation on a package index"},
         "environment": describe_environment(trained.device),
     }  # fmt: skip
     out = Path(args.out)
