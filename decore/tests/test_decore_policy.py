@@ -87,7 +87,7 @@ def test_an_accurate_network_is_pruned_and_a_wrong_one_is_not():
         options = PolicyOptions(penalty=penalty, learning_rate=0.1, frozen=True)
         train_policy(model, agents, digits(200), replace(RECIPE, epochs=12), options, cost)
         means[penalty] = float(agents.probabilities.mean())
-    assert means[0.0] < 0.4 and means[1000.0] > 0.85
+    assert means[0.0] < 0.55 and means[1000.0] > 0.8  # from sigmoid(1) = 0.73
 
 
 def test_same_seed_same_bits_and_the_log_tells():
