@@ -1,0 +1,9 @@
+"""The seed's module of this name: its modified VGG-16."""
+
+from functools import partial
+
+from common.models import create_model
+
+VGG16 = partial(create_model, "vgg16")
+
+__all__ = ["VGG16"]

@@ -1,0 +1,127 @@
+"""The tables of the README, made from ``results/*.json`` and from the published numbers.
+
+python -m decore.tables RUN_FOLDER ...    finished runs become results/run-<folder>.json or results/policies-<folder>.json
+python -m common.results README.md --tables decore.tables    rewrites the README's tables
+"""
+
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from common import cli
+from common.atomic import write_json
+from common.benchmark import speed_table
+from common.errors import UserError
+from common.results import markdown_table
+from common.runs import CONFIG, LOG, METRICS, read_json
+from decore.options import PACKAGE
+from decore.published import PUBLISHED, PublishedTable
+
+HOME = Path(__file__).resolve().parents[2]  # the package's folder in a checkout
+RESULTS = HOME / "results"
+TITLES = {table.arch: table.title for table in PUBLISHED} | {"resnet20": "ResNet-20"}
+
+
+def results_table() -> str:
+    """Every run behind a result file; beneath a network's runs the published rows of paper and seed, marked."""
+    runs = _read("run-*.json")
+    header = ["network", "row", "dense top-1", "after the cut", "top-1", "drop", "agreement", "MACs removed"]
+    header += ["params removed", "ms, batch 64", "policy / fine-tuning epochs", "minutes"]
+    rows: list[list[Any]] = []
+    archs = list(dict.fromkeys([run["arch"] for run in runs] + [table.arch for table in PUBLISHED]))
+    for arch in sorted(archs, key=lambda arch: (arch not in {run["arch"] for run in runs}, archs.index(arch))):
+        ours = [run for run in runs if run["arch"] == arch]
+        rows += [_row(run) for run in sorted(ours, key=lambda run: -run["compressed"]["macs"])]
+        for table in PUBLISHED:
+            if table.arch == arch:
+                rows += published_rows(table)
+    return markdown_table(header, rows)
+
+
+def _row(run: Mapping[str, Any]) -> list[Any]:
+    dense, cut, small, options = run["baseline"], run["after_cut"], run["compressed"], run["options"]
+    target = f", {options['target_macs']:g} of the MACs" if options["target_macs"] is not None else ""
+    frozen = ", frozen" if options["policy"]["frozen"] else ""
+    place = "" if run["dataset"] == "cifar10" else f" on {run['dataset']}"
+    pictures = run["policy"]["pictures"]
+    row = [f"{TITLES.get(run['arch'], run['arch'])}{place}", f"ours, penalty {run['penalty']:.4g}{frozen}{target}"]
+    row += [f"{side['top1']:.2f}" for side in (dense, cut, small)]
+    row += [f"{dense['top1'] - small['top1']:.2f}", f"{small['agreement']:.2f}"]
+    row += [f"{100 * (1 - small[what] / dense[what]):.1f} %" for what in ("macs", "params")]
+    latency = " → ".join(f"{side['latency_ms']['64']:.0f}" for side in (dense, small)) if "latency_ms" in dense else ""
+    epochs = f"{run['policy_epochs']} of {pictures:,} pictures / {run['epochs']}"
+    return [*row, latency, epochs, f"{(run['seconds']) / 60:.0f}"]
+
+
+def published_rows(table: PublishedTable) -> list[list[Any]]:
+    rows = []
+    for row in table.rows:
+        top1 = f"{row.top1:.2f}" if row.top5 is None else f"{row.top1:.2f} ({row.top5:.2f})"
+        dense = f"{table.top1:.2f}" if table.top5 is None else f"{table.top1:.2f} ({table.top5:.2f})"
+        label = f"published ({table.source}), DECORE-{row.penalty:g}"
+        drop = f"{table.top1 - row.top1:.2f}"
+        shares = [f"{row.macs_drop:g} %", f"{row.params_drop:g} %"]
+        rows.append([table.title, label, dense, "", top1, drop, "", *shares, "", "", ""])
+    return rows
+
+
+def policies_table() -> str:
+    """Accuracy of the frozen network as channels are dropped in the order of the agents' weights (section 5)."""
+    files = _read("policies-*.json")
+    if not files:
+        return "Not measured yet: `python investigate_policies.py` does it."
+    rows = []
+    for file in files:
+        network = f"{TITLES.get(file['arch'], file['arch'])}, penalty {file['penalty']:.4g}"
+        curves = file["curves"]
+        for low, random, high in zip(curves["low"], curves["random"], curves["high"], strict=True):
+            spread = f" ± {random['deviation']:.2f}" if "deviation" in random else ""
+            row = [network, f"{100 * low['dropped']:.1f} %", f"{low['top1']:.2f}"]
+            rows.append([*row, f"{random['top1']:.2f}{spread}", f"{high['top1']:.2f}"])
+    return markdown_table(
+        ["network", "channels dropped", "lowest weight first", "random", "highest weight first"], rows
+    )
+
+
+TABLES: dict[str, Callable[[], str]] = {
+    "decore": results_table,
+    "decore.policies": policies_table,
+    "decore.speed": lambda: speed_table(RESULTS),
+}
+
+
+def add_result(folder: Path | str, results: Path = RESULTS) -> Path:
+    """A finished run folder as one JSON file among the results: metrics, options, environment and the log's rows."""
+    folder = Path(folder)
+    if not (folder / METRICS).is_file():
+        raise UserError(f"{folder} holds no finished run: there is no {METRICS}")
+    metrics, config = read_json(folder / METRICS), read_json(folder / CONFIG)
+    if metrics.get("package") != PACKAGE or not ("curves" in metrics or "compressed" in metrics):
+        raise UserError(f"{folder} holds no run of prune_model.py or investigate_policies.py")
+    log = folder / LOG
+    rows = log.read_text(encoding="utf-8").splitlines() if log.is_file() else []
+    record = {**metrics, "options": config["options"], "environment": config["environment"]}
+    kind = "policies" if "curves" in metrics else "run"
+    file = results / f"{kind}-{folder.name.removesuffix('-policies')}.json"
+    write_json(file, {**record, "data_fingerprint": config["data_fingerprint"], "log": rows})
+    return file
+
+
+def _read(pattern: str) -> list[dict[str, Any]]:
+    return [read_json(file) for file in sorted(RESULTS.glob(pattern))]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    return cli.run(_main, argv)
+
+
+def _main(argv: Sequence[str] | None) -> None:
+    parser = cli.Parser(prog="python -m decore.tables", description="Keep finished runs.", package=PACKAGE)
+    parser.add_argument("folders", nargs="+", metavar="RUN_FOLDER", help="finished runs to add to results/")
+    for folder in parser.parse_args(argv).folders:
+        print(add_result(folder))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
