@@ -173,13 +173,13 @@ def _run_all(todo: Sequence[Job], comparison: Comparison, dense: Callable[[int],
     failed, start = [], time.monotonic()
     made = 0
     for number, job in enumerate(todo, 1):
-        began = time.monotonic()
+        network, began = dense(job.seed), time.monotonic()
         folder = comparison.out / f"seed{job.seed}" / job.name
         for name in (REFUSED, FAILED):
             (folder / name).unlink(missing_ok=True)
         fresh = not (folder / "metrics.json").is_file()
         try:
-            outcome = _said(run_job(job, comparison, dense(job.seed)))
+            outcome = _said(run_job(job, comparison, network))
         except UserError as error:
             if "--force" in str(error):  # a folder of other options: a mistake, not a result
                 raise

@@ -1,2 +1,370 @@
-def html(rows):
-    return "<html></html>"
+"""report.html: one file that needs nothing else, can be read without JavaScript, read out, printed, and cited."""
+
+import statistics
+from collections.abc import Sequence
+from html import escape
+from importlib.resources import files
+from typing import Any
+
+from compare.charts import Point, Style, dense_mark, legend_mark, plot, strip, styles
+from compare.findings import findings, middle, trained
+from compare.rows import MEASURES, Group, Rows, chained, method_order, single
+from compare.text import budget, methods_note, spread
+
+CLASSES_SHOWN = 20  # with more of them, per-class tables would not be read
+
+
+def html(rows: Rows) -> str:
+    """The page of a comparison."""
+    groups, chains = single(rows), chained(rows)
+    first = rows.metrics[0]
+    labels = method_order([*groups, *chains])
+    look = styles(labels, [g.label for g in [*groups, *chains] if g.first["paper"] is None])
+    title = f"{first['arch']} on {first['dataset']}: compression methods side by side"
+    sections = [
+        _findings(rows),
+        _plots(groups, look, rows),
+        _table(groups, chains),
+        _chain_section(chains),
+        _widths(groups, look),
+        _classes(groups),
+        _methods(rows),
+        _reproduce(rows),
+    ]
+    return f"""<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{escape(title)}</title>
+<link rel="icon" href="data:,">
+<style>
+{_asset("page.css")}</style>
+</head>
+<body>
+<header>
+<h1>{escape(title)}</h1>
+<p>Every method starts from the same trained network, gets the same budget, and is fine-tuned by the same recipe. Means and
+deviations are over the seeds, nothing is picked, and every figure was measured on the network read back from disk.</p>
+{_facts(rows)}
+<nav aria-label="Sections"><a href="#findings">Findings</a><a href="#plots">Plots</a><a href="#table">Table</a>{'<a href="#chains">Chains</a>' if chains else ""}<a href="#widths">Widths</a><a href="#classes">Classes</a><a href="#methods">Methods</a><a href="#again">How to make it again</a></nav>
+</header>
+<main>
+{"".join(sections)}
+</main>
+<footer><p>Made by <code>python -m compare</code>, commit {escape(str(first["commit"]))}. This file loads nothing from anywhere.</p></footer>
+<script>
+{_asset("sort.js")}</script>
+</body>
+</html>
+"""
+
+
+def _asset(name: str) -> str:
+    return files("compare").joinpath(name).read_text(encoding="utf-8")
+
+
+def _facts(rows: Rows) -> str:
+    first, sides = rows.metrics[0], [row["baseline"] for row in rows.baselines] or [rows.metrics[0]["baseline"]]
+    recipe, seeds = first["config"]["options"]["finetune"], sorted({row["seed"] for row in rows.metrics})
+    tops = [side["top1"] for side in sides]
+    deviation = f" ± {statistics.stdev(tops):.2f}" if len(set(tops)) > 1 else ""
+    facts = {
+        "dense top-1": f"{statistics.mean(tops):.2f}{deviation} %",
+        "dense MACs": f"{sides[0]['macs']:,}",
+        "dense params": f"{sides[0]['params']:,}",
+        "dense file": f"{sides[0]['bytes']:,} bytes",
+        "seeds": ", ".join(map(str, seeds)),
+        "fine-tuning": f"{recipe['epochs']} epochs" if recipe["epochs"] else "none",
+        "latency on": f"{first['config']['environment']['threads']} threads, {first['config']['environment']['device'].split(' ')[0].upper()}",
+    }
+    cells = "".join(f"<div><dt>{escape(name)}</dt><dd>{escape(value)}</dd></div>" for name, value in facts.items())
+    return f'<dl class="facts">{cells}</dl>'
+
+
+def _findings(rows: Rows) -> str:
+    items = "".join(f"<li>{escape(line)}</li>" for line in findings(rows))
+    refused = "".join(
+        f'<li><span class="warn">Not reached</span> {escape(one["folder"])}: {escape(one["reason"])}</li>'
+        for one in rows.refused
+    )
+    return f'<section id="findings"><h2>What the figures say</h2><ul>{items}{refused}</ul></section>'
+
+
+# ------------------------------------------------------------------------------------------------------------------- plots
+
+
+def _plots(groups: Sequence[Group], look: dict[str, Style], rows: Rows) -> str:
+    if not groups:
+        return ""
+    dense = statistics.mean(MEASURES["dense_top1"](row) for row in rows.metrics)
+    macs = [g for g in groups if g.first["axis"] == "macs"]
+    drawn = []
+    if trained(macs):
+        drawn.append(
+            _figure("Accuracy against MACs, after fine-tuning", macs, look, "macs_kept", "top1", "MACs kept, %", dense)
+        )
+        drawn.append(
+            _figure("Accuracy against MACs, as cut", macs, look, "macs_kept", "cut_top1", "MACs kept, %", dense)
+        )
+    elif macs:
+        drawn.append(
+            _figure("Accuracy against MACs, no fine-tuning", macs, look, "macs_kept", "top1", "MACs kept, %", dense)
+        )
+        drawn.append(
+            _figure(
+                "Agreement with the dense network",
+                macs,
+                look,
+                "macs_kept",
+                "agreement",
+                "MACs kept, %",
+                100.0,
+                "agreement, %",
+            )
+        )
+    drawn.append(
+        _figure(
+            "Accuracy against the size of the file",
+            groups,
+            look,
+            "bytes_kept",
+            "top1",
+            "bytes kept, % (logarithmic)",
+            dense,
+        )
+    )
+    if macs:
+        drawn.append(
+            _figure(
+                "Accuracy against latency, batch 64",
+                macs,
+                look,
+                "latency64_kept",
+                "top1",
+                "milliseconds kept, %",
+                dense,
+            )
+        )
+    items = "".join(
+        f"<li>{legend_mark(look[label])}{escape(label)}{' (yardstick)' if _is_yardstick(label, groups) else ''}</li>"
+        for label in method_order(groups)
+    )
+    items += f"<li>{dense_mark()}the dense network</li>"
+    return (
+        f'<section id="plots"><h2>Accuracy against cost</h2><ul class="legend" aria-label="Legend">{items}</ul>'
+        f'<div class="plots">{"".join(drawn)}</div><p class="soft">Bars are sample deviations over the seeds. Costs are shares of the '
+        "dense network's; latency was timed in turns with it.</p></section>"
+    )
+
+
+def _is_yardstick(label: str, groups: Sequence[Group]) -> bool:
+    return any(g.label == label and g.first["paper"] is None for g in groups)
+
+
+def _figure(
+    title: str, groups: Sequence[Group], look, x: str, y: str, x_label: str, dense: float, y_label: str = "top-1, %"
+) -> str:
+    series: dict[str, list[Point]] = {}
+    for g in groups:
+        dx, dy = 100 * (g.deviation(x) or 0.0), g.deviation(y) or 0.0
+        said = f"{budget(g)}: {g.mean(y):.2f} % at {100 * g.mean(x):.1f} %"
+        series.setdefault(g.label, []).append(Point(100 * g.mean(x), g.mean(y), dx if dx > 0.05 else 0.0, dy, said))
+    drawing = plot(series, look, x_label=x_label, y_label=y_label, title=title, dense=dense, log_x=x == "bytes_kept")
+    return f"<figure><h3>{escape(title)}</h3>{drawing}</figure>"
+
+
+# ------------------------------------------------------------------------------------------------------------------- table
+
+COLUMNS = {
+    "top-1 as cut %": ("cut_top1", 2),
+    "top-1 %": ("top1", 2),
+    "agreement %": ("agreement", 2),
+    "MACs kept %": ("macs_kept", 2),
+    "params": ("nonzero_params", 0),
+    "bytes": ("bytes", 0),
+    "ms, batch 1": ("ms_batch1", 2),
+    "ms, batch 64": ("ms_batch64", 1),
+    "% of dense ms": ("latency64_kept", 1),
+}
+SHARES = ("macs_kept", "latency64_kept")
+
+
+def _table(groups: Sequence[Group], chains: Sequence[Group]) -> str:
+    if not groups:
+        return ""
+    head = "".join(f'<th scope="col">{escape(name)}</th>' for name in ("method", "budget", "seeds", *COLUMNS))
+    body = "".join(_table_row(g) for g in groups)
+    note = (
+        '<p class="soft"><span class="warn">!</span> misses its budget by more than 2 %.</p>'
+        if any(g.missed for g in [*groups, *chains])
+        else ""
+    )
+    return (
+        '<section id="table"><h2>Every figure</h2><div class="scroll" tabindex="0" role="region" aria-label="All methods and budgets">'
+        f'<table class="sortable"><caption>Means ± sample deviations over the seeds.</caption><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>{note}</section>'
+    )
+
+
+def _table_row(g: Group) -> str:
+    mark = ' <span class="warn" title="misses its budget by more than 2 %">!</span>' if g.missed else ""
+    target = -g.first["target"] if g.first["axis"] == "bytes" else g.first["target"]
+    cells = [
+        f'<th scope="row">{escape(g.name)}{mark}</th>',
+        f'<td class="left" data-value="{target:g}">{escape(budget(g))}</td>',
+        f"<td>{len(g.rows)}</td>",
+    ]
+    for name, digits in COLUMNS.values():
+        cells.append(f'<td data-value="{g.mean(name):.6g}">{escape(_cell(g, name, digits))}</td>')
+    return f"<tr>{''.join(cells)}</tr>"
+
+
+def _cell(g: Group, name: str, digits: int) -> str:
+    if name == "cut_top1" and not g.first["finetune_epochs"]:
+        return "–"
+    if name not in SHARES:
+        return spread(g, name, digits)
+    deviation = g.deviation(name)
+    return f"{100 * g.mean(name):.{digits}f}" + (
+        f" ± {100 * deviation:.{digits}f}" if deviation and deviation > 5e-4 else ""
+    )
+
+
+def _chain_section(chains: Sequence[Group]) -> str:
+    if not chains:
+        return ""
+    names = {"top1": 2, "agreement": 2, "macs_kept": 2, "macs": 0, "bytes_kept": 2, "bytes": 0}
+    head = "".join(
+        f'<th scope="col">{escape(n)}</th>'
+        for n in ("network", "budget", "top-1 %", "agreement %", "MACs kept %", "MACs", "bytes kept %", "bytes")
+    )
+    body = []
+    for g in chains:
+        cells = [
+            f'<th scope="row">{g.first["step"]}. {escape(g.name)}</th>',
+            f'<td class="left">{escape(budget(g))}</td>',
+        ]
+        for name, digits in names.items():
+            cells.append(
+                f"<td>{100 * g.mean(name):.{digits}f}</td>"
+                if name.endswith("_kept")
+                else f"<td>{escape(spread(g, name, digits))}</td>"
+            )
+        body.append(f"<tr>{''.join(cells)}</tr>")
+    return (
+        '<section id="chains"><h2>One after the other</h2><p>Each step starts from the file that the one before it left, fine-tuned. Budgets are shares of the '
+        'dense network.</p><div class="scroll" tabindex="0" role="region" aria-label="Steps of chains">'
+        f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(body)}</tbody></table></div></section>"
+    )
+
+
+# ------------------------------------------------------------------------------------------------------------------ layers
+
+
+def _widths(groups: Sequence[Group], look: dict[str, Style]) -> str:
+    macs = [g for g in groups if g.first["axis"] == "macs"]
+    if not macs:
+        return ""
+    target = middle(sorted({g.first["target"] for g in macs}))
+    rows = []
+    for g in (one for one in macs if one.first["target"] == target):
+        shares = []
+        for layer, (_, dense) in g.first["widths"].items():
+            left = statistics.mean(row["widths"][layer][0] for row in g.rows if layer in row["widths"])
+            shares.append((layer, min(1.0, left / dense), f"{layer}: {left:g} of {dense} channels"))
+        narrowest = min(shares, key=lambda one: one[1])
+        title = f"{g.label}: share of channels kept in {len(shares)} layers; narrowest is {narrowest[0]} with {100 * narrowest[1]:.0f} %"
+        rows.append(f"<p>{escape(g.label)}</p>{strip(shares, look[g.label].color, title)}")
+    return (
+        f'<section id="widths"><h2>Where the channels go</h2><p>Share of each layer\'s channels that is kept at {100 * target:g} % of the MACs, from the '
+        f'network\'s input (left) to its output, mean over the seeds; the frame is the dense width.</p><div class="strips">{"".join(rows)}</div></section>'
+    )
+
+
+def _classes(groups: Sequence[Group]) -> str:
+    targets = {
+        axis: middle([g.first["target"] for g in groups if g.first["axis"] == axis])
+        for axis in {g.first["axis"] for g in groups}
+    }
+    shown = [g for g in groups if g.first["target"] == targets[g.first["axis"]]]
+    if not shown:
+        return ""
+    classes = shown[0].first["classes"]
+    worst = [] if len(classes) <= CLASSES_SHOWN else _worst(shown, len(classes))
+    columns = worst or list(range(len(classes)))
+    head = "".join(f'<th scope="col">{escape(str(classes[i]))}</th>' for i in columns)
+    body = [_class_row("dense network", [_class_mean(shown[:1], "dense_top1", i) for i in columns], None)]
+    for g in shown:
+        dense = [_class_mean([g], "dense_top1", i) for i in columns]
+        body.append(_class_row(f"{g.label}, {budget(g)}", [_class_mean([g], "top1", i) for i in columns], dense))
+    agreement = [
+        _class_row(
+            f"{g.label}, {budget(g)}", [_class_mean([g], "agreement", i) for i in columns], [100.0] * len(columns)
+        )
+        for g in shown
+    ]
+    note = f"The {len(columns)} classes that lose most are shown. " if worst else ""
+
+    def table(name: str, rows: list[str]) -> str:
+        return (
+            f'<div class="scroll" tabindex="0" role="region" aria-label="{name}"><table class="sortable"><caption>{name}</caption>'
+            f'<thead><tr><th scope="col">network</th>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table></div>'
+        )
+
+    return (
+        f'<section id="classes"><h2>Class by class</h2><p>{note}A mean can hide a class that is lost. Darker cells lose more points against the dense network.</p>'
+        f"{table('Top-1 of each class, %', body)}<p></p>{table('Agreement with the dense network in each class, %', agreement)}</section>"
+    )
+
+
+def _class_mean(groups: Sequence[Group], name: str, index: int) -> float:
+    return statistics.mean(row["per_class"][name][index] for g in groups for row in g.rows)
+
+
+def _worst(groups: Sequence[Group], count: int) -> list[int]:
+    loss = [min(_class_mean([g], "top1", i) - _class_mean([g], "dense_top1", i) for g in groups) for i in range(count)]
+    return sorted(sorted(range(count), key=loss.__getitem__)[:CLASSES_SHOWN])
+
+
+def _class_row(name: str, values: Sequence[float], against: Sequence[float] | None) -> str:
+    cells = []
+    for i, value in enumerate(values):
+        lost = max(0.0, against[i] - value) if against else 0.0
+        shade = min(0.55, lost / 40)
+        style = f' style="background:rgba(213,94,0,{shade:.2f})"' if shade > 0.004 else ""
+        cells.append(f"<td{style}>{value:.1f}</td>")
+    return f'<tr><th scope="row">{escape(name)}</th>{"".join(cells)}</tr>'
+
+
+# ------------------------------------------------------------------------------------------------------------------- again
+
+
+def _methods(rows: Rows) -> str:
+    items = "".join(f"<li>{escape(line)}.</li>" for line in methods_note(rows))
+    return f'<section id="methods"><h2>What to know of each method</h2><ul>{items}</ul></section>'
+
+
+def _reproduce(rows: Rows) -> str:
+    first: dict[str, Any] = rows.metrics[0]
+    about = first["config"]["environment"]
+    versions = ", ".join(f"{name} {version}" for name, version in about["versions"].items())
+    recipe = ", ".join(
+        f"{name} {value}"
+        for name, value in first["config"]["options"]["finetune"].items()
+        if value not in (False, [], None)
+    )
+    ends = [row for row in rows.metrics if not (row["chain"] and row["step"] < len(row["chain"]))]
+    lines = "".join(
+        f'<tr><th scope="row">{escape(row["folder"])}</th><td>{row["seed"]}</td><td>{escape(str(row["commit"]))}</td>'
+        f'<td>{row["seconds"]:.0f}</td><td class="command"><code>{escape(row["command"])} --out DIR</code></td></tr>'
+        for row in ends
+    )
+    return (
+        '<section id="again"><h2>How to make each point again</h2>'
+        f"<p>Python {escape(about['python'])}, {escape(versions)}; {escape(about['device'])}, {about['threads']} threads; "
+        f"data fingerprint <code>{escape(str(first['config']['data_fingerprint']))}</code>. Same machine and thread count, same bits.</p>"
+        f"<p>The recipe of fine-tuning: {escape(recipe)}.</p>"
+        f"<details><summary>{len(ends)} rows: command, seed, commit, seconds</summary>"
+        '<div class="scroll" tabindex="0" role="region" aria-label="Commands"><table><thead><tr><th scope="col" class="left">folder</th><th scope="col">seed</th>'
+        f'<th scope="col">commit</th><th scope="col">seconds</th><th scope="col" class="left">command</th></tr></thead><tbody>{lines}</tbody></table></div></details></section>'
+    )

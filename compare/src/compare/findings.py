@@ -1,0 +1,138 @@
+"""What the figures say, in sentences; every one follows from the rows by a rule, none is written by hand."""
+
+from collections.abc import Sequence
+from math import sqrt
+
+from compare.rows import Group, Rows, chained, single
+
+
+def findings(rows: Rows) -> list[str]:
+    """Sentences, the most important first."""
+    groups = single(rows)
+    macs = [g for g in groups if g.first["axis"] == "macs"]
+    said = [line for target in _targets(macs) for line in _best_line(_at(macs, target), target)]
+    said += _as_cut(macs) + _yardstick(macs) + _latency(macs)
+    return said + _bytes(groups) + _chains(rows, groups)
+
+
+def _targets(groups: Sequence[Group]) -> list[float]:
+    return sorted({g.first["target"] for g in groups}, reverse=True)
+
+
+def _at(groups: Sequence[Group], target: float) -> list[Group]:
+    return [g for g in groups if g.first["target"] == target and not g.missed]
+
+
+def trained(groups: Sequence[Group]) -> bool:
+    return any(row["finetune_epochs"] for g in groups for row in g.rows)
+
+
+def noise(a: Group, b: Group, measure: str) -> float:
+    """The standard error of the difference of two means over the seeds; 0 for one seed."""
+    terms = [(g.deviation(measure) or 0.0) ** 2 / len(g.rows) for g in (a, b)]
+    return sqrt(sum(terms))
+
+
+def level(best: Group, groups: Sequence[Group], measure: str) -> list[Group]:
+    """The groups whose means are within two standard errors of the best one's."""
+    return [g for g in groups if g is not best and best.mean(measure) - g.mean(measure) <= 2 * noise(best, g, measure)]
+
+
+def _best_line(groups: Sequence[Group], target: float) -> list[str]:
+    if len(groups) < 2:
+        return []
+    best = max(groups, key=lambda g: g.mean("top1"))
+    when = "after fine-tuning" if trained(groups) else "without any fine-tuning"
+    line = f"At {100 * target:g} % of the MACs, {when}, {best.label} is most accurate: {_value(best, 'top1')} (dense {best.mean('dense_top1'):.2f} %)"
+    others = level(best, groups, "top1")
+    if others:
+        line += f"; {_list([g.label for g in others])} {'is' if len(others) == 1 else 'are'} within two standard errors of it"
+    return [line + "."]
+
+
+def _as_cut(groups: Sequence[Group]) -> list[str]:
+    """Fine-tuning hides what a cut does: who needs none?"""
+    if not groups or not trained(groups):
+        return []
+    target = middle(_targets(groups))
+    here = _at(groups, target)
+    if len(here) < 2:
+        return []
+    best, second = sorted(here, key=lambda g: -g.mean("cut_top1"))[:2]
+    return [
+        f"Before fine-tuning, at {100 * target:g} % of the MACs, {best.label} decides as the dense network on {_value(best, 'cut_agreement')} of the "
+        f"test pictures (top-1 {_value(best, 'cut_top1')}); next is {second.label} with top-1 {_value(second, 'cut_top1')}."
+    ]
+
+
+def _yardstick(groups: Sequence[Group]) -> list[str]:
+    """Which methods do not beat the best yardstick?"""
+    parts = []
+    for target in _targets(groups):
+        here = _at(groups, target)
+        yard = [g for g in here if g.first["paper"] is None]
+        papers = [g for g in here if g.first["paper"] is not None]
+        if not yard or not papers:
+            continue
+        best = max(yard, key=lambda g: g.mean("top1"))
+        behind = [g.label for g in papers if g.mean("top1") <= best.mean("top1")]
+        end = f"not by {_list(behind, 'or')}" if behind else "by every paper here"
+        parts.append(
+            f"at {100 * target:g} % of the MACs the best one, {best.label} ({_value(best, 'top1')}), is beaten {end}"
+        )
+    return [f"Against the yardsticks: {'; '.join(parts)}."] if parts else []
+
+
+def _latency(groups: Sequence[Group]) -> list[str]:
+    target = middle(_targets(groups)) if groups else None
+    here = _at(groups, target) if groups else []
+    if len(here) < 2:
+        return []
+    shares = {g.label: 100 * g.mean("latency64_kept") for g in here}
+    low, high = min(shares, key=shares.__getitem__), max(shares, key=shares.__getitem__)
+    return [
+        f"MACs are not milliseconds: at {100 * target:g} % of the MACs a batch of 64 takes {shares[low]:.0f} % ({low}) to {shares[high]:.0f} % ({high}) "
+        "of the dense network's time."
+    ]
+
+
+def _bytes(groups: Sequence[Group]) -> list[str]:
+    """What the methods that aim at bytes reach, one sentence each."""
+    found: dict[str, list[str]] = {}
+    for g in groups:
+        if g.first["axis"] == "bytes":
+            kept = g.mean("bytes_kept")
+            found.setdefault(g.label, []).append(f"{1 / kept:.0f} times smaller at {_value(g, 'top1')}")
+    return [f"{label[0].upper()}{label[1:]} makes the file {'; '.join(parts)} top-1." for label, parts in found.items()]
+
+
+def _chains(rows: Rows, groups: Sequence[Group]) -> list[str]:
+    """What a chain reaches that no single method does: as few bytes, or as few MACs, at no less accuracy."""
+    last = [g for g in chained(rows) if g.first["step"] == len(g.first["chain"])]
+    said = []
+    for chain in last:
+        rivals = [g for g in groups if g.mean("top1") >= chain.mean("top1")]
+        smaller = [g for g in rivals if g.mean("bytes") <= chain.mean("bytes") and g.mean("macs") <= chain.mean("macs")]
+        figures = f"{100 * chain.mean('macs_kept'):.0f} % of the MACs and {100 * chain.mean('bytes_kept'):.1f} % of the bytes at {_value(chain, 'top1')}"
+        end = (
+            "no single method here has as little of both at that accuracy"
+            if not smaller
+            else f"{smaller[0].label} alone does no worse"
+        )
+        said.append(f"The chain {chain.name} reaches {figures}; {end}.")
+    return said
+
+
+def middle(targets: Sequence[float]) -> float:
+    """The budget that stands for all where only one is shown."""
+    return sorted(targets)[len(targets) // 2]
+
+
+def _value(group: Group, measure: str) -> str:
+    deviation = group.deviation(measure)
+    spaced = f"{group.mean(measure):.2f}" + (f" ± {deviation:.2f}" if deviation else "") + " %"
+    return spaced.replace(" ", "\N{NO-BREAK SPACE}")
+
+
+def _list(names: Sequence[str], last: str = "and") -> str:
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} {last} {names[-1]}"

@@ -1,0 +1,161 @@
+"""A network of a few hundred weights, a handful of pictures, methods that cost nothing, and rows that were never run."""
+
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from common.channels import channel_groups, keep_channels
+from common.checkpoint import save_model
+from common.cost import WidthCost
+from common.data import DataBundle, MemoryImages
+from common.formats import load_network
+from common.methods import Method, Task
+from common.training import TrainOptions
+from compare.uniform import uniform_widths
+
+CLASSES = [str(i) for i in range(4)]
+RECIPE = TrainOptions(epochs=1, batch_size=16, learning_rate=0.05)
+
+
+def bundle(train: int = 32, test: int = 16) -> DataBundle:
+    """Squares of four greys with noise: learnt in an epoch or two."""
+    return DataBundle("greys", _pictures(train, 0), _pictures(test, 1), CLASSES, (3, 8, 8), "0123456789abcdef")
+
+
+def _pictures(count: int, seed: int) -> MemoryImages:
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.arange(count) % len(CLASSES)
+    noise = torch.randint(0, 30, (count, 3, 8, 8), generator=generator)
+    return MemoryImages((labels.view(-1, 1, 1, 1) * 60 + noise).to(torch.uint8), labels, flip=False, padding=1)
+
+
+def tiny() -> nn.Module:
+    """Two convolutions of 40 and 50 channels: fine enough for budgets within 2 %."""
+    return nn.Sequential(
+        nn.Conv2d(3, 40, 3, padding=1, bias=False), nn.BatchNorm2d(40), nn.ReLU(), nn.Conv2d(40, 50, 3, stride=2, bias=False),
+        nn.BatchNorm2d(50), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(50, len(CLASSES)),
+    )  # fmt: skip
+
+
+def first_channels(task: Task) -> Path:
+    """Keeps the leading channels of every group."""
+    file = task.folder / "model.safetensors"
+    if file.is_file():
+        return file
+    model = load_network(task.baseline)
+    example = torch.zeros(1, *task.data.input_shape)
+    groups = channel_groups(model, example)
+    widths = uniform_widths(groups, WidthCost(model, task.data.input_shape, groups), task.target)
+    save_model(file, keep_channels(model, example, {name: range(width) for name, width in widths.items()}))
+    return file
+
+
+def smaller_file(task: Task) -> Path:
+    """Not smaller at all, but on the axis of bytes."""
+    file = task.folder / "model.safetensors"
+    save_model(file, load_network(task.baseline))
+    return file
+
+
+LEADING = Method("leading channels", first_channels, paper="Nobody 2026")
+BYTES = Method("as it was", smaller_file, axis="bytes", trains=True, paper="Nobody 2025")
+
+LOOKS = {  # label: (method, paper, accuracy lost as cut and after fine-tuning at half of the MACs)
+    "DECORE": ("decore", "Alwani et al. 2022", 30, 0.9),
+    "meta-pruning": ("rewarded_metapruning", "Liu et al. 2019", 60, 1.1),
+    "model-preserving ID": ("model_preserving_id", "Chee et al. 2022", 4, 0.5),
+    "redundancy graph": ("redundancy_graph", "Li et al. 2024", 55, 1.3),
+    "L1 norm": ("l1_norm", None, 62, 1.5),
+    "random": ("random", None, 70, 2.2),
+    "torch-pruning": ("torch_pruning", None, 35, 0.8),
+}
+LAYERS = ["conv1", *(f"layer{s}.{b}.conv{c}" for s in (1, 2, 3) for b in (0, 1, 2) for c in (1, 2))]
+
+
+def write_rows(out: Path, seeds=(0, 1, 2), targets=(0.7, 0.5, 0.3), epochs: int = 2, chain: bool = True) -> Path:
+    """A comparison's folder with rows of plausible figures, as ``compare`` would leave it."""
+    for seed in seeds:
+        _write(out / f"seed{seed}" / "baseline", {"package": "common", "arch": "resnet20", "dataset": "digits", "seed": seed,
+               "commit": "abc", "seconds": 20.0, "baseline": _side(99.0, 1.0, 1.0, 1.0)}, seed, epochs)  # fmt: skip
+        for label, (method, paper, cut, tuned) in LOOKS.items():
+            for target in targets:
+                depth = (1 - target) / 0.5
+                row = _row(label, method, paper, "macs", {"macs": target}, seed, epochs)
+                kept = 0.99 * target
+                row |= _sides(
+                    99 - min(88, cut * depth**1.5) + seed * 0.3,
+                    99 - tuned * depth**2 + 0.12 * (seed - 1),
+                    kept,
+                    kept,
+                    epochs,
+                )
+                _write(out / f"seed{seed}" / f"{method}-macs{target:g}", row, seed, epochs)
+        for target in (0.1, 0.05, 0.03):
+            row = _row(
+                "deep compression", "deep_compression", "Han et al. 2016", "bytes", {"bytes": target}, seed, epochs
+            )
+            row |= _sides(99 - 0.02 / target, 99 - 0.02 / target, 1.0, target, epochs) | {
+                "finetune_epochs": 0,
+                "trains": True,
+            }
+            _write(out / f"seed{seed}" / f"deep_compression-bytes{target:g}", row, seed, epochs)
+        if chain:
+            _write_chain(out, seed, epochs)
+    return out
+
+
+def _write_chain(out: Path, seed: int, epochs: int) -> None:
+    names, aims = ["model_preserving_id", "deep_compression"], {"macs": 0.5, "bytes": 0.03}
+    folder = out / f"seed{seed}" / "model_preserving_id+deep_compression-macs0.5-bytes0.03"
+    for step, (label, axis, kept, size) in enumerate(
+        (("model-preserving ID", "macs", 0.495, 0.5), ("deep compression", "bytes", 0.495, 0.0299)), 1
+    ):
+        row = _row(label, names[step - 1], "paper", axis, aims, seed, epochs) | {"chain": names, "step": step}
+        _write(
+            folder / f"step{step}-{names[step - 1]}",
+            row | _sides(96, 98.6 - 0.2 * step, kept, size, epochs),
+            seed,
+            epochs,
+        )
+
+
+def _row(label, method, paper, axis, targets, seed, epochs) -> dict:
+    return {
+        "schema": 1, "package": "compare", "arch": "resnet20", "dataset": "digits", "seed": seed, "commit": "abcdef123456", "seconds": 12.0,
+        "label": label, "method": method, "chain": None, "step": None, "axis": axis, "targets": targets, "target": targets[axis], "missed": [],
+        "weights": "generated" if label == "meta-pruning" else "inherited", "trains": label == "DECORE", "paper": paper, "finetune_epochs": epochs,
+        "classes": CLASSES, "command": f"python -m compare --methods {method} --seeds {seed}", "file": "model.safetensors",
+        "per_class": {"top1": [98.0, 96.5, 99.0, 80.0], "dense_top1": [99.0, 98.5, 99.0, 98.0], "agreement": [98.0, 97.0, 99.5, 81.0]},
+        "widths": {n: [max(1, round((0.35 + 0.6 * abs(math.sin(i + len(label)))) * w)), w] for i, n in enumerate(LAYERS) for w in [16 * (1 + i // 6)]},
+    }  # fmt: skip
+
+
+def _sides(cut: float, top1: float, macs: float, size: float, epochs: int) -> dict:
+    return {
+        "baseline": _side(99.0, 1.0, 1.0, 1.0),
+        "after_cut": _side(cut, macs, size, 0.2 + 0.8 * macs),
+        "compressed": _side(top1 if epochs else cut, macs, size, 0.2 + 0.8 * macs),
+        "kept": {"macs": macs, "params": size, "bytes": size},
+    }
+
+
+def _side(top1: float, macs: float, size: float, time: float) -> dict:
+    return {
+        "top1": round(top1, 2), "top5": 100.0, "loss": 0.1, "macs": round(40e6 * macs), "params": round(270e3 * size), "nonzero_params": round(270e3 * size),
+        "bytes": round(1.1e6 * size), "agreement": round(top1 * 0.99, 2), "latency_ms": {"1": 3 * time**0.5, "64": 60 * time},
+    }  # fmt: skip
+
+
+def _write(folder: Path, metrics: dict, seed: int, epochs: int) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    config = {
+        "package": "compare", "data_fingerprint": "0123456789abcdef",
+        "options": {"seed": seed, "finetune": {**vars(replace(RECIPE, epochs=epochs))}},
+        "environment": {"device": "cpu (a processor, 2 cores)", "threads": 2, "python": "3.11.7", "versions": {"torch": "2.15.0"}, "commit": "abcdef123456"},
+    }  # fmt: skip
+    (folder / "metrics.json").write_text(json.dumps(metrics))
+    (folder / "config.json").write_text(json.dumps(config))

@@ -1,0 +1,244 @@
+"""Rows are made, resumed, marked and chained as promised: with a tiny network and methods that cost nothing."""
+
+import csv
+import json
+
+import pytest
+import torch
+from compare_helpers import BYTES, LEADING, RECIPE, bundle, first_channels, tiny
+
+from common.checkpoint import load_model, save_model
+from common.errors import UserError
+from common.methods import Method
+from common.models import ARCHITECTURES, Architecture
+from compare import command, plan, row
+from compare.plan import Comparison, Job
+from compare.rows import read_rows, single
+from compare.subject import given_dense, train_dense
+
+CPU = torch.device("cpu")
+KEYS = ("top1", "agreement", "loss", "macs", "params", "bytes")
+
+
+@pytest.fixture(autouse=True)
+def tiny_network(monkeypatch):
+    """``--arch tiny`` on ``--dataset greys``, and two methods, without anything installed."""
+    monkeypatch.setitem(ARCHITECTURES, "tiny", Architecture(lambda num_classes=4: tiny(), (3, 8, 8)))
+    monkeypatch.setattr(command.cli, "load_data", lambda args: bundle())
+    monkeypatch.setattr(command, "methods", lambda: {"leading": LEADING, "bytes": BYTES})
+    monkeypatch.setattr(row, "latency_ms", lambda models, shape, device: {name: {"1": 1.0, "64": 2.0} for name in models})
+    monkeypatch.setattr("common.measure.latency_ms", lambda models, *a, **k: {name: {"1": 1.0, "64": 2.0} for name in models})
+
+
+def run(out, *words):
+    base = ["--dataset", "greys", "--arch", "tiny", "--baseline-epochs", "2", "--batch-size", "16", "--device", "cpu", "--seeds", "0"]
+    return command.main([*base, "--out", str(out), *words])
+
+
+def figures(folder):
+    metrics = json.loads((folder / "metrics.json").read_text())
+    return {side: {key: metrics[side].get(key) for key in KEYS} for side in ("baseline", "after_cut", "compressed")}
+
+
+def interrupt_after(monkeypatch, calls):
+    """The process is 'killed' (KeyboardInterrupt) in the epoch after so many calls of the loop's writer."""
+    import common.training.loop as loop
+
+    real, count = loop._keep, [0]
+
+    def keep(*arguments):
+        real(*arguments)
+        count[0] += 1
+        if count[0] == calls:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(loop, "_keep", keep)
+    return lambda: monkeypatch.setattr(loop, "_keep", real)
+
+
+def test_a_comparison_leaves_rows_tables_and_a_page(tmp_path, capsys):
+    assert run(tmp_path, "--target-macs", "0.5", "--target-bytes", "0.5", "--finetune-epochs", "1") == 0
+    out = capsys.readouterr().out
+    assert "leading channels" in out and "50 % MACs" in out and "dense baseline" in out and "report.html" in out
+    folder = tmp_path / "seed0" / "leading-macs0.5"
+    assert {"config.json", "log.csv", "metrics.json", "model.safetensors"} <= {p.name for p in folder.iterdir()}
+    metrics = json.loads((folder / "metrics.json").read_text())
+    assert 0.49 <= metrics["kept"]["macs"] <= 0.5 and metrics["missed"] == [] and metrics["finetune_epochs"] == 1
+    assert metrics["compressed"]["bytes"] == (folder / "model.safetensors").stat().st_size
+    assert metrics["widths"]["0"][1] == 40 and metrics["widths"]["0"][0] == load_model(folder / "model.safetensors")[0].out_channels
+    with open(tmp_path / "results.csv", newline="") as file:
+        lines = list(csv.DictReader(file))
+    assert [line["method"] for line in lines] == ["bytes", "leading"]
+    assert float(lines[1]["top1"]) == metrics["compressed"]["top1"]
+    assert "leading-macs0.5" not in (tmp_path / "report.md").read_text() and "--methods leading" in (tmp_path / "report.md").read_text()
+
+
+def test_per_class_figures_average_to_the_whole(tmp_path):
+    run(tmp_path, "--target-macs", "0.5", "--target-bytes", "--finetune-epochs", "0")
+    metrics = json.loads((tmp_path / "seed0" / "leading-macs0.5" / "metrics.json").read_text())
+    for name, whole in (("top1", metrics["compressed"]["top1"]), ("agreement", metrics["compressed"]["agreement"]), ("dense_top1", metrics["baseline"]["top1"])):
+        values = metrics["per_class"][name]
+        assert sum(values) / len(values) == pytest.approx(whole, abs=1e-3)  # as many pictures in each class
+
+
+@pytest.mark.parametrize("calls", [1, 2, 3, 5])
+def test_killed_anywhere_it_goes_on_to_the_same_figures(tmp_path, monkeypatch, calls):
+    """Two epochs of the baseline, then two of each row: interrupted after any of them."""
+    words = ["--methods", "leading", "--target-macs", "0.7", "0.5", "--target-bytes", "--finetune-epochs", "2"]
+    assert run(tmp_path / "whole", *words) == 0
+    stop = interrupt_after(monkeypatch, calls)
+    assert run(tmp_path / "killed", *words) == 130
+    stop()
+    assert run(tmp_path / "killed", *words) == 0
+    for name in ("leading-macs0.7", "leading-macs0.5"):
+        assert figures(tmp_path / "whole" / "seed0" / name) == figures(tmp_path / "killed" / "seed0" / name)
+        files = [(tmp_path / side / "seed0" / name / "model.safetensors").read_bytes() for side in ("whole", "killed")]
+        assert files[0] == files[1]
+
+
+def test_finished_rows_are_not_made_again(tmp_path, monkeypatch):
+    words = ["--methods", "leading", "--target-macs", "0.5", "--target-bytes", "--finetune-epochs", "1"]
+    run(tmp_path, *words)
+    before = (tmp_path / "seed0" / "leading-macs0.5" / "metrics.json").stat().st_mtime_ns
+    monkeypatch.setattr(command, "methods", lambda: {"leading": Method("leading channels", never)})
+    assert run(tmp_path, *words) == 0
+    assert (tmp_path / "seed0" / "leading-macs0.5" / "metrics.json").stat().st_mtime_ns == before
+
+
+def never(task):
+    raise AssertionError("called again")
+
+
+def test_other_options_are_refused_by_name_and_force_starts_anew(tmp_path, capsys):
+    words = ["--methods", "leading", "--target-macs", "0.5", "--target-bytes"]
+    run(tmp_path, *words, "--finetune-epochs", "0")
+    capsys.readouterr()
+    assert run(tmp_path, *words, "--finetune-epochs", "1") == 2
+    assert "--finetune" in capsys.readouterr().err
+    assert run(tmp_path, *words, "--finetune-epochs", "1", "--force") == 0
+    assert json.loads((tmp_path / "seed0" / "leading-macs0.5" / "metrics.json").read_text())["finetune_epochs"] == 1
+
+
+def test_a_row_that_misses_its_budget_is_marked(tmp_path, monkeypatch, capsys):
+    def greedy(task):  # keeps 0.6 where 0.5 is asked for
+        return first_channels(plan.replace(task, target=task.target + 0.1))
+
+    monkeypatch.setattr(command, "methods", lambda: {"greedy": Method("greedy", greedy), "leading": LEADING})
+    assert run(tmp_path, "--target-macs", "0.5", "--target-bytes", "--finetune-epochs", "0") == 0
+    out = capsys.readouterr().out
+    assert "MISSES" in out and "greedy (!)" in out and "leading channels (!)" not in out
+    marked = {g.label: g.missed for g in single(read_rows(tmp_path))}
+    assert marked == {"greedy": True, "leading channels": False}
+    assert 'title="misses its budget' in (tmp_path / "report.html").read_text()
+
+
+def test_a_budget_out_of_reach_is_a_row_that_says_so(tmp_path, monkeypatch, capsys):
+    def refuse(task):
+        raise UserError("the nearest is 0.42")
+
+    monkeypatch.setattr(command, "methods", lambda: {"shy": Method("shy", refuse), "leading": LEADING})
+    assert run(tmp_path, "--target-macs", "0.5", "--target-bytes", "--finetune-epochs", "0") == 0
+    assert "the nearest is 0.42" in capsys.readouterr().out
+    assert "the nearest is 0.42" in (tmp_path / "report.html").read_text()
+    monkeypatch.setattr(command, "methods", lambda: {"shy": LEADING})
+    assert run(tmp_path, "--target-macs", "0.5", "--target-bytes", "--finetune-epochs", "0") == 0
+    assert read_rows(tmp_path).refused == []
+
+
+def test_one_method_that_breaks_does_not_stop_the_others(tmp_path, monkeypatch, capsys):
+    def broken(task):
+        raise ZeroDivisionError("somebody else's bug")
+
+    monkeypatch.setattr(command, "methods", lambda: {"broken": Method("broken", broken), "leading": LEADING})
+    assert run(tmp_path, "--target-macs", "0.5", "--target-bytes", "--finetune-epochs", "0") == 2
+    captured = capsys.readouterr()
+    assert "broken-macs0.5" in captured.err and len(captured.err.strip().splitlines()) == 1
+    assert "leading channels" in captured.out and (tmp_path / "report.html").is_file()
+    assert "somebody else's bug" in (tmp_path / "seed0" / "broken-macs0.5" / "failed.txt").read_text()
+
+
+def test_a_chain_hands_its_file_on_and_ends_at_the_budget(tmp_path, monkeypatch):
+    started = []
+
+    def spy(task):
+        started.append(task.baseline)
+        return first_channels(task)
+
+    monkeypatch.setattr(command, "methods", lambda: {"a": Method("A", spy), "b": Method("B", spy), "bytes": BYTES})
+    assert run(tmp_path, "--chain", "a,b", "--target-macs", "0.4", "--target-bytes", "--finetune-epochs", "1") == 0
+    folder = tmp_path / "seed0" / "a+b-macs0.4"
+    assert started == [tmp_path / "seed0" / "baseline" / "model.safetensors", folder / "step1-a" / "model.safetensors"]
+    first, second = (json.loads((folder / name / "metrics.json").read_text()) for name in ("step1-a", "step2-b"))
+    assert first["kept"]["macs"] == pytest.approx(0.4**0.5, rel=0.02)
+    assert 0.98 * 0.4 <= second["kept"]["macs"] <= 0.4 and not second["missed"]
+    assert first["baseline"]["macs"] == second["baseline"]["macs"]  # both against the dense network
+    assert not (tmp_path / "seed0" / "a-macs0.4").exists()
+    page = (tmp_path / "report.html").read_text()
+    assert "2. A + B" in page
+
+
+def test_what_aims_at_bytes_comes_last_in_a_chain(tmp_path, capsys):
+    assert run(tmp_path, "--chain", "bytes,leading", "--target-macs", "0.5", "--target-bytes", "0.5") == 2
+    assert "comes last" in capsys.readouterr().err
+
+
+def test_bytes_of_a_chain_are_shares_of_the_dense_file(tmp_path):
+    asked = []
+
+    def note(task):
+        asked.append(task.target * task.baseline.stat().st_size)
+        return BYTES.compress(task)
+
+    save_model(tmp_path / "dense.safetensors", named_tiny())
+    dense = given_dense(tmp_path / "out", lambda: load_model(tmp_path / "dense.safetensors"), "dense", "0", bundle(), CPU)
+    comparison = Comparison(tmp_path / "out", {"leading": LEADING, "note": Method("note", note, axis="bytes")}, plan.replace(RECIPE, epochs=0))
+    row.run_job(Job(("leading", "note"), {"macs": 0.5, "bytes": 0.1}, 0), comparison, dense)
+    assert asked == [pytest.approx(0.1 * dense.file.stat().st_size)]
+
+
+def named_tiny():
+    model = tiny()
+    model.architecture = {"arch": "tiny", "args": {"num_classes": 4}}
+    return model
+
+
+def test_the_baseline_of_a_seed_is_its_own_and_a_given_one_serves_all(tmp_path):
+    recipe = plan.replace(RECIPE, epochs=1)
+    one, two = (train_dense(tmp_path, "tiny", bundle(), recipe, CPU, seed) for seed in (0, 1))
+    assert one.file != two.file and not torch.equal(one.model[0].weight, two.model[0].weight)
+    given = ["--baseline", str(one.file), "--methods", "leading", "--target-macs", "0.5", "--target-bytes", "--finetune-epochs", "0"]
+    assert run(tmp_path / "given", *given, "--seeds", "0", "1") == 0
+    rows = read_rows(tmp_path / "given")
+    assert [r["seed"] for r in rows.metrics] == [0, 1] and len(rows.baselines) == 1
+    assert rows.metrics[0]["baseline"]["top1"] == rows.metrics[1]["baseline"]["top1"] == one.side["top1"]
+
+
+@pytest.mark.parametrize(
+    ("words", "part"),
+    [
+        (["--methods", "nothing"], "leading"),
+        (["--chain", "leading,nothing"], "nothing"),
+        (["--target-macs", "--target-bytes"], "nothing to do"),
+        (["--target-macs", "1.5"], "--target-macs"),
+        (["--finetune-epochs", "-1"], "epochs"),
+        (["--weights", "none.pth"], "no such file"),
+        (["--arch", "nothing"], "known are"),
+        (["--report-only"], "no finished row"),
+    ],
+)
+def test_mistakes_are_one_line_with_status_2(tmp_path, capsys, words, part):
+    assert run(tmp_path / "out", *words) == 2
+    error = capsys.readouterr().err.strip().splitlines()
+    assert len(error) == 1 and part in error[0]
+    assert not list((tmp_path / "out").rglob("metrics.json"))
+
+
+def test_the_command_of_a_row_makes_that_row(tmp_path):
+    words = ["--methods", "leading", "--target-macs", "0.7", "0.5", "--target-bytes", "--finetune-epochs", "1"]
+    run(tmp_path / "all", *words, "--baseline-epochs", "1")
+    metrics = json.loads((tmp_path / "all" / "seed0" / "leading-macs0.5" / "metrics.json").read_text())
+    again = metrics["command"].split()
+    assert again[:3] == ["python", "-m", "compare"]
+    assert command.main([*again[3:], "--target-bytes", "--device", "cpu", "--out", str(tmp_path / "one")]) == 0
+    assert [p.name for p in (tmp_path / "one" / "seed0").iterdir() if p.name != "baseline"] == ["leading-macs0.5"]
+    assert figures(tmp_path / "one" / "seed0" / "leading-macs0.5") == figures(tmp_path / "all" / "seed0" / "leading-macs0.5")
