@@ -111,7 +111,11 @@ def attach_agents(
         if len({by_module[name].name for name in names}) > 1:
             raise UserError(f"{', '.join(names)} cannot share an agent: their channels are not tied")
         chosen[by_module[names[0]].name] = by_module[names[0]]
-    shapes = {name: module.weight.shape for name, module in model.named_modules() if name in by_module}
+    shapes = {
+        name: module.weight.shape
+        for name, module in model.named_modules()
+        if name in by_module and hasattr(module, "weight")
+    }
     owner = AgentSet(agents, list(chosen.values()), shapes)
     handles = {name: handle for handle in owner for name in handle.modules}
     return owner, handles, len(owner), sum(group.size for group in chosen.values())

@@ -1,0 +1,266 @@
+"""The commands end to end on small data: run folders, resumption of phases, several penalties, section 5, the seed's names."""
+
+import csv
+import json
+import sys
+import types
+
+import pytest
+import torch
+from decore_helpers import trained_resnet, write_pictures
+
+from common.checkpoint import load_model, read_tensors, save_model
+from common.data import load_dataset
+from common.errors import UserError
+from common.methods import Task, methods
+from common.models import create_model
+from common.runs import read_json
+from common.training import TrainOptions
+from decore import command, investigate, nni_sweep, phases, tables
+from decore.seed_names import BINARY_INV, attach_agents, train, validate
+
+
+@pytest.fixture(scope="module", autouse=True)
+def no_latency():
+    """A measurement of times takes time and shows nothing here."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(phases, "latency_ms", lambda models, *args, **kwargs: {name: {"64": 1.0} for name in models})
+        yield
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """Pictures of two classes and a ResNet-20 with random weights."""
+    root = tmp_path_factory.mktemp("decore")
+    write_pictures(root / "pictures", train=16, test=6)
+    torch.manual_seed(0)
+    save_model(root / "net.safetensors", create_model("resnet20", num_classes=2))
+    return root
+
+
+def words(place, *more: str) -> list[str]:
+    network = ["--checkpoint", str(place / "net.safetensors"), "--dataset", f"folder:{place / 'pictures'}"]
+    return [*network, "--device", "cpu", "--batch-size", "16", "--agents-learning-rate", "0.5", "--init", "2", *more]
+
+
+def prune_words(place, *more: str) -> list[str]:
+    return words(place, "--epochs", "3", "--policy-epochs", "2", "--refresh", "16", *more)
+
+
+def test_a_run_leaves_its_folder_and_a_second_call_skips_it(place, tmp_path, capsys):
+    options = prune_words(place, "--saved-dir", str(tmp_path), "--penalty", "0", "--target-macs", "0.7", "--plots")
+    assert command.main(options) == 0
+    folder, policy = tmp_path / "resnet20-0-macs0.7", tmp_path / "resnet20-0-policy"
+    assert {p.name for p in folder.iterdir()} == {
+        *("config.json", "log.csv", "metrics.json", "model.safetensors", "kept.png", "policies.png", "course.png")
+    }
+    assert {p.name for p in policy.iterdir()} == {
+        *("config.json", "log.csv", "metrics.json", "model.safetensors", "agents.safetensors")
+    }
+    assert (tmp_path / "resnet20.png").stat().st_size > 5000
+    metrics = read_json(folder / "metrics.json")
+    assert metrics["schema"] == 1 and metrics["package"] == "decore" and metrics["penalty"] == 0
+    assert 0.98 * 0.7 <= metrics["compressed"]["macs"] / metrics["baseline"]["macs"] <= 0.7
+    assert {"top1", "top5", "loss", "macs", "params", "nonzero_params", "bytes", "latency_ms", "agreement"} == set(
+        metrics["compressed"]
+    )
+    assert metrics["compressed"]["bytes"] == (folder / "model.safetensors").stat().st_size
+    widths = {name: int(entry.split("/")[0]) for name, entry in metrics["kept"].items()}
+    assert load_model(folder / "model.safetensors").conv1.out_channels == widths["conv1"]
+    with open(policy / "log.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 2 and all(f"kept/{name}" in rows[0] for name in widths)
+    capsys.readouterr()
+    before = {p: p.stat().st_mtime_ns for p in folder.rglob("*.json")}
+    assert command.main([word for word in options if word != "--plots"]) == 0
+    assert "is finished" in capsys.readouterr().out
+    assert {p: p.stat().st_mtime_ns for p in before} == before
+
+
+def test_another_cut_goes_on_from_the_same_policy(place, tmp_path, monkeypatch, capsys):
+    options = prune_words(place, "--saved-dir", str(tmp_path), "--penalty", "0")
+    assert command.main(options) == 0
+    monkeypatch.setattr(phases, "train_policy", None)  # would fail if it were called again
+    assert command.main([*options, "--target-macs", "0.6"]) == 0
+    assert command.main([*options, "--target-macs", "0.6", "--finetune-learning-rate", "0.5"]) == 2
+    assert "--finetune" in capsys.readouterr().err
+
+
+def test_several_penalties_give_a_run_each_and_one_plot(place, tmp_path):
+    options = prune_words(
+        place, "--saved-dir", str(tmp_path), "--penalty", "0", "auto", "--freeze", "--target-macs", "0.8"
+    )
+    assert command.main(options) == 0
+    assert (tmp_path / "resnet20.png").is_file()
+    for label in ("resnet20-0-macs0.8", "resnet20-auto-macs0.8"):
+        assert (tmp_path / label / "metrics.json").is_file() and (tmp_path / f"{label}.log").is_file()
+    auto = read_json(tmp_path / "resnet20-auto-policy" / "metrics.json")["penalty"]
+    asked = auto / (1 + auto)
+    assert asked < 0.995  # at least the slack below the dense network's accuracy
+    policy = load_model(tmp_path / "resnet20-auto-policy" / "model.safetensors").state_dict()
+    dense = load_model(place / "net.safetensors").state_dict()
+    assert all(torch.equal(policy[name], tensor) for name, tensor in dense.items())  # frozen
+
+
+def test_a_holdout_never_shows_the_test_pictures(place, tmp_path):
+    options = prune_words(place, "--saved-dir", str(tmp_path), "--penalty", "0", "--holdout", "0.25")
+    assert command.main(options) == 0
+    data = load_dataset(f"folder:{place / 'pictures'}")
+    config = read_json(tmp_path / "resnet20-0" / "config.json")
+    assert config["data_fingerprint"] == data.holdout(0.25, 0).fingerprint != data.fingerprint
+
+
+def test_the_refreshed_statistics_are_those_of_the_cut_network(tmp_path):
+    """Batch norm after the cut holds the mean and variance of what it reads on the pictures."""
+    trained = trained_resnet()
+    from decore.options import Plan
+    from decore.policy import PolicyOptions
+
+    recipe = TrainOptions(epochs=1, batch_size=30)
+    plan = Plan(PolicyOptions(penalty=0.0, frozen=True), recipe, recipe, target_macs=0.7, refresh=60)
+    policy = phases.policy_phase(trained, plan, tmp_path, say=lambda line: None)
+    with torch.no_grad():
+        policy.agents.weight.normal_(3, 1, generator=torch.Generator().manual_seed(0))
+    _, kept = phases.decide(policy, plan)
+    smaller = phases.cut(trained, policy, plan, kept)
+    seen = []
+    smaller.conv1.register_forward_hook(lambda module, inputs, output: seen.append(output.double()))
+    with torch.no_grad():
+        for batch in trained.data.train.batches(60, channels_last=True):
+            smaller(batch.images)
+    assert torch.allclose(smaller.bn1.running_mean.double(), seen[0].mean((0, 2, 3)), atol=1e-5)
+    dense = policy.model.bn1.running_mean
+    assert not torch.allclose(smaller.bn1.running_mean, dense[kept["conv1"]], atol=1e-3)
+
+
+def test_section_5(place, tmp_path, capsys):
+    options = words(place, "--epochs", "2", "--saved-dir", str(tmp_path), "--penalty", "5", "--drop", "0", "0.2", "0.5")
+    assert investigate.main([*options, "--random-orders", "2"]) == 0
+    folder = tmp_path / "resnet20-5-policies"
+    metrics = read_json(folder / "metrics.json")
+    assert {p.name for p in folder.iterdir()} == {
+        "config.json",
+        "metrics.json",
+        "investigate_policies.png",
+        "policies.png",
+    }
+    for name, points in metrics["curves"].items():
+        assert [round(p["dropped"] * 448) for p in points] == [0, 90, 224]
+        assert all(("deviation" in p) == (name == "random" and p["dropped"] > 0) for p in points)
+        assert points[0]["top1"] == metrics["curves"]["low"][0]["top1"]
+    assert "lowest first" in capsys.readouterr().out
+    assert investigate.main([*options, "--random-orders", "2"]) == 0
+
+
+def test_drop_orders_follow_the_weights_and_empty_no_layer():
+    trained = trained_resnet()
+    agents = phases.Agents(trained.model, trained.example_input)
+    weights = torch.randn(448, generator=torch.Generator().manual_seed(0))
+    low, high = investigate.drop_order(agents, weights), investigate.drop_order(agents, -weights)
+    assert len(low) == 448 - len(agents.groups)
+    assert (weights[low].diff() >= 0).all() and (weights[high].diff() <= 0).all()
+    for order in (low, high):
+        left = agents.by_name(investigate.without(order, 448))
+        assert all(int(mask.sum()) == 1 for mask in left.values())
+
+
+def test_compare_finds_the_method_and_gets_a_network_of_the_budget(tmp_path):
+    trained = trained_resnet(train=64)
+    save_model(tmp_path / "net.safetensors", trained.model)
+    method = methods()["decore"]
+    task = Task(
+        tmp_path / "net.safetensors", tmp_path / "run", trained.data, 0.7, TrainOptions(epochs=1, batch_size=32), seed=1
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("decore.method.SEEN", 640)
+        file = method.compress(task)
+        model = load_model(file)
+        assert 0.98 * 0.7 <= phases.side(model, trained.accuracy, (3, 32, 32), 1)["macs"] / 40551040 <= 0.7
+        before = file.stat().st_mtime_ns
+        assert method.compress(task) == file and file.stat().st_mtime_ns == before
+    assert method.axis == "macs" and method.trains and method.weights == "inherited"
+
+
+def test_a_trial_of_nni_gives_the_commands_numbers(place, tmp_path, monkeypatch):
+    options = prune_words(place, "--saved-dir", str(tmp_path), "--target-macs", "0.8", "--arch", "resnet20", "--freeze")
+    reported = []
+    fake = types.SimpleNamespace(get_next_parameter=lambda: {"penalty": 50}, report_final_result=reported.append)
+    monkeypatch.setitem(sys.modules, "nni", fake)
+    assert nni_sweep.main(options) == 0
+    metrics = read_json(tmp_path / "resnet20-50-macs0.8" / "metrics.json")
+    assert reported == [
+        {
+            "default": metrics["compressed"]["top1"],
+            "macs_kept": metrics["compressed"]["macs"] / metrics["baseline"]["macs"],
+        }
+    ]
+    assert read_json(tmp_path / "resnet20-50-macs0.8" / "config.json")["data_fingerprint"]
+    assert json.dumps(nni_sweep.SEARCH_SPACE)
+
+
+def test_without_nni_a_trial_says_what_is_missing(monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "nni", None)
+    assert nni_sweep.main([]) == 2
+    assert "constraints-nni.txt" in capsys.readouterr().err
+
+
+def test_finished_runs_become_result_files(place, tmp_path):
+    assert command.main(prune_words(place, "--saved-dir", str(tmp_path), "--penalty", "0")) == 0
+    file = tables.add_result(tmp_path / "resnet20-0", tmp_path)
+    record = read_json(file)
+    assert file.name == "run-resnet20-0.json" and record["options"]["threshold"] == 0.5 and len(record["log"]) == 2
+    assert tables._row(record)[1].startswith("ours, penalty 0")
+    with pytest.raises(UserError, match="no run of"):
+        tables.add_result(tmp_path / "resnet20-0-policy", tmp_path)
+
+
+def test_agents_files_are_plain_tensors_by_group(place, tmp_path):
+    assert command.main(prune_words(place, "--saved-dir", str(tmp_path), "--penalty", "0")) == 0
+    tensors = read_tensors(tmp_path / "resnet20-0-policy" / "agents.safetensors")
+    assert sum(t.numel() for t in tensors.values()) == 448 and tensors["conv1"].shape == (16,)
+
+
+def test_the_seeds_names():
+    torch.manual_seed(0)
+    model = create_model("vgg16")
+    names = [name for name, module in model.named_modules() if name.startswith("features.conv")]
+    agents, by_name, count, channels = attach_agents(model, names)
+    assert count == 13 and channels == 4224 and len(by_name) == 26  # each convolution and its norm
+    agent = by_name["features.conv0"]
+    assert agent is by_name["features.norm0"] and agent.get_actions("features.conv0", 5).shape == (5, 64)
+    batches = [(torch.randn(4, 3, 32, 32), torch.randint(0, 10, (4,))) for _ in range(2)]
+    sgd, adam = torch.optim.SGD(model.parameters(), lr=0.01), torch.optim.Adam(agents.parameters(), lr=0.1)
+    log = train(model, agents, batches, sgd, adam, torch.nn.CrossEntropyLoss(), 4, "cpu")
+    assert set(log) == {
+        *("total_samples", "num_channels_dropped", "total_channels", "accuracy", "loss_model_avg", "loss_agents_avg"),
+        *("accuracy_reward_avg", "compression_reward_avg", "full_reward_avg", "weights_avg", "probabilities_avg"),
+        *("p_min", "p_max"),
+    }
+    assert log["total_samples"] == 8 and log["total_channels"] == 4224
+    assert log["accuracy_reward_avg"] == pytest.approx(5 * log["accuracy"] / 100 - 4)
+    with pytest.raises(UserError, match="eval"):
+        agent.get_masks()
+    with pytest.raises(UserError, match="eval"):
+        validate(model, batches, "cpu", agents)
+    with torch.no_grad():
+        agents.agents.weight.normal_()
+    kept, inverse = {}, {}
+    for handle in agents:
+        handle.eval(0.6)
+        kept[handle.group.name] = handle.get_masks()[handle.group.name]["weight"]
+        handle.eval(0.6, BINARY_INV)
+        inverse[handle.group.name] = handle.get_masks()[handle.group.name]["weight"]
+        assert torch.equal(
+            kept[handle.group.name] + inverse[handle.group.name], torch.ones_like(kept[handle.group.name])
+        )
+    assert 0 <= validate(model, batches, "cpu", agents) <= 100
+
+
+def test_modules_that_are_not_tied_cannot_share_an_agent():
+    model = create_model("resnet20")
+    _, by_name, count, _ = attach_agents(model, [["conv1", "layer1.0.conv2"], "layer1.0.conv1"])
+    assert count == 2 and by_name["conv1"] is by_name["layer1.0.conv2"]
+    with pytest.raises(UserError, match="not tied"):
+        attach_agents(model, [["conv1", "layer1.0.conv1"]])
+    with pytest.raises(UserError, match="nothing"):
+        attach_agents(model, ["nothing"])
