@@ -81,6 +81,18 @@ def test_evaluate_prints_and_writes(trained, tmp_path, capsys):
     assert f"{written['top1']:.2f} %" in capsys.readouterr().out
 
 
+def test_pictures_that_the_network_does_not_read_are_a_mistake(trained, tmp_path, capsys):
+    for side in ("train", "test"):
+        for label in ("a", "b"):
+            (tmp_path / side / label).mkdir(parents=True)
+            for i in range(2):
+                Image.new("RGB", (8, 8)).save(tmp_path / side / label / f"{i}.png")
+    options = ["--checkpoint", str(trained / "model.safetensors"), "--model", "test_common_commands:tiny"]
+    assert evaluate.main([*options, "--device", "cpu", "--dataset", f"folder:{tmp_path}"]) == 2
+    (line,) = lines(capsys)
+    assert "model.safetensors" in line and "(3, 8, 8)" in line
+
+
 def test_channels_prints_groups(capsys):
     assert channels_command.main(["--arch", "resnet20"]) == 0
     assert "layer2.0.shortcut" in (out := capsys.readouterr().out) and "12 groups, 448 channels" in out

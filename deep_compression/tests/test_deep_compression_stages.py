@@ -1,5 +1,6 @@
 """The pipeline on real digits, in process: property 13, run folders, interruptions, commands and their mistakes."""
 
+import itertools
 import json
 import math
 from dataclasses import replace
@@ -7,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 from common.checkpoint import load_model, save_model
 from common.data import load_dataset
@@ -15,7 +17,16 @@ from common.formats import load_network
 from common.methods import Task
 from common.models import create_model
 from common.training import TrainOptions, fit
-from deep_compression import commands, load_compressed, load_compressed_model, seed_main, stages
+from deep_compression import (
+    choice,
+    cifar10,
+    commands,
+    load_compressed,
+    load_compressed_model,
+    mnist,
+    seed_main,
+    stages,
+)
 from deep_compression.method import METHOD
 from deep_compression.network_file import read_compressed
 from deep_compression.plan import PrunePlan, Recipe, SharePlan
@@ -271,6 +282,28 @@ BAD = {
     "seed: missing pretrained": (seed_main, ["--dataset", "digits", "--pretrained", "NONE"]),
     "seed: one kind of bits": (seed_main, ["--dataset", "digits", "--conv-bits", "4"]),
     "seed: no such GPU": (seed_main, ["--dataset", "digits", "--device", "cuda:99"]),
+    "seed: pretrained of text": (seed_main, ["--dataset", "digits", "--arch", "lenet5", "--pretrained", "TEXT"]),
+    "seed: pretrained with code in it": (seed_main, ["--dataset", "digits", "--arch", "lenet5", "--pretrained", "PICKLE"]),
+    "seed: negative epochs": (seed_main, ["--dataset", "digits", "--epoch", "-1"]),
+    "seed: unknown clustering": (seed_main, ["--cluster_method", "medians"]),
+    "loss that is not finite": (
+        commands, ["prune", "--dataset", "digits", "--checkpoint", "GOOD", "--learning-rate", "1e30", "--epochs", "1"]),
+    "learning rate nan": (commands, ["prune", "--dataset", "digits", "--checkpoint", "GOOD", "--learning-rate", "nan"]),
+    "abbreviated option": (commands, ["prune", "--dataset", "digits", "--checkpoint", "GOOD", "--val", "0.1"]),
+    "steps without end": (commands, ["share", "--dataset", "digits", "--checkpoint", "GOOD", "--lloyd-steps", "-1"]),
+    "bits of a layer that is not there": (
+        commands, ["share", "--dataset", "digits", "--checkpoint", "GOOD", "--layer-bits", "fc9=4"]),
+    "unknown coder": (commands, ["encode", "--dataset", "digits", "--checkpoint", "GOOD", "--coder", "zip"]),
+    "pictures of another shape": (commands, ["encode", "--dataset", "PICTURES", "--checkpoint", "GOOD"]),
+    "pictures of another shape to evaluate": (commands, ["evaluate", "GOOD", "--dataset", "PICTURES"]),
+    "baseline of another shape": (
+        commands, ["encode", "--dataset", "digits", "--checkpoint", "GOOD", "--baseline", "MNISTNET"]),
+    "folder without pictures": (commands, ["encode", "--dataset", "folder:NONE", "--checkpoint", "GOOD"]),
+    "MNIST that is not there": (mnist, ["--dataset-dir", "NONE"]),
+    "choice without MNIST": (choice, ["--dataset-dir", "NONE"]),
+    "CIFAR-10: unknown arch": (cifar10, ["--dataset", "digits", "--arch", "resnet57", "--weights", "NONE"]),
+    "CIFAR-10: missing weights": (cifar10, ["--dataset", "digits", "--weights", "NONE"]),
+    "CIFAR-10: density in percent": (cifar10, ["--dataset", "digits", "--weights", "NONE", "--densities", "30"]),
 }  # fmt: skip
 
 
@@ -283,17 +316,29 @@ class Evil:
 def places(tmp_path_factory, dense, compressed):
     folder = tmp_path_factory.mktemp("bad")
     (folder / "text").write_text("hello")
+    save_model(folder / "mnist.safetensors", create_model("lenet300_100"))
+    for side, label in itertools.product(("train", "test"), ("a", "b")):
+        (folder / "pictures" / side / label).mkdir(parents=True)
+        for i in range(3):
+            Image.new("RGB", (8, 8)).save(folder / "pictures" / side / label / f"{i}.png")
     (folder / "cut.dcz").write_bytes((compressed / "model.dcz").read_bytes()[:-100])
     torch.save({"w": Evil()}, folder / "evil.pth")
     names = {"NONE": "none", "TEXT": "text", "CUT": "cut.dcz", "PICKLE": "evil.pth"}
-    return {**{word: str(folder / name) for word, name in names.items()}, "GOOD": str(dense)}
+    return {
+        **{word: str(folder / name) for word, name in names.items()},
+        "GOOD": str(dense),
+        "MNISTNET": str(folder / "mnist.safetensors"),
+        "PICTURES": f"folder:{folder / 'pictures'}",
+    }
 
 
 @pytest.mark.parametrize("what", BAD)
 def test_a_mistake_is_one_line_and_status_2(what, places, run, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     module, words = BAD[what]
-    status, out, err = run(module.main, *[places.get(w, w) for w in words])
+    status, out, err = run(
+        module.main, *[places.get(w, w.replace("folder:NONE", f"folder:{places['NONE']}")) for w in words]
+    )
     assert status == 2, (out, err)
     assert len(err.strip().splitlines()) == 1 and "Traceback" not in err and "must not run" not in out + err
     left = [p for p in tmp_path.rglob("*") if p.is_file() and p.name not in ("config.json", "dense.safetensors")]

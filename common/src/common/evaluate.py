@@ -12,7 +12,7 @@ from common.data import load_dataset
 from common.device import choose_device, set_threads
 from common.errors import UserError
 from common.factory import add_model_options, model_from_options
-from common.measure import evaluate, latency_ms, side, test_images
+from common.measure import evaluate, latency_ms, require_fit, side, test_images
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -37,6 +37,7 @@ def _main(argv: Sequence[str] | None) -> None:
         raise UserError(f"{file}: no such file")
     data = load_dataset(args.dataset, args.dataset_dir, normalize=args.normalize)
     model, _ = model_from_options(args, data.num_classes, data.input_shape)
+    require_fit(model, data, file)
     model.to(device, memory_format=torch.channels_last)
     images = data.test if args.normalize else test_images(model, data)
     accuracy = evaluate(model, images, device=device, batch_size=args.batch_size, workers=args.workers)

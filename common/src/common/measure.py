@@ -15,6 +15,7 @@ from tqdm import tqdm
 from common.checkpoint import load_model
 from common.cost import count_cost
 from common.data import DataBundle, ImageSet
+from common.errors import UserError
 
 LATENCY_BATCHES = (1, 64)
 LATENCY_REPEATS = 9
@@ -147,6 +148,24 @@ def side(model: nn.Module, accuracy: Accuracy, input_shape: Sequence[int], size:
     if accuracy.agreement is not None:
         measured["agreement"] = round(accuracy.agreement, 4)
     return measured
+
+
+@torch.no_grad()
+def require_fit(model: nn.Module, data: DataBundle, name: object) -> None:
+    """Raises UserError, naming the network's file, unless it reads the data's pictures and decides among all their classes."""
+    shape, parameter = tuple(data.input_shape), next(model.parameters(), None)
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        scores = model(torch.zeros(1, *shape, device=None if parameter is None else parameter.device))
+    except (RuntimeError, ValueError) as error:
+        reason = str(error).splitlines()[0][:200]
+        raise UserError(f"{name} does not read the pictures of {data.name}, {shape}: {reason}") from error
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+    if scores.dim() != 2 or scores.shape[1] < data.num_classes:
+        raise UserError(f"{name} gives scores {tuple(scores.shape)}; {data.name} has {data.num_classes} classes")
 
 
 def test_images(model: nn.Module, data: DataBundle) -> ImageSet:

@@ -40,7 +40,7 @@ class Candidates:
 
 CANDIDATES = {
     "lenet300_100": Candidates((0.1,), (4,), tuple(product((0.05, 0.06, 0.07), (9, 20), (0.1, 0.03)))),
-    "lenet5": Candidates((0.02, 0.05, 0.1), (4, 8), tuple(product((0.025, 0.03, 0.04), (8,), (0.05,)))),
+    "lenet5": Candidates((0.02, 0.05, 0.1), (4, 8), tuple(product((0.03, 0.04), (8,), (0.05,)))),
 }
 
 

@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib.ticker import MaxNLocator
 
 from common.plots import COLORS, figure
-from deep_compression.compressed import Account, TensorAccount, load_compressed
+from deep_compression.compressed import Account, load_compressed
 from deep_compression.report import layer_rows
 
 BINS = 200  # of a histogram, as the seed's
@@ -24,12 +25,10 @@ def draw_file(path: Path | str, account: Account, folder: Path) -> list[Path]:
     coded = [t for t in account.tensors if t.form in ("sparse", "dense")]
     for i, t in enumerate(coded):
         weights = tensors[t.name].double().numpy().ravel()
-        files.append(weight_histogram(folder / f"weights-{i:02d}.png", weights, title_of(t)))
+        values = len(np.unique(weights[weights != 0]))
+        title = f"{t.name} {tuple(t.shape)}: {t.nonzero:,} of {t.elements:,} weights live, of {values} values"
+        files.append(weight_histogram(folder / f"weights-{i:02d}.png", weights, title))
     return files
-
-
-def title_of(t: TensorAccount) -> str:
-    return f"{t.name} {tuple(t.shape)}: {t.nonzero:,} of {t.elements:,} weights, {t.codebook} values"
 
 
 def weight_histogram(path: Path, weights: np.ndarray, title: str) -> Path:
@@ -44,7 +43,7 @@ def weight_histogram(path: Path, weights: np.ndarray, title: str) -> Path:
         elif len(values):
             axes.hist(living, bins=BINS, color=WEIGHTS)
         axes.set_xlabel("weight")
-        axes.set_ylabel("number")
+        axes.set_ylabel("weights")
         axes.set_title(title, fontsize=9)
     return path
 
@@ -57,7 +56,7 @@ def cluster_histogram(path: Path, weights: np.ndarray, labels: np.ndarray, title
         colours = [f"C{i % 10}" for i in range(len(groups))]
         axes.hist(groups, bins=edges, stacked=True, color=colours)
         axes.set_xlabel("weight")
-        axes.set_ylabel("number")
+        axes.set_ylabel("weights")
         axes.set_title(f"{title}: {len(groups)} clusters", fontsize=9)
     return path
 
@@ -66,14 +65,14 @@ def bits_per_layer(path: Path, account: Account) -> Path:
     """Bits per stored weight and per position after entropy coding, layer by layer."""
     rows = layer_rows(account)
     places = np.arange(len(rows))
-    with figure(path, width=max(5.0, 0.35 * len(rows) + 2)) as axes:
+    with figure(path, width=max(7.0, 0.35 * len(rows) + 2)) as axes:
         axes.bar(places, [r.weight_bits_coded for r in rows], color=WEIGHTS, label="weight, coded")
         bottom = [r.weight_bits_coded for r in rows]
         axes.bar(places, [r.index_bits_coded for r in rows], bottom=bottom, color=POSITIONS, label="position, coded")
         axes.plot(places, [r.weight_bits + r.index_bits for r in rows], "k_", markersize=12, label="both before coding")
         axes.set_xticks(places, [r.name for r in rows], rotation=90, fontsize=7)
         axes.set_ylabel("bits per stored weight")
-        axes.legend()
+        axes.figure.legend(loc="outside upper center", ncols=3)
     return path
 
 
@@ -93,7 +92,7 @@ def bytes_of_file(path: Path, account: Account) -> Path:
             left += size
         axes.set_yticks([])
         axes.set_xlabel(f"bytes, {account.bytes:,} together")
-        axes.legend(ncols=2, fontsize=8)
+        axes.figure.legend(loc="outside upper center", ncols=4, fontsize=8)
     return path
 
 
@@ -104,27 +103,41 @@ def pruning_rounds(path: Path, rounds: Sequence[Mapping[str, Any]], dense_top1: 
         axes.plot(number, [1 / max(r["density"], 1e-9) for r in rounds], "o-", color=WEIGHTS, label="compression")
         axes.set_xlabel("round of pruning")
         axes.set_ylabel("weights / living weights", color=WEIGHTS)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         other = axes.twinx()
         other.plot(number, [r["test_top1"] for r in rounds], "s--", color=POSITIONS, label="accuracy")
         if dense_top1 is not None:
-            other.axhline(dense_top1, color=OTHER, linewidth=1)
+            other.axhline(dense_top1, color=OTHER, linewidth=1, label="accuracy, dense")
         other.set_ylabel("top-1, %", color=POSITIONS)
+        other.grid(False)
+        other.spines["right"].set_visible(True)
+        lines = [*axes.get_lines(), *other.get_lines()]
+        axes.figure.legend(lines, [str(line.get_label()) for line in lines], loc="outside upper center", ncols=3)
     return path
 
 
-def clusters_against_accuracy(
-    path: Path, series: Mapping[str, Sequence[tuple[int, float]]], dense: float | None = None
+STYLES = {"kmeans": "o--", "GMM": "s-", "GMM-kmeans": "^:"}  # dashed and solid as in the seed's figure
+
+
+def against_clusters(
+    path: Path, series: Mapping[str, Sequence[tuple[int, float, float]]], dense: float | None = None
 ) -> Path:
-    """Accuracy against the number of clusters per layer, a line per way of clustering."""
-    with figure(path) as axes:
-        for (name, points), style in zip(series.items(), ("o--", "s-", "^:", "d-."), strict=False):
-            ordered = sorted(points)
-            axes.plot([k for k, _ in ordered], [top1 for _, top1 in ordered], style, label=name)
+    """Accuracy, and the file's rate, against the number of clusters per layer; a line per way of clustering.
+
+    series: method -> (clusters, top-1, rate).
+    """
+    with figure(path, height=6.0, nrows=2, sharex=True) as (upper, lower):
+        for method, points in series.items():
+            clusters, top1, rates = zip(*sorted(points), strict=True)
+            upper.plot(clusters, top1, STYLES[method], label=method)
+            lower.plot(clusters, rates, STYLES[method], label=method)
         if dense is not None:
-            axes.axhline(dense, color=OTHER, linewidth=1, label="dense")
-        axes.set_xlabel("clusters per layer")
-        axes.set_ylabel("top-1, %")
-        axes.legend()
+            upper.axhline(dense, color=OTHER, linewidth=1, label="dense")
+        upper.set_ylabel("top-1, %")
+        lower.set_ylabel("dense bytes / file bytes")
+        lower.set_xlabel("clusters per layer")
+        lower.xaxis.set_major_locator(MaxNLocator(integer=True))
+        upper.legend()
     return path
 
 
@@ -158,6 +171,7 @@ def epochs(path: Path, rows: Sequence[Mapping[str, Any]], title: str) -> Path:
             axes.plot(
                 range(1, len(rows) + 1), [100 - float(r[column]) for r in rows], style, label=column.split("_")[0]
             )
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set_xlabel("epoch")
         axes.set_ylabel("error, %")
         axes.set_title(title, fontsize=9)

@@ -325,12 +325,13 @@ def draw(folder: Path, pruned: Path, shared: Sequence[Path], dense: float) -> No
     """The seed's figures: rounds of pruning, accuracy against clusters, epochs, histograms with clusters."""
     if (pruned / stages.HISTORY).is_file():
         plots.pruning_rounds(folder / "pruning.png", read_json(pruned / stages.HISTORY), dense)
-    series: dict[str, list[tuple[int, float]]] = {}
+    series: dict[str, list[tuple[int, float, float]]] = {}
     for encoded in shared:
         share = read_json(encoded.parent / "share" / "config.json")["options"]
-        top1 = read_json(encoded / "metrics.json")["compressed"]["top1"]
+        metrics = read_json(encoded / "metrics.json")
         if share["clusters"]:
-            series.setdefault(share["method"], []).append((share["clusters"], top1))
+            point = (share["clusters"], metrics["compressed"]["top1"], metrics["rate"])
+            series.setdefault(share["method"], []).append(point)
         with open(encoded.parent / "share" / LOG, newline="", encoding="utf-8") as file:
             rows = list(csv.DictReader(file))
         if rows:
@@ -339,7 +340,7 @@ def draw(folder: Path, pruned: Path, shared: Sequence[Path], dense: float) -> No
             folder / encoded.parent.name, pruned / "model.safetensors", encoded.parent / "share" / "model.safetensors"
         )
     if series:
-        plots.clusters_against_accuracy(folder / "clusters.png", series, dense)
+        plots.against_clusters(folder / "clusters.png", series, dense)
     print(f"plots: {folder}")
 
 

@@ -21,7 +21,7 @@ from common.checkpoint import save_model
 from common.data import DataBundle
 from common.distributed import barrier, is_main
 from common.errors import UserError
-from common.measure import evaluate, latency_ms, side, test_images
+from common.measure import evaluate, latency_ms, require_fit, side, test_images
 from common.runs import LOG, STATE, Run, open_run, read_json
 from common.training import Hooks, TrainOptions, fit
 from deep_compression.compressed import Account, save_compressed
@@ -237,7 +237,11 @@ def sizes(model: nn.Module, account: Account) -> dict[str, Any]:
 
 
 def _open(out: Path, stage: str, network: Path, options: Mapping[str, Any], setting: Setting) -> Run:
-    arch = getattr(read_network(network, setting.factory), "architecture", {"arch": None})["arch"]
+    model = read_network(network, setting.factory)
+    require_fit(model, setting.data, network)
+    if setting.baseline not in (None, network):
+        require_fit(read_network(setting.baseline, setting.factory), setting.data, setting.baseline)
+    arch = getattr(model, "architecture", {"arch": None})["arch"]
     options = {
         "stage": stage,
         "arch": arch,
@@ -286,6 +290,7 @@ def measure(path: Path, setting: Setting) -> dict[str, dict[str, Any]]:
     models = {name: read_network(file, setting.factory).to(setting.device) for name, file in files.items()}
     sides, reference = {}, None
     for name, model in models.items():
+        require_fit(model, setting.data, files[name])
         images = test_images(model, setting.data)
         accuracy = evaluate(model, images, device=setting.device, workers=setting.workers, reference=reference)
         reference = accuracy.predictions if reference is None else reference
