@@ -33,8 +33,8 @@ META = TrainOptions(
     weight_decay=0.0,
     label_smoothing=0.1,
 )
-PLAN, GENERATIONS = Plan(population=10, parents=4, mutants=5, crossovers=5), 3
-CALIBRATION = (4, 125)  # batches, and pictures in each
+PLAN, GENERATIONS = Plan(population=10, parents=4, mutants=5, crossovers=5), 2
+CALIBRATION = (3, 125)  # batches, and pictures in each
 HOLDOUT = 0.2
 SPREAD = 6  # scale indices on either side of the uniform network of the target: a narrow range is learnt in seconds
 

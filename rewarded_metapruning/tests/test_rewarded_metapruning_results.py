@@ -1,0 +1,121 @@
+"""README and result files: tables are up to date, what the README says exists, pictures can be drawn."""
+
+import json
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from common.models import find_architecture
+from common.results import block_names, stale_blocks
+from rewarded_metapruning import evaluate, plots, search, small_scale, tables, train
+from rewarded_metapruning.options import with_dashes
+
+README = tables.README
+TEXT = README.read_text(encoding="utf-8")
+SCRIPTS = {"train.py": train, "search.py": search, "evaluate.py": evaluate}
+
+
+def test_tables_are_made_from_the_result_files():
+    assert set(block_names(README)) == set(tables.TABLES)
+    assert stale_blocks(README, tables.TABLES) == []
+
+
+def test_first_lines_hold_command_time_and_expected_number():
+    head = "\n".join(TEXT.splitlines()[:30])
+    assert "python train.py" in head and "1950.243" in head and "three minutes" in head
+
+
+def test_every_command_of_the_readme_is_understood():
+    commands = [
+        line.split("|")[0].strip()
+        for block in re.findall(r"```bash\n(.*?)```", TEXT, re.S)
+        for line in block.splitlines()
+    ]
+    commands = [words for words in map(shlex.split, filter(None, commands)) if words[0] == "python"]
+    assert len(commands) == 7
+    for _, script, *words in commands:
+        if script in SCRIPTS:
+            arch = "resnet-small" if "resnet-small" in words else "resnet50"
+            args = SCRIPTS[script].build_parser(arch).parse_args(with_dashes(words))
+            assert find_architecture(args.arch)
+    assert (tables.HOME / "log" / ".gitignore").is_file()  # the README's tee writes into it
+
+
+def test_options_that_the_readme_names_exist():
+    known = {
+        flag
+        for module in SCRIPTS.values()
+        for action in module.build_parser("resnet-small")._actions
+        for flag in action.option_strings
+    }
+    named = set(re.findall(r"`(--[a-z-]+)", TEXT)) | {"--nproc-per-node"}
+    assert named - known <= {"--max_iters", "--nproc-per-node", "--threads", "--costs", "--max"}, named - known
+
+
+def test_the_cost_table_shows_the_published_figures():
+    rows = {(r["network"], r["vector"]): r for r in json.loads(tables.COSTS.read_text())["rows"]}
+    for key, paper, macs in (
+        (("ResNet-50", "published"), 1950.243, 1936.293),
+        (("MobileNetV1", "published"), 295.605, 292.375),
+        (("MobileNetV1", "published, as the original builds it"), 295.343, 291.992),
+        (("MobileNetV2", "published"), 199.825, 194.574),
+        (("MobileNetV2", "unpruned"), 579.304, 569.521),
+    ):
+        assert rows[key]["paper"] == rows[key]["counted"] == pytest.approx(paper, abs=6e-4)
+        assert rows[key]["conv_linear"] == pytest.approx(macs, abs=6e-4)
+
+
+def record(seed: int, chosen: float, randoms: tuple[float, ...]) -> dict:
+    network = {
+        "macs": 850_000,
+        "macs_paper": 900_000,
+        "params": 20_000,
+        "judged_top1": 40.0,
+        "seconds": 10.0,
+        "nev": [20] * 7,
+    }
+    networks = [
+        {**network, "role": "unpruned", "top1": 60.0, "macs": 1_717_504},
+        {**network, "role": "chosen", "top1": chosen},
+    ]
+    networks += [{**network, "role": "random", "top1": top1} for top1 in randoms]
+    history = [{"best_so_far": 1.0 + g, "best": 1.0 + g, "median": 0.8, "worst": 0.5} for g in range(3)]
+    return {
+        "arch": "resnet-small", "dataset": "cifar10", "seed": seed, "networks": networks,
+        "meta": {"seconds": 60.0, "unpruned_top1": 45.0}, "search": {"history": history, "tested": 60},
+    }  # fmt: skip
+
+
+def test_the_small_table_has_means_deviations_and_differences_by_seed(tmp_path):
+    for seed, chosen in enumerate((58.0, 60.0)):
+        (tmp_path / f"small-{seed}.json").write_text(json.dumps(record(seed, chosen, (55.0, 57.0))))
+    table = tables.small_table(tmp_path)
+    assert "| searched vector | 2 | 2 | 59.00 ± 1.41 |" in table
+    assert "| random vectors, same budget | 2 | 4 | 56.00 ± 1.15 |" in table
+    assert "| searched minus random, by seed | 2 |  | 3.00 ± 1.41 |" in table
+    assert tables.stages_table(tmp_path).count("\n") == 4
+
+
+def test_pictures_are_drawn(tmp_path):
+    records = [record(0, 58.0, (55.0,)), record(1, 59.0, (56.0,))]
+    plots.rewards(tmp_path / "r.png", records)
+    plots.accuracy_against_macs(tmp_path / "a.png", records)
+    assert (tmp_path / "r.png").stat().st_size > 10_000 < (tmp_path / "a.png").stat().st_size
+
+
+def test_pictures_in_the_repository_are_small():
+    for file in Path(tables.RESULTS).glob("*.png"):
+        assert file.stat().st_size < 150_000
+        assert f"results/{file.name}" in TEXT
+
+
+def test_result_files_say_how_they_were_made():
+    for result in small_scale.results():
+        assert result["command"].startswith("python -m rewarded_metapruning.small_scale")
+        assert result["environment"]["commit"] and result["data_fingerprint"]
+        roles = [network["role"] for network in result["networks"]]
+        assert roles[0] == "unpruned" and roles[-1] == "chosen" and roles.count("random") >= 1
+        dense, chosen = result["networks"][0]["macs"], result["networks"][-1]["macs"]
+        assert 0.98 * result["target"] <= chosen / dense <= result["target"]
