@@ -6,9 +6,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from common import models
 from common.checkpoint import load_weights
 from common.errors import UserError
-from common.models import ARCHITECTURES, PadShortcut, arguments_for, create_model, input_shape
+from common.models import ARCHITECTURES, PadShortcut, arguments_for, create_model, input_shape, register
+from common.models.fc import OneHiddenLayer
 
 SHARED = Path(__file__).resolve().parents[3] / "shared"
 PARAMS = {
@@ -75,6 +77,20 @@ def test_unknown_name_lists_the_known_ones():
         create_model("resnet20", shortcut="conv1x1")
     with pytest.raises(UserError, match="depth"):
         create_model("resnet20", depth=3)
+
+
+def test_networks_of_installed_packages_are_registered_when_they_are_asked_for(monkeypatch):
+    class Point:
+        def load(self):
+            register("somebody-s", OneHiddenLayer, (1, 28, 28))
+
+    monkeypatch.setattr(models, "ARCHITECTURES", dict(ARCHITECTURES))
+    monkeypatch.setattr(models, "entry_points", lambda group: [Point()] * (group == "compression_papers.architectures"))
+    models._import_registering_packages.cache_clear()
+    assert models.is_known("lenet5") and "somebody-s" not in models.ARCHITECTURES
+    assert not models.is_known("nobody-s") and models.is_known("somebody-s")
+    assert create_model("somebody-s", num_classes=3).architecture["arch"] == "somebody-s"
+    models._import_registering_packages.cache_clear()
 
 
 @pytest.mark.parametrize("name", ["resnet20-12fca82f", "resnet56-4bfd9763"])

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from common.atomic import write_bytes
 from common.checkpoint import fit_shapes, load_tensors
 from common.errors import UserError
-from common.models import ARCHITECTURES, create_model
+from common.models import create_model, is_known
 from common.replaced import build_replaced, replaced_layers
 from deep_compression import container
 from deep_compression.layer import LayerInfo, LayerSettings
@@ -200,7 +200,7 @@ def _build(about: Mapping[str, Any], path) -> nn.Module:
     arch, arguments = about["arch"], about["args"]
     if arch is None:
         raise ValueError(f"{path} names no architecture: give the factory that builds the network")
-    if arch not in ARCHITECTURES:
+    if not is_known(arch):
         raise ValueError(
             f"{path} holds a network {arch!r} that is not in the registry: give the factory that builds it"
         )

@@ -14,7 +14,7 @@ from torch import nn
 from common.atomic import atomic_file
 from common.checkpoint import fit_shapes, load_model, load_tensors
 from common.errors import UserError
-from common.models import ARCHITECTURES, create_model
+from common.models import ARCHITECTURES, create_model, is_known
 from common.replaced import build_replaced, describe_replaced
 
 FORMAT = "model-preserving-id-1"
@@ -23,7 +23,7 @@ FORMAT = "model-preserving-id-1"
 def to_dict(model: nn.Module, **more: Any) -> dict[str, Any]:
     """A registered network as plain data; ``more``: data set, normalisation and the like. Raises UserError for a user's own."""
     record = getattr(model, "architecture", None)
-    if record is None or record["arch"] not in ARCHITECTURES:
+    if record is None or not is_known(record["arch"]):
         raise UserError("only networks of the registry become a .pt dictionary; common.checkpoint saves any network")
     with torch.device("meta"):
         layers = describe_replaced(model, create_model(record["arch"], **record["args"]))
@@ -51,7 +51,7 @@ def from_dict(content: Mapping[str, Any], path: object = "the dictionary") -> nn
         arch, args, layers, tensors = (content[key] for key in ("arch", "args", "layers", "tensors"))
     except (KeyError, TypeError, IndexError):
         known = False
-    if not known or arch not in ARCHITECTURES or not isinstance(args, dict) or not isinstance(tensors, dict):
+    if not known or not is_known(arch) or not isinstance(args, dict) or not isinstance(tensors, dict):
         raise UserError(
             f"{path} is not a network that this package wrote (a dictionary of arch, args, layers and tensors)"
         )
@@ -93,7 +93,7 @@ def arch_of(name: str, dataset: str) -> str:
     plain = re.sub(r"[^a-z0-9]", "", name.lower())
     if plain == "vgg16":
         return "vgg16_imagenet" if dataset == "imagenet" else "vgg16"
-    candidate = name if name in ARCHITECTURES else SEED_NAMES.get(plain, plain)
-    if candidate not in ARCHITECTURES:
+    candidate = name if is_known(name) else SEED_NAMES.get(plain, plain)
+    if not is_known(candidate):
         raise UserError(f"unknown architecture {name!r}; known are VGG16, {', '.join(ARCHITECTURES)}")
     return candidate

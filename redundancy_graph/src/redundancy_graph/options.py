@@ -9,7 +9,7 @@ from common.cli import fraction, positive_int
 from common.data import DataBundle, load_dataset
 from common.errors import UserError
 from common.factory import import_factory
-from common.models import ARCHITECTURES
+from common.models import find_architecture
 from redundancy_graph.decide import DECIDERS, HIDDEN
 from redundancy_graph.subject import SUFFIX, Subject, open_subject
 from redundancy_graph.thresholds import ThresholdAction
@@ -85,8 +85,8 @@ def load_subject(args: argparse.Namespace, default_dir: str) -> Subject:
         raise UserError("--model needs --pretrained FILE, the trained weights of that network")
     if args.model:
         import_factory(args.model)
-    elif args.arch not in ARCHITECTURES:
-        raise UserError(f"unknown architecture {args.arch!r}; known are {', '.join(ARCHITECTURES)}")
+    else:
+        find_architecture(args.arch)
     weights = args.pretrained or Path(args.pretrain_dir) / f"{args.arch}{SUFFIX}"
     if not Path(weights).is_file():  # said before the pictures are read
         raise UserError(f"{weights}: no such file; put the trained weights there, or name them with --pretrained FILE")
@@ -98,7 +98,7 @@ def load_subject(args: argparse.Namespace, default_dir: str) -> Subject:
 
 def _load_data(args: argparse.Namespace, default_dir: str) -> DataBundle:
     """A --dataset-dir that is only a default belongs to its own data set: the others have their own place."""
-    reads_imagenet = not args.model and ARCHITECTURES[args.arch].input_shape[1] == 224
+    reads_imagenet = not args.model and find_architecture(args.arch).input_shape[1] == 224
     dataset = args.dataset or ("imagenet" if reads_imagenet else "cifar10")
     root = SEED_DIRS.get(dataset) if args.dataset_dir == default_dir else args.dataset_dir
     return load_dataset(dataset, root, normalize=args.normalize)

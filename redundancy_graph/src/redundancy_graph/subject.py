@@ -13,7 +13,7 @@ from common.checkpoint import fit_shapes, load_model, load_tensors, read_tensors
 from common.data import DataBundle
 from common.errors import UserError
 from common.factory import named_model
-from common.models import ARCHITECTURES, arguments_for, create_model
+from common.models import arguments_for, create_model, find_architecture
 from redundancy_graph.names import LAYERS, tensors_to_ours, written_by_authors
 
 SUFFIX = "-weights.pth"  # the seed's name of a weights file is <arch>-weights.pth
@@ -57,8 +57,8 @@ def open_subject(
     path = Path(weights)
     if not path.is_file():
         raise UserError(f"{path}: no such file; put the trained weights there, or name them with --pretrained FILE")
-    if factory is None and arch not in ARCHITECTURES:
-        raise UserError(f"unknown architecture {arch!r}; known are {', '.join(ARCHITECTURES)}")
+    if factory is None:
+        find_architecture(arch)
     model, by_authors = _read_network(arch, path, data, factory)
     header = getattr(model, "checkpoint_header", None)
     if normalize is None and header and header.get("normalize"):
