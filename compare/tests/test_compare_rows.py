@@ -26,12 +26,29 @@ def tiny_network(monkeypatch):
     monkeypatch.setitem(ARCHITECTURES, "tiny", Architecture(lambda num_classes=4: tiny(), (3, 8, 8)))
     monkeypatch.setattr(command.cli, "load_data", lambda args: bundle())
     monkeypatch.setattr(command, "methods", lambda: {"leading": LEADING, "bytes": BYTES})
-    monkeypatch.setattr(row, "latency_ms", lambda models, shape, device: {name: {"1": 1.0, "64": 2.0} for name in models})
-    monkeypatch.setattr("common.measure.latency_ms", lambda models, *a, **k: {name: {"1": 1.0, "64": 2.0} for name in models})
+    monkeypatch.setattr(
+        row, "latency_ms", lambda models, shape, device: {name: {"1": 1.0, "64": 2.0} for name in models}
+    )
+    monkeypatch.setattr(
+        "common.measure.latency_ms", lambda models, *a, **k: {name: {"1": 1.0, "64": 2.0} for name in models}
+    )
 
 
 def run(out, *words):
-    base = ["--dataset", "greys", "--arch", "tiny", "--baseline-epochs", "2", "--batch-size", "16", "--device", "cpu", "--seeds", "0"]
+    base = [
+        "--dataset",
+        "greys",
+        "--arch",
+        "tiny",
+        "--baseline-epochs",
+        "2",
+        "--batch-size",
+        "16",
+        "--device",
+        "cpu",
+        "--seeds",
+        "0",
+    ]
     return command.main([*base, "--out", str(out), *words])
 
 
@@ -65,18 +82,28 @@ def test_a_comparison_leaves_rows_tables_and_a_page(tmp_path, capsys):
     metrics = json.loads((folder / "metrics.json").read_text())
     assert 0.49 <= metrics["kept"]["macs"] <= 0.5 and metrics["missed"] == [] and metrics["finetune_epochs"] == 1
     assert metrics["compressed"]["bytes"] == (folder / "model.safetensors").stat().st_size
-    assert metrics["widths"]["0"][1] == 40 and metrics["widths"]["0"][0] == load_model(folder / "model.safetensors")[0].out_channels
+    assert (
+        metrics["widths"]["0"][1] == 40
+        and metrics["widths"]["0"][0] == load_model(folder / "model.safetensors")[0].out_channels
+    )
     with open(tmp_path / "results.csv", newline="") as file:
         lines = list(csv.DictReader(file))
     assert [line["method"] for line in lines] == ["bytes", "leading"]
     assert float(lines[1]["top1"]) == metrics["compressed"]["top1"]
-    assert "leading-macs0.5" not in (tmp_path / "report.md").read_text() and "--methods leading" in (tmp_path / "report.md").read_text()
+    assert (
+        "leading-macs0.5" not in (tmp_path / "report.md").read_text()
+        and "--methods leading" in (tmp_path / "report.md").read_text()
+    )
 
 
 def test_per_class_figures_average_to_the_whole(tmp_path):
     run(tmp_path, "--target-macs", "0.5", "--target-bytes", "--finetune-epochs", "0")
     metrics = json.loads((tmp_path / "seed0" / "leading-macs0.5" / "metrics.json").read_text())
-    for name, whole in (("top1", metrics["compressed"]["top1"]), ("agreement", metrics["compressed"]["agreement"]), ("dense_top1", metrics["baseline"]["top1"])):
+    for name, whole in (
+        ("top1", metrics["compressed"]["top1"]),
+        ("agreement", metrics["compressed"]["agreement"]),
+        ("dense_top1", metrics["baseline"]["top1"]),
+    ):
         values = metrics["per_class"][name]
         assert sum(values) / len(values) == pytest.approx(whole, abs=1e-3)  # as many pictures in each class
 
@@ -190,8 +217,14 @@ def test_bytes_of_a_chain_are_shares_of_the_dense_file(tmp_path):
         return BYTES.compress(task)
 
     save_model(tmp_path / "dense.safetensors", named_tiny())
-    dense = given_dense(tmp_path / "out", lambda: load_model(tmp_path / "dense.safetensors"), "dense", "0", bundle(), CPU)
-    comparison = Comparison(tmp_path / "out", {"leading": LEADING, "note": Method("note", note, axis="bytes")}, plan.replace(RECIPE, epochs=0))
+    dense = given_dense(
+        tmp_path / "out", lambda: load_model(tmp_path / "dense.safetensors"), "dense", "0", bundle(), CPU
+    )
+    comparison = Comparison(
+        tmp_path / "out",
+        {"leading": LEADING, "note": Method("note", note, axis="bytes")},
+        plan.replace(RECIPE, epochs=0),
+    )
     row.run_job(Job(("leading", "note"), {"macs": 0.5, "bytes": 0.1}, 0), comparison, dense)
     assert asked == [pytest.approx(0.1 * dense.file.stat().st_size)]
 
@@ -206,7 +239,17 @@ def test_the_baseline_of_a_seed_is_its_own_and_a_given_one_serves_all(tmp_path):
     recipe = plan.replace(RECIPE, epochs=1)
     one, two = (train_dense(tmp_path, "tiny", bundle(), recipe, CPU, seed) for seed in (0, 1))
     assert one.file != two.file and not torch.equal(one.model[0].weight, two.model[0].weight)
-    given = ["--baseline", str(one.file), "--methods", "leading", "--target-macs", "0.5", "--target-bytes", "--finetune-epochs", "0"]
+    given = [
+        "--baseline",
+        str(one.file),
+        "--methods",
+        "leading",
+        "--target-macs",
+        "0.5",
+        "--target-bytes",
+        "--finetune-epochs",
+        "0",
+    ]
     assert run(tmp_path / "given", *given, "--seeds", "0", "1") == 0
     rows = read_rows(tmp_path / "given")
     assert [r["seed"] for r in rows.metrics] == [0, 1] and len(rows.baselines) == 1
@@ -241,4 +284,6 @@ def test_the_command_of_a_row_makes_that_row(tmp_path):
     assert again[:3] == ["python", "-m", "compare"]
     assert command.main([*again[3:], "--target-bytes", "--device", "cpu", "--out", str(tmp_path / "one")]) == 0
     assert [p.name for p in (tmp_path / "one" / "seed0").iterdir() if p.name != "baseline"] == ["leading-macs0.5"]
-    assert figures(tmp_path / "one" / "seed0" / "leading-macs0.5") == figures(tmp_path / "all" / "seed0" / "leading-macs0.5")
+    assert figures(tmp_path / "one" / "seed0" / "leading-macs0.5") == figures(
+        tmp_path / "all" / "seed0" / "leading-macs0.5"
+    )

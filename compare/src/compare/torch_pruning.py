@@ -4,7 +4,8 @@ Fang et al. 2023, arXiv 2301.12900. Its trace does not know the option-A shortcu
 pruner that :mod:`common.channels` registers for its own trace, with the cut itself filled in.
 """
 
-from collections.abc import Sequence
+import copy
+from collections.abc import Iterator, Mapping, Sequence, Set
 from pathlib import Path
 
 import torch
@@ -14,7 +15,7 @@ from torch import nn
 
 from common.channels.trace import ShortcutPruner, show_shortcuts_as_nodes
 from common.checkpoint import save_model
-from common.cost import count_cost
+from common.cost import layer_macs
 from common.data import DataBundle
 from common.errors import UserError
 from common.formats import load_network
@@ -22,6 +23,7 @@ from common.methods import Method, Task
 from common.models import PadShortcut
 from common.runs import MODEL
 from common.trained import normalized_as
+from compare.uniform import TOLERANCE
 
 PICTURES = 256  # labelled training pictures behind the gradients
 REFRESH = 0.1  # of the MACs: the gradients are measured anew whenever so many have gone
@@ -36,30 +38,62 @@ def compress(task: Task) -> Path:
         return file
     model = load_network(task.baseline)
     data = normalized_as(model, task.data)
-    example = torch.zeros(1, *data.input_shape)
-    dense = macs = measured_at = count_cost(model, data.input_shape).macs
-    pruner = _pruner(model, example)
-    _gradients(model, data, task.seed)
-    for _ in range(STEPS):
-        pruner.step()
-        macs = count_cost(model, data.input_shape).macs
-        if macs <= task.target * dense:
-            break
-        if measured_at - macs > REFRESH * dense:
-            _gradients(model, data, task.seed)
-            measured_at = macs
-    else:
-        raise UserError(f"torch-pruning stops at {macs / dense:.4f} of the MACs, short of {task.target:g}")
+    model = _pruned(model, data, task)
     model.zero_grad(set_to_none=True)
     save_model(file, model)
     return file
 
 
-def _pruner(model: nn.Module, example: torch.Tensor) -> tp.pruner.BasePruner:
+def _pruned(model: nn.Module, data: DataBundle, task: Task) -> nn.Module:
+    """Group after group, the least important first, until the budget is met; a group that is too wide for it stays."""
+    per_weight = _macs_per_weight(model, data.input_shape)
+    dense = macs = measured_at = _macs(model, per_weight)
+    budget, largest = task.target * dense, 0
+    spared: set[str] = set()
+    _gradients(model, data, task.seed)
+    while True:
+        for group in _groups(_pruner(model, data.input_shape, spared)):
+            risky = macs - 2 * largest < (1 - TOLERANCE) * budget
+            before, macs_before = copy.deepcopy(model) if risky else None, macs
+            touched = {item.dep.target.module for item in group}
+            names = {name for name, module in model.named_modules() if module in touched} if risky else set()
+            group.prune()
+            macs = _macs(model, per_weight)
+            largest = max(largest, macs_before - macs)
+            if macs < (1 - TOLERANCE) * budget and before is not None and not names <= spared:
+                model, macs = before, macs_before
+                spared |= names
+                break
+            if macs <= budget:
+                return model
+            if measured_at - macs > REFRESH * dense:
+                _gradients(model, data, task.seed)
+                measured_at = macs
+        else:
+            raise UserError(f"torch-pruning stops at {macs / dense:.4f} of the MACs, short of {task.target:g}")
+
+
+def _macs_per_weight(model: nn.Module, shape: Sequence[int]) -> dict[str, float]:
+    """How often each layer uses a weight for one example: that does not change when channels go."""
+    return {name: macs / model.get_submodule(name).weight.numel() for name, macs in layer_macs(model, shape).items()}
+
+
+def _macs(model: nn.Module, per_weight: Mapping[str, float]) -> int:
+    return round(sum(often * model.get_submodule(name).weight.numel() for name, often in per_weight.items()))
+
+
+def _groups(pruner: tp.pruner.BasePruner) -> Iterator[tp.dependency.Group]:
+    for _ in range(STEPS):
+        yield from pruner.step(interactive=True)
+
+
+def _pruner(model: nn.Module, shape: Sequence[int], spared: Set[str]) -> tp.pruner.BasePruner:
+    example = torch.zeros(1, *shape)
+    ignored = [*_last_layers(model), *(module for name, module in model.named_modules() if name in spared)]
     shortcuts = show_shortcuts_as_nodes(model)
     pruner = tp.pruner.BasePruner(
         model, example, importance=tp.importance.GroupTaylorImportance(), global_pruning=True, pruning_ratio=1.0,
-        max_pruning_ratio=1 - KEEP, iterative_steps=STEPS, ignored_layers=_last_layers(model),
+        max_pruning_ratio=1 - KEEP, iterative_steps=STEPS, ignored_layers=ignored,
         customized_pruners={PadShortcut: CuttingShortcutPruner()},
     )  # fmt: skip
     for shortcut in shortcuts:  # traced once and for all: gradients flow again
