@@ -39,7 +39,11 @@ class Candidates:
 
 
 CANDIDATES = {
-    "lenet300_100": Candidates((0.1,), (4,), tuple(product((0.05, 0.06, 0.07), (9, 20), (0.1, 0.03)))),
+    "lenet300_100": Candidates(
+        (0.1,),
+        (4,),
+        (*product((0.05, 0.06, 0.07), (9, 20), (0.1,)), (0.05, 9, 0.03), (0.05, 20, 0.03), (0.06, 9, 0.03)),
+    ),
     "lenet5": Candidates((0.02, 0.05, 0.1), (4, 8), tuple(product((0.03, 0.04), (8,), (0.05,)))),
 }
 
@@ -72,12 +76,17 @@ def _main(argv: Sequence[str] | None) -> None:
             )
 
 
-def choose(arch: str, course: Course, candidates: Candidates, out: Path, setting: Setting) -> dict[str, Any]:
-    """All that was tried, with its error in percent on the pictures held out, and what was chosen."""
+def choose(
+    arch: str, course: Course, candidates: Candidates, out: Path, setting: Setting, **arguments: Any
+) -> dict[str, Any]:
+    """All that was tried, with its error in percent on the pictures held out, and what was chosen.
+
+    arguments: of the network's constructor.
+    """
     tried: list[dict[str, Any]] = []
     for rate in candidates.rates:
         folder = out / f"dense-{rate:g}"
-        file = train_dense(arch, replace(course.dense, learning_rate=rate), folder, setting)
+        file = train_dense(arch, replace(course.dense, learning_rate=rate), folder, setting, **arguments)
         tried.append({"what": "dense", "rate": rate, "file": file, **_figures(read_json(folder / "metrics.json"))})
     dense = min(tried, key=lambda one: one["error"])
     setting = replace(setting, baseline=dense["file"])

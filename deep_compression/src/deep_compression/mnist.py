@@ -13,6 +13,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -87,14 +88,16 @@ def run_course(arch: str, course: Course, out: Path, setting: Setting, rows: Seq
         yield row, stages.compress(dense if row == "paper" else pruned, out / row, course.recipe(row), setting)
 
 
-def train_dense(arch: str, training: TrainOptions, folder: Path, setting: Setting) -> Path:
+def train_dense(arch: str, training: TrainOptions, folder: Path, setting: Setting, **arguments: Any) -> Path:
     """The dense network's file."""
     data: DataBundle = setting.data
     options = {"arch": arch, "dataset": data.name, "seed": setting.seed, **vars(training)}
     run = open_run(folder, PACKAGE, options, device=setting.device, fingerprint=data.fingerprint, force=setting.force)
     if not run.finished:
         torch.manual_seed(setting.seed)
-        train_baseline(run, create_model(arch), data, training, setting.device, setting.seed, setting.workers)
+        train_baseline(
+            run, create_model(arch, **arguments), data, training, setting.device, setting.seed, setting.workers
+        )
     return run.model_path
 
 
