@@ -66,7 +66,7 @@ COURSES = {
             SharePlan(fc_bits=4, bias_bits=4, lloyd_steps=0, rounding="bfloat16"),
             CENTROIDS,
         ),
-        (0.06, 20, 0.1),
+        (0.06, 9, 0.1),
     ),
     "lenet5": Course(
         _sgd(5, 0.05, warmup_epochs=1),
