@@ -42,8 +42,9 @@ from model_preserving_id.subject import Subject
 from model_preserving_id.tables import RESULTS
 from model_preserving_id.widths import TOLERANCE, by_budget, measured_loss
 
-COMPENSATED = {"id": "none", "id-t": "t", "id-weights": "weights"}
+COMPENSATED = {"id": "none", "id-t": "t", "id-weights": "weights", "l1-weights": "weights"}
 METHODS = ("id", "id-weights", "without-t", "l1", "random", "group-norm")
+MORE = ("id-t", "l1-weights")  # only where they are asked for
 TARGETS = (0.75, 0.6, 0.5, 0.8, 0.9, 0.7, 0.4)
 SEED = 2
 
@@ -57,7 +58,7 @@ def _main(argv: Sequence[str] | None) -> None:
     parser.add_argument("--weights", required=True)
     parser.add_argument("--dataset-dir", default=None)
     parser.add_argument("--targets", type=cli.fraction, nargs="+", default=list(TARGETS))
-    parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=(*METHODS, "id-t"))
+    parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=(*METHODS, *MORE))
     parser.add_argument(
         "--pictures", type=cli.positive_int, default=5000, help="training pictures for the decomposition"
     )
@@ -143,7 +144,7 @@ class Curve:
             return group_norm(self.model, self.example, target)
         subject = self.subject()
         widths = by_budget(self.rankings, subject.macs, subject.dense_macs, target, measured_loss(self.damage))
-        if method in COMPENSATED:
+        if method in COMPENSATED and method.startswith("id"):
             shrink_all(subject, self.rankings, self.statistics, widths)
             compensate(subject, self.fewer, COMPENSATED[method])
             return subject.cut()
@@ -152,8 +153,13 @@ class Curve:
             "l1": lambda name: self.model.get_submodule(name).weight.detach().abs().flatten(1).sum(1).tolist(),
             "random": lambda name: draw.random(self.rankings[name].size).tolist(),
             "without-t": lambda name: (-np.argsort(self.rankings[name].order)).tolist(),
-        }[method]
+        }[method.removesuffix("-weights")]
         kept = {name: top_channels(scores(name), width) for name, width in widths.items()}
+        if method in COMPENSATED:
+            for name, channels in kept.items():
+                subject.shrink(name, channels, self.statistics[name])
+            compensate(subject, self.fewer, COMPENSATED[method])
+            return subject.cut()
         return keep_channels(self.model, self.example, kept)
 
 

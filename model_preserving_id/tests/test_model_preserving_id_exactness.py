@@ -191,7 +191,8 @@ def test_nothing_changes(name, tmp_path):
     seen, unseen = torch.randn(96, *shape), torch.randn(16, *shape)
     kept = {name: group.size - len(pairs) - len(dead) for name, (group, pairs, dead) in plants.items()}
     before = copy.deepcopy(model.state_dict())
-    smaller = prune_network(model, x, seen.split(20), kept=kept)
+    how = "none" if hasattr(model, "layer3") or hasattr(model, "block1") else "weights"  # deep ones: minutes of solving
+    smaller = prune_network(model, x, seen.split(20), kept=kept, compensation=how)
     assert all(torch.equal(before[key], tensor) for key, tensor in model.state_dict().items())
     assert sum(p.numel() for p in smaller.parameters()) < sum(p.numel() for p in model.parameters())
     for group in channel_groups(smaller, x):

@@ -82,7 +82,7 @@ def gather(
     """Statistics by name of group, from one pass in eval mode (the mode is put back); no matrix Z is ever held.
 
     batches: inputs without labels. on_output: called with the outputs of every batch; without it a forward ends where the
-    last consumer has read. Warns of groups with fewer rows than channels. Raises UserError if nothing was read.
+    last consumer has read. Raises UserError if nothing was read.
     """
     grams = {(one.group, one.consumer): Gram(one.size) for one in wanted}
 
@@ -103,14 +103,6 @@ def gather(
     for (group, consumer), gram in grams.items():
         if not gram.count:
             raise UserError(f"{group}: nothing was read by {consumer}; give at least one batch of inputs")
-    few = [one for one in wanted if grams[one.group, one.consumer].count < one.size]
-    if few:
-        rows = grams[few[0].group, few[0].consumer].count
-        more = f" (and {len(few) - 1} more)" if len(few) > 1 else ""
-        warnings.warn(
-            f"{few[0].group}{more}: {rows} rows of activations cannot tell {few[0].size} channels apart; give more inputs",
-            stacklevel=2,
-        )
     consumers_of = {one.group: [other.consumer for other in wanted if other.group == one.group] for one in wanted}
     return {
         group: Statistics(
@@ -119,6 +111,22 @@ def gather(
         )
         for group, consumers in consumers_of.items()
     }
+
+
+def warn_of_few_rows(statistics: Mapping[str, Statistics]) -> None:
+    """One warning if some consumer read fewer rows than it has channels: then any choice of that many fits them exactly."""
+    few = [
+        (group, min(found.rows.values()), len(found.stacked()))
+        for group, found in statistics.items()
+        if min(found.rows.values()) < len(found.stacked())
+    ]
+    if few:
+        group, rows, channels = few[0]
+        more = f" (and {len(few) - 1} more)" if len(few) > 1 else ""
+        warnings.warn(
+            f"{group}{more}: {rows} rows of activations cannot tell {channels} channels apart; give more inputs",
+            stacklevel=4,
+        )
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from common.atomic import atomic_file
 from common.errors import UserError
 from common.models import PadShortcut
-from model_preserving_id.activations import Statistics, gather
+from model_preserving_id.activations import Statistics, gather, warn_of_few_rows
 from model_preserving_id.damage import DAMAGE_INPUTS, first_inputs, measure_damage
 from model_preserving_id.ranking import Ranking, rank_groups
 from model_preserving_id.subject import Subject, checked_inputs, finite
@@ -87,6 +87,8 @@ def iterate(
     while True:
         start = time.monotonic()
         found, agreement = measure(subject, inputs, stale, progress.decisions, device)
+        if not statistics:
+            warn_of_few_rows(found)
         statistics |= found
         rankings |= rank_groups(subject, found, options.round_to)
         for name in set(found) & set(subject.kept):

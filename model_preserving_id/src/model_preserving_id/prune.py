@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from common.errors import UserError
-from model_preserving_id.activations import Statistics, gather
+from model_preserving_id.activations import Statistics, gather, warn_of_few_rows
 from model_preserving_id.compensate import INPUTS, check_compensation, compensate
 from model_preserving_id.damage import DAMAGE_INPUTS, first_inputs, measure_damage
 from model_preserving_id.ranking import Ranking, rank_groups
@@ -65,6 +65,7 @@ def prune_network(
     device = home if device is None else torch.device(device)
     subject = Subject(model.to(device), example_input.to(device), streams=streams, skip=skip)
     statistics = gather(subject.model, subject.all_readings(), inputs, device=device)
+    warn_of_few_rows(statistics)
     rankings = rank_groups(subject, statistics, round_to)
     if kept is not None:
         widths = by_counts(rankings, kept)

@@ -28,6 +28,7 @@ NAMES = {
     "id": "ID with T (the paper, `--compensation none`)",
     "without-t": "ID's channels without T",
     "l1": "largest L1 norm",
+    "l1-weights": "largest L1 norm, weights solved anew",
     "random": "random",
     "group-norm": "torch-pruning, group norm, its own widths",
 }

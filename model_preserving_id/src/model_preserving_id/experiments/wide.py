@@ -2,7 +2,7 @@
 
 The paper's first experiment (arXiv 2108.00065, section 5): 784-4096-10, ReLU, 10,000 pruning pictures.
 
-    python -m common.train --arch fc4096 --dataset mnist --dataset-dir data/mnist --epochs 8 --lr 0.05 --out runs/mnist/fc4096
+    python -m common.train --arch fc4096 --dataset mnist --dataset-dir data/mnist --epochs 4 --learning-rate 0.05 --out runs/mnist/fc4096
     python -m model_preserving_id.experiments.wide --checkpoint runs/mnist/fc4096/model.safetensors --dataset-dir data/mnist
 
 Z^T Z is summed once and factored once: its nested pivots serve every k, and the next layer's weight at width k needs T only

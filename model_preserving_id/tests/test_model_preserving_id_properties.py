@@ -1,0 +1,100 @@
+"""What the other files leave of the paper's properties: what is picked first, agreement with itself, depthwise blocks, warnings."""
+
+import warnings
+
+import pytest
+import torch
+from torch import nn
+
+from common.channels import channel_groups
+from common.cost import WidthCost
+from common.models import create_model
+from model_preserving_id import prune_network
+from model_preserving_id.activations import gather
+from model_preserving_id.iterate import IterOptions, iterate
+from model_preserving_id.ranking import rank_groups
+from model_preserving_id.subject import Subject
+from model_preserving_id.widths import best_step, relative_loss
+
+SHAPE = (3, 12, 12)
+
+
+def chain() -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(3, 10, 3), nn.ReLU(), nn.Conv2d(10, 12, 3), nn.ReLU(), nn.Conv2d(12, 8, 3), nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 5),
+    ).eval()  # fmt: skip
+
+
+def test_a_layer_with_dead_channels_is_picked_first_and_for_nothing():
+    model, x = chain(), torch.randn(40, *SHAPE)
+    with torch.no_grad():
+        model[2].weight[[3, 7]] = 0
+        model[2].bias[[3, 7]] = -1.0
+    _, rows = iterate(model, x[:1], [x], IterOptions(target=0.6, keep=0.99, refresh=0.0))
+    assert [row["layer"] for row in rows[:2]] == ["2", "2"] and all(row["error"] < 1e-7 for row in rows[:2])
+    assert rows[2]["error"] > 1e-4
+    assert all(row["agreement"] == 100.0 for row in rows[:2])
+
+
+def test_the_pick_does_not_depend_on_the_scale_of_cost_or_on_the_order_of_groups():
+    model, x = chain(), torch.randn(40, *SHAPE)
+    subject = Subject(model, x[:1])
+    rankings = rank_groups(subject, gather(subject.model, subject.all_readings(), [x]))
+    loss, widths = relative_loss(rankings, "pivot"), subject.widths()
+    one = best_step(rankings, widths, subject.macs, loss, 0.8)
+    scaled = best_step(rankings, widths, lambda w: 10 * subject.macs(w), loss, 0.8)
+    turned = best_step(dict(reversed(rankings.items())), widths, subject.macs, loss, 0.8)
+    assert one.group == scaled.group == turned.group and one.after == scaled.after
+    cost = WidthCost(model, SHAPE, channel_groups(model, x[:1]))
+    scores = {}
+    for name, ranking in rankings.items():
+        after = int(0.8 * ranking.size)
+        saved = cost.macs(widths) - cost.macs({**widths, name: after})
+        scores[name] = ranking.pivot[after] / saved
+    assert one.group == min(scores, key=scores.get)
+
+
+def test_an_unpruned_network_agrees_with_itself_and_the_output_layer_is_never_a_group():
+    from model_preserving_id.iterate import measure
+
+    model, x = chain(), torch.randn(20, *SHAPE)
+    subject = Subject(model, x[:1])
+    assert "8" not in subject.groups and measure(subject, [x], list(subject.groups), [], "cpu")[1] == 100.0
+    smaller = prune_network(model, x[:1], x, keep=0.5)
+    assert smaller[8].out_features == 5
+
+
+def test_depthwise_blocks_stay_depthwise():
+    torch.manual_seed(0)
+    model, x = create_model("mobilenet_v1").eval(), torch.randn(8, 3, 32, 32)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        smaller = prune_network(model, x[:1], x, keep=0.75, compensation="none")
+    depthwise = [m for m in smaller.modules() if isinstance(m, nn.Conv2d) and m.groups > 1]
+    assert len(depthwise) == 13
+    for module in depthwise:
+        assert module.groups == module.in_channels == module.out_channels == module.weight.shape[0]
+
+
+def test_fewer_rows_than_channels_are_warned_of_by_name_and_enough_are_not():
+    model, x = chain(), torch.randn(40, *SHAPE)
+    with pytest.warns(UserWarning, match=r"4: 4 rows of activations cannot tell 8 channels apart"):
+        prune_network(model, x[:1], x[:4], keep=0.5)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        prune_network(model, x[:1], x, keep=0.5)
+
+
+@pytest.mark.parametrize("streams", ["exact", "conv", "off"])
+def test_shuffled_labels_change_no_bit_however_streams_are_treated(streams):
+    """Labels cannot matter: inputs are all that is ever handed over, and in another order they give the same choices."""
+    torch.manual_seed(1)
+    model, x = create_model("resnet20").eval(), torch.randn(24, 3, 16, 16)
+    kept = []
+    for order in (torch.arange(24), torch.randperm(24)):
+        subject = Subject(model, x[:1], streams=streams)
+        rankings = rank_groups(subject, gather(subject.model, subject.all_readings(), x[order].split(8)))
+        kept.append({name: one.kept(max(one.widths[0], one.at_most(one.size // 2))) for name, one in rankings.items()})
+    assert kept[0] == kept[1]
