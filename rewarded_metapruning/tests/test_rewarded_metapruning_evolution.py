@@ -153,3 +153,9 @@ def test_paper_s_windows_are_reached_by_its_networks():
     assert all(1950 <= own.cost.macs([nev])[0] / 1e6 <= 2050 for nev in pool)
     drawn = [entry for nev in pool for entry in nev]
     assert np.mean([12 <= entry <= 23 for entry in drawn]) > 0.6  # led into the window from the paper's range
+
+
+def test_every_generation_has_draws_of_its_own():
+    own = breeder("resnet-small")
+    first, second, again = (own.generation(number, [], set()) for number in (0, 1, 0))
+    assert first == again and len(set(first) & set(second)) <= 2

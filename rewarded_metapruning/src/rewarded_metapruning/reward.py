@@ -23,7 +23,7 @@ def reward(
     accuracy_power: float = 2.0,
     macs_power: float = 1.0,
 ) -> float:
-    """The reward of a candidate: ``psi ** accuracy_power``-like exponents are options, the paper's are 2 and 1.
+    """The reward of a candidate; the exponents of psi and rho are the knobs of the trade-off, 2 and 1 the paper's.
 
     accuracy, base_accuracy: percent. macs, base_macs: millions, counted by one rule. Raises UserError for values that make
     no sense.
