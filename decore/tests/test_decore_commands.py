@@ -4,6 +4,7 @@ import csv
 import json
 import sys
 import types
+from pathlib import Path
 
 import pytest
 import torch
@@ -18,6 +19,8 @@ from common.runs import read_json
 from common.training import TrainOptions
 from decore import command, investigate, nni_sweep, phases, tables
 from decore.seed_names import BINARY_INV, attach_agents, train, validate
+
+HOME = Path(__file__).resolve().parents[1]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -40,7 +43,7 @@ def place(tmp_path_factory):
 
 def words(place, *more: str) -> list[str]:
     network = ["--checkpoint", str(place / "net.safetensors"), "--dataset", f"folder:{place / 'pictures'}"]
-    return [*network, "--device", "cpu", "--batch-size", "16", "--agents-learning-rate", "0.5", "--init", "2", *more]
+    return [*network, "--device", "cpu", "--batch-size", "4", "--agents-learning-rate", "0.3", "--init", "2", *more]
 
 
 def prune_words(place, *more: str) -> list[str]:
@@ -71,7 +74,7 @@ def test_a_run_leaves_its_folder_and_a_second_call_skips_it(place, tmp_path, cap
         rows = list(csv.DictReader(file))
     assert len(rows) == 2 and all(f"kept/{name}" in rows[0] for name in widths)
     capsys.readouterr()
-    before = {p: p.stat().st_mtime_ns for p in folder.rglob("*.json")}
+    before = {p: p.stat().st_mtime_ns for p in (folder / "metrics.json", folder / "model.safetensors")}
     assert command.main([word for word in options if word != "--plots"]) == 0
     assert "is finished" in capsys.readouterr().out
     assert {p: p.stat().st_mtime_ns for p in before} == before
@@ -264,3 +267,21 @@ def test_modules_that_are_not_tied_cannot_share_an_agent():
         attach_agents(model, [["conv1", "layer1.0.conv1"]])
     with pytest.raises(UserError, match="nothing"):
         attach_agents(model, ["nothing"])
+
+
+@pytest.mark.parametrize("name", ["prune_model", "investigate_policies"])
+def test_a_notebook_is_whole_and_calls_its_script_with_options_that_exist(name):
+    """Valid JSON of the notebook form without outputs; its code compiles; its options are read by our parser."""
+    notebook = json.loads((HOME / f"{name}.ipynb").read_text())
+    assert notebook["nbformat"] == 4 and all("id" in cell for cell in notebook["cells"])
+    code = ["".join(cell["source"]) for cell in notebook["cells"] if cell["cell_type"] == "code"]
+    assert all(not cell.get("outputs") for cell in notebook["cells"])
+    for text in code:
+        compile(text, name, "exec")
+    (call,) = [text for text in code if f"{name}.main(options)" in text]
+    scope: dict = {}
+    told = call.split("\n\n")[1].split(f"{name}.main")[0]
+    exec(told, scope)  # options = "...".split(), and no more
+    parser = command.build_parser() if name == "prune_model" else investigate.build_parser()
+    args = parser.parse_args(scope["options"])
+    assert args.dataset == "digits" and args.saved_dir == "runs/notebook"

@@ -9,9 +9,11 @@ from hypothesis import strategies as st
 from common.channels import ChannelGroup, keep_channels
 from common.checkpoint import load_model, save_model
 from common.cost import WidthCost, count_cost
+from common.data import Batch
 from common.errors import UserError
 from decore import Agents
 from decore.cut import kept_channels, logit, meet_target
+from decore.distill import distillation
 
 GROUPS = [
     ChannelGroup("a", 4, ["a"], [("b", [[0], [1], [2], [3]])], [], "a"),
@@ -128,3 +130,16 @@ def test_a_target_below_one_channel_per_layer_names_the_smallest_that_can_be_had
     smallest = cost.macs({g.name: 1 for g in agents.groups}) / cost.dense
     with pytest.raises(UserError, match=f"nearest keep {smallest:.4f}"):
         meet_target(agents.groups, agents.weights_by_name(), cost, smallest / 2)
+
+
+def test_distillation_pulls_towards_the_teachers_outputs_and_leaves_the_teacher_alone():
+    teacher, student = torch.nn.Linear(4, 3), torch.nn.Linear(4, 3)
+    batch = Batch(torch.randn(5, 4), torch.tensor([0, 1, 2, 0, 1]), torch.arange(5), 5)
+    loss, logits = distillation(teacher, 1.0)(student, batch)
+    loss.backward()
+    assert teacher.weight.grad is None and student.weight.grad.abs().sum() > 0
+    p, q = ((net(batch.images) / 4).softmax(1) for net in (teacher, student))
+    assert torch.allclose(loss, 16 * (p * (p / q).log()).sum(), atol=1e-5)
+    assert float(distillation(teacher, 1.0)(teacher, batch)[0]) == pytest.approx(0, abs=1e-5)
+    entropy = torch.nn.functional.cross_entropy(logits, batch.labels, reduction="sum")
+    assert torch.allclose(distillation(teacher, 0.25)(student, batch)[0], 0.75 * entropy + 0.25 * loss)

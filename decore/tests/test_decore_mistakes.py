@@ -124,6 +124,7 @@ MISTAKES = {
     "slack in percent": (PRUNE, ["--slack", "5"], "--slack 5.0 0.01"),
     "more pictures than there are": (PRUNE, ["--pictures", "100"], "--pictures 100 12"),
     "hold-out of everything": (PRUNE, ["--holdout", "1"], "hold-out 1"),
+    "distillation in percent": (PRUNE, ["--distill", "90"], "--distill 90.0 0.9"),
     "negative refresh": (PRUNE, ["--refresh", "-1"], "--refresh"),
     "batch of nothing": (PRUNE, ["--batch-size", "0"], "--batch-size"),
     "batch of one": (PRUNE, ["--batch-size", "1"], "batches of 1 larger"),

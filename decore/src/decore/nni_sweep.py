@@ -48,7 +48,7 @@ def _main(argv: Sequence[str] | None) -> None:
     try:
         import nni
     except ImportError as error:
-        raise UserError("an NNI trial needs nni: pip install -c constraints-nni.txt './decore[nni]'") from error
+        raise UserError("an NNI trial needs nni: pip install -c constraints-nni.txt './common[nni]'") from error
     words = list(sys.argv[1:] if argv is None else argv)
     nni.report_final_result(trial(nni.get_next_parameter() or {"penalty": 50}, words))
 

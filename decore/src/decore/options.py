@@ -33,6 +33,7 @@ class Plan:
     pictures     how many training pictures the policy phase sees; None for all
     threshold    channels with p >= threshold stay, unless target_macs, the share of the dense MACs to keep, moves the cut
     refresh      training pictures that batch norm's statistics are measured on after the cut; 0 leaves them
+    distill      share of the fine-tuning loss that pulls towards the dense network's outputs (not in the paper)
     """
 
     policy: PolicyOptions = field(default_factory=PolicyOptions)
@@ -46,6 +47,7 @@ class Plan:
     target_macs: float | None = None
     round_to: int = 1
     refresh: int = 2000
+    distill: float = 0.0
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -55,6 +57,8 @@ class Plan:
             raise UserError(f"--slack {self.slack}: a share of the pictures between 0 and 1, such as 0.01")
         if not math.isfinite(self.init):
             raise UserError(f"--init {self.init}: a finite weight, such as {INIT}")
+        if not 0 <= self.distill <= 1:
+            raise UserError(f"--distill {self.distill}: a share of the loss from 0 to 1, such as 0.9")
         if self.refresh < 0:
             raise UserError(f"--refresh {self.refresh}: a number of pictures, 0 for none")
 
@@ -67,7 +71,9 @@ class Plan:
 
     def identity(self) -> dict[str, Any]:
         """All that the whole run's result depends on, besides network and data."""
-        cut = {name: getattr(self, name) for name in ("threshold", "target_macs", "round_to", "refresh", "seed")}
+        cut = {
+            name: getattr(self, name) for name in ("threshold", "target_macs", "round_to", "refresh", "distill", "seed")
+        }
         return {**cut, "finetune": asdict(self.recipe), "policy": self.policy_identity()}
 
     def policy_pictures(self, train: ImageSet) -> ImageSet:
@@ -142,6 +148,10 @@ def add_prune_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--freeze", action="store_true", help="train the agents alone; the network learns in fine-tuning only"
     )
+    group.add_argument(
+        "--distill", type=float, default=0.0, metavar="SHARE",
+        help="share of the fine-tuning loss that pulls towards the dense network's outputs; the paper has 0",
+    )  # fmt: skip
     group = parser.add_argument_group("cut")
     group.add_argument("--threshold", type=float, default=0.5, help="channels of this probability and above stay")
     group.add_argument(
@@ -187,14 +197,14 @@ def plan_from_options(args: argparse.Namespace, penalty: float | str) -> Plan:
         ),
         recipe=training_options(args, epochs=args.epochs - args.policy_epochs, learning_rate=rate),
         auto_penalty=penalty == AUTO, slack=args.slack, pictures=args.pictures, init=args.init, threshold=args.threshold,
-        target_macs=args.target_macs, round_to=args.round_to, refresh=args.refresh, seed=args.seed,
+        target_macs=args.target_macs, round_to=args.round_to, refresh=args.refresh, distill=args.distill, seed=args.seed,
     )  # fmt: skip
 
 
 def load_trained(args: argparse.Namespace) -> Trained:
     """The trained network and its pictures that the options name."""
     file = args.checkpoint or args.weights
-    if file is None:
+    if not file:
         raise UserError("say which trained weights: --weights FILE (with --arch or --model) or --checkpoint FILE")
     if not Path(file).is_file():  # said before the pictures are read
         raise UserError(f"{file}: no such file; python -m common.fetch gets weights")

@@ -24,6 +24,7 @@ from common.trained import Trained
 from common.training import Hooks, fit
 from decore.agents import Agents
 from decore.cut import kept_channels, meet_target
+from decore.distill import distillation
 from decore.options import PACKAGE, Plan
 from decore.policy import train_policy
 from decore.reward import largest_penalty, required_accuracy
@@ -206,7 +207,7 @@ def cut_and_fine_tune(
     after_cut = trained.measure(pruned) if is_main() else None
     rows = fit(
         pruned, data.train, plan.recipe, folder=run.folder, test=data.test, device=trained.device, seed=plan.seed,
-        workers=trained.workers, tensorboard=tensorboard, hooks=Hooks(after_epoch=_epochs_said(label, plan, say)),
+        workers=trained.workers, tensorboard=tensorboard, hooks=_fine_tuning(label, trained, plan, say),
         stage="fine-tune",
     )  # fmt: skip
     if is_main() and after_cut is not None:
@@ -248,6 +249,14 @@ def measure_sides(run: Run, trained: Trained, after_cut: Accuracy, latency: bool
         for name, milliseconds in timed.items():
             sides[name]["latency_ms"] = milliseconds
     return sides
+
+
+def _fine_tuning(label: str, trained: Trained, plan: Plan, say: Say) -> Hooks:
+    loss = None
+    if plan.distill:
+        teacher = trained.model.to(trained.device, memory_format=torch.channels_last)
+        loss = distillation(teacher, plan.distill, plan.recipe.label_smoothing)
+    return Hooks(loss=loss, after_epoch=_epochs_said(label, plan, say))
 
 
 def _epochs_said(label: str, plan: Plan, say: Say):

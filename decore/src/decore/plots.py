@@ -11,23 +11,27 @@ from common.errors import UserError
 from common.plots import COLORS, KEPT, REMOVED, figure
 from common.runs import LOG, METRICS, read_json
 from decore.agents import Agents
+from decore.cut import logit
 
-BINS = 20
+BINS = 45
+PROBABILITIES = (0.001, 0.01, 0.1, 0.5, 0.9, 0.99, 0.999, 0.9999)  # ticks; what lies beyond is drawn at the end
 
 
 def probability_histograms(path: Path, agents: Agents) -> None:
-    """Histogram of the keep probabilities of each layer, a row per layer; colour is the share of its channels."""
+    """Histogram of the keep probabilities of each layer, a row per layer, on a logit scale; colour is the share of channels."""
     names = [group.name for group in agents.groups]
-    by_layer = [part.cpu().numpy() for part in agents.by_name(agents.probabilities).values()]
-    shares = np.stack([np.histogram(p, bins=BINS, range=(0, 1))[0] / len(p) for p in by_layer])
+    low, high = logit(PROBABILITIES[0]), logit(PROBABILITIES[-1])
+    by_layer = [np.clip(weights, low, high) for weights in agents.weights_by_name().values()]
+    shares = np.stack([np.histogram(w, bins=BINS, range=(low, high))[0] / len(w) for w in by_layer])
     with figure(path, width=7.0, height=max(3.0, 0.2 * len(names) + 1.2)) as axes:
         axes.grid(False)
-        picture = axes.imshow(shares, aspect="auto", cmap="magma_r", vmin=0, vmax=1, extent=(0, 1, len(names), 0))
+        picture = axes.imshow(shares, aspect="auto", cmap="magma_r", vmin=0, extent=(low, high, len(names), 0))
         axes.set_yticks(np.arange(len(names)) + 0.5, names, fontsize=7)
-        axes.axvline(0.5, color=COLORS[0], linewidth=1.0, linestyle="--")
+        axes.set_xticks([logit(p) for p in PROBABILITIES], [f"{p:g}" for p in PROBABILITIES], fontsize=8)
+        axes.axvline(logit(0.5), color=COLORS[0], linewidth=1.0, linestyle="--")
         axes.figure.colorbar(picture, ax=axes, label="share of the layer's channels")
-        axes.set_xlabel("keep probability p")
-        axes.set_title(f"{sum(len(p) for p in by_layer)} agents; left of the line they would be cut")
+        axes.set_xlabel("keep probability p, by its logit")
+        axes.set_title(f"{sum(len(w) for w in by_layer)} agents; left of the line p < 0.5")
 
 
 def kept_per_layer(path: Path, folder: Path) -> None:
