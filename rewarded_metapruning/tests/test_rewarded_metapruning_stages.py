@@ -225,3 +225,14 @@ def test_as_compare_calls_it(tmp_path, monkeypatch):
     assert model.architecture["arch"] == "resnet20" and model.checkpoint_header["normalize"] is not None
     assert file == method.METHOD.compress(task)
     assert (method.METHOD.weights, method.METHOD.trains, method.METHOD.axis) == ("generated", True, "macs")
+
+
+def test_rotated_vectors_give_the_network_that_the_original_trained():
+    space = find_space("mobilenetv1")
+    words = ["--arch", "mobilenetv1", "--nev", "published"]
+    plain, rotated = (
+        evaluate.chosen_nev(evaluate.build_parser("mobilenetv1").parse_args([*words, *more]), space)
+        for more in ([], ["--rotated"])
+    )
+    cost = space_cost(space)
+    assert [round(int(cost.macs([nev])[0]) / 1e6, 3) for nev in (plain, rotated)] == [295.605, 295.343]
