@@ -17,7 +17,8 @@ def compress(task: Task) -> Path:
     """The pruned network's file. What is finished is skipped. Raises UserError for a share of the MACs out of reach.
 
     ``budget`` in one shot, with ``--compensation weights``: the consumers' weights are solved anew against the original's
-    outputs, which goes beyond the paper's T (the README's table has both).
+    outputs, which goes beyond the paper's T (the README's table has both). Residual streams are left whole: everything
+    after them reads them, so their channels are the dearest to lose.
     """
     file = task.folder / MODEL
     if file.is_file():
@@ -25,7 +26,7 @@ def compress(task: Task) -> Path:
     model = load_network(task.baseline)
     data = normalized_as(model, task.data)
     trained = Trained(model, data, model.architecture["arch"], task.baseline, None, task.device)
-    settings = PruneSettings(method="budget", target_macs=task.target, compensation="weights", seed=task.seed)
+    settings = PruneSettings(method="budget", target_macs=task.target, streams="off", seed=task.seed)
     pictures = pruning_pictures(data, min(PICTURES, len(data.train)), settings.seed, device=task.device)
     pruned, _ = prune_with(trained, settings, pictures)
     save_model(file, pruned, normalize=(data.mean, data.std), dataset=data.name, classes=data.classes)
