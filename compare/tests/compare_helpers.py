@@ -15,7 +15,7 @@ from common.data import DataBundle, MemoryImages
 from common.formats import load_network
 from common.methods import Method, Task
 from common.training import TrainOptions
-from compare.uniform import uniform_widths
+from common.widths import uniform_widths
 
 CLASSES = [str(i) for i in range(4)]
 RECIPE = TrainOptions(epochs=1, batch_size=16, learning_rate=0.05)

@@ -15,8 +15,8 @@ from common.errors import UserError
 from common.methods import Method, Task
 from common.models import PadShortcut, create_model
 from common.training import TrainOptions
+from common.widths import uniform_widths
 from compare import torch_pruning
-from compare.uniform import uniform_widths
 from compare.yardsticks import L1_NORM, RANDOM, l1_scores
 
 X = torch.zeros(1, 3, 32, 32)

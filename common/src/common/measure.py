@@ -66,7 +66,6 @@ def evaluate(
     return Accuracy(100.0 * top1 / count, 100.0 * top5 / count, loss / count, decisions, agreement)
 
 
-@torch.no_grad()
 def latency_ms(
     models: Mapping[str, nn.Module],
     input_shape: Sequence[int],
@@ -76,8 +75,25 @@ def latency_ms(
     repeats: int = LATENCY_REPEATS,
 ) -> dict[str, dict[str, float]]:
     """Milliseconds per batch, median of ``repeats``, the networks interleaved: {network: {batch size: ms}}."""
+    series = latency_series(models, input_shape, device=device, batch_sizes=batch_sizes, repeats=repeats)
+    return {
+        name: {batch: round(statistics.median(values), 4) for batch, values in by_batch.items()}
+        for name, by_batch in series.items()
+    }
+
+
+@torch.no_grad()
+def latency_series(
+    models: Mapping[str, nn.Module],
+    input_shape: Sequence[int],
+    *,
+    device: torch.device | str = "cpu",
+    batch_sizes: Sequence[int] = LATENCY_BATCHES,
+    repeats: int = LATENCY_REPEATS,
+) -> dict[str, dict[str, list[float]]]:
+    """Milliseconds of every repeat, channels-last, the networks in turns: {network: {batch size: [ms, ...]}}."""
     device = torch.device(device)
-    result: dict[str, dict[str, float]] = {name: {} for name in models}
+    result: dict[str, dict[str, list[float]]] = {name: {} for name in models}
     for model in models.values():
         model.to(device, memory_format=torch.channels_last).eval()
     for batch_size in batch_sizes:
@@ -89,9 +105,9 @@ def latency_ms(
             for name, model in models.items():
                 taken = _time_once(model, batch, device)
                 if repeat >= 2:
-                    times[name].append(taken)
-        for name, series in times.items():
-            result[name][str(batch_size)] = round(1000 * statistics.median(series), 4)
+                    times[name].append(1000 * taken)
+        for name, values in times.items():
+            result[name][str(batch_size)] = values
     return result
 
 

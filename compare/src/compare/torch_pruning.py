@@ -23,7 +23,7 @@ from common.methods import Method, Task
 from common.models import PadShortcut
 from common.runs import MODEL
 from common.trained import normalized_as
-from compare.uniform import TOLERANCE
+from common.widths import TOLERANCE
 
 PICTURES = 256  # labelled training pictures behind the gradients
 REFRESH = 0.1  # of the MACs: the gradients are measured anew whenever so many have gone

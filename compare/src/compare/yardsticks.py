@@ -12,7 +12,7 @@ from common.cost import WidthCost
 from common.formats import load_network
 from common.methods import Method, Task
 from common.runs import MODEL
-from compare.uniform import uniform_widths
+from common.widths import uniform_widths
 
 Score = Callable[[nn.Module, ChannelGroup, torch.Generator], Tensor]
 
