@@ -154,7 +154,8 @@ def main() -> None:
         print(f"{ratio.what} against {ratio.against}: {ratio.value:.2f}x (floor {ratio.bound:g}): {verdict}")
     if args.json:
         milliseconds = {name: [1000 * value for value in series] for name, series in seconds.items()}
-        write_benchmark(args.json, "python benchmarks/search_speed.py", "ms", milliseconds, ratios)
+        command = "python benchmarks/search_speed.py" + (" --skip-processes" if args.skip_processes else "")
+        write_benchmark(args.json, command, "ms", milliseconds, ratios)
 
 
 if __name__ == "__main__":
