@@ -242,3 +242,20 @@ def test_ans_is_only_needed_where_it_was_used(monkeypatch):
 def test_unknown_coder():
     with pytest.raises(ValueError, match="known"):
         streams.encode_stream(np.zeros(3, int), 2, "zip", "payload")
+
+
+def test_a_damaged_ans_payload_is_refused_and_never_other_numbers():
+    """Any words decode to something: only the checksum of the numbers tells."""
+    pytest.importorskip("constriction")
+    values = np.random.default_rng(0).choice(3, 5000, p=(0.9, 0.08, 0.02)).astype(np.uint16)
+    parts, _ = streams.encode_stream(values, 3, "ans", "payload")
+    before = b"".join(data for name, data in parts[: [name for name, _ in parts].index("payload")])
+    data = b"".join(data for _, data in parts)
+    refused = 0
+    for at in range(len(before), len(data), 37):
+        bad = bytearray(data)
+        bad[at] ^= 16
+        with pytest.raises(ValueError):
+            streams.decode_stream(Cursor(bytes(bad)), 3, 5000, "payload")
+        refused += 1
+    assert refused > 5
