@@ -5,6 +5,6 @@ set -euo pipefail
 root=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd)
 source "$root/scripts/bootstrap.sh"
 make_venv
-for paper in model_preserving_id redundancy_graph rewarded_metapruning; do
+for paper in decore model_preserving_id redundancy_graph rewarded_metapruning; do
   (cd "$root/$paper" && bash run_imagenet.sh "$@")
 done

@@ -236,3 +236,14 @@ def test_agents_move_with_the_network():
     agents = Agents(model, torch.zeros(1, 3, 32, 32))
     assert agents.weight.device == next(model.parameters()).device
     assert agents.to(torch.float64).weight.dtype == torch.float64
+
+
+def test_a_frozen_network_is_left_alone_batch_norm_included():
+    model = small_net()
+    with torch.no_grad():
+        model(torch.randn(8, 3, 32, 32))  # statistics that are not the initial ones
+    before = flat(model)
+    _, agents, rows = train(replace(JOINT, frozen=True), model=model)
+    assert torch.equal(flat(model), before) and all(p.grad is None for p in model.parameters())
+    assert not torch.equal(agents.weight, torch.full_like(agents.weight, 2.0))
+    assert not model.training and len(rows) == 3

@@ -74,7 +74,6 @@ def course(path: Path, policy_folder: Path) -> None:
             label="channels kept at p >= 0.5, %",
         )
         axes.set_xlabel("epoch of the policy phase")
-        axes.set_ylim(0, 102)
         axes.legend()
 
 
