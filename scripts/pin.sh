@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Writes every version anew into constraints.txt (what the packages, their extras and lint need) and scripts/tools.txt (uv, tox).
+# Writes every version anew into constraints.txt (what the packages, their extras and lint need), constraints-nni.txt (the extra
+# nni, which does not fit with the rest) and scripts/tools.txt (uv, tox).
 # Versions that still fit stay; `bash scripts/pin.sh --upgrade` takes the newest. No index address and no hash is written.
 set -euo pipefail
 root=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd)
@@ -16,7 +17,7 @@ import tomllib
 print("editables")  # hatchling wants it when it makes an editable install
 for path in sorted(pathlib.Path().glob("*/pyproject.toml")):
     table = tomllib.loads(path.read_text())
-    extras = ",".join(table["project"].get("optional-dependencies", {}))
+    extras = ",".join(extra for extra in table["project"].get("optional-dependencies", {}) if extra != "nni")
     print(f"-e ./{path.parent}[{extras}]", *table["build-system"]["requires"], sep="\n")
 PYTHON
 
@@ -25,5 +26,9 @@ compile() {
 }
 compile .tools/requirements.in --group lint --output-file constraints.txt "$@"
 compile --group tools --output-file scripts/tools.txt "$@"
+printf '%s\n' editables hatchling '-e ./common[nni]' '-e ./compare[test]' > .tools/requirements-nni.in
+compile .tools/requirements-nni.in --output-file constraints-nni.txt "$@"
 # The packages of the workspace themselves are no pins.
-sed -i.old '/^-e /d' constraints.txt && rm constraints.txt.old
+for file in constraints.txt constraints-nni.txt; do
+  sed -i.old '/^-e /d' "$file" && rm "$file.old"
+done

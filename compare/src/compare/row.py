@@ -7,6 +7,7 @@ OUT/seed0/a+b+c-macs0.5-bytes0.05/step1-a/ step2-b/ step3-c/ the steps of a chai
 
 import hashlib
 import shutil
+import time
 import warnings
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -89,13 +90,14 @@ def run_step(step: Step, job: Job, comparison: Comparison, dense: Dense) -> dict
     if comparison.force:
         shutil.rmtree(step.folder / "method", ignore_errors=True)
     if not run.finished:
+        cpu = time.process_time()
         shared = comparison.out / f"seed{job.seed}" / "shared" / step.name
         task = Task(
             step.start, step.folder / "method", dense.data, step.handed, comparison.recipe, dense.device, job.seed,
             shared=shared if step.start == dense.file else step.folder / "shared",
         )  # fmt: skip
         file = step.method.compress(task)
-        _finish(run, step, job, comparison, dense, file)
+        _finish(run, step, job, comparison, dense, file, cpu)
     return run.metrics()
 
 
@@ -112,7 +114,7 @@ def _options(step: Step, job: Job, comparison: Comparison, dense: Dense) -> dict
     }
 
 
-def _finish(run: Run, step: Step, job: Job, comparison: Comparison, dense: Dense, file: Path) -> None:
+def _finish(run: Run, step: Step, job: Job, comparison: Comparison, dense: Dense, file: Path, cpu: float) -> None:
     """Measure the method's file, fine-tune where that is due, measure what was written, close the run."""
     model = load_network(file)
     after_cut, decisions = _measure(model, dense, file)
@@ -143,6 +145,7 @@ def _finish(run: Run, step: Step, job: Job, comparison: Comparison, dense: Dense
             **_about(step, job, measured, baseline), "finetune_epochs": epochs,
             "per_class": per_class(labels, decisions, reference, dense.data.num_classes), "classes": dense.data.classes,
             "widths": widths(model, dense.model), "command": _command(job, comparison),
+            "cpu_seconds": round(time.process_time() - cpu, 1),
         }
     )  # fmt: skip
 

@@ -1,0 +1,145 @@
+"""``python -m compare.sweep``: one knob of one command at several values, as an NNI experiment. Local, or as NNI's file says.
+
+    python -m compare.sweep --values 0.7 0.5 0.3 --out runs/sweep -- python -m compare --methods l1_norm \
+        --target-macs {value} --target-bytes --seeds 0 --baseline dense.safetensors --out {out}
+
+Whatever follows ``--`` is the command of a trial: ``{value}`` is replaced by the knob's value, ``{out}`` by the trial's
+folder. The figure of a trial is read from the ``metrics.json`` that the command leaves below its folder. NNI opens a web
+portal; it listens on 127.0.0.1 alone unless ``--listen`` says otherwise (remote trials must reach it).
+"""
+
+import os
+import re
+import shlex
+import sys
+from collections.abc import Sequence
+from importlib.resources import as_file, files
+from pathlib import Path
+from typing import Any
+
+from common import cli
+from common.atomic import write_csv, write_json
+from common.errors import UserError
+from common.results import markdown_table, padded
+from common.runs import METRICS, read_json
+from compare.row import PACKAGE
+
+SETTINGS = "COMPARE_SWEEP"  # variable that names the file with a sweep's settings, for its trials
+FIGURE = "compressed.top1"
+SERVICES = "remote, kubernetes and the like: https://nni.readthedocs.io/en/stable/reference/experiment_config.html"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    return cli.run(_main, argv)
+
+
+def _main(argv: Sequence[str] | None) -> None:
+    words = list(sys.argv[1:] if argv is None else argv)
+    command = words[words.index("--") + 1 :] if "--" in words else []
+    parser = cli.Parser(
+        prog="python -m compare.sweep", description="A sweep over one knob as an NNI experiment.", package=PACKAGE
+    )
+    parser.add_argument("--values", nargs="+", required=True, help="the knob's values, one trial each")
+    parser.add_argument("--out", required=True, help="folder of the trials and of NNI's own files")
+    parser.add_argument("--figure", default=FIGURE, help="what is read from metrics.json, by its path")
+    parser.add_argument("--concurrency", type=cli.positive_int, default=1, help="trials at once")
+    parser.add_argument(
+        "--config", default=None, help=f"an NNI configuration with another training service; {SERVICES}"
+    )
+    parser.add_argument("--port", type=int, default=8080, help="of NNI's web portal")
+    parser.add_argument("--listen", default="127.0.0.1", help="address that the portal listens on")
+    args = parser.parse_args(words[: words.index("--")] if "--" in words else words)
+    check_command(command)
+    out = Path(args.out).absolute()
+    settings = {"command": command, "out": str(out), "figure": args.figure, "values": args.values}
+    write_json(out / "sweep.json", settings)
+    _experiment(args, out, settings)
+    rows = collect(settings)
+    print(
+        padded(
+            markdown_table(["value", args.figure, "folder"], [[r["value"], r["figure"], r["folder"]] for r in rows])
+        ),
+        end="",
+    )
+    missing = [row["value"] for row in rows if row["figure"] is None]
+    if missing:
+        raise UserError(f"no figure {args.figure} for {', '.join(missing)}: see the trials' output below {out / 'nni'}")
+
+
+def check_command(command: Sequence[str]) -> None:
+    """Raises UserError for a command that has no place for the value or the folder."""
+    for place in ("{value}", "{out}"):
+        if not any(place in word for word in command):
+            raise UserError(
+                f"the command after -- must hold {place}, for example: -- python -m compare ... --target-macs {{value}} --out {{out}}"
+            )
+
+
+def filled(command: Sequence[str], value: str, out: Path) -> list[str]:
+    """The command of one trial; ``python`` is this interpreter."""
+    words = [word.replace("{value}", value).replace("{out}", str(out)) for word in command]
+    return [sys.executable, *words[1:]] if words[0] == "python" else words
+
+
+def trial_folder(out: Path | str, value: str) -> Path:
+    """Where the trial of a value works: named after it."""
+    return Path(out) / f"value-{re.sub(r'[^A-Za-z0-9.+-]', '_', value)}"
+
+
+def figure_in(folder: Path, path: str) -> float | None:
+    """The figure of the newest metrics.json below a folder that has it."""
+    found = []
+    for file in folder.rglob(METRICS):
+        value: Any = read_json(file)
+        for name in path.split("."):
+            value = value.get(name) if isinstance(value, dict) else None
+        if isinstance(value, (int, float)):
+            found.append((file.stat().st_mtime_ns, float(value)))
+    return max(found)[1] if found else None
+
+
+def collect(settings: dict[str, Any]) -> list[dict[str, Any]]:
+    """One row per value, from what lies on disk; also written to sweep.csv."""
+    rows = []
+    for value in settings["values"]:
+        folder = trial_folder(settings["out"], value)
+        rows.append(
+            {
+                "value": value,
+                "figure": figure_in(folder, settings["figure"]),
+                "folder": folder.name,
+                "command": shlex.join(filled(settings["command"], value, folder)),
+            }
+        )
+    write_csv(Path(settings["out"]) / "sweep.csv", rows)
+    return rows
+
+
+def _experiment(args, out: Path, settings: dict[str, Any]) -> None:
+    """Run the trials through NNI and wait for them."""
+    try:
+        from nni.experiment import Experiment, ExperimentConfig
+    except ImportError as error:
+        raise UserError(
+            f"a sweep needs nni, in an environment of its own: pip install -c constraints-nni.txt './common[nni]' ./compare ({error})"
+        ) from error
+    config = ExperimentConfig.load(args.config) if args.config else ExperimentConfig("local")
+    (out / "code").mkdir(parents=True, exist_ok=True)
+    config.experiment_name = "compare.sweep"
+    config.trial_command = (
+        f"{SETTINGS}={shlex.quote(str(out / 'sweep.json'))} {shlex.quote(sys.executable)} -m compare.trial"
+    )
+    config.trial_code_directory = out / "code"
+    config.experiment_working_directory = out / "nni"
+    config.search_space = {"value": {"_type": "choice", "_value": list(settings["values"])}}
+    config.tuner.name = "GridSearch"
+    config.max_trial_number = len(settings["values"])
+    config.trial_concurrency = args.concurrency
+    with as_file(files("compare").joinpath("listen.js")) as preload:
+        os.environ["NODE_OPTIONS"] = f"{os.environ.get('NODE_OPTIONS', '')} --require {preload}".strip()
+        os.environ["COMPARE_LISTEN"] = args.listen
+        experiment = Experiment(config)
+        try:
+            experiment.run(args.port)
+        finally:
+            experiment.stop()
