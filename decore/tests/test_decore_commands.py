@@ -2,8 +2,6 @@
 
 import csv
 import json
-import sys
-import types
 from pathlib import Path
 
 import pytest
@@ -17,7 +15,7 @@ from common.methods import Task, methods
 from common.models import create_model
 from common.runs import read_json
 from common.training import TrainOptions
-from decore import command, investigate, nni_sweep, phases, tables
+from decore import command, investigate, phases, tables
 from decore.seed_names import BINARY_INV, attach_agents, train, validate
 
 HOME = Path(__file__).resolve().parents[1]
@@ -182,29 +180,6 @@ def test_compare_finds_the_method_and_gets_a_network_of_the_budget(tmp_path):
         before = file.stat().st_mtime_ns
         assert method.compress(task) == file and file.stat().st_mtime_ns == before
     assert method.axis == "macs" and method.trains and method.weights == "inherited"
-
-
-def test_a_trial_of_nni_gives_the_commands_numbers(place, tmp_path, monkeypatch):
-    options = prune_words(place, "--saved-dir", str(tmp_path), "--target-macs", "0.8", "--arch", "resnet20", "--freeze")
-    reported = []
-    fake = types.SimpleNamespace(get_next_parameter=lambda: {"penalty": 50}, report_final_result=reported.append)
-    monkeypatch.setitem(sys.modules, "nni", fake)
-    assert nni_sweep.main(options) == 0
-    metrics = read_json(tmp_path / "resnet20-50-macs0.8" / "metrics.json")
-    assert reported == [
-        {
-            "default": metrics["compressed"]["top1"],
-            "macs_kept": metrics["compressed"]["macs"] / metrics["baseline"]["macs"],
-        }
-    ]
-    assert read_json(tmp_path / "resnet20-50-macs0.8" / "config.json")["data_fingerprint"]
-    assert json.dumps(nni_sweep.SEARCH_SPACE)
-
-
-def test_without_nni_a_trial_says_what_is_missing(monkeypatch, capsys):
-    monkeypatch.setitem(sys.modules, "nni", None)
-    assert nni_sweep.main([]) == 2
-    assert "constraints-nni.txt" in capsys.readouterr().err
 
 
 def test_finished_runs_become_result_files(place, tmp_path):
