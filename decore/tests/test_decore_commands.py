@@ -16,6 +16,8 @@ from common.models import create_model
 from common.runs import read_json
 from common.training import TrainOptions
 from decore import command, investigate, phases, tables
+from decore.options import Plan, plan_from_options
+from decore.policy import PolicyOptions
 from decore.seed_names import BINARY_INV, attach_agents, train, validate
 
 HOME = Path(__file__).resolve().parents[1]
@@ -78,6 +80,13 @@ def test_a_run_leaves_its_folder_and_a_second_call_skips_it(place, tmp_path, cap
     assert {p: p.stat().st_mtime_ns for p in before} == before
 
 
+def test_the_papers_schedule_is_the_default_and_its_share_that_of_others():
+    for more, expected in (([], (260, 40)), (["--epochs", "30"], (26, 4)), (["--policy-epochs", "7"], (7, 293))):
+        plan = plan_from_options(command.build_parser().parse_args(more), 50.0)
+        assert (plan.policy_recipe.epochs, plan.recipe.epochs) == expected
+    assert plan.policy.learning_rate == 0.01 and plan.init == 6.9 and plan.recipe.batch_size == 256
+
+
 def test_another_cut_goes_on_from_the_same_policy(place, tmp_path, monkeypatch, capsys):
     options = prune_words(place, "--saved-dir", str(tmp_path), "--penalty", "0")
     assert command.main(options) == 0
@@ -114,9 +123,6 @@ def test_a_holdout_never_shows_the_test_pictures(place, tmp_path):
 def test_the_refreshed_statistics_are_those_of_the_cut_network(tmp_path):
     """Batch norm after the cut holds the mean and variance of what it reads on the pictures."""
     trained = trained_resnet()
-    from decore.options import Plan
-    from decore.policy import PolicyOptions
-
     recipe = TrainOptions(epochs=1, batch_size=30)
     plan = Plan(PolicyOptions(penalty=0.0, frozen=True), recipe, recipe, target_macs=0.7, refresh=60)
     policy = phases.policy_phase(trained, plan, tmp_path, say=lambda line: None)

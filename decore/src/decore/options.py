@@ -131,8 +131,9 @@ def add_prune_options(parser: argparse.ArgumentParser) -> None:
     add_training_options(parser, RECIPE)
     group = parser.add_argument_group("phases")
     group.add_argument(
-        "--policy-epochs", type=int, default=260, help="of --epochs: agents learn; the rest is fine-tuning"
-    )
+        "--policy-epochs", type=int, default=None,
+        help="how many of --epochs agents learn in, the rest is fine-tuning; 13 of 15, as the paper's 260 of 300, if not given",
+    )  # fmt: skip
     group.add_argument(
         "--policy-schedule",
         choices=("constant", "cosine"),
@@ -186,16 +187,17 @@ def policy_options(args: argparse.Namespace, penalty: float | str, frozen: bool)
 
 def plan_from_options(args: argparse.Namespace, penalty: float | str) -> Plan:
     """The run that prune_model.py's options describe for one penalty."""
-    if not 0 <= args.policy_epochs <= args.epochs:
-        raise UserError(f"--policy-epochs {args.policy_epochs} must lie between 0 and --epochs {args.epochs}")
+    policy_epochs = args.epochs * 13 // 15 if args.policy_epochs is None else args.policy_epochs
+    if not 0 <= policy_epochs <= args.epochs:
+        raise UserError(f"--policy-epochs {policy_epochs} must lie between 0 and --epochs {args.epochs}")
     rate = args.learning_rate if args.finetune_learning_rate is None else args.finetune_learning_rate
     return Plan(
         policy=policy_options(args, penalty, args.freeze),
         # hooks come and go with every batch, which torch.compile does not like: it compiles fine-tuning only
         policy_recipe=training_options(
-            args, epochs=args.policy_epochs, schedule=args.policy_schedule, augment=not args.no_augment, compile=False
+            args, epochs=policy_epochs, schedule=args.policy_schedule, augment=not args.no_augment, compile=False
         ),
-        recipe=training_options(args, epochs=args.epochs - args.policy_epochs, learning_rate=rate),
+        recipe=training_options(args, epochs=args.epochs - policy_epochs, learning_rate=rate),
         auto_penalty=penalty == AUTO, slack=args.slack, pictures=args.pictures, init=args.init, threshold=args.threshold,
         target_macs=args.target_macs, round_to=args.round_to, refresh=args.refresh, distill=args.distill, seed=args.seed,
     )  # fmt: skip

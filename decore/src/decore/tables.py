@@ -42,10 +42,11 @@ def results_table() -> str:
 def _row(run: Mapping[str, Any]) -> list[Any]:
     dense, cut, small, options = run["baseline"], run["after_cut"], run["compressed"], run["options"]
     target = f", {options['target_macs']:g} of the MACs" if options["target_macs"] is not None else ""
-    frozen = ", frozen" if options["policy"]["frozen"] else ""
+    how = ", frozen" if options["policy"]["frozen"] else ""
+    how += ", distilled" if options.get("distill") else ""
     place = "" if run["dataset"] == "cifar10" else f" on {run['dataset']}"
     pictures = run["policy"]["pictures"]
-    row = [f"{TITLES.get(run['arch'], run['arch'])}{place}", f"ours, penalty {run['penalty']:.4g}{frozen}{target}"]
+    row = [f"{TITLES.get(run['arch'], run['arch'])}{place}", f"ours, penalty {run['penalty']:.4g}{how}{target}"]
     row += [f"{side['top1']:.2f}" for side in (dense, cut, small)]
     row += [f"{dense['top1'] - small['top1']:.2f}", f"{small['agreement']:.2f}"]
     row += [f"{100 * (1 - small[what] / dense[what]):.1f} %" for what in ("macs", "params")]
