@@ -57,6 +57,7 @@ def _main(argv: Sequence[str] | None) -> None:
         prog="python -m deep_compression.choice", description="Choose settings on held-out pictures.", package=PACKAGE
     )
     parser.add_argument("--arch", nargs="+", choices=sorted(COURSES), default=list(COURSES), help="networks")
+    parser.add_argument("--no-lossless", action="store_true", help="leave the row lossless, most of the time, out")
     parser.add_argument("--out", default="runs/choice", help="folder of the run folders")
     parser.add_argument("--results", default=None, help="folder for one JSON file per network; none if not given")
     cli.add_data_options(parser, dataset="mnist")
@@ -67,7 +68,8 @@ def _main(argv: Sequence[str] | None) -> None:
     device, data = choose_device(args.device), cli.load_data(args).holdout(HOLDOUT)
     setting = Setting(data, device, args.seed, args.workers, latency=False, force=args.force)
     for arch in args.arch:
-        record = choose(arch, COURSES[arch], CANDIDATES[arch], Path(args.out) / f"{arch}-{args.seed}", setting)
+        candidates = replace(CANDIDATES[arch], lossless=()) if args.no_lossless else CANDIDATES[arch]
+        record = choose(arch, COURSES[arch], candidates, Path(args.out) / f"{arch}-{args.seed}", setting)
         print(table(record), flush=True)
         if args.results:
             environment = describe_environment(device)
@@ -108,12 +110,10 @@ def choose(
         figures = _figures(read_json(folder / "metrics.json"))
         smaller.append({"what": "lossless", "density": density, "epochs": epochs, "rate": rate, **figures})
     tried = [{name: value for name, value in one.items() if name != "file"} for one in [*tried, *papers, *smaller]]
-    best = smallest_without_loss(smaller, within_noise(dense["error"], len(setting.data.test)))
-    chosen = {
-        "rate": dense["rate"],
-        "paper_epochs": paper["epochs"],
-        "lossless": [best["density"], best["epochs"], best["rate"]],
-    }
+    chosen: dict[str, Any] = {"rate": dense["rate"], "paper_epochs": paper["epochs"]}
+    if smaller:
+        best = smallest_without_loss(smaller, within_noise(dense["error"], len(setting.data.test)))
+        chosen["lossless"] = [best["density"], best["epochs"], best["rate"]]
     return {"arch": arch, "seed": setting.seed, "pictures": len(setting.data.test), "tried": tried, "chosen": chosen}
 
 
@@ -141,7 +141,7 @@ TITLES = {"density": "density", "epochs": "epochs", "rate": "learning rate"}
 def table(record: Mapping[str, Any]) -> str:
     """A line for everything that was tried, what was chosen in bold."""
     chosen, lines = record["chosen"], []
-    picked = {"dense": [chosen["rate"]], "paper": [chosen["paper_epochs"]], "lossless": chosen["lossless"]}
+    picked = {"dense": [chosen["rate"]], "paper": [chosen["paper_epochs"]], "lossless": chosen.get("lossless")}
     for one in record["tried"]:
         values = {title: one[name] for name, title in TITLES.items() if name in one}
         text = ", ".join(f"{title} {value:g}" for title, value in values.items())

@@ -10,10 +10,11 @@ from typing import Any
 from common.benchmark import speed_table
 from common.results import markdown_table
 from common.runs import read_json
+from deep_compression import choice
 from deep_compression.published import LAYERS, TABLE_1, TITLES
 
 RESULTS = Path(__file__).resolve().parents[2] / "results"
-ROWS = {"paper": "ours, the paper's densities", "best": "ours, smallest"}
+ROWS = {"paper": "ours, the paper's densities", "lossless": "ours, without loss", "best": "ours, smallest"}
 NONE = "No result files yet."
 
 
@@ -26,6 +27,7 @@ def mnist_table() -> str:
         "seeds",
         "dense error %",
         "error %",
+        "change",
         "weights left %",
         "dense bytes",
         "file bytes",
@@ -38,7 +40,18 @@ def mnist_table() -> str:
             continue
         title = TITLES[arch]
         lines.append(
-            (title, "published", "", f"{before:.2f}", f"{after:.2f}", "8", f"{dense} KB", f"{small} KB", f"{rate}x")
+            (
+                title,
+                "published",
+                "",
+                f"{before:.2f}",
+                f"{after:.2f}",
+                f"{after - before:+.2f}",
+                "8",
+                f"{dense} KB",
+                f"{small} KB",
+                f"{rate}x",
+            )
         )
         lines += [_mnist_line(title, ROWS[row], those) for row, those in runs.items() if those]
     return markdown_table(header, lines) if lines else NONE
@@ -51,6 +64,7 @@ def _mnist_line(title: str, row: str, runs: Sequence[dict[str, Any]]) -> tuple[s
         str(len(runs)),
         _mean([100 - r["baseline"]["top1"] for r in runs], 2),
         _mean([100 - r["compressed"]["top1"] for r in runs], 2),
+        _mean([r["baseline"]["top1"] - r["compressed"]["top1"] for r in runs], 2, "+"),
         _mean([r["report"]["total"]["density"] for r in runs], 2),
         f"{runs[0]['weight_bytes']:,}",
         _mean([r["compressed"]["bytes"] for r in runs], 0),
@@ -58,10 +72,17 @@ def _mnist_line(title: str, row: str, runs: Sequence[dict[str, Any]]) -> tuple[s
     )
 
 
-def _mean(values: Sequence[float], digits: int) -> str:
+def _mean(values: Sequence[float], digits: int, sign: str = "") -> str:
     """Mean and sample deviation."""
-    text = f"{statistics.mean(values):,.{digits}f}"
+    text = f"{round(statistics.mean(values), digits) + 0.0:{sign},.{digits}f}"  # + 0.0: no negative zero
     return text + (f" ± {statistics.stdev(values):,.{digits}f}" if len(values) > 1 else "")
+
+
+def choice_table() -> str:
+    """What was tried on held-out training pictures, network after network."""
+    files = [RESULTS / f"choice-{arch}.json" for arch in TABLE_1]
+    tables = [f"{TITLES[r['arch']]}:\n\n{choice.table(r)}" for r in map(read_json, filter(Path.is_file, files))]
+    return "\n".join(tables) if tables else NONE
 
 
 def layer_tables(arch: str, row: str) -> str:
@@ -116,6 +137,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "deep_compression.mnist": mnist_table,
     "deep_compression.lenet300_100": lambda: layer_tables("lenet300_100", "paper"),
     "deep_compression.lenet5": lambda: layer_tables("lenet5", "paper"),
+    "deep_compression.choice": choice_table,
     "deep_compression.cifar10": cifar_table,
     "deep_compression.speed": lambda: speed_table(RESULTS),
 }
