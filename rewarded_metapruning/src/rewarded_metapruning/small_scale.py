@@ -6,6 +6,7 @@ Per seed: a PruningNet, a search on held-out training pictures, then the chosen 
 unpruned one trained in the same way for equally long. One result file per seed; what is finished is skipped.
 """
 
+import argparse
 import shlex
 import sys
 from collections.abc import Sequence
@@ -23,14 +24,16 @@ from common.errors import UserError
 from common.runs import describe_environment, open_run, read_json
 from common.trained import Trained
 from common.training import TrainOptions
+from common.training.options import OPTIMIZERS
 from rewarded_metapruning.cost import CONV_LINEAR, MILLION, space_cost
 from rewarded_metapruning.evaluate import line_up, run_contender
 from rewarded_metapruning.evolution import Breeder, Plan
 from rewarded_metapruning.files import read_pruning_net
 from rewarded_metapruning.judge import Judge
-from rewarded_metapruning.options import HOLDOUT_SEED, PACKAGE, part_of, space_of
+from rewarded_metapruning.options import HOLDOUT_SEED, PACKAGE, part_of, scale_limits, space_of
 from rewarded_metapruning.ranking import Terms
 from rewarded_metapruning.recipes import SMALL, with_epochs
+from rewarded_metapruning.scale import ALL_SCALES, FULL
 from rewarded_metapruning.search import search, target_budget
 from rewarded_metapruning.search_file import SEARCH_FILE, read_search
 from rewarded_metapruning.train import train_pruning_net
@@ -60,6 +63,11 @@ def _main(argv: Sequence[str] | None) -> None:
     parser.add_argument("--meta-epochs", type=cli.positive_int, default=12, help="epochs of the PruningNet")
     parser.add_argument("--epochs", type=cli.positive_int, default=10, help="epochs of each network")
     parser.add_argument("--generations", type=cli.positive_int, default=8, help="generations of the search")
+    parser.add_argument(
+        "--scales", type=int, nargs=2, default=list(ALL_SCALES), metavar=("LOW", "HIGH"), help="entries that are drawn"
+    )
+    parser.add_argument("--meta-optimizer", choices=OPTIMIZERS, default="sgd", help="that of the PruningNet")
+    parser.add_argument("--meta-learning-rate", type=float, default=SMALL.meta.learning_rate, help="of the PruningNet")
     parser.add_argument("--random", type=int, default=2, help="random vectors per seed")
     parser.add_argument("--out", default="runs/small-scale", help="folder of the run folders")
     parser.add_argument("--results", default=str(HOME / "results"), help="folder of the result files")
@@ -71,7 +79,7 @@ def _main(argv: Sequence[str] | None) -> None:
     data = part_of(load_dataset(args.dataset, args.dataset_dir, normalize=args.normalize), args.pictures)
     command = f"python -m rewarded_metapruning.small_scale {shlex.join(sys.argv[1:] if argv is None else list(argv))}"
     for seed in args.seeds:
-        file = Path(args.results) / f"small-{args.arch}-{data.name}-seed{seed}.json"
+        file = Path(args.results) / f"small-{label_of(args, data)}-seed{seed}.json"
         if file.is_file() and not args.force:
             print(f"{file} is there already")
             continue
@@ -80,21 +88,36 @@ def _main(argv: Sequence[str] | None) -> None:
         print(f"{file}: " + ", ".join(f"{n['role']} {n['top1']:.2f} %" for n in record["networks"]), flush=True)
 
 
-def one_seed(args, data: DataBundle, seed: int, device: torch.device) -> dict[str, Any]:
+def label_of(args: argparse.Namespace, data: DataBundle) -> str:
+    """What files and folders of one setting are called."""
+    low, high = scale_limits(args)
+    label = f"{args.arch}-{data.name}" + ("" if (low, high) == ALL_SCALES else f"-scales{low}-{high}")
+    return label if args.meta_optimizer == "sgd" else f"{label}-{args.meta_optimizer}"
+
+
+def one_seed(args: argparse.Namespace, data: DataBundle, seed: int, device: torch.device) -> dict[str, Any]:
     """All three stages with one seed: what the result file holds."""
-    folder = Path(args.out) / f"{args.arch}-{data.name}-seed{seed}"
+    folder, limits = Path(args.out) / f"{label_of(args, data)}-seed{seed}", scale_limits(args)
     space = space_of(args.arch, data)
     cost, held = space_cost(space), data.holdout(HOLDOUT, HOLDOUT_SEED)
     meta, final = (
         replace(with_epochs(r, e), amp=args.amp)
         for r, e in ((SMALL.meta, args.meta_epochs), (SMALL.final, args.epochs))
     )
-    breeder = Breeder(space, cost, target_budget(cost, args.target_macs), PLAN, seed)
-    options = {"arch": space.arch, "dataset": data.name, "pictures": args.pictures, "seed": seed}
+    decay = 0.0 if args.meta_optimizer == "adam" else meta.weight_decay
+    meta = replace(meta, optimizer=args.meta_optimizer, learning_rate=args.meta_learning_rate, weight_decay=decay)
+    breeder = Breeder(space, cost, target_budget(cost, args.target_macs), PLAN, seed, limits)
+    options = {
+        "arch": space.arch,
+        "dataset": data.name,
+        "pictures": args.pictures,
+        "seed": seed,
+        "scales": list(limits),
+    }
     run = open_run(
         folder / "pruning-net", PACKAGE, {**options, **asdict(meta)}, device=device, fingerprint=held.fingerprint, force=args.force
     )  # fmt: skip
-    trained = train_pruning_net(run, space, held, meta, device, seed, args.workers)
+    trained = train_pruning_net(run, space, held, meta, device, seed, args.workers, limits=limits)
     net = read_pruning_net(run.model_path, space).to(device)
     judge = Judge(net, held.train, held.test, device, *CALIBRATION, seed=seed, workers=args.workers, amp=args.amp)
     terms = Terms(base_macs=int(cost.macs([space.unpruned])[0]) / MILLION)
@@ -106,7 +129,7 @@ def one_seed(args, data: DataBundle, seed: int, device: torch.device) -> dict[st
     head = {**options, "selected_on": "holdout", **asdict(terms), "target": args.target_macs}
     best = search(searched.folder, head, breeder, cost, terms, judge, args.generations, device)[0]
     content = read_search(searched.folder / SEARCH_FILE)
-    contenders = line_up(space, best.nev, folder / "networks", True, args.random, seed)
+    contenders = line_up(space, best.nev, folder / "networks", True, args.random, seed, limits)
     networks = []
     for contender in contenders:
         metrics = run_contender(
@@ -126,7 +149,7 @@ def one_seed(args, data: DataBundle, seed: int, device: torch.device) -> dict[st
 
 
 def _recipe(options: TrainOptions) -> dict[str, Any]:
-    names = ("epochs", "batch_size", "learning_rate", "schedule", "weight_decay", "label_smoothing", "amp")
+    names = ("optimizer", "epochs", "batch_size", "learning_rate", "schedule", "weight_decay", "label_smoothing", "amp")
     return {name: getattr(options, name) for name in names}
 
 
@@ -149,11 +172,16 @@ def _history(content: dict[str, Any]) -> dict[str, Any]:
     return {"tested": len(points), "history": rows, "points": points}
 
 
+def setting_of(record: dict[str, Any]) -> str:
+    """What a result was made with, for tables: network, data, entries that were drawn, the PruningNet's optimiser."""
+    low, high = record.get("scales", ALL_SCALES)
+    drawn = "all entries" if (low, high) == (0, FULL) else f"entries {low} to {high}"
+    return f"{record['arch']} on {record['dataset']}, {drawn}, {record['meta'].get('optimizer', 'sgd').replace('sgd', 'SGD').replace('adam', 'Adam')}"
+
+
 def results(folder: Path = HOME / "results") -> list[dict[str, Any]]:
     """Every result file, in order of network and seed."""
-    return sorted(
-        (read_json(f) for f in folder.glob("small-*.json")), key=lambda r: (r["arch"], r["dataset"], r["seed"])
-    )
+    return sorted((read_json(f) for f in folder.glob("small-*.json")), key=lambda r: (setting_of(r), r["seed"]))
 
 
 if __name__ == "__main__":

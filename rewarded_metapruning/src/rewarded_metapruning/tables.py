@@ -21,7 +21,7 @@ from rewarded_metapruning.cost import CONV_LINEAR, MILLION, create_pruned, netwo
 from rewarded_metapruning.options import PACKAGE
 from rewarded_metapruning.published import LOGGED, PUBLISHED
 from rewarded_metapruning.reward import reward
-from rewarded_metapruning.small_scale import HOME, results
+from rewarded_metapruning.small_scale import HOME, results, setting_of
 from rewarded_metapruning.space import find_space
 
 RESULTS, README = HOME / "results", HOME / "README.md"
@@ -83,18 +83,18 @@ def small_table(folder: Path = RESULTS) -> str:
     if not records:
         return "Not measured yet: `python -m rewarded_metapruning.small_scale`."
     rows = []
-    for arch, dataset in sorted({(r["arch"], r["dataset"]) for r in records}):
-        of_these = [r for r in records if (r["arch"], r["dataset"]) == (arch, dataset)]
+    for setting in sorted({setting_of(r) for r in records}):
+        of_these = [r for r in records if setting_of(r) == setting]
         for role, label in LABELS.items():
             found = [n for r in of_these for n in r["networks"] if n["role"] == role]
-            cells = [f"{arch} on {dataset}", label, len(of_these), len(found)]
+            cells: list = [setting, label, len(of_these), len(found)]
             cells += [_spread([n["top1"] for n in found]), _spread([n["judged_top1"] for n in found])]
             cells += [_spread([n["macs"] / MILLION for n in found], 3), _spread([n["params"] / 1000 for n in found], 1)]
             rows.append(cells)
         differences = seed_differences(of_these)
         rows.append(
             [
-                f"{arch} on {dataset}",
+                setting,
                 "searched minus random, by seed",
                 len(of_these),
                 "",
@@ -105,7 +105,7 @@ def small_table(folder: Path = RESULTS) -> str:
             ]
         )
     return markdown_table(
-        ["network", "", "seeds", "networks", "top-1 %, trained", "top-1 %, generated", "M MACs", "k params"], rows
+        ["setting", "", "seeds", "networks", "top-1 %, trained", "top-1 %, generated", "M MACs", "k params"], rows
     )
 
 
@@ -136,7 +136,7 @@ def stages_table(folder: Path = RESULTS) -> str:
     for r in records:
         rewards = r["search"]["history"]
         rows.append([
-            r["seed"], round(r["meta"]["seconds"]), f"{r['meta']['unpruned_top1']:.1f}", r["search"]["tested"],
+            setting_of(r), r["seed"], round(r["meta"]["seconds"]), f"{r['meta']['unpruned_top1']:.1f}", r["search"]["tested"],
             f"{rewards[0]['best_so_far']:.4f}", f"{rewards[-1]['best_so_far']:.4f}",
             round(sum(n["seconds"] for n in r["networks"])),
         ])  # fmt: skip
@@ -186,9 +186,10 @@ def draw(folder: Path = RESULTS) -> list[Path]:
     records = results(folder)
     if not records:
         return []
+    first = [r for r in records if setting_of(r) == setting_of(records[0])]  # the paper's range
     files = [folder / "rewards.png", folder / "accuracy.png"]
-    plots.rewards(files[0], records)
-    plots.accuracy_against_macs(files[1], records)
+    plots.rewards(files[0], first)
+    plots.accuracy_against_macs(files[1], first)
     return files
 
 
