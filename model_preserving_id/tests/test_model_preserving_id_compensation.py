@@ -181,3 +181,37 @@ def test_duplicates_still_go_without_a_trace(how):
     unseen = torch.randn(16, *SHAPE)
     with torch.no_grad():
         assert (smaller(unseen) - model(unseen)).abs().max() <= 1e-4 * max(1.0, float(model(unseen).abs().max()))
+
+
+def test_a_solved_weight_makes_good_what_earlier_cuts_did_to_the_stream():
+    """The last layer that adds into a stream is solved so that the stream behind it comes back to the original's."""
+    model, x = resnet(), torch.randn(40, *SHAPE)
+    subject = Subject(model, x[:1], streams="off")
+    statistics = gather(subject.model, subject.all_readings(), [x])
+    errors = {}
+    for how in ("none", "weights"):
+        for name in ("layer1.0.conv1", "layer1.1.conv1"):
+            subject.shrink(name, range(10), statistics[name])
+        compensate(subject, [x], how)
+        behind = []
+        for net in (subject.original, subject.model):
+            seen = []
+            handle = net.layer1[1].register_forward_hook(lambda _, inputs, output, seen=seen: seen.append(output))
+            with torch.no_grad():
+                net(x)
+            handle.remove()
+            behind.append(seen[0])
+        errors[how] = float((behind[0] - behind[1]).square().mean())
+    assert errors["weights"] < 0.6 * errors["none"]
+
+
+def test_with_fewer_rows_than_inputs_the_weight_stays_what_t_made_it():
+    torch.manual_seed(1)
+    model, x = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3)).eval(), torch.randn(50, 6)
+    subject = Subject(model, x[:1])
+    subject.shrink("0", range(5), gather(subject.model, subject.all_readings(), [x])["0"])
+    before = subject.model[2].weight.detach().clone()
+    compensate(subject, [x], "weights", count=4)
+    assert torch.equal(subject.model[2].weight, before)
+    compensate(subject, [x], "weights", count=5)
+    assert not torch.equal(subject.model[2].weight, before)

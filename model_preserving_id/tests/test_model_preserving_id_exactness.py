@@ -296,6 +296,14 @@ def test_a_strided_pointwise_convolution_reads_every_second_pixel():
     assert np.allclose(found["conv3"].grams["conv4"], (rows.T @ rows).numpy(), rtol=1e-6, atol=1e-6)
 
 
+def test_an_option_a_shortcut_reads_every_second_pixel():
+    torch.manual_seed(6)
+    model, x = shaken(create_model("resnet20")), torch.randn(3, 3, 16, 16)
+    (stem,) = [group for group in channel_groups(model, x[:1]) if group.name == "conv1"]
+    rows = gather(model, readings([stem]), [x])["conv1"].rows
+    assert rows["layer2.0.shortcut"] == 3 * 8 * 8 and rows["layer1.0.conv1"] == 3 * 16 * 16
+
+
 def test_t_makes_good_what_selection_alone_loses():
     """Property 13: nearer to the original than the same selection without T, and than the largest norms, on unseen inputs."""
     torch.manual_seed(7)

@@ -1,6 +1,7 @@
 """What the other files leave of the paper's properties: what is picked first, agreement with itself, depthwise blocks, warnings."""
 
 import warnings
+from itertools import pairwise
 
 import pytest
 import torch
@@ -98,3 +99,50 @@ def test_shuffled_labels_change_no_bit_however_streams_are_treated(streams):
         rankings = rank_groups(subject, gather(subject.model, subject.all_readings(), x[order].split(8)))
         kept.append({name: one.kept(max(one.widths[0], one.at_most(one.size // 2))) for name, one in rankings.items()})
     assert kept[0] == kept[1]
+
+
+def test_statistics_are_measured_anew_only_where_an_upstream_cut_changed_them(monkeypatch):
+    from model_preserving_id import iterate as module
+
+    asked: list[list[str]] = []
+    real = module.gather
+    monkeypatch.setattr(
+        module,
+        "gather",
+        lambda model, wanted, *a, **k: (asked.append([w.group for w in wanted]), real(model, wanted, *a, **k))[1],
+    )
+    model, x = chain(), torch.randn(40, *SHAPE)
+    _, rows = iterate(model, x[:1], [x], IterOptions(target=0.5, keep=0.8, refresh=0.0))
+    order = ["0", "2", "4"]
+    assert asked[0] == order
+    for row, groups in zip(rows, asked[1:], strict=True):
+        assert groups == order[order.index(row["layer"]) + 1 :]
+
+
+def test_damage_is_measured_once_per_width_and_never_falls_as_a_layer_shrinks():
+    from model_preserving_id.damage import interpolate
+
+    energy = [1.0, 0.6, 0.3, 0.1, 0.0]
+    damage = interpolate({1: 0.5, 3: 0.7, 4: 0.0}, energy)  # the measured values contradict each other by noise
+    assert damage[4] == 0.0 and all(a >= b for a, b in pairwise(damage))
+    assert interpolate({2: 0.09}, [1.0, 0.6, 0.3, 0.1, 0.0])[2] == pytest.approx(0.09)
+
+
+def test_distillation_adds_the_softened_cross_entropy_to_the_originals_outputs():
+    from common.data import Batch
+    from common.trained import Trained
+    from model_preserving_id.finetune import distillation
+
+    torch.manual_seed(2)
+    teacher, network = nn.Linear(4, 3), nn.Linear(4, 3)
+    images, labels = torch.randn(5, 4), torch.tensor([0, 1, 2, 0, 1])
+    original = Trained(teacher, None, "linear")
+    value, logits = distillation(original, 0.7, 2.0)(network, Batch(images, labels, torch.arange(5), 5))
+    with torch.no_grad():
+        hard = nn.functional.cross_entropy(network(images), labels, reduction="sum")
+        p = torch.softmax(teacher(images) / 2, 1)
+        soft = -(p * torch.log_softmax(network(images) / 2, 1)).sum()
+    assert float(value) == pytest.approx(float(hard + 0.7 * 4 * soft), rel=1e-5)
+    assert torch.equal(logits, network(images)) and distillation(original, 0.0, 2.0) is None
+    value.backward()
+    assert teacher.weight.grad is None and network.weight.grad is not None

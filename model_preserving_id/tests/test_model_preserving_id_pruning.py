@@ -17,7 +17,7 @@ from common.data import load_dataset
 from common.errors import UserError
 from common.models import create_model
 from model_preserving_id import command, finetune, prune_network
-from model_preserving_id.factored import compressible_layers
+from model_preserving_id.factored import Ranks, choose_ranks, compressible_layers
 from model_preserving_id.iterate import IterOptions, iterate
 from model_preserving_id.lrank import as_layers as lrank_layers
 from model_preserving_id.lrank import folded, lrank
@@ -152,20 +152,23 @@ def test_the_iterative_rule(network, inputs):
 
 
 def test_an_interrupted_iteration_ends_with_the_same_bits(network, inputs, tmp_path):
-    options = IterOptions(target=0.6, keep=0.8, refresh=0.05)
+    options = IterOptions(target=0.6, keep=0.8, refresh=0.0)
     whole = iterate(network, X, inputs, options)[0].cut().state_dict()
 
     class Stop(Exception):
         pass
 
-    for stop_at in (2, 4):
+    picks = []
+    for stop_at in (3, 5):
 
         def stop(_, row, at=stop_at):
+            picks.append(row["iteration"])
             if row["iteration"] == at:
                 raise Stop
 
         with pytest.raises(Stop):
             iterate(network, X, inputs, options, state=tmp_path / "state.pt", on_pick=stop)
+    assert picks.count(1) == 1, "the second call goes on where the first one measured last"
     resumed = iterate(network, X, inputs, options, state=tmp_path / "state.pt")[0].cut().state_dict()
     assert all(torch.equal(tensor, resumed[name]) for name, tensor in whole.items())
     (tmp_path / "state.pt").write_bytes(b"damaged")
@@ -225,6 +228,13 @@ def test_composition_meets_its_ratio_and_goes_through_the_disk(network, inputs, 
         assert torch.equal(from_dict(to_dict(smaller))(X), smaller(X))
     with pytest.raises(UserError, match="nearest"):
         lrank(network, (3, 32, 32), 0.0001)
+
+
+def test_ranks_that_a_budget_cannot_be_met_with_are_refused():
+    layers = {"a": Ranks(np.array([3.0, 2.0, 1.0]), per_rank=100, dense=400)}
+    assert choose_ranks(layers, 400, 0.5) == {"a": 2} and choose_ranks(layers, 400, 1.0) == {"a": None}
+    with pytest.raises(UserError, match=r"0\.5 %; the nearest is 0\.5000"):
+        choose_ranks(layers, 400, 0.6)
 
 
 def run_main(*words: str) -> int:

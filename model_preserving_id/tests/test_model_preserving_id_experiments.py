@@ -1,0 +1,178 @@
+"""The paper's experiments at small scale: each command ends with a result file and pictures, and their numbers hold."""
+
+import json
+import sys
+from types import ModuleType
+
+import numpy as np
+import pytest
+import torch
+
+from common.channels import channel_groups
+from common.checkpoint import load_model, save_model
+from common.data import load_dataset
+from common.errors import UserError
+from common.models import create_model
+from model_preserving_id import prune_network, tables
+from model_preserving_id.activations import gather
+from model_preserving_id.experiments import missing_class, molecules, ratios, volume, wide
+from model_preserving_id.pictures import pruning_pictures
+from model_preserving_id.pivoted import pivoted_cholesky
+from model_preserving_id.subject import Subject
+
+CPU = ["--threads", "1", "--device", "cpu"]
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return load_dataset("digits")
+
+
+@pytest.fixture(scope="module")
+def lenet(digits, tmp_path_factory) -> str:
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("lenet") / "dense.safetensors"
+    model = create_model("lenet5", in_channels=3, image_size=32)
+    save_model(path, model, normalize=(digits.mean, digits.std), dataset="digits", classes=digits.classes)
+    return str(path)
+
+
+def test_one_wide_layer(digits, tmp_path, monkeypatch):
+    torch.manual_seed(0)
+    model = create_model("fc4096", in_features=3072, hidden=64).eval()
+    save_model(tmp_path / "m.safetensors", model, normalize=(digits.mean, digits.std), dataset="digits")
+    words = ["--checkpoint", str(tmp_path / "m.safetensors"), "--dataset", "digits", "--prune-batch-size", "300", *CPU]
+    assert wide.main([*words, "--widths", "4", "20", "40", "64", "--out", str(tmp_path / "out")]) == 0
+    record = json.loads((tmp_path / "out" / "wide.json").read_text())
+    points = {point["k"]: point for point in record["points"]}
+    assert points[64]["test"] == {"top1": record["dense"]["test"], "agreement": 100.0}
+    for name in ("sigma", "frobenius", "pivot"):
+        assert 1 > points[4][name] > points[20][name] > points[40][name] > points[64][name] == 0
+    assert points[40]["test"]["agreement"] > points[4]["test"]["agreement"]
+    assert {"metrics.png", "accuracy.png"} < {path.name for path in (tmp_path / "out").iterdir()}
+    (tmp_path / "results").mkdir()
+    (tmp_path / "out" / "wide.json").rename(tmp_path / "results" / "wide-mnist.json")
+    monkeypatch.setattr(tables, "RESULTS", tmp_path / "results")
+    assert f"| 64 | 0.00e+00 | 0.00e+00 | 0.00e+00 | {record['dense']['train']:.2f}" in tables.wide_table()
+
+
+def test_the_cheap_way_through_all_widths_is_the_one_shot_network(digits):
+    torch.manual_seed(0)
+    model, x = create_model("fc4096", in_features=3072, hidden=48).eval(), torch.zeros(1, 3, 32, 32)
+    pictures = pruning_pictures(digits, 300, batch_size=100)
+    subject = Subject(model, x)
+    gram = gather(subject.model, subject.all_readings(), pictures)["fc1"].stacked()
+    batch = next(iter(pictures))
+    for k in (5, 20, 47):
+        kept, weight = wide.folded(pivoted_cholesky(gram), model.fc2.weight.detach(), k)
+        smaller = prune_network(model, x, pictures, kept={"fc1": k}, compensation="none")
+        with torch.no_grad():
+            cheap = torch.relu(model.fc1(batch.flatten(1)))[:, kept] @ weight.T + model.fc2.bias
+            assert (cheap - smaller(batch)).abs().max() <= 1e-4 * cheap.abs().max()
+
+
+def test_a_missing_class_is_in_no_pruning_picture_and_every_class_is_followed(lenet, tmp_path, monkeypatch):
+    words = ["--checkpoint", lenet, "--without-class", "3", "--prune-batch-size", "100", "--k", "0.6", *CPU]
+    asked = []
+    real = missing_class.pruning_pictures
+    monkeypatch.setattr(missing_class, "pruning_pictures", lambda *a, **k: (asked.append(real(*a, **k)), asked[-1])[1])
+    assert missing_class.main([*words, "--every", "0.1", "--target-macs", "0.5", "--out", str(tmp_path)]) == 0
+    assert not (asked[0].images.labels == 3).any()
+    record = json.loads((tmp_path / "missing_class.json").read_text())
+    points = record["points"]
+    assert points[0]["macs_left"] == 1.0 and points[0]["agreement"] == 100.0 and points[-1]["macs_left"] <= 0.5
+    assert all(len(point["per_class"]) == 10 for point in points)
+    assert {"per_class.png", "agreement.png"} < {path.name for path in tmp_path.iterdir()}
+
+
+def test_by_class_counts_by_hand():
+    decisions, labels = torch.tensor([0, 1, 1, 2]), torch.tensor([0, 1, 2, 2])
+    assert missing_class.by_class(decisions, labels, 4) == [100.0, 100.0, 50.0, None]
+
+
+def test_every_method_is_given_the_same_share_of_the_parameters(lenet, tmp_path):
+    words = ["--checkpoint", lenet, "--ratios", "0.5", "0.01", "--prune-batch-size", "100", *CPU]
+    assert ratios.main([*words, "--out", str(tmp_path)]) == 0
+    record = json.loads((tmp_path / "ratios.json").read_text())
+    assert {point["method"] for point in record["points"]} == set(ratios.LABELS) and "ALDS" in record["left_out"]
+    for point in record["points"]:
+        if "refused" in point:
+            assert point["ratio"] == 0.01 or point["method"].startswith("id+")
+        else:
+            assert point["params_left"] <= point["ratio"] * 1.005
+    met = {p["method"]: p["params_left"] for p in record["points"] if p["ratio"] == 0.5 and "params_left" in p}
+    assert {"pca", "lrank", "id", "l1"} <= met.keys() and all(left > 0.4 for left in met.values())
+    assert (tmp_path / "ratios.png").is_file()
+
+
+def test_a_volume_network_on_a_generated_set(tmp_path, monkeypatch):
+    few = {"train": 32, "val": 24, "test": 16}
+    monkeypatch.setattr(volume, "generate", lambda grid, seed: molecules.generate(grid, seed, few))
+    words = [
+        "--widths",
+        "4",
+        "6",
+        "8",
+        "10",
+        "--hidden",
+        "12",
+        "--epochs",
+        "1",
+        "--k",
+        "0.7",
+        "--target-macs",
+        "0.5",
+        *CPU,
+        "--out",
+        str(tmp_path),
+    ]
+    assert volume.main(words) == 0
+    record = json.loads((tmp_path / "volume.json").read_text())
+    assert record["data"] == "generated" and {point["method"] for point in record["points"]} == {"dense", "id", "l2"}
+    lefts = [point["macs_left"] for point in record["points"] if point["method"] == "id"]
+    assert lefts == sorted(lefts, reverse=True) and 0.98 * 0.5 <= lefts[-1] <= 0.5
+    written = (tmp_path / "dense.safetensors").stat().st_mtime_ns
+    assert volume.main(words) == 0 and (tmp_path / "dense.safetensors").stat().st_mtime_ns == written
+    loaded = load_model(tmp_path / "dense.safetensors", lambda: volume.VolumeNet(17, (4, 6, 8, 10), 12))
+    assert loaded(torch.zeros(1, 5, 17, 17, 17)).shape == (1, 1)
+
+
+def test_voxels_and_the_reader_of_atom3ds_files(tmp_path, monkeypatch):
+    at = np.array([[1.2, 0, 0], [0, -2, 0], [0, 0, 0], [99, 0, 0]])
+    box = molecules.voxels(["C", "O", "Zn", "C"], at, np.zeros(3), 7)
+    assert box.sum() == 2 and box[1, 4, 3, 3] == 1 and box[2, 3, 1, 3] == 1
+
+    def frame(elements, at):
+        return {"element": elements, **{axis: [p[i] for p in at] for i, axis in enumerate("xyz")}}
+
+    item = {
+        "atoms_pocket": frame(["N"], [(3.0, 0.0, 0.0)]),
+        "atoms_ligand": frame(["C", "H"], [(1.0, 0.0, 0.0), (-1.0, 0.0, 0.0)]),
+        "scores": {"neglog_aff": 6.5},
+    }
+    stand_in = ModuleType("atom3d.datasets")
+    stand_in.LMDBDataset = lambda folder: [item, item]
+    monkeypatch.setitem(sys.modules, "atom3d", ModuleType("atom3d"))
+    monkeypatch.setitem(sys.modules, "atom3d.datasets", stand_in)
+    with pytest.raises(UserError, match="train"):
+        molecules.read_lba(tmp_path)
+    for part in molecules.PARTS:
+        (tmp_path / part).mkdir()
+    found = molecules.read_lba(tmp_path, grid=9)
+    assert found.input_shape == (5, 9, 9, 9) and found.parts["val"][1].tolist() == [[6.5], [6.5]]
+    assert found.parts["train"][0][0, 3, 7, 4, 4] == 1  # nitrogen, 3 angstrom from the ligand's middle
+    assert found.parts["train"][0].sum() == 6
+
+
+def test_ranks_and_correlations_by_hand():
+    assert volume.ranks(np.array([3.0, 1.0, 3.0, 2.0])).tolist() == [3.5, 1.0, 3.5, 2.0]
+    assert volume.correlation(np.array([1.0, 2, 3]), np.array([2.0, 4, 6])) == 1.0
+    assert volume.correlation(np.ones(3), np.arange(3.0)) == 0.0
+
+
+def test_a_volume_network_is_cut_as_any_other():
+    torch.manual_seed(0)
+    model, x = volume.VolumeNet(17, (6, 8, 8, 8), 16).eval(), torch.randn(6, 5, 17, 17, 17)
+    assert [group.size for group in channel_groups(model, x[:1])] == [6, 8, 8, 8, 16]
+    smaller = prune_network(model, x[:1], x, keep=0.5)
+    assert smaller.convs[1].out_channels == 4 and smaller(x).shape == (6, 1)
