@@ -42,10 +42,10 @@ def export_network(model: nn.Module, pictures: Tensor, out: Path | str, format: 
     allowed = TOLERANCE * max(1.0, float(expected.abs().max()))
     with atomic_file(out) as temporary:
         run = WRITERS[format](model, pictures, temporary)
-        difference = 0.0
-        for count in (len(pictures), 1):
-            found = run(pictures[:count])
-            difference = max(difference, float((found - expected[:count]).abs().max()))
+        pairs = [(run(pictures[:count]), expected[:count]) for count in (len(pictures), 1)]
+        difference = float(
+            torch.stack([(found - wanted).abs().max() for found, wanted in pairs]).max()
+        )  # nan stays nan
         if not difference <= allowed:
             raise UserError(f"{out}: its outputs differ by {difference:.3g} from the network's (allowed {allowed:.3g})")
     return difference

@@ -13,6 +13,7 @@ import re
 import shlex
 import sys
 from collections.abc import Sequence
+from functools import partial
 from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from compare.row import PACKAGE
 
 SETTINGS = "COMPARE_SWEEP"  # variable that names the file with a sweep's settings, for its trials
 FIGURE = "compressed.top1"
+START_SECONDS = 60  # nni waits three for its manager, which is too short on a busy machine
 SERVICES = "remote, kubernetes and the like: https://nni.readthedocs.io/en/stable/reference/experiment_config.html"
 
 
@@ -118,7 +120,7 @@ def collect(settings: dict[str, Any]) -> list[dict[str, Any]]:
 def _experiment(args, out: Path, settings: dict[str, Any]) -> None:
     """Run the trials through NNI and wait for them."""
     try:
-        from nni.experiment import Experiment, ExperimentConfig
+        from nni.experiment import Experiment, ExperimentConfig, launcher
     except ImportError as error:
         raise UserError(
             f"a sweep needs nni, in an environment of its own: pip install -c constraints-nni.txt './common[nni]' ./compare ({error})"
@@ -138,8 +140,13 @@ def _experiment(args, out: Path, settings: dict[str, Any]) -> None:
     with as_file(files("compare").joinpath("listen.js")) as preload:
         os.environ["NODE_OPTIONS"] = f"{os.environ.get('NODE_OPTIONS', '')} --require {preload}".strip()
         os.environ["COMPARE_LISTEN"] = args.listen
+        launcher._check_rest_server = partial(launcher._check_rest_server, retry=START_SECONDS)
         experiment = Experiment(config)
         try:
             experiment.run(args.port)
         finally:
             experiment.stop()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,150 @@
+"""Exported networks answer as the network does; a file that does not is never left behind. Latency tables."""
+
+import json
+
+import pytest
+import torch
+from torch import nn
+
+from common import export, latency
+from common.channels import channel_groups, keep_channels
+from common.checkpoint import load_model, save_model
+from common.cost import WidthCost, count_cost
+from common.data import load_dataset
+from common.errors import UserError
+from common.export import export_network, some_pictures
+from common.measure import latency_series
+from common.models import create_model
+from common.widths import uniform_widths
+
+X = torch.zeros(1, 3, 32, 32)
+
+
+@pytest.fixture(scope="module")
+def pictures():
+    return some_pictures(load_dataset("digits"), 5)
+
+
+def pruned() -> nn.Module:
+    torch.manual_seed(0)
+    model = create_model("resnet20").eval()
+    groups = channel_groups(model, X)
+    return keep_channels(model, X, {g.name: range(0, g.size, 2) for g in groups})
+
+
+def factored() -> nn.Module:
+    torch.manual_seed(0)
+    model = create_model("resnet20").eval()
+    first = model.layer1[0].conv1
+    model.layer1[0].conv1 = nn.Sequential(nn.Conv2d(16, 5, 3, padding=1, bias=False), nn.Conv2d(5, 16, 1))
+    assert first.out_channels == 16
+    return model
+
+
+NETWORKS = {"pruned": pruned, "factored": factored}
+
+
+@pytest.mark.parametrize(("name", "format"), [("pruned", "onnx"), ("factored", "onnx"), ("factored", "pt2")])
+def test_an_exported_network_answers_as_the_saved_one(tmp_path, pictures, name, format):
+    if format == "onnx":
+        pytest.importorskip("onnxruntime")
+    save_model(tmp_path / "m.safetensors", NETWORKS[name]())
+    model = load_model(tmp_path / "m.safetensors")
+    difference = export_network(model, pictures, tmp_path / f"m.{format}", format)
+    assert difference <= 1e-5 * max(1.0, float(model(pictures).detach().abs().max()))
+    assert sorted(p.name for p in tmp_path.iterdir()) == [f"m.{format}", "m.safetensors"]
+
+
+def test_the_onnx_file_stands_alone_and_takes_any_batch(tmp_path, pictures):
+    onnxruntime = pytest.importorskip("onnxruntime")
+    model = pruned()
+    export_network(model, pictures, tmp_path / "m.onnx", "onnx")
+    session = onnxruntime.InferenceSession(str(tmp_path / "m.onnx"), providers=["CPUExecutionProvider"])
+    for count in (1, 2, 5):
+        (scores,) = session.run(None, {"pictures": pictures[:count].numpy()})
+        assert torch.allclose(torch.from_numpy(scores), model(pictures[:count]), atol=1e-5, rtol=1e-5)
+
+
+def test_a_file_that_answers_otherwise_is_not_left(tmp_path, pictures, monkeypatch):
+    monkeypatch.setitem(
+        export.WRITERS, "pt2", lambda model, pictures, file: lambda batch: model(batch).detach() * 1.001
+    )
+    with pytest.raises(UserError, match="differ by"):
+        export_network(pruned(), pictures, tmp_path / "m.pt2", "pt2")
+    monkeypatch.setitem(export.WRITERS, "pt2", lambda *a: lambda batch: torch.full((len(batch), 10), float("nan")))
+    with pytest.raises(UserError, match="differ by nan"):
+        export_network(pruned(), pictures, tmp_path / "m.pt2", "pt2")
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_command(tmp_path, capsys):
+    pytest.importorskip("onnxruntime")
+    data = load_dataset("digits")
+    save_model(tmp_path / "m.safetensors", pruned(), normalize=(data.mean, data.std), dataset="digits")
+    out = tmp_path / "m.onnx"
+    assert export.main(["--checkpoint", str(tmp_path / "m.safetensors"), "--out", str(out)]) == 0
+    assert "digits differ by" in capsys.readouterr().out and out.stat().st_size > 0
+    save_model(tmp_path / "n.safetensors", pruned())
+    assert export.main(["--checkpoint", str(tmp_path / "n.safetensors"), "--out", str(out)]) == 2
+    assert "--dataset" in capsys.readouterr().err
+    assert export.main(["--checkpoint", str(tmp_path / "none"), "--out", str(out)]) == 2
+    assert "no such file" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("arch", ["resnet20", "vgg16"])
+@pytest.mark.parametrize("round_to", [1, 8])
+def test_equal_widths_are_multiples_and_within_the_budget(arch, round_to):
+    model = create_model(arch).eval()
+    groups = channel_groups(model, X)
+    cost = WidthCost(model, (3, 32, 32), groups)
+    widths = uniform_widths(groups, cost, 0.5, round_to, tolerance=None)
+    assert all(width % round_to == 0 or width == g.size for g, width in zip(groups, widths.values(), strict=True))
+    assert 0.45 <= cost.macs(widths) / cost.dense <= 0.5
+
+
+def test_half_a_network_has_half_the_macs():
+    dense = count_cost(create_model("resnet20"), (3, 32, 32)).macs
+    small = latency.half_network("resnet20", 0.5, 8)
+    assert 0.45 <= count_cost(small, (3, 32, 32)).macs / dense <= 0.5
+    widths = {m.out_channels for m in small.modules() if isinstance(m, nn.Conv2d)}
+    assert widths and all(width % 8 == 0 for width in widths)
+
+
+def test_gains_are_shares_of_medians():
+    series = {"dense": {"1": [2.0, 100.0, 2.0], "64": [10.0]}, "small": {"1": [1.0, 1.0, 50.0], "64": [10.0]}}
+    one, many = latency.gains(series, {"dense": 100, "small": 40})
+    assert (one.dense_ms, one.ms, one.latency_saved, one.macs_saved) == (2.0, 1.0, 0.5, pytest.approx(0.6))
+    assert one.ratio == pytest.approx(0.5 / 0.6) and many.ratio == 0.0
+    assert "| small | 1 | 2.00 | 1.00 | 50.0 | 60.0 | 0.83 |" in latency.gains_table([one, many])
+
+
+def test_networks_are_timed_in_turns(monkeypatch):
+    order = []
+
+    class Noted(nn.Module):
+        def __init__(self, name):
+            super().__init__()
+            self.name = name
+
+        def forward(self, x):
+            order.append((self.name, len(x)))
+            return x
+
+    series = latency_series({"a": Noted("a"), "b": Noted("b")}, (3, 4, 4), batch_sizes=(2,), repeats=3)
+    assert order == [("a", 2), ("b", 2)] * 5 and [len(v["2"]) for v in series.values()] == [3, 3]
+
+
+def test_the_latency_command(tmp_path, capsys):
+    save_model(tmp_path / "m.safetensors", pruned())
+    words = ["--checkpoint", str(tmp_path / "m.safetensors"), "--batch-size", "1", "--repeats", "1", "--device", "cpu"]
+    assert latency.main([*words, "--json", str(tmp_path / "l.json")]) == 0
+    assert "latency over MACs" in capsys.readouterr().out
+    assert set(json.loads((tmp_path / "l.json").read_text())["milliseconds"]) == {
+        "dense",
+        str(tmp_path / "m.safetensors"),
+    }
+    assert latency.main(["--batch-size", "1"]) == 2
+    assert "--checkpoint" in capsys.readouterr().err
+    save_model(tmp_path / "other.safetensors", create_model("lenet5"))
+    assert latency.main([*words[:2], str(tmp_path / "other.safetensors"), *words[2:]]) == 2
+    assert "--dense" in capsys.readouterr().err

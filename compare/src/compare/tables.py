@@ -1,0 +1,119 @@
+"""The tables of the README, made from ``results/*.json``, and how a finished comparison becomes such a file.
+
+python -m compare.tables --add runs/digits digits
+python -m common.results README.md compare/README.md --tables compare.tables
+"""
+
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from common import cli
+from common.atomic import write_json
+from common.errors import UserError
+from common.results import markdown_table
+from common.runs import read_json
+from compare.findings import findings
+from compare.row import PACKAGE
+from compare.rows import Rows, read_rows, single
+from compare.text import table
+
+RESULTS = Path(__file__).resolve().parents[2] / "results"
+DROPPED = ("per_class", "widths", "classes", "label_so_far")
+NONE = "Not run yet."
+
+
+def add_result(out: Path, name: str, results: Path = RESULTS) -> Path:
+    """A comparison's folder as one small JSON file: every row's figures, command, commit, seed and environment."""
+    rows = read_rows(out)
+    if not rows.metrics:
+        raise UserError(f"{out} holds no finished row")
+    first = rows.metrics[0]["config"]
+    record = {
+        "environment": first["environment"],
+        "finetune": first["options"]["finetune"],
+        "data_fingerprint": first["data_fingerprint"],
+        "findings": findings(rows),
+        "cpu_minutes": round(sum(row.get("cpu_seconds", 0.0) for row in rows.metrics) / 60, 1),
+        "minutes": round(sum(row["seconds"] for row in [*rows.metrics, *rows.baselines]) / 60, 1),
+        "rows": [{k: v for k, v in row.items() if k not in (*DROPPED, "config")} for row in rows.metrics],
+        "baselines": [{k: v for k, v in row.items() if k != "config"} for row in rows.baselines],
+    }
+    file = results / f"{name}.json"
+    write_json(file, record)
+    return file
+
+
+def read_result(name: str, results: Path = RESULTS) -> Rows | None:
+    """The rows of a result file; None if there is none yet."""
+    file = results / f"{name}.json"
+    if not file.is_file():
+        return None
+    record = read_json(file)
+    rows = record["rows"]
+    labels = {row["method"]: row["label"] for row in rows}
+    for row in rows:
+        before = row["chain"][: row["step"] - 1] if row["chain"] else []
+        row["label_so_far"] = " + ".join([*(labels.get(one, one) for one in before), row["label"]])
+    return Rows(results, rows, record["baselines"], [])
+
+
+def result_table(name: str) -> str:
+    """The whole table of a comparison, and what it says."""
+    rows = read_result(name)
+    if rows is None:
+        return NONE
+    record = read_json(RESULTS / f"{name}.json")
+    said = "\n".join(f"- {line}" for line in record["findings"])
+    about = record["environment"]
+    return f"{table(rows)}\n{said}\n\nOne process of {about['threads']} thread on {about['device']}: {record['cpu_minutes']} minutes of processor time."
+
+
+def short_table(name: str) -> str:
+    """Top-1 as cut and after fine-tuning at each budget, one line per method: for the root README."""
+    rows = read_result(name)
+    if rows is None:
+        return NONE
+    macs = [g for g in single(rows) if g.first["axis"] == "macs"]
+    targets = sorted({g.first["target"] for g in macs}, reverse=True)
+    lines = []
+    for label in dict.fromkeys(g.label for g in macs):
+        found = {g.first["target"]: g for g in macs if g.label == label}
+        lines.append([label, *(_cell(found[t]) if t in found else "" for t in targets)])
+    return markdown_table(["method", *(f"{100 * t:g} % of the MACs" for t in targets)], lines)
+
+
+def _cell(group) -> str:
+    cut = f"{group.mean('cut_top1'):.1f}"
+    if not group.first["finetune_epochs"]:
+        return cut
+    deviation = group.deviation("top1")
+    return f"{cut} → {group.mean('top1'):.2f}" + (f" ± {deviation:.2f}" if deviation is not None else "")
+
+
+TABLES: dict[str, Callable[[], str]] = {
+    "compare.digits": lambda: result_table("digits"),
+    "compare.resnet56": lambda: result_table("resnet56"),
+    "compare.resnet20": lambda: result_table("resnet20"),
+    "compare.digits.short": lambda: short_table("digits"),
+    "compare.resnet56.short": lambda: short_table("resnet56"),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    return cli.run(_main, argv)
+
+
+def _main(argv: Sequence[str] | None) -> None:
+    parser = cli.Parser(
+        prog="python -m compare.tables", description="Keep a comparison as a result file.", package=PACKAGE
+    )
+    parser.add_argument(
+        "--add", nargs=2, required=True, metavar=("FOLDER", "NAME"), help="a comparison's folder, and the file's name"
+    )
+    args = parser.parse_args(argv)
+    print(add_result(Path(args.add[0]), args.add[1]))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
