@@ -112,6 +112,13 @@ def test_several_penalties_give_a_run_each_and_one_plot(place, tmp_path):
     assert all(torch.equal(policy[name], tensor) for name, tensor in dense.items())  # frozen
 
 
+def test_the_fitted_penalty_asks_for_slack_less_than_the_accuracy(monkeypatch):
+    monkeypatch.setattr(phases, "_training_accuracy", lambda *arguments: 0.997)
+    trained = trained_resnet(train=20, test=20)
+    penalty = phases.fitted_penalty(trained, trained.data.train, Plan(slack=0.02), lambda line: None)
+    assert penalty / (1 + penalty) == pytest.approx(0.977)
+
+
 def test_a_holdout_never_shows_the_test_pictures(place, tmp_path):
     options = prune_words(place, "--saved-dir", str(tmp_path), "--penalty", "0", "--holdout", "0.25")
     assert command.main(options) == 0

@@ -121,6 +121,19 @@ def test_agents_that_are_all_alike_cannot_meet_a_target(target):
         meet_target(agents.groups, agents.weights_by_name(), cost, target)
 
 
+def test_agents_of_two_kinds_reach_two_shares_only_and_both_are_named():
+    """Every second channel is worth less: nothing lies between all channels and half of them."""
+    model = network("resnet20")
+    agents = Agents(model, torch.zeros(1, 3, 32, 32))
+    with torch.no_grad():
+        agents.weight[::2] = 1.0
+    cost = WidthCost(model, (3, 32, 32), agents.groups)
+    half = cost.macs({group.name: group.size // 2 for group in agents.groups}) / cost.dense
+    with pytest.raises(UserError, match=f"nearest keep {half:.4f} and 1.0000"):
+        meet_target(agents.groups, agents.weights_by_name(), cost, 0.7)
+    assert meet_target(agents.groups, agents.weights_by_name(), cost, half * 1.01)[0] == pytest.approx(6.9)
+
+
 def test_a_target_below_one_channel_per_layer_names_the_smallest_that_can_be_had():
     model = network("resnet20")
     agents = Agents(model, torch.zeros(1, 3, 32, 32))
