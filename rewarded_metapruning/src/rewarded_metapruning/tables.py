@@ -124,6 +124,7 @@ def stages_table(folder: Path = RESULTS) -> str:
     if not records:
         return "Not measured yet."
     header = [
+        "setting",
         "seed",
         "PruningNet, s",
         "full width, generated %",
