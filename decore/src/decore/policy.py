@@ -63,7 +63,7 @@ class Baseline:
         self.value: Tensor | None = None
 
     def update(self, mean: Tensor) -> None:
-        self.value = mean if self.value is None else MOMENTUM * self.value + (1 - MOMENTUM) * mean
+        self.value = mean if self.value is None else MOMENTUM * self.value.to(mean.device) + (1 - MOMENTUM) * mean
 
     def state_dict(self) -> dict[str, Any]:
         return {"value": self.value}
