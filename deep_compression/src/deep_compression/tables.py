@@ -14,7 +14,11 @@ from deep_compression import choice
 from deep_compression.published import LAYERS, TABLE_1, TITLES
 
 RESULTS = Path(__file__).resolve().parents[2] / "results"
-ROWS = {"paper": "ours, the paper's densities", "lossless": "ours, chosen on held-out pictures", "best": "ours, smallest"}
+ROWS = {
+    "paper": "ours, the paper's densities",
+    "lossless": "ours, chosen on held-out pictures",
+    "best": "ours, smallest",
+}
 NONE = "No result files yet."
 
 
