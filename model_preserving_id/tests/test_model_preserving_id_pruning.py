@@ -153,7 +153,8 @@ def test_the_iterative_rule(network, inputs):
 
 def test_an_interrupted_iteration_ends_with_the_same_bits(network, inputs, tmp_path):
     options = IterOptions(target=0.6, keep=0.8, refresh=0.0)
-    whole = iterate(network, X, inputs, options)[0].cut().state_dict()
+    subject, wanted = iterate(network, X, inputs, options)
+    whole = subject.cut().state_dict()
 
     class Stop(Exception):
         pass
@@ -169,7 +170,11 @@ def test_an_interrupted_iteration_ends_with_the_same_bits(network, inputs, tmp_p
         with pytest.raises(Stop):
             iterate(network, X, inputs, options, state=tmp_path / "state.pt", on_pick=stop)
     assert picks.count(1) == 1, "the second call goes on where the first one measured last"
-    resumed = iterate(network, X, inputs, options, state=tmp_path / "state.pt")[0].cut().state_dict()
+    subject, rows = iterate(network, X, inputs, options, state=tmp_path / "state.pt")
+    resumed = subject.cut().state_dict()
+    assert [(r["layer"], r["before"], r["after"]) for r in rows] == [
+        (r["layer"], r["before"], r["after"]) for r in wanted
+    ]
     assert all(torch.equal(tensor, resumed[name]) for name, tensor in whole.items())
     (tmp_path / "state.pt").write_bytes(b"damaged")
     with pytest.raises(UserError, match="damaged"):
