@@ -11,7 +11,7 @@ def findings(rows: Rows) -> list[str]:
     groups = single(rows)
     macs = [g for g in groups if g.first["axis"] == "macs"]
     said = [line for target in _targets(macs) for line in _best_line(_at(macs, target), target)]
-    said += _as_cut(macs) + _yardstick(macs) + _latency(macs)
+    said += _as_cut(macs) + _worse(macs) + _yardstick(macs) + _latency(macs)
     return said + _bytes(groups) + _chains(rows, groups)
 
 
@@ -63,6 +63,17 @@ def _as_cut(groups: Sequence[Group]) -> list[str]:
         f"Before fine-tuning, at {100 * target:g} % of the MACs, {best.label} decides as the dense network on {_value(best, 'cut_agreement')} of the "
         f"test pictures (top-1 {_value(best, 'cut_top1')}); next is {second.label} with top-1 {_value(second, 'cut_top1')}."
     ]
+
+
+def _worse(groups: Sequence[Group]) -> list[str]:
+    """One recipe for all does not suit all: whom does it harm?"""
+    harmed = [g for g in groups if g.first["finetune_epochs"] and g.mean("top1") < g.mean("cut_top1")]
+    parts = [
+        f"{g.label} at {100 * g.first['target']:g} % ({_value(g, 'cut_top1')} to {_value(g, 'top1')})" for g in harmed
+    ]
+    return (
+        [f"This fine-tuning takes accuracy away from networks that had lost little: {_list(parts)}."] if parts else []
+    )
 
 
 def _yardstick(groups: Sequence[Group]) -> list[str]:
