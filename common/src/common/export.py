@@ -75,8 +75,8 @@ def _write_pt2(model: nn.Module, pictures: Tensor, file: Path) -> Callable[[Tens
         program = torch.export.export(model, (pictures[:2],), dynamic_shapes=({0: torch.export.Dim("batch", min=1)},))
     with open(file, "wb") as stream:
         torch.export.save(program, stream)
-    with open(file, "rb") as stream:
-        loaded = torch.export.load(stream).module()
+    with open(file, "rb") as written:
+        loaded = torch.export.load(written).module()
 
     def run(batch: Tensor) -> Tensor:
         with torch.no_grad():
