@@ -2,6 +2,7 @@
 
 import csv
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -254,6 +255,23 @@ def test_the_baseline_of_a_seed_is_its_own_and_a_given_one_serves_all(tmp_path):
     rows = read_rows(tmp_path / "given")
     assert [r["seed"] for r in rows.metrics] == [0, 1] and len(rows.baselines) == 1
     assert rows.metrics[0]["baseline"]["top1"] == rows.metrics[1]["baseline"]["top1"] == one.side["top1"]
+
+
+def test_jobs_share_out_the_seeds_and_report_together(tmp_path, monkeypatch, capsys):
+    words = ["--methods", "leading", "--target-macs", "0.5", "--target-bytes", "--finetune-epochs", "0"]
+    started = []
+
+    class Started:
+        def __init__(self, command):
+            started.append(command)
+
+        def wait(self):
+            return command.main(started.pop(0)[3:])
+
+    monkeypatch.setattr(command, "subprocess", SimpleNamespace(Popen=Started))
+    assert run(tmp_path, *words, "--seeds", "0", "1", "2", "--jobs", "2") == 0
+    assert sorted(r["seed"] for r in read_rows(tmp_path).metrics) == [0, 1, 2]
+    assert capsys.readouterr().out.split("leading channels")[-1].split("|")[2].strip() == "3"
 
 
 @pytest.mark.parametrize(

@@ -106,6 +106,22 @@ def test_random_depends_on_the_seed_alone(tmp_path, resnet20):
     assert torch.equal(first, again) and not (first.shape == other.shape and torch.equal(first, other))
 
 
+def test_torch_pruning_spares_a_group_that_goes_too_far(tmp_path, monkeypatch):
+    """Two layers of few channels: one channel of the first is worth 8 % of the MACs, so only the last steps fit."""
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(
+        torch.nn.Conv2d(3, 12, 3), torch.nn.ReLU(), torch.nn.Conv2d(12, 60, 1), torch.nn.ReLU(), torch.nn.AdaptiveAvgPool2d(1),
+        torch.nn.Flatten(), torch.nn.Linear(60, 10),
+    )  # fmt: skip
+    monkeypatch.setattr(torch_pruning, "load_network", lambda path: model)
+    for target in (0.83, 0.62):
+        model = torch_pruning.copy.deepcopy(model)
+        dense = count_cost(model, (3, 32, 32)).macs
+        one = Task(tmp_path / "x", tmp_path / str(target), pictures(), target, TrainOptions())
+        small = load_model(torch_pruning.compress(one), torch_pruning.copy.deepcopy(model).eval)
+        assert 0.98 * target <= count_cost(small, (3, 32, 32)).macs / dense <= target
+
+
 def test_torch_pruning_cuts_streams_with_option_a_shortcuts(tmp_path, resnet20):
     """Its network equals one whose removed channels are masked: shortcuts are re-pointed, not left behind."""
     small = load_model(torch_pruning.compress(task(tmp_path, resnet20, 0.5)))

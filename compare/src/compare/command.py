@@ -3,6 +3,7 @@
 import argparse
 import shlex
 import shutil
+import subprocess
 import sys
 import time
 import traceback
@@ -78,6 +79,9 @@ def build_parser() -> cli.Parser:
     run.add_argument("--out", default="runs/compare", help="folder of the rows and the report")
     run.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     run.add_argument("--threads", type=int, default=None, help="threads on the CPU; torch's choice if not given")
+    run.add_argument(
+        "--jobs", type=cli.positive_int, default=1, help="processes; each makes the rows of some of the seeds"
+    )
     run.add_argument("--force", action="store_true", help="make rows anew that are there with other options")
     run.add_argument("--report-only", action="store_true", help="compress nothing: a report on the rows that are there")
     return parser
@@ -90,7 +94,7 @@ def _main(argv: Sequence[str] | None) -> None:
         raise UserError(f"--out {out} is a file; name a folder")
     failed: list[str] = []
     if not args.report_only:
-        failed = compare(args)
+        failed = compare(args) if min(args.jobs, len(args.seeds)) == 1 else _in_processes(args, argv)
     print_report(out)
     if failed:
         raise UserError(f"{len(failed)} rows failed: {', '.join(failed)}; {FAILED} in their folders says why")
@@ -113,6 +117,35 @@ def compare(args: argparse.Namespace) -> list[str]:
     data = cli.load_data(args)
     comparison = Comparison(Path(args.out), wanted, recipe, command_words(args), args.workers, args.force)
     return _run_all(todo, comparison, dense_networks(args, data, device))
+
+
+def _in_processes(args: argparse.Namespace, argv: Sequence[str] | None) -> list[str]:
+    """The same command for a part of the seeds each, the cores shared out; a seed's rows depend on no other seed's."""
+    count = min(args.jobs, len(args.seeds))
+    if (args.weights or args.baseline) and not (Path(args.out) / "baseline" / "metrics.json").is_file():
+        set_threads(args.threads)
+        _dense(args, cli.load_data(args), choose_device(args.device), args.seeds[0])  # one file for all: made once
+    threads = args.threads or max(1, torch.get_num_threads() // count)
+    words = [
+        sys.executable,
+        "-m",
+        "compare",
+        *(sys.argv[1:] if argv is None else argv),
+        "--jobs",
+        "1",
+        "--threads",
+        str(threads),
+    ]
+    started = [subprocess.Popen([*words, "--seeds", *map(str, args.seeds[i::count])]) for i in range(count)]
+    try:
+        status = [process.wait() for process in started]
+    except KeyboardInterrupt:
+        for process in started:
+            process.wait()
+        raise
+    if any(code not in (0, cli.MISTAKE) for code in status):
+        raise UserError("a process was stopped; the same command goes on where it was")
+    return [f"those of process {i + 1}" for i, code in enumerate(status) if code]
 
 
 def _names(args: argparse.Namespace) -> list[str] | None:

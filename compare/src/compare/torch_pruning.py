@@ -63,6 +63,7 @@ def _pruned(model: nn.Module, data: DataBundle, task: Task) -> nn.Module:
             if macs < (1 - TOLERANCE) * budget and before is not None and not names <= spared:
                 model, macs = before, macs_before
                 spared |= names
+                _gradients(model, data, task.seed)  # a copy has none
                 break
             if macs <= budget:
                 return model
