@@ -9,7 +9,7 @@ import pytest
 from compare_helpers import LOOKS, write_rows
 
 from common.results import padded
-from compare import charts, findings, page, text
+from compare import charts, findings, page, picture, text
 from compare.rows import Group, chained, csv_rows, read_rows, single
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -199,3 +199,13 @@ def test_a_browser_renders_it_without_a_complaint(tmp_path, rows, html, width):
 def test_without_script_the_page_is_whole(rows, html):
     bare = re.sub(r"<script>.*?</script>", "", html, flags=re.DOTALL)
     assert bare.count("<tr>") == html.count("<tr>") and "display: none" not in bare.split("@media print")[0]
+
+
+def test_a_picture_of_the_plots_alone(tmp_path, rows, html):
+    only = picture.plots_only(html)
+    assert only.count("<figure>") == html.count("<figure>") and "<table" not in only and "<script" not in only
+    Collector(only)
+    if CHROMIUM is None:
+        pytest.skip("no Chromium: apt-get install chromium")
+    assert picture.main(["--out", str(rows.out), "--png", str(tmp_path / "page.png")]) == 0
+    assert 10_000 < (tmp_path / "page.png").stat().st_size < 150_000
