@@ -22,6 +22,7 @@ from pathlib import Path
 
 from common import atomic, cli
 from common.errors import UserError
+from common.runs import CONFIG, LOG, METRICS, read_json
 
 _BEGIN = re.compile(r"^<!-- results:([\w./-]+):begin -->[ \t]*$", re.MULTILINE)
 
@@ -53,6 +54,25 @@ def padded(table: str) -> str:
     rows[1] = ["-" * (width - 1) + ":" if r else "-" * width for width, r in zip(widths, right, strict=True)]
     cells = [[c.rjust(w) if r else c.ljust(w) for c, w, r in zip(row, widths, right, strict=True)] for row in rows]
     return "".join("| " + " | ".join(row) + " |\n" for row in cells)
+
+
+def keep_run(folder: Path | str, package: str, results: Path, name: str | None = None) -> Path:
+    """A finished run folder as one JSON file among a package's results: metrics, options, environment and the log's rows.
+
+    name: of the file; ``run-FOLDER.json`` if not given. Raises UserError for a run that is unfinished or another package's.
+    """
+    folder = Path(folder)
+    if not (folder / METRICS).is_file():
+        raise UserError(f"{folder} holds no finished run: there is no {METRICS}")
+    metrics, config = read_json(folder / METRICS), read_json(folder / CONFIG)
+    if metrics.get("package") != package:
+        raise UserError(f"{folder} holds a run of {metrics.get('package')}, not of {package}")
+    log = folder / LOG
+    rows = log.read_text(encoding="utf-8").splitlines() if log.is_file() else []
+    record = {**metrics, "options": config["options"], "environment": config["environment"]}
+    file = results / (name or f"run-{folder.name}.json")
+    atomic.write_json(file, {**record, "data_fingerprint": config["data_fingerprint"], "log": rows})
+    return file
 
 
 def block_names(readme: Path) -> list[str]:

@@ -10,11 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from common import cli
-from common.atomic import write_json
 from common.benchmark import speed_table
 from common.errors import UserError
-from common.results import markdown_table
-from common.runs import CONFIG, LOG, METRICS, read_json
+from common.results import keep_run, markdown_table
+from common.runs import METRICS, read_json
 from decore.options import PACKAGE
 from decore.published import PUBLISHED, PublishedTable
 
@@ -93,20 +92,13 @@ TABLES: dict[str, Callable[[], str]] = {
 
 
 def add_result(folder: Path | str, results: Path = RESULTS) -> Path:
-    """A finished run folder as one JSON file among the results: metrics, options, environment and the log's rows."""
-    folder = Path(folder)
-    if not (folder / METRICS).is_file():
-        raise UserError(f"{folder} holds no finished run: there is no {METRICS}")
-    metrics, config = read_json(folder / METRICS), read_json(folder / CONFIG)
-    if metrics.get("package") != PACKAGE or not ("curves" in metrics or "compressed" in metrics):
+    """A finished run folder as one JSON file among the results: see :func:`common.results.keep_run`."""
+    metrics_file = Path(folder) / METRICS
+    metrics = read_json(metrics_file) if metrics_file.is_file() else {}
+    if metrics and not ("curves" in metrics or "compressed" in metrics):
         raise UserError(f"{folder} holds no run of prune_model.py or investigate_policies.py")
-    log = folder / LOG
-    rows = log.read_text(encoding="utf-8").splitlines() if log.is_file() else []
-    record = {**metrics, "options": config["options"], "environment": config["environment"]}
     kind = "policies" if "curves" in metrics else "run"
-    file = results / f"{kind}-{folder.name.removesuffix('-policies')}.json"
-    write_json(file, {**record, "data_fingerprint": config["data_fingerprint"], "log": rows})
-    return file
+    return keep_run(folder, PACKAGE, results, f"{kind}-{Path(folder).name.removesuffix('-policies')}.json")
 
 
 def _read(pattern: str) -> list[dict[str, Any]]:

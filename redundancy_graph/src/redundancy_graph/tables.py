@@ -10,11 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from common import cli
-from common.atomic import write_json
 from common.benchmark import speed_table
 from common.errors import UserError
-from common.results import block_names, markdown_table, replace_block
-from common.runs import CONFIG, METRICS, read_json
+from common.results import block_names, keep_run, markdown_table, replace_block
+from common.runs import read_json
 from redundancy_graph.options import PACKAGE
 from redundancy_graph.published import PUBLISHED
 
@@ -106,18 +105,8 @@ TABLES: dict[str, Callable[[], str]] = {
 
 
 def add_result(folder: Path | str, results: Path = RESULTS) -> Path:
-    """A finished run folder as one JSON file among the results: metrics, options, environment and the log's rows."""
-    folder = Path(folder)
-    if not (folder / METRICS).is_file():
-        raise UserError(f"{folder} holds no finished run: there is no {METRICS}")
-    metrics, config = read_json(folder / METRICS), read_json(folder / CONFIG)
-    if metrics.get("package") != PACKAGE:
-        raise UserError(f"{folder} holds a run of {metrics.get('package')}, not of {PACKAGE}")
-    log = (folder / "log.csv").read_text(encoding="utf-8").splitlines()
-    record = {**metrics, "options": config["options"], "environment": config["environment"]}
-    file = results / f"run-{folder.name}.json"
-    write_json(file, {**record, "data_fingerprint": config["data_fingerprint"], "log": log})
-    return file
+    """A finished run folder as one JSON file among the results: see :func:`common.results.keep_run`."""
+    return keep_run(folder, PACKAGE, results)
 
 
 def _read(pattern: str) -> list[dict[str, Any]]:
