@@ -11,12 +11,11 @@ The three are interleaved in one process; medians. Floors: plain / ours 1.05, ou
 
 import argparse
 import statistics
-import time
 
 import torch
 import torch.nn.functional as F
 
-from common.benchmark import Ratio, write_benchmark
+from common.benchmark import Ratio, interleaved, write_benchmark
 from common.data.memory import MemoryImages
 from common.models import create_model
 from common.results import markdown_table
@@ -35,13 +34,7 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     sides = {"plain": bare_step(torch.contiguous_format), "bare": bare_step(torch.channels_last), "ours": our_step()}
-    times: dict[str, list[float]] = {name: [] for name in sides}
-    for repeat in range(args.repeats + 2):
-        for name, step in sides.items():
-            start = time.perf_counter()
-            step()
-            if repeat >= 2:
-                times[name].append(1000 * (time.perf_counter() - start))
+    times = interleaved(sides, args.repeats, warm_up=2)
     medians = {name: statistics.median(series) for name, series in times.items()}
     rows = [[name, f"{medians[name]:.1f}", " ".join(f"{t:.0f}" for t in times[name])] for name in sides]
     print(markdown_table(["side", "ms per step (median)", "all"], rows))

@@ -11,11 +11,10 @@ The three are interleaved; medians. Ceilings: joint / plain 1.25, agents / plain
 
 import argparse
 import statistics
-import time
 
 import torch
 
-from common.benchmark import Ratio, write_benchmark
+from common.benchmark import Ratio, interleaved, write_benchmark
 from common.cost import WidthCost
 from common.data import Batch
 from common.models import create_model
@@ -37,13 +36,7 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     sides = make_sides(args.arch, args.batch_size, args.amp)
-    times: dict[str, list[float]] = {name: [] for name in sides}
-    for repeat in range(args.repeats + 2):
-        for name, step in sides.items():
-            start = time.perf_counter()
-            step()
-            if repeat >= 2:
-                times[name].append(1000 * (time.perf_counter() - start))
+    times = interleaved(sides, args.repeats, warm_up=2)
     medians = {name: statistics.median(series) for name, series in times.items()}
     rows = [[name, f"{medians[name]:.1f}", " ".join(f"{t:.0f}" for t in times[name])] for name in sides]
     print(markdown_table(["side", "ms per step (median)", "all"], rows))

@@ -44,10 +44,11 @@ class Ratio:
 Series = dict[str, list[float]]
 
 
-def interleaved(sides: Mapping[str, Callable[[], Any]], repeats: int) -> Series:
-    """Milliseconds of each side, ``repeats`` times in turn, after one call of each to warm up."""
-    for call in sides.values():
-        call()
+def interleaved(sides: Mapping[str, Callable[[], Any]], repeats: int, warm_up: int = 1) -> Series:
+    """Milliseconds of each side, ``repeats`` times in turn, after ``warm_up`` calls of each in turn."""
+    for _ in range(warm_up):
+        for call in sides.values():
+            call()
     series: Series = {name: [] for name in sides}
     for _ in range(repeats):
         for name, call in sides.items():
