@@ -8,6 +8,7 @@ folder. The figure of a trial is read from the ``metrics.json`` that the command
 portal; it listens on 127.0.0.1 alone unless ``--listen`` says otherwise (remote trials must reach it).
 """
 
+import json
 import os
 import re
 import shlex
@@ -27,7 +28,7 @@ from compare.row import PACKAGE
 
 SETTINGS = "COMPARE_SWEEP"  # variable that names the file with a sweep's settings, for its trials
 FIGURE = "compressed.top1"
-START_SECONDS = 60  # nni waits three for its manager, which is too short on a busy machine
+PATIENCE = 300  # seconds; nni gives its manager 3 and its tuner 10, too few where importing torch takes longer
 SERVICES = "remote, kubernetes and the like: https://nni.readthedocs.io/en/stable/reference/experiment_config.html"
 
 
@@ -120,7 +121,7 @@ def collect(settings: dict[str, Any]) -> list[dict[str, Any]]:
 def _experiment(args, out: Path, settings: dict[str, Any]) -> None:
     """Run the trials through NNI and wait for them."""
     try:
-        from nni.experiment import Experiment, ExperimentConfig, launcher
+        from nni.experiment import Experiment, ExperimentConfig, launcher, rest
     except ImportError as error:
         raise UserError(
             f"a sweep needs nni, in an environment of its own: pip install -c constraints-nni.txt './common[nni]' ./compare ({error})"
@@ -137,15 +138,29 @@ def _experiment(args, out: Path, settings: dict[str, Any]) -> None:
     config.tuner.name = "GridSearch"
     config.max_trial_number = len(settings["values"])
     config.trial_concurrency = args.concurrency
-    with as_file(files("compare").joinpath("listen.js")) as preload:
-        os.environ["NODE_OPTIONS"] = f"{os.environ.get('NODE_OPTIONS', '')} --require {preload}".strip()
-        os.environ["COMPARE_LISTEN"] = args.listen
-        launcher._check_rest_server = partial(launcher._check_rest_server, retry=START_SECONDS)
+    with as_file(files("compare").joinpath("manager.js")) as preload:
+        os.environ |= manager_environment(str(preload), args.listen)
+        launcher._check_rest_server = partial(launcher._check_rest_server, retry=PATIENCE)
+        rest.timeout = PATIENCE
         experiment = Experiment(config)
         try:
-            experiment.run(args.port)
+            done = experiment.run(args.port)
+        except RuntimeError as error:  # the port is taken
+            raise UserError(f"NNI did not start: {str(error).strip()}; --port chooses another") from error
         finally:
             experiment.stop()
+    if done is None:  # nni has caught Ctrl-C
+        raise KeyboardInterrupt
+    if not done:
+        raise UserError(f"NNI gave up; its reasons: {out / 'nni' / str(experiment.id) / 'log'}")
+
+
+def manager_environment(preload: str, listen: str) -> dict[str, str]:
+    """What NNI's manager is told by environment variables: the script that it loads first, and its settings."""
+    options = (
+        f"{os.environ.get('NODE_OPTIONS', '')} --require {json.dumps(preload)}".strip()
+    )  # node wants double quotes
+    return {"NODE_OPTIONS": options, "COMPARE_LISTEN": listen, "COMPARE_PATIENCE": str(PATIENCE)}
 
 
 if __name__ == "__main__":
