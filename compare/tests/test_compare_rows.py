@@ -2,6 +2,8 @@
 
 import csv
 import json
+import subprocess
+import sys
 from types import SimpleNamespace
 
 import pytest
@@ -13,6 +15,7 @@ from common.errors import UserError
 from common.methods import Method
 from common.models import ARCHITECTURES, Architecture
 from compare import command, plan, row
+from compare.claim import claimed
 from compare.plan import Comparison, Job
 from compare.rows import read_rows, single
 from compare.subject import given_dense, train_dense
@@ -257,21 +260,69 @@ def test_the_baseline_of_a_seed_is_its_own_and_a_given_one_serves_all(tmp_path):
     assert rows.metrics[0]["baseline"]["top1"] == rows.metrics[1]["baseline"]["top1"] == one.side["top1"]
 
 
-def test_jobs_share_out_the_seeds_and_report_together(tmp_path, monkeypatch, capsys):
+def test_processes_take_what_nobody_is_making_and_report_once(tmp_path, monkeypatch, capsys):
     words = ["--methods", "leading", "--target-macs", "0.5", "--target-bytes", "--finetune-epochs", "0"]
-    started = []
+    started, order = [], []
 
     class Started:
-        def __init__(self, command):
-            started.append(command)
+        def __init__(self, words):
+            started.append(words)
 
         def wait(self):
             return command.main(started.pop(0)[3:])
 
     monkeypatch.setattr(command, "subprocess", SimpleNamespace(Popen=Started))
+    real = command.run_job
+    monkeypatch.setattr(command, "run_job", lambda job, *rest: (order.append(job.seed), real(job, *rest))[1])
     assert run(tmp_path, *words, "--seeds", "0", "1", "2", "--jobs", "2") == 0
+    assert order == [0, 1, 2, 1, 2, 0], "the second begins at the second seed and only reads what the first has made"
     assert sorted(r["seed"] for r in read_rows(tmp_path).metrics) == [0, 1, 2]
-    assert capsys.readouterr().out.split("leading channels")[-1].split("|")[2].strip() == "3"
+    printed = capsys.readouterr().out
+    assert printed.count("report.html") == 1 and printed.split("leading channels")[-1].split("|")[2].strip() == "3"
+
+
+def test_a_row_that_another_process_makes_is_waited_for_and_made_once(tmp_path):
+    words = ["--methods", "leading", "--target-macs", "0.7", "--target-bytes", "--finetune-epochs", "0", "--seeds", "0"]
+    run(tmp_path, *words)
+    made = (tmp_path / "seed0" / "leading-macs0.7" / "model.safetensors").stat().st_mtime_ns
+    with (
+        claimed(tmp_path / ".claims" / "seed0-leading") as mine,
+        claimed(tmp_path / ".claims" / "seed0-leading") as other,
+    ):
+        assert mine and not other
+    code = (
+        "import sys, time; from pathlib import Path; from compare.claim import claimed\n"
+        "with claimed(Path(sys.argv[1])): print('held', flush=True); time.sleep(1.5)"
+    )
+    lock = str(tmp_path / ".claims" / "seed0-leading")
+    with subprocess.Popen([sys.executable, "-c", code, lock], stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout.readline() == "held\n"
+        assert run(tmp_path, *words) == 0 and other.poll() is not None, "the row was looked at before the other let go"
+    assert (tmp_path / "seed0" / "leading-macs0.7" / "model.safetensors").stat().st_mtime_ns == made
+
+
+def test_what_another_process_found_out_of_reach_is_not_tried_again(tmp_path, monkeypatch):
+    since = command.time.time()
+    assert command._given_up(tmp_path, since) == ""
+    (tmp_path / command.REFUSED).write_text("{}")
+    assert command.REFUSED in command._given_up(tmp_path, since - 5)
+    assert command._given_up(tmp_path, since + 3600) == "", "an older refusal is tried again"
+
+
+def test_a_holdout_measures_on_training_pictures_that_were_not_trained_on(tmp_path, monkeypatch):
+    words = ["--methods", "leading", "--target-macs", "0.5", "--target-bytes", "--finetune-epochs", "0", "--seeds", "0"]
+    run(tmp_path / "test", *words)
+    seen = []
+    real = command.dense_networks
+    monkeypatch.setattr(
+        command, "dense_networks", lambda args, data, device: (seen.append(data), real(args, data, device))[1]
+    )
+    assert run(tmp_path / "held", *words, "--holdout", "0.25") == 0
+    (held,), whole = seen, bundle()
+    assert (len(held.train), len(held.test)) == (24, 8) and len(whole.train) == 32
+    (row,) = read_rows(tmp_path / "held").metrics
+    assert "--holdout 0.25" in row["command"]
+    assert run(tmp_path / "test", *words, "--holdout", "0.25") == 2, "rows of other pictures are not mixed"
 
 
 @pytest.mark.parametrize(

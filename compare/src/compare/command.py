@@ -21,15 +21,16 @@ from common.device import choose_device, set_threads
 from common.errors import UserError
 from common.factory import named_model
 from common.formats import load_network
-from common.methods import methods
+from common.methods import Method, methods
 from common.models import ARCHITECTURES
 from compare import plan, report, text
+from compare.claim import claimed
 from compare.plan import Comparison, Job
 from compare.row import PACKAGE, digest, run_job
 from compare.rows import read_rows
 from compare.subject import Dense, given_dense, train_dense
 
-REFUSED, FAILED = "refused.json", "failed.txt"
+REFUSED, FAILED, CLAIMS = "refused.json", "failed.txt", ".claims"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -42,6 +43,13 @@ def build_parser() -> cli.Parser:
         description="Compress one network with every installed method to the same budgets, fine-tune all alike, and report.",
     )  # fmt: skip
     cli.add_data_options(parser)
+    parser.add_argument(
+        "--holdout",
+        type=cli.fraction,
+        default=None,
+        metavar="F",
+        help="train without this share of the training pictures and measure on it instead of the test set: for choices",
+    )
     network = parser.add_argument_group("network")
     network.add_argument("--arch", default="resnet20", help=f"one of {', '.join(ARCHITECTURES)}")
     network.add_argument("--weights", default=None, help="trained weights of --arch; without them it is trained first")
@@ -79,10 +87,9 @@ def build_parser() -> cli.Parser:
     run.add_argument("--out", default="runs/compare", help="folder of the rows and the report")
     run.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     run.add_argument("--threads", type=int, default=None, help="threads on the CPU; torch's choice if not given")
-    run.add_argument(
-        "--jobs", type=cli.positive_int, default=1, help="processes; each makes the rows of some of the seeds"
-    )
+    run.add_argument("--jobs", type=cli.positive_int, default=1, help="processes that share out the rows")
     run.add_argument("--force", action="store_true", help="make rows anew that are there with other options")
+    run.add_argument("--no-report", action="store_true", help="only the rows; --report-only makes the report later")
     run.add_argument("--report-only", action="store_true", help="compress nothing: a report on the rows that are there")
     return parser
 
@@ -94,8 +101,9 @@ def _main(argv: Sequence[str] | None) -> None:
         raise UserError(f"--out {out} is a file; name a folder")
     failed: list[str] = []
     if not args.report_only:
-        failed = compare(args) if min(args.jobs, len(args.seeds)) == 1 else _in_processes(args, argv)
-    print_report(out)
+        failed = compare(args) if args.jobs == 1 else _in_processes(args, argv)
+    if not args.no_report:
+        print_report(out)
     if failed:
         raise UserError(f"{len(failed)} rows failed: {', '.join(failed)}; {FAILED} in their folders says why")
 
@@ -104,6 +112,20 @@ def compare(args: argparse.Namespace) -> list[str]:
     """Make all rows that are not there; the names of those that failed. One row's failure does not stop the others."""
     set_threads(args.threads)
     device = choose_device(args.device)
+    wanted, todo = _planned(args)
+    comparison = Comparison(
+        Path(args.out), wanted, finetune_recipe(args), command_words(args), args.workers, args.force
+    )
+    return _run_all(todo, comparison, dense_networks(args, load_data(args), device))
+
+
+def load_data(args: argparse.Namespace) -> DataBundle:
+    """The pictures of a comparison; with ``--holdout`` a part of the training pictures stands for the test set."""
+    data = cli.load_data(args)
+    return data if args.holdout is None else data.holdout(args.holdout)
+
+
+def _planned(args: argparse.Namespace) -> tuple[dict[str, Method], list[Job]]:
     wanted = plan.chosen_methods(methods(), _names(args))
     chains = [chain.split(",") for chain in args.chain]
     for chain in chains:
@@ -113,30 +135,24 @@ def compare(args: argparse.Namespace) -> list[str]:
     todo = [job for job in todo if job.is_chain or job.methods[0] in single]
     if not todo:
         raise UserError("nothing to do: give a budget that the chosen methods aim at (--target-macs, --target-bytes)")
-    recipe = finetune_recipe(args)
-    data = cli.load_data(args)
-    comparison = Comparison(Path(args.out), wanted, recipe, command_words(args), args.workers, args.force)
-    return _run_all(todo, comparison, dense_networks(args, data, device))
+    return wanted, todo
 
 
 def _in_processes(args: argparse.Namespace, argv: Sequence[str] | None) -> list[str]:
-    """The same command for a part of the seeds each, the cores shared out; a seed's rows depend on no other seed's."""
-    count = min(args.jobs, len(args.seeds))
-    if (args.weights or args.baseline) and not (Path(args.out) / "baseline" / "metrics.json").is_file():
-        set_threads(args.threads)
-        _dense(args, cli.load_data(args), choose_device(args.device), args.seeds[0])  # one file for all: made once
+    """The same command several times, the cores shared out: each begins at another seed and takes what nobody is making."""
+    out, count = Path(args.out), args.jobs
+    words = [word for word in (sys.argv[1:] if argv is None else argv) if word != "--force"]
+    todo = _planned(args)[1]
+    if args.force:
+        for folder in {out / f"seed{job.seed}" / name for job in todo for name in (job.name, "baseline", "shared")}:
+            shutil.rmtree(folder, ignore_errors=True)
     threads = args.threads or max(1, torch.get_num_threads() // count)
-    words = [
-        sys.executable,
-        "-m",
-        "compare",
-        *(sys.argv[1:] if argv is None else argv),
-        "--jobs",
-        "1",
-        "--threads",
-        str(threads),
-    ]
-    started = [subprocess.Popen([*words, "--seeds", *map(str, args.seeds[i::count])]) for i in range(count)]
+    started = []
+    for i in range(count):
+        first = i % len(args.seeds)
+        seeds = [str(seed) for seed in (*args.seeds[first:], *args.seeds[:first])]
+        own = ["--no-report", "--jobs", "1", "--threads", str(threads), "--seeds", *seeds]
+        started.append(subprocess.Popen([sys.executable, "-m", "compare", *words, *own]))
     try:
         status = [process.wait() for process in started]
     except KeyboardInterrupt:
@@ -176,7 +192,8 @@ def dense_networks(args: argparse.Namespace, data: DataBundle, device: torch.dev
         key = None if args.weights or args.baseline else seed
         if key not in found:
             found.clear()
-            found[key] = _dense(args, data, device, seed)
+            with claimed(out / CLAIMS / ("baseline" if key is None else f"seed{seed}-baseline"), wait=True):
+                found[key] = _dense(args, data, device, seed)
         return found[key]
 
     return dense
@@ -203,31 +220,57 @@ def _dense(args: argparse.Namespace, data: DataBundle, device: torch.device, see
 
 
 def _run_all(todo: Sequence[Job], comparison: Comparison, dense: Callable[[int], Dense]) -> list[str]:
-    failed, start = [], time.monotonic()
-    made = 0
-    for number, job in enumerate(todo, 1):
-        network, began = dense(job.seed), time.monotonic()
-        folder = comparison.out / f"seed{job.seed}" / job.name
-        for name in (REFUSED, FAILED):
-            (folder / name).unlink(missing_ok=True)
-        fresh = not (folder / "metrics.json").is_file()
-        try:
-            outcome = _said(run_job(job, comparison, network))
-        except UserError as error:
-            if "--force" in str(error):  # a folder of other options: a mistake, not a result
-                raise
-            write_json(folder / REFUSED, {"job": _plain(job), "reason": str(error)})
-            outcome = f"refused: {error}"
-        except Exception as error:  # somebody else's method: the others go on
-            write_text(folder / FAILED, traceback.format_exc())
-            failed.append(f"{job.name}, seed {job.seed}")
-            outcome = f"failed: {type(error).__name__}: {error}"
-        made += fresh
-        took = time.monotonic() - began
-        left = (time.monotonic() - start) / max(made, 1) * (len(todo) - number)
-        tail = f"{took:.0f} s, about {left / 60:.0f} min left" if fresh and number < len(todo) else f"{took:.0f} s"
-        print(f"[{number}/{len(todo)}] seed {job.seed}  {job.name}: {outcome}  ({tail})", flush=True)
+    """Row after row. What another process is at (the same method and seed) is looked at again later."""
+    failed: list[str] = []
+    since, start, made, left = time.time(), time.monotonic(), 0, list(todo)
+    done = 0
+    while left:
+        later = []
+        for job in left:
+            with claimed(comparison.out / CLAIMS / f"seed{job.seed}-{job.methods[0]}") as mine:
+                if not mine:
+                    later.append(job)
+                    continue
+                began, folder = time.monotonic(), _folder(job, comparison)
+                fresh = not (folder / "metrics.json").is_file()
+                outcome = _given_up(folder, since) or _attempt(job, comparison, dense, failed)
+            made, done = made + fresh, done + 1
+            now = time.monotonic()
+            minutes = (now - start) / max(made, 1) * (len(todo) - done) / 60
+            tail = f"{now - began:.0f} s" + f", about {minutes:.0f} min left" * (fresh and done < len(todo))
+            print(f"[{done}/{len(todo)}] seed {job.seed}  {job.name}: {outcome}  ({tail})", flush=True)
+        if len(later) == len(left):
+            time.sleep(1)
+        left = later
     return failed
+
+
+def _folder(job: Job, comparison: Comparison) -> Path:
+    return comparison.out / f"seed{job.seed}" / job.name
+
+
+def _given_up(folder: Path, since: float) -> str:
+    """Why another process made no row here since then; empty if none tried."""
+    tried = [folder / name for name in (REFUSED, FAILED) if (folder / name).is_file()]
+    return next((f"another process: see {file}" for file in tried if file.stat().st_mtime >= since), "")
+
+
+def _attempt(job: Job, comparison: Comparison, dense: Callable[[int], Dense], failed: list[str]) -> str:
+    """What came of a row, in words; a row that broke is added to ``failed``."""
+    folder, network = _folder(job, comparison), dense(job.seed)
+    for name in (REFUSED, FAILED):
+        (folder / name).unlink(missing_ok=True)
+    try:
+        return _said(run_job(job, comparison, network))
+    except UserError as error:
+        if "--force" in str(error):  # a folder of other options: a mistake, not a result
+            raise
+        write_json(folder / REFUSED, {"job": _plain(job), "reason": str(error)})
+        return f"refused: {error}"
+    except Exception as error:  # somebody else's method: the others go on
+        write_text(folder / FAILED, traceback.format_exc())
+        failed.append(f"{job.name}, seed {job.seed}")
+        return f"failed: {type(error).__name__}: {error}"
 
 
 def _plain(job: Job) -> dict[str, Any]:
@@ -244,7 +287,16 @@ def _said(metrics: dict[str, Any]) -> str:
 def command_words(args: argparse.Namespace) -> tuple[str, ...]:
     """The command without what names single rows: enough to make one again."""
     words = ["python", "-m", "compare", "--dataset", args.dataset]
-    for name in ("dataset_dir", "normalize", "weights", "baseline", "baseline_epochs", "batch_size", "learning_rate"):
+    for name in (
+        "dataset_dir",
+        "normalize",
+        "holdout",
+        "weights",
+        "baseline",
+        "baseline_epochs",
+        "batch_size",
+        "learning_rate",
+    ):
         value = getattr(args, name)
         if value is not None:
             words += [f"--{name.replace('_', '-')}", shlex.quote(str(value))]
