@@ -29,7 +29,8 @@ def compress(task: Task) -> Path:
         task.folder, PACKAGE, identity(trained) | plan.identity(), device=task.device, fingerprint=task.data.fingerprint
     )
     if not run.finished:
-        policy = policy_phase(trained, plan, task.folder / "policy", say=_silent)
+        # what agents learn does not depend on the budget: one policy for all of a seed's
+        policy = policy_phase(trained, plan, (task.shared or task.folder) / "policy", say=_silent)
         least, kept = decide(policy, plan)
         pruned, data = cut(trained, policy, plan, kept), task.data
         save_model(run.model_path, pruned, normalize=(data.mean, data.std), dataset=data.name, classes=data.classes)
