@@ -1,6 +1,6 @@
 """Peak memory of pruning VGG-16 at 224 x 224 pixels, all layers, on random weights and pictures: at most 4 GB.
 
-    python benchmarks/memory.py [--pictures 64] [--json results/speed-memory.json]
+    python benchmarks/memory.py [--pictures 50] [--json results/speed-memory.json]
 
 The resident set of the whole process, torch and the network included, as the system counts it.
 """
@@ -66,8 +66,9 @@ def _main(argv: Sequence[str] | None) -> None:
     left = sum(p.numel() for p in smaller.parameters()) / sum(p.numel() for p in model.parameters())
     print(f"{args.pictures} pictures: {series}, {left:.3f} of the parameters left")
     ratio = Ratio(
-        "VGG-16 at 224 pixels to half the MACs, peak memory", "1 GB", series["peak, GB"][0], 4.0, at_most=True
-    )
+        f"VGG-16 at 224 pixels to half the MACs, {args.pictures} pictures: peak memory of the process", "",
+        series["peak, GB"][0], 4.0, at_most=True, unit=" GB",
+    )  # fmt: skip
     print(f"{ratio.what}: {ratio.value:.2f} GB, {'within' if ratio.reached else 'NOT within'} 4 GB")
     if args.json:
         write_benchmark(args.json, "python benchmarks/memory.py", "GB", series, [ratio])

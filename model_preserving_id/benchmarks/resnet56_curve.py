@@ -42,9 +42,11 @@ from model_preserving_id.subject import Subject
 from model_preserving_id.tables import RESULTS
 from model_preserving_id.widths import TOLERANCE, by_budget, measured_loss
 
-COMPENSATED = {"id": "none", "id-t": "t", "id-weights": "weights", "l1-weights": "weights"}
+COMPENSATED = {
+    "id": "none", "id-t": "t", "id-weights": "weights", "l1-weights": "weights", "random-weights": "weights"
+}  # fmt: skip
 METHODS = ("id", "id-weights", "without-t", "l1", "random", "group-norm")
-MORE = ("id-t", "l1-weights")  # only where they are asked for
+MORE = ("id-t", "l1-weights", "random-weights")  # only where they are asked for
 TARGETS = (0.75, 0.6, 0.5, 0.8, 0.9, 0.7, 0.4)
 SEED = 2
 

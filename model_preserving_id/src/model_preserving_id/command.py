@@ -169,7 +169,7 @@ def _main(argv: Sequence[str] | None) -> None:
     settings = PruneSettings(**{name: _frozen(getattr(args, name)) for name in asdict(PruneSettings())})
     trained = trained_from_options(args)
     folder = Path(args.out or f"runs/{trained.data.name}/{trained.name}-{label_of(settings)}")
-    command = shlex.join(["main.py", *(sys.argv[1:] if argv is None else argv)])
+    command = shlex.join(["python", "main.py", *(sys.argv[1:] if argv is None else argv)])
     run = open_prune_run(folder, trained, settings, extra_options(args), force=args.force)
     prune_into(
         run,

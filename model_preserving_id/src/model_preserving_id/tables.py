@@ -12,7 +12,7 @@ from typing import Any
 from common import cli
 from common.benchmark import speed_table
 from common.errors import UserError
-from common.plots import figure
+from common.plots import COLORS, figure
 from common.results import block_names, keep_run, markdown_table, replace_block
 from common.runs import read_json
 
@@ -29,8 +29,12 @@ NAMES = {
     "l1": "largest L1 norm",
     "l1-weights": "largest L1 norm, weights solved anew",
     "random": "random",
+    "random-weights": "random, weights solved anew",
     "group-norm": "torch-pruning, group norm, its own widths",
 }
+# the picture: who chooses the channels, and how the next layer is told (dotted: not at all)
+COLOR = {"id": COLORS[0], "without": COLORS[0], "l1": COLORS[1], "random": COLORS[2], "group": COLORS[3]}
+LINE = {"id": "--", "id-t": "-.", "id-weights": "-", "l1-weights": "-", "random-weights": "-"}
 CHOICES: dict[
     str, tuple[str, dict[str, Any]]
 ] = {  # rows of benchmarks/resnet56_choices.py: what they show, and their settings
@@ -226,25 +230,26 @@ TABLES: dict[str, Callable[[], str]] = {
 }
 
 
+def look(method: str) -> dict[str, str]:
+    """Colour and line of a method in the picture of the curve."""
+    return {"color": COLOR[method.split("-")[0]], "linestyle": LINE.get(method, ":")}
+
+
 def draw_curve(file: Path | str, records: Sequence[Mapping[str, Any]]) -> None:
     """Top-1 and agreement against the share of the MACs, a line per method."""
-    with figure(file, width=10, height=4, ncols=2) as (top1, agreement):
+    with figure(file, width=10, height=4.6, ncols=2) as (top1, agreement):
         for method, name in NAMES.items():
             found = sorted((r for r in records if r["method"] == method), key=lambda r: r["target"])
+            style = {**look(method), "label": name.split(" (")[0]}
             for axes, what in ((top1, "top1"), (agreement, "agreement")):
                 if found:
-                    axes.plot(
-                        [100 * r["target"] for r in found],
-                        [r[what] for r in found],
-                        marker=".",
-                        label=name.split(" (")[0],
-                    )
+                    axes.plot([100 * r["target"] for r in found], [r[what] for r in found], marker=".", **style)
         top1.axhline(records[0]["dense_top1"], color="black", linewidth=0.8, linestyle="--")
         for axes, label in ((top1, "top-1 %"), (agreement, "agreement %")):
             axes.set(xlabel="% of the MACs", ylabel=label)
             axes.invert_xaxis()
-        top1.set_title("ResNet-56, CIFAR-10, no fine-tuning (dashed: dense)", fontsize=10)
-        agreement.legend(fontsize=8)
+        top1.set_title("ResNet-56, CIFAR-10, no fine-tuning (black: dense)", fontsize=10)
+        agreement.figure.legend(*agreement.get_legend_handles_labels(), loc="outside upper center", ncols=3, fontsize=9)
 
 
 def add_result(folder: Path | str, results: Path = RESULTS) -> Path:

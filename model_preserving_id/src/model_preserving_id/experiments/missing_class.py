@@ -38,8 +38,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     return cli.run(_main, argv)
 
 
-def _main(argv: Sequence[str] | None) -> None:
-    parser = cli.Parser(prog="model_preserving_id.experiments.missing_class", description="Prune without a class.")
+def build_parser() -> cli.Parser:
+    parser = cli.Parser(
+        prog="python -m model_preserving_id.experiments.missing_class", description="Prune without a class."
+    )
     add_model_options(parser)
     cli.add_data_options(parser)
     cli.add_run_options(parser, seed=4)
@@ -52,7 +54,11 @@ def _main(argv: Sequence[str] | None) -> None:
     parser.add_argument("--every", type=cli.fraction, default=0.05, help="measure after each such share of the MACs")
     parser.add_argument("--streams", choices=STREAMS, default="off", help="residual streams with an option-A shortcut")
     parser.add_argument("--out", default="runs/missing-class", help="folder of the files")
-    args = parser.parse_args(argv)
+    return parser
+
+
+def _main(argv: Sequence[str] | None) -> None:
+    args = build_parser().parse_args(argv)
     set_threads(args.threads)
     trained = trained_from_options(args)
     classes = len(trained.data.classes)
@@ -60,7 +66,7 @@ def _main(argv: Sequence[str] | None) -> None:
         raise UserError(f"--without-class {args.without_class}: {trained.data.name} has classes 0 to {classes - 1}")
     points = follow(trained, args)
     record = {
-        "command": shlex.join(["python -m model_preserving_id.experiments.missing_class", *(sys.argv[1:] if argv is None else argv)]),
+        "command": shlex.join(["python", "-m", "model_preserving_id.experiments.missing_class", *(sys.argv[1:] if argv is None else argv)]),
         "arch": trained.name, "dataset": trained.data.name, "classes": list(trained.data.classes),
         "without_class": args.without_class, "pictures": args.prune_batch_size, "k": args.k, "seed": args.seed,
         "points": points, "environment": describe_environment(trained.device),
@@ -107,9 +113,11 @@ def plot(record: Mapping[str, Any], folder: Path) -> None:
     points, missing = record["points"], record["without_class"]
     left = [p["macs_left"] for p in points]
     with figure(folder / "per_class.png") as axes:
-        for i in range(len(record["classes"])):
-            if i != missing:
-                axes.plot(left, [p["per_class"][i] for p in points], color=OTHERS, linewidth=0.9, alpha=0.7)
+        others = [i for i in range(len(record["classes"])) if i != missing]
+        lines = axes.plot(
+            left, [[p["per_class"][i] for i in others] for p in points], color=OTHERS, linewidth=0.9, alpha=0.7
+        )
+        lines[0].set_label("the other classes")
         axes.plot(
             left,
             [p["per_class"][missing] for p in points],
@@ -123,7 +131,7 @@ def plot(record: Mapping[str, Any], folder: Path) -> None:
             ylabel="accuracy of a class, %",
             title=f"{record['arch']}, {record['dataset']}",
         )
-        axes.legend()
+        axes.figure.legend(loc="outside upper center", ncols=2)
     with figure(folder / "agreement.png") as axes:
         axes.plot(left, [p["agreement"] for p in points], marker=".", label="agreement with the whole network")
         axes.plot(left, [p["top1"] for p in points], marker=".", label="top-1")
@@ -131,7 +139,7 @@ def plot(record: Mapping[str, Any], folder: Path) -> None:
         axes.set(
             xlabel="fraction of the MACs left", ylabel="%", title=f"pruned without class {record['classes'][missing]}"
         )
-        axes.legend()
+        axes.figure.legend(loc="outside upper center", ncols=2)
 
 
 if __name__ == "__main__":

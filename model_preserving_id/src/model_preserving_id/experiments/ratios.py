@@ -57,8 +57,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     return cli.run(_main, argv)
 
 
-def _main(argv: Sequence[str] | None) -> None:
-    parser = cli.Parser(prog="model_preserving_id.experiments.ratios", description="ID beside PCA, LRank and norms.")
+def build_parser() -> cli.Parser:
+    parser = cli.Parser(
+        prog="python -m model_preserving_id.experiments.ratios", description="ID beside PCA, LRank and norms."
+    )
     add_model_options(parser)
     cli.add_data_options(parser)
     cli.add_run_options(parser, seed=2)
@@ -67,7 +69,11 @@ def _main(argv: Sequence[str] | None) -> None:
     parser.add_argument("--prune-batch-size", type=cli.positive_int, default=1000, help="pruning pictures")
     parser.add_argument("--streams", choices=STREAMS, default="off", help="residual streams with an option-A shortcut")
     parser.add_argument("--out", default="runs/ratios", help="folder of the files")
-    args = parser.parse_args(argv)
+    return parser
+
+
+def _main(argv: Sequence[str] | None) -> None:
+    args = build_parser().parse_args(argv)
     set_threads(args.threads)
     trained = trained_from_options(args)
     trained.model.to(trained.device)
@@ -77,7 +83,7 @@ def _main(argv: Sequence[str] | None) -> None:
     compare = Comparison(trained, pictures, args.streams)
     points = [compare.point(method, ratio) for method in args.methods for ratio in args.ratios]
     record = {
-        "command": shlex.join(["python -m model_preserving_id.experiments.ratios", *(sys.argv[1:] if argv is None else argv)]),
+        "command": shlex.join(["python", "-m", "model_preserving_id.experiments.ratios", *(sys.argv[1:] if argv is None else argv)]),
         "arch": trained.name, "dataset": trained.data.name, "dense_top1": trained.accuracy.top1, "pictures": len(pictures.images),
         "seed": args.seed, "points": points, "labels": LABELS, "left_out": {"ALDS": "no kept implementation on a package index"},
         "environment": describe_environment(trained.device),
@@ -186,8 +192,8 @@ def plot(record: Mapping[str, Any], file: Path) -> None:
         for axes, label in ((top1, "top-1 %"), (agreement, "agreement %")):
             axes.set(xlabel="fraction of the parameters left", ylabel=label)
             axes.invert_xaxis()
-        top1.legend(fontsize=8)
-        top1.set_title(f"{record['arch']}, {record['dataset']}, no fine-tuning")
+        top1.set_title(f"{record['arch']}, {record['dataset']}, no fine-tuning (dashed: dense)")
+        top1.figure.legend(*top1.get_legend_handles_labels(), loc="outside upper center", ncols=4, fontsize=8)
 
 
 if __name__ == "__main__":

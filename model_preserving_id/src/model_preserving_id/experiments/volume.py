@@ -30,6 +30,7 @@ from common.channels import channel_groups, keep_channels, top_channels
 from common.checkpoint import load_model, read_checkpoint, save_model
 from common.cost import count_cost
 from common.device import choose_device, set_threads
+from common.errors import UserError
 from common.plots import figure
 from common.runs import describe_environment
 from model_preserving_id.experiments.molecules import Molecules, generate, read_lba
@@ -65,8 +66,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     return cli.run(_main, argv)
 
 
-def _main(argv: Sequence[str] | None) -> None:
-    parser = cli.Parser(prog="model_preserving_id.experiments.volume", description="Prune a three-dimensional network.")
+def build_parser() -> cli.Parser:
+    parser = cli.Parser(
+        prog="python -m model_preserving_id.experiments.volume", description="Prune a three-dimensional network."
+    )
     cli.add_run_options(parser, seed=3)
     parser.add_argument(
         "--lba", default=None, metavar="FOLDER", help="ATOM3D's LBA files; a generated set if not given"
@@ -80,9 +83,13 @@ def _main(argv: Sequence[str] | None) -> None:
     parser.add_argument("--k", type=float, default=0.9, help="fraction of a layer's channels that a pick keeps")
     parser.add_argument("--target-macs", type=cli.fraction, default=0.2, help="fraction of the MACs to stop at")
     parser.add_argument("--out", default="runs/volume", help="folder of the files")
-    args = parser.parse_args(argv)
+    return parser
+
+
+def _main(argv: Sequence[str] | None) -> None:
+    args = build_parser().parse_args(argv)
     if args.grid < 17:
-        parser.error(f"--grid {args.grid}: two halvings and four convolutions leave nothing of less than 17")
+        raise UserError(f"--grid {args.grid}: two halvings and four convolutions leave nothing of less than 17")
     set_threads(args.threads)
     device = choose_device(args.device)
     data = read_lba(args.lba, args.grid) if args.lba else generate(args.grid, args.seed)
@@ -90,7 +97,7 @@ def _main(argv: Sequence[str] | None) -> None:
     model = trained(out / "dense.safetensors", data, args, device)
     points = [point("dense", model, data, 1.0), *by_id(model, data, args, device), *by_norm(model, data)]
     record = {
-        "command": shlex.join(["python -m model_preserving_id.experiments.volume", *(sys.argv[1:] if argv is None else argv)]),
+        "command": shlex.join(["python", "-m", "model_preserving_id.experiments.volume", *(sys.argv[1:] if argv is None else argv)]),
         "data": data.name, "sizes": {part: len(boxes) for part, (boxes, _) in data.parts.items()}, "grid": args.grid,
         "seed": args.seed, "macs": count_cost(model, data.input_shape).macs, "points": points,
         "environment": describe_environment(device),
@@ -192,7 +199,7 @@ def plot(record: Mapping[str, Any], file: Path) -> None:
         axes.invert_xaxis()
         title = f"{record['data']} set, boxes of {record['grid']}³"
         axes.set(xlabel="fraction of the MACs left", ylabel="test RMSE", title=title)
-        axes.legend()
+        axes.figure.legend(loc="outside upper center", ncols=3)
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from matplotlib.ticker import LogLocator
 from scipy.linalg import eigvalsh, solve_triangular
 from torch import Tensor, nn
 
@@ -41,8 +42,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     return cli.run(_main, argv)
 
 
-def _main(argv: Sequence[str] | None) -> None:
-    parser = cli.Parser(prog="model_preserving_id.experiments.wide", description="Error and accuracy against width.")
+def build_parser() -> cli.Parser:
+    parser = cli.Parser(
+        prog="python -m model_preserving_id.experiments.wide", description="Error and accuracy against width."
+    )
     cli.add_data_options(parser, dataset="mnist")
     cli.add_run_options(parser, seed=2)
     parser.add_argument("--checkpoint", required=True, help="a trained network with one hidden layer (fc4096)")
@@ -51,7 +54,11 @@ def _main(argv: Sequence[str] | None) -> None:
     )
     parser.add_argument("--widths", type=cli.positive_int, nargs="+", default=None, help="k; a grid of 30 if not given")
     parser.add_argument("--out", default="runs/wide", help="folder of the files")
-    args = parser.parse_args(argv)
+    return parser
+
+
+def _main(argv: Sequence[str] | None) -> None:
+    args = build_parser().parse_args(argv)
     set_threads(args.threads)
     device = choose_device(args.device)
     model = load_model(args.checkpoint).to(device)
@@ -72,7 +79,7 @@ def _main(argv: Sequence[str] | None) -> None:
             point[name] = found[point["k"]]
     out = Path(args.out)
     record = {
-        "command": shlex.join(["python -m model_preserving_id.experiments.wide", *(sys.argv[1:] if argv is None else argv)]),
+        "command": shlex.join(["python", "-m", "model_preserving_id.experiments.wide", *(sys.argv[1:] if argv is None else argv)]),
         "dataset": data.name, "hidden": first.out_features, "pictures": len(pictures.images), "seed": args.seed,
         "dense": dense, "points": points, "environment": describe_environment(device),
     }  # fmt: skip
@@ -164,15 +171,18 @@ def plot(record: Mapping[str, Any], folder: Path) -> None:
             shown = [(p["k"], p[name]) for p in points if p[name] > 0]
             axes.loglog(*zip(*shown, strict=True), marker=".", label=label)
         axes.set(xlabel="width k", ylabel="error", title=f"{record['hidden']} hidden units, {record['dataset']}")
-        axes.legend()
+        axes.figure.legend(loc="outside upper center", ncols=3)
     with figure(folder / "accuracy.png") as axes:
         for i, name in enumerate(record["dense"]):
             shown = [(p["pivot"], p[name]["top1"]) for p in points if p["pivot"] > 0]
             axes.semilogx(*zip(*shown, strict=True), marker=".", color=f"C{i}", label=f"{name} pictures")
             axes.axhline(record["dense"][name], color=f"C{i}", linewidth=0.8, linestyle="--")
         axes.invert_xaxis()
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.xaxis.set_major_formatter("{x:g}")
+        axes.xaxis.set_minor_formatter("")
         axes.set(xlabel=METRICS["pivot"], ylabel="top-1 %", title="dashed: the whole network")
-        axes.legend()
+        axes.figure.legend(loc="outside upper center", ncols=3)
 
 
 if __name__ == "__main__":
