@@ -48,6 +48,29 @@ def weight_histogram(path: Path, weights: np.ndarray, title: str) -> Path:
     return path
 
 
+def weight_grid(path: Path, layers: Sequence[Mapping[str, Any]]) -> Path:
+    """The seed's histograms, layers side by side: dense weights as an outline, pruned and retrained ones filled, shared values as ticks.
+
+    layers: name, edges (B + 1), dense (B counts), pruned (B counts), values (the shared ones), density in percent.
+    """
+    with figure(path, width=9.0, height=5.0, nrows=2, ncols=(len(layers) + 1) // 2, squeeze=False) as grid:
+        for axes, layer in zip(grid.flat, layers, strict=False):
+            edges = np.asarray(layer["edges"])
+            axes.stairs(layer["dense"], edges, color=OTHER, label="dense")
+            axes.stairs(layer["pruned"], edges, fill=True, color=WEIGHTS, label="pruned, retrained")
+            top = 1.6 * max(layer["pruned"])  # the dense network's peak at zero is far higher
+            axes.vlines(layer["values"], 0, 0.09 * top, color=POSITIONS, linewidth=1.8, zorder=3, label="shared values")
+            axes.set_ylim(0, top)
+            axes.set_title(f"{layer['name']}: {layer['density']:.0f} % live", fontsize=9)
+            axes.tick_params(labelsize=8)
+        for axes in grid[-1]:
+            axes.set_xlabel("weight")
+        for axes in grid[:, 0]:
+            axes.set_ylabel("weights")
+        axes.figure.legend(*axes.get_legend_handles_labels(), loc="outside upper center", ncols=3)
+    return path
+
+
 def cluster_histogram(path: Path, weights: np.ndarray, labels: np.ndarray, title: str) -> Path:
     """Living weights before sharing, each bar stacked by the cluster its weights go to."""
     groups = [weights[labels == label] for label in np.unique(labels)]

@@ -11,7 +11,7 @@ from common.benchmark import speed_table
 from common.results import markdown_table
 from common.runs import read_json
 from deep_compression import choice
-from deep_compression.published import LAYERS, TABLE_1, TITLES
+from deep_compression.published import LAYERS, SEED_VGG19, TABLE_1, TITLES, TOP5
 
 RESULTS = Path(__file__).resolve().parents[2] / "results"
 ROWS = {
@@ -82,6 +82,24 @@ def _mean(values: Sequence[float], digits: int, sign: str = "") -> str:
     return text + (f" ± {statistics.stdev(values):,.{digits}f}" if len(values) > 1 else "")
 
 
+def published_table() -> str:
+    """What was published of networks that were not run here: ImageNet by the paper, VGG-19 by the original code's README."""
+    lines = []
+    for network, (before, after) in TOP5.items():
+        top1, small_top1, dense, small, rate = TABLE_1[network]
+        errors = (f"{top1:.2f} / {before:.2f}", f"{small_top1:.2f} / {after:.2f}")
+        sizes = (f"{dense / 1000:g} MB", f"{small / 1000:g} MB", f"{rate}x")
+        lines.append((f"{network}, ImageNet", "published (paper)", "pruned, shared, coded", *errors, *sizes))
+    dense_error = f"{100 - SEED_VGG19['dense']:.2f}"
+    lines += [
+        ("VGG-19, CIFAR-10", "published (original code)", stage, dense_error, f"{100 - top1:.2f}", "", "", "")
+        for stage, top1 in SEED_VGG19.items()
+        if stage != "dense"
+    ]
+    header = ("network", "row", "stage", "dense error % (top-1 / top-5)", "error %", "dense size", "size", "rate")
+    return markdown_table(header, lines)
+
+
 def choice_table() -> str:
     """What was tried on held-out training pictures, network after network."""
     files = [RESULTS / f"choice-{arch}.json" for arch in TABLE_1]
@@ -141,6 +159,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "deep_compression.mnist": mnist_table,
     "deep_compression.lenet300_100": lambda: layer_tables("lenet300_100", "paper"),
     "deep_compression.lenet5": lambda: layer_tables("lenet5", "paper"),
+    "deep_compression.published": published_table,
     "deep_compression.choice": choice_table,
     "deep_compression.cifar10": cifar_table,
     "deep_compression.speed": lambda: speed_table(RESULTS),
