@@ -1,7 +1,6 @@
 """The commands end to end on small data: run folders, resumption of phases, several penalties, section 5, the seed's names."""
 
 import csv
-import json
 from pathlib import Path
 
 import pytest
@@ -14,6 +13,7 @@ from common.errors import UserError
 from common.methods import Task, methods
 from common.models import create_model
 from common.runs import read_json
+from common.testing.notebooks import options_of
 from common.training import TrainOptions
 from decore import command, investigate, phases, tables
 from decore.options import Plan, plan_from_options
@@ -258,18 +258,8 @@ def test_modules_that_are_not_tied_cannot_share_an_agent():
 
 
 @pytest.mark.parametrize("name", ["prune_model", "investigate_policies"])
-def test_a_notebook_is_whole_and_calls_its_script_with_options_that_exist(name):
-    """Valid JSON of the notebook form without outputs; its code compiles; its options are read by our parser."""
-    notebook = json.loads((HOME / f"{name}.ipynb").read_text())
-    assert notebook["nbformat"] == 4 and all("id" in cell for cell in notebook["cells"])
-    code = ["".join(cell["source"]) for cell in notebook["cells"] if cell["cell_type"] == "code"]
-    assert all(not cell.get("outputs") for cell in notebook["cells"])
-    for text in code:
-        compile(text, name, "exec")
-    (call,) = [text for text in code if f"{name}.main(options)" in text]
-    scope: dict = {}
-    told = call.split("\n\n")[1].split(f"{name}.main")[0]
-    exec(told, scope)  # options = "...".split(), and no more
-    parser = command.build_parser() if name == "prune_model" else investigate.build_parser()
-    args = parser.parse_args(scope["options"])
-    assert args.dataset == "digits" and args.saved_dir == "runs/notebook"
+def test_a_notebook_is_whole_and_calls_its_script_with_options_that_exist(name, monkeypatch):
+    monkeypatch.syspath_prepend(str(HOME))
+    (_, baseline), (_, ours) = options_of(HOME / f"{name}.ipynb")
+    assert ours.dataset == "digits" and ours.saved_dir == "runs/notebook"
+    assert ours.checkpoint == f"{baseline.out}/model.safetensors"

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from pathlib import Path
 from types import ModuleType
 
 import numpy as np
@@ -13,6 +14,7 @@ from common.checkpoint import load_model, save_model
 from common.data import load_dataset
 from common.errors import UserError
 from common.models import create_model
+from common.testing.notebooks import options_of
 from model_preserving_id import prune_network, tables
 from model_preserving_id.activations import gather
 from model_preserving_id.experiments import missing_class, molecules, ratios, volume, wide
@@ -21,6 +23,7 @@ from model_preserving_id.pivoted import pivoted_cholesky
 from model_preserving_id.subject import Subject
 
 CPU = ["--threads", "1", "--device", "cpu"]
+NOTEBOOKS = {path.stem: path for path in sorted((Path(__file__).resolve().parents[1] / "notebooks").glob("*.ipynb"))}
 
 
 @pytest.fixture(scope="module")
@@ -176,3 +179,31 @@ def test_a_volume_network_is_cut_as_any_other():
     assert [group.size for group in channel_groups(model, x[:1])] == [6, 8, 8, 8, 16]
     smaller = prune_network(model, x[:1], x, keep=0.5)
     assert smaller.convs[1].out_channels == 4 and smaller(x).shape == (6, 1)
+
+
+@pytest.mark.parametrize(
+    ("name", "commands"),
+    [
+        ("accuracy_vs_error", ["common.train", "wide"]),
+        ("missing_class", ["common.train", "missing_class"]),
+        ("ratios", ["common.train", "ratios"]),
+        ("volume", ["volume"]),
+    ],
+)
+def test_a_notebook_calls_its_experiment_with_options_that_exist(name, commands):
+    """Without a kernel; on data that need no download, with the network that it has just trained."""
+    assert len(NOTEBOOKS) == 4
+    calls = options_of(NOTEBOOKS[name])
+    assert [prog.removeprefix("python -m model_preserving_id.experiments.") for prog, _ in calls] == [
+        command.replace("common.train", "python -m common.train") for command in commands
+    ]
+    assert all(options.out.startswith("../runs/notebook/") for _, options in calls)
+    if len(calls) == 2:
+        (_, train), (_, ours) = calls
+        assert train.dataset == ours.dataset == "digits" and ours.checkpoint == f"{train.out}/model.safetensors"
+
+
+def test_no_two_methods_of_the_curve_look_alike():
+    looks = [tuple(tables.look(method).values()) for method in tables.NAMES]
+    assert len(set(looks)) == len(looks)
+    assert tables.look("without-t")["linestyle"] == tables.look("l1")["linestyle"] == ":"

@@ -1,0 +1,48 @@
+"""A notebook whose commands, imports or stored outputs are wrong is found out without a kernel, and none of it runs for long."""
+
+import json
+
+import pytest
+
+from common.testing.notebooks import code_cells, options_of
+
+TRAIN = 'from common import train\nwords = "--epochs 3 --out runs/x".split()\nstatus = train.main(words)'
+SHOW = 'from IPython.display import Image, display\nassert status == 2\ndisplay(Image("runs/x/plot.png"))'
+
+
+def notebook(folder, *sources: str, **cell):
+    cells = [{"cell_type": "markdown", "id": "a", "source": ["# Title"], "metadata": {}}]
+    for i, source in enumerate(sources):
+        lines = source.splitlines(keepends=True)
+        cells.append({"cell_type": "code", "id": f"c{i}", "source": lines, "outputs": [], "metadata": {}} | cell)
+    (folder / "a.ipynb").write_text(json.dumps({"cells": cells, "nbformat": 4, "nbformat_minor": 5, "metadata": {}}))
+    return folder / "a.ipynb"
+
+
+def test_every_cell_runs_and_a_command_only_reads_its_options(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    path = notebook(tmp_path, TRAIN, SHOW)
+    assert code_cells(path) == [TRAIN, SHOW]
+    ((prog, options),) = options_of(path)
+    assert prog == "python -m common.train" and options.epochs == 3 and options.out == "runs/x"
+    assert [entry.name for entry in tmp_path.iterdir()] == ["a.ipynb"]
+
+
+@pytest.mark.parametrize(
+    ("source", "error", "message"),
+    [
+        (TRAIN.replace("--epochs", "--epoch"), AssertionError, "--epoch"),
+        ("from common.nowhere import main", ModuleNotFoundError, "nowhere"),
+        ("print(undefined)", NameError, "undefined"),
+        ("words = (", SyntaxError, "never closed"),
+    ],
+)
+def test_what_cannot_run_is_found_out(source, error, message, tmp_path):
+    with pytest.raises(error, match=message):
+        options_of(notebook(tmp_path, "1 + 1", source))
+
+
+@pytest.mark.parametrize("cell", [{"outputs": [{"output_type": "stream"}]}, {"execution_count": 4}])
+def test_stored_outputs_are_refused(cell, tmp_path):
+    with pytest.raises(AssertionError, match="c0"):
+        code_cells(notebook(tmp_path, "1", **cell))
