@@ -6,10 +6,11 @@ import shlex
 from pathlib import Path
 
 import pytest
+from PIL import Image, ImageChops, ImageStat
 
 from common.models import find_architecture
 from common.results import block_names, stale_blocks
-from rewarded_metapruning import evaluate, plots, search, small_scale, tables, train
+from rewarded_metapruning import diagrams, evaluate, plots, search, small_scale, tables, train
 from rewarded_metapruning.options import with_dashes
 
 README = tables.README
@@ -52,6 +53,29 @@ def test_options_that_the_readme_names_exist():
     }
     named = set(re.findall(r"`(--[a-z-]+)", TEXT)) | {"--nproc-per-node"}
     assert named - known <= {"--max_iters", "--nproc-per-node", "--threads", "--costs", "--max"}, named - known
+
+
+def test_the_published_table_has_every_row_of_the_authors_and_marks_it():
+    lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in tables.published_table().splitlines()[2:]]
+    assert [line[0] for line in lines].count("ResNet-50") == 12 and len(lines) == 12 + 4 + 7
+    assert {line[2] for line in lines} == {"published"}
+    assert ["ResNet-50", "AutoPruner", "published", "25.24", "2005"] in lines
+    assert ["MobileNetV2", "AMC", "published", "29.20", "220"] in lines
+    assert [line[3:] for line in lines if "rewarded" in line[1]] == [
+        ["24.24", "1950"],
+        ["29.60", "295"],
+        ["28.51", "199"],
+    ]
+
+
+def test_drawings_of_the_method_are_made_anew(tmp_path, capsys):
+    assert diagrams.main(["--out", str(tmp_path)]) == 0
+    for name in ("training.png", "reward.png"):
+        now, kept = (Image.open(folder / name).convert("L") for folder in (tmp_path, tables.HOME / "docs"))
+        assert (
+            now.size == kept.size and ImageStat.Stat(ImageChops.difference(now, kept)).mean[0] < 3
+        )  # of 255: fonts differ
+        assert f"](docs/{name})" in TEXT
 
 
 def test_the_cost_table_shows_the_published_figures():

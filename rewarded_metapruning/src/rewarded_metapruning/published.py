@@ -35,6 +35,20 @@ PUBLISHED: dict[str, Published] = {
     ),
 }  # fmt: skip
 
+# The other rows of the README's tables, in its order: (method, top-1 error %, "FLOPs" in millions).
+OTHERS: dict[str, tuple[tuple[str, float, float], ...]] = {
+    "resnet50": (
+        ("GAL-0.5", 28.05, 2341), ("SSS", 28.18, 2341), ("HRank", 25.02, 2311), ("random pruning", 24.87, 2013),
+        ("AutoPruner", 25.24, 2005), ("Adapt-DCP", 24.85, 1955), ("FPGM", 25.17, 1911), ("DCP", 25.05, 1828),
+        ("ThiNet", 27.97, 1815), ("MetaPruning", 24.60, 2005),
+    ),
+    "mobilenetv1": (("0.75 MobileNet-224", 31.60, 325), ("FTWT (r = 1.0)", 30.34, 335)),
+    "mobilenetv2": (
+        ("0.75 MobileNetV2", 30.20, 220), ("random pruning", 29.10, 223), ("AMC", 29.20, 220),
+        ("MetaPruning", 28.00, 227), ("Adapt-DCP", 28.55, 216),
+    ),
+}  # fmt: skip
+
 # The end of the logged searches, in the logged order: (MACs in millions, top-1 % by the PruningNet, reward).
 LOGGED = {
     "resnet50": (

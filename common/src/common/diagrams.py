@@ -1,0 +1,42 @@
+"""Boxes and arrows on a figure of `common.plots`, for pictures that explain a method. Coordinates are the axes' own."""
+
+from typing import Any
+
+INK, SOFT = "#24292f", "#57606a"
+
+
+def canvas(axes: Any, width: float, height: float) -> Any:
+    """An empty drawing area of so many units, the same in both directions: without axes, grid and ticks."""
+    axes.set(xlim=(0, width), ylim=(0, height), aspect="equal")
+    axes.axis("off")
+    return axes
+
+
+def box(axes: Any, x: float, y: float, width: float, height: float, text: str, color: str, size: float = 9) -> None:
+    """A round-cornered box with its centre at (x, y): tinted with ``color``, framed by it, text in the middle."""
+    from matplotlib.patches import FancyBboxPatch
+
+    corner = (x - width / 2, y - height / 2)
+    for alpha, fill in ((0.14, True), (1.0, False)):
+        style = {"boxstyle": "round,pad=0,rounding_size=0.12", "color": color, "fill": fill, "alpha": alpha}
+        axes.add_patch(FancyBboxPatch(corner, width, height, linewidth=1.4, **style))
+    axes.text(x, y, text, ha="center", va="center", fontsize=size, color=INK, linespacing=1.35)
+
+
+def arrow(
+    axes: Any,
+    start: tuple[float, float],
+    end: tuple[float, float],
+    text: str = "",
+    color: str = SOFT,
+    bend: float = 0.0,
+    dashed: bool = False,
+    above: float = 0.16,
+) -> None:
+    """An arrow between two points, bent by a share of its length; its text stands ``above`` the middle of a straight one."""
+    style = {"arrowstyle": "-|>", "color": color, "linewidth": 1.4, "mutation_scale": 13, "shrinkA": 0, "shrinkB": 0}
+    style |= {"connectionstyle": f"arc3,rad={bend}", "linestyle": "--" if dashed else "-"}
+    axes.annotate("", xy=end, xytext=start, arrowprops=style)
+    if text:
+        middle = ((start[0] + end[0]) / 2, (start[1] + end[1]) / 2 + above)
+        axes.text(*middle, text, ha="center", va="bottom", fontsize=8, color=color if color != SOFT else INK)
