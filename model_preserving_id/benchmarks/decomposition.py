@@ -75,8 +75,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _main(argv: Sequence[str] | None) -> None:
     parser = cli.Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--repeats", type=int, default=7)
-    parser.add_argument("--slow-repeats", type=int, default=3, help="of scipy.linalg.interpolative")
+    parser.add_argument("--repeats", type=cli.positive_int, default=7)
+    parser.add_argument("--slow-repeats", type=cli.positive_int, default=3, help="of scipy.linalg.interpolative")
     parser.add_argument("--tall", action="store_true", help="100000 x 512 in place of 20000 x 512")
     parser.add_argument("--json", help="write the series and ratios to this file too")
     args = parser.parse_args(argv)

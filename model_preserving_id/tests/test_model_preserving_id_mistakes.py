@@ -9,7 +9,7 @@ import torch
 from common.checkpoint import save_model
 from common.data import load_dataset
 from common.models import create_model
-from model_preserving_id import command, finetune
+from model_preserving_id import command, finetune, tables
 from model_preserving_id.experiments import missing_class, ratios, volume, wide
 
 
@@ -21,7 +21,9 @@ def files(tmp_path_factory) -> dict[str, str]:
     torch.manual_seed(0)
     model = create_model("lenet5", in_channels=3, image_size=32).eval()
     about = {"normalize": (digits.mean, digits.std), "dataset": "digits", "classes": digits.classes}
-    paths = {name: folder / f"{name}.safetensors" for name in ("good", "cut", "flipped", "nan", "nameless")}
+    paths = {
+        name: folder / f"{name}.safetensors" for name in ("good", "cut", "flipped", "nan", "nameless", "grey", "wide")
+    }
     save_model(paths["good"], model, **about)
     whole = paths["good"].read_bytes()
     paths["cut"].write_bytes(whole[: len(whole) // 2])
@@ -29,6 +31,8 @@ def files(tmp_path_factory) -> dict[str, str]:
     with torch.no_grad():
         model.conv1.weight[0, 0, 0, 0] = float("nan")
     save_model(paths["nan"], model, **about)
+    save_model(paths["grey"], create_model("fc4096", hidden=16))
+    save_model(paths["wide"], create_model("fc4096", in_features=3072, hidden=16), **about)
     save_model(paths["nameless"], torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3072, 10)))
     paths |= {name: folder / name for name in ("text", "empty", "other.pth", "list.pt", "file", "folder", "picture")}
     paths["text"].write_text("hello")
@@ -59,6 +63,7 @@ PRUNE = [
     ("--checkpoint {flipped}", "damaged"),
     ("--checkpoint {nameless}", "factory"),
     ("--checkpoint {nan}", "nan"),
+    ("--checkpoint {grey}", r"does not run on an example of shape \(3, 32, 32\)"),
     ("--model nowhere", "PACKAGE.MODULE:FACTORY"),
     ("--model nowhere:build --weights {other}", "nowhere"),
     ("--checkpoint {good} --method best", "best"),
@@ -92,6 +97,7 @@ PRUNE = [
     ("--checkpoint {good} --dataset folder:{picture}", "a.png|class"),
     ("--checkpoint {good} --device cuda:77", "cuda"),
     ("--checkpoint {good} --seed x", "seed"),
+    ("--checkpoint {good} --seed -1", "--seed: -1"),
     ("--checkpoint {good} --out {file}", "file"),
     ("--checkpoint {good} --colour red", "colour"),
 ]  # fmt: skip
@@ -118,18 +124,34 @@ TRAIN = [
     ("--pretrained {dense} --log_dir {file}", "file"),
     ("--pretrained {dense} --dataset mnist --dataset-dir {folder}", "mnist"),
     ("--pretrained {dense} --device tpu", "tpu"),
+    ("--pretrained {dense} --seed -1", "--seed: -1"),
 ]  # fmt: skip
 EXPERIMENTS = [
     (wide, "", "--checkpoint"),
     (wide, "--checkpoint {good} --dataset digits", "two linear layers"),
     (wide, "--checkpoint nothing.safetensors", "no such file"),
+    (wide, "--checkpoint {grey} --dataset digits", "does not run on an example"),
+    (wide, "--checkpoint {wide} --dataset digits --widths 17", "16 units"),
+    (wide, "--checkpoint {wide} --dataset digits --out {file}", "is a file"),
     (missing_class, "--checkpoint {good} --without-class 10", "0 to 9"),
+    (missing_class, "--checkpoint {good} --without-class -1", "0 to 9"),
     (missing_class, "--checkpoint {good} --every 0", "every"),
+    (missing_class, "--checkpoint {good} --k 0", "--k"),
+    (missing_class, "--checkpoint {good} --out {file}/deeper", "is a file"),
+    (missing_class, "--checkpoint {grey}", "does not run on an example"),
     (missing_class, "--arch lenet5", "--weights"),
     (volume, "--grid 9", "17"),
     (volume, "--lba {folder}", "atom3d|train"),
+    (volume, "--out {file}", "is a file"),
+    (volume, "--hidden 0", "hidden"),
+    (volume, "--seed -1", "--seed: -1"),
     (ratios, "--checkpoint {good} --methods alds", "alds"),
     (ratios, "--checkpoint {good} --ratios 0", "ratios"),
+    (ratios, "--checkpoint {good} --ratios nan", "ratios"),
+    (ratios, "--checkpoint {good} --out {file}", "is a file"),
+    (tables, "--add nothing", "no finished run"),
+    (tables, "--add {folder}", "no finished run"),
+    (tables, "--remove {folder}", "--remove"),
 ]
 
 

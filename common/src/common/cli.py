@@ -73,14 +73,16 @@ def add_data_options(parser: argparse.ArgumentParser, dataset: str = "digits", d
     group.add_argument(
         "--normalize", default=None, help="imagenet or cifar10: mean and deviation other than the data set's"
     )
-    group.add_argument("--workers", type=int, default=2, help="processes that read pictures which do not fit in memory")
+    group.add_argument(
+        "--workers", type=not_negative_int, default=2, help="processes that read pictures which do not fit in memory"
+    )
 
 
 def add_run_options(parser: argparse.ArgumentParser, seed: int = 0) -> None:
     """--device, --seed, --threads, --amp, --compile, --force."""
     group = parser.add_argument_group("run")
     group.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
-    group.add_argument("--seed", type=int, default=seed, help="seed of everything that is drawn")
+    group.add_argument("--seed", type=not_negative_int, default=seed, help="seed of everything that is drawn")
     group.add_argument("--threads", type=int, default=None, help="threads on the CPU; torch's choice if not given")
     group.add_argument("--amp", action="store_true", help="automatic mixed precision (bfloat16)")
     group.add_argument("--compile", action="store_true", help="torch.compile the training step")
@@ -99,6 +101,14 @@ def positive_int(text: str) -> int:
     value = int(text)
     if value < 1:
         raise argparse.ArgumentTypeError(f"{text} is not at least 1")
+    return value
+
+
+def not_negative_int(text: str) -> int:
+    """An argparse type: an integer of at least 0, such as a seed."""
+    value = int(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"{text} is negative")
     return value
 
 

@@ -15,6 +15,7 @@ from common import cli
 from common.atomic import write_csv
 from common.batchnorm import refresh_batch_norm
 from common.checkpoint import load_model, save_model
+from common.cost import count_cost
 from common.device import choose_device, set_threads
 from common.errors import UserError
 from common.factory import add_model_options, import_factory, model_from_options
@@ -72,14 +73,6 @@ class PruneSettings:
 
 def main(argv: Sequence[str] | None = None) -> int:
     return cli.run(_main, argv)
-
-
-def not_negative(text: str) -> int:
-    """An argparse type: an integer of at least 0."""
-    value = int(text)
-    if value < 0:
-        raise argparse.ArgumentTypeError(f"{text} is negative")
-    return value
 
 
 def build_parser() -> cli.Parser:
@@ -156,7 +149,10 @@ def build_parser() -> cli.Parser:
         help="pictures that go through the network at once",
     )
     group.add_argument(
-        "--log-interval", type=not_negative, default=0, help="iditer: evaluate and save after every so many picks"
+        "--log-interval",
+        type=cli.not_negative_int,
+        default=0,
+        help="iditer: evaluate and save after every so many picks",
     )
     group.add_argument("--no-latency", action="store_true", help="do not measure latency")
     group.add_argument("--out", default=None, help="run folder; runs/DATASET/ARCH-METHOD-TARGET if not given")
@@ -208,6 +204,7 @@ def trained_from_options(args: argparse.Namespace) -> Trained:
     model, _ = model_from_options(args, data.num_classes, data.input_shape)
     if args.normalize is None:
         data = normalized_as(model, data)
+    count_cost(model, data.input_shape)  # raises for a network of other pictures
     factory = import_factory(args.model, data.num_classes) if args.model else None
     record = getattr(model, "architecture", None)
     name = args.model.replace(":", ".") if args.model else record["arch"] if record else "network"
@@ -253,11 +250,11 @@ def prune_into(
     trained.model.to(trained.device)
     say(f"{trained.name} on {trained.data.name}: {label_of(settings)} with {len(pictures.images)} pictures")
     evaluations = _Evaluations(run, trained, log_interval, on_evaluation, say)
-    start = time.monotonic()
+    start, cpu = time.monotonic(), time.process_time()
     model, rows = prune_with(trained, settings, pictures, state=run.folder / STATE, on_pick=evaluations.see)
     if settings.refresh_bn:
         refresh_batch_norm(model, pictures, trained.device)
-    seconds = round(time.monotonic() - start, 1)
+    seconds, cpu = round(time.monotonic() - start, 1), round(time.process_time() - cpu, 1)
     write_csv(run.folder / LOG, rows)
     data = trained.data
     save_model(
@@ -273,6 +270,7 @@ def prune_into(
             "pictures": len(pictures.images),
             "picks": len(rows),
             "pruning_seconds": seconds,
+            "pruning_cpu_seconds": cpu,
             **(details or {}),
         }
     )

@@ -69,7 +69,7 @@ def build_parser() -> cli.Parser:
     seed.add_argument("--rank", type=int, default=-1, help="which of them this is")
     seed.add_argument("--dist-url", default="tcp://127.0.0.1:23456", help="where the processes meet")
     seed.add_argument("--dist-backend", default="nccl", help="nccl; gloo is used where there is no CUDA")
-    seed.add_argument("--seed", type=int, default=0, help="seed of shuffling and augmentation")
+    seed.add_argument("--seed", type=cli.not_negative_int, default=0, help="seed of shuffling and augmentation")
     seed.add_argument("--gpu", type=int, default=None, help="which CUDA device to use")
     seed.add_argument("--multiprocessing-distributed", action="store_true", help="one process per CUDA device")
     seed.add_argument(

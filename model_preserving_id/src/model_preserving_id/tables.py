@@ -115,7 +115,7 @@ def runs_table() -> str:
         dense, small, options = run["baseline"], run["compressed"], run["options"]
         how = f"`--method {options['method']} --compensation {options['compensation']}`"
         left = [f"{100 * small[what] / dense[what]:.2f}" for what in ("macs", "params")]
-        seconds = f"{run['pruning_seconds']:.0f}" if "pruning_seconds" in run else ""
+        seconds = f"{run['pruning_cpu_seconds']:.0f}" if "pruning_cpu_seconds" in run else ""
         rows.append(
             [
                 run["arch"],
@@ -137,7 +137,7 @@ def runs_table() -> str:
         "agreement",
         "MACs %",
         "params %",
-        "pruning, s",
+        "pruning, CPU s",
     ]
     return markdown_table(header, rows)
 

@@ -26,6 +26,7 @@ from common.plots import figure
 from common.runs import describe_environment
 from common.trained import Trained
 from model_preserving_id.command import trained_from_options
+from model_preserving_id.experiments import result_folder
 from model_preserving_id.iterate import IterOptions, Row, iterate
 from model_preserving_id.pictures import pruning_pictures
 from model_preserving_id.streams import STREAMS
@@ -59,6 +60,7 @@ def build_parser() -> cli.Parser:
 
 def _main(argv: Sequence[str] | None) -> None:
     args = build_parser().parse_args(argv)
+    out = result_folder(args.out)
     set_threads(args.threads)
     trained = trained_from_options(args)
     classes = len(trained.data.classes)
@@ -71,7 +73,6 @@ def _main(argv: Sequence[str] | None) -> None:
         "without_class": args.without_class, "pictures": args.prune_batch_size, "k": args.k, "seed": args.seed,
         "points": points, "environment": describe_environment(trained.device),
     }  # fmt: skip
-    out = Path(args.out)
     write_json(out / "missing_class.json", record)
     plot(record, out)
     print(f"{out / 'missing_class.json'}, {out / 'per_class.png'}, {out / 'agreement.png'}")

@@ -31,6 +31,7 @@ from common.trained import Trained
 from model_preserving_id.activations import gather
 from model_preserving_id.command import trained_from_options
 from model_preserving_id.compensate import compensate
+from model_preserving_id.experiments import result_folder
 from model_preserving_id.lrank import lrank
 from model_preserving_id.pca import pca
 from model_preserving_id.pictures import Pictures, pruning_pictures
@@ -74,6 +75,7 @@ def build_parser() -> cli.Parser:
 
 def _main(argv: Sequence[str] | None) -> None:
     args = build_parser().parse_args(argv)
+    out = result_folder(args.out)
     set_threads(args.threads)
     trained = trained_from_options(args)
     trained.model.to(trained.device)
@@ -88,7 +90,6 @@ def _main(argv: Sequence[str] | None) -> None:
         "seed": args.seed, "points": points, "labels": LABELS, "left_out": {"ALDS": "no kept implementation on a package index"},
         "environment": describe_environment(trained.device),
     }  # fmt: skip
-    out = Path(args.out)
     write_json(out / "ratios.json", record)
     plot(record, out / "ratios.png")
     print(f"{out / 'ratios.json'}, {out / 'ratios.png'}")

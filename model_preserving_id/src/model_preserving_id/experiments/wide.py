@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from common import cli
 from common.atomic import write_json
 from common.checkpoint import load_model
+from common.cost import count_cost
 from common.data import ImageSet
 from common.device import choose_device, set_threads
 from common.errors import UserError
@@ -31,6 +32,7 @@ from common.plots import figure
 from common.runs import describe_environment
 from common.trained import normalized_as
 from model_preserving_id.activations import eval_mode
+from model_preserving_id.experiments import result_folder
 from model_preserving_id.pictures import pruning_pictures
 from model_preserving_id.pivoted import Pivoted, pivoted_cholesky
 from model_preserving_id.rows import Gram
@@ -59,11 +61,13 @@ def build_parser() -> cli.Parser:
 
 def _main(argv: Sequence[str] | None) -> None:
     args = build_parser().parse_args(argv)
+    out = result_folder(args.out)
     set_threads(args.threads)
     device = choose_device(args.device)
     model = load_model(args.checkpoint).to(device)
     data = normalized_as(model, cli.load_data(args))
     first, second = hidden_layer(model)
+    count_cost(model, data.input_shape)  # raises for a network of other pictures
     pictures = pruning_pictures(data, min(args.prune_batch_size, len(data.train)), args.seed, device=device)
     sets = {"train": data.train, "pruning": pictures.images, "test": data.test}
     widths = args.widths or grid(first.out_features)
@@ -77,7 +81,6 @@ def _main(argv: Sequence[str] | None) -> None:
         found, dense[name] = accuracies(model, second, images, weights, device)
         for point in points:
             point[name] = found[point["k"]]
-    out = Path(args.out)
     record = {
         "command": shlex.join(["python", "-m", "model_preserving_id.experiments.wide", *(sys.argv[1:] if argv is None else argv)]),
         "dataset": data.name, "hidden": first.out_features, "pictures": len(pictures.images), "seed": args.seed,
