@@ -1,0 +1,40 @@
+"""What the tests of every package share: inputs that are whole and inputs that are broken, kills, processes, refusals.
+
+Plain functions for tests, no pytest plugin: each checks with ``assert`` and says what was wrong. Nothing else in ``common``
+imports them.
+
+>>> killed_and_resumed(command.main, [*words, "--out"], bits, tmp_path, kills=10, preload=["a_paper.command"])
+>>> assert refusal(main(["--penalty", "nan"]), capsys.readouterr().err, "nan auto")
+"""
+
+from common.testing.inputs import (
+    factored_resnet20,
+    hostile_pickle,
+    noise,
+    noise_bundle,
+    random_network,
+    write_broken_inputs,
+    write_pictures,
+)
+from common.testing.kill import killed_and_resumed
+from common.testing.mistakes import full_disk, left_behind, refusal, scripts_refuse
+from common.testing.processes import calls_of_script, half_batches, in_processes, torchrun
+
+__all__ = [
+    "calls_of_script",
+    "factored_resnet20",
+    "full_disk",
+    "half_batches",
+    "hostile_pickle",
+    "in_processes",
+    "killed_and_resumed",
+    "left_behind",
+    "noise",
+    "noise_bundle",
+    "random_network",
+    "refusal",
+    "scripts_refuse",
+    "torchrun",
+    "write_broken_inputs",
+    "write_pictures",
+]

@@ -1,0 +1,116 @@
+"""Small networks, pictures and files for tests: seeded, offline, and broken in every way that a user's may be."""
+
+import os
+import pickle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import nn
+
+from common.checkpoint import save_model
+from common.data import DataBundle, MemoryImages
+from common.models import PadShortcut, create_model
+
+
+def random_network(arch: str, seed: int = 0, **arguments: Any) -> nn.Module:
+    """A registered network with random weights and random batch-norm statistics, in eval mode."""
+    torch.manual_seed(seed)
+    model = create_model(arch, **arguments)
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
+            nn.init.uniform_(module.weight, 0.5, 1.5)
+            nn.init.normal_(module.bias, std=0.2)
+            nn.init.normal_(module.running_mean, std=0.2)
+            nn.init.uniform_(module.running_var, 0.5, 1.5)
+    return model.eval()
+
+
+def factored_resnet20() -> nn.Module:
+    """ResNet-20 with layers that the registry does not build: 1x1 convolutions for shortcuts, two layers of two factors."""
+    torch.manual_seed(0)
+    model = create_model("resnet20")
+    for name, module in list(model.named_modules()):
+        if isinstance(module, PadShortcut):
+            width = 16 if name.startswith("layer2") else 32
+            model.set_submodule(name, nn.Conv2d(width, 2 * width, 1, stride=2, bias=False))
+    first = nn.Conv2d(64, 5, 3, padding=1, bias=False)
+    model.get_submodule("layer3.1").conv1 = nn.Sequential(first, nn.Conv2d(5, 64, 1))
+    model.linear = nn.Sequential(nn.Linear(64, 3, bias=False), nn.Linear(3, 10))
+    return model.eval()
+
+
+def noise(count: int, seed: int = 0, size: int = 32, classes: int = 10) -> MemoryImages:
+    """``count`` pictures (3, size, size) of noise; the classes take turns."""
+    generator = torch.Generator().manual_seed(seed)
+    pixels = torch.randint(0, 256, (count, 3, size, size), generator=generator).to(torch.uint8)
+    return MemoryImages(pixels, torch.arange(count) % classes)
+
+
+def noise_bundle(train: int, test: int, name: str = "noise") -> DataBundle:
+    """Noise of ten classes as a data set that was never on disk."""
+    classes = [str(i) for i in range(10)]
+    return DataBundle(name, noise(train), noise(test, seed=1), classes, (3, 32, 32), "0" * 16)
+
+
+def write_pictures(root: Path, classes: int = 2, train: int = 10, test: int = 5, size: int = 32) -> Path:
+    """``root/train/CLASS/*.png`` and ``root/test/CLASS/*.png``, so many per class: noise around a grey of the class."""
+    random = np.random.default_rng(0)
+    for side, count in (("train", train), ("test", test)):
+        for c in range(classes):
+            folder = root / side / f"class{c}"
+            folder.mkdir(parents=True)
+            for i in range(count):
+                pixels = random.integers(0, 100, (size, size, 3)) + 150 * c // max(1, classes - 1)
+                Image.fromarray(pixels.astype(np.uint8)).save(folder / f"{i}.png")
+    return root
+
+
+def hostile_pickle(witness: Path) -> bytes:
+    """A state dict whose unpickling runs code: whoever loads it makes the file ``witness``."""
+    return pickle.dumps({"state_dict": _Hostile(witness)})
+
+
+class _Hostile:
+    def __init__(self, witness: Path) -> None:
+        self.witness = witness
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.mkdir, (str(self.witness),)
+
+
+def write_broken_inputs(root: Path) -> Path:
+    """Pictures of two classes and weights of a ResNet-20 for them, whole and broken; returns ``root``.
+
+    pictures/ whole; truncated/ (train/class0/1.png); empty-class/ (train/class1); no-classes/; a-file, not a folder;
+    good.pth whole; short.pth; garbage.pth; no-tensors.pth; nan.pth (conv1); ten.pth of ten classes; vgg.pth of a VGG-16;
+    evil.pth makes ``hacked`` if it is unpickled; whole.safetensors; short.safetensors; lenet.safetensors of a LeNet-5.
+    """
+    write_pictures(root / "pictures", train=6, test=2)
+    for name in ("truncated", "empty-class"):
+        write_pictures(root / name, train=2, test=2)
+    picture = root / "truncated" / "train" / "class0" / "1.png"
+    picture.write_bytes(picture.read_bytes()[:200])
+    for picture in (root / "empty-class" / "train" / "class1").iterdir():
+        picture.unlink()
+    for side in ("train", "test"):
+        (root / "no-classes" / side).mkdir(parents=True)
+    (root / "a-file").write_text("here")
+    torch.manual_seed(0)
+    model = create_model("resnet20", num_classes=2)
+    torch.save(model.state_dict(), root / "good.pth")
+    torch.save(create_model("resnet20", num_classes=10).state_dict(), root / "ten.pth")
+    torch.save(create_model("vgg16", num_classes=2).state_dict(), root / "vgg.pth")
+    torch.save({"epoch": 3}, root / "no-tensors.pth")
+    (root / "short.pth").write_bytes((root / "good.pth").read_bytes()[:5000])
+    (root / "garbage.pth").write_bytes(bytes(range(256)) * 40)
+    (root / "evil.pth").write_bytes(hostile_pickle(root / "hacked"))
+    save_model(root / "lenet.safetensors", create_model("lenet5"))
+    save_model(root / "whole.safetensors", model)
+    (root / "short.safetensors").write_bytes((root / "whole.safetensors").read_bytes()[:3000])
+    with torch.no_grad():
+        model.get_parameter("conv1.weight").fill_(float("nan"))
+    torch.save(model.state_dict(), root / "nan.pth")
+    return root

@@ -1,0 +1,163 @@
+"""The helpers of all packages' tests notice what they are there to notice: a run that was not killed, or not resumed."""
+
+import os
+import pickle
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from common import testing
+from common.atomic import write_text
+
+PRELOAD = [
+    "common.training",
+    "common.data",
+    "sklearn.datasets",
+]  # those of test_common_training.py: the first use counts
+STEPS = 12
+
+
+def steps(words: list[str]) -> int:
+    """Twelve steps of 50 ms; each is on disk before the next, and a call again goes on. The files are named after processes."""
+    folder = Path(words[-1])
+    folder.mkdir(exist_ok=True)
+    (folder / f"started-{os.getpid()}").touch()
+    done = folder / "steps"
+    count = len(done.read_text()) if done.is_file() else 0
+    for i in range(count, STEPS):
+        time.sleep(0.05)
+        write_text(done, "abcdefghijkl"[: i + 1])
+    return 0
+
+
+def forgetful(words: list[str]) -> int:
+    """The same, but what an interrupted call did stands there twice."""
+    folder = Path(words[-1])
+    folder.mkdir(exist_ok=True)
+    for letter in "abcdefghijkl":
+        with open(folder / "steps", "a") as file:
+            file.write(letter)
+        time.sleep(0.05)
+    return 0
+
+
+def proud(words: list[str]) -> int:
+    """Refuses a folder in which an earlier call began."""
+    folder = Path(words[-1])
+    if folder.exists():
+        return 2
+    return forgetful(words)
+
+
+def quick(words: list[str]) -> int:
+    folder = Path(words[-1])
+    folder.mkdir(exist_ok=True)
+    (folder / "steps").write_text("x")
+    return 0
+
+
+def content(folder: Path) -> str:
+    return (folder / "steps").read_text()
+
+
+def test_a_command_that_resumes_is_killed_as_often_as_asked(tmp_path):
+    folder = testing.killed_and_resumed(steps, [], content, tmp_path, kills=4, preload=PRELOAD, between=(0.3, 0.9))
+    assert content(folder) == content(tmp_path / "whole") == "abcdefghijkl"
+    folders = [path for path in tmp_path.iterdir() if path.name != "whole"]
+    started = sum(len(list(path.glob("started-*"))) for path in folders)
+    assert started == 4 + len(folders), "each kill, and the last call in every folder"
+
+
+@pytest.mark.parametrize(
+    ("main", "kills", "between", "message"),
+    [
+        (forgetful, 3, (0.3, 0.9), "holds something else"),
+        (proud, 3, (0.3, 0.9), "status 2"),
+        (quick, 1, (3.0, 4.0), "before it can be killed: 0 of 1"),
+    ],
+)
+def test_a_command_that_does_not_resume_is_found_out(main, kills, between, message, tmp_path):
+    with pytest.raises(AssertionError, match=message):
+        testing.killed_and_resumed(main, [], content, tmp_path, kills=kills, preload=PRELOAD, between=between)
+
+
+def environment(folder: str, fail: bool) -> int:
+    (Path(folder) / os.environ["RANK"]).write_text(os.environ["WORLD_SIZE"] + os.environ["MASTER_ADDR"])
+    return 3 if fail and os.environ["RANK"] == "1" else 0
+
+
+def test_processes_have_torchrun_s_environment_and_may_fail(tmp_path):
+    testing.in_processes(environment, str(tmp_path), False, preload=PRELOAD)
+    assert [(tmp_path / rank).read_text() for rank in ("0", "1")] == ["2127.0.0.1"] * 2
+    with pytest.raises(AssertionError, match=r"\[0, 3\]"):
+        testing.in_processes(environment, str(tmp_path), True, preload=PRELOAD)
+
+
+def test_half_batches_are_the_batches():
+    pictures = testing.noise(21)
+    pairs = testing.half_batches(pictures, 8, epoch=2)
+    whole = list(pictures.batches(8, shuffle=True, seed=1, epoch=2))
+    assert len(pairs) == len(whole) == 3
+    for (first, second), batch in zip(pairs, whole, strict=True):
+        assert torch.equal(torch.cat([first.labels, second.labels]).sort().values, batch.labels.sort().values)
+        assert first.global_size == second.global_size == len(batch.labels)
+
+
+@pytest.mark.parametrize(
+    ("status", "error", "words"),
+    [
+        (0, "error: no such file x\n", "x"),
+        (2, "", ""),
+        (2, "error: no such file x\nerror: again\n", "x"),
+        (2, "Traceback (most recent call last)\nerror: no such file x\n", "x"),
+        (2, "no such file x\n", "x"),
+        (2, "error: no such file x\n", "such y"),
+    ],
+)
+def test_what_is_no_refusal(status, error, words):
+    with pytest.raises(AssertionError):
+        testing.refusal(status, error, words)
+
+
+def test_a_refusal():
+    assert testing.refusal(2, "error: no such file x\n", "file x") == "error: no such file x"
+
+
+def test_a_full_disk_is_full_after_so_many_files(tmp_path):
+    with testing.full_disk(after=2):
+        write_text(tmp_path / "a", "1")
+        write_text(tmp_path / "b", "2")
+        with pytest.raises(OSError, match="No space left"):
+            write_text(tmp_path / "c", "3")
+    write_text(tmp_path / "d", "4")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b", "d"]
+
+
+def test_left_behind_finds_results_and_halves(tmp_path):
+    for name in ("a/metrics.json", "b/model.safetensors", "c/.x.part", "d/config.json", "e/plot.png"):
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).touch()
+    assert {path.parent.name for path in testing.left_behind(tmp_path)} == {"a", "b", "c"}
+    assert {path.parent.name for path in testing.left_behind(tmp_path, "*.png")} == {"a", "b", "c", "e"}
+
+
+def test_broken_inputs_are_broken(tmp_path):
+    root = testing.write_broken_inputs(tmp_path)
+    good = torch.load(root / "good.pth", weights_only=True)
+    assert good["linear.weight"].shape == (2, 64)
+    assert torch.load(root / "nan.pth", weights_only=True)["conv1.weight"].isnan().all()
+    for name in ("short", "garbage", "evil"):
+        with pytest.raises((pickle.UnpicklingError, RuntimeError, OSError)):
+            torch.load(root / f"{name}.pth", weights_only=True)
+    assert not (root / "hacked").exists()
+    pickle.loads((root / "evil.pth").read_bytes())  # the file is what its name says
+    assert (root / "hacked").exists()
+    assert not list((root / "empty-class" / "train" / "class1").iterdir())
+
+
+def test_calls_of_a_shell_script_are_noted(tmp_path):
+    done, calls = testing.calls_of_script("python a.py --b; echo $?; cd /; python c.py", tmp_path, status=3)
+    assert done.returncode == 3 and done.stdout == "3\n"
+    assert [call.split(": ")[1] for call in calls] == ["a.py --b", "c.py"] and calls[1].startswith("/: ")
