@@ -111,7 +111,9 @@ def fold(module: nn.Module, original: Tensor, reading: Reading, kept: Sequence[i
             targets = (positions[chosen[into]] % per_input).to(weight.device)
             read = original[rows].to(weight.device).index_select(1, columns).double()
             folded = torch.tensordot(read, block, dims=([1], [1])).movedim(-1, 1)
-            weight[rows] = weight[rows].index_fill(1, columns, 0.0).index_copy(1, targets, folded.to(weight.dtype))
+            weight[rows].index_fill_(1, columns, 0.0).index_copy_(
+                1, targets, folded.to(weight.dtype)
+            )  # in place: views
 
 
 def _point_elsewhere(
