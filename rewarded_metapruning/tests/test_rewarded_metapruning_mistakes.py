@@ -10,8 +10,7 @@ from rmp_helpers import pruning_net, write_pictures
 
 from common.data import load_dataset
 from rewarded_metapruning import cost, evaluate, search, small_scale, tables, train
-from rewarded_metapruning.files import write_flat
-from rewarded_metapruning.train import save_pruning_net
+from rewarded_metapruning.files import save_pruning_net, write_flat
 
 TRAIN, SEARCH, EVALUATE, COST, SCALE = train.main, search.main, evaluate.main, cost.main, small_scale.main
 PUBLISHED = "14,14,16,22,21,22,20,19,16,22,16,20,22,12,25,18,15,21,21,21"
@@ -34,10 +33,10 @@ def root(tmp_path_factory) -> Path:
     from rewarded_metapruning.space import find_space
 
     net = PruningNet(find_space("resnet-small", 2, (3, 16, 16)))
-    save_pruning_net(root / "net.safetensors", net, data)
+    save_pruning_net(root / "net.safetensors", net, data, (14, 26))
     write_flat(root, net.state_dict())
     other = pruning_net("mobilenetv1-small")
-    save_pruning_net(root / "other.safetensors", other, data)
+    save_pruning_net(root / "other.safetensors", other, data, (0, 30))
     torch.save(other.state_dict(), root / "other.pth.tar")
     (root / "short.pth.tar").write_bytes((root / "checkpoint.pth.tar").read_bytes()[:9000])
     (root / "evil.pth.tar").write_bytes(pickle.dumps({"state_dict": Malicious(root / "hacked")}))
@@ -48,6 +47,7 @@ def root(tmp_path_factory) -> Path:
         "other": {"arch": "resnet50", "candidates": [row]},
         "empty": {"arch": "resnet-small", "candidates": []},
         "long": {"arch": "resnet-small", "candidates": [{"nev": [20] * 8}]},
+        "scales": {"arch": "resnet-small", "scales": [14], "candidates": [row]},
         "words": {"arch": "resnet-small", "candidates": [{"nev": ["wide"] * 7}]},
         "list": [1, 2],
     }
@@ -87,6 +87,7 @@ MISTAKES = {
     "a PruningNet with code in it": (SEARCH, ["--net-cache", "{root}/evil.pth.tar"], "evil.pth.tar"),
     "another network's PruningNet": (SEARCH, ["--net-cache", "{root}/other.safetensors"], "mobilenetv1-small resnet-small"),
     "another network's tensors": (SEARCH, ["--net-cache", "{root}/other.pth.tar"], "other.pth.tar tensor"),
+    "scales that the PruningNet never drew": (SEARCH, [*NET, "--scales", "14", "27"], "14 to 26 --scales 14 27"),
     "an empty window": (SEARCH, [*NET, "--macs-min", "2", "--macs-max", "1"], "least most"),
     "a window out of reach": (SEARCH, [*NET, "--macs-max", "0.001"], "cannot cost"),
     "a window that is no number": (SEARCH, [*NET, "--macs-max", "nan"], "--macs-max nan"),
@@ -98,6 +99,7 @@ MISTAKES = {
     "base MACs that are negative": (SEARCH, [*NET, "--base-macs", "-3"], "positive"),
     "a power of zero": (SEARCH, [*NET, "--acc-power", "0"], "powers"),
     "a damaged memory": (SEARCH, [*NET, *TINY, "--out", "{root}/damaged"], "tested-0.jsonl damaged --force"),
+    "a search with damaged scales": (EVALUATE, ["--nev-file", "{root}/scales.json"], "scales.json damaged --scales"),
     "no search": (EVALUATE, ["--nev-file", "{root}/none.json"], "none.json search.py --nev"),
     "text for a search": (EVALUATE, ["--nev-file", "{root}/text.json"], "text.json"),
     "another JSON": (EVALUATE, ["--nev-file", "{root}/list.json"], "list.json candidates"),

@@ -6,14 +6,14 @@ import torch.nn.functional as F
 from rmp_helpers import bundle, pictures, pruning_net
 from torch import nn
 
-from common.checkpoint import load_model
+from common.checkpoint import load_model, save_model
 from common.errors import UserError
 from common.training import TrainOptions, make_optimizer
 from rewarded_metapruning import create_pruned
-from rewarded_metapruning.files import read_pruning_net, write_flat
-from rewarded_metapruning.pruning_net import PruningNet, draw
+from rewarded_metapruning.files import read_pruning_net, save_pruning_net, write_flat, write_pruning_net
+from rewarded_metapruning.pruning_net import ARCH, PruningNet, draw, recorded_arguments
 from rewarded_metapruning.space import find_space
-from rewarded_metapruning.train import RandomVectors, is_weight, save_pruning_net
+from rewarded_metapruning.train import RandomVectors, is_weight
 
 ARCHS = ("resnet-small", "mobilenetv1-small", "mobilenetv2-small", "resnet20")
 
@@ -148,13 +148,16 @@ def test_weight_decay_applies_to_weights_only():
 
 def test_it_comes_back_from_both_of_its_files(tmp_path):
     net = pruning_net()
-    save_pruning_net(tmp_path / "model.safetensors", net, bundle())
-    write_flat(tmp_path, net.state_dict())
+    save_pruning_net(tmp_path / "model.safetensors", net, bundle(), (3, 17))
+    write_pruning_net(tmp_path, net, (3, 17))
     nev, images = draw(net.space, (1,)), torch.randn(2, 3, 32, 32)
     with torch.no_grad():
         expected = net(images, nev)
         for name in ("model.safetensors", "checkpoint.pth.tar", "model_best.pth.tar"):
-            assert torch.equal(read_pruning_net(tmp_path / name, net.space)(images, nev), expected)
+            saved = read_pruning_net(tmp_path / name, net.space)
+            assert torch.equal(saved.net(images, nev), expected) and not saved.net.training
+            assert saved.limits == (3, 17)
+            assert all(p.requires_grad for p in saved.net.parameters())
     assert load_model(tmp_path / "model.safetensors").architecture["args"]["network"] == "resnet-small"
     content = torch.load(tmp_path / "checkpoint.pth.tar", weights_only=True)
     assert all(isinstance(value, torch.Tensor) for value in content.values())
@@ -162,7 +165,7 @@ def test_it_comes_back_from_both_of_its_files(tmp_path):
 
 def test_a_file_of_another_pruning_net_is_refused(tmp_path):
     net = pruning_net("mobilenetv1-small")
-    save_pruning_net(tmp_path / "model.safetensors", net, bundle())
+    save_pruning_net(tmp_path / "model.safetensors", net, bundle(), (0, 30))
     write_flat(tmp_path, net.state_dict())
     with pytest.raises(UserError, match="generates mobilenetv1-small"):
         read_pruning_net(tmp_path / "model.safetensors", find_space("resnet-small"))
@@ -170,3 +173,37 @@ def test_a_file_of_another_pruning_net_is_refused(tmp_path):
         read_pruning_net(tmp_path / "checkpoint.pth.tar", find_space("resnet-small"))
     with pytest.raises(UserError, match="10 classes"):
         read_pruning_net(tmp_path / "model.safetensors", find_space("mobilenetv1-small", 5))
+
+
+def test_files_from_before_limits_were_written_down_are_still_read(tmp_path):
+    net = pruning_net()
+    names = {"normalize": ((0.5,) * 3, (0.25,) * 3), "dataset": "random", "classes": [str(i) for i in range(10)]}
+    save_model(tmp_path / "model.safetensors", net, ARCH, recorded_arguments(net.space), **names)
+    write_flat(tmp_path, net.state_dict())
+    nev, images = draw(net.space, (1,)), torch.randn(2, 3, 32, 32)
+    for name in ("model.safetensors", "checkpoint.pth.tar"):
+        saved = read_pruning_net(tmp_path / name, net.space)
+        with torch.no_grad():
+            assert torch.equal(saved.net(images, nev), net(images, nev))
+        assert saved.limits is None and saved.foreign_entries((0, 30)) == []
+        saved.require_trained_on((0, 30))
+
+
+@pytest.mark.parametrize("limits", [[3], [17, 3], [0, 31], [-1, 5]])
+def test_damaged_limits_are_refused(limits, tmp_path):
+    net = pruning_net()
+    write_flat(tmp_path, {**net.state_dict(), "scales": torch.tensor(limits)})
+    with pytest.raises(UserError, match=r"checkpoint.pth.tar is damaged"):
+        read_pruning_net(tmp_path / "checkpoint.pth.tar", net.space)
+
+
+def test_a_search_must_stay_within_what_its_pruning_net_was_trained_on(tmp_path):
+    net = pruning_net()
+    write_pruning_net(tmp_path, net, (14, 26))
+    saved = read_pruning_net(tmp_path / "checkpoint.pth.tar", net.space)
+    for within in ((14, 26), (15, 20), (26, 26)):
+        saved.require_trained_on(within)
+    for beyond in ((13, 26), (14, 27), (0, 30)):
+        with pytest.raises(UserError, match="was trained on entries 14 to 26"):
+            saved.require_trained_on(beyond)
+    assert saved.foreign_entries((13, 14, 26, 27, 20, 14, 14)) == [13, 27]

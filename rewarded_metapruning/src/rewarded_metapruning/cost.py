@@ -20,9 +20,19 @@ from common import cli
 from common.atomic import write_json
 from common.cost import RULES, count_cost
 from common.errors import UserError
+from rewarded_metapruning.own_network import own_space
 from rewarded_metapruning.published import PUBLISHED
 from rewarded_metapruning.scale import SCALES, width
-from rewarded_metapruning.space import NEV, Space, aligned, find_space, index_array, known_architectures, parse_nev
+from rewarded_metapruning.space import (
+    NEV,
+    OTHER_CLASSES,
+    Space,
+    aligned,
+    find_space,
+    index_array,
+    known_architectures,
+    parse_nev,
+)
 
 PAPER, CONV_LINEAR = "rewarded_metapruning", "conv_linear"
 MILLION = 1e6
@@ -211,6 +221,10 @@ def _main(argv: Sequence[str] | None) -> None:
         package="rewarded_metapruning",
     )  # fmt: skip
     parser.add_argument("--arch", default="resnet50", help=f"one of {', '.join(known_architectures())}")
+    parser.add_argument("--model", default=None, help="PACKAGE.MODULE:FACTORY, your own network, in place of --arch")
+    parser.add_argument(
+        "--input-shape", type=cli.positive_int, nargs=3, default=None, metavar=("C", "H", "W"), help="of one picture; the network's own"
+    )  # fmt: skip
     parser.add_argument("--nev", default="unpruned", help="14,14,... or [14, 14, ...] or published or unpruned")
     parser.add_argument("--rotated", action="store_true", help="MobileNetV1 as the original's evaluation builds it")
     parser.add_argument(
@@ -218,12 +232,21 @@ def _main(argv: Sequence[str] | None) -> None:
     )
     parser.add_argument("--json", default=None, help="write the figures to this file too")
     args = parser.parse_args(argv)
-    space = find_space(args.arch, args.num_classes)
+    space = _named_space(args.arch, args.model, args.num_classes, args.input_shape)
     nev = _oriented(space, named_nev(space, args.nev), args.rotated)
     figures = describe(space, nev)
     print(as_text(space, figures))
     if args.json:
         write_json(args.json, figures)
+
+
+def _named_space(arch: str, model: str | None, num_classes: int | None, shape: Sequence[int] | None) -> Space:
+    if model is None:
+        return find_space(arch, num_classes, shape)
+    if shape is None:
+        raise UserError("say what your own network reads: --input-shape 3 224 224")
+    channels, height, width = shape
+    return own_space(model, num_classes or OTHER_CLASSES, (channels, height, width))
 
 
 def named_nev(space: Space, text: str) -> NEV:

@@ -7,7 +7,7 @@ import argparse
 import hashlib
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,8 +40,8 @@ from rewarded_metapruning.options import (
     SEARCH,
     add_network_options,
     add_recipe_options,
-    arch_of,
     load_pictures,
+    network_of,
     recipe_from,
     require_file,
     scale_limits,
@@ -51,7 +51,7 @@ from rewarded_metapruning.options import (
 )
 from rewarded_metapruning.recipes import recipe_of
 from rewarded_metapruning.scale import ALL_SCALES
-from rewarded_metapruning.search_file import SEARCH_FILE, nev_of_rank
+from rewarded_metapruning.search_file import SEARCH_FILE, nev_of_rank, searched_scales
 from rewarded_metapruning.space import NEV, Space, aligned
 from rewarded_metapruning.train import is_weight
 
@@ -72,10 +72,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     return cli.run(_main, argv)
 
 
-def build_parser(arch: str) -> cli.Parser:
+def build_parser(network: str) -> cli.Parser:
     parser = cli.Parser(prog="evaluate.py", description="Stage 3: train a chosen network.", package=PACKAGE)
-    add_network_options(parser, arch)
-    add_recipe_options(parser, recipe_of(arch).final)
+    add_network_options(parser, network, "those of the search file; all with --nev")
+    add_recipe_options(parser, recipe_of(network).final)
     group = parser.add_argument_group("vector")
     group.add_argument("--nev", default=None, help="14,14,... or [14, 14, ...] or published or unpruned")
     group.add_argument("--nev-file", default=None, help=f"a {SEARCH_FILE}; {SEARCH}/{SEARCH_FILE} if neither is given")
@@ -100,7 +100,7 @@ def build_parser(arch: str) -> cli.Parser:
 
 def _main(argv: Sequence[str] | None) -> None:
     words = with_dashes(argv)
-    args = build_parser(arch_of(words)).parse_args(words)
+    args = build_parser(network_of(words)).parse_args(words)
     recipe = recipe_from(args)
     unpruned, count = wanted_beside(args.beside)
     set_threads(args.threads)
@@ -113,7 +113,9 @@ def _main(argv: Sequence[str] | None) -> None:
         data = load_pictures(args)
         space = space_of(args.arch, data)
         nev = chosen_nev(args, space)
-        contenders = line_up(space, nev, Path(args.save), unpruned, count, args.seed, scale_limits(args))
+        limits = scale_limits(args, ALL_SCALES if args.nev is not None else searched_scales(nev_file(args)))
+        args.scales = list(limits)  # what the run folders remember
+        contenders = line_up(space, nev, Path(args.save), unpruned, count, args.seed, limits)
         options = without(args, "save", "beside", "nev", "nev_file", "rank", "net_cache", "tensorboard", "rotated")
         for contender in contenders:
             run_contender(
@@ -122,7 +124,7 @@ def _main(argv: Sequence[str] | None) -> None:
             )  # fmt: skip
         if is_main():
             chosen = contenders[-1]
-            write_flat(Path(args.save), load_model(chosen.folder / "model.safetensors").state_dict())
+            write_flat(Path(args.save), load_result(chosen.folder / "model.safetensors", space).state_dict())
             say(table(space, contenders))
             say(f"the chosen network: {chosen.folder / 'model.safetensors'}")
 
@@ -148,7 +150,7 @@ def run_contender(
     run = open_run(contender.folder, PACKAGE, options, device=device, fingerprint=data.fingerprint, force=force)
     if not run.finished:
         torch.manual_seed(seed)
-        model = first_network(space, contender.nev, options.get("init", "scratch"), net_cache, data, device)
+        model = first_network(space, contender.nev, options.get("init", "scratch"), net_cache, data, device, say)
 
         def after_epoch(epoch: int) -> dict[str, Any]:
             say(f"{contender.role}: epoch {epoch + 1} of {recipe.epochs} is done")
@@ -160,8 +162,11 @@ def run_contender(
         )  # fmt: skip
         if is_main():
             save_model(run.model_path, model, normalize=(data.mean, data.std), dataset=data.name, classes=data.classes)
-            sides = measure_files({"compressed": run.model_path}, data, device=device, workers=workers, latency=latency)
-            sides["compressed"]["macs_paper"] = count_cost(load_model(run.model_path), data.input_shape, PAPER).macs
+            sides = measure_files(
+                {"compressed": run.model_path}, data, device=device, workers=workers, factory=factory_of(space), latency=latency
+            )  # fmt: skip
+            read_back = load_result(run.model_path, space)
+            sides["compressed"]["macs_paper"] = count_cost(read_back, data.input_shape, PAPER).macs
             best = max((row["test_top1"] for row in rows), default=None)
             role = {"role": contender.role, "nev": list(contender.nev), "init": options.get("init", "scratch")}
             run.finish({**sides, **role, "epochs": recipe.epochs, "best_test_top1": best})
@@ -170,13 +175,17 @@ def run_contender(
 
 
 def first_network(
-    space: Space, nev: NEV, init: str, net_cache: Path | None, data: DataBundle, device: torch.device
+    space: Space, nev: NEV, init: str, net_cache: Path | None, data: DataBundle, device: torch.device, say: Say = print
 ) -> nn.Module:
     """The network before training: new weights, or generated ones with norms calibrated on training pictures."""
     model = space.build(nev)
     if init == "generated" and net_cache is not None:
-        net = read_pruning_net(net_cache, space).to(device)
-        judge = Judge(net, data.train, data.test, device, *recipe_of(space.arch).calibration)
+        saved = read_pruning_net(net_cache, space)
+        if foreign := saved.foreign_entries(nev):
+            say(
+                f"{net_cache} was not trained on entries such as {foreign[0]}: its weights for them are as they were drawn"
+            )
+        judge = Judge(saved.net.to(device), data.train, data.test, device, *recipe_of(space.arch).calibration)
         model.load_state_dict(judge.calibrated(nev).state_dict())
     return model
 
@@ -186,6 +195,15 @@ def chosen_nev(args: argparse.Namespace, space: Space) -> NEV:
     if args.rotated and space.arch != "mobilenetv1":
         raise UserError(f"--rotated is a form of mobilenetv1's vectors, not of {space.arch}'s")
     return aligned(nev) if args.rotated else nev
+
+
+def factory_of(space: Space) -> Callable[[], nn.Module] | None:
+    """What reading a saved network needs besides its file: nothing for a registered one."""
+    return space.factory if space.own else None
+
+
+def load_result(path: Path, space: Space) -> nn.Module:
+    return load_model(path, factory_of(space))
 
 
 def nev_file(args: argparse.Namespace) -> str:

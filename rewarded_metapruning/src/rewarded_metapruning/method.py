@@ -52,15 +52,14 @@ def compress(task: Task) -> Path:
     space = _space(baseline, data)
     cost = space_cost(space)
     limits = limits_around(task.target)
-    breeder = Breeder(
-        space, cost, target_budget(cost, task.target), PLAN, task.seed
-    )  # refuses before anything is trained
+    # refuses before anything is trained
+    breeder = Breeder(space, cost, target_budget(cost, task.target), PLAN, task.seed, limits)
     held = data.holdout(HOLDOUT, HOLDOUT_SEED)
     recipe = replace(META, amp=task.recipe.amp)
     options = {"arch": space.arch, "dataset": data.name, "seed": task.seed, "limits": limits, **asdict(recipe)}
     run = open_run(task.folder / "pruning-net", PACKAGE, options, device=task.device, fingerprint=held.fingerprint)
     train_pruning_net(run, space, held, recipe, task.device, task.seed, say=_silent, limits=limits)
-    net = read_pruning_net(run.model_path, space).to(task.device)
+    net = read_pruning_net(run.model_path, space).net.to(task.device)
     judge = Judge(net, held.train, held.test, task.device, *CALIBRATION, seed=task.seed, amp=recipe.amp)
     terms = Terms(base_macs=int(cost.macs([space.unpruned])[0]) / MILLION)
     folder = task.folder / "search"

@@ -10,8 +10,10 @@ from common import cli
 from common.data import DataBundle, load_dataset
 from common.data.split import stratified_split
 from common.errors import UserError
+from common.factory import import_factory
 from common.models import find_architecture
 from common.training import TrainOptions, add_training_options, training_options
+from rewarded_metapruning.own_network import own_space
 from rewarded_metapruning.recipes import quarters
 from rewarded_metapruning.scale import ALL_SCALES, FULL
 from rewarded_metapruning.space import Space, find_space, known_architectures
@@ -35,23 +37,35 @@ def with_dashes(argv: Sequence[str] | None) -> list[str]:
     return spelt
 
 
-def arch_of(argv: Sequence[str], default: str = "resnet50") -> str:
-    """--arch, on which the defaults of other options depend. Raises UserError for an unknown one."""
+def network_of(argv: Sequence[str], default: str = "resnet50") -> str:
+    """--model or --arch, on which the defaults of other options depend. Raises UserError for an unknown one, or both."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    parser.add_argument("--arch", default=default)
+    parser.add_argument("--arch", default=None)
+    parser.add_argument("--model", default=None)
     try:
-        arch = parser.parse_known_args(list(argv))[0].arch
+        given = parser.parse_known_args(list(argv))[0]
     except SystemExit:
-        raise UserError(f"--arch wants the name of a network: {', '.join(known_architectures())}") from None
+        raise UserError(
+            f"--arch wants the name of a network ({', '.join(known_architectures())}), --model PACKAGE.MODULE:FACTORY"
+        ) from None
+    if given.model is not None:
+        if given.arch is not None:
+            raise UserError(f"give --arch {given.arch} or --model {given.model}, not both")
+        import_factory(given.model)
+        return given.model
+    arch = given.arch or default
     find_architecture(arch)
     return arch
 
 
-def add_network_options(parser: cli.Parser, arch: str) -> None:
-    """--arch, --data and what common's commands have."""
-    parser.add_argument("--arch", default=arch, help=f"one of {', '.join(known_architectures())}")
-    own = find_architecture(arch).input_shape
-    imagenet = own[1] == 224
+def add_network_options(parser: cli.Parser, network: str, scales: str = "all") -> None:
+    """--arch, --model, --data and what common's commands have. scales: what --scales is if not given, for its help."""
+    own = is_own(network)
+    parser.add_argument("--arch", default=network, help=f"one of {', '.join(known_architectures())}")
+    parser.add_argument(
+        "--model", default=None, help="PACKAGE.MODULE:FACTORY, a callable that builds your own network: every channel group is a gene"
+    )  # fmt: skip
+    imagenet = not own and find_architecture(network).input_shape[1] == 224
     cli.add_data_options(parser, "imagenet" if imagenet else "digits", DATA_DIR if imagenet else None)
     parser.add_argument("--data", dest="dataset_dir", default=argparse.SUPPRESS, help="the same as --dataset-dir")
     parser.add_argument("-j", dest="workers", type=int, default=argparse.SUPPRESS, help="the same as --workers")
@@ -63,15 +77,20 @@ def add_network_options(parser: cli.Parser, arch: str) -> None:
         "--holdout", type=float, default=0.1, help="share of the training pictures that the search selects on"
     )
     parser.add_argument(
-        "--scales", type=int, nargs=2, default=list(ALL_SCALES), metavar=("LOW", "HIGH"),
-        help="least and largest entry of vectors that are drawn: a narrower range is learnt in fewer steps",
+        "--scales", type=int, nargs=2, default=None, metavar=("LOW", "HIGH"),
+        help=f"least and largest entry of vectors that are drawn; if not given, {scales}",
     )  # fmt: skip
     cli.add_run_options(parser)
 
 
-def scale_limits(args: argparse.Namespace) -> tuple[int, int]:
+def is_own(network: str) -> bool:
+    """Whether this is --model's PACKAGE.MODULE:FACTORY, not a registered name."""
+    return ":" in network
+
+
+def scale_limits(args: argparse.Namespace, default: tuple[int, int] = ALL_SCALES) -> tuple[int, int]:
     """The range of --scales. Raises UserError for one that is empty or outside 0..30."""
-    low, high = args.scales
+    low, high = default if args.scales is None else args.scales
     if not 0 <= low <= high <= FULL:
         raise UserError(f"--scales {low} {high}: two entries from 0 to {FULL}, the smaller one first")
     return low, high
@@ -116,7 +135,11 @@ def part_of(data: DataBundle, pictures: int | None) -> DataBundle:
 
 
 def space_of(arch: str, data: DataBundle) -> Space:
-    """The network's space for these pictures. Raises UserError if it does not read pictures of their size."""
+    """The network's space for these pictures. Raises UserError if it does not read pictures of their size, or, for a user's own
+    network, if no PruningNet can be made for it.
+    """
+    if is_own(arch):
+        return own_space(arch, data.num_classes, data.input_shape)
     own, shape = find_architecture(arch).input_shape, data.input_shape
     if own[1] == 224 and shape[1] != 224:
         raise UserError(

@@ -29,8 +29,8 @@ from rewarded_metapruning.options import (
     PRUNING_NET,
     SEARCH,
     add_network_options,
-    arch_of,
     load_pictures,
+    network_of,
     require_file,
     scale_limits,
     space_of,
@@ -39,6 +39,7 @@ from rewarded_metapruning.options import (
 )
 from rewarded_metapruning.ranking import Candidate, Terms, ranked, run_search
 from rewarded_metapruning.recipes import Recipe, recipe_of
+from rewarded_metapruning.scale import ALL_SCALES
 from rewarded_metapruning.search_file import SEARCH_FILE, read_search, write_search
 from rewarded_metapruning.tested import PATTERN, Tested
 
@@ -50,10 +51,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     return cli.run(_main, argv)
 
 
-def build_parser(arch: str) -> cli.Parser:
+def build_parser(network: str) -> cli.Parser:
     parser = cli.Parser(prog="search.py", description="Stage 2: search by reward.", package=PACKAGE)
-    recipe, plan = recipe_of(arch), Plan()
-    add_network_options(parser, arch)
+    recipe, plan = recipe_of(network), Plan()
+    add_network_options(parser, network, "those that the PruningNet was trained on")
     group = parser.add_argument_group("search")
     group.add_argument(
         "--net-cache",
@@ -105,7 +106,7 @@ def build_parser(arch: str) -> cli.Parser:
 
 def _main(argv: Sequence[str] | None) -> None:
     words = with_dashes(argv)
-    args = build_parser(arch_of(words)).parse_args(words)
+    args = build_parser(network_of(words)).parse_args(words)
     plan = plan_of(args)
     if args.target_macs is not None and (args.macs_min is not None or args.macs_max is not None):
         raise UserError("give --target-macs, or --macs-min and --macs-max, not both")
@@ -120,8 +121,12 @@ def _main(argv: Sequence[str] | None) -> None:
         space = space_of(args.arch, data)
         cost = space_cost(space)
         budget, terms = budget_of(args, cost, recipe_of(args.arch)), terms_of(args, cost)
-        breeder = Breeder(space, cost, budget, plan, args.seed, scale_limits(args))
-        net = read_pruning_net(cache, space).to(device)
+        saved = read_pruning_net(cache, space)
+        limits = scale_limits(args, saved.limits or ALL_SCALES)
+        saved.require_trained_on(limits)
+        args.scales = list(limits)  # what the run folder remembers
+        breeder = Breeder(space, cost, budget, plan, args.seed, limits)
+        net = saved.net.to(device)
         judge = judge_of(args, net, data, device)
         folder = Path(args.out)
         options = {
@@ -134,7 +139,7 @@ def _main(argv: Sequence[str] | None) -> None:
         open_run(folder, PACKAGE, options, device=device, fingerprint=data.fingerprint, force=args.force)
         head = {
             "arch": space.arch, "num_classes": space.num_classes, "shape": list(space.shape), "dataset": data.name,
-            "selected_on": args.select_on, "seed": args.seed, "base_accuracy": terms.base_accuracy,
+            "selected_on": args.select_on, "seed": args.seed, "scales": args.scales, "base_accuracy": terms.base_accuracy,
             "base_macs": terms.base_macs, "accuracy_power": terms.accuracy_power, "macs_power": terms.macs_power,
             "budget": {"rule": budget.rule, "least": budget.least, "most": budget.most}, "pruning_net": options["pruning_net"],
         }  # fmt: skip

@@ -9,6 +9,7 @@ from common.atomic import write_json
 from common.errors import UserError
 from common.runs import read_json
 from rewarded_metapruning.ranking import Candidate, ranked
+from rewarded_metapruning.scale import ALL_SCALES
 from rewarded_metapruning.space import NEV, Space
 
 SEARCH_FILE = "search.json"
@@ -37,11 +38,20 @@ def read_search(path: Path | str) -> dict[str, Any]:
     return content
 
 
+def searched_scales(path: Path | str) -> tuple[int, int]:
+    """Least and largest entry that the search drew; all in a file of a time when this was not written down."""
+    scales = read_search(path).get("scales", ALL_SCALES)
+    if not isinstance(scales, list | tuple) or [type(entry) for entry in scales] != [int, int]:
+        raise UserError(f"{path} is damaged: its scales are {scales}; say --scales LOW HIGH")
+    return scales[0], scales[1]
+
+
 def nev_of_rank(path: Path | str, rank: int, space: Space) -> NEV:
     """The vector of this rank (1 is the best). Raises UserError for a rank that is not there or a file of another network."""
     content = read_search(path)
     if content["arch"] != space.arch:
-        raise UserError(f"{path} is a search for {content['arch']}, not {space.arch}; say --arch {content['arch']}")
+        option = "model" if ":" in content["arch"] else "arch"
+        raise UserError(f"{path} is a search for {content['arch']}, not {space.arch}; say --{option} {content['arch']}")
     rows = content["candidates"]
     if not 1 <= rank <= len(rows):
         raise UserError(f"--rank {rank}: {path} has ranks 1 to {len(rows)}")

@@ -118,7 +118,7 @@ def one_seed(args: argparse.Namespace, data: DataBundle, seed: int, device: torc
         folder / "pruning-net", PACKAGE, {**options, **asdict(meta)}, device=device, fingerprint=held.fingerprint, force=args.force
     )  # fmt: skip
     trained = train_pruning_net(run, space, held, meta, device, seed, args.workers, limits=limits)
-    net = read_pruning_net(run.model_path, space).to(device)
+    net = read_pruning_net(run.model_path, space).net.to(device)
     judge = Judge(net, held.train, held.test, device, *CALIBRATION, seed=seed, workers=args.workers, amp=args.amp)
     terms = Terms(base_macs=int(cost.macs([space.unpruned])[0]) / MILLION)
     digest = Trained(net, data, space.arch).digest

@@ -5,9 +5,9 @@ pruned network keeps the leading channels of each layer, as a PruningNet generat
 """
 
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from functools import lru_cache
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache, partial
 
 import numpy as np
 import torch
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from common.channels import ChannelGroup, channel_groups
 from common.checkpoint import fit_shapes
 from common.errors import UserError
-from common.models import ARCHITECTURES, PadShortcut, arguments_for, create_model, find_architecture, input_shape
+from common.models import ARCHITECTURES, PadShortcut, arguments_for, create_model, find_architecture
 from rewarded_metapruning.genes import DESCRIPTIONS, Description
 from rewarded_metapruning.scale import FULL, SCALES, scale, width
 
@@ -37,6 +37,8 @@ class Gene:
 class Space:
     """arch, num_classes, shape (C, H, W): the network and its pictures.
 
+    factory    builds the network at full width
+    own        whether it is a user's own network, which no name in a file stands for
     genes      the widths that can be chosen
     entries    for each entry of a NEV the gene that it sets; entries of one gene must be equal
     full       shape of every tensor at full width
@@ -53,7 +55,8 @@ class Space:
     dims: dict[str, tuple[int | None, ...]]
     sources: dict[str, tuple[Tensor, int | None, int | None]]
     description: Description
-    arguments: dict[str, int] = field(default_factory=dict)
+    factory: Callable[[], nn.Module]
+    own: bool = False
 
     @property
     def length(self) -> int:
@@ -114,7 +117,7 @@ class Space:
     def shell(self, widths: Sequence[int] | None = None) -> nn.Module:
         """The plain network without memory for its weights, at these widths or in full."""
         with torch.device("meta"):
-            model = create_model(self.arch, num_classes=self.num_classes, **self.arguments)
+            model = self.factory()
             if widths is not None:
                 fit_shapes(model, {name: torch.empty(self.shape_of(name, widths)) for name in self.full})
         return model
@@ -122,13 +125,14 @@ class Space:
     def build(self, nev: Sequence[int]) -> nn.Module:
         """The plain pruned network, freshly initialised as torch does by default."""
         widths = self.widths(self.check(nev))
-        model = self.shell(widths).to_empty(device="cpu")
+        with torch.random.fork_rng(devices=[]):
+            model = self.factory()
+        fit_shapes(model, {name: torch.empty(self.shape_of(name, widths)) for name in self.full})
         for module in model.modules():
             if hasattr(module, "reset_parameters"):
                 module.reset_parameters()
         for name in self.sources:
-            shortcut = model.get_submodule(name)
-            shortcut.source = self.source_of(name, widths).clone()
+            model.get_submodule(name).source = self.source_of(name, widths).clone()
         return model
 
 
@@ -139,22 +143,37 @@ def find_space(arch: str, num_classes: int | None = None, shape: Sequence[int] |
     """
     own = find_architecture(arch).input_shape
     classes = num_classes or (IMAGENET_CLASSES if own[1] == 224 else OTHER_CLASSES)
-    return _space(arch, classes, tuple(own if shape is None else shape))
+    return _registered(arch, classes, tuple(own if shape is None else shape))
 
 
 @lru_cache(maxsize=32)
-def _space(arch: str, num_classes: int, shape: tuple[int, int, int]) -> Space:
-    arguments = arguments_for(arch, shape)
+def _registered(arch: str, num_classes: int, shape: tuple[int, int, int]) -> Space:
+    factory = partial(create_model, arch, num_classes=num_classes, **arguments_for(arch, shape))
+    return space_of_factory(arch, factory, num_classes, shape, DESCRIPTIONS.get(arch))
+
+
+def space_of_factory(
+    name: str,
+    factory: Callable[[], nn.Module],
+    num_classes: int,
+    shape: tuple[int, int, int],
+    description: Description | None = None,
+    own: bool = False,
+) -> Space:
+    """The space of the network that ``factory`` builds: what ``description`` says, else a gene for each channel group.
+
+    Raises UserError for a network that cannot be traced, or whose pruned form is not a matter of leading channels.
+    """
     with torch.device("cpu"), torch.random.fork_rng(devices=[]):
-        model = create_model(arch, num_classes=num_classes, **arguments).eval()
-        groups = channel_groups(model, torch.zeros(1, *(shape or input_shape(model))))
-    description = DESCRIPTIONS.get(arch) or Description(tuple((group.name,) for group in groups))
-    genes, gene_of = _genes(arch, description, groups)
+        model = factory().eval()
+        groups = channel_groups(model, torch.zeros(1, *shape))
+    description = description or Description(tuple((group.name,) for group in groups))
+    genes, gene_of = _genes(name, description, groups)
     counts = description.entries or (1,) * len(genes)
     entries = tuple(gene for gene, count in enumerate(counts) for _ in range(count))
-    full = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-    dims, sources = _dims(arch, model, groups, gene_of, full)
-    return Space(arch, num_classes, shape, genes, entries, full, dims, sources, description, arguments)
+    full = {key: tuple(tensor.shape) for key, tensor in model.state_dict().items()}
+    dims, sources = _dims(name, model, groups, gene_of, full)
+    return Space(name, num_classes, shape, genes, entries, full, dims, sources, description, factory, own)
 
 
 def _genes(
@@ -184,6 +203,11 @@ def _dims(arch: str, model: nn.Module, groups: Sequence[ChannelGroup], gene_of: 
         if group.name not in gene_of:
             continue
         gene = gene_of[group.name]
+        if group.blocks > 1:
+            raise UserError(
+                f"{arch}: the channels of {group.name} are kept equally many in each of {group.blocks} runs (grouped layers):"
+                " leading channels do not make a pruned network of it"
+            )
         for module, positions in group.consumers:
             if positions != [[channel] for channel in range(group.size)]:
                 raise UserError(

@@ -10,7 +10,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from common import cli
-from common.checkpoint import load_model, save_model
 from common.data import Batch, DataBundle
 from common.device import choose_device, set_threads
 from common.distributed import barrier, is_main, process_group
@@ -18,7 +17,7 @@ from common.errors import UserError
 from common.log import Say
 from common.runs import Run, open_run
 from common.training import Hooks, TrainOptions, fit
-from rewarded_metapruning.files import write_flat
+from rewarded_metapruning.files import read_pruning_net, save_pruning_net, write_pruning_net
 from rewarded_metapruning.judge import Judge
 from rewarded_metapruning.options import (
     HOLDOUT_SEED,
@@ -26,15 +25,15 @@ from rewarded_metapruning.options import (
     PRUNING_NET,
     add_network_options,
     add_recipe_options,
-    arch_of,
     load_pictures,
+    network_of,
     recipe_from,
     scale_limits,
     space_of,
     with_dashes,
     without,
 )
-from rewarded_metapruning.pruning_net import ARCH, PruningNet, draw, recorded_arguments
+from rewarded_metapruning.pruning_net import PruningNet, draw
 from rewarded_metapruning.recipes import recipe_of
 from rewarded_metapruning.scale import ALL_SCALES
 from rewarded_metapruning.space import Space
@@ -44,10 +43,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     return cli.run(_main, argv)
 
 
-def build_parser(arch: str) -> cli.Parser:
+def build_parser(network: str) -> cli.Parser:
     parser = cli.Parser(prog="train.py", description="Stage 1: train a PruningNet.", package=PACKAGE)
-    add_network_options(parser, arch)
-    add_recipe_options(parser, recipe_of(arch).meta)
+    add_network_options(parser, network)
+    add_recipe_options(parser, recipe_of(network).meta)
     parser.add_argument("--save", default=PRUNING_NET, help="run folder of the PruningNet")
     parser.add_argument("--tensorboard", default=None, help="folder for TensorBoard")
     return parser
@@ -55,7 +54,9 @@ def build_parser(arch: str) -> cli.Parser:
 
 def _main(argv: Sequence[str] | None) -> None:
     words = with_dashes(argv)
-    args = build_parser(arch_of(words)).parse_args(words)
+    args = build_parser(network_of(words)).parse_args(words)
+    limits = scale_limits(args)
+    args.scales = list(limits)  # what the run folder remembers
     recipe = recipe_from(args)
     if args.compile:
         raise UserError("--compile does not help a network whose widths change at every step; leave it out")
@@ -68,9 +69,7 @@ def _main(argv: Sequence[str] | None) -> None:
         run = open_run(
             Path(args.save), PACKAGE, without(args, "save"), device=device, fingerprint=held.fingerprint, force=args.force
         )  # fmt: skip
-        train_pruning_net(
-            run, space, held, recipe, device, args.seed, args.workers, _say, args.tensorboard, scale_limits(args)
-        )
+        train_pruning_net(run, space, held, recipe, device, args.seed, args.workers, _say, args.tensorboard, limits)
         if is_main():
             top1 = run.metrics()["unpruned_top1"]
             _say(f"{run.model_path}: generates {space.arch}; at full width {top1:.2f} % on held-out pictures")
@@ -102,8 +101,8 @@ def train_pruning_net(
             tensorboard=tensorboard,
         )  # fmt: skip
         if is_main():
-            save_pruning_net(run.model_path, net, held)
-            write_flat(run.folder, load_model(run.model_path).state_dict())
+            save_pruning_net(run.model_path, net, held, limits)
+            write_pruning_net(run.folder, read_pruning_net(run.model_path, space).net, limits)
             top1 = rows[-1]["unpruned_top1"] if rows else watch.measure()
             run.finish({"epochs": recipe.epochs, "unpruned_top1": top1, "length": space.length})
         barrier()
@@ -151,13 +150,6 @@ class _FullWidth:
 def is_weight(name: str, parameter: nn.Parameter) -> bool:
     """What weight decay applies to: weights of layers and generators, not biases, scales or shifts."""
     return parameter.dim() > 1
-
-
-def save_pruning_net(path: Path, net: PruningNet, data: DataBundle) -> None:
-    save_model(
-        path, net, ARCH, recorded_arguments(net.space),
-        normalize=(data.mean, data.std), dataset=data.name, classes=data.classes,
-    )  # fmt: skip
 
 
 def _say(line: str) -> None:

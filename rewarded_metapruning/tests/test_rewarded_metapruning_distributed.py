@@ -1,0 +1,105 @@
+"""Two gloo processes train one's PruningNet: the whole batch without norms, the two half-batches in turn with them."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from common.data import DataBundle, load_dataset
+from common.testing import half_batches, in_processes, write_pictures
+from common.training import TrainOptions, make_optimizer
+from rewarded_metapruning import train
+from rewarded_metapruning.files import read_pruning_net
+from rewarded_metapruning.options import HOLDOUT_SEED, space_of
+from rewarded_metapruning.pruning_net import PruningNet, draw
+from rewarded_metapruning.space import Space
+from rewarded_metapruning.train import RandomVectors, is_weight
+
+PLAIN = "test_rewarded_metapruning_distributed:without_norm"
+CASES = {PLAIN: "--model", "resnet-small": "--arch"}
+RECIPE = TrainOptions(
+    epochs=2, batch_size=16, learning_rate=0.05, momentum=0.9, weight_decay=1e-3, schedule="constant", label_smoothing=0.1
+)  # fmt: skip
+TOLERANCE = {"rtol": 1e-4, "atol": 1e-5}
+
+
+def without_norm(num_classes: int = 2) -> nn.Module:
+    return nn.Sequential(
+        nn.Conv2d(3, 12, 3, stride=2), nn.ReLU(), nn.Conv2d(12, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+        nn.Linear(8, num_classes),
+    )  # fmt: skip
+
+
+def words(root: Path, network: str) -> list[str]:
+    recipe = ["--epochs", "2", "--batch-size", "16", "--learning-rate", "0.05", "--momentum", "0.9"]
+    recipe += ["--weight-decay", "1e-3", "--schedule", "constant", "--seed", "3"]
+    data = ["--dataset", f"folder:{root}", "--device", "cpu", "--workers", "0", "--holdout", "0.25", "--threads", "1"]
+    return [CASES[network], network, *data, *recipe]
+
+
+def train_all(root: str, folder: str) -> int:
+    return max(
+        train.main([*words(Path(root), network), "--save", f"{folder}/{place}"]) for place, network in enumerate(CASES)
+    )
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory) -> Path:
+    root = write_pictures(tmp_path_factory.mktemp("gloo"), train=21, size=16)  # 32 to train on: batches of 16 and 16
+    in_processes(train_all, str(root), str(root / "two"), preload=["rewarded_metapruning.train", "PIL.Image"])
+    return root
+
+
+def made_by_two(root: Path, network: str) -> tuple[dict[str, Tensor], Space, DataBundle]:
+    data = load_dataset(f"folder:{root}").holdout(0.25, HOLDOUT_SEED)
+    space = space_of(network, data)
+    file = root / "two" / str(list(CASES).index(network)) / "model.safetensors"
+    return read_pruning_net(file, space).net.state_dict(), space, data
+
+
+def test_without_norms_two_processes_equal_one(root, tmp_path):
+    assert train.main([*words(root, PLAIN), "--save", str(tmp_path)]) == 0
+    two, space, _ = made_by_two(root, PLAIN)
+    one = read_pruning_net(tmp_path / "model.safetensors", space).net.state_dict()
+    assert one.keys() == two.keys()
+    for name, tensor in one.items():
+        assert torch.allclose(two[name], tensor, **TOLERANCE), name
+    logs = [(folder / "log.csv").read_text().splitlines() for folder in (tmp_path, root / "two" / "0")]
+    assert len(logs[0]) == len(logs[1]) == 3
+
+
+def test_with_norms_two_processes_equal_both_halves_in_one(root):
+    """Statistics are those of the first process's halves; gradients those of both."""
+    two, space, data = made_by_two(root, "resnet-small")
+    torch.manual_seed(3)
+    net = PruningNet(space).train()
+    before = {name: parameter.detach().clone() for name, parameter in net.named_parameters()}
+    optimizer = make_optimizer(net, RECIPE, is_weight)
+    for epoch in range(RECIPE.epochs):
+        for step, halves in enumerate(half_batches(data.train, RECIPE.batch_size, epoch, seed=3)):
+            optimizer.zero_grad()
+            for rank, part in enumerate(halves):
+                vectors = RandomVectors(space, RECIPE.label_smoothing, seed=3)
+                vectors.epoch, vectors.step = epoch, step
+                statistics = {name: buffer.clone() for name, buffer in net.named_buffers()}
+                images = part.images.contiguous(memory_format=torch.channels_last)  # as fit does: else rounding differs
+                loss, _ = vectors.loss(net, part._replace(images=images))
+                (loss / part.global_size).backward()
+                if rank:
+                    net.load_state_dict(statistics, strict=False)
+            optimizer.step()
+    moved = 0.0
+    for name, tensor in net.state_dict().items():
+        assert torch.allclose(two[name], tensor, **TOLERANCE), name
+        moved = max(moved, float((tensor - before.get(name, tensor)).abs().max()))
+    assert moved > 0.01
+    assert draw(space, (3, 0, 0)) != draw(space, (3, 0, 1))
+
+
+def test_only_one_process_writes(root):
+    for place in range(len(CASES)):
+        left = {path.name for path in (root / "two" / str(place)).iterdir()}
+        assert left == {
+            "config.json", "log.csv", "metrics.json", "model.safetensors", "checkpoint.pth.tar", "model_best.pth.tar",
+        }  # fmt: skip
