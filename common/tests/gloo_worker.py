@@ -11,6 +11,7 @@ from common.data import load_dataset
 from common.device import choose_device
 from common.distributed import is_main, process_group
 from common.models import create_model
+from common.testing import half_batches
 from common.training import TrainOptions, fit
 
 OPTIONS = TrainOptions(epochs=2, batch_size=50, learning_rate=0.05, momentum=0.0, weight_decay=0.0, schedule="constant")
@@ -36,11 +37,7 @@ def two_halves_in_one_process() -> nn.Module:
     """Forward both halves of each batch by themselves, average the gradients."""
     model = with_norm().train()
     for epoch in range(OPTIONS.epochs):
-        halves = [
-            list(pictures().batches(50, augment=True, shuffle=True, seed=1, epoch=epoch, rank=r, world_size=2))
-            for r in (0, 1)
-        ]
-        for pair in zip(*halves, strict=True):
+        for pair in half_batches(pictures(), 50, epoch):
             model.zero_grad()
             for part in pair:
                 (F.cross_entropy(model(part.images), part.labels, reduction="sum") / part.global_size).backward()

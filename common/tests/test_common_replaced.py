@@ -11,23 +11,10 @@ from torch import nn
 from common.channels import channel_groups, keep_channels
 from common.checkpoint import load_model, read_checkpoint, save_model
 from common.errors import UserError
-from common.models import PadShortcut, create_model
+from common.models import create_model
+from common.testing import factored_resnet20
 
 X = torch.randn(2, 3, 32, 32)
-
-
-def with_convolutions() -> nn.Module:
-    """ResNet-20 whose option-A shortcuts are strided 1x1 convolutions and one of whose layers is two factors."""
-    torch.manual_seed(0)
-    model = create_model("resnet20").eval()
-    for name, module in list(model.named_modules()):
-        if isinstance(module, PadShortcut):
-            width = 16 if name.startswith("layer2") else 32
-            model.set_submodule(name, nn.Conv2d(width, 2 * width, 1, stride=2, bias=False))
-    first = nn.Conv2d(64, 5, 3, padding=1, bias=False)
-    model.layer3[1].conv1 = nn.Sequential(first, nn.Conv2d(5, 64, 1, bias=True))
-    model.linear = nn.Sequential(nn.Linear(64, 3, bias=False), nn.Linear(3, 10))
-    return model.eval()
 
 
 def same_outputs(a: nn.Module, b: nn.Module) -> bool:
@@ -38,14 +25,14 @@ def same_outputs(a: nn.Module, b: nn.Module) -> bool:
 def test_only_what_differs_is_listed(tmp_path):
     save_model(tmp_path / "plain.safetensors", create_model("resnet20"))
     assert read_checkpoint(tmp_path / "plain.safetensors")[0]["layers"] == {}
-    save_model(tmp_path / "m.safetensors", with_convolutions())
+    save_model(tmp_path / "m.safetensors", factored_resnet20())
     layers = read_checkpoint(tmp_path / "m.safetensors")[0]["layers"]
     assert set(layers) == {"layer2.0.shortcut", "layer3.0.shortcut", "layer3.1.conv1", "linear"}
     assert layers["layer2.0.shortcut"]["stride"] == [2, 2] and layers["linear"]["kind"] == "sequence"
 
 
 def test_replaced_layers_survive_cut_and_disk(tmp_path):
-    model = with_convolutions()
+    model = factored_resnet20()
     groups = channel_groups(model, X)
     assert any(group.name == "layer2.0.conv2" and "layer2.0.shortcut" in group.producers for group in groups)
     smaller = keep_channels(model, X, {group.name: range(1, group.size) for group in groups})
@@ -110,7 +97,7 @@ HOSTILE = [
 @pytest.mark.parametrize("table", HOSTILE)
 def test_hostile_tables(tmp_path, table):
     file = tmp_path / "m.safetensors"
-    save_model(file, with_convolutions())
+    save_model(file, factored_resnet20())
     header, tensors = read_checkpoint(file)
     changed = copy.deepcopy(header) | {"layers": table}
     if isinstance(table, dict) and set(table) == {"layer2.0.shortcut"}:

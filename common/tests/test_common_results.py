@@ -118,6 +118,37 @@ def test_command_refuses_in_one_line(
     assert readme.read_text(encoding="utf-8") == TEXT
 
 
+def test_a_package_s_command_makes_keeps_draws_and_checks(readme: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    figures, done = {"speed": "1"}, []
+
+    def count() -> None:
+        figures["speed"] = "2"
+
+    def keep(folder: str) -> Path:
+        figures["speed.more"] = folder
+        return Path(f"{folder}.json")
+
+    def draw() -> list[Path]:
+        done.append("drawn")
+        return [Path("a.png")]
+
+    tables = {name: lambda name=name: figures.get(name, "none") for name in ("speed", "speed.more")}
+
+    def command(*words: str) -> int:
+        make = {"--count-anew": (count, "count anew")}
+        return results.tables_command("decore", readme, tables, words, add=keep, make=make, draw=draw)
+
+    assert command("--check") == 2 and readme.read_text(encoding="utf-8") == TEXT and not done
+    assert "speed, speed.more" in capsys.readouterr().err.replace(f" in {readme}", "")
+    assert command() == 0 and done == ["drawn"] and "a.png" in capsys.readouterr().out
+    assert "\n\n1\n\n" in readme.read_text(encoding="utf-8") and command("--check") == 0
+    assert command("--count-anew", "--add", "first", "runs/second") == 0
+    text = readme.read_text(encoding="utf-8")
+    assert "\n\n2\n\n" in text and "\n\nruns/second\n\n" in text
+    assert "first.json\nruns/second.json\n" in capsys.readouterr().out
+    assert results.tables_command("decore", readme, tables, ["--add", "x"]) == 2, "nothing to add runs with"
+
+
 def test_padded_for_a_terminal():
     table = results.padded(results.markdown_table(["name", "n"], [["a", 1], ["long name", 1000]]))
     assert table.splitlines() == [

@@ -1,13 +1,7 @@
 """The training loop: schedules, the same bits after any interruption, one process equals two."""
 
 import math
-import multiprocessing
-import os
-import random
-import signal
-import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -19,6 +13,7 @@ from common.data import load_dataset
 from common.errors import UserError
 from common.models import create_model
 from common.runs import STATE
+from common.testing import killed_and_resumed, torchrun
 from common.training import Hooks, TrainOptions, fit, learning_rate
 
 OPTIONS = TrainOptions(epochs=3, batch_size=100, learning_rate=0.05, nesterov=True, warmup_epochs=1)
@@ -135,50 +130,21 @@ def test_mixed_precision_on_the_cpu_learns(few):
     assert rows[-1]["train_loss"] < rows[0]["train_loss"]
 
 
-def _fit_in_child(folder: str, dropout: bool) -> None:
-    torch.set_num_threads(1)
-    model = _with_dropout() if dropout else small()
-    fit(model, load_dataset("digits").train.subset(torch.arange(300)), OPTIONS, folder=folder, seed=5)
-    torch.save(model.state_dict(), Path(folder) / "done.pt")
-
-
-def _with_dropout() -> nn.Module:
-    return nn.Sequential(small(), nn.Dropout(0.5), nn.Linear(10, 10))
+def fit_with_dropout(words: list[str]) -> None:
+    model = nn.Sequential(small(), nn.Dropout(0.5), nn.Linear(10, 10))
+    fit(model, load_dataset("digits").train.subset(torch.arange(300)), OPTIONS, folder=words[-1], seed=5)
+    torch.save(model.state_dict(), Path(words[-1]) / "done.pt")
 
 
 def test_killed_ten_times_it_ends_with_the_same_bits(tmp_path):
     """SIGKILL at seeded random moments; the same call again goes on. Dropout makes the random state matter."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["common.training", "common.data", "sklearn.datasets"])
+    preload = ["common.training", "common.data", "sklearn.datasets"]
 
-    def run(folder: Path, seconds: float | None) -> None:
-        child = context.Process(target=_fit_in_child, args=(str(folder), True))
-        child.start()
-        child.join(seconds)
-        if child.is_alive():
-            os.kill(child.pid, signal.SIGKILL)
-        child.join()
+    def bits(folder: Path) -> list[tuple[str, bytes]]:
+        state = torch.load(folder / "done.pt", weights_only=True)
+        return [(name, tensor.numpy().tobytes()) for name, tensor in state.items()]
 
-    run(tmp_path / "whole", None)
-    start = time.monotonic()
-    run(tmp_path / "timed", None)
-    span = time.monotonic() - start
-    draw, kills = random.Random(7), 0
-    for _ in range(60):
-        start = time.monotonic()
-        run(tmp_path / "killed", draw.uniform(0.2, 0.9) * span)
-        if (tmp_path / "killed" / "done.pt").exists():  # it finished in spite of all: begin anew, the machine is faster
-            (tmp_path / "killed" / "done.pt").unlink()
-            (tmp_path / "killed" / STATE).unlink()
-            span = min(span, time.monotonic() - start)
-        else:
-            kills += 1
-        if kills == 10:
-            break
-    assert kills == 10
-    run(tmp_path / "killed", None)
-    whole, killed = (torch.load(tmp_path / name / "done.pt", weights_only=True) for name in ("whole", "killed"))
-    assert all(torch.equal(tensor, killed[name]) for name, tensor in whole.items())
+    killed_and_resumed(fit_with_dropout, [], bits, tmp_path, kills=10, preload=preload, between=(0.2, 0.9), seed=7)
 
 
 def test_a_damaged_state_is_refused(few, tmp_path):
@@ -190,18 +156,7 @@ def test_a_damaged_state_is_refused(few, tmp_path):
 def test_two_gloo_processes_equal_one_process_with_two_halves(tmp_path):
     """Under torchrun; with batch norm against the same two half-batches, without it against the whole batch."""
     worker = Path(__file__).with_name("gloo_worker.py")
-    command = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        "--nproc_per_node=2",
-        str(worker),
-        str(tmp_path),
-    ]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
-    assert done.returncode == 0, done.stderr[-2000:]
+    torchrun(worker, tmp_path)
     sys.path.insert(0, str(worker.parent))
     import gloo_worker
 

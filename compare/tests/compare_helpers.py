@@ -8,14 +8,13 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from common.channels import channel_groups, keep_channels
+from common.channels import ChannelGroup
 from common.checkpoint import save_model
-from common.cost import WidthCost
 from common.data import DataBundle, MemoryImages
 from common.formats import load_network
 from common.methods import Method, Task
 from common.training import TrainOptions
-from common.widths import uniform_widths
+from compare.yardsticks import ranked
 
 CLASSES = [str(i) for i in range(4)]
 RECIPE = TrainOptions(epochs=1, batch_size=16, learning_rate=0.05)
@@ -41,17 +40,13 @@ def tiny() -> nn.Module:
     )  # fmt: skip
 
 
-def first_channels(task: Task) -> Path:
-    """Keeps the leading channels of every group."""
-    file = task.folder / "model.safetensors"
-    if file.is_file():
-        return file
-    model = load_network(task.baseline)
-    example = torch.zeros(1, *task.data.input_shape)
-    groups = channel_groups(model, example)
-    widths = uniform_widths(groups, WidthCost(model, task.data.input_shape, groups), task.target)
-    save_model(file, keep_channels(model, example, {name: range(width) for name, width in widths.items()}))
-    return file
+def leading(model: nn.Module, group: ChannelGroup, generator: torch.Generator) -> torch.Tensor:
+    """(C,): the earlier a channel, the better."""
+    del model, generator
+    return -torch.arange(group.size)
+
+
+first_channels = ranked(leading)
 
 
 def smaller_file(task: Task) -> Path:

@@ -11,6 +11,7 @@ from torch import nn
 
 from common.device import choose_device
 from common.distributed import is_main, process_group
+from common.testing import half_batches
 from common.training import TrainOptions
 from decore import Agents
 from decore.policy import PolicyOptions, train_policy
@@ -39,11 +40,7 @@ def two_halves_in_one_process() -> tuple[nn.Module, Agents]:
     agents, _ = agents_and_cost(model)
     adam = torch.optim.Adam(agents.parameters(), lr=PLAIN.learning_rate)
     for epoch in range(RECIPE.epochs):
-        halves = [
-            list(digits(PICTURES).batches(50, augment=True, shuffle=True, seed=1, epoch=epoch, rank=r, world_size=2))
-            for r in (0, 1)
-        ]
-        for pair in zip(*halves, strict=True):
+        for pair in half_batches(digits(PICTURES), 50, epoch):
             model.zero_grad()
             adam.zero_grad()
             for part in pair:

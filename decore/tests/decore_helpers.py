@@ -1,30 +1,13 @@
 """Small networks and pictures that several test files use."""
 
-from pathlib import Path
-
-import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor, nn
 
 from common.cost import WidthCost
-from common.data import DataBundle, MemoryImages, load_dataset
-from common.models import create_model
+from common.data import MemoryImages, load_dataset
+from common.testing import noise_bundle, random_network
 from common.trained import Trained
 from decore import Agents
-
-
-def network(arch: str, seed: int = 0, **arguments) -> nn.Module:
-    """A network with random weights and random batch-norm statistics, in eval mode."""
-    torch.manual_seed(seed)
-    model = create_model(arch, **arguments)
-    for module in model.modules():
-        if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
-            nn.init.uniform_(module.weight, 0.5, 1.5)
-            nn.init.normal_(module.bias, std=0.2)
-            nn.init.normal_(module.running_mean, std=0.2)
-            nn.init.uniform_(module.running_var, 0.5, 1.5)
-    return model.eval()
 
 
 def small_net(classes: int = 10) -> nn.Module:
@@ -53,27 +36,7 @@ def agents_and_cost(model: nn.Module, init: float = 2.0) -> tuple[Agents, WidthC
 
 def trained_resnet(train: int = 60, test: int = 20) -> Trained:
     """A ResNet-20 with random weights on random pictures."""
-    bundle = DataBundle("noise", noise(train), noise(test, seed=1), [str(i) for i in range(10)], (3, 32, 32), "0" * 16)
-    return Trained(network("resnet20"), bundle, "resnet20")
-
-
-def noise(count: int, seed: int = 0, classes: int = 10) -> MemoryImages:
-    generator = torch.Generator().manual_seed(seed)
-    pixels = torch.randint(0, 256, (count, 3, 32, 32), generator=generator).to(torch.uint8)
-    return MemoryImages(pixels, torch.arange(count) % classes)
-
-
-def write_pictures(root: Path, classes: int = 2, train: int = 10, test: int = 5, size: int = 32) -> Path:
-    """root/train/CLASS/*.png and root/test/CLASS/*.png: noise around a grey of the class."""
-    random = np.random.default_rng(0)
-    for side, count in (("train", train), ("test", test)):
-        for c in range(classes):
-            folder = root / side / f"class{c}"
-            folder.mkdir(parents=True)
-            for i in range(count):
-                pixels = random.integers(0, 100, (size, size, 3)) + 150 * c // max(1, classes - 1)
-                Image.fromarray(pixels.astype(np.uint8)).save(folder / f"{i}.png")
-    return root
+    return Trained(random_network("resnet20"), noise_bundle(train, test), "resnet20")
 
 
 def flat(module: nn.Module) -> Tensor:

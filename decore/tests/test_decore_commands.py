@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from decore_helpers import trained_resnet, write_pictures
+from decore_helpers import trained_resnet
 
 from common.checkpoint import load_model, read_tensors, save_model
 from common.data import load_dataset
@@ -13,6 +13,7 @@ from common.errors import UserError
 from common.methods import Task, methods
 from common.models import create_model
 from common.runs import read_json
+from common.testing import write_pictures
 from common.testing.notebooks import options_of
 from common.training import TrainOptions
 from decore import command, investigate, phases, tables
@@ -27,7 +28,9 @@ HOME = Path(__file__).resolve().parents[1]
 def no_latency():
     """A measurement of times takes time and shows nothing here."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(phases, "latency_ms", lambda models, *args, **kwargs: {name: {"64": 1.0} for name in models})
+        patch.setattr(
+            "common.trained.latency_ms", lambda models, *args, **kwargs: {name: {"64": 1.0} for name in models}
+        )
         yield
 
 

@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from decore_helpers import network
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -11,6 +10,7 @@ from common.checkpoint import load_model, save_model
 from common.cost import WidthCost, count_cost
 from common.data import Batch
 from common.errors import UserError
+from common.testing import random_network
 from decore import Agents
 from decore.cut import kept_channels, logit, meet_target
 from decore.distill import distillation
@@ -34,7 +34,7 @@ NETWORKS = {
 def test_masked_equals_removed_also_after_saving(name, tmp_path):
     """Random agents on every group: the masked network, the cut one, and the cut one read back from disk."""
     arch, arguments, size = NETWORKS[name]
-    model = network(arch, **arguments)
+    model = random_network(arch, **arguments)
     agents = Agents(model, torch.zeros(1, 3, size, size))
     with torch.no_grad():
         agents.weight.normal_(0.5, 1.5, generator=torch.Generator().manual_seed(1))
@@ -98,7 +98,7 @@ def test_p_of_one_half_stays_and_dead_layers_keep_their_best():
 
 @pytest.mark.parametrize("target", [0.9, 0.7, 0.5, 0.4])
 def test_a_target_is_met_by_moving_the_cut(target):
-    model = network("resnet20")
+    model = random_network("resnet20")
     agents = Agents(model, torch.zeros(1, 3, 32, 32))
     with torch.no_grad():
         agents.weight.normal_(4.0, 1.0, generator=torch.Generator().manual_seed(3))
@@ -114,7 +114,7 @@ def test_a_target_is_met_by_moving_the_cut(target):
 
 @pytest.mark.parametrize("target", [0.9, 0.5])
 def test_agents_that_are_all_alike_cannot_meet_a_target(target):
-    model = network("resnet20")
+    model = random_network("resnet20")
     agents = Agents(model, torch.zeros(1, 3, 32, 32))
     cost = WidthCost(model, (3, 32, 32), agents.groups)
     with pytest.raises(UserError, match="nearest keep 1.0000"):
@@ -123,7 +123,7 @@ def test_agents_that_are_all_alike_cannot_meet_a_target(target):
 
 def test_agents_of_two_kinds_reach_two_shares_only_and_both_are_named():
     """Every second channel is worth less: nothing lies between all channels and half of them."""
-    model = network("resnet20")
+    model = random_network("resnet20")
     agents = Agents(model, torch.zeros(1, 3, 32, 32))
     with torch.no_grad():
         agents.weight[::2] = 1.0
@@ -135,7 +135,7 @@ def test_agents_of_two_kinds_reach_two_shares_only_and_both_are_named():
 
 
 def test_a_target_below_one_channel_per_layer_names_the_smallest_that_can_be_had():
-    model = network("resnet20")
+    model = random_network("resnet20")
     agents = Agents(model, torch.zeros(1, 3, 32, 32))
     with torch.no_grad():
         agents.weight.normal_(generator=torch.Generator().manual_seed(3))

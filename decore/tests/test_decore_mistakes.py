@@ -1,62 +1,24 @@
 """Mistakes: one line on standard error, status 2, no traceback, nothing half-written. And the scripts as commands."""
 
-import errno
-import os
-import pickle
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
-import torch
-from decore_helpers import write_pictures
 
-import common.atomic
 from common.checkpoint import save_model
 from common.models import create_model
-from decore import command, investigate, phases
+from common.testing import calls_of_script, full_disk, left_behind, refusal, scripts_refuse, write_broken_inputs
+from decore import command, investigate
 
 HERE = Path(__file__).resolve().parents[1]
 PRUNE, POLICIES = command.main, investigate.main
 
 
-class Malicious:
-    """A pickle that would run code."""
-
-    def __init__(self, witness: Path) -> None:
-        self.witness = witness
-
-    def __reduce__(self):
-        return (os.system, (f"touch {self.witness}",))
-
-
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
     """Pictures and weights, whole and broken in every way, and a finished policy phase."""
-    root = tmp_path_factory.mktemp("mistakes")
-    write_pictures(root / "pictures", train=6, test=2)
-    write_pictures(root / "truncated", train=2, test=2)
-    picture = root / "truncated" / "train" / "class0" / "1.png"
-    picture.write_bytes(picture.read_bytes()[:200])
-    (root / "no-classes" / "train").mkdir(parents=True)
-    (root / "no-classes" / "test").mkdir()
-    (root / "a-file").write_text("here")
-    torch.manual_seed(0)
-    model = create_model("resnet20", num_classes=2)
-    torch.save(model.state_dict(), root / "good.pth")
-    torch.save(create_model("vgg16", num_classes=2).state_dict(), root / "vgg.pth")
-    torch.save(create_model("resnet20", num_classes=10).state_dict(), root / "ten.pth")
-    torch.save({"epoch": 3}, root / "no-tensors.pth")
-    (root / "short.pth").write_bytes((root / "good.pth").read_bytes()[:5000])
-    (root / "evil.pth").write_bytes(pickle.dumps({"state_dict": Malicious(root / "hacked")}))
-    save_model(root / "lenet.safetensors", create_model("lenet5"))
+    root = write_broken_inputs(tmp_path_factory.mktemp("mistakes"))
     save_model(root / "ten.safetensors", create_model("resnet20"))
-    save_model(root / "whole.safetensors", model)
-    (root / "short.safetensors").write_bytes((root / "whole.safetensors").read_bytes()[:3000])
-    with torch.no_grad():
-        model.conv1.weight.fill_(float("nan"))
-    torch.save(model.state_dict(), root / "nan.pth")
     assert run(PRUNE, root, "--saved-dir", str(root / "other"), "--policy-epochs", "0", "--epochs", "0") == 0
     assert run(PRUNE, root, "--saved-dir", str(root / "damaged"), "--policy-epochs", "0", "--epochs", "0") == 0
     (root / "damaged" / "resnet20-5" / "metrics.json").unlink()
@@ -143,87 +105,48 @@ MISTAKES = {
 }
 
 
-def left_behind(root: Path) -> set[Path]:
-    """Everything that looks like a result or like half of one."""
-    found = set(root.rglob("*.part"))
-    for name in ("metrics.json", "model.safetensors", "*.png"):
-        found |= set(root.rglob(name))
-    return found
-
-
 @pytest.mark.parametrize("name", MISTAKES)
 def test_a_mistake_is_one_line_and_status_2(name, place, capsys, tmp_path):
     main, options, words = MISTAKES[name]
     options = [option.format(root=place) for option in options]
     if "--saved-dir" not in options:
         options += ["--saved-dir", str(tmp_path / "out")]
-    before = left_behind(place)
+    before = left_behind(place, "*.png")
     status = run(main, place, *options)
-    error = capsys.readouterr().err
-    assert status == 2
-    assert len(error.strip().splitlines()) == 1, error
-    for word in words.split():
-        assert word in error, f"{word!r} is not in {error!r}"
+    refusal(status, capsys.readouterr().err, words)
     finished_policy = name == "target out of reach"  # the agents did learn; only the cut is refused
-    assert not [path for path in left_behind(tmp_path) if not (finished_policy and "-policy" in str(path))]
-    assert left_behind(place) == before
+    assert not [path for path in left_behind(tmp_path, "*.png") if not (finished_policy and "-policy" in str(path))]
+    assert left_behind(place, "*.png") == before
     assert not (place / "hacked").exists()
 
 
 @pytest.mark.parametrize("main", [PRUNE, POLICIES])
 def test_a_full_disk_is_one_line_and_nothing_half_written(main, place, capsys, tmp_path, monkeypatch):
     """Every file goes through one writer; it fails at its last step, for the first file and for later ones."""
-
-    def full(descriptor: int) -> None:
-        written.append(descriptor)
-        if len(written) > allowed:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        os_fsync(descriptor)
-
-    os_fsync = os.fsync
-    monkeypatch.setattr(common.atomic.os, "fsync", full)
-    monkeypatch.setattr(phases, "latency_ms", lambda models, *args, **kwargs: {})
+    monkeypatch.setattr("common.trained.latency_ms", lambda models, *args, **kwargs: {})
     for allowed in (0, 2, 5):
-        written: list[int] = []
         out = tmp_path / str(allowed)
-        assert run(main, place, "--saved-dir", str(out)) == 2
-        error = capsys.readouterr().err
-        assert len(error.strip().splitlines()) == 1 and "No space left" in error
+        with full_disk(after=allowed):
+            status = run(main, place, "--saved-dir", str(out))
+        assert "No space left" in refusal(status, capsys.readouterr().err)
         assert not list(out.rglob("*.part")) and not list(out.rglob("metrics.json"))
 
 
 def test_the_scripts_are_commands(place, tmp_path):
     """From another folder, with a mistake: one line, status 2, no traceback. Both at once: each start imports torch."""
-    started = []
-    for script in ("prune_model.py", "investigate_policies.py"):
-        words = [sys.executable, str(HERE / script), "--arch", "resnet20", "--weights", str(place / "short.pth")]
-        words += ["--dataset", f"folder:{place / 'pictures'}", "--device", "cpu"]
-        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "cwd": tmp_path}
-        started.append(subprocess.Popen(words, **pipes))
-    for process in started:
-        out, error = process.communicate(timeout=240)
-        assert process.returncode == 2 and out == ""
-        assert len(error.strip().splitlines()) == 1 and "short.pth" in error
+    words = ["--arch", "resnet20", "--weights", place / "short.pth", "--dataset", f"folder:{place / 'pictures'}"]
+    scripts = ("prune_model.py", "investigate_policies.py")
+    scripts_refuse([[HERE / script, *words, "--device", "cpu"] for script in scripts], tmp_path, "short.pth")
 
 
 @pytest.mark.parametrize("script", ["run_cifar10.sh", "run_imagenet.sh"])
 def test_what_the_shell_scripts_call_are_options_that_exist(script, tmp_path):
     """A stand-in for python notes the calls; our parsers read them."""
-    fake, calls = tmp_path / "python", tmp_path / "calls"
-    fake.write_text(f'#!/bin/sh\necho "$*" >> {calls}\n')
-    fake.chmod(0o755)
-    path = f"{tmp_path}:{os.environ['PATH']}"
-    done = subprocess.run(
-        ["bash", str(HERE / script), "--device", "cpu"],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "PATH": path},
-    )
+    done, lines = calls_of_script(f"bash {HERE / script} --device cpu", tmp_path)
     assert done.returncode == 0, done.stderr
-    lines = calls.read_text().splitlines()
     assert lines and all(line.endswith("--device cpu") for line in lines)
     for line in lines:
-        script, *words = line.split()
+        _, script, *words = line.split()
         parser = command.build_parser() if script == "prune_model.py" else investigate.build_parser()
         assert parser.parse_args(words).device == "cpu"
     assert len(re.findall("prune_model.py", "\n".join(lines))) >= 1

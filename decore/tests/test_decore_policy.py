@@ -1,8 +1,5 @@
 """The policy phase: it finds what is useless, goes on to the same bits, and is the same on two processes."""
 
-import os
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,6 +10,7 @@ from decore_helpers import agents_and_cost, digits, flat, small_net
 from torch import nn
 
 from common.errors import UserError
+from common.testing import torchrun
 from common.training import Hooks, TrainOptions, fit
 from decore import Agents
 from decore.policy import PolicyOptions, PolicyTraining, macs_per_channel, train_policy
@@ -207,19 +205,7 @@ def test_the_joint_step_is_sgd_on_the_masked_network_and_adam_on_the_agents():
 
 def test_two_gloo_processes_equal_one_process_with_two_halves(tmp_path):
     """Joint with batch norm against both halves in turn; without it, and frozen, against the whole batch."""
-    worker = Path(__file__).with_name("decore_gloo_worker.py")
-    command = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        "--nproc_per_node=2",
-        str(worker),
-        str(tmp_path),
-    ]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
-    assert done.returncode == 0, done.stderr[-2000:]
+    torchrun(Path(__file__).with_name("decore_gloo_worker.py"), tmp_path)
     import decore_gloo_worker as gloo
 
     for name in gloo.CASES:

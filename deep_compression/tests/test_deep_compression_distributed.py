@@ -1,9 +1,7 @@
 """Two gloo processes retrain as one does: masks and shared centroids through the commands, and with batch norm per process."""
 
 import json
-import multiprocessing
 import os
-import socket
 
 import pytest
 import torch
@@ -15,6 +13,7 @@ from common.data import load_dataset
 from common.device import choose_device
 from common.distributed import is_main, process_group
 from common.models import create_model
+from common.testing import half_batches, in_processes
 from common.training import Hooks, TrainOptions, fit
 from deep_compression import commands
 from deep_compression.pruning import Held, masks_by_density, prunable_weights
@@ -48,11 +47,7 @@ def two_halves_in_one_process(kind: str) -> nn.Module:
     model = with_norm().to(memory_format=torch.channels_last).train()
     hooks = method_of(kind, model)
     for epoch in range(OPTIONS.epochs):
-        halves = [
-            list(pictures().batches(50, augment=True, shuffle=True, seed=1, epoch=epoch, rank=r, world_size=2))
-            for r in (0, 1)
-        ]
-        for pair in zip(*halves, strict=True):
+        for pair in half_batches(pictures(), 50, epoch):
             model.zero_grad()
             for part in pair:
                 (F.cross_entropy(model(part.images), part.labels, reduction="sum") / part.global_size).backward()
@@ -66,11 +61,8 @@ def two_halves_in_one_process(kind: str) -> nn.Module:
     return model
 
 
-def process(rank: int, port: int, folder: str, words: list[list[str]]) -> None:
+def process(folder: str, words: list[list[str]]) -> None:
     """One of two: the commands, then the training with batch norm."""
-    torch.set_num_threads(1)
-    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2"}
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     for command in words:
         if commands.main(command) != 0:
             raise SystemExit(f"{command[0]} failed")
@@ -78,8 +70,8 @@ def process(rank: int, port: int, folder: str, words: list[list[str]]) -> None:
         for kind in ("masks", "centroids"):
             model = with_norm()
             fit(model, pictures(), OPTIONS, seed=1, hooks=method_of(kind, model))
-            torch.save(model.state_dict(), f"{folder}/{kind}-{rank}.pt")
-            assert is_main() == (rank == 0)
+            torch.save(model.state_dict(), f"{folder}/{kind}-{os.environ['RANK']}.pt")
+            assert is_main() == (os.environ["RANK"] == "0")
 
 
 @pytest.fixture(scope="module")
@@ -105,17 +97,8 @@ def runs(tmp_path_factory):
     }
     for command in commands_of["one"]:
         assert commands.main(command) == 0
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["deep_compression.commands", "deep_compression.seed_main", "common.data"])
-    both = [context.Process(target=process, args=(r, port, str(root), commands_of["two"])) for r in (0, 1)]
-    for child in both:
-        child.start()
-    for child in both:
-        child.join(240)
-    assert [child.exitcode for child in both] == [0, 0]
+    preload = ["deep_compression.commands", "deep_compression.seed_main", "common.data"]
+    in_processes(process, str(root), commands_of["two"], preload=preload)
     return root
 
 

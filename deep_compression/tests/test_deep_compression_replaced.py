@@ -8,23 +8,11 @@ from torch import nn
 
 from common import evaluate
 from common.checkpoint import load_model, save_model
-from common.models import PadShortcut, create_model
+from common.models import create_model
+from common.testing import factored_resnet20
 from deep_compression import commands, load_compressed_model, save_compressed
 from deep_compression import compressed as cm
 from deep_compression.pruning import prunable_weights
-
-
-def factored_resnet():
-    """ResNet-20 with 1x1 convolutions for shortcuts, one convolution and the classifier as two factors."""
-    torch.manual_seed(0)
-    model = create_model("resnet20").eval()
-    for name, module in list(model.named_modules()):
-        if isinstance(module, PadShortcut):
-            width = 16 if name.startswith("layer2") else 32
-            model.set_submodule(name, nn.Conv2d(width, 2 * width, 1, stride=2, bias=False))
-    model.layer3[1].conv1 = nn.Sequential(nn.Conv2d(64, 5, 3, padding=1, bias=False), nn.Conv2d(5, 64, 1))
-    model.linear = nn.Sequential(nn.Linear(64, 3, bias=False), nn.Linear(3, 10))
-    return model.eval()
 
 
 class Own(nn.Module):
@@ -50,7 +38,7 @@ def same_outputs(a, b):
 
 
 def test_a_factored_network_comes_back_and_is_written_again(tmp_path):
-    model = factored_resnet()
+    model = factored_resnet20()
     save_compressed(tmp_path / "a.dcz", model)
     again = load_compressed_model(tmp_path / "a.dcz")
     assert same_outputs(model, again) and isinstance(again.linear, nn.Sequential)
@@ -98,7 +86,7 @@ HOSTILE = [
 @pytest.mark.parametrize("table", HOSTILE, ids=lambda table: str(table)[:30])
 def test_hostile_tables_are_refused(tmp_path, monkeypatch, table):
     monkeypatch.setattr(cm, "replaced_layers", lambda *args: table)
-    save_compressed(tmp_path / "a.dcz", factored_resnet())
+    save_compressed(tmp_path / "a.dcz", factored_resnet20())
     with pytest.raises(ValueError):
         load_compressed_model(tmp_path / "a.dcz")
 

@@ -7,11 +7,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from rg_helpers import network, write_pictures
+from rg_helpers import network
 
 from common.checkpoint import load_model, read_tensors
 from common.errors import UserError
 from common.models import create_model
+from common.testing import write_pictures
 from redundancy_graph import finetune, generate, prune
 from redundancy_graph.names import tensors_to_authors
 from redundancy_graph.subject import load_pruned_weights
@@ -90,7 +91,7 @@ class Place:
 def quick_latency(monkeypatch):
     """Two forward passes instead of 44: latencies are common's business."""
     one = {"baseline": {"1": 1.0, "64": 1.0}, "compressed": {"1": 1.0, "64": 1.0}}
-    monkeypatch.setattr(prune, "latency_ms", lambda *args, **kwargs: json.loads(json.dumps(one)))
+    monkeypatch.setattr("common.trained.latency_ms", lambda *args, **kwargs: json.loads(json.dumps(one)))
 
 
 @pytest.fixture(scope="module")
@@ -103,7 +104,7 @@ def pruned(place):
     """Prune info at three thresholds and two fine-tuned networks."""
     with pytest.MonkeyPatch.context() as patch:
         one = {"baseline": {"1": 1.0, "64": 1.0}, "compressed": {"1": 1.0, "64": 1.0}}
-        patch.setattr(prune, "latency_ms", lambda *args, **kwargs: json.loads(json.dumps(one)))
+        patch.setattr("common.trained.latency_ms", lambda *args, **kwargs: json.loads(json.dumps(one)))
         assert place.generate("--threshold", "[0.6", "0.65", "0.7]", "--plots") == 0
         assert place.prune("--threshold", "[0.6", "0.7]", "--plots") == 0
     return place

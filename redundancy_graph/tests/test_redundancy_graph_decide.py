@@ -3,13 +3,14 @@
 import numpy as np
 import pytest
 import torch
-from rg_helpers import ARCHS, network, random_kept, random_pictures
+from rg_helpers import ARCHS, network, random_kept
 from torch import nn
 
 from common.channels import channel_groups, keep_channels
 from common.cost import count_cost
 from common.errors import UserError
 from common.models import create_model
+from common.testing import noise
 from redundancy_graph.decide import decide, deciding_groups, gather_evidence, kept_channels, l1_norms, layers_to_hash
 from redundancy_graph.features import collect_hashes
 from redundancy_graph.graph import select_filters
@@ -114,7 +115,7 @@ def test_evidence_is_that_of_the_decider_or_of_all():
     model = network("resnet20")
     groups = channel_groups(model, EXAMPLE)
     modules = dict(model.named_modules())
-    hashes = collect_hashes(model, random_pictures(4), layers_to_hash(model, groups, "all"))
+    hashes = collect_hashes(model, noise(4), layers_to_hash(model, groups, "all"))
     stem = next(group for group in groups if "conv1" in group.producers)
     assert stem.producers == ["conv1", "layer1.0.conv2", "layer1.1.conv2", "layer1.2.conv2"]
     nearest = gather_evidence(model, groups, hashes)[0]
@@ -182,7 +183,7 @@ def test_depthwise_convolutions_follow():
     model = network("mobilenet_v2")
     example = torch.zeros(1, 3, 64, 64)
     groups = channel_groups(model, example)
-    hashes = collect_hashes(model, random_pictures(2, size=64), layers_to_hash(model, groups))
+    hashes = collect_hashes(model, noise(2, size=64), layers_to_hash(model, groups))
     decided = {e.group: decide(e, 0.7).kept for e in gather_evidence(model, groups, hashes)}
     pruned = keep_channels(model, example, decided)  # compares itself with the masked network
     assert count_cost(pruned, (3, 64, 64)).macs < count_cost(model, (3, 64, 64)).macs

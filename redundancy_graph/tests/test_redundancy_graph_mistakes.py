@@ -1,63 +1,20 @@
 """Mistakes: one line on standard error, status 2, no traceback, nothing half-written. And the scripts as commands."""
 
-import errno
 import json
-import os
-import pickle
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
-import torch
-from rg_helpers import network, write_pictures
 
-import common.atomic
-from common.checkpoint import save_model
-from common.models import create_model
+from common.testing import calls_of_script, full_disk, left_behind, refusal, scripts_refuse, write_broken_inputs
 from redundancy_graph import finetune, generate
 
 HERE = Path(__file__).resolve().parent.parent
 
 
-class Malicious:
-    """A pickle that would run code."""
-
-    def __init__(self, witness: Path) -> None:
-        self.witness = witness
-
-    def __reduce__(self):
-        return (os.system, (f"touch {self.witness}",))
-
-
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
     """Pictures, weights and prune info, whole and broken in every way."""
-    root = tmp_path_factory.mktemp("mistakes")
-    write_pictures(root / "pictures", train=6, test=2)
-    write_pictures(root / "empty-class", train=2, test=2)
-    for picture in (root / "empty-class" / "train" / "class1").iterdir():
-        picture.unlink()
-    write_pictures(root / "truncated", train=2, test=2)
-    picture = root / "truncated" / "train" / "class0" / "1.png"
-    picture.write_bytes(picture.read_bytes()[:200])
-    (root / "no-classes" / "train").mkdir(parents=True)
-    (root / "no-classes" / "test").mkdir()
-    (root / "a-file").write_text("here")
-    model = create_model("resnet20", num_classes=2)
-    torch.save(model.state_dict(), root / "good.pth")
-    torch.save(create_model("resnet20", num_classes=10).state_dict(), root / "ten.pth")
-    torch.save(create_model("vgg16", num_classes=2).state_dict(), root / "vgg.pth")
-    torch.save({"epoch": 3}, root / "no-tensors.pth")
-    (root / "short.pth").write_bytes((root / "good.pth").read_bytes()[:5000])
-    (root / "garbage.pth").write_bytes(bytes(range(256)) * 40)
-    (root / "evil.pth").write_bytes(pickle.dumps({"state_dict": Malicious(root / "hacked")}))
-    save_model(root / "vgg.safetensors", network("lenet5"))
-    save_model(root / "whole.safetensors", model)
-    (root / "short.safetensors").write_bytes((root / "whole.safetensors").read_bytes()[:3000])
-    with torch.no_grad():
-        model.conv1.weight.fill_(float("nan"))
-    torch.save(model.state_dict(), root / "nan.pth")
+    root = write_broken_inputs(tmp_path_factory.mktemp("mistakes"))
     assert run(generate.main, root, "--threshold", "0.7", "--saved-dir", str(root / "info")) == 0
     write_broken_info(root)
     return root
@@ -118,7 +75,7 @@ MISTAKES = {
     "weights of other classes": (CIFAR10, ["--pretrained", "{root}/ten.pth"], "linear.weight shape"),
     "weights that are nan": (GENERATE, ["--pretrained", "{root}/nan.pth"], "conv1 finite"),
     "checkpoint cut short": (CIFAR10, ["--pretrained", "{root}/short.safetensors"], "short.safetensors"),
-    "checkpoint of another network": (GENERATE, ["--pretrained", "{root}/vgg.safetensors"], "lenet5 --arch"),
+    "checkpoint of another network": (GENERATE, ["--pretrained", "{root}/lenet.safetensors"], "lenet5 --arch"),
     "unknown data set": (GENERATE, ["--dataset", "cifar11"], "cifar11 cifar10"),
     "data set that is not there": (
         CIFAR10,
@@ -161,48 +118,29 @@ MISTAKES = {
 }
 
 
-def left_behind(root: Path) -> set[Path]:
-    """Everything that looks like a result or like half of one."""
-    found = set(root.rglob("*.part"))
-    for name in ("metrics.json", "report.json", "model.safetensors", "resnet20-*.json", "resnet20-*-weights.pth"):
-        found |= set(root.rglob(name))
-    return found
+LEFT = ("report.json", "resnet20-*.json", "resnet20-*-weights.pth")
 
 
 @pytest.mark.parametrize("name", MISTAKES)
 def test_a_mistake_is_one_line_and_status_2(name, place, capsys, tmp_path):
     main, options, words = MISTAKES[name]
-    before = left_behind(place)
+    before = left_behind(place, *LEFT)
     options = [option.format(root=place) for option in options]
     status = run(main, place, "--saved-dir", str(tmp_path / "out"), *options)
-    error = capsys.readouterr().err
-    assert status == 2
-    assert len(error.strip().splitlines()) == 1, error
-    for word in words.split():
-        assert word in error, f"{word!r} is not in {error!r}"
-    assert not left_behind(tmp_path)
-    assert left_behind(place) == before
+    refusal(status, capsys.readouterr().err, words)
+    assert not left_behind(tmp_path, *LEFT)
+    assert left_behind(place, *LEFT) == before
     assert not (place / "hacked").exists()
 
 
 @pytest.mark.parametrize("main", [GENERATE, CIFAR10])
-def test_a_full_disk_is_one_line_and_nothing_half_written(main, place, capsys, tmp_path, monkeypatch):
+def test_a_full_disk_is_one_line_and_nothing_half_written(main, place, capsys, tmp_path):
     """Every file goes through one writer; it fails at its last step, for the first file and for later ones."""
-
-    def full(descriptor: int) -> None:
-        written.append(descriptor)
-        if len(written) > allowed:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        os_fsync(descriptor)
-
-    os_fsync = os.fsync
-    monkeypatch.setattr(common.atomic.os, "fsync", full)
     for allowed in (0, 1):
-        written: list[int] = []
         out = tmp_path / str(allowed)
-        assert run(main, place, "--saved-dir", str(out)) == 2
-        error = capsys.readouterr().err
-        assert len(error.strip().splitlines()) == 1 and "No space left" in error
+        with full_disk(after=allowed):
+            status = run(main, place, "--saved-dir", str(out))
+        assert "No space left" in refusal(status, capsys.readouterr().err)
         assert (
             not list(out.rglob("*.part"))
             and not list(out.rglob("metrics.json"))
@@ -212,31 +150,17 @@ def test_a_full_disk_is_one_line_and_nothing_half_written(main, place, capsys, t
 
 def test_each_script_as_a_command(place, tmp_path):
     """From another folder, with a mistake: one line, status 2, no traceback. At once: each start imports torch."""
-    started = {}
-    for script in ("generate_prune_info.py", "prune_cifar10.py", "prune_imagenet.py"):
-        words = [sys.executable, str(HERE / script), "--arch", "resnet20", "--pretrained", str(place / "short.pth")]
-        words += ["--dataset", f"folder:{place / 'pictures'}", "--device", "cpu", "--log-dir", str(tmp_path / "log")]
-        words += [] if script.startswith("generate") else ["--pruneinfo-dir", str(place / "info")]
-        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "cwd": tmp_path}
-        started[script] = subprocess.Popen(words, **pipes)
-    for script, process in started.items():
-        out, error = process.communicate(timeout=240)
-        assert process.returncode == 2, script
-        assert out == ""
-        assert len(error.strip().splitlines()) == 1 and "short.pth" in error
-
-
-FAKE_PYTHON = """#!/bin/sh
-echo "$PWD: $*" >> {calls}
-exit {status}
-"""
+    words = ["--arch", "resnet20", "--pretrained", place / "short.pth", "--dataset", f"folder:{place / 'pictures'}"]
+    words += ["--device", "cpu", "--log-dir", tmp_path / "log"]
+    commands = [[HERE / "generate_prune_info.py", *words]]
+    commands += [
+        [HERE / f"prune_{data}.py", *words, "--pruneinfo-dir", place / "info"] for data in ("cifar10", "imagenet")
+    ]
+    scripts_refuse(commands, tmp_path, "short.pth")
 
 
 def source(script: str, tmp_path: Path, status: int, options: str = "") -> tuple[str, list[str]]:
     """What a shell prints that sources a script, and the commands that the script ran."""
-    fake, calls = tmp_path / "python", tmp_path / "calls"
-    fake.write_text(FAKE_PYTHON.format(calls=calls, status=status))
-    fake.chmod(0o755)
     code = f"""
         cd {tmp_path}; before=$(set +o; pwd; declare -F; compgen -v | sort)
         source {HERE / script} {options}; result=$?
@@ -244,9 +168,8 @@ def source(script: str, tmp_path: Path, status: int, options: str = "") -> tuple
         [ "${{before//before/}}" = "${{after//before/}}" ] && echo unaltered
         echo alive $result
     """
-    path = f"{tmp_path}:{os.environ['PATH']}"
-    done = subprocess.run(["bash", "-c", code], capture_output=True, text=True, env={**os.environ, "PATH": path})
-    return done.stdout, calls.read_text().splitlines()
+    done, calls = calls_of_script(code, tmp_path, status)
+    return done.stdout, calls
 
 
 def test_sourcing_run_cifar10_leaves_the_callers_shell_alone(tmp_path):

@@ -3,23 +3,19 @@
 from pathlib import Path
 
 import torch
-from PIL import Image
 from torch import nn
 
-from common.data import DataBundle, MemoryImages
+from common import testing
+from common.data import DataBundle
+from common.testing import noise, noise_bundle
 from rewarded_metapruning.pruning_net import PruningNet
 from rewarded_metapruning.space import Space, find_space
 
-
-def pictures(count: int, seed: int = 0, size: int = 32) -> MemoryImages:
-    generator = torch.Generator().manual_seed(seed)
-    pixels = torch.randint(0, 256, (count, 3, size, size), generator=generator).to(torch.uint8)
-    return MemoryImages(pixels, torch.arange(count) % 10)
+pictures = noise
 
 
 def bundle(train: int = 80, test: int = 40) -> DataBundle:
-    classes = [str(i) for i in range(10)]
-    return DataBundle("random", pictures(train), pictures(test, 1), classes, (3, 32, 32), "0" * 16)
+    return noise_bundle(train, test)
 
 
 def pruning_net(arch: str = "resnet-small", seed: int = 0) -> PruningNet:
@@ -36,13 +32,6 @@ def small_space() -> Space:
     return find_space("resnet-small")
 
 
-def write_pictures(root: Path, train: int = 40, test: int = 20, size: int = 16, classes: int = 2) -> Path:
-    """ROOT/train and ROOT/test with class folders of small pictures; classes differ in brightness."""
-    generator = torch.Generator().manual_seed(0)
-    for side, count in (("train", train), ("test", test)):
-        for i in range(count):
-            folder = root / side / f"class{i % classes}"
-            folder.mkdir(parents=True, exist_ok=True)
-            pixels = torch.randint(0, 100, (size, size, 3), generator=generator) + 100 * (i % classes)
-            Image.fromarray(pixels.to(torch.uint8).numpy()).save(folder / f"{i}.png")
-    return root
+def write_pictures(root: Path) -> Path:
+    """40 pictures to train on and 20 to test on, 16x16, of two classes."""
+    return testing.write_pictures(root, train=20, test=10, size=16)

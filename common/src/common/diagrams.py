@@ -18,7 +18,12 @@ def box(axes: Any, x: float, y: float, width: float, height: float, text: str, c
 
     corner = (x - width / 2, y - height / 2)
     for alpha, fill in ((0.14, True), (1.0, False)):
-        style = {"boxstyle": "round,pad=0,rounding_size=0.12", "color": color, "fill": fill, "alpha": alpha}
+        style: dict[str, Any] = {
+            "boxstyle": "round,pad=0,rounding_size=0.12",
+            "color": color,
+            "fill": fill,
+            "alpha": alpha,
+        }
         axes.add_patch(FancyBboxPatch(corner, width, height, linewidth=1.4, **style))
     axes.text(x, y, text, ha="center", va="center", fontsize=size, color=INK, linespacing=1.35)
 

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
 from common.distributed import is_main
 
@@ -28,3 +29,13 @@ def log_to(paths: list[Path]) -> Iterator[Say]:
                 print(line, file=file, flush=True)
 
         yield say
+
+
+def epochs_said(label: str, epochs: int, say: Say, doing: str = "fine-tuning") -> Callable[[int], dict[str, Any]]:
+    """A hook ``after_epoch`` of a training: a sign of life in a log that nobody watches through a progress bar."""
+
+    def after_epoch(epoch: int) -> dict[str, Any]:
+        say(f"{label}: epoch {epoch + 1} of {epochs} of {doing} is done")
+        return {}
+
+    return after_epoch

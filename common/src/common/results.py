@@ -12,6 +12,8 @@ The first command rewrites the tables, the second ends with status 2 if one is n
 
     python -m common.results README.md redundancy_graph/README.md --tables redundancy_graph.tables
     python -m common.results README.md redundancy_graph/README.md --tables redundancy_graph.tables --check
+
+``python -m redundancy_graph.tables`` does the same for a package's own README (:func:`tables_command`).
 """
 
 import importlib
@@ -159,18 +161,60 @@ def _main(argv: Sequence[str] | None) -> None:
     parser.add_argument("--tables", nargs="+", default=[], metavar="MODULE", help="modules with a dictionary TABLES")
     parser.add_argument("--check", action="store_true", help="write nothing; status 2 if a table is not up to date")
     options = parser.parse_args(argv)
-    tables = _tables(options.tables)
-    blocks = [(readme, name) for readme in options.readme for name in block_names(readme)]
+    _rewrite(options.readme, _tables(options.tables), options.check)
+
+
+def _rewrite(readmes: Sequence[Path], tables: Mapping[str, Callable[[], str]], check: bool) -> None:
+    blocks = [(readme, name) for readme in readmes for name in block_names(readme)]
     for readme, name in blocks:
         if name not in tables:
-            raise UserError(f"{readme}: no table for the block '{name}'; --tables gave {sorted(tables) or 'none'}")
+            raise UserError(f"{readme}: no table for the block '{name}'; there are {sorted(tables) or 'none'}")
     made = {name: tables[name]() for name in {name for _, name in blocks}}
-    changed = [
-        f"{name} in {readme}" for readme, name in blocks if replace_block(readme, name, made[name], check=options.check)
-    ]
-    if options.check and changed:
+    changed = [f"{name} in {readme}" for readme, name in blocks if replace_block(readme, name, made[name], check=check)]
+    if check and changed:
         raise UserError(f"not up to date: {', '.join(changed)}; run the same command without --check")
     print("\n".join(f"rewrote {line}" for line in changed) or "all tables are up to date")
+
+
+def tables_command(
+    package: str,
+    readme: Path,
+    tables: Mapping[str, Callable[[], str]],
+    argv: Sequence[str] | None = None,
+    *,
+    add: Callable[[str], Path] | None = None,
+    make: Mapping[str, tuple[Callable[[], object], str]] | None = None,
+    draw: Callable[[], Sequence[Path]] | None = None,
+) -> int:
+    """``python -m PACKAGE.tables``: the README's tables and pictures anew from the result files; returns an exit status.
+
+    --check writes nothing and ends with status 2 if a table is not up to date.
+    add   keeps a finished run as a result file and returns that file, for --add RUN_FOLDER ...
+    make  options that make result files first: {"--costs": (function, help)}
+    draw  makes pictures from the result files and returns them
+    """
+
+    def command(argv: Sequence[str] | None) -> None:
+        parser = cli.Parser(
+            prog=f"python -m {package}.tables", description="Results and README tables.", package=package
+        )
+        parser.add_argument("--check", action="store_true", help="write nothing; status 2 if a table is not up to date")
+        if add:
+            parser.add_argument("--add", nargs="+", default=[], metavar="RUN_FOLDER", help="finished runs for results/")
+        for option, (_, what) in (make or {}).items():
+            parser.add_argument(option, action="store_true", help=what)
+        args = vars(parser.parse_args(argv))
+        if add:
+            for folder in args["add"]:
+                print(add(folder))
+        for option, (function, _) in (make or {}).items():
+            if args[option.lstrip("-").replace("-", "_")]:
+                function()
+        if draw and not args["check"]:
+            print(*draw(), sep="\n")
+        _rewrite([readme], tables, args["check"])
+
+    return cli.run(command, argv)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

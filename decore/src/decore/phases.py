@@ -17,10 +17,10 @@ from common.checkpoint import load_model, read_tensors, save_model
 from common.cost import WidthCost
 from common.data import ImageSet
 from common.distributed import barrier, is_main
-from common.log import Say
-from common.measure import Accuracy, evaluate, latency_ms, side
+from common.log import Say, epochs_said
+from common.measure import evaluate
 from common.runs import LOG, METRICS, Run, open_run
-from common.trained import Trained
+from common.trained import Trained, say_result
 from common.training import Hooks, fit
 from decore.agents import Agents
 from decore.cut import kept_channels, meet_target
@@ -217,7 +217,7 @@ def cut_and_fine_tune(
             run.model_path, pruned, normalize=(data.mean, data.std), dataset=data.name, classes=data.classes,
             factory=trained.factory,
         )  # fmt: skip
-        sides = measure_sides(run, trained, after_cut, latency)
+        sides = trained.sides(run.model_path, after_cut, latency)
         say_result(label, sides, say)
         sizes = {group.name: group.size for group in policy.agents.groups}
         details = {
@@ -235,38 +235,12 @@ def cut_and_fine_tune(
     barrier()
 
 
-def measure_sides(run: Run, trained: Trained, after_cut: Accuracy, latency: bool = True) -> dict[str, dict[str, Any]]:
-    """baseline, after_cut (batch norm measured anew, no fine-tuning) and compressed, the last as it is read back from disk."""
-    model = load_model(run.model_path, trained.factory).to(trained.device, memory_format=torch.channels_last)
-    shape, size = trained.data.input_shape, run.model_path.stat().st_size
-    sides = {
-        "baseline": side(trained.model, trained.accuracy, shape, trained.bytes),
-        "after_cut": side(model, after_cut, shape, size),
-        "compressed": side(model, trained.measure(model), shape, size),
-    }
-    if latency:
-        timed = latency_ms({"baseline": trained.model, "compressed": model}, shape, device=trained.device)
-        for name, milliseconds in timed.items():
-            sides[name]["latency_ms"] = milliseconds
-    return sides
-
-
 def _fine_tuning(label: str, trained: Trained, plan: Plan, say: Say) -> Hooks:
     loss = None
     if plan.distill:
         teacher = trained.model.to(trained.device, memory_format=torch.channels_last)
         loss = distillation(teacher, plan.distill, plan.recipe.label_smoothing)
-    return Hooks(loss=loss, after_epoch=_epochs_said(label, plan, say))
-
-
-def _epochs_said(label: str, plan: Plan, say: Say):
-    """A sign of life after every epoch, in a log that nobody watches through a progress bar."""
-
-    def after_epoch(epoch: int) -> dict[str, Any]:
-        say(f"{label}: epoch {epoch + 1} of {plan.recipe.epochs} of fine-tuning is done")
-        return {}
-
-    return after_epoch
+    return Hooks(loss=loss, after_epoch=epochs_said(label, plan.recipe.epochs, say))
 
 
 def _said(label: str, penalty: float, row: Mapping[str, Any]) -> str:
@@ -275,17 +249,6 @@ def _said(label: str, penalty: float, row: Mapping[str, Any]) -> str:
         f" {100 * required_accuracy(penalty):.2f} %); p >= 0.5 keeps {row['channels_kept']:.1%} of the channels and"
         f" {row['macs_kept']:.1%} of the MACs"
     )
-
-
-def say_result(label: str, sides: Mapping[str, dict], say: Say) -> None:
-    dense, after, small = sides["baseline"], sides["after_cut"], sides["compressed"]
-    say(
-        f"{label}: top-1 {dense['top1']:.2f} % -> {small['top1']:.2f} % ({after['top1']:.2f} % before fine-tuning),"
-        f" agreement {small['agreement']:.2f} %"
-    )
-    for what in ("macs", "params"):
-        gone = 100 * (1 - small[what] / dense[what])
-        say(f"{label}: {what} {dense[what] / 1e6:.2f} M -> {small[what] / 1e6:.2f} M, {gone:.2f} % removed")
 
 
 def masked_accuracy(trained: Trained, agents: Agents, mask: Tensor, pictures: ImageSet) -> float:

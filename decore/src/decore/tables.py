@@ -1,7 +1,7 @@
 """The tables of the README, made from ``results/*.json`` and from the published numbers.
 
-python -m decore.tables RUN_FOLDER ...    finished runs become results/run-<folder>.json or results/policies-<folder>.json
-python -m common.results README.md --tables decore.tables    rewrites the README's tables
+python -m decore.tables --add RUN_FOLDER ...    finished runs become results/run-<folder>.json or results/policies-<folder>.json
+python -m decore.tables                         rewrite the README's tables; --check writes nothing
 """
 
 import sys
@@ -9,10 +9,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from common import cli
 from common.benchmark import speed_table
 from common.errors import UserError
-from common.results import keep_run, markdown_table
+from common.results import keep_run, markdown_table, tables_command
 from common.runs import METRICS, read_json
 from decore.options import PACKAGE
 from decore.published import PUBLISHED, PublishedTable
@@ -106,14 +105,7 @@ def _read(pattern: str) -> list[dict[str, Any]]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    return cli.run(_main, argv)
-
-
-def _main(argv: Sequence[str] | None) -> None:
-    parser = cli.Parser(prog="python -m decore.tables", description="Keep finished runs.", package=PACKAGE)
-    parser.add_argument("folders", nargs="+", metavar="RUN_FOLDER", help="finished runs to add to results/")
-    for folder in parser.parse_args(argv).folders:
-        print(add_result(folder))
+    return tables_command(PACKAGE, HOME / "README.md", TABLES, argv, add=add_result)
 
 
 if __name__ == "__main__":

@@ -1,19 +1,21 @@
-"""The tables of the README, made from ``results/*.json``: ``python -m common.results README.md --tables deep_compression.tables``."""
+"""The tables of the README, made from ``results/*.json``: ``python -m deep_compression.tables``; ``--check`` writes nothing."""
 
 from __future__ import annotations
 
 import statistics
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from common.benchmark import speed_table
-from common.results import markdown_table
+from common.results import markdown_table, tables_command
 from common.runs import read_json
 from deep_compression import choice
 from deep_compression.published import LAYERS, SEED_VGG19, TABLE_1, TITLES, TOP5
 
-RESULTS = Path(__file__).resolve().parents[2] / "results"
+HOME = Path(__file__).resolve().parents[2]  # the package's folder in a checkout
+RESULTS, README = HOME / "results", HOME / "README.md"
 ROWS = {
     "paper": "ours, the paper's densities",
     "lossless": "ours, chosen on held-out pictures",
@@ -164,3 +166,11 @@ TABLES: dict[str, Callable[[], str]] = {
     "deep_compression.cifar10": cifar_table,
     "deep_compression.speed": lambda: speed_table(RESULTS),
 }
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    return tables_command("deep_compression", README, TABLES, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

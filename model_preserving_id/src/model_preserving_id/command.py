@@ -14,12 +14,12 @@ from torch import nn
 from common import cli
 from common.atomic import write_csv
 from common.batchnorm import refresh_batch_norm
-from common.checkpoint import load_model, save_model
+from common.checkpoint import save_model
 from common.cost import count_cost
 from common.device import choose_device, set_threads
 from common.errors import UserError
 from common.factory import add_model_options, import_factory, model_from_options
-from common.measure import Accuracy, latency_ms, side
+from common.measure import Accuracy
 from common.runs import LOG, METRICS, STATE, Run, open_run
 from common.trained import Trained, normalized_as
 from model_preserving_id.compensate import COMPENSATIONS, INPUTS, compensate
@@ -260,7 +260,7 @@ def prune_into(
     save_model(
         run.model_path, model, normalize=(data.mean, data.std), dataset=data.name, classes=data.classes, factory=trained.factory
     )  # fmt: skip
-    sides = measure_sides(run.model_path, trained, latency)
+    sides = trained.sides(run.model_path, latency=latency)
     say_result(trained.name, sides, say)
     label = f"model-preserving ID, {label_of(settings)}"
     return run.finish(
@@ -300,21 +300,6 @@ def prune_with(
         compensation=settings.compensation, solve_inputs=settings.solve_batch_size,
     )  # fmt: skip
     return model, []
-
-
-def measure_sides(file: Path, trained: Trained, latency: bool = True) -> dict[str, dict[str, Any]]:
-    """baseline and compressed of metrics.json; the compressed network is the one read back from disk."""
-    model = load_model(file, trained.factory)
-    shape = trained.data.input_shape
-    sides = {
-        "baseline": side(trained.model, trained.accuracy, shape, trained.bytes),
-        "compressed": side(model, trained.measure(model), shape, file.stat().st_size),
-    }
-    if latency:
-        timed = latency_ms({"baseline": trained.model, "compressed": model}, shape, device=trained.device)
-        for name, milliseconds in timed.items():
-            sides[name]["latency_ms"] = milliseconds
-    return sides
 
 
 def say_result(name: str, sides: Mapping[str, Mapping[str, Any]], say: Say) -> None:

@@ -12,7 +12,7 @@ from common.data import load_dataset
 from common.device import choose_device
 from common.runs import Run, open_run
 from common.trained import Trained, normalized_as
-from model_preserving_id.command import PACKAGE, measure_sides, save_seed_file, say_result
+from model_preserving_id.command import PACKAGE, save_seed_file, say_result
 from model_preserving_id.lrank import lrank
 from model_preserving_id.pca import pca
 from model_preserving_id.pictures import pruning_pictures
@@ -90,7 +90,7 @@ def factored(method: str, trained: Trained, keep_ratio: float, prune_size: int =
 def _finish(run: Run, trained: Trained, model: nn.Module, say: Callable[[str], None]) -> None:
     data = trained.data
     save_model(run.model_path, model, normalize=(data.mean, data.std), dataset=data.name, classes=data.classes)
-    sides = measure_sides(run.model_path, trained, latency=False)
+    sides = trained.sides(run.model_path, latency=False)
     say_result(trained.name, sides, say)
     run.finish({**sides, "label": f"model-preserving ID, {run.folder.name}"})
 

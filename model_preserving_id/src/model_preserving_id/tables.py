@@ -9,11 +9,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from common import cli
 from common.benchmark import speed_table
-from common.errors import UserError
 from common.plots import COLORS, figure
-from common.results import block_names, keep_run, markdown_table, replace_block
+from common.results import keep_run, markdown_table, tables_command
 from common.runs import read_json
 
 PACKAGE = "model_preserving_id"
@@ -261,26 +259,17 @@ def _read(pattern: str) -> list[dict[str, Any]]:
     return [read_json(file) for file in sorted(RESULTS.glob(pattern))]
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    return cli.run(_main, argv)
-
-
-def _main(argv: Sequence[str] | None) -> None:
-    parser = cli.Parser(
-        prog="python -m model_preserving_id.tables", description="Results and README tables.", package=PACKAGE
-    )
-    parser.add_argument("--add", nargs="+", default=[], metavar="RUN_FOLDER", help="finished runs to add to results/")
-    parser.add_argument("--check", action="store_true", help="write nothing; status 2 if a table is not up to date")
-    args = parser.parse_args(argv)
-    for folder in args.add:
-        print(add_result(folder))
+def draw() -> list[Path]:
+    """The picture of the curve, if there are results."""
     records = _read("curve-resnet56-*.json")
-    if records and not args.check:
-        draw_curve(CURVE, records)
-    changed = [name for name in block_names(README) if replace_block(README, name, TABLES[name](), check=args.check)]
-    if changed and args.check:
-        raise UserError(f"{README}: not up to date: {', '.join(changed)}; run the same command without --check")
-    print(f"rewrote {', '.join(changed)}" if changed else "all tables are up to date")
+    if not records:
+        return []
+    draw_curve(CURVE, records)
+    return [CURVE]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    return tables_command(PACKAGE, README, TABLES, argv, add=add_result, draw=draw)
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from common.distributed import barrier, is_main, process_group
 from common.errors import UserError
 from common.log import Say, log_to
 from common.runs import describe_environment, open_run
+from common.trained import Trained
 from common.training import TrainOptions
 from redundancy_graph.generate import generate, settings_of
 from redundancy_graph.options import (
@@ -25,7 +26,7 @@ from redundancy_graph.options import (
     labels,
     load_subject,
 )
-from redundancy_graph.prune import Reference, fine_tune, read_cut
+from redundancy_graph.prune import fine_tune, read_cut
 from redundancy_graph.subject import Subject
 
 NOT_PART_OF_A_RUN = ("force", "generate", "log_dir", "plot_layer", "plots", "pruneinfo_dir", "saved_dir")
@@ -97,7 +98,9 @@ def _main(script: Script, argv: Sequence[str] | None) -> None:
             say(f"{command}\n{describe_environment(device)}")
             files = _prune_info(args, subject, wanted, device, say)
             cuts = {label: read_cut(subject, file, args.vgg_hidden, args.target_macs) for label, file in files.items()}
-            reference = Reference(subject, device, args.workers)
+            trained = Trained(
+                subject.model, subject.data, subject.name, subject.file, subject.factory, device, args.workers
+            )
             for label, kept in cuts.items():
                 options = run_options(args, subject, wanted[label], kept)
                 run = open_run(
@@ -105,8 +108,9 @@ def _main(script: Script, argv: Sequence[str] | None) -> None:
                     device=device, fingerprint=subject.data.fingerprint, force=args.force,
                 )  # fmt: skip
                 fine_tune(
-                    run, reference, kept, recipe, seed=args.seed, command=command, tensorboard=args.tensorboard, say=say
-                )
+                    run, subject, trained, kept, recipe, seed=args.seed, command=command, tensorboard=args.tensorboard,
+                    say=say,
+                )  # fmt: skip
             if args.plots and is_main():
                 _draw(Path(args.saved_dir), subject.name, say)
 

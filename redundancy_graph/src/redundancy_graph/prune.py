@@ -1,13 +1,11 @@
 """Cut a network as decided, fine-tune it, and measure what was saved: the library behind the fine-tuning scripts."""
 
 import io
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from common.atomic import write_bytes, write_csv
 from common.channels import keep_channels
@@ -15,9 +13,9 @@ from common.checkpoint import load_model, save_model
 from common.cost import WidthCost
 from common.distributed import barrier, is_main
 from common.errors import UserError
-from common.log import Say
-from common.measure import Accuracy, evaluate, latency_ms, side
+from common.log import Say, epochs_said
 from common.runs import LOG, METRICS, Run
+from common.trained import Trained, say_result
 from common.training import Hooks, TrainOptions, fit
 from redundancy_graph.decide import kept_channels
 from redundancy_graph.names import tensors_to_authors
@@ -42,31 +40,10 @@ def read_cut(
     return kept
 
 
-@dataclass
-class Reference:
-    """The trained network as it was read from disk; its accuracy is measured once per command, when it is first needed."""
-
-    subject: Subject
-    device: torch.device
-    workers: int = 2
-    _accuracy: list[Accuracy] = field(default_factory=list)
-
-    def measure(self, model: nn.Module) -> Accuracy:
-        decisions = self.accuracy.predictions
-        return evaluate(model, self.subject.data.test, device=self.device, workers=self.workers, reference=decisions)
-
-    @property
-    def accuracy(self) -> Accuracy:
-        if not self._accuracy:
-            model = self.subject.model.to(self.device, memory_format=torch.channels_last)
-            self._accuracy.append(evaluate(model, self.subject.data.test, device=self.device, workers=self.workers))
-            model.cpu()
-        return self._accuracy[0]
-
-
 def fine_tune(
     run: Run,
-    reference: Reference,
+    subject: Subject,
+    trained: Trained,
     kept: Mapping[str, list[int]],
     recipe: TrainOptions,
     *,
@@ -81,23 +58,23 @@ def fine_tune(
 
     Beside the run folder stands the seed's flat file ``<folder name>-weights.pth``: tensors only, under the authors' names.
     """
-    subject, device = reference.subject, reference.device
     label = run.folder.name
     if not run.finished:
         pruned = keep_channels(subject.model, subject.example, kept)
-        after_cut = reference.measure(pruned.to(device, memory_format=torch.channels_last)) if is_main() else None
-        hooks = Hooks(after_epoch=_epochs_said(label, recipe.epochs, say))
+        after_cut = trained.measure(pruned.to(trained.device, memory_format=torch.channels_last)) if is_main() else None
+        hooks = Hooks(after_epoch=epochs_said(label, recipe.epochs, say))
         rows = fit(
             pruned, subject.data.train, recipe, folder=run.folder, test=subject.data.test,
-            device=device, seed=seed, workers=reference.workers, tensorboard=tensorboard, hooks=hooks,
+            device=trained.device, seed=seed, workers=trained.workers, tensorboard=tensorboard, hooks=hooks,
         )  # fmt: skip
         if is_main() and after_cut is not None:
             data = subject.data
             if not rows:
                 write_csv(run.folder / LOG, [])
             save_model(run.model_path, pruned, normalize=(data.mean, data.std), dataset=data.name, classes=data.classes)
-            sides = measure_sides(run, reference, after_cut, latency)
-            say_result(label, sides, rows, say)
+            sides = trained.sides(run.model_path, after_cut, latency)
+            say_epochs(rows, say)
+            say_result(label, sides, say)
             save_flat_weights(run, subject)
             best = max((row["test_top1"] for row in rows), default=None)
             details = {
@@ -114,36 +91,6 @@ def fine_tune(
     return run.metrics()
 
 
-def _epochs_said(label: str, epochs: int, say: Say) -> Callable[[int], dict[str, Any]]:
-    """A sign of life after every epoch, in a log that nobody watches through a progress bar."""
-
-    def after_epoch(epoch: int) -> dict[str, Any]:
-        say(f"{label}: epoch {epoch + 1} of {epochs} is done")
-        return {}
-
-    return after_epoch
-
-
-def measure_sides(
-    run: Run, reference: Reference, after_cut: Accuracy, latency: bool = True
-) -> dict[str, dict[str, Any]]:
-    """baseline, after_cut (before any fine-tuning) and compressed, the last as it is read back from disk."""
-    subject = reference.subject
-    model = load_model(run.model_path, subject.factory).to(reference.device, memory_format=torch.channels_last)
-    shape, size = subject.data.input_shape, run.model_path.stat().st_size
-    sides = {
-        "baseline": side(subject.model, reference.accuracy, shape, subject.bytes),
-        "after_cut": side(model, after_cut, shape, size),
-        "compressed": side(model, reference.measure(model), shape, size),
-    }
-    if latency:
-        timed = latency_ms({"baseline": subject.model, "compressed": model}, shape, device=reference.device)
-        subject.model.cpu()
-        for name, milliseconds in timed.items():
-            sides[name]["latency_ms"] = milliseconds
-    return sides
-
-
 def save_flat_weights(run: Run, subject: Subject, replace: bool = True) -> Path:
     """The seed's flat file: a dictionary of tensors under the authors' names, written atomically."""
     file = run.folder.parent / f"{run.folder.name}{SUFFIX}"
@@ -155,21 +102,13 @@ def save_flat_weights(run: Run, subject: Subject, replace: bool = True) -> Path:
     return file
 
 
-def say_result(label: str, sides: Mapping[str, dict], rows: Sequence[Mapping[str, Any]], say: Say) -> None:
-    """The log of the epochs, as the seed writes it, and what came out."""
+def say_epochs(rows: Sequence[Mapping[str, Any]], say: Say) -> None:
+    """The log of the epochs, as the seed writes it."""
     for row in rows:
         say(
             f"epoch [{row['epoch']:02d}/{len(rows):02d}] time {row['seconds']:.1f} s lr {row['learning_rate']:g}"
             f" train loss {row['train_loss']:.4f} prec@1 {row['train_top1']:.2f} test acc@1 {row['test_top1']:.2f}"
         )
-    dense, cut, small = sides["baseline"], sides["after_cut"], sides["compressed"]
-    say(
-        f"{label}: top-1 {dense['top1']:.2f} % -> {small['top1']:.2f} % ({cut['top1']:.2f} % before fine-tuning),"
-        f" agreement {small['agreement']:.2f} %"
-    )
-    for what in ("macs", "params"):
-        gone = 100 * (1 - small[what] / dense[what])
-        say(f"{label}: {what} {dense[what] / 1e6:.2f} M -> {small[what] / 1e6:.2f} M, {gone:.2f} % removed")
 
 
 def _counts(subject: Subject, kept: Mapping[str, list[int]]) -> dict[str, str]:

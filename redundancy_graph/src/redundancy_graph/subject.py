@@ -22,7 +22,7 @@ _OPTIONAL = ("num_batches_tracked", "source")
 
 @dataclass(frozen=True)
 class Subject:
-    """name: for file names; arch: registry name or None; digest: of the weights file; bytes: its size."""
+    """name: for file names; arch: registry name or None; file: of the weights; digest: of that file."""
 
     name: str
     arch: str | None
@@ -30,8 +30,8 @@ class Subject:
     model: nn.Module
     data: DataBundle
     groups: list[ChannelGroup]
+    file: Path
     digest: str
-    bytes: int
 
     @property
     def example(self) -> torch.Tensor:
@@ -66,9 +66,8 @@ def open_subject(
     elif normalize is None and by_authors and data.name == "cifar10":
         data = data.with_normalization(*AUTHORS_NORMALIZATION)
     groups = channel_groups(model, torch.zeros(1, *data.input_shape))
-    content = path.read_bytes()
-    digest = hashlib.sha256(content).hexdigest()[:16]
-    return Subject(name or arch, None if factory else arch, factory, model.eval(), data, groups, digest, len(content))
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+    return Subject(name or arch, None if factory else arch, factory, model.eval(), data, groups, path, digest)
 
 
 AUTHORS_NORMALIZATION = ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010))

@@ -9,10 +9,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from common import cli
 from common.benchmark import speed_table
-from common.errors import UserError
-from common.results import block_names, keep_run, markdown_table, replace_block
+from common.results import keep_run, markdown_table, tables_command
 from common.runs import read_json
 from redundancy_graph.options import PACKAGE
 from redundancy_graph.published import PUBLISHED
@@ -114,22 +112,7 @@ def _read(pattern: str) -> list[dict[str, Any]]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    return cli.run(_main, argv)
-
-
-def _main(argv: Sequence[str] | None) -> None:
-    parser = cli.Parser(
-        prog="python -m redundancy_graph.tables", description="Results and README tables.", package=PACKAGE
-    )
-    parser.add_argument("--add", nargs="+", default=[], metavar="RUN_FOLDER", help="finished runs to add to results/")
-    parser.add_argument("--check", action="store_true", help="write nothing; status 2 if a table is not up to date")
-    args = parser.parse_args(argv)
-    for folder in args.add:
-        print(add_result(folder))
-    changed = [name for name in block_names(README) if replace_block(README, name, TABLES[name](), check=args.check)]
-    if changed and args.check:
-        raise UserError(f"{README}: not up to date: {', '.join(changed)}; run the same command without --check")
-    print(f"rewrote {', '.join(changed)}" if changed else "all tables are up to date")
+    return tables_command(PACKAGE, README, TABLES, argv, add=add_result)
 
 
 if __name__ == "__main__":

@@ -10,12 +10,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from common import cli
 from common.atomic import write_json
 from common.benchmark import speed_table
 from common.cost import count_cost
-from common.errors import UserError
-from common.results import block_names, markdown_table, replace_block
+from common.results import markdown_table, tables_command
 from common.runs import describe_environment, read_json
 from rewarded_metapruning.cost import CONV_LINEAR, MILLION, create_pruned, network_cost
 from rewarded_metapruning.options import PACKAGE
@@ -195,24 +193,13 @@ def draw(folder: Path = RESULTS) -> list[Path]:
     return files
 
 
+def count_costs() -> None:
+    write_json(COSTS, count_published())
+
+
 def main(argv: Sequence[str] | None = None) -> int:
-    return cli.run(_main, argv)
-
-
-def _main(argv: Sequence[str] | None) -> None:
-    parser = cli.Parser(prog="python -m rewarded_metapruning.tables", description="README tables.", package=PACKAGE)
-    parser.add_argument("--costs", action="store_true", help=f"count the published vectors anew into {COSTS.name}")
-    parser.add_argument("--check", action="store_true", help="write nothing; status 2 if a table is not up to date")
-    args = parser.parse_args(argv)
-    if args.costs:
-        write_json(COSTS, count_published())
-    changed = [name for name in block_names(README) if replace_block(README, name, TABLES[name](), check=args.check)]
-    if changed and args.check:
-        raise UserError(f"{README}: not up to date: {', '.join(changed)}; run the same command without --check")
-    drawn = [] if args.check else draw()
-    print(f"rewrote {', '.join(changed)}" if changed else "all tables are up to date")
-    for file in drawn:
-        print(file)
+    make = {"--costs": (count_costs, f"count the published vectors anew into {COSTS.name}")}
+    return tables_command(PACKAGE, README, TABLES, argv, make=make, draw=draw)
 
 
 if __name__ == "__main__":

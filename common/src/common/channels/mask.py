@@ -9,18 +9,25 @@ from torch import Tensor, nn
 from common.channels.groups import ChannelGroup
 
 
+Columns = dict[tuple[str, tuple[str, ...], int, torch.device], Tensor | None]
+
+
 @contextmanager
-def masked(model: nn.Module, groups: Sequence[ChannelGroup], masks: Mapping[str, Tensor]) -> Iterator[nn.Module]:
+def masked(
+    model: nn.Module, groups: Sequence[ChannelGroup], masks: Mapping[str, Tensor], columns: Columns | None = None
+) -> Iterator[nn.Module]:
     """Within this context every consumer reads its input times the masks of the groups it reads.
 
     masks: by group name, shape (C,) for all examples or (N, C) for one mask per example; groups without a mask are left
-    alone. Removing the channels whose mask is 0 gives the same outputs.
+    alone. Removing the channels whose mask is 0 gives the same outputs. columns: a dictionary that is kept from call to call for the
+    same groups; where each consumer's inputs come from is then found out once and not at every step.
     """
     modules = dict(model.named_modules())
+    known: Columns = {} if columns is None else columns
     handles = []
     try:
         for consumer, reads in _reads_by_consumer(groups, masks).items():
-            hook = _multiply_input(modules[consumer], reads, masks)
+            hook = _multiply_input(consumer, modules[consumer], reads, masks, known)
             handles.append(modules[consumer].register_forward_pre_hook(hook))
         yield model
     finally:
@@ -37,18 +44,22 @@ def _reads_by_consumer(groups, masks) -> dict[str, list[tuple[str, list[list[int
     return reads
 
 
-def _multiply_input(module: nn.Module, reads: list[tuple[str, list[list[int]]]], masks: Mapping[str, Tensor]):
+def _multiply_input(
+    consumer: str, module: nn.Module, reads: list[tuple[str, list[list[int]]]], masks: Mapping[str, Tensor], known: Columns
+):
     """A forward pre-hook; the index from input positions to mask columns is built once, at the first call."""
-    index: list[Tensor | None] = []
+    names = tuple(name for name, _ in reads)
 
     def hook(_, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         x = inputs[0]
         dim = x.dim() - 1 if isinstance(module, nn.Linear) else 1
-        if not index:
-            index.append(_column_of_position(reads, masks, x.shape[dim], x.device))
-        mask = _columns(reads, masks, x, with_ones=index[0] is not None)
-        if index[0] is not None:
-            mask = mask.index_select(-1, index[0])
+        key = (consumer, names, x.shape[dim], x.device)
+        if key not in known:
+            known[key] = _column_of_position(reads, masks, x.shape[dim], x.device)
+        index = known[key]
+        mask = _columns(reads, masks, x, with_ones=index is not None)
+        if index is not None:
+            mask = mask.index_select(-1, index)
         shape = [1] * x.dim()
         shape[dim] = x.shape[dim]
         if mask.dim() == 2:

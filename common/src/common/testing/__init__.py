@@ -1,7 +1,7 @@
 """What the tests of every package share: inputs that are whole and inputs that are broken, kills, processes, refusals.
 
 Plain functions for tests, no pytest plugin: each checks with ``assert`` and says what was wrong. Nothing else in ``common``
-imports them.
+imports them. ``common.testing.notebooks`` runs notebooks without a kernel.
 
 >>> killed_and_resumed(command.main, [*words, "--out"], bits, tmp_path, kills=10, preload=["a_paper.command"])
 >>> assert refusal(main(["--penalty", "nan"]), capsys.readouterr().err, "nan auto")

@@ -70,7 +70,7 @@ def write_pictures(root: Path, classes: int = 2, train: int = 10, test: int = 5,
 
 def hostile_pickle(witness: Path) -> bytes:
     """A state dict whose unpickling runs code: whoever loads it makes the file ``witness``."""
-    return pickle.dumps({"state_dict": _Hostile(witness)})
+    return pickle.dumps({"state_dict": _Hostile(witness)}, protocol=2)  # as torch.save writes
 
 
 class _Hostile:
