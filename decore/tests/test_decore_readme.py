@@ -1,23 +1,14 @@
-"""No number in a README is typed by hand: its tables are what the result files give, here and in the root's README."""
-
-from pathlib import Path
+"""What is generated is up to date: tables from the result files, here and in the root's README, and API.md from the source."""
 
 import pytest
 
-from common.results import block_names, stale_blocks
+from common.testing import pages_are_current
 from decore.published import PUBLISHED
 from decore.tables import TABLES, published_rows, results_table
 
-PACKAGE = Path(__file__).resolve().parents[1]
 
-
-@pytest.mark.parametrize("readme", [PACKAGE / "README.md", PACKAGE.parent / "README.md"], ids=["package", "root"])
-def test_tables_show_what_the_result_files_hold(readme):
-    assert stale_blocks(readme, TABLES) == []
-
-
-def test_the_readme_has_every_table():
-    assert set(block_names(PACKAGE / "README.md")) == set(TABLES)
+def test_generated_pages_are_current():
+    pages_are_current("decore", TABLES)
 
 
 @pytest.mark.parametrize("table", PUBLISHED, ids=lambda table: f"{table.arch}-{table.source}")

@@ -1,15 +1,8 @@
-"""No number in a README is typed by hand: its tables are what the result files give, here and in the root's README."""
+"""What is generated is up to date: tables from the result files, here and in the root's README, and API.md from the source."""
 
-from pathlib import Path
-
-import pytest
-
-from common.results import stale_blocks
+from common.testing import pages_are_current
 from redundancy_graph.tables import TABLES
 
-PACKAGE = Path(__file__).resolve().parents[1]
 
-
-@pytest.mark.parametrize("readme", [PACKAGE / "README.md", PACKAGE.parent / "README.md"], ids=["package", "root"])
-def test_tables_show_what_the_result_files_hold(readme):
-    assert stale_blocks(readme, TABLES) == []
+def test_generated_pages_are_current():
+    pages_are_current("redundancy_graph", TABLES)

@@ -9,7 +9,8 @@ import pytest
 from PIL import Image, ImageChops, ImageStat
 
 from common.models import find_architecture
-from common.results import block_names, stale_blocks
+from common.results import block_names
+from common.testing import pages_are_current
 from rewarded_metapruning import diagrams, evaluate, plots, search, small_scale, tables, train
 from rewarded_metapruning.options import with_dashes
 
@@ -18,9 +19,9 @@ TEXT = README.read_text(encoding="utf-8")
 SCRIPTS = {"train.py": train, "search.py": search, "evaluate.py": evaluate}
 
 
-def test_tables_are_made_from_the_result_files():
+def test_generated_pages_are_current():
     assert set(block_names(README)) == set(tables.TABLES)
-    assert stale_blocks(README, tables.TABLES) == []
+    pages_are_current("rewarded_metapruning", tables.TABLES)
 
 
 def test_first_lines_hold_command_time_and_expected_number():

@@ -8,7 +8,6 @@ from torch import Tensor, nn
 
 from common.channels.groups import ChannelGroup
 
-
 Columns = dict[tuple[str, tuple[str, ...], int, torch.device], Tensor | None]
 
 

@@ -18,6 +18,7 @@ from common.testing.inputs import (
 )
 from common.testing.kill import killed_and_resumed
 from common.testing.mistakes import full_disk, left_behind, refusal, scripts_refuse
+from common.testing.pages import pages_are_current
 from common.testing.processes import calls_of_script, half_batches, in_processes, torchrun
 
 __all__ = [
@@ -31,6 +32,7 @@ __all__ = [
     "left_behind",
     "noise",
     "noise_bundle",
+    "pages_are_current",
     "random_network",
     "refusal",
     "scripts_refuse",

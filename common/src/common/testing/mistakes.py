@@ -60,6 +60,6 @@ def scripts_refuse(commands: Sequence[Sequence[str | Path]], folder: Path, words
         for command in commands
     ]
     for process in started:
-        out, error = process.communicate(timeout=240)
+        out, error = process.communicate(timeout=600)
         refusal(process.returncode, error, words)
         assert out == "", out

@@ -39,7 +39,7 @@ def in_processes(
     for child in children:
         child.start()
     for child in children:
-        child.join(240)
+        child.join(600)
     assert [child.exitcode for child in children] == [0] * count, [child.exitcode for child in children]
 
 
