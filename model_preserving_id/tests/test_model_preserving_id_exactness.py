@@ -205,6 +205,7 @@ def test_nothing_changes(name, tmp_path):
     loaded = load_model(tmp_path / "m.safetensors", None if hasattr(model, "architecture") else build)
     with torch.no_grad():
         assert torch.equal(loaded(unseen), smaller(unseen))
+        assert torch.equal(copy.deepcopy(smaller)(unseen), smaller(unseen))
     loaded.train()(seen[:4]).square().sum().backward()
     assert all(p.grad is not None for p in loaded.parameters())
 

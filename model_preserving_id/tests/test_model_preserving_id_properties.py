@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from common.channels import channel_groups
-from common.cost import WidthCost
+from common.cost import RULES, WidthCost
 from common.models import create_model
 from model_preserving_id import prune_network
 from model_preserving_id.activations import gather
@@ -65,6 +65,17 @@ def test_an_unpruned_network_agrees_with_itself_and_the_output_layer_is_never_a_
     assert "8" not in subject.groups and measure(subject, [x], list(subject.groups), [], "cpu")[1] == 100.0
     smaller = prune_network(model, x[:1], x, keep=0.5)
     assert smaller[8].out_features == 5
+
+
+def test_the_originals_costs_of_vgg16():
+    """Property 12: its FLOPs (2 per MAC, and more) and parameters; ImageNet's network on no device, since shapes are enough."""
+    small = create_model("vgg16", conv_bias=False)
+    assert RULES["model_preserving_id"](small, (3, 32, 32))[0] == 627_880_970
+    with torch.device("meta"):
+        large = create_model("vgg16_imagenet", num_classes=1000)
+    assert round(RULES["model_preserving_id"](large, (3, 224, 224))[0] / 1e6) == 30_974
+    params = [sum(p.numel() for p in model.parameters()) for model in (small, large)]
+    assert params == [14_987_722, 138_357_544]
 
 
 def test_depthwise_blocks_stay_depthwise():

@@ -24,7 +24,7 @@ from model_preserving_id.lrank import folded, lrank
 from model_preserving_id.pca import as_layers as pca_layers
 from model_preserving_id.pca import output_components, pca
 from model_preserving_id.pictures import pruning_pictures
-from model_preserving_id.portable import as_network, from_dict, to_dict
+from model_preserving_id.portable import as_network, data_of, from_dict, to_dict
 
 X = torch.zeros(1, 3, 32, 32)
 
@@ -337,13 +337,21 @@ def test_the_original_readme_runs(checkpoint, tmp_path, monkeypatch, capsys):
         "2",
         "--multiprocessing-distributed",
     ]
-    words += ["--world-size", "1", "--rank", "0", "--dataset", "digits", "--threads", "1", "--device", "cpu"]
+    words += ["--world-size", "1", "--rank", "0", "--threads", "1", "--device", "cpu"]  # the file knows its data set
     for spelling in ("--evalute", "--evaluate"):
         with pytest.warns(UserWarning, match="gloo|no such file"):
             assert finetune.main([*words, spelling, "--log_dir", str(tmp_path / spelling)]) == 0
         assert "before fine-tuning" in capsys.readouterr().out
     content = torch.load(tmp_path / "--evalute" / "checkpoint.pth.tar")
     assert content["epoch"] == 1 and content["state_dict"]
+
+
+def test_a_file_knows_its_pictures_and_options_come_first(network):
+    model = from_dict(to_dict(network, dataset="cifar10", dataset_dir="there", normalize={"mean": [0.5], "std": [0.2]}))
+    assert model.checkpoint_header["normalize"] == {"mean": [0.5], "std": [0.2]}
+    assert data_of(model, None, None) == data_of(model, "cifar10", None) == ("cifar10", "there")
+    assert data_of(model, None, "here") == ("cifar10", "here") and data_of(model, "mnist", None) == ("mnist", None)
+    assert data_of(from_dict(to_dict(network, dataset=["cifar10"])), None, None) == ("imagenet", None)
 
 
 def test_train_refuses_in_one_line(capsys, tmp_path):

@@ -16,7 +16,7 @@ from model_preserving_id.command import PACKAGE, save_seed_file, say_result
 from model_preserving_id.lrank import lrank
 from model_preserving_id.pca import pca
 from model_preserving_id.pictures import pruning_pictures
-from model_preserving_id.portable import as_network
+from model_preserving_id.portable import as_network, data_of
 from model_preserving_id.seed_api import create_args, open_trained
 
 FOLDER = "checkpoints"
@@ -102,14 +102,8 @@ def _open(net: Net | None, dataset: str | None, dataset_dir: str | None, device:
         args.device, args.workers = str(device), workers
         args.dataset, args.dataset_dir = dataset or args.dataset, dataset_dir
         return open_trained(args), dataset_dir
-    known = net if isinstance(net, Mapping) else {}
-    if isinstance(net, str | Path) and not str(net).endswith(".safetensors"):
-        known = torch.load(net, map_location="cpu", weights_only=True) if Path(net).is_file() else {}
-    known = known if isinstance(known, Mapping) else {}
     model = as_network(net)
-    header = getattr(model, "checkpoint_header", None) or {}
-    dataset = dataset or known.get("dataset") or header.get("dataset") or "imagenet"
-    dataset_dir = dataset_dir or known.get("dataset_dir")
+    dataset, dataset_dir = data_of(model, dataset, dataset_dir)
     data = normalized_as(model, load_dataset(dataset, dataset_dir))
     record = getattr(model, "architecture", None)
     return Trained(model, data, record["arch"] if record else "network", None, None, device, workers), dataset_dir

@@ -27,7 +27,7 @@ from common.runs import METRICS, STATE, Run, open_run
 from common.trained import Trained, normalized_as
 from common.training import Hooks, TrainOptions, cross_entropy, fit
 from model_preserving_id.command import PACKAGE, say_result
-from model_preserving_id.portable import arch_of, as_network
+from model_preserving_id.portable import arch_of, as_network, data_of
 
 CHECKPOINT = "checkpoint.pth.tar"
 NOT_PART_OF_A_RUN = (
@@ -137,10 +137,7 @@ def train(args: argparse.Namespace, command: str = "train.py") -> dict[str, Any]
     device = choose_device(args.device if args.gpu is None else f"cuda:{args.gpu}")
     with process_group(device):
         model = as_network(args.pretrained)
-        header = getattr(model, "checkpoint_header", None) or {}
-        data = load_dataset(
-            args.dataset or header.get("dataset") or "imagenet", args.dataset_dir, normalize=args.normalize
-        )
+        data = load_dataset(*data_of(model, args.dataset, args.dataset_dir), normalize=args.normalize)
         data = data if args.normalize else normalized_as(model, data)
         before = Trained(model, data, args.arch, Path(args.pretrained), None, device, args.workers)
         original = _original(args, before)

@@ -62,8 +62,10 @@ def from_dict(content: Mapping[str, Any], path: object = "the dictionary") -> nn
     build_replaced(model, layers, path)
     fit_shapes(model, tensors, path)
     load_tensors(model, tensors, path, assign=True)
+    header = {key: content[key] for key in ("dataset", "dataset_dir") if isinstance(content.get(key), str)}
     if content.get("normalize"):
-        model.checkpoint_header = {"normalize": content["normalize"]}  # type: ignore[assignment]
+        header["normalize"] = content["normalize"]
+    model.checkpoint_header = header  # type: ignore[assignment]
     return model.eval()
 
 
@@ -83,6 +85,14 @@ def as_network(net: nn.Module | Mapping[str, Any] | Path | str) -> nn.Module:
     except Exception as error:
         raise UserError(f"{path} is not a file of plain tensors, or is damaged") from error
     return from_dict(content, path)
+
+
+def data_of(model: nn.Module, dataset: str | None, dataset_dir: str | None) -> tuple[str, str | None]:
+    """(data set, its folder): what the options leave open, the network's own file says; ImageNet if that does not either."""
+    header = getattr(model, "checkpoint_header", None) or {}
+    known = header.get("dataset")
+    folder = header.get("dataset_dir") if dataset in (None, known) else None
+    return dataset or known or "imagenet", dataset_dir or folder
 
 
 SEED_NAMES = {"mobilenet": "mobilenet_v1", "mobilenetv1": "mobilenet_v1", "mobilenetv2": "mobilenet_v2"}
