@@ -5,12 +5,14 @@ import json
 import socket
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import pytest
 
+from common.atomic import write_json
 from common.errors import UserError
-from compare import sweep
+from compare import sweep, trial
 
 WRITER = "import json, pathlib, sys; p = pathlib.Path(sys.argv[2]); p.mkdir(parents=True, exist_ok=True); (p / 'metrics.json').write_text(json.dumps({'compressed': {'top1': 10 * float(sys.argv[1])}}))"
 COMMAND = ["python", "-c", WRITER, "{value}", "{out}/run"]
@@ -22,6 +24,25 @@ def test_the_command_of_a_trial():
     )
     assert words == [sys.executable, "-m", "x", "--k=0.5", "--out", "/s/value-0.5/a"]
     assert sweep.trial_folder("/s", "../../etc").parent == sweep.trial_folder("/s", "1").parent
+
+
+def test_a_trial_runs_where_the_sweep_was_started(tmp_path, monkeypatch):
+    """The paths of a command mean the same in a trial; NNI starts it in a folder of its own."""
+    (tmp_path / "here").mkdir()
+    (tmp_path / "here" / "work.py").write_text(WRITER)
+    settings = {
+        "command": ["python", "work.py", "{value}", "{out}"],
+        "out": str(tmp_path / "s"),
+        "figure": sweep.FIGURE,
+    }
+    write_json(tmp_path / "sweep.json", settings | {"values": ["3"], "folder": str(tmp_path / "here")})
+    told = []
+    nni = types.SimpleNamespace(get_next_parameter=lambda: {"value": "3"}, report_final_result=told.append)
+    monkeypatch.setitem(sys.modules, "nni", nni)
+    monkeypatch.setenv(sweep.SETTINGS, str(tmp_path / "sweep.json"))
+    monkeypatch.chdir(tmp_path)
+    assert trial.main() == 0 and told == [30.0]
+    assert sweep.working_folder({"folder": str(tmp_path / "gone")}) is None  # on another machine
 
 
 @pytest.mark.parametrize("command", [[], ["python", "x.py", "{value}"], ["python", "x.py", "{out}"]])

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from math import sqrt
 
-from compare.rows import Group, Rows, chained, single
+from compare.rows import Group, Row, Rows, chained, single
 
 
 def findings(rows: Rows) -> list[str]:
@@ -27,15 +27,23 @@ def trained(groups: Sequence[Group]) -> bool:
     return any(row["finetune_epochs"] for g in groups for row in g.rows)
 
 
-def noise(a: Group, b: Group, measure: str) -> float:
-    """The standard error of the difference of two means over the seeds; 0 for one seed."""
-    terms = [(g.deviation(measure) or 0.0) ** 2 / len(g.rows) for g in (a, b)]
-    return sqrt(sum(terms))
+def noise(a: Group, b: Group, measure: str) -> float | None:
+    """The standard error of the difference of two means over the seeds; None if one of them has a single seed."""
+    deviations = [g.deviation(measure) for g in (a, b)]
+    if None in deviations:
+        return None
+    return sqrt(sum(d**2 / len(g.rows) for d, g in zip(deviations, (a, b), strict=True) if d is not None))
+
+
+def near(a: Group, b: Group, measure: str) -> bool:
+    """Whether two means are within two standard errors of one another; False where the error is not known."""
+    error = noise(a, b, measure)
+    return error is not None and abs(a.mean(measure) - b.mean(measure)) <= 2 * error
 
 
 def level(best: Group, groups: Sequence[Group], measure: str) -> list[Group]:
     """The groups whose means are within two standard errors of the best one's."""
-    return [g for g in groups if g is not best and best.mean(measure) - g.mean(measure) <= 2 * noise(best, g, measure)]
+    return [g for g in groups if g is not best and near(best, g, measure)]
 
 
 def _best_line(groups: Sequence[Group], target: float) -> list[str]:
@@ -45,8 +53,10 @@ def _best_line(groups: Sequence[Group], target: float) -> list[str]:
     when = "after fine-tuning" if trained(groups) else "without any fine-tuning"
     line = f"At {100 * target:g} % of the MACs, {when}, {best.label} is most accurate: {_value(best, 'top1')} (dense {best.mean('dense_top1'):.2f} %)"
     others = level(best, groups, "top1")
-    if others:
-        line += f"; {_list([g.label for g in others])} {'is' if len(others) == 1 else 'are'} within two standard errors of it"
+    if len(best.rows) == 1:
+        line += "; one seed, which cannot tell small differences from chance"
+    elif others:
+        line += f"; {_subject(others)} within two standard errors of it"
     return [line + "."]
 
 
@@ -71,14 +81,12 @@ def _worse(groups: Sequence[Group]) -> list[str]:
     parts = [
         f"{g.label} at {100 * g.first['target']:g} % ({_value(g, 'cut_top1')} to {_value(g, 'top1')})" for g in harmed
     ]
-    return (
-        [f"This fine-tuning takes accuracy away from networks that had lost little: {_list(parts)}."] if parts else []
-    )
+    return [f"This fine-tuning leaves less accuracy than the cut had left: {_list(parts)}."] if parts else []
 
 
 def _yardstick(groups: Sequence[Group]) -> list[str]:
-    """Which methods do not beat the best yardstick?"""
-    parts = []
+    """Which methods are ahead of the best yardstick, and which of them by more than chance?"""
+    said = []
     for target in _targets(groups):
         here = _at(groups, target)
         yard = [g for g in here if g.first["paper"] is None]
@@ -86,12 +94,22 @@ def _yardstick(groups: Sequence[Group]) -> list[str]:
         if not yard or not papers:
             continue
         best = max(yard, key=lambda g: g.mean("top1"))
-        behind = [g.label for g in papers if g.mean("top1") <= best.mean("top1")]
-        end = f"not by {_list(behind, 'or')}" if behind else "by every paper here"
-        parts.append(
-            f"at {100 * target:g} % of the MACs the best one, {best.label} ({_value(best, 'top1')}), is beaten {end}"
+        ahead = [g for g in papers if g.mean("top1") > best.mean("top1")]
+        close = [g for g in ahead if near(best, g, "top1")]
+        parts = [
+            (end, of_these)
+            for end, of_these in (
+                ("ahead of it", [g for g in ahead if g not in close]),
+                ("ahead by less than two standard errors", close),
+                ("not ahead", [g for g in papers if g not in ahead]),
+            )
+            if of_these
+        ]
+        said.append(
+            f"The best yardstick at {100 * target:g} % of the MACs is {best.label} ({_value(best, 'top1')}): "
+            f"{'; '.join(f'{_subject(of_these)} {end}' for end, of_these in parts)}."
         )
-    return [f"Against the yardsticks: {'; '.join(parts)}."] if parts else []
+    return said
 
 
 def _latency(groups: Sequence[Group]) -> list[str]:
@@ -102,9 +120,15 @@ def _latency(groups: Sequence[Group]) -> list[str]:
     shares = {g.label: 100 * g.mean("latency64_kept") for g in here}
     low, high = min(shares, key=shares.__getitem__), max(shares, key=shares.__getitem__)
     return [
-        f"MACs are not milliseconds: at {100 * target:g} % of the MACs a batch of 64 takes {shares[low]:.0f} % ({low}) to {shares[high]:.0f} % ({high}) "
-        "of the dense network's time."
+        f"MACs are not milliseconds: at {100 * target:g} % of the MACs a batch of 64 on {threads(here[0].first)} takes {shares[low]:.0f} % ({low}) "
+        f"to {shares[high]:.0f} % ({high}) of the dense network's time."
     ]
+
+
+def threads(row: Row) -> str:
+    """What a row's latency was timed on: "1 thread"."""
+    count = row["config"]["environment"]["threads"]
+    return f"{count} thread{'s' * (count != 1)}"
 
 
 def _bytes(groups: Sequence[Group]) -> list[str]:
@@ -141,8 +165,12 @@ def middle(targets: Sequence[float]) -> float:
 
 def _value(group: Group, measure: str) -> str:
     deviation = group.deviation(measure)
-    spaced = f"{group.mean(measure):.2f}" + (f" ± {deviation:.2f}" if deviation else "") + " %"
+    spaced = f"{group.mean(measure):.2f}" + (f" ± {deviation:.2f}" if deviation is not None else "") + " %"
     return spaced.replace(" ", "\N{NO-BREAK SPACE}")
+
+
+def _subject(groups: Sequence[Group]) -> str:
+    return f"{_list([g.label for g in groups])} {'is' if len(groups) == 1 else 'are'}"
 
 
 def _list(names: Sequence[str], last: str = "and") -> str:

@@ -7,9 +7,9 @@ from importlib.resources import files
 from typing import Any
 
 from compare.charts import Point, Style, dense_mark, legend_mark, plot, strip, styles
-from compare.findings import findings, middle, trained
+from compare.findings import findings, middle, threads, trained
 from compare.rows import MEASURES, Group, Rows, chained, method_order, single
-from compare.text import budget, methods_note, spread
+from compare.text import budget, methods_note, seeds_note, spread
 
 CLASSES_SHOWN = 20  # with more of them, per-class tables would not be read
 
@@ -21,10 +21,11 @@ def html(rows: Rows) -> str:
     labels = method_order([*groups, *chains])
     look = styles(labels, [g.label for g in [*groups, *chains] if g.first["paper"] is None])
     title = f"{first['arch']} on {first['dataset']}: compression methods side by side"
+    tuned = "is fine-tuned by the same recipe" if trained([*groups, *chains]) else "no network is trained after the cut"
     sections = [
         _findings(rows),
         _plots(groups, look, rows),
-        _table(groups, chains),
+        _table(groups, chains, seeds_note(rows)),
         _chain_section(chains),
         _widths(groups, look),
         _classes(groups),
@@ -44,8 +45,8 @@ def html(rows: Rows) -> str:
 <body>
 <header>
 <h1>{escape(title)}</h1>
-<p>Every method starts from the same trained network, gets the same budget, and is fine-tuned by the same recipe. Means and
-deviations are over the seeds, nothing is picked, and every figure was measured on the network read back from disk.</p>
+<p>Every method starts from the same trained network, gets the same budget, and {tuned}. {escape(seeds_note(rows))} Nothing is picked,
+and every figure was measured on the network read back from disk.</p>
 {_facts(rows)}
 <nav aria-label="Sections"><a href="#findings">Findings</a><a href="#plots">Plots</a><a href="#table">Table</a>{'<a href="#chains">Chains</a>' if chains else ""}<a href="#widths">Widths</a><a href="#classes">Classes</a><a href="#methods">Methods</a><a href="#again">How to make it again</a></nav>
 </header>
@@ -74,9 +75,11 @@ def _facts(rows: Rows) -> str:
         "dense MACs": f"{sides[0]['macs']:,}",
         "dense params": f"{sides[0]['params']:,}",
         "dense file": f"{sides[0]['bytes']:,} bytes",
-        "seeds": ", ".join(map(str, seeds)),
+        "seeds": f"{len(seeds)} (number {', '.join(map(str, seeds))})"
+        if len(seeds) == 1
+        else f"{len(seeds)} ({', '.join(map(str, seeds))})",
         "fine-tuning": f"{recipe['epochs']} epochs" if recipe["epochs"] else "none",
-        "latency on": f"{first['config']['environment']['threads']} threads, {first['config']['environment']['device'].split(' ')[0].upper()}",
+        "latency on": f"{threads(first)}, {first['config']['environment']['device'].split(' ')[0].upper()}",
     }
     cells = "".join(f"<div><dt>{escape(name)}</dt><dd>{escape(value)}</dd></div>" for name, value in facts.items())
     return f'<dl class="facts">{cells}</dl>'
@@ -137,12 +140,12 @@ def _plots(groups: Sequence[Group], look: dict[str, Style], rows: Rows) -> str:
     if macs:
         drawn.append(
             _figure(
-                "Accuracy against latency, batch 64",
+                f"Accuracy against latency, batch 64 on {threads(rows.metrics[0])}",
                 macs,
                 look,
                 "latency64_kept",
                 "top1",
-                "milliseconds kept, %",
+                "time of a batch, % of the dense network's",
                 dense,
             )
         )
@@ -153,8 +156,8 @@ def _plots(groups: Sequence[Group], look: dict[str, Style], rows: Rows) -> str:
     items += f"<li>{dense_mark()}the dense network</li>"
     return (
         f'<section id="plots"><h2>Accuracy against cost</h2><ul class="legend" aria-label="Legend">{items}</ul>'
-        f'<div class="plots">{"".join(drawn)}</div><p class="soft">Bars are sample deviations over the seeds. Costs are shares of the '
-        "dense network's; latency was timed in turns with it.</p></section>"
+        f'<div class="plots">{"".join(drawn)}</div><p class="soft">Bars are sample deviations over the seeds; a point of one seed has none. Costs are shares of the '
+        "dense network's, and time was measured in turns with it.</p></section>"
     )
 
 
@@ -181,28 +184,29 @@ COLUMNS = {
     "top-1 %": ("top1", 2),
     "agreement %": ("agreement", 2),
     "MACs kept %": ("macs_kept", 2),
-    "params": ("nonzero_params", 0),
-    "bytes": ("bytes", 0),
-    "ms, batch 1": ("ms_batch1", 2),
+    "params, thousands": ("nonzero_params", 1),
+    "file, kB": ("bytes", 1),
+    "ms, batch 1": ("ms_batch1", 1),
     "ms, batch 64": ("ms_batch64", 1),
     "% of dense ms": ("latency64_kept", 1),
 }
-SHARES = ("macs_kept", "latency64_kept")
+SCALES = {"macs_kept": 100.0, "latency64_kept": 100.0, "nonzero_params": 1e-3, "bytes": 1e-3}
+SAME = 5e-4  # deviations of costs below it, as a share, are not shown: all seeds have the same
 
 
-def _table(groups: Sequence[Group], chains: Sequence[Group]) -> str:
+def _table(groups: Sequence[Group], chains: Sequence[Group], note: str) -> str:
     if not groups:
         return ""
     head = "".join(f'<th scope="col">{escape(name)}</th>' for name in ("method", "budget", "seeds", *COLUMNS))
     body = "".join(_table_row(g) for g in groups)
-    note = (
+    missed = (
         '<p class="soft"><span class="warn">!</span> misses its budget by more than 2 %.</p>'
         if any(g.missed for g in [*groups, *chains])
         else ""
     )
     return (
         '<section id="table"><h2>Every figure</h2><div class="scroll" tabindex="0" role="region" aria-label="All methods and budgets">'
-        f'<table class="sortable"><caption>Means ± sample deviations over the seeds.</caption><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>{note}</section>'
+        f'<table class="sortable"><caption>{escape(note)} Latency on {threads(groups[0].first)}.</caption><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>{missed}</section>'
     )
 
 
@@ -222,12 +226,11 @@ def _table_row(g: Group) -> str:
 def _cell(g: Group, name: str, digits: int) -> str:
     if name == "cut_top1" and not g.first["finetune_epochs"]:
         return "–"
-    if name not in SHARES:
+    if name not in SCALES:
         return spread(g, name, digits)
-    deviation = g.deviation(name)
-    return f"{100 * g.mean(name):.{digits}f}" + (
-        f" ± {100 * deviation:.{digits}f}" if deviation and deviation > 5e-4 else ""
-    )
+    deviation, mean = g.deviation(name), g.mean(name)
+    shown = f" ± {SCALES[name] * deviation:,.{digits}f}" if deviation and deviation > SAME * mean else ""
+    return f"{SCALES[name] * mean:,.{digits}f}{shown}"
 
 
 def _chain_section(chains: Sequence[Group]) -> str:
@@ -348,11 +351,10 @@ def _reproduce(rows: Rows) -> str:
     first: dict[str, Any] = rows.metrics[0]
     about = first["config"]["environment"]
     versions = ", ".join(f"{name} {version}" for name, version in about["versions"].items())
-    recipe = ", ".join(
-        f"{name} {value}"
-        for name, value in first["config"]["options"]["finetune"].items()
-        if value not in (False, [], None)
-    )
+    recipe = first["config"]["options"]["finetune"]
+    unused = ("step_size", "gamma", "milestones") if recipe.get("schedule") == "cosine" else ()
+    shown = ", ".join(f"{k} {v}" for k, v in recipe.items() if v not in (False, [], None) and k not in unused)
+    recipe_said = f"The recipe of fine-tuning: {shown}." if recipe["epochs"] else "No network was fine-tuned."
     ends = [row for row in rows.metrics if not (row["chain"] and row["step"] < len(row["chain"]))]
     lines = "".join(
         f'<tr><th scope="row">{escape(row["folder"])}</th><td>{row["seed"]}</td><td>{escape(str(row["commit"]))}</td>'
@@ -361,9 +363,9 @@ def _reproduce(rows: Rows) -> str:
     )
     return (
         '<section id="again"><h2>How to make each point again</h2>'
-        f"<p>Python {escape(about['python'])}, {escape(versions)}; {escape(about['device'])}, {about['threads']} threads; "
+        f"<p>Python {escape(about['python'])}, {escape(versions)}; {escape(about['device'])}, {threads(first)}; "
         f"data fingerprint <code>{escape(str(first['config']['data_fingerprint']))}</code>. Same machine and thread count, same bits.</p>"
-        f"<p>The recipe of fine-tuning: {escape(recipe)}.</p>"
+        f"<p>{escape(recipe_said)}</p>"
         f"<details><summary>{len(ends)} rows: command, seed, commit, seconds</summary>"
         '<div class="scroll" tabindex="0" role="region" aria-label="Commands"><table><thead><tr><th scope="col" class="left">folder</th><th scope="col">seed</th>'
         f'<th scope="col">commit</th><th scope="col">seconds</th><th scope="col" class="left">command</th></tr></thead><tbody>{lines}</tbody></table></div></details></section>'

@@ -54,7 +54,13 @@ def _main(argv: Sequence[str] | None) -> None:
     args = parser.parse_args(words[: words.index("--")] if "--" in words else words)
     check_command(command)
     out = Path(args.out).absolute()
-    settings = {"command": command, "out": str(out), "figure": args.figure, "values": args.values}
+    settings = {
+        "command": command,
+        "out": str(out),
+        "figure": args.figure,
+        "values": args.values,
+        "folder": os.getcwd(),
+    }
     write_json(out / "sweep.json", settings)
     _experiment(args, out, settings)
     rows = collect(settings)
@@ -66,7 +72,9 @@ def _main(argv: Sequence[str] | None) -> None:
     )
     missing = [row["value"] for row in rows if row["figure"] is None]
     if missing:
-        raise UserError(f"no figure {args.figure} for {', '.join(missing)}: see the trials' output below {out / 'nni'}")
+        raise UserError(
+            f"no figure {args.figure} for {', '.join(missing)}: see the files trial.stderr below {out / 'nni'}"
+        )
 
 
 def check_command(command: Sequence[str]) -> None:
@@ -82,6 +90,11 @@ def filled(command: Sequence[str], value: str, out: Path) -> list[str]:
     """The command of one trial; ``python`` is this interpreter."""
     words = [word.replace("{value}", value).replace("{out}", str(out)) for word in command]
     return [sys.executable, *words[1:]] if words[0] == "python" else words
+
+
+def working_folder(settings: dict[str, Any]) -> str | None:
+    """Where a trial's command runs: where the sweep was started, so that its paths mean the same; elsewhere if that is not there."""
+    return settings["folder"] if Path(settings["folder"]).is_dir() else None
 
 
 def trial_folder(out: Path | str, value: str) -> Path:

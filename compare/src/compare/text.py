@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from common.results import markdown_table, padded
+from compare.findings import threads
 from compare.rows import Group, Rows, chained, single
 
 MARK = " (!)"
@@ -45,7 +46,7 @@ def budget(group: Group) -> str:
 
 
 def spread(group: Group, measure: str, digits: int) -> str:
-    """Mean and sample deviation over the seeds."""
+    """Mean and sample deviation over the seeds: without one for a single seed, and for a count that every seed shares."""
     return _spread(group.values(measure), digits)
 
 
@@ -54,7 +55,7 @@ def _spread(values: Sequence[float], digits: int) -> str:
     if len(values) < 2:
         return f"{mean:,.{digits}f}"
     deviation = (sum((v - mean) ** 2 for v in values) / (len(values) - 1)) ** 0.5
-    return f"{mean:,.{digits}f}" + (f" ± {deviation:,.{digits}f}" if deviation else "")
+    return f"{mean:,.{digits}f}" + (f" ± {deviation:,.{digits}f}" if deviation or digits else "")
 
 
 def _notes(rows: Rows) -> str:
@@ -63,6 +64,15 @@ def _notes(rows: Rows) -> str:
         lines.append("(!) misses its budget by more than 2 %")
     lines += [f"not reached: {one['folder']}: {one['reason']}" for one in rows.refused]
     return "".join(f"{line}\n" for line in lines)
+
+
+def seeds_note(rows: Rows) -> str:
+    """What the figures are means of."""
+    counts = {len(g.rows) for g in [*single(rows), *chained(rows)]}
+    if counts == {1}:
+        return "One seed: no deviation is known, and small differences may be chance."
+    note = "Means ± sample deviations over the seeds"
+    return f"{note}; rows of one seed have none." if 1 in counts else f"{note}."
 
 
 def methods_note(rows: Rows) -> list[str]:
@@ -91,10 +101,10 @@ def markdown(rows: Rows) -> str:
 
 {table(rows)}
 {_notes(rows)}
-Means and sample deviations over the seeds, nothing picked. Every figure was measured on the network read back from disk.
+{seeds_note(rows)} Nothing is picked, and every figure was measured on the network read back from disk.
 Agreement is the share of test pictures on which a network decides as the dense one.
 Fine-tuning, the same for all: {recipe["epochs"]} epochs, batch {recipe["batch_size"]}, learning rate {recipe["learning_rate"]:g} ({recipe["schedule"]}).
-Latency: {about["threads"]} threads on {about["device"]}, in turns with the dense network.
+Latency: {threads(first)} on {about["device"]}, in turns with the dense network.
 
 {chr(10).join(f"- {line}" for line in methods_note(rows))}
 

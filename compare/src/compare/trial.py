@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from common.runs import read_json
-from compare.sweep import SETTINGS, figure_in, filled, trial_folder
+from compare.sweep import SETTINGS, figure_in, filled, trial_folder, working_folder
 
 
 def main() -> int:
@@ -15,7 +15,8 @@ def main() -> int:
     settings = read_json(Path(os.environ[SETTINGS]))
     value = str(nni.get_next_parameter()["value"])
     folder = trial_folder(settings["out"], value)
-    status = subprocess.run(filled(settings["command"], value, folder), check=False).returncode
+    command = filled(settings["command"], value, folder)
+    status = subprocess.run(command, check=False, cwd=working_folder(settings)).returncode
     figure = figure_in(folder, settings["figure"])
     if status == 0 and figure is not None:
         nni.report_final_result(figure)
