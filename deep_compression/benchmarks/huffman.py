@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import heapq
 import lzma
 import sys
 
@@ -12,20 +11,10 @@ import numpy as np
 
 from common.benchmark import Ratio, Series, interleaved, run_benchmark, times_faster
 from deep_compression import huffman_decode, huffman_encode
+from deep_compression.huffman import optimal_bits
 
 NUMBER = 10_000_000
 SLOW = 50  # the peers decode a fiftieth of it, and their time is multiplied
-
-
-def optimal_bits(counts) -> int:
-    heap = [int(c) for c in counts if c]
-    heapq.heapify(heap)
-    total = 0
-    while len(heap) > 1:
-        merged = heapq.heappop(heap) + heapq.heappop(heap)
-        total += merged
-        heapq.heappush(heap, merged)
-    return total
 
 
 def body(repeats: int) -> tuple[Series, list[Ratio]]:

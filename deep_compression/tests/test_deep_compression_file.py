@@ -15,6 +15,7 @@ from torch import nn
 from common.models import create_model
 from deep_compression import account, kmeans_1d, load_compressed, load_compressed_model, save_compressed
 from deep_compression import compressed as cm
+from deep_compression.huffman import optimal_bits
 from deep_compression.pruning import csr_numbers
 from deep_compression.tensors import DTYPES, to_bits
 
@@ -201,22 +202,9 @@ def test_payloads_are_optimal_huffman_codes_and_overheads_are_small(tmp_path):
     fillers = int((gaps >> 5).sum())
     assert layer.entries == int(living.sum()) + fillers
     stored = np.append(gaps & 31, np.full(fillers, 31))
-    assert layer.gap_payload_bits == reference_bits(np.bincount(stored))
+    assert layer.gap_payload_bits == optimal_bits(np.bincount(stored))
     values = np.append(matrix[living], np.zeros(fillers, np.float32))
-    assert layer.weight_payload_bits == reference_bits(np.unique(values, return_counts=True)[1])
-
-
-def reference_bits(counts):
-    import heapq
-
-    heap = [int(c) for c in counts if c]
-    heapq.heapify(heap)
-    total = 0
-    while len(heap) > 1:
-        merged = heapq.heappop(heap) + heapq.heappop(heap)
-        total += merged
-        heapq.heappush(heap, merged)
-    return total
+    assert layer.weight_payload_bits == optimal_bits(np.unique(values, return_counts=True)[1])
 
 
 def test_smaller_than_xz_of_the_same_numbers(tmp_path):

@@ -1,7 +1,6 @@
 """Huffman codes, bit packing, ANS: property 2 of the paper's facts."""
 
 import contextlib
-import heapq
 import itertools
 
 import numpy as np
@@ -13,20 +12,6 @@ from deep_compression import ans, huffman_decode, huffman_encode, streams
 from deep_compression import huffman as hf
 from deep_compression.bits import pack_codes, pack_fixed, unpack_fixed
 from deep_compression.cursor import Cursor
-
-
-def reference_bits(frequencies):
-    """Payload of an optimal Huffman code: the sum of all merged weights, by another algorithm."""
-    heap = [int(f) for f in frequencies if f]
-    if len(heap) == 1:
-        return heap[0]
-    heapq.heapify(heap)
-    total = 0
-    while len(heap) > 1:
-        merged = heapq.heappop(heap) + heapq.heappop(heap)
-        total += merged
-        heapq.heappush(heap, merged)
-    return total
 
 
 def fibonacci(n):
@@ -47,7 +32,7 @@ def round_trip(symbols):
 def test_any_integers_come_back(symbols):
     stream = round_trip(np.array(symbols, np.int64))
     counts = np.unique(symbols, return_counts=True)[1]
-    assert stream.payload_bits == reference_bits(counts) if symbols else stream.payload_bits == 0
+    assert stream.payload_bits == hf.optimal_bits(counts) if symbols else stream.payload_bits == 0
     assert len(stream.payload) == (stream.payload_bits + 7) // 8
 
 
@@ -56,7 +41,7 @@ def test_any_integers_come_back(symbols):
 def test_lengths_are_optimal_and_make_a_prefix_code(frequencies):
     lengths = hf.code_lengths(frequencies).astype(int)
     assert (lengths > 0).tolist() == [f > 0 for f in frequencies]
-    assert int(lengths @ np.array(frequencies)) == reference_bits(frequencies)
+    assert int(lengths @ np.array(frequencies)) == hf.optimal_bits(frequencies)
     used = lengths[lengths > 0]
     if len(used) > 1:
         assert sum(2.0**-length for length in used) == 1.0
@@ -69,9 +54,9 @@ def test_limited_lengths_keep_the_limit_and_kraft(frequencies, limit):
     free = hf.code_lengths(frequencies).astype(int)
     assert lengths.max() <= limit and sum(2.0**-length for length in lengths) == 1.0
     cost = int(lengths @ np.array(frequencies))
-    assert cost >= reference_bits(frequencies)
+    assert cost >= hf.optimal_bits(frequencies)
     if free.max() <= limit:
-        assert cost == reference_bits(frequencies)
+        assert cost == hf.optimal_bits(frequencies)
 
 
 def test_limited_lengths_are_the_best_of_all():
@@ -109,7 +94,7 @@ def test_fibonacci_frequencies_stay_within_the_decoders_table():
     symbols = np.random.default_rng(0).permutation(np.repeat(np.arange(28), frequencies))
     stream = round_trip(symbols)
     assert stream.lengths.max() <= hf.MAX_TABLE_BITS
-    assert stream.payload_bits <= reference_bits(frequencies) * 1.001
+    assert stream.payload_bits <= hf.optimal_bits(frequencies) * 1.001
     deep = hf.choose_lengths(fibonacci(80))
     assert deep.max() <= hf.MAX_TABLE_BITS and sum(2.0 ** -int(n) for n in deep) == 1.0
 

@@ -170,19 +170,15 @@ def test_one_line_status_two_and_nothing_left(module, line, message, files, tmp_
     assert left == []
 
 
+def short_run(checkpoint, folder) -> list[str]:
+    """Options of a run with 60 pictures."""
+    words = ["--checkpoint", str(checkpoint), "--prune-batch-size", "60", "--out", str(folder)]
+    return [*words, "--no-latency", "--threads", "1"]
+
+
 def test_a_damaged_state_is_named_and_a_network_that_learned_nothing_usable_is_refused(files, tmp_path, capsys):
     folder = tmp_path / "run"
-    words = [
-        "--checkpoint",
-        files["good"],
-        "--prune-batch-size",
-        "60",
-        "--out",
-        str(folder),
-        "--no-latency",
-        "--threads",
-        "1",
-    ]
+    words = short_run(files["good"], folder)
     assert command.main([*words, "--target-macs", "0.0001"]) == 2
     (folder / "state.pt").write_bytes(b"damaged")
     capsys.readouterr()
@@ -196,18 +192,7 @@ def test_nothing_is_lost_when_the_disk_is_full(files, tmp_path, capsys, monkeypa
     from common import checkpoint
 
     folder = tmp_path / "run"
-    words = [
-        "--checkpoint",
-        files["good"],
-        "--prune-batch-size",
-        "60",
-        "--out",
-        str(folder),
-        "--no-latency",
-        "--threads",
-        "1",
-    ]
-    words += ["--method", "budget", "--target-macs", "0.6"]
+    words = [*short_run(files["good"], folder), "--method", "budget", "--target-macs", "0.6"]
 
     def full(*arguments, **more):
         raise OSError(28, "No space left on device", str(folder / "model.safetensors"))
@@ -228,13 +213,6 @@ def test_infinite_activations_are_refused(files, tmp_path, capsys):
         model.conv1.weight.fill_(np.float32(1e38))
     digits = load_dataset("digits")
     save_model(tmp_path / "m.safetensors", model, normalize=(digits.mean, digits.std), dataset="digits")
-    words = [
-        "--checkpoint",
-        str(tmp_path / "m.safetensors"),
-        "--prune-batch-size",
-        "60",
-        "--out",
-        str(tmp_path / "run"),
-    ]
+    words = short_run(tmp_path / "m.safetensors", tmp_path / "run")
     assert command.main([*words, "--method", "budget"]) == 2
     assert "infinities or nan" in capsys.readouterr().err

@@ -1,6 +1,7 @@
 """What all commands share: one-line errors with status 2, groups of options, the version."""
 
 import argparse
+import shlex
 import sys
 from collections.abc import Callable, Sequence
 from importlib import metadata
@@ -54,6 +55,11 @@ def run(body: Callable[[Sequence[str] | None], None], argv: Sequence[str] | None
         print("interrupted; the same command goes on where it was", file=sys.stderr)
         return INTERRUPTED
     return 0
+
+
+def command_line(prog: str, argv: Sequence[str] | None) -> str:
+    """A command as it can be typed again, for logs and result files; prog: "python main.py", argv: as ``main`` got it."""
+    return f"{prog} {shlex.join(sys.argv[1:] if argv is None else argv)}".rstrip()
 
 
 def _refuse(message: str) -> int:

@@ -1,6 +1,5 @@
 """``prune_model.py``: DECORE on a trained network, for one penalty or several."""
 
-import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -36,7 +35,7 @@ def _main(argv: Sequence[str] | None) -> None:
     plans = {penalty: plan_from_options(args, penalty) for penalty in args.penalty}
     with process_group(device):
         trained = load_trained(args)
-        command = shlex.join(["prune_model.py", *(sys.argv[1:] if argv is None else argv)])
+        command = cli.command_line("prune_model.py", argv)
         saved = Path(args.saved_dir)
         wanted = labels(trained.name, args.penalty, args.target_macs)
         policies = list(labels(trained.name, args.penalty, None))

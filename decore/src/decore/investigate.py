@@ -5,9 +5,7 @@ highest first, and at random, and accuracy is measured along the way. No channel
 """
 
 import argparse
-import shlex
 import statistics
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -78,7 +76,7 @@ def _main(argv: Sequence[str] | None) -> None:
         folder = saved / f"{label}-policies"
         settings = {"drop": args.drop, "random_orders": args.random_orders, "test_pictures": args.test_pictures}
         with log_to([saved / f"{label}-policies.log"]) as say:
-            say(f"{shlex.join(['investigate_policies.py', *(sys.argv[1:] if argv is None else argv)])}")
+            say(cli.command_line("investigate_policies.py", argv))
             say(str(describe_environment(trained.device)))
             run = open_run(
                 folder, PACKAGE, identity(trained) | plan.policy_identity() | settings | {"frozen": True},

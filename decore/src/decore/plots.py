@@ -48,6 +48,13 @@ def kept_per_layer(path: Path, folder: Path) -> None:
         axes.legend()
 
 
+COURSE = (
+    ("masked_accuracy", 1, "o-", "accuracy under masks, %"),
+    ("macs_kept", 100, "s-", "MACs kept at p >= 0.5, %"),
+    ("channels_kept", 100, "^-", "channels kept at p >= 0.5, %"),
+)
+
+
 def course(path: Path, policy_folder: Path) -> None:
     """The policy phase by epoch: accuracy under masks against what p >= 0.5 would keep."""
     with open(policy_folder / LOG, newline="", encoding="utf-8") as file:
@@ -56,23 +63,9 @@ def course(path: Path, policy_folder: Path) -> None:
         return
     epochs = [int(row["epoch"]) for row in rows]
     with figure(path) as axes:
-        axes.plot(
-            epochs, [float(row["masked_accuracy"]) for row in rows], "o-", markersize=3, label="accuracy under masks, %"
-        )
-        axes.plot(
-            epochs,
-            [100 * float(row["macs_kept"]) for row in rows],
-            "s-",
-            markersize=3,
-            label="MACs kept at p >= 0.5, %",
-        )
-        axes.plot(
-            epochs,
-            [100 * float(row["channels_kept"]) for row in rows],
-            "^-",
-            markersize=3,
-            label="channels kept at p >= 0.5, %",
-        )
+        for name, scale, style, label in COURSE:
+            values = [scale * float(row[name]) for row in rows]
+            axes.plot(epochs, values, style, markersize=3, label=label)
         axes.set_xlabel("epoch of the policy phase")
         axes.legend()
 

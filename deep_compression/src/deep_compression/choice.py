@@ -9,7 +9,6 @@ All that was tried is written to results/choice-ARCH.json, and courses.py holds 
 
 from __future__ import annotations
 
-import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -64,7 +63,7 @@ def _main(argv: Sequence[str] | None) -> None:
     cli.add_run_options(parser)
     args = parser.parse_args(argv)
     set_threads(args.threads)
-    command = shlex.join(["python -m deep_compression.choice", *(sys.argv[1:] if argv is None else argv)])
+    command = cli.command_line("python -m deep_compression.choice", argv)
     device, data = choose_device(args.device), cli.load_data(args).holdout(HOLDOUT)
     setting = Setting(data, device, args.seed, args.workers, latency=False, force=args.force)
     for arch in args.arch:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import shlex
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -62,7 +61,7 @@ def _main(argv: Sequence[str] | None) -> None:
     cli.add_data_options(parser, dataset="cifar10")
     cli.add_run_options(parser)
     args = parser.parse_args(argv)
-    command = shlex.join(["python -m deep_compression.cifar10", *(sys.argv[1:] if argv is None else argv)])
+    command = cli.command_line("python -m deep_compression.cifar10", argv)
     set_threads(args.threads)
     device, data = choose_device(args.device), cli.load_data(args)
     lines = []

@@ -8,7 +8,6 @@ figures are those of the last epoch on the test pictures.
 
 from __future__ import annotations
 
-import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -62,7 +61,7 @@ def _main(argv: Sequence[str] | None) -> None:
     set_threads(args.threads)
     device, data = choose_device(args.device), cli.load_data(args)
     data = data.holdout(HOLDOUT) if args.holdout else data
-    command = shlex.join(["run_mnist.sh", *(sys.argv[1:] if argv is None else argv)])
+    command = cli.command_line("run_mnist.sh", argv)
     for arch in args.arch:
         course = COURSES[arch]
         if args.choice:

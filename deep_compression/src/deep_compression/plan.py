@@ -11,6 +11,7 @@ from torch import Tensor
 from common.errors import UserError
 from common.training import TrainOptions
 from deep_compression.kmeans import INITS
+from deep_compression.layer import LayerSettings
 from deep_compression.pruning import (
     Masks,
     masks_by_density,
@@ -93,13 +94,7 @@ class SharePlan:
             raise UserError(f"{self.clusters} clusters; 1 to 4096 are possible")
 
 
-@dataclass(frozen=True)
-class EncodePlan:
-    """How the file is written; see `deep_compression.save_compressed`."""
-
-    index_bits: int | None = None
-    order: str = "auto"
-    coder: str = "huffman"
+EncodePlan = LayerSettings  # how the file is written: the same settings for every layer
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,6 @@
 """``python main.py`` and ``python -m model_preserving_id``: from a trained network to a pruned one in a run folder."""
 
 import argparse
-import shlex
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -165,7 +164,7 @@ def _main(argv: Sequence[str] | None) -> None:
     settings = PruneSettings(**{name: _frozen(getattr(args, name)) for name in asdict(PruneSettings())})
     trained = trained_from_options(args)
     folder = Path(args.out or f"runs/{trained.data.name}/{trained.name}-{label_of(settings)}")
-    command = shlex.join(["python", "main.py", *(sys.argv[1:] if argv is None else argv)])
+    command = cli.command_line("python main.py", argv)
     run = open_prune_run(folder, trained, settings, extra_options(args), force=args.force)
     prune_into(
         run,

@@ -3,7 +3,6 @@
 import argparse
 import math
 import os
-import shlex
 import sys
 import warnings
 from collections.abc import Sequence
@@ -111,7 +110,7 @@ def _main(argv: Sequence[str] | None) -> None:
         raise UserError("--distill must not be negative, --temperature must be above zero")
     if args.distill and not args.original:
         raise UserError("--distill needs --original FILE, the network before compression")
-    command = shlex.join(["train.py", *(sys.argv[1:] if argv is None else argv)])
+    command = cli.command_line("train.py", argv)
     processes = torch.cuda.device_count() if args.multiprocessing_distributed else 1
     if args.dist_backend == "nccl" and args.multiprocessing_distributed and not torch.cuda.is_available():
         warnings.warn("no CUDA device: one process with gloo in place of nccl", stacklevel=2)

@@ -3,8 +3,6 @@
 import argparse
 import hashlib
 import json
-import shlex
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -93,7 +91,7 @@ def _main(script: Script, argv: Sequence[str] | None) -> None:
         wanted = labels(subject.name, args)
         if args.target_macs is None and not args.generate:
             _require(script, args, wanted)
-        command = shlex.join([script.prog, *(sys.argv[1:] if argv is None else argv)])
+        command = cli.command_line(script.prog, argv)
         with log_to([Path(args.log_dir) / f"{label}.log" for label in wanted]) as say:
             say(f"{command}\n{describe_environment(device)}")
             files = _prune_info(args, subject, wanted, device, say)

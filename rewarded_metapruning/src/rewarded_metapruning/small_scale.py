@@ -7,7 +7,6 @@ unpruned one trained in the same way for equally long. One result file per seed;
 """
 
 import argparse
-import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, replace
@@ -77,7 +76,7 @@ def _main(argv: Sequence[str] | None) -> None:
     if args.random < 1:
         raise UserError(f"--random {args.random}: at least one, else there is nothing to compare with")
     data = part_of(load_dataset(args.dataset, args.dataset_dir, normalize=args.normalize), args.pictures)
-    command = f"python -m rewarded_metapruning.small_scale {shlex.join(sys.argv[1:] if argv is None else list(argv))}"
+    command = cli.command_line("python -m rewarded_metapruning.small_scale", argv)
     for seed in args.seeds:
         file = Path(args.results) / f"small-{label_of(args, data)}-seed{seed}.json"
         if file.is_file() and not args.force:

@@ -8,7 +8,6 @@ The original repository's Iter-PerClass-ClassRemoved-Figure.ipynb: iterative pru
 Leaves missing_class.json, per_class.png and agreement.png.
 """
 
-import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -68,7 +67,7 @@ def _main(argv: Sequence[str] | None) -> None:
         raise UserError(f"--without-class {args.without_class}: {trained.data.name} has classes 0 to {classes - 1}")
     points = follow(trained, args)
     record = {
-        "command": shlex.join(["python", "-m", "model_preserving_id.experiments.missing_class", *(sys.argv[1:] if argv is None else argv)]),
+        "command": cli.command_line("python -m model_preserving_id.experiments.missing_class", argv),
         "arch": trained.name, "dataset": trained.data.name, "classes": list(trained.data.classes),
         "without_class": args.without_class, "pictures": args.prune_batch_size, "k": args.k, "seed": args.seed,
         "points": points, "environment": describe_environment(trained.device),

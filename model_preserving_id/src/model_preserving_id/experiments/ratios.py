@@ -10,7 +10,6 @@ the MACs. ALDS (torchprune), which the original compares with, has no kept imple
 Leaves ratios.json and ratios.png. A ratio that a method cannot meet has no point; its reason stands in the file.
 """
 
-import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -85,7 +84,7 @@ def _main(argv: Sequence[str] | None) -> None:
     compare = Comparison(trained, pictures, args.streams)
     points = [compare.point(method, ratio) for method in args.methods for ratio in args.ratios]
     record = {
-        "command": shlex.join(["python", "-m", "model_preserving_id.experiments.ratios", *(sys.argv[1:] if argv is None else argv)]),
+        "command": cli.command_line("python -m model_preserving_id.experiments.ratios", argv),
         "arch": trained.name, "dataset": trained.data.name, "dense_top1": trained.accuracy.top1, "pictures": len(pictures.images),
         "seed": args.seed, "points": points, "labels": LABELS, "left_out": {"ALDS": "no kept implementation on a package index"},
         "environment": describe_environment(trained.device),

@@ -10,7 +10,6 @@ k = 0.9; after each pick the test RMSE, Pearson's and Spearman's correlation.
 Leaves volume.json, volume.png and the dense network, dense.safetensors, which a second call takes if its options are the same.
 """
 
-import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -98,7 +97,7 @@ def _main(argv: Sequence[str] | None) -> None:
     model = trained(out / "dense.safetensors", data, args, device)
     points = [point("dense", model, data, 1.0), *by_id(model, data, args, device), *by_norm(model, data)]
     record = {
-        "command": shlex.join(["python", "-m", "model_preserving_id.experiments.volume", *(sys.argv[1:] if argv is None else argv)]),
+        "command": cli.command_line("python -m model_preserving_id.experiments.volume", argv),
         "data": data.name, "sizes": {part: len(boxes) for part, (boxes, _) in data.parts.items()}, "grid": args.grid,
         "seed": args.seed, "macs": count_cost(model, data.input_shape).macs, "points": points,
         "environment": describe_environment(device),

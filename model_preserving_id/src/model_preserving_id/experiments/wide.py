@@ -9,7 +9,6 @@ Z^T Z is summed once and factored once: its nested pivots serve every k, and the
 times that weight. Leaves wide.json, metrics.png and accuracy.png.
 """
 
-import shlex
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -82,7 +81,7 @@ def _main(argv: Sequence[str] | None) -> None:
         for point in points:
             point[name] = found[point["k"]]
     record = {
-        "command": shlex.join(["python", "-m", "model_preserving_id.experiments.wide", *(sys.argv[1:] if argv is None else argv)]),
+        "command": cli.command_line("python -m model_preserving_id.experiments.wide", argv),
         "dataset": data.name, "hidden": first.out_features, "pictures": len(pictures.images), "seed": args.seed,
         "dense": dense, "points": points, "environment": describe_environment(device),
     }  # fmt: skip
