@@ -68,7 +68,9 @@ def paper(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     source.mkdir(parents=True)
     (source / "__init__.py").write_text(INIT)
     (source / "idea.py").write_text(IDEA)
-    (source / "numbers.py").write_text('"""Numbers."""\n\nimport nothing_of_this_name\n\nLIMIT: int = 2**20\n')
+    (source / "numbers.py").write_text(
+        '"""Numbers.\n\n    n = 2^20    (section 3)\n"""\n\nimport nothing_of_this_name\n\nLIMIT: int = 2**20\n'
+    )
     monkeypatch.syspath_prepend(source.parent)
     return source
 
@@ -124,6 +126,12 @@ Kept channels, by a\\*b \\< c. (`apaper.idea`)
 **apaper.idea**: The idea: what \\*stays\\* of \\<x>.
 
 `helper`
+
+**apaper.numbers**: Numbers.
+
+```text
+    n = 2^20    (section 3)
+```
 """
     )
     assert "apaper" not in sys.modules

@@ -2,8 +2,8 @@
 
     python -m common.api decore redundancy_graph     writes decore/API.md and redundancy_graph/API.md; --check writes nothing
 
-What an ``__init__.py`` lists in ``__all__`` is shown whole. Of other modules there are the public names: in a line each where no
-package above them lists any, since then they are what it offers.
+What an ``__init__.py`` lists in ``__all__`` is shown whole, and so is what its module says (equations, sources). Of other
+modules there are the public names: in a line each where no package above them lists any, since then they are what it offers.
 """
 
 import ast
@@ -35,12 +35,16 @@ def api_page(package: str) -> str:
             parts.append(_entry(_dotted(source, file), name, _defined(modules[where])[name], _dotted(source, where)))
     parts.append("## By module\n")
     listing = [file.parent for file in modules if file.name == "__init__.py" and _listed(modules[file])]
+    origins = {file for file, _ in shown}
     for file, module in modules.items():
         names = [name for name in _public(module) if (file, name) not in shown]
-        if names and file.name != "__init__.py":
+        if file.name != "__init__.py" and (names or file in origins):
+            about = (
+                f"**{_dotted(source, file)}**: {_docstring(module) if file in origins else _prose(_first(module))}\n"
+            )
             brief = any(file.is_relative_to(folder) for folder in listing)
             lines = [_names(names)] if brief else [_line(name, _defined(module)[name]) for name in names]
-            parts.append(f"**{_dotted(source, file)}**: {_prose(_first(module))}\n\n" + "\n".join(lines) + "\n")
+            parts.append(about + ("\n" + "\n".join(lines) + "\n" if names else ""))
     return "\n".join(parts)
 
 
@@ -116,15 +120,18 @@ def _entry(package: str, name: str, node: Definition, module: str) -> str:
     text = ast.get_docstring(node)
     if not text:
         raise UserError(f"{module}.{name} is public and has no docstring")
-    first, _, rest = text.partition("\n\n")
-    body = f"## {package}.{name}\n\n```python\n{_signature(name, node)}\n```\n\n{_prose(first)} (`{module}`)\n"
-    if rest:
-        plain = ROLE.sub(r"\1", rest)
-        body += f"\n```text\n{plain}\n```\n"
+    body = f"## {package}.{name}\n\n```python\n{_signature(name, node)}\n```\n\n{_docstring(node, f' (`{module}`)')}\n"
     if isinstance(node, ast.ClassDef):
         methods = [part for part in node.body if isinstance(part, ast.FunctionDef) and not part.name.startswith("_")]
         body += "".join(f"\n{_line('.' + part.name, part)}" for part in methods) + ("\n" if methods else "")
     return body
+
+
+def _docstring(node: ast.Module | ast.FunctionDef | ast.ClassDef, where: str = "") -> str:
+    """Whole: the first paragraph as prose, the rest as it stands, since its lines and columns mean something."""
+    first, _, rest = (ast.get_docstring(node) or "").partition("\n\n")
+    plain = ROLE.sub(r"\1", rest).strip("\n")
+    return _prose(first) + where + (f"\n\n```text\n{plain}\n```" if plain else "")
 
 
 def _line(name: str, node: Definition) -> str:
