@@ -1,7 +1,6 @@
 """A user's mistakes: one line on standard error that says what to do, status 2, nothing half-written."""
 
 import json
-import pickle
 from pathlib import Path
 
 import pytest
@@ -9,20 +8,13 @@ import torch
 from rmp_helpers import pruning_net, write_pictures
 
 from common.data import load_dataset
+from common.testing import hostile_pickle
 from rewarded_metapruning import cost, evaluate, search, small_scale, tables, train
 from rewarded_metapruning.files import save_pruning_net, write_flat
 
 TRAIN, SEARCH, EVALUATE, COST, SCALE = train.main, search.main, evaluate.main, cost.main, small_scale.main
 PUBLISHED = "14,14,16,22,21,22,20,19,16,22,16,20,22,12,25,18,15,21,21,21"
 TINY = ["--max-iters", "1", "--population", "4", "--parents", "2", "--calibration-batches", "1", "--batch-size", "16"]
-
-
-class Malicious:
-    def __init__(self, file: Path) -> None:
-        self.file = file
-
-    def __reduce__(self):
-        return (Path.touch, (self.file,))
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +31,7 @@ def root(tmp_path_factory) -> Path:
     save_pruning_net(root / "other.safetensors", other, data, (0, 30))
     torch.save(other.state_dict(), root / "other.pth.tar")
     (root / "short.pth.tar").write_bytes((root / "checkpoint.pth.tar").read_bytes()[:9000])
-    (root / "evil.pth.tar").write_bytes(pickle.dumps({"state_dict": Malicious(root / "hacked")}))
+    (root / "evil.pth.tar").write_bytes(hostile_pickle(root / "hacked"))
     (root / "file").write_text("a file where a folder should be")
     row = {"nev": [20] * 7}
     files = {
