@@ -175,5 +175,28 @@ def test_a_package_that_is_not_there(capsys):
     assert "no_such_package_here" in capsys.readouterr().err
 
 
+def test_pages_that_are_not_current_are_found_out(paper):
+    home = paper.parents[1]
+    readme, root = home / "README.md", home.parent / "README.md"
+    block = "<!-- results:{0}:begin -->\n\n{1}\n\n<!-- results:{0}:end -->\n"
+    tables = {"a": lambda: "1", "b": lambda: "2"}
+    readme.write_text("[API.md](API.md)\n" + block.format("a", "1"))
+    root.write_text(block.format("b", "2"))
+    api.main(["apaper"])
+    pages_are_current("apaper", tables)
+    for file, text, message in (
+        (home / "API.md", "old", "API.md is not up to date"),
+        (readme, block.format("a", "1"), "does not link"),
+        (readme, "[API.md](API.md)\n" + block.format("a", "3"), r"\['a'\] are not up to date"),
+        (root, block.format("b", "3"), r"\['b'\] are not up to date"),
+        (root, "", r"{'b'}: no README shows"),
+    ):
+        right = file.read_text()
+        file.write_text(text)
+        with pytest.raises(AssertionError, match=message):
+            pages_are_current("apaper", tables)
+        file.write_text(right)
+
+
 def test_generated_pages_are_current():
     pages_are_current("common", TABLES)
