@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Finished comparisons become result files, pictures and tables: bash refresh.sh FOLDER (with digits/, resnet20/, resnet56/).
+# Finished comparisons become result files, pictures and tables: bash refresh.sh FOLDER (with digits/, resnet20/, resnet56/, rate-*/).
 set -euo pipefail
 folder=$(cd -- "$1" && pwd)
 cd -- "$(dirname -- "${BASH_SOURCE[0]}")"
@@ -8,6 +8,9 @@ for name in digits resnet56 resnet20; do
     python -m compare --report-only --out "$folder/$name" > /dev/null
     python -m compare.tables --add "$folder/$name" "$name"
   fi
+done
+for rate in "$folder"/rate-*; do
+  if [ -d "$rate" ]; then python -m compare.tables --add "$rate" "$(basename "$rate")"; fi
 done
 python -m compare.picture --out "$folder/digits" --png results/digits.png
 python - <<'PYTHON'

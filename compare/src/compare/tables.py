@@ -83,6 +83,29 @@ def short_table(name: str) -> str:
     return markdown_table(["method", *(f"{100 * t:g} % of the MACs" for t in targets)], lines)
 
 
+def tried_rates() -> dict[float, dict[str, float]]:
+    """Top-1 in percent on held-out training pictures, by learning rate of fine-tuning and method; "mean" over the methods."""
+    found = {}
+    for file in RESULTS.glob("rate-*.json"):
+        record, rows = read_json(file), read_result(file.stem)
+        tops = {group.label: group.mean("top1") for group in single(rows)} if rows else {}
+        found[record["finetune"]["learning_rate"]] = tops | {"mean": sum(tops.values()) / len(tops)}
+    return dict(sorted(found.items()))
+
+
+def recipe_table() -> str:
+    """What each rate of fine-tuning gave, one line per method; the best mean in bold."""
+    found = tried_rates()
+    if not found:
+        return NONE
+    rates = list(found)
+    means = {rate: found[rate].pop("mean") for rate in rates}
+    best = max(means, key=means.__getitem__)
+    lines = [[label, *(f"{found[rate][label]:.2f}" for rate in rates)] for label in found[rates[0]]]
+    lines.append(["mean", *(f"**{means[rate]:.2f}**" if rate == best else f"{means[rate]:.2f}" for rate in rates)])
+    return markdown_table(["method", *(f"rate {rate:g}" for rate in rates)], lines)
+
+
 def _cell(group) -> str:
     cut = f"{group.mean('cut_top1'):.1f}"
     if not group.first["finetune_epochs"]:
@@ -95,6 +118,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "compare.digits": lambda: result_table("digits"),
     "compare.resnet56": lambda: result_table("resnet56"),
     "compare.resnet20": lambda: result_table("resnet20"),
+    "compare.recipe": recipe_table,
     "compare.digits.short": lambda: short_table("digits"),
     "compare.resnet56.short": lambda: short_table("resnet56"),
 }
