@@ -1,6 +1,7 @@
 """The commands end to end on small data: run folders, resumption of phases, several penalties, section 5, the seed's names."""
 
 import csv
+import json
 from pathlib import Path
 
 import pytest
@@ -204,6 +205,10 @@ def test_finished_runs_become_result_files(place, tmp_path):
     record = read_json(file)
     assert file.name == "run-resnet20-0.json" and record["options"]["threshold"] == 0.5 and len(record["log"]) == 2
     assert tables._row(record)[1].startswith("ours, penalty 0")
+    small = tables._small_row({**record, "dataset": "digits", "penalty": 4.0})
+    assert small[:3] == ["ResNet-20 on digits", "4", "80.00"] and small[-1] == "2 of 32 pictures / 1"
+    (tmp_path / "resnet20-0" / "metrics.json").write_text(json.dumps({**record, "dataset": "digits"}))
+    assert tables.add_result(tmp_path / "resnet20-0", tmp_path).name == "run-resnet20-0-digits.json"
     with pytest.raises(UserError, match="no run of"):
         tables.add_result(tmp_path / "resnet20-0-policy", tmp_path)
 

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from common.channels import ChannelGroup, keep_channels
+from common.channels import ChannelGroup, keep_channels, masked
 from common.checkpoint import load_model, save_model
 from common.cost import WidthCost, count_cost
 from common.data import Batch
@@ -25,6 +25,7 @@ NETWORKS = {
     "vgg16": ("vgg16", {}, 32),
     "resnet56": ("resnet56", {"shortcut": "pad"}, 32),
     "resnet56-conv": ("resnet56", {"shortcut": "conv3x3"}, 32),
+    "resnet110": ("resnet110", {}, 32),
     "densenet40": ("densenet40", {}, 32),
     "mobilenet_v2": ("mobilenet_v2", {}, 64),
 }
@@ -156,3 +157,23 @@ def test_distillation_pulls_towards_the_teachers_outputs_and_leaves_the_teacher_
     assert float(distillation(teacher, 1.0)(teacher, batch)[0]) == pytest.approx(0, abs=1e-5)
     entropy = torch.nn.functional.cross_entropy(logits, batch.labels, reduction="sum")
     assert torch.allclose(distillation(teacher, 0.25)(student, batch)[0], 0.75 * entropy + 0.25 * loss)
+
+
+def test_what_is_found_out_once_serves_other_masks_and_fewer_groups():
+    """DenseNet-40's readers read many groups: the second and later calls take over where each position comes from."""
+    model = random_network("densenet40")
+    agents, x = Agents(model, torch.zeros(1, 3, 32, 32)), torch.randn(2, 3, 16, 16)
+    generator, known = torch.Generator().manual_seed(1), {}
+    for count in (0, 1, 0):  # all groups, without the first, all again
+        masks = {
+            g.name: torch.bernoulli(torch.full((2, g.size), 0.7), generator=generator) for g in agents.groups[count:]
+        }
+        with torch.no_grad():
+            with masked(model, agents.groups, masks):
+                expected = model(x)
+            with masked(model, agents.groups, masks, known):
+                assert torch.equal(model(x), expected)
+            if not count:
+                with agents.masked(model, masks):
+                    assert torch.equal(model(x), expected)
+    assert len(known) > len(agents.groups)

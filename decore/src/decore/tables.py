@@ -15,15 +15,17 @@ from common.results import keep_run, markdown_table, tables_command
 from common.runs import METRICS, read_json
 from decore.options import PACKAGE
 from decore.published import PUBLISHED, PublishedTable
+from decore.reward import required_accuracy
 
 HOME = Path(__file__).resolve().parents[2]  # the package's folder in a checkout
 RESULTS = HOME / "results"
+DATA_SETS = ("cifar10", "imagenet")  # the papers'
 TITLES = {table.arch: table.title for table in PUBLISHED} | {"resnet20": "ResNet-20"}
 
 
 def results_table() -> str:
-    """Every run behind a result file; beneath a network's runs the published rows of paper and seed, marked."""
-    runs = _read("run-*.json")
+    """Every run on the papers' data sets; beneath a network's runs the published rows of paper and seed, marked."""
+    runs = [run for run in _read("run-*.json") if run["dataset"] in DATA_SETS]
     header = ["network", "row", "dense top-1", "after the cut", "top-1", "drop", "agreement", "MACs removed"]
     header += ["params removed", "ms, batch 64", "policy / fine-tuning epochs", "minutes"]
     rows: list[list[Any]] = []
@@ -42,15 +44,36 @@ def _row(run: Mapping[str, Any]) -> list[Any]:
     target = f", {options['target_macs']:g} of the MACs" if options["target_macs"] is not None else ""
     how = ", frozen" if options["policy"]["frozen"] else ""
     how += ", distilled" if options.get("distill") else ""
-    place = "" if run["dataset"] == "cifar10" else f" on {run['dataset']}"
     pictures = run["policy"]["pictures"]
-    row = [f"{TITLES.get(run['arch'], run['arch'])}{place}", f"ours, penalty {run['penalty']:.4g}{how}{target}"]
+    row = [TITLES.get(run["arch"], run["arch"]), f"ours, penalty {run['penalty']:.4g}{how}{target}"]
     row += [f"{side['top1']:.2f}" for side in (dense, cut, small)]
     row += [f"{dense['top1'] - small['top1']:.2f}", f"{small['agreement']:.2f}"]
     row += [f"{100 * (1 - small[what] / dense[what]):.1f} %" for what in ("macs", "params")]
     latency = " → ".join(f"{side['latency_ms']['64']:.0f}" for side in (dense, small)) if "latency_ms" in dense else ""
     epochs = f"{run['policy_epochs']} of {pictures:,} pictures / {run['epochs']}"
     return [*row, latency, epochs, f"{(run['seconds']) / 60:.0f}"]
+
+
+def small_table() -> str:
+    """Runs at small scale, on other pictures than the papers': what the penalty does, beside what its sign condition asks for."""
+    runs = [run for run in _read("run-*.json") if run["dataset"] not in DATA_SETS]
+    if not runs:
+        return "Not measured yet."
+    header = ["network", "penalty", "asks for", "right under masks", "dense top-1", "after the cut", "top-1", "drop"]
+    header += ["MACs removed", "params removed", "policy / fine-tuning epochs"]
+    order = sorted(runs, key=lambda run: (run["arch"], run["options"]["target_macs"] or 1.0, run["penalty"]))
+    return markdown_table(header, [_small_row(run) for run in order])
+
+
+def _small_row(run: Mapping[str, Any]) -> list[Any]:
+    dense, cut, small, target = run["baseline"], run["after_cut"], run["compressed"], run["options"]["target_macs"]
+    last = run["policy"]["last_epoch"]
+    how = "" if target is None else f", {target:g} of the MACs"
+    row: list[Any] = [f"{TITLES.get(run['arch'], run['arch'])} on {run['dataset']}{how}", f"{run['penalty']:.4g}"]
+    row += [f"{100 * required_accuracy(run['penalty']):.2f}", f"{last['masked_accuracy']:.2f}" if last else ""]
+    row += [f"{side['top1']:.2f}" for side in (dense, cut, small)] + [f"{dense['top1'] - small['top1']:.2f}"]
+    row += [f"{100 * (1 - small[what] / dense[what]):.1f} %" for what in ("macs", "params")]
+    return [*row, f"{run['policy_epochs']} of {run['policy']['pictures']:,} pictures / {run['epochs']}"]
 
 
 def published_rows(table: PublishedTable) -> list[list[Any]]:
@@ -85,6 +108,7 @@ def policies_table() -> str:
 
 TABLES: dict[str, Callable[[], str]] = {
     "decore": results_table,
+    "decore.small": small_table,
     "decore.policies": policies_table,
     "decore.speed": lambda: speed_table(RESULTS),
 }
@@ -97,7 +121,9 @@ def add_result(folder: Path | str, results: Path = RESULTS) -> Path:
     if metrics and not ("curves" in metrics or "compressed" in metrics):
         raise UserError(f"{folder} holds no run of prune_model.py or investigate_policies.py")
     kind = "policies" if "curves" in metrics else "run"
-    return keep_run(folder, PACKAGE, results, f"{kind}-{Path(folder).name.removesuffix('-policies')}.json")
+    data = str(metrics.get("dataset"))
+    place = f"-{data}" if kind == "run" and data not in DATA_SETS and not {":", "/"} & set(data) else ""
+    return keep_run(folder, PACKAGE, results, f"{kind}-{Path(folder).name.removesuffix('-policies')}{place}.json")
 
 
 def _read(pattern: str) -> list[dict[str, Any]]:

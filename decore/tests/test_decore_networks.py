@@ -1,0 +1,63 @@
+"""VGG-16, ResNet-110 and DenseNet-40 from training to the table's row, on a handful of pictures."""
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from common.checkpoint import load_model
+from common.cost import count_cost
+from common.runs import read_json
+from common.testing import write_pictures
+
+HOME = Path(__file__).resolve().parents[1]
+MACS = {"vgg16": 313_463_808, "resnet110": 252_887_680, "densenet40": 282_917_328}  # with ten classes, 32x32
+
+
+@pytest.fixture(scope="module")
+def every_network():
+    sys.path.insert(0, str(HOME / "benchmarks"))
+    import every_network
+
+    sys.path.remove(str(HOME / "benchmarks"))
+    return every_network
+
+
+@pytest.fixture(autouse=True)
+def no_latency(monkeypatch):
+    """A measurement of times takes time and shows nothing here."""
+    for module in ("common.trained", "common.measure"):
+        monkeypatch.setattr(f"{module}.latency_ms", lambda models, *args, **kwargs: {n: {"64": 1.0} for n in models})
+
+
+@pytest.mark.parametrize("arch", MACS)
+def test_a_network_of_the_paper_goes_all_the_way_and_its_row_stands_above_the_published(
+    arch, every_network, tmp_path, capsys
+):
+    write_pictures(tmp_path / "pictures", classes=10, train=1, test=1)
+    words = ["--networks", arch, "--dataset", f"folder:{tmp_path / 'pictures'}", "--out", str(tmp_path / "out")]
+    words += [
+        "--epochs",
+        "1",
+        "--policy-epochs",
+        "1",
+        "--finetune-epochs",
+        "1",
+        "--pictures",
+        "10",
+        "--batch-size",
+        "5",
+    ]
+    words += ["--init", "0"]  # every channel is dropped for some of the pictures: no two agents stay alike
+    assert every_network.main(words) == 0
+    rows = [line for line in capsys.readouterr().out.splitlines() if line.startswith("|")][2:]
+    assert "ours, small scale" in rows[0] and len(rows) > 3 and all("published" in row for row in rows[1:])
+    folder = tmp_path / "out" / f"{arch}-auto-macs0.7"
+    metrics = read_json(folder / "metrics.json")
+    model = load_model(folder / "model.safetensors")
+    macs = count_cost(model, (3, 32, 32)).macs
+    assert metrics["baseline"]["macs"] == MACS[arch] and metrics["compressed"]["macs"] == macs
+    assert 0.98 * 0.7 * MACS[arch] <= macs <= 0.7 * MACS[arch]
+    with torch.no_grad():
+        assert torch.isfinite(model(torch.zeros(1, 3, 32, 32))).all()
