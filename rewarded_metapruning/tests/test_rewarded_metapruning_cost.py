@@ -1,9 +1,13 @@
 """Costs, to the unit of the published figures; closed form against what is counted on built networks."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
 
+import rewarded_metapruning
 from common.checkpoint import load_model, save_model
 from common.cost import count_cost
 from common.errors import UserError
@@ -221,3 +225,13 @@ def test_command_prints_widths_and_costs(capsys, tmp_path):
     assert '"macs_paper": 1950243381' in (tmp_path / "c.json").read_text()
     assert main(["--arch", "mobilenetv1", "--nev", "published", "--rotated"]) == 0
     assert "295.343 M" in capsys.readouterr().out
+
+
+def test_importing_the_package_leaves_its_command_alone():
+    """Else ``python -m rewarded_metapruning.cost`` would begin with a warning; and rewards do not want torch."""
+    code = "import sys, rewarded_metapruning; print([m for m in ('rewarded_metapruning.cost', 'torch') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
+    assert rewarded_metapruning.network_cost is network_cost
+    with pytest.raises(AttributeError, match="no attribute 'cheap'"):
+        _ = rewarded_metapruning.cheap

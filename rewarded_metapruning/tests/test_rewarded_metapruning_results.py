@@ -2,6 +2,7 @@
 
 import json
 import re
+import runpy
 import shlex
 from pathlib import Path
 
@@ -144,3 +145,13 @@ def test_result_files_say_how_they_were_made():
         assert roles[0] == "unpruned" and roles[-1] == "chosen" and roles.count("random") >= 1
         dense, chosen = result["networks"][0]["macs"], result["networks"][-1]["macs"]
         assert 0.98 * result["target"] <= chosen / dense <= result["target"]
+
+
+def test_the_readme_s_python_runs_and_gives_what_it_says(tmp_path):
+    (code,) = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
+    code = re.sub(r"^(reward|network_cost)\(", r"\1_found = \1(", code, flags=re.MULTILINE)
+    (tmp_path / "readme.py").write_text(code)
+    found = runpy.run_path(str(tmp_path / "readme.py"))
+    said = [float(number) for number in re.findall(r"# (?:.*?)(\d+\.\d{3})", code)]
+    assert said == [round(found["reward_found"], 3), round(found["network_cost_found"], 3)]
+    assert found["model"].architecture["arch"] == "resnet20"
