@@ -149,6 +149,15 @@ def test_a_package_s_command_makes_keeps_draws_and_checks(readme: Path, capsys: 
     assert results.tables_command("decore", readme, tables, ["--add", "x"]) == 2, "nothing to add runs with"
 
 
+def test_a_package_s_command_rewrites_its_tables_in_the_readme_above(readme: Path) -> None:
+    own = readme.parent / "decore" / "README.md"
+    own.parent.mkdir()
+    own.write_text("", encoding="utf-8")
+    assert results.tables_command("decore", own, {"speed": lambda: "new"}, ["--check"]) == 2
+    assert results.tables_command("decore", own, {"speed": lambda: "new"}, []) == 0
+    assert readme.read_text(encoding="utf-8") == TEXT.replace("\nold\n", "\n\nnew\n\n")
+
+
 def test_padded_for_a_terminal():
     table = results.padded(results.markdown_table(["name", "n"], [["a", 1], ["long name", 1000]]))
     assert table.splitlines() == [

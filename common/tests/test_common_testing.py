@@ -51,6 +51,15 @@ def proud(words: list[str]) -> int:
     return forgetful(words)
 
 
+def stumbling(words: list[str]) -> int:
+    """Refuses a folder once, the first time that it finds one, and goes on the next time."""
+    folder = Path(words[-1])
+    if folder.exists() and not (folder / "stumbled").exists():
+        (folder / "stumbled").touch()
+        return 2
+    return steps(words)
+
+
 def quick(words: list[str]) -> int:
     folder = Path(words[-1])
     folder.mkdir(exist_ok=True)
@@ -75,6 +84,7 @@ def test_a_command_that_resumes_is_killed_as_often_as_asked(tmp_path):
     [
         (forgetful, 3, (0.3, 0.9), "holds something else"),
         (proud, 3, (0.3, 0.9), "status 2"),
+        (stumbling, 3, (0.3, 0.9), "after 1 kills, it ends with status 2"),
         (quick, 1, (3.0, 4.0), "before it can be killed: 0 of 1"),
     ],
 )

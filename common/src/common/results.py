@@ -161,11 +161,11 @@ def _main(argv: Sequence[str] | None) -> None:
     parser.add_argument("--tables", nargs="+", default=[], metavar="MODULE", help="modules with a dictionary TABLES")
     parser.add_argument("--check", action="store_true", help="write nothing; status 2 if a table is not up to date")
     options = parser.parse_args(argv)
-    _rewrite(options.readme, _tables(options.tables), options.check)
+    blocks = [(readme, name) for readme in options.readme for name in block_names(readme)]
+    _rewrite(blocks, _tables(options.tables), options.check)
 
 
-def _rewrite(readmes: Sequence[Path], tables: Mapping[str, Callable[[], str]], check: bool) -> None:
-    blocks = [(readme, name) for readme in readmes for name in block_names(readme)]
+def _rewrite(blocks: Sequence[tuple[Path, str]], tables: Mapping[str, Callable[[], str]], check: bool) -> None:
     for readme, name in blocks:
         if name not in tables:
             raise UserError(f"{readme}: no table for the block '{name}'; there are {sorted(tables) or 'none'}")
@@ -188,7 +188,7 @@ def tables_command(
 ) -> int:
     """``python -m PACKAGE.tables``: the README's tables and pictures anew from the result files; returns an exit status.
 
-    --check writes nothing and ends with status 2 if a table is not up to date.
+    The README in the folder above shows tables of several packages: those that are of this one are rewritten, too. --check writes nothing and ends with status 2 if a table is not up to date.
     add   keeps a finished run as a result file and returns that file, for --add RUN_FOLDER ...
     make  options that make result files first: {"--costs": (function, help)}
     draw  makes pictures from the result files and returns them
@@ -212,7 +212,10 @@ def tables_command(
                 function()
         if draw and not args["check"]:
             print(*draw(), sep="\n")
-        _rewrite([readme], tables, args["check"])
+        root = readme.resolve().parents[1] / readme.name
+        blocks = [(readme, name) for name in block_names(readme)]
+        blocks += [(root, name) for name in (block_names(root) if root.is_file() else []) if name in tables]
+        _rewrite(blocks, tables, args["check"])
 
     return cli.run(command, argv)
 

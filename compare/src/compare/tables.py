@@ -1,31 +1,31 @@
 """The tables of the README, made from ``results/*.json``, and how a finished comparison becomes such a file.
 
-python -m compare.tables --add runs/digits digits
-python -m common.results README.md compare/README.md --tables compare.tables
+python -m compare.tables --add runs/digits     a finished comparison becomes results/digits.json
+python -m compare.tables                       rewrite the tables, the root README's too; --check writes nothing
 """
 
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from common import cli
 from common.atomic import write_json
 from common.errors import UserError
-from common.results import markdown_table
+from common.results import markdown_table, tables_command
 from common.runs import read_json
 from compare.findings import findings
 from compare.row import PACKAGE
 from compare.rows import Rows, read_rows, single
 from compare.text import table
 
-RESULTS = Path(__file__).resolve().parents[2] / "results"
+HOME = Path(__file__).resolve().parents[2]  # the package's folder in a checkout
+RESULTS, README = HOME / "results", HOME / "README.md"
 DROPPED = ("per_class", "widths", "classes", "label_so_far")
 NONE = "Not run yet."
 
 
-def add_result(out: Path, name: str, results: Path = RESULTS) -> Path:
+def add_result(out: Path | str, name: str, results: Path = RESULTS) -> Path:
     """A comparison's folder as one small JSON file: every row's figures, command, commit, seed and environment."""
-    rows = read_rows(out)
+    rows = read_rows(Path(out))
     if not rows.metrics:
         raise UserError(f"{out} holds no finished row")
     first = rows.metrics[0]["config"]
@@ -125,18 +125,7 @@ TABLES: dict[str, Callable[[], str]] = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    return cli.run(_main, argv)
-
-
-def _main(argv: Sequence[str] | None) -> None:
-    parser = cli.Parser(
-        prog="python -m compare.tables", description="Keep a comparison as a result file.", package=PACKAGE
-    )
-    parser.add_argument(
-        "--add", nargs=2, required=True, metavar=("FOLDER", "NAME"), help="a comparison's folder, and the file's name"
-    )
-    args = parser.parse_args(argv)
-    print(add_result(Path(args.add[0]), args.add[1]))
+    return tables_command(PACKAGE, README, TABLES, argv, add=lambda folder: add_result(folder, Path(folder).resolve().name))
 
 
 if __name__ == "__main__":

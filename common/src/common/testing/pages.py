@@ -15,6 +15,6 @@ def pages_are_current(package: str, tables: Mapping[str, Callable[[], str]]) -> 
     shown: set[str] = set()
     for file in (readme, api.parents[1] / "README.md"):
         stale = stale_blocks(file, tables)
-        assert not stale, f"{file}: {stale} are not up to date: python -m {package}.tables, or python -m common.results"
+        assert not stale, f"{file}: {stale} are not up to date: python -m {package}.tables"
         shown |= set(block_names(file))
     assert set(tables) <= shown, f"{set(tables) - shown}: no README shows these tables"
