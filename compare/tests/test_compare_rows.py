@@ -330,6 +330,7 @@ def test_a_holdout_measures_on_training_pictures_that_were_not_trained_on(tmp_pa
     [
         (["--methods", "nothing"], "leading"),
         (["--chain", "leading,nothing"], "nothing"),
+        (["--chain", "leading"], "two methods or more"),
         (["--target-macs", "--target-bytes"], "nothing to do"),
         (["--target-macs", "1.5"], "--target-macs"),
         (["--finetune-epochs", "-1"], "epochs"),

@@ -84,6 +84,8 @@ def chain_targets(
     chain: Sequence[str], methods: Mapping[str, Method], targets: Mapping[str, Sequence[float]]
 ) -> Iterator[dict[str, float]]:
     """The budgets of a chain: every share of the MACs with every share of the bytes that its methods can aim at."""
+    if len(chain) < 2:
+        raise UserError(f"--chain {','.join(chain)}: a chain has two methods or more, A,B; --methods names single ones")
     axes = {methods[name].axis for name in chain}
     if "bytes" in axes and any(methods[name].axis == "macs" for name in chain[_first(chain, methods, "bytes") :]):
         raise UserError(f"--chain {','.join(chain)}: what aims at bytes comes last, since cutting would undo it")
