@@ -130,7 +130,7 @@ Kept channels, by a\\*b \\< c. (`apaper.idea`)
 **apaper.numbers**: Numbers.
 
 ```text
-    n = 2^20    (section 3)
+n = 2^20    (section 3)
 ```
 """
     )
