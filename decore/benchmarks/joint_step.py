@@ -49,9 +49,9 @@ def main() -> None:
     for ratio in ratios:
         print(f"{ratio.what} / {ratio.against}: {ratio.value:.3f} (at most {ratio.bound:g}), {args.threads} threads")
     if args.json:
-        command = (
-            f"python benchmarks/joint_step.py --arch {args.arch} --threads {args.threads}{' --amp' if args.amp else ''}"
-        )
+        size = "" if args.batch_size == 64 else f" --batch-size {args.batch_size}"
+        amp = " --amp" if args.amp else ""
+        command = f"python benchmarks/joint_step.py --arch {args.arch}{size} --threads {args.threads}{amp}"
         write_benchmark(args.json, command, "ms", times, ratios)
 
 

@@ -18,6 +18,7 @@ from common.testing import write_pictures
 from common.testing.notebooks import options_of
 from common.training import TrainOptions
 from decore import command, investigate, phases, tables
+from decore.distill import distillation
 from decore.options import Plan, plan_from_options
 from decore.policy import PolicyOptions
 from decore.seed_names import BINARY_INV, attach_agents, train, validate
@@ -121,6 +122,16 @@ def test_the_fitted_penalty_asks_for_slack_less_than_the_accuracy(monkeypatch):
     trained = trained_resnet(train=20, test=20)
     penalty = phases.fitted_penalty(trained, trained.data.train, Plan(slack=0.02), lambda line: None)
     assert penalty / (1 + penalty) == pytest.approx(0.977)
+
+
+def test_fine_tuning_is_distilled_from_the_dense_network_only_if_asked_for():
+    trained = trained_resnet(train=6, test=4)
+    assert phases._fine_tuning("run", trained, Plan(), print).loss is None
+    loss = phases._fine_tuning("run", trained, Plan(distill=0.9), print).loss
+    student, batch = create_model("resnet20").eval(), next(iter(trained.data.train.batches(6)))
+    expected, _ = distillation(trained.model, 0.9)(student, batch)
+    assert torch.equal(loss(student, batch)[0], expected)
+    assert float(loss(trained.model, batch)[0]) < float(expected)  # the teacher is as the teacher wants it
 
 
 def test_a_holdout_never_shows_the_test_pictures(place, tmp_path):

@@ -150,3 +150,16 @@ def test_what_the_shell_scripts_call_are_options_that_exist(script, tmp_path):
         parser = command.build_parser() if script == "prune_model.py" else investigate.build_parser()
         assert parser.parse_args(words).device == "cpu"
     assert len(re.findall("prune_model.py", "\n".join(lines))) >= 1
+
+
+def test_run_cifar10_takes_the_networks_that_common_train_left(tmp_path):
+    weights = tmp_path / "weights"
+    weights.mkdir()
+    (weights / "densenet40.safetensors").touch()
+    done, lines = calls_of_script(f"WEIGHTS={weights} bash {HERE / 'run_cifar10.sh'}", tmp_path)
+    assert done.returncode == 0, done.stderr
+    of = {arch: f"{weights}/{arch}.pth" for arch in ("vgg16", "resnet110")} | {
+        "densenet40": f"{weights}/densenet40.safetensors"
+    }
+    for arch, file in of.items():
+        assert any(f"prune_model.py --arch {arch} --weights {file} " in line for line in lines), arch
