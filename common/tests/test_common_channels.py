@@ -12,6 +12,7 @@ from torch import nn
 
 from common.channels import channel_groups, keep_channels, masked, top_channels
 from common.channels.cut import TOLERANCE
+from common.channels.trace import _traceable_copy
 from common.checkpoint import load_model, save_model
 from common.errors import UserError
 from common.models import ARCHITECTURES, create_model
@@ -40,6 +41,19 @@ def example(arch: str) -> torch.Tensor:
 def without_a_third(groups, seed=0) -> dict[str, list[int]]:
     draw = random.Random(seed)
     return {g.name: sorted(draw.sample(range(g.size), max(1, g.size - g.size // 3))) for g in groups}
+
+
+def test_a_trace_holds_no_second_copy_of_the_weights_and_leaves_the_network_alone():
+    """VGG-16's are half a gigabyte."""
+    model = create_model("resnet20").train()
+    model.conv1.weight.requires_grad_(False)
+    before = copy.deepcopy(model.state_dict())
+    traced = _traceable_copy(model)
+    places = [[t.data_ptr() for t in net.state_dict().values()] for net in (model, traced)]
+    assert places[0] == places[1] and all(p.requires_grad for p in traced.parameters())
+    channel_groups(model, example("resnet20"))
+    assert model.training and not model.conv1.weight.requires_grad and model.bn1.weight.requires_grad
+    assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
 
 
 def ones_at(groups, kept) -> dict[str, torch.Tensor]:

@@ -12,8 +12,10 @@ from common.cost import RULES, WidthCost
 from common.models import create_model
 from model_preserving_id import prune_network
 from model_preserving_id.activations import gather
+from model_preserving_id.command import PruneSettings, build_parser
 from model_preserving_id.iterate import IterOptions, iterate
 from model_preserving_id.ranking import rank_groups
+from model_preserving_id.seed_api import create_args
 from model_preserving_id.subject import Subject
 from model_preserving_id.widths import best_step, relative_loss
 
@@ -76,6 +78,11 @@ def test_the_originals_costs_of_vgg16():
     assert round(RULES["model_preserving_id"](large, (3, 224, 224))[0] / 1e6) == 30_974
     params = [sum(p.numel() for p in model.parameters()) for model in (small, large)]
     assert params == [14_987_722, 138_357_544]
+
+
+def test_the_command_and_the_originals_functions_leave_residual_streams_whole_unless_asked():
+    """The original prunes inner channels only; results/choice-streams-*.json say why."""
+    assert create_args().streams == PruneSettings().streams == build_parser().parse_args([]).streams == "off"
 
 
 def test_depthwise_blocks_stay_depthwise():

@@ -48,7 +48,7 @@ class PruneSettings:
     target_macs: float = 0.5
     score: str | None = None
     refresh: float = 0.02
-    streams: str = "exact"
+    streams: str = "off"
     skip: tuple[str, ...] = ()
     round_to: int = 1
     compensation: str = "weights"
@@ -119,7 +119,10 @@ def build_parser() -> cli.Parser:
         help="iditer measures anew after so much of the MACs; 0: after each pick",
     )
     group.add_argument(
-        "--streams", choices=STREAMS, default=d.streams, help="residual streams with an option-A shortcut"
+        "--streams",
+        choices=STREAMS,
+        default=d.streams,
+        help="residual streams: left whole (off), or those read by an option-A shortcut shrink too, as far as exact, or by a conv",
     )
     group.add_argument("--skip", nargs="+", default=list(d.skip), metavar="LAYER", help="layers that stay whole")
     group.add_argument(

@@ -44,7 +44,11 @@ def _reads_by_consumer(groups, masks) -> dict[str, list[tuple[str, list[list[int
 
 
 def _multiply_input(
-    consumer: str, module: nn.Module, reads: list[tuple[str, list[list[int]]]], masks: Mapping[str, Tensor], known: Columns
+    consumer: str,
+    module: nn.Module,
+    reads: list[tuple[str, list[list[int]]]],
+    masks: Mapping[str, Tensor],
+    known: Columns,
 ):
     """A forward pre-hook; the index from input positions to mask columns is built once, at the first call."""
     names = tuple(name for name, _ in reads)

@@ -96,8 +96,13 @@ def trace(model: nn.Module, example_input: Tensor) -> list[Trace]:
 
 
 def _traceable_copy(model: nn.Module) -> nn.Module:
-    """A copy in eval mode whose parameters all want gradients and whose shortcuts are one node each."""
-    model = copy.deepcopy(model).eval()
+    """A copy in eval mode whose parameters all want gradients and whose shortcuts are one node each.
+
+    Its tensors share the memory of the given network's: nothing writes to them.
+    """
+    shared: dict[int, Tensor] = {id(parameter): nn.Parameter(parameter.detach()) for parameter in model.parameters()}
+    shared |= {id(buffer): buffer for buffer in model.buffers()}
+    model = copy.deepcopy(model, shared).eval()
     for parameter in model.parameters():
         parameter.requires_grad_(True)
     show_shortcuts_as_nodes(model)
