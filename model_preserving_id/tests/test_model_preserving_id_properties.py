@@ -83,6 +83,12 @@ def test_the_originals_costs_of_vgg16():
 def test_the_command_and_the_originals_functions_leave_residual_streams_whole_unless_asked():
     """The original prunes inner channels only; results/choice-streams-*.json say why."""
     assert create_args().streams == PruneSettings().streams == build_parser().parse_args([]).streams == "off"
+    torch.manual_seed(0)
+    model, x = create_model("resnet20").eval(), torch.randn(24, 3, 16, 16)
+    smaller = prune_network(model, x[:1], x, keep=0.5, compensation="none")
+    assert smaller.layer1[0].conv1.out_channels == 8 and smaller.layer3[0].conv2.out_channels == 64
+    asked = prune_network(model, x[:1], x, kept={"layer3.0.conv2": 32}, compensation="none")
+    assert asked.layer3[0].conv2.out_channels == 32
 
 
 def test_depthwise_blocks_stay_depthwise():

@@ -31,7 +31,7 @@ def prune_network(
     *,
     keep: float | None = None,
     eps: float | None = None,
-    streams: str = "exact",
+    streams: str | None = None,
     skip: Sequence[str] = (),
     round_to: int = 1,
     score: str = "measured",
@@ -47,8 +47,8 @@ def prune_network(
       target_macs  the fraction of the MACs that stays, met within [0.98, 1.00] of it
       keep         the fraction of channels that stays in every group
       eps          |r_k+1,k+1| <= eps |r_11| in every group
-    streams: residual streams with an option-A shortcut shrink as far as that is ``exact``, by a ``conv`` in the shortcut's
-    place, or all residual streams stay whole (``off``). skip: groups that stay whole. round_to: widths are multiples of it.
+    streams: all residual streams stay whole (``off``), or those with an option-A shortcut shrink, as far as that is ``exact`` or
+    by a ``conv`` in the shortcut's place. Not given: ``off``, and ``exact`` with ``kept``, which may name them. skip: groups that stay whole. round_to: widths are multiples of it.
     score: what a step towards ``target_macs`` loses: the ``pivot`` (the paper's), the ``frobenius`` norm of what is left
     out, or the change of the outputs as ``measured`` (the best). compensation: ``none`` (the paper), ``t`` or ``weights`` (the
     best), see
@@ -59,6 +59,7 @@ def prune_network(
         raise UserError("prune_network needs exactly one of kept, target_macs, keep and eps")
     check_compensation(compensation)
     check_score(score)
+    streams = streams or ("off" if kept is None else "exact")
     inputs = checked_inputs(batches)
     finite(model)
     home = next(model.parameters()).device
