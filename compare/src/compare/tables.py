@@ -106,6 +106,28 @@ def recipe_table() -> str:
     return markdown_table(["method", *(f"rate {rate:g}" for rate in rates)], lines)
 
 
+def sweep_table() -> str:
+    """A finished NNI experiment beside the same values in one command without NNI."""
+    file = RESULTS / "sweep-decore-digits.json"
+    if not file.is_file():
+        return NONE
+    lines = []
+    for row in read_json(file)["rows"]:
+        for how, name in (("trial of NNI", "nni"), ("one command", "direct")):
+            side = row[name]
+            lines.append(
+                [
+                    row["value"],
+                    how,
+                    f"{side['top1']:.4f}",
+                    f"{side['agreement']:.4f}",
+                    f"{side['macs']:,}",
+                    f"{side['loss']:.6f}",
+                ]
+            )
+    return markdown_table(["penalty", "made by", "top-1 %, held out", "agreement %", "MACs", "loss"], lines)
+
+
 def _cell(group) -> str:
     cut = f"{group.mean('cut_top1'):.1f}"
     if not group.first["finetune_epochs"]:
@@ -119,13 +141,16 @@ TABLES: dict[str, Callable[[], str]] = {
     "compare.resnet56": lambda: result_table("resnet56"),
     "compare.resnet20": lambda: result_table("resnet20"),
     "compare.recipe": recipe_table,
+    "compare.sweep": sweep_table,
     "compare.digits.short": lambda: short_table("digits"),
     "compare.resnet56.short": lambda: short_table("resnet56"),
 }
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    return tables_command(PACKAGE, README, TABLES, argv, add=lambda folder: add_result(folder, Path(folder).resolve().name))
+    return tables_command(
+        PACKAGE, README, TABLES, argv, add=lambda folder: add_result(folder, Path(folder).resolve().name)
+    )
 
 
 if __name__ == "__main__":
