@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -175,10 +176,13 @@ def accuracy_against_size(path: Path, networks: Mapping[str, Mapping[str, Any]])
             axes.plot(
                 [size / 1000 for size, *_ in points], [top1 for _, top1, _ in points], "o", color=colour, label=title
             )
-            for size, top1, text in points:
+            for i, (size, top1, text) in enumerate(points):
+                after = points[i + 1] if i + 1 < len(points) else (math.inf, top1)
+                above = after[0] - size < 20_000 and after[1] < top1  # their texts would lie on one another
                 axes.annotate(
-                    text, (size / 1000, top1), xytext=(0, -11), textcoords="offset points", fontsize=7, ha="center"
-                )
+                    text, (size / 1000, top1), xytext=(0, 6 if above else -11), textcoords="offset points", fontsize=7,
+                    ha="center",
+                )  # fmt: skip
             axes.axhline(found["dense"], color=colour, linewidth=1, linestyle="--", label=f"{title}, dense")
         axes.margins(x=0.12)
         axes.set_xlabel("file, thousand bytes")
