@@ -223,6 +223,9 @@ def test_as_compare_calls_it(tmp_path, monkeypatch):
     kept = count_cost(model, (3, 32, 32)).macs / 40_551_040
     assert 0.98 * 0.6 <= kept <= 0.6
     assert model.architecture["arch"] == "resnet20" and model.checkpoint_header["normalize"] is not None
+    low, high = method.limits_around(0.6)  # what the PruningNet has drawn, and nothing else
+    found = read_search(tmp_path / "out" / "search" / "search.json")["candidates"]
+    assert (low, high) != (0, 30) and all(low <= entry <= high for row in found for entry in row["nev"])
     assert file == method.METHOD.compress(task)
     assert (method.METHOD.weights, method.METHOD.trains, method.METHOD.axis) == ("generated", True, "macs")
 
