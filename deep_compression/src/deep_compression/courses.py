@@ -85,7 +85,7 @@ COURSES = {
             SharePlan(conv_bits=4, fc_bits=4, bias_bits=4, lloyd_steps=0, rounding="bfloat16"),
             replace(CENTROIDS, epochs=1, learning_rate=5e-4),
         ),
-        (0.03, 8, 0.05),
+        (0.04, 8, 0.05),
     ),
 }  # fmt: skip
 
