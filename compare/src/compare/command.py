@@ -71,7 +71,9 @@ def build_parser() -> cli.Parser:
         default=[0.1, 0.05, 0.03],
         help="shares of the file's bytes to keep",
     )
-    rows.add_argument("--seeds", type=cli.not_negative_int, nargs="+", default=[0, 1, 2], help="a network and a row of each")
+    rows.add_argument(
+        "--seeds", type=cli.not_negative_int, nargs="+", default=[0, 1, 2], help="a network and a row of each"
+    )
     rows.add_argument(
         "--chain", action="append", default=[], metavar="A,B,C", help="methods one after the other; may be repeated"
     )
