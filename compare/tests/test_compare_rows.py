@@ -52,6 +52,8 @@ def run(out, *words):
         "cpu",
         "--seeds",
         "0",
+        "--jobs",
+        "1",
     ]
     return command.main([*base, "--out", str(out), *words])
 
@@ -279,6 +281,20 @@ def test_processes_take_what_nobody_is_making_and_report_once(tmp_path, monkeypa
     assert sorted(r["seed"] for r in read_rows(tmp_path).metrics) == [0, 1, 2]
     printed = capsys.readouterr().out
     assert printed.count("report.html") == 1 and printed.split("leading channels")[-1].split("|")[2].strip() == "3"
+
+
+@pytest.mark.parametrize(
+    ("words", "cores", "count"),
+    [
+        (["--seeds", "0", "1", "2"], 2, 2),
+        (["--seeds", "0", "1"], 8, 2),
+        (["--seeds", "0", "1", "2", "--threads", "4"], 8, 2),
+        (["--seeds", "0", "--threads", "4"], 2, 1),
+    ],
+)
+def test_there_is_a_process_for_each_seed_as_far_as_there_are_cores(monkeypatch, words, cores, count):
+    monkeypatch.setattr(command.torch, "get_num_threads", lambda: cores)
+    assert command.usual_jobs(command.build_parser().parse_args(["--device", "cpu", *words])) == count
 
 
 def test_a_row_that_another_process_makes_is_waited_for_and_made_once(tmp_path):

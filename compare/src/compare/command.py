@@ -89,7 +89,10 @@ def build_parser() -> cli.Parser:
     run.add_argument("--out", default="runs/compare", help="folder of the rows and the report")
     run.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     run.add_argument("--threads", type=int, default=None, help="threads on the CPU; torch's choice if not given")
-    run.add_argument("--jobs", type=cli.positive_int, default=1, help="processes that share out the rows")
+    run.add_argument(
+        "--jobs", type=cli.positive_int, default=None,
+        help="processes that share out the rows; on a CPU one for each seed, as far as there are cores; else one",
+    )  # fmt: skip
     run.add_argument("--force", action="store_true", help="make rows anew that are there with other options")
     run.add_argument("--no-report", action="store_true", help="only the rows; --report-only makes the report later")
     run.add_argument("--report-only", action="store_true", help="compress nothing: a report on the rows that are there")
@@ -103,6 +106,7 @@ def _main(argv: Sequence[str] | None) -> None:
         raise UserError(f"--out {out} is a file; name a folder")
     failed: list[str] = []
     if not args.report_only:
+        args.jobs = args.jobs or usual_jobs(args)
         failed = compare(args) if args.jobs == 1 else _in_processes(args, argv)
     if not args.no_report:
         print_report(out)
@@ -119,6 +123,13 @@ def compare(args: argparse.Namespace) -> list[str]:
         Path(args.out), wanted, finetune_recipe(args), command_words(args), args.workers, args.force
     )
     return _run_all(todo, comparison, dense_networks(args, load_data(args), device))
+
+
+def usual_jobs(args: argparse.Namespace) -> int:
+    """One process for each seed, as far as there are cores for its threads; one on an accelerator."""
+    if choose_device(args.device).type != "cpu":
+        return 1
+    return max(1, min(len(args.seeds), torch.get_num_threads() // (args.threads or 1)))
 
 
 def load_data(args: argparse.Namespace) -> DataBundle:
@@ -149,6 +160,9 @@ def _in_processes(args: argparse.Namespace, argv: Sequence[str] | None) -> list[
         for folder in {out / f"seed{job.seed}" / name for job in todo for name in (job.name, "baseline", "shared")}:
             shutil.rmtree(folder, ignore_errors=True)
     threads = args.threads or max(1, torch.get_num_threads() // count)
+    set_threads(args.threads)
+    finetune_recipe(args)
+    dense_networks(args, load_data(args), choose_device(args.device))(args.seeds[0])  # a mistake is told once, here
     started = []
     for i in range(count):
         first = i % len(args.seeds)
