@@ -283,6 +283,27 @@ def test_processes_take_what_nobody_is_making_and_report_once(tmp_path, monkeypa
     assert printed.count("report.html") == 1 and printed.split("leading channels")[-1].split("|")[2].strip() == "3"
 
 
+def test_rows_that_break_in_another_process_are_named(tmp_path, monkeypatch, capsys):
+    def broken(task):
+        raise ZeroDivisionError("a method's own mistake")
+
+    started = []
+
+    class Started:
+        def __init__(self, words):
+            started.append(words)
+
+        def wait(self):
+            return command.main(started.pop(0)[3:])
+
+    monkeypatch.setattr(command, "subprocess", SimpleNamespace(Popen=Started))
+    monkeypatch.setattr(command, "methods", lambda: {"leading": LEADING, "broken": Method("broken", broken)})
+    words = ["--target-macs", "0.5", "--target-bytes", "--finetune-epochs", "0", "--seeds", "0", "1", "--jobs", "2"]
+    assert run(tmp_path, *words) == 2
+    assert "2 rows failed: broken-macs0.5, seed 0, broken-macs0.5, seed 1;" in capsys.readouterr().err
+    assert [row["method"] for row in read_rows(tmp_path).metrics] == ["leading", "leading"]
+
+
 @pytest.mark.parametrize(
     ("words", "cores", "count"),
     [

@@ -163,7 +163,7 @@ def _in_processes(args: argparse.Namespace, argv: Sequence[str] | None) -> list[
     set_threads(args.threads)
     finetune_recipe(args)
     dense_networks(args, load_data(args), choose_device(args.device))(args.seeds[0])  # a mistake is told once, here
-    started = []
+    since, started = time.time(), []
     for i in range(count):
         first = i % len(args.seeds)
         seeds = [str(seed) for seed in (*args.seeds[first:], *args.seeds[:first])]
@@ -177,7 +177,11 @@ def _in_processes(args: argparse.Namespace, argv: Sequence[str] | None) -> list[
         raise
     if any(code not in (0, cli.MISTAKE) for code in status):
         raise UserError("a process was stopped; the same command goes on where it was")
-    return [f"those of process {i + 1}" for i, code in enumerate(status) if code]
+    tried = [(job, out / f"seed{job.seed}" / job.name / FAILED) for job in todo]
+    failed = [f"{job.name}, seed {job.seed}" for job, file in tried if file.is_file() and file.stat().st_mtime >= since]
+    if any(status) and not failed:
+        raise UserError("stopped by the mistake told above")
+    return failed
 
 
 def _names(args: argparse.Namespace) -> list[str] | None:
