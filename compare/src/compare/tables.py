@@ -144,6 +144,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "compare.sweep": sweep_table,
     "compare.digits.short": lambda: short_table("digits"),
     "compare.resnet56.short": lambda: short_table("resnet56"),
+    "compare.resnet20.short": lambda: short_table("resnet20"),
 }
 
 
