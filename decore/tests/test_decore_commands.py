@@ -11,6 +11,7 @@ from decore_helpers import trained_resnet
 from common.checkpoint import load_model, read_tensors, save_model
 from common.data import load_dataset
 from common.errors import UserError
+from common.measure import side
 from common.methods import Task, methods
 from common.models import create_model
 from common.runs import read_json
@@ -204,7 +205,7 @@ def test_compare_finds_the_method_and_gets_a_network_of_the_budget(tmp_path):
         patch.setattr("decore.method.SEEN", 640)
         file = method.compress(task)
         model = load_model(file)
-        assert 0.98 * 0.7 <= phases.side(model, trained.accuracy, (3, 32, 32), 1)["macs"] / 40551040 <= 0.7
+        assert 0.98 * 0.7 <= side(model, trained.accuracy, (3, 32, 32), 1)["macs"] / 40551040 <= 0.7
         before = file.stat().st_mtime_ns
         assert method.compress(task) == file and file.stat().st_mtime_ns == before
     assert method.axis == "macs" and method.trains and method.weights == "inherited"
