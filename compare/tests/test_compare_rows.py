@@ -262,9 +262,9 @@ def test_the_baseline_of_a_seed_is_its_own_and_a_given_one_serves_all(tmp_path):
     assert rows.metrics[0]["baseline"]["top1"] == rows.metrics[1]["baseline"]["top1"] == one.side["top1"]
 
 
-def test_processes_take_what_nobody_is_making_and_report_once(tmp_path, monkeypatch, capsys):
-    words = ["--methods", "leading", "--target-macs", "0.5", "--target-bytes", "--finetune-epochs", "0"]
-    started, order = [], []
+def in_turn(monkeypatch):
+    """What would be processes at the same time runs here, one after the other."""
+    started = []
 
     class Started:
         def __init__(self, words):
@@ -274,6 +274,12 @@ def test_processes_take_what_nobody_is_making_and_report_once(tmp_path, monkeypa
             return command.main(started.pop(0)[3:])
 
     monkeypatch.setattr(command, "subprocess", SimpleNamespace(Popen=Started))
+
+
+def test_processes_take_what_nobody_is_making_and_report_once(tmp_path, monkeypatch, capsys):
+    words = ["--methods", "leading", "--target-macs", "0.5", "--target-bytes", "--finetune-epochs", "0"]
+    order = []
+    in_turn(monkeypatch)
     real = command.run_job
     monkeypatch.setattr(command, "run_job", lambda job, *rest: (order.append(job.seed), real(job, *rest))[1])
     assert run(tmp_path, *words, "--seeds", "0", "1", "2", "--jobs", "2") == 0
@@ -287,16 +293,7 @@ def test_rows_that_break_in_another_process_are_named(tmp_path, monkeypatch, cap
     def broken(task):
         raise ZeroDivisionError("a method's own mistake")
 
-    started = []
-
-    class Started:
-        def __init__(self, words):
-            started.append(words)
-
-        def wait(self):
-            return command.main(started.pop(0)[3:])
-
-    monkeypatch.setattr(command, "subprocess", SimpleNamespace(Popen=Started))
+    in_turn(monkeypatch)
     monkeypatch.setattr(command, "methods", lambda: {"leading": LEADING, "broken": Method("broken", broken)})
     words = ["--target-macs", "0.5", "--target-bytes", "--finetune-epochs", "0", "--seeds", "0", "1", "--jobs", "2"]
     assert run(tmp_path, *words) == 2

@@ -157,10 +157,10 @@ def _in_processes(args: argparse.Namespace, argv: Sequence[str] | None) -> list[
     words = [word for word in (sys.argv[1:] if argv is None else argv) if word != "--force"]
     todo = _planned(args)[1]
     if args.force:
-        for folder in {out / f"seed{job.seed}" / name for job in todo for name in (job.name, "baseline", "shared")}:
+        for folder in {out / f"seed{job.seed}" / name for job in todo for name in (job.name, "baseline")}:
             shutil.rmtree(folder, ignore_errors=True)
     threads = args.threads or max(1, torch.get_num_threads() // count)
-    set_threads(args.threads)
+    set_threads(threads)  # as each process: the network of a seed does not depend on who trains it
     finetune_recipe(args)
     dense_networks(args, load_data(args), choose_device(args.device))(args.seeds[0])  # a mistake is told once, here
     since, started = time.time(), []
