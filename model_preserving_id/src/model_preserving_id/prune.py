@@ -48,7 +48,8 @@ def prune_network(
       keep         the fraction of channels that stays in every group
       eps          |r_k+1,k+1| <= eps |r_11| in every group
     streams: all residual streams stay whole (``off``), or those with an option-A shortcut shrink, as far as that is ``exact`` or
-    by a ``conv`` in the shortcut's place. Not given: ``off``, and ``exact`` with ``kept``, which may name them. skip: groups that stay whole. round_to: widths are multiples of it.
+    by a ``conv`` in the shortcut's place. Not given: ``off``, and ``exact`` with ``kept``, which may name them.
+    skip: groups that stay whole. round_to: widths are multiples of it.
     score: what a step towards ``target_macs`` loses: the ``pivot`` (the paper's), the ``frobenius`` norm of what is left
     out, or the change of the outputs as ``measured`` (the best). compensation: ``none`` (the paper), ``t`` or ``weights`` (the
     best), see
