@@ -2,9 +2,11 @@
 
 import csv
 import json
+import os
 import pickle
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -17,7 +19,7 @@ from common.errors import UserError
 from common.measure import latency_ms
 from common.models import create_model
 from common.plots import figure
-from common.runs import open_run
+from common.runs import open_run, writable_folder
 
 TRAIN = ["--arch", "lenet5", "--epochs", "1", "--batch-size", "100", "--learning-rate", "0.02", "--device", "cpu"]
 
@@ -195,6 +197,20 @@ def test_as_a_command_too(words, tmp_path):
     command = [sys.executable, "-m", *words]
     done = subprocess.run(command, capture_output=True, text=True, timeout=600, cwd=tmp_path)
     assert done.returncode == 2 and len(done.stderr.strip().splitlines()) == 1 and not done.stdout
+
+
+@pytest.mark.parametrize("inner", ["", "run", "runs/seed0"])
+def test_a_folder_that_cannot_be_names_what_is_in_the_way(inner, tmp_path, monkeypatch):
+    assert writable_folder(tmp_path / "new" / inner) == tmp_path / "new" / inner
+    assert not (tmp_path / "new").exists()
+    file = tmp_path / "taken"
+    file.write_text("a report")
+    with pytest.raises(UserError, match=f"{file} is a file"):
+        open_run(file / inner, "p", {}, force=True)
+    assert file.read_text() == "a report"
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != tmp_path)
+    with pytest.raises(UserError, match=f"no permission to write in {tmp_path};"):
+        open_run(tmp_path / "new" / inner, "p", {})
 
 
 def test_open_run_refuses_other_data_and_starts_anew_by_force(tmp_path):

@@ -10,6 +10,7 @@ import torch
 
 from common import testing
 from common.atomic import write_text
+from common.distributed import process_group, sum_over_ranks
 
 PRELOAD = [
     "common.training",
@@ -95,13 +96,19 @@ def test_a_command_that_does_not_resume_is_found_out(main, kills, between, messa
 
 def environment(folder: str, fail: bool) -> int:
     (Path(folder) / os.environ["RANK"]).write_text(os.environ["WORLD_SIZE"] + os.environ["MASTER_ADDR"])
-    return 3 if fail and os.environ["RANK"] == "1" else 0
+    for _ in range(20):  # groups in a row, as several commands would join them
+        with process_group(torch.device("cpu")):
+            assert sum_over_ranks(torch.ones(())) == 2
+    if fail and os.environ["RANK"] == "1":
+        return 3
+    time.sleep(600.0 if fail else 0.0)  # would wait for the other one
+    return 0
 
 
 def test_processes_have_torchrun_s_environment_and_may_fail(tmp_path):
     testing.in_processes(environment, str(tmp_path), False, preload=PRELOAD)
     assert [(tmp_path / rank).read_text() for rank in ("0", "1")] == ["2127.0.0.1"] * 2
-    with pytest.raises(AssertionError, match=r"\[0, 3\]"):
+    with pytest.raises(AssertionError, match=r"\[None, 3\]"):
         testing.in_processes(environment, str(tmp_path), True, preload=PRELOAD)
 
 

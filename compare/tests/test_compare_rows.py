@@ -10,6 +10,7 @@ import pytest
 import torch
 from compare_helpers import BYTES, LEADING, RECIPE, bundle, first_channels, tiny
 
+from common import testing
 from common.checkpoint import load_model, save_model
 from common.errors import UserError
 from common.methods import Method
@@ -378,6 +379,15 @@ def test_mistakes_are_one_line_with_status_2(tmp_path, capsys, words, part):
     error = capsys.readouterr().err.strip().splitlines()
     assert len(error) == 1 and part in error[0]
     assert not list((tmp_path / "out").rglob("metrics.json"))
+
+
+@pytest.mark.parametrize("inner", ["", "runs/new"])
+def test_a_file_where_the_folder_should_be_is_named_and_kept(tmp_path, capsys, inner):
+    file = tmp_path / "notes.txt"
+    file.write_text("mine")
+    assert run(file / inner, "--jobs", "2") == 2
+    assert testing.refusal(2, capsys.readouterr().err, f"{file} is a file")
+    assert file.read_text() == "mine"
 
 
 def test_the_command_of_a_row_makes_that_row(tmp_path):

@@ -10,8 +10,7 @@ from torch import nn
 
 from common.checkpoint import load_model, save_model
 from common.data import load_dataset
-from common.device import choose_device
-from common.distributed import is_main, process_group
+from common.distributed import is_main
 from common.models import create_model
 from common.testing import half_batches, in_processes
 from common.training import Hooks, TrainOptions, fit
@@ -66,12 +65,11 @@ def process(folder: str, words: list[list[str]]) -> None:
     for command in words:
         if commands.main(command) != 0:
             raise SystemExit(f"{command[0]} failed")
-    with process_group(choose_device("cpu")):
-        for kind in ("masks", "centroids"):
-            model = with_norm()
-            fit(model, pictures(), OPTIONS, seed=1, hooks=method_of(kind, model))
-            torch.save(model.state_dict(), f"{folder}/{kind}-{os.environ['RANK']}.pt")
-            assert is_main() == (os.environ["RANK"] == "0")
+    for kind in ("masks", "centroids"):
+        model = with_norm()
+        fit(model, pictures(), OPTIONS, seed=1, hooks=method_of(kind, model))
+        torch.save(model.state_dict(), f"{folder}/{kind}-{os.environ['RANK']}.pt")
+        assert is_main() == (os.environ["RANK"] == "0")
 
 
 @pytest.fixture(scope="module")

@@ -27,6 +27,23 @@ def test_tables_without_results(tmp_path, monkeypatch):
     assert set(made.values()) == {tables.NONE, "Not measured yet."}
 
 
+def runs_of(*changes: float) -> list[dict]:
+    return [{"baseline": {"top1": 99.0}, "compressed": {"top1": 99.0 - c}, "rate": 40.0} for c in changes]
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ((0.1, -0.1), "40.0 times smaller without loss"),
+        ((0.05, 0.05, 0.05), "40.0 times smaller at a loss of 0.05 points"),
+        ((0.2, 0.1, -0.1), "40.0 times smaller at a loss that 3 seeds cannot tell from none (0.07 points)"),
+        ((0.3, 0.1, 0.2), "40.0 times smaller at a loss of 0.20 points"),  # 0.2 is more than twice 0.1 / sqrt(3)
+    ],
+)
+def test_a_loss_is_one_if_it_is_more_than_two_of_its_standard_errors(changes, said):
+    assert tables._loss(runs_of(*changes)) == said
+
+
 def test_what_was_published_needs_no_results(tmp_path, monkeypatch):
     monkeypatch.setattr(tables, "RESULTS", tmp_path)
     lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in tables.published_table().splitlines()[2:]]

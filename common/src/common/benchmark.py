@@ -20,7 +20,7 @@ from common.runs import describe_environment, read_json
 
 @dataclass(frozen=True)
 class Ratio:
-    """One figure: ``value`` of ``what`` against ``against``; ``bound`` is its floor, or its ceiling if ``at_most``.
+    """One figure: ``value`` of ``what`` against ``against``; ``bound`` is its floor (0: none is asked for), or its ceiling if ``at_most``.
 
     unit: "x" for a ratio, " s" or the like for a figure that is none.
     """
@@ -38,6 +38,8 @@ class Ratio:
 
     @property
     def wanted(self) -> str:
+        if not self.bound and not self.at_most:
+            return ""
         return f"{'at most' if self.at_most else 'at least'} {self.bound:g}{self.unit}"
 
 

@@ -25,8 +25,12 @@ def is_main() -> bool:
 
 @contextmanager
 def process_group(device: torch.device) -> Iterator[None]:
-    """Join the group that torchrun describes in the environment, if it does; leave it at the end."""
-    if "WORLD_SIZE" not in os.environ or "RANK" not in os.environ or world_size() > 1:
+    """Join the group that torchrun describes in the environment, if it does; leave it at the end. One already joined stays.
+
+    A second group in the same processes wants one that was opened around both: after the first one's end, a process
+    that is quick would meet its old store at the same port.
+    """
+    if "WORLD_SIZE" not in os.environ or "RANK" not in os.environ or dist.is_initialized():
         yield
         return
     if device.type == "cuda":

@@ -84,17 +84,15 @@ def open_run(
     """Open a folder for a run with these options, new or to go on with.
 
     Raises UserError if the folder holds a run with other options (naming the first that differs; ``force`` starts anew)
-    or is a file.
+    or can't be one (:func:`writable_folder`).
     """
-    folder = Path(folder)
+    folder = writable_folder(folder)
     config = {
         "package": package,
         "options": _plain(options),
         "data_fingerprint": fingerprint,
         "environment": describe_environment(device),
     }
-    if folder.exists() and not folder.is_dir():
-        raise UserError(f"{folder} is a file where the run folder should be; move it away or choose another folder")
     if force and is_main():
         _clear(folder)
     barrier()
@@ -105,6 +103,16 @@ def open_run(
         folder.mkdir(parents=True, exist_ok=True)
         write_json(folder / CONFIG, config)
     return Run(folder, package, config, _seconds_logged(folder / LOG))
+
+
+def writable_folder(path: Path | str) -> Path:
+    """Where files are going to be, not made yet. Raises UserError, before anything is computed, if they can't be there."""
+    nearest = next(place for place in (Path(path).absolute(), *Path(path).absolute().parents) if place.exists())
+    if not nearest.is_dir():
+        raise UserError(f"{path}: {nearest} is a file where a folder should be; move it away or choose another folder")
+    if not os.access(nearest, os.W_OK | os.X_OK):
+        raise UserError(f"{path}: no permission to write in {nearest}; choose another folder")
+    return Path(path)
 
 
 def read_json(path: Path | str, limit: int = 64 * 2**20) -> Any:

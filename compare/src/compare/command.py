@@ -23,6 +23,7 @@ from common.factory import named_model
 from common.formats import load_network
 from common.methods import Method, methods
 from common.models import ARCHITECTURES
+from common.runs import writable_folder
 from compare import plan, report, text
 from compare.claim import claimed
 from compare.plan import Comparison, Job
@@ -101,9 +102,7 @@ def build_parser() -> cli.Parser:
 
 def _main(argv: Sequence[str] | None) -> None:
     args = build_parser().parse_args(argv)
-    out = Path(args.out)
-    if out.exists() and not out.is_dir():
-        raise UserError(f"--out {out} is a file; name a folder")
+    out = writable_folder(args.out)
     failed: list[str] = []
     if not args.report_only:
         args.jobs = args.jobs or usual_jobs(args)

@@ -84,6 +84,40 @@ def _mean(values: Sequence[float], digits: int, sign: str = "") -> str:
     return text + (f" ± {statistics.stdev(values):,.{digits}f}" if len(values) > 1 else "")
 
 
+def mnist_findings() -> str:
+    """What the MNIST rows say of loss, by a rule: a mean within two of its standard errors of nothing is not told from it."""
+    found = [read_json(path) for path in sorted(RESULTS.glob("mnist-*.json"))]
+    lines = []
+    for arch in TABLE_1:
+        runs = [[r for r in found if r["arch"] == arch and r["row"] == row] for row in ROWS]
+        said = [_loss(those) for those in runs if len(those) > 1]
+        if said:
+            lines.append(f"- {TITLES[arch]}, against its own dense network: {'; '.join(said)}.")
+    return "\n".join(lines) if lines else NONE
+
+
+def _loss(runs: Sequence[dict[str, Any]]) -> str:
+    changes = [r["baseline"]["top1"] - r["compressed"]["top1"] for r in runs]
+    mean, error = statistics.mean(changes), statistics.stdev(changes) / len(changes) ** 0.5
+    rate = f"{statistics.mean(r['rate'] for r in runs):.1f} times smaller"
+    if mean <= 0:
+        return f"{rate} without loss"
+    if mean < 2 * error:
+        return f"{rate} at a loss that {len(changes)} seeds cannot tell from none ({mean:.2f} points)"
+    return f"{rate} at a loss of {mean:.2f} points"
+
+
+def cifar_findings() -> str:
+    """The best rate of each network that loses less than half a point."""
+    lines = []
+    for arch in dict.fromkeys(run["arch"] for run in cifar_runs()):
+        drops = {r["rate"]: r["baseline"]["top1"] - r["compressed"]["top1"] for r in cifar_runs() if r["arch"] == arch}
+        rate = max((rate for rate, drop in drops.items() if drop < 0.5), default=None)
+        end = f"up to {rate:.1f} times smaller ({drops[rate]:.2f})" if rate else "at no rate that was tried"
+        lines.append(f"- {TITLES.get(arch, arch)} loses less than half a point {end}.")
+    return "\n".join(lines) if lines else NONE
+
+
 def published_table() -> str:
     """What was published of networks that were not run here: ImageNet by the paper, VGG-19 by the original code's README."""
     lines = []
@@ -159,11 +193,13 @@ def cifar_table() -> str:
 
 TABLES: dict[str, Callable[[], str]] = {
     "deep_compression.mnist": mnist_table,
+    "deep_compression.mnist.said": mnist_findings,
     "deep_compression.lenet300_100": lambda: layer_tables("lenet300_100", "paper"),
     "deep_compression.lenet5": lambda: layer_tables("lenet5", "paper"),
     "deep_compression.published": published_table,
     "deep_compression.choice": choice_table,
     "deep_compression.cifar10": cifar_table,
+    "deep_compression.cifar10.said": cifar_findings,
     "deep_compression.speed": lambda: speed_table(RESULTS),
 }
 

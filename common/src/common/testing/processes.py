@@ -5,12 +5,14 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
+from multiprocessing.connection import wait
 from pathlib import Path
 
 import torch
 
 from common.data import Batch, ImageSet
-from common.testing.kill import forked
+from common.distributed import process_group
+from common.testing.kill import LIMIT, forked
 
 
 def torchrun(script: Path, *words: str | Path, processes: int = 2) -> str:
@@ -29,7 +31,9 @@ def in_processes(
 ) -> None:
     """``body(*arguments)`` in each of ``count`` processes with torchrun's environment; faster, since torch is imported once.
 
-    body: a function of a test module or package; it returns an exit status. preload: see :func:`killed_and_resumed`.
+    They are one gloo group from beginning to end, which the commands in ``body`` join. body: a function of a test module or
+    package; it returns an exit status. preload: see :func:`killed_and_resumed`. Raises AssertionError with the statuses if
+    one is not 0; the others are ended then, since they would wait for it.
     """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -38,16 +42,26 @@ def in_processes(
     children = [context.Process(target=_rank, args=(i, count, port, body, arguments)) for i in range(count)]
     for child in children:
         child.start()
+    running = {child.sentinel for child in children}
+    while running and not any(child.exitcode for child in children):
+        ended = wait(running, LIMIT)
+        if not ended:
+            break
+        running -= set(ended)
+    statuses = [child.exitcode for child in children]
     for child in children:
-        child.join(600)
-    assert [child.exitcode for child in children] == [0] * count, [child.exitcode for child in children]
+        child.kill()
+        child.join()
+    assert statuses == [0] * count, statuses
 
 
 def _rank(rank: int, count: int, port: int, body: Callable[..., int | None], arguments: Sequence[object]) -> None:
     torch.set_num_threads(1)
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(count)}
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    raise SystemExit(body(*arguments))
+    with process_group(torch.device("cpu")):
+        status = body(*arguments)
+    raise SystemExit(status)
 
 
 def half_batches(pictures: ImageSet, batch_size: int, epoch: int, seed: int = 1) -> list[tuple[Batch, ...]]:

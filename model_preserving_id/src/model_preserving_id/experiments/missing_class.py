@@ -22,10 +22,9 @@ from common.device import set_threads
 from common.errors import UserError
 from common.factory import add_model_options
 from common.plots import figure
-from common.runs import describe_environment
+from common.runs import describe_environment, writable_folder
 from common.trained import Trained
 from model_preserving_id.command import trained_from_options
-from model_preserving_id.experiments import result_folder
 from model_preserving_id.iterate import IterOptions, Row, iterate
 from model_preserving_id.pictures import pruning_pictures
 from model_preserving_id.streams import STREAMS
@@ -59,7 +58,7 @@ def build_parser() -> cli.Parser:
 
 def _main(argv: Sequence[str] | None) -> None:
     args = build_parser().parse_args(argv)
-    out = result_folder(args.out)
+    out = writable_folder(args.out)
     set_threads(args.threads)
     trained = trained_from_options(args)
     classes = len(trained.data.classes)

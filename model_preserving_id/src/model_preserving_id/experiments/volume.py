@@ -31,8 +31,7 @@ from common.cost import count_cost
 from common.device import choose_device, set_threads
 from common.errors import UserError
 from common.plots import figure
-from common.runs import describe_environment
-from model_preserving_id.experiments import result_folder
+from common.runs import describe_environment, writable_folder
 from model_preserving_id.experiments.molecules import Molecules, generate, read_lba
 from model_preserving_id.iterate import IterOptions, Row, iterate
 from model_preserving_id.subject import Subject
@@ -90,7 +89,7 @@ def _main(argv: Sequence[str] | None) -> None:
     args = build_parser().parse_args(argv)
     if args.grid < 17:
         raise UserError(f"--grid {args.grid}: two halvings and four convolutions leave nothing of less than 17")
-    out = result_folder(args.out)
+    out = writable_folder(args.out)
     set_threads(args.threads)
     device = choose_device(args.device)
     data = read_lba(args.lba, args.grid) if args.lba else generate(args.grid, args.seed)

@@ -28,10 +28,9 @@ from common.data import ImageSet
 from common.device import choose_device, set_threads
 from common.errors import UserError
 from common.plots import figure
-from common.runs import describe_environment
+from common.runs import describe_environment, writable_folder
 from common.trained import normalized_as
 from model_preserving_id.activations import eval_mode
-from model_preserving_id.experiments import result_folder
 from model_preserving_id.pictures import pruning_pictures
 from model_preserving_id.pivoted import Pivoted, pivoted_cholesky
 from model_preserving_id.rows import Gram
@@ -60,7 +59,7 @@ def build_parser() -> cli.Parser:
 
 def _main(argv: Sequence[str] | None) -> None:
     args = build_parser().parse_args(argv)
-    out = result_folder(args.out)
+    out = writable_folder(args.out)
     set_threads(args.threads)
     device = choose_device(args.device)
     model = load_model(args.checkpoint).to(device)
