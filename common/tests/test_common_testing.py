@@ -96,9 +96,10 @@ def test_a_command_that_does_not_resume_is_found_out(main, kills, between, messa
 
 def environment(folder: str, fail: bool) -> int:
     (Path(folder) / os.environ["RANK"]).write_text(os.environ["WORLD_SIZE"] + os.environ["MASTER_ADDR"])
-    for _ in range(20):  # groups in a row, as several commands would join them
+    for _ in range(3):  # groups in a row, as several commands would join them; the first process is late to leave
         with process_group(torch.device("cpu")):
             assert sum_over_ranks(torch.ones(())) == 2
+            time.sleep(0.3 if os.environ["RANK"] == "0" else 0.0)
     if fail and os.environ["RANK"] == "1":
         return 3
     time.sleep(600.0 if fail else 0.0)  # would wait for the other one

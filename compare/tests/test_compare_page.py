@@ -88,6 +88,21 @@ def test_every_figure_is_in_the_page_the_table_and_the_csv(rows, html):
     assert padded(text.table(rows)).count("\n") == 2 + 1 + len(single(rows)) + len(chained(rows))
 
 
+def test_the_table_s_latency_is_a_share_of_the_dense_network_s(rows):
+    dense, *lines = [line.split("|")[-3:-1] for line in text.table(rows).splitlines()[2:]]
+    assert all(cell.endswith(" ms ") for cell in dense)
+    for line, group in zip(lines, [*single(rows), *chained(rows)], strict=True):
+        for cell, batch in zip(line, ("1", "64"), strict=True):
+            shares = [r["compressed"]["latency_ms"][batch] / r["baseline"]["latency_ms"][batch] for r in group.rows]
+            assert cell.strip().startswith(f"{100 * sum(shares) / len(shares):.0f} ") and cell.endswith("% ")
+
+
+def test_the_steps_of_a_chain_say_which_step_they_are(rows):
+    assert [text.budget(group) for group in chained(rows)] == [
+        "50 % MACs, 3 % bytes (step 1 of 2)", "50 % MACs, 3 % bytes (step 2 of 2)"
+    ]  # fmt: skip
+
+
 def test_means_and_sample_deviations_over_seeds(rows):
     group = next(g for g in single(rows) if g.label == "random" and g.first["target"] == 0.5)
     assert len(group.rows) == 3

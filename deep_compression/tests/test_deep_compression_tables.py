@@ -36,7 +36,10 @@ def runs_of(*changes: float) -> list[dict]:
     [
         ((0.1, -0.1), "40.0 times smaller without loss"),
         ((0.05, 0.05, 0.05), "40.0 times smaller at a loss of 0.05 points"),
-        ((0.2, 0.1, -0.1), "40.0 times smaller at a loss that 3 seeds cannot tell from none (0.07 points)"),
+        (
+            (0.3, 0.2, 0.0),
+            "40.0 times smaller at a loss that 3 seeds cannot tell from none (0.17 points)",
+        ),  # 1.9 of them
         ((0.3, 0.1, 0.2), "40.0 times smaller at a loss of 0.20 points"),  # 0.2 is more than twice 0.1 / sqrt(3)
     ],
 )

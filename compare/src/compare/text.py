@@ -46,7 +46,9 @@ def _line(group: Group) -> list[str]:
 def budget(group: Group) -> str:
     """What a group aims at: 50 % of the MACs; of a chain, what its last step reaches, and which step this is."""
     names, chain = {"macs": "MACs", "bytes": "bytes"}, group.first["chain"]
-    aims = (f"{100 * target:g} % {names[axis]}" for axis, target in sorted(group.first["targets"].items(), reverse=True))
+    aims = (
+        f"{100 * target:g} % {names[axis]}" for axis, target in sorted(group.first["targets"].items(), reverse=True)
+    )
     return ", ".join(aims) + (f" (step {group.first['step']} of {len(chain)})" if chain else "")
 
 
