@@ -15,6 +15,7 @@ from PIL import Image
 import common.atomic
 from common import evaluate, train
 from common.channels import __main__ as channels_command
+from common.checkpoint import load_model, save_model
 from common.errors import UserError
 from common.measure import latency_ms
 from common.models import create_model
@@ -93,6 +94,16 @@ def test_pictures_that_the_network_does_not_read_are_a_mistake(trained, tmp_path
     assert evaluate.main([*options, "--device", "cpu", "--dataset", f"folder:{tmp_path}"]) == 2
     (line,) = lines(capsys)
     assert "model.safetensors" in line and "(3, 8, 8)" in line
+
+
+def test_a_file_that_names_a_factory_is_read_with_it(trained, tmp_path, capsys):
+    """compare --model writes such files: the name in one is not imported, the user gives it again."""
+    file, name = tmp_path / "own.safetensors", "test_common_commands:tiny"
+    model = load_model(trained / "model.safetensors", tiny)
+    save_model(file, model, arch=name, arch_args={}, normalize=((0.5,) * 3, (0.25,) * 3), dataset="digits")
+    words = ["--checkpoint", str(file), "--dataset", "digits", "--device", "cpu"]
+    assert evaluate.main(words) == 2 and "factory" in capsys.readouterr().err
+    assert evaluate.main([*words, "--model", name]) == 0
 
 
 def test_channels_prints_groups(capsys):

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from compare_helpers import BYTES, LEADING, RECIPE, bundle, first_channels, tiny
+from torch import nn
 
 from common import testing
 from common.checkpoint import load_model, save_model
@@ -177,6 +178,15 @@ def test_a_budget_out_of_reach_is_a_row_that_says_so(tmp_path, monkeypatch, caps
     monkeypatch.setattr(command, "methods", lambda: {"shy": LEADING})
     assert run(tmp_path, "--target-macs", "0.5", "--target-bytes", "--finetune-epochs", "0") == 0
     assert read_rows(tmp_path).refused == []
+
+
+def test_where_every_row_is_refused_the_reason_is_told(tmp_path, monkeypatch, capsys):
+    def refuse(task):
+        raise UserError("the nearest is 0.42")
+
+    monkeypatch.setattr(command, "methods", lambda: {"shy": Method("shy", refuse)})
+    assert run(tmp_path, "--target-macs", "0.5", "--target-bytes", "--finetune-epochs", "0") == 2
+    assert "seed0/shy-macs0.5: the nearest is 0.42" in testing.refusal(2, capsys.readouterr().err, "no finished row")
 
 
 def test_one_method_that_breaks_does_not_stop_the_others(tmp_path, monkeypatch, capsys):
@@ -371,6 +381,8 @@ def test_a_holdout_measures_on_training_pictures_that_were_not_trained_on(tmp_pa
         (["--finetune-epochs", "-1"], "epochs"),
         (["--weights", "none.pth"], "no such file"),
         (["--arch", "nothing"], "known are"),
+        (["--model", "nothing:here"], "nothing"),
+        (["--model", "compare_helpers:absent"], "absent"),
         (["--report-only"], "no finished row"),
     ],
 )
@@ -379,6 +391,39 @@ def test_mistakes_are_one_line_with_status_2(tmp_path, capsys, words, part):
     error = capsys.readouterr().err.strip().splitlines()
     assert len(error) == 1 and part in error[0]
     assert not list((tmp_path / "out").rglob("metrics.json"))
+
+
+class Own(nn.Module):
+    """A user's network that can't be built on the meta device: it reads a number from a tensor, and keeps a tensor to itself."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = tiny()
+        self.scale = float(torch.ones(3).sum() / 3)
+        self.register_buffer("shift", torch.zeros(1), persistent=False)
+
+    def forward(self, pictures):
+        return self.layers(pictures * self.scale + self.shift)
+
+
+def test_a_user_s_own_network(tmp_path, monkeypatch):
+    name = "test_compare_rows:Own"
+    words = ["--model", name, "--target-macs", "0.5", "--target-bytes", "--finetune-epochs", "1"]
+    monkeypatch.delitem(ARCHITECTURES, "tiny")
+    monkeypatch.setitem(ARCHITECTURES, name, None)  # forgotten after the test
+    assert run(tmp_path / "all", *words) == 0
+    (row,) = read_rows(tmp_path / "all").metrics
+    assert f"--model {name}" in row["command"] and "--arch" not in row["command"]
+    assert row["arch"] == name and 0.49 <= row["kept"]["macs"] <= 0.5
+    folder = tmp_path / "all" / row["folder"]
+    model = load_model(folder / "model.safetensors", Own)
+    assert model.layers[0].out_channels == row["widths"]["layers.0"][0] < 40
+    dense = tmp_path / "all" / "seed0" / "baseline" / "model.safetensors"
+    monkeypatch.setitem(ARCHITECTURES, name, None)
+    assert run(tmp_path / "given", *words, "--baseline", str(dense)) == 0
+    assert (tmp_path / "given" / row["folder"] / "model.safetensors").read_bytes() == (
+        folder / "model.safetensors"
+    ).read_bytes()
 
 
 @pytest.mark.parametrize("inner", ["", "runs/new"])

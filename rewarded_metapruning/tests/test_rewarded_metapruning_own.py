@@ -186,7 +186,7 @@ REFUSED = {
     "Scaled": "no layer whose width",
     "twelve_classes": "(12,)",
     "norm_without_statistics": "no PruningNet can be made",
-    "Counting": "gain",
+    "Counting": "no weights and no statistics of a norm: gain",
     "wants_an_argument": "depth",
     "no_network": "builds a int",
     "nothing": "nothing",

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from common.atomic import atomic_file
 from common.errors import UserError
-from common.models import PadShortcut, create_model, is_known
+from common.models import PadShortcut, is_known, skeleton
 from common.replaced import build_replaced, replaced_layers
 
 FORMAT = "compression-papers-1"
@@ -40,7 +40,7 @@ def save_model(
     extra: Mapping[str, Any] | None = None,
     factory: Callable[[], nn.Module] | None = None,
 ) -> None:
-    """Write a network, atomically. ``arch`` and ``arch_args`` default to what :func:`create_model` recorded.
+    """Write a network, atomically. ``arch`` and ``arch_args`` default to what :func:`common.models.create_model` recorded.
 
     normalize: (mean, deviation) per channel of the pictures that it was trained on; it travels with the network, as do
     the data set's name and classes. A network without a record is saved too: loading it then needs its factory.
@@ -183,15 +183,13 @@ def load_tensors(
 
 
 def _build(path: Path | str, header: Mapping[str, Any]) -> nn.Module:
-    """The registry's network without memory for its weights: only what the file itself holds is ever allocated."""
+    """The registry's network, without memory for its weights if possible: only what the file itself holds is allocated then."""
     if not is_known(header["arch"]):
         raise UserError(f"{path} holds a {header['arch']!r}, which is not in the registry: load it with its factory")
     for name, value in header["args"].items():
         if not isinstance(value, (int, str, bool)) or (isinstance(value, int) and not 0 <= value <= ARGUMENT_LIMIT):
             raise UserError(f"{path}: argument {name}={value!r} of the architecture is not acceptable")
-    with torch.device("meta"):
-        model = create_model(header["arch"], **header["args"])
-    return model
+    return skeleton(header["arch"], **header["args"])
 
 
 def _read_safetensors(path: Path | str) -> tuple[dict[str, str], dict[str, Tensor]]:

@@ -12,7 +12,7 @@ from torch import nn
 from common.checkpoint import load_model, load_tensors, read_tensors
 from common.errors import UserError
 from common.formats import load_network
-from common.models import ARCHITECTURES, arguments_for, create_model, find_architecture, input_shape
+from common.models import ARCHITECTURES, arguments_for, create_model, find_architecture, input_shape, is_known
 
 
 def add_model_options(parser: argparse.ArgumentParser, arch: str | None = None) -> None:
@@ -47,7 +47,8 @@ def model_from_options(
         model = named_model(args.arch, args.weights, num_classes, shape, args.shortcut)
     else:
         raise UserError("say which network: --arch NAME, --checkpoint FILE or --model PACKAGE.MODULE:FACTORY")
-    return model, (input_shape(model) if hasattr(model, "architecture") else None)
+    record = getattr(model, "architecture", None)
+    return model, (input_shape(model) if record and is_known(record["arch"]) else None)
 
 
 def named_model(

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from common.errors import UserError
-from common.models import create_model, is_known
+from common.models import is_known, skeleton
 
 CONV_PAIRS = ("kernel_size", "stride", "padding", "dilation")
 LAYERS_LIMIT = 10_000
@@ -31,8 +31,7 @@ def replaced_layers(
         return describe_replaced(model, factory())
     if arch is None or not is_known(arch):
         return {}
-    with torch.device("meta"):
-        return describe_replaced(model, create_model(arch, **(arch_args or {})))
+    return describe_replaced(model, skeleton(arch, **(arch_args or {})))
 
 
 def describe_replaced(model: nn.Module, fresh: nn.Module) -> dict[str, dict[str, Any]]:

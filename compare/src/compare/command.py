@@ -19,10 +19,10 @@ from common.atomic import write_json, write_text
 from common.data import DataBundle
 from common.device import choose_device, set_threads
 from common.errors import UserError
-from common.factory import named_model
+from common.factory import import_factory, named_model
 from common.formats import load_network
 from common.methods import Method, methods
-from common.models import ARCHITECTURES
+from common.models import ARCHITECTURES, Architecture
 from common.runs import writable_folder
 from compare import plan, report, text
 from compare.claim import claimed
@@ -53,7 +53,10 @@ def build_parser() -> cli.Parser:
     )
     network = parser.add_argument_group("network")
     network.add_argument("--arch", default="resnet20", help=f"one of {', '.join(ARCHITECTURES)}")
-    network.add_argument("--weights", default=None, help="trained weights of --arch; without them it is trained first")
+    network.add_argument("--model", default=None, help="PACKAGE.MODULE:FACTORY, your own network, instead of --arch")
+    network.add_argument(
+        "--weights", default=None, help="trained weights of --arch or --model; without them it is trained first"
+    )
     network.add_argument("--baseline", default=None, help="a trained checkpoint of this project, instead of --arch")
     network.add_argument(
         "--baseline-epochs", type=int, default=None, help="epochs of its training; 6 for digits, else 30"
@@ -201,8 +204,14 @@ def finetune_recipe(args: argparse.Namespace):
 
 
 def dense_networks(args: argparse.Namespace, data: DataBundle, device: torch.device) -> Callable[[int], Dense]:
-    """seed -> its dense network; the one that was given, or one trained for each seed. The last one is remembered."""
+    """seed -> its dense network; the one that was given, or one trained for each seed. The last one is remembered.
+
+    A user's own network is known by its factory's name from here on, so that every method can build it again.
+    """
     out, found = Path(args.out), {}
+    if args.model:
+        own = import_factory(args.model, data.num_classes)
+        ARCHITECTURES[args.model] = Architecture(lambda num_classes: own(), data.input_shape, meta=False)
     if args.force:
         for folder in out.glob("seed*/shared"):
             shutil.rmtree(folder)
@@ -226,14 +235,14 @@ def _dense(args: argparse.Namespace, data: DataBundle, device: torch.device, see
         recipe = plan.baseline_recipe(args.dataset)
         epochs = recipe.epochs if args.baseline_epochs is None else args.baseline_epochs
         recipe = replace(recipe, epochs=epochs, warmup_epochs=min(recipe.warmup_epochs, epochs / 2), amp=args.amp)
-        return train_dense(out, args.arch, data, recipe, device, seed, args.force)
+        return train_dense(out, args.model or args.arch, data, recipe, device, seed, args.force)
     if not Path(file).is_file():
         raise UserError(f"{file}: no such file")
 
     def load():
         if args.baseline:
             return load_network(file)
-        return named_model(args.arch, file, data.num_classes, data.input_shape)
+        return named_model(args.model or args.arch, file, data.num_classes, data.input_shape)
 
     return given_dense(out, load, file, digest(Path(file)), data, device, args.force)
 
@@ -319,8 +328,8 @@ def command_words(args: argparse.Namespace) -> tuple[str, ...]:
         value = getattr(args, name)
         if value is not None:
             words += [f"--{name.replace('_', '-')}", shlex.quote(str(value))]
-    if not args.baseline:
-        words += ["--arch", args.arch]
+    if not args.baseline or args.model:
+        words += ["--model", args.model] if args.model else ["--arch", args.arch]
     words += ["--finetune-epochs", str(args.finetune_epochs)]
     if args.weight_decay != 5e-4:
         words += ["--weight-decay", str(args.weight_decay)]
@@ -330,6 +339,8 @@ def command_words(args: argparse.Namespace) -> tuple[str, ...]:
 def print_report(out: Path) -> None:
     """One table on the terminal, the three files of the report, and where everything is."""
     rows = read_rows(out)
+    if not rows.metrics and rows.refused:
+        raise UserError(f"{out} holds no finished row; {rows.refused[0]['folder']}: {rows.refused[0]['reason']}")
     if not rows.metrics:
         raise UserError(f"{out} holds no finished row: run python -m compare first")
     files = report.write(out, rows)

@@ -8,13 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 
 from common.atomic import write_bytes
 from common.checkpoint import fit_shapes, load_tensors
 from common.errors import UserError
-from common.models import create_model, is_known
+from common.models import is_known, skeleton
 from common.replaced import build_replaced, replaced_layers
 from deep_compression import container
 from deep_compression.layer import LayerInfo, LayerSettings
@@ -207,8 +206,7 @@ def _build(about: Mapping[str, Any], path) -> nn.Module:
     for name, value in arguments.items():
         if not isinstance(value, (int, str, bool)) or (isinstance(value, int) and not 0 <= value <= 10**6):
             raise ValueError(f"{path}: argument {name}={value!r} of the architecture is not acceptable")
-    with torch.device("meta"):
-        return create_model(arch, **arguments)
+    return skeleton(arch, **arguments)
 
 
 def _about(model, arch, arch_args, normalize, dataset, classes, extra, factory) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from common.channels import channel_groups
 from common.checkpoint import save_model
 from common.formats import load_network
 from common.methods import Method, Task
@@ -9,6 +10,7 @@ from common.runs import MODEL
 from common.trained import Trained, normalized_as
 from model_preserving_id.command import PruneSettings, prune_with
 from model_preserving_id.pictures import pruning_pictures
+from model_preserving_id.streams import is_stream
 
 PICTURES = 200  # pruning pictures; the network reads them a few times
 
@@ -17,8 +19,8 @@ def compress(task: Task) -> Path:
     """The pruned network's file. What is finished is skipped. Raises UserError for a share of the MACs out of reach.
 
     ``budget`` in one shot, with ``--compensation weights``: the consumers' weights are solved anew against the original's
-    outputs, which goes beyond the paper's T (the README's table has both). Residual streams are left whole: everything
-    after them reads them, so their channels are the dearest to lose.
+    outputs, which goes beyond the paper's T (the README's table has both). Residual streams are left whole where there is
+    anything else: everything after them reads them, so their channels are the dearest to lose.
     """
     file = task.folder / MODEL
     if file.is_file():
@@ -26,7 +28,9 @@ def compress(task: Task) -> Path:
     model = load_network(task.baseline)
     data = normalized_as(model, task.data)
     trained = Trained(model, data, model.architecture["arch"], task.baseline, None, task.device)
-    settings = PruneSettings(method="budget", target_macs=task.target, streams="off", seed=task.seed)
+    inner = any(not is_stream(group) for group in channel_groups(model, trained.example_input))
+    streams = "off" if inner else "exact"
+    settings = PruneSettings(method="budget", target_macs=task.target, streams=streams, seed=task.seed)
     pictures = pruning_pictures(data, min(PICTURES, len(data.train)), settings.seed, device=task.device)
     pruned, _ = prune_with(trained, settings, pictures)
     save_model(file, pruned, normalize=(data.mean, data.std), dataset=data.name, classes=data.classes)

@@ -14,7 +14,7 @@ from torch import nn
 from common.atomic import atomic_file
 from common.checkpoint import fit_shapes, load_model, load_tensors
 from common.errors import UserError
-from common.models import ARCHITECTURES, create_model, is_known
+from common.models import ARCHITECTURES, is_known, skeleton
 from common.replaced import build_replaced, describe_replaced
 
 FORMAT = "model-preserving-id-1"
@@ -25,8 +25,7 @@ def to_dict(model: nn.Module, **more: Any) -> dict[str, Any]:
     record = getattr(model, "architecture", None)
     if record is None or not is_known(record["arch"]):
         raise UserError("only networks of the registry become a .pt dictionary; common.checkpoint saves any network")
-    with torch.device("meta"):
-        layers = describe_replaced(model, create_model(record["arch"], **record["args"]))
+    layers = describe_replaced(model, skeleton(record["arch"], **record["args"]))
     tensors = {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}
     return {
         "format": FORMAT,
@@ -57,8 +56,7 @@ def from_dict(content: Mapping[str, Any], path: object = "the dictionary") -> nn
         )
     if not all(isinstance(value, int | str | bool) for value in args.values()):
         raise UserError(f"{path}: the arguments of its architecture are not acceptable")
-    with torch.device("meta"):
-        model = create_model(arch, **args)
+    model = skeleton(arch, **args)
     build_replaced(model, layers, path)
     fit_shapes(model, tensors, path)
     load_tensors(model, tensors, path, assign=True)

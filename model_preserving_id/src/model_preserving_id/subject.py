@@ -53,6 +53,10 @@ class Subject:
             if not (self.streams == "off" and is_stream(group))
             and not any(name == group.name or name in group.producers for name in skip)
         ]
+        if everything and not chosen and not skip:
+            raise UserError(
+                "all channels are those of residual streams, which --streams off leaves whole; --streams exact cuts them, too"
+            )
         modules = dict(self.model.named_modules())
         for one in readings(chosen):
             channel_runs(modules[one.consumer], one)  # raises, by name, where no T fits

@@ -17,11 +17,11 @@ from rewarded_metapruning.cost import CONV_LINEAR, MILLION, space_cost
 from rewarded_metapruning.evolution import Breeder, Plan
 from rewarded_metapruning.files import read_pruning_net
 from rewarded_metapruning.judge import Judge
-from rewarded_metapruning.options import HOLDOUT_SEED, PACKAGE
+from rewarded_metapruning.options import HOLDOUT_SEED, PACKAGE, space_of
 from rewarded_metapruning.ranking import Terms
 from rewarded_metapruning.scale import FULL, scale
 from rewarded_metapruning.search import search, target_budget
-from rewarded_metapruning.space import Space, find_space
+from rewarded_metapruning.space import Space
 from rewarded_metapruning.train import train_pruning_net
 
 META = TrainOptions(
@@ -89,7 +89,7 @@ def _space(baseline, data) -> Space:
     record = getattr(baseline, "architecture", None)
     if record is None:
         raise UserError("a PruningNet is made for a registered network; this one names no architecture")
-    space = find_space(record["arch"], data.num_classes, data.input_shape)
+    space = space_of(record["arch"], data)  # the registry knew this name: no file makes us import a factory
     found = {name: tuple(tensor.shape) for name, tensor in baseline.state_dict().items()}
     if found != space.full:
         differs = next((name for name in space.full if found.get(name) != space.full[name]), "its tensors' names")

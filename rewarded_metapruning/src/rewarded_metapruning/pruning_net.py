@@ -16,9 +16,8 @@ from torch.func import functional_call
 
 from common.models import register
 from rewarded_metapruning.scale import ALL_SCALES, SCALES
-from rewarded_metapruning.space import NEV, Space, find_space
+from rewarded_metapruning.space import NEV, NORMS, Space, find_space
 
-NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
 ARCH = "pruningnet"
 HIDDEN = 32  # units of the generator of a layer outside any block
 

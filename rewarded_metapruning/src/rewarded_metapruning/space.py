@@ -22,6 +22,7 @@ from rewarded_metapruning.scale import FULL, SCALES, scale, width
 
 NEV = tuple[int, ...]
 IMAGENET_CLASSES, OTHER_CLASSES = 1000, 10
+NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
 
 
 @dataclass(frozen=True)
@@ -172,6 +173,11 @@ def space_of_factory(
     counts = description.entries or (1,) * len(genes)
     entries = tuple(gene for gene, count in enumerate(counts) for _ in range(count))
     full = {key: tuple(tensor.shape) for key, tensor in model.state_dict().items()}
+    known = (*NORMS, PadShortcut)
+    others = (m.named_buffers(key, recurse=False) for key, m in model.named_modules() if not isinstance(m, known))
+    strange = [buffer for found in others for buffer, _ in found]
+    if strange:
+        raise UserError(f"{name} keeps tensors that are no weights and no statistics of a norm: {', '.join(strange)}")
     dims, sources = _dims(name, model, groups, gene_of, full)
     return Space(name, num_classes, shape, genes, entries, full, dims, sources, description, factory, own)
 

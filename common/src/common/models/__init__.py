@@ -2,11 +2,13 @@
 
 import inspect
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cache, partial
 from importlib.metadata import entry_points
 from typing import Any
 
+import torch
 import torchvision
 from torch import nn
 
@@ -28,6 +30,7 @@ __all__ = [
     "input_shape",
     "is_known",
     "register",
+    "skeleton",
 ]
 
 CIFAR = (3, 32, 32)
@@ -37,10 +40,14 @@ GROUP = "compression_papers.architectures"  # entry points: modules of installed
 
 @dataclass(frozen=True)
 class Architecture:
-    """How to build a network and the shape (C, H, W) of the pictures that it was made for."""
+    """How to build a network and the shape (C, H, W) of the pictures that it was made for.
+
+    meta: it can be built on torch's meta device, without memory for its weights; nobody knows that of a user's own.
+    """
 
     build: Callable[..., nn.Module]
     input_shape: tuple[int, int, int]
+    meta: bool = True
 
 
 ARCHITECTURES: dict[str, Architecture] = {
@@ -72,6 +79,12 @@ def create_model(arch: str, num_classes: int = 10, **kwargs: Any) -> nn.Module:
         raise UserError(f"{arch} cannot be built with {kwargs or {'num_classes': num_classes}}: {error}") from error
     model.architecture = {"arch": arch, "args": {"num_classes": num_classes, **kwargs}}
     return model
+
+
+def skeleton(arch: str, **arguments: Any) -> nn.Module:
+    """:func:`create_model` without memory for the weights, on torch's meta device; a user's own network is built as it is."""
+    with torch.device("meta") if find_architecture(arch).meta else nullcontext():
+        return create_model(arch, **arguments)
 
 
 def arguments_for(arch: str, shape: Sequence[int]) -> dict[str, int]:
