@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# Finished comparisons become result files, pictures and tables: bash refresh.sh FOLDER (with digits/, resnet20/, resnet56/, rate-*/).
+# Finished comparisons become result files, pictures and tables: bash refresh.sh FOLDER (with digits/, resnet20/, resnet56/, resnet56-tuned/, rate-*/).
 set -euo pipefail
 folder=$(cd -- "$1" && pwd)
 cd -- "$(dirname -- "${BASH_SOURCE[0]}")"
-for name in digits resnet56 resnet20; do
+for name in digits resnet56 resnet56-tuned resnet20; do
   if [ -d "$folder/$name" ]; then
     python -m compare --report-only --out "$folder/$name" > /dev/null
     python -m compare.tables --add "$folder/$name"
@@ -12,4 +12,6 @@ done
 for rate in "$folder"/rate-*; do
   if [ -d "$rate" ]; then python -m compare.tables --add "$rate"; fi
 done
-python -m compare.picture --out "$folder/digits" --png results/digits.png
+for name in digits resnet20; do
+  if [ -d "$folder/$name" ]; then python -m compare.picture --out "$folder/$name" --png "results/$name.png"; fi
+done

@@ -26,9 +26,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=list(NETWORKS))
     parser.add_argument("--dataset", default="digits")
     parser.add_argument("--dataset-dir", default=None)
-    parser.add_argument("--epochs", type=int, default=2, help="of the dense network's training")
-    parser.add_argument("--policy-epochs", type=int, default=2)
-    parser.add_argument("--finetune-epochs", type=int, default=1)
+    parser.add_argument("--epochs", type=int, default=12, help="of the dense network's training")
+    parser.add_argument("--policy-epochs", type=int, default=4)
+    parser.add_argument("--finetune-epochs", type=int, default=3)
     parser.add_argument("--pictures", type=int, default=400, help="of the policy phase")
     parser.add_argument(
         "--init", type=float, default=3.0, help="weight of a fresh agent; less than the paper's 6.9 for few steps"
@@ -64,7 +64,9 @@ def one_network(arch: str, args: argparse.Namespace) -> dict:
     shared += ["--dataset-dir", args.dataset_dir] if args.dataset_dir else []
     shared += ["--amp"] if args.amp else []
     dense = out / f"{arch}-dense"
-    _done(train.main([*shared, "--epochs", str(args.epochs), "--learning-rate", "0.05", "--out", str(dense)]))
+    recipe = ["--learning-rate", "0.05", "--weight-decay", "5e-4", "--nesterov"]
+    recipe += ["--warmup-epochs", str(min(1.0, args.epochs / 2))]  # without it ResNet-110 does not begin to learn
+    _done(train.main([*shared, "--epochs", str(args.epochs), *recipe, "--out", str(dense)]))
     words = ["--checkpoint", str(dense / "model.safetensors"), "--penalty", penalty, "--pictures", str(args.pictures)]
     words += ["--epochs", str(args.policy_epochs + args.finetune_epochs), "--policy-epochs", str(args.policy_epochs)]
     words += [

@@ -18,7 +18,7 @@ from compare.row import PACKAGE
 from compare.rows import read_rows
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
-WIDTH, HEIGHT = 1000, 1100
+WIDTH, HEIGHT = 1000, 1400
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -139,6 +139,7 @@ def _cell(group) -> str:
 TABLES: dict[str, Callable[[], str]] = {
     "compare.digits": lambda: result_table("digits"),
     "compare.resnet56": lambda: result_table("resnet56"),
+    "compare.resnet56-tuned": lambda: result_table("resnet56-tuned"),
     "compare.resnet20": lambda: result_table("resnet20"),
     "compare.recipe": recipe_table,
     "compare.sweep": sweep_table,
