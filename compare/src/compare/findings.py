@@ -127,8 +127,12 @@ def _latency(groups: Sequence[Group]) -> list[str]:
 
 def threads(row: Row) -> str:
     """What a row's latency was timed on: "1 thread"."""
-    count = row["config"]["environment"]["threads"]
-    return f"{count} thread{'s' * (count != 1)}"
+    return counted(row["config"]["environment"]["threads"], "thread")
+
+
+def counted(count: int, what: str) -> str:
+    """A number and its noun: "1 epoch", "2 epochs"."""
+    return f"{count} {what}{'s' * (count != 1)}"
 
 
 def _bytes(groups: Sequence[Group]) -> list[str]:

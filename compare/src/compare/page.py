@@ -7,7 +7,7 @@ from importlib.resources import files
 from typing import Any
 
 from compare.charts import Point, Style, dense_mark, legend_mark, plot, strip, styles
-from compare.findings import findings, middle, threads, trained
+from compare.findings import counted, findings, middle, threads, trained
 from compare.rows import MEASURES, Group, Rows, chained, method_order, single
 from compare.text import budget, methods_note, seeds_note, spread
 
@@ -78,7 +78,7 @@ def _facts(rows: Rows) -> str:
         "seeds": f"{len(seeds)} (number {', '.join(map(str, seeds))})"
         if len(seeds) == 1
         else f"{len(seeds)} ({', '.join(map(str, seeds))})",
-        "fine-tuning": f"{recipe['epochs']} epochs" if recipe["epochs"] else "none",
+        "fine-tuning": counted(recipe["epochs"], "epoch") if recipe["epochs"] else "none",
         "latency on": f"{threads(first)}, {first['config']['environment']['device'].split(' ')[0].upper()}",
     }
     cells = "".join(f"<div><dt>{escape(name)}</dt><dd>{escape(value)}</dd></div>" for name, value in facts.items())

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from common.results import markdown_table, padded
-from compare.findings import threads
+from compare.findings import counted, threads
 from compare.rows import Group, Rows, chained, single
 
 MARK = " (!)"
@@ -110,7 +110,7 @@ def markdown(rows: Rows) -> str:
 {_notes(rows)}
 {seeds_note(rows)} Nothing is picked, and every figure was measured on the network read back from disk.
 Agreement is the share of test pictures on which a network decides as the dense one.
-Fine-tuning, the same for all: {recipe["epochs"]} epochs, batch {recipe["batch_size"]}, learning rate {recipe["learning_rate"]:g} ({recipe["schedule"]}).
+Fine-tuning, the same for all: {counted(recipe["epochs"], "epoch")}, batch {recipe["batch_size"]}, learning rate {recipe["learning_rate"]:g} ({recipe["schedule"]}).
 Latency: {threads(first)} on {about["device"]}; a share of the dense network's, timed in turns with it.
 
 {chr(10).join(f"- {line}" for line in methods_note(rows))}
