@@ -2,7 +2,7 @@
 
     python benchmarks/every_network.py [--networks vgg16 resnet110 densenet40] [--dataset digits] [--target-macs 0.7]
 
-What is finished is skipped; ``python -m decore.tables RUN_FOLDER ...`` keeps the rows. Beneath each stand the published ones.
+What is finished is skipped; ``python -m decore.tables --add RUN_FOLDER ...`` keeps the rows. Beneath each stand the published ones.
 """
 
 import argparse
@@ -11,14 +11,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from common import train
-from common.results import markdown_table, padded
+from common.results import padded
 from common.runs import METRICS, read_json
 from decore import command
-from decore.published import PUBLISHED
-from decore.tables import published_rows
+from decore.tables import end_to_end
 
 NETWORKS = ("vgg16", "resnet56", "resnet110", "densenet40")
-HEADER = ["network", "row", "dense top-1", "after the cut", "top-1", "drop", "MACs removed", "params removed"]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -39,12 +37,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--amp", action="store_true")
     parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args(argv)
-    rows = []
+    runs = []
     for arch in args.networks:
-        metrics = one_network(arch, args)
-        rows.append(small_row(arch, args.dataset, metrics))
-        rows += [[*row[:6], *row[7:9]] for table in PUBLISHED if table.arch == arch for row in published_rows(table)]
-    print(padded(markdown_table(HEADER, rows)))
+        runs.append(one_network(arch, args))
+    print(padded(end_to_end(runs)))
     return 0
 
 
@@ -86,14 +82,6 @@ def one_network(arch: str, args: argparse.Namespace) -> dict:
 def _done(status: int) -> None:
     if status:
         raise SystemExit(status)
-
-
-def small_row(arch: str, dataset: str, metrics: dict) -> list:
-    dense, cut, small = (metrics[side] for side in ("baseline", "after_cut", "compressed"))
-    row: list = [f"{arch} on {dataset}", f"ours, small scale, penalty {metrics['penalty']:.3g}"]
-    row += [f"{side['top1']:.2f}" for side in (dense, cut, small)]
-    row += [f"{dense['top1'] - small['top1']:.2f}"]
-    return [*row, *(f"{100 * (1 - small[what] / dense[what]):.1f} %" for what in ("macs", "params"))]
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ from decore.reward import required_accuracy
 HOME = Path(__file__).resolve().parents[2]  # the package's folder in a checkout
 RESULTS = HOME / "results"
 DATA_SETS = ("cifar10", "imagenet")  # the papers'
+NONE = "Not measured yet."
 TITLES = {table.arch: table.title for table in PUBLISHED} | {"resnet20": "ResNet-20"}
 
 
@@ -56,20 +57,46 @@ def _row(run: Mapping[str, Any]) -> list[Any]:
 
 def small_table() -> str:
     """Runs at small scale, on other pictures than the papers': what the penalty does, beside what its sign condition asks for."""
-    runs = [run for run in _read("run-*.json") if run["dataset"] not in DATA_SETS]
+    runs = [run for run in _small_runs() if run["options"]["target_macs"] is None]
     if not runs:
-        return "Not measured yet."
+        return NONE
     header = ["network", "penalty", "asks for", "right under masks", "dense top-1", "after the cut", "top-1", "drop"]
     header += ["MACs removed", "params removed", "policy / fine-tuning epochs"]
-    order = sorted(runs, key=lambda run: (run["arch"], run["options"]["target_macs"] or 1.0, run["penalty"]))
+    order = sorted(runs, key=lambda run: (run["arch"], run["penalty"]))
     return markdown_table(header, [_small_row(run) for run in order])
 
 
+def networks_table() -> str:
+    """The paper's networks end to end at small scale (``benchmarks/every_network.py``), the published rows beneath each."""
+    runs = [run for run in _small_runs() if run["options"]["target_macs"] is not None]
+    order = [table.arch for table in PUBLISHED]
+    return end_to_end(sorted(runs, key=lambda run: order.index(run["arch"]))) if runs else NONE
+
+
+def end_to_end(runs: Sequence[Mapping[str, Any]]) -> str:
+    """The metrics of one run per network, each with its published rows."""
+    rows: list[list[Any]] = []
+    for run in runs:
+        sides = dense, _, small = run["baseline"], run["after_cut"], run["compressed"]
+        row = [
+            f"{TITLES.get(run['arch'], run['arch'])} on {run['dataset']}",
+            f"ours, small scale, penalty {run['penalty']:.3g}",
+        ]
+        row += [f"{side['top1']:.2f}" for side in sides] + [f"{dense['top1'] - small['top1']:.2f}"]
+        rows.append([*row, *(f"{100 * (1 - small[what] / dense[what]):.1f} %" for what in ("macs", "params"))])
+        published = (row for table in PUBLISHED if table.arch == run["arch"] for row in published_rows(table))
+        rows += [[*row[:6], *row[7:9]] for row in published]
+    header = ["network", "row", "dense top-1", "after the cut", "top-1", "drop", "MACs removed", "params removed"]
+    return markdown_table(header, rows)
+
+
+def _small_runs() -> list[dict[str, Any]]:
+    return [run for run in _read("run-*.json") if run["dataset"] not in DATA_SETS]
+
+
 def _small_row(run: Mapping[str, Any]) -> list[Any]:
-    dense, cut, small, target = run["baseline"], run["after_cut"], run["compressed"], run["options"]["target_macs"]
-    last = run["policy"]["last_epoch"]
-    how = "" if target is None else f", {target:g} of the MACs"
-    row: list[Any] = [f"{TITLES.get(run['arch'], run['arch'])} on {run['dataset']}{how}", f"{run['penalty']:.4g}"]
+    dense, cut, small, last = run["baseline"], run["after_cut"], run["compressed"], run["policy"]["last_epoch"]
+    row: list[Any] = [f"{TITLES.get(run['arch'], run['arch'])} on {run['dataset']}", f"{run['penalty']:.4g}"]
     row += [f"{100 * required_accuracy(run['penalty']):.2f}", f"{last['masked_accuracy']:.2f}" if last else ""]
     row += [f"{side['top1']:.2f}" for side in (dense, cut, small)] + [f"{dense['top1'] - small['top1']:.2f}"]
     row += [f"{100 * (1 - small[what] / dense[what]):.1f} %" for what in ("macs", "params")]
@@ -109,6 +136,7 @@ def policies_table() -> str:
 TABLES: dict[str, Callable[[], str]] = {
     "decore": results_table,
     "decore.small": small_table,
+    "decore.networks": networks_table,
     "decore.policies": policies_table,
     "decore.speed": lambda: speed_table(RESULTS),
 }
