@@ -61,7 +61,7 @@ def one_network(arch: str, args: argparse.Namespace) -> dict:
     shared += ["--amp"] if args.amp else []
     dense = out / f"{arch}-dense"
     recipe = ["--learning-rate", "0.05", "--weight-decay", "5e-4", "--nesterov"]
-    recipe += ["--warmup-epochs", str(min(1.0, args.epochs / 2))]  # without it ResNet-110 does not begin to learn
+    recipe += ["--warmup-epochs", str(min(1.0, args.epochs / 2))]  # four epochs without these left ResNet-110 at chance
     _done(train.main([*shared, "--epochs", str(args.epochs), *recipe, "--out", str(dense)]))
     words = ["--checkpoint", str(dense / "model.safetensors"), "--penalty", penalty, "--pictures", str(args.pictures)]
     words += ["--epochs", str(args.policy_epochs + args.finetune_epochs), "--policy-epochs", str(args.policy_epochs)]

@@ -3,6 +3,7 @@
 import pytest
 
 from common.testing import pages_are_current
+from decore import tables
 from decore.published import PUBLISHED
 from decore.tables import TABLES, published_rows, results_table
 
@@ -25,3 +26,19 @@ def test_published_rows_are_marked_and_add_up(table):
         if (table.arch, row.penalty, table.source) != ("vgg16", 100, "paper"):
             assert row.macs_drop == pytest.approx(macs_drop, abs=0.5)
         assert row.params_drop == pytest.approx(params_drop, abs=1.5)
+
+
+def test_a_network_that_nobody_published_stands_last_without_published_rows(monkeypatch):
+    side = {"top1": 90.0, "macs": 200, "params": 100}
+    sides = {
+        "baseline": side,
+        "after_cut": side | {"top1": 50.0},
+        "compressed": {"top1": 89.5, "macs": 140, "params": 60},
+    }
+    own = {"dataset": "digits", "options": {"target_macs": 0.7}, "penalty": 20.0, **sides}
+    monkeypatch.setattr(tables, "_read", lambda pattern: [own | {"arch": arch} for arch in ("resnet20", "vgg16")])
+    lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in tables.networks_table().splitlines()[2:]]
+    figures = ["90.00", "50.00", "89.50", "0.50", "30.0 %", "40.0 %"]
+    assert lines[0] == ["VGG-16 on digits", "ours, small scale, penalty 20", *figures]
+    assert lines[-1] == ["ResNet-20 on digits", "ours, small scale, penalty 20", *figures]
+    assert all(line[1].startswith("published") for line in lines[1:-1]) and len(lines) > 3

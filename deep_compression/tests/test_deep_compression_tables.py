@@ -47,6 +47,18 @@ def test_a_loss_is_one_if_it_is_more_than_two_of_its_standard_errors(changes, sa
     assert tables._loss(runs_of(*changes)) == said
 
 
+def test_the_greatest_rate_below_half_a_point_is_named(monkeypatch):
+    drops = {"resnet20": {10.0: 0.2, 12.0: 0.6, 14.0: 0.4, 16.0: 0.5}, "resnet56": {10.0: 0.7}}
+    runs = [
+        r | {"arch": arch, "rate": rate} for arch, of in drops.items() for rate, d in of.items() for r in runs_of(d)
+    ]
+    monkeypatch.setattr(tables, "cifar_runs", lambda: runs)
+    assert tables.cifar_findings().splitlines() == [
+        "- ResNet-20 loses less than half a point at 14.0 times smaller (0.40), at no greater rate.",
+        "- ResNet-56 loses less than half a point at no rate that was tried.",
+    ]
+
+
 def test_what_was_published_needs_no_results(tmp_path, monkeypatch):
     monkeypatch.setattr(tables, "RESULTS", tmp_path)
     lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in tables.published_table().splitlines()[2:]]

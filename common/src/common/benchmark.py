@@ -20,8 +20,9 @@ from common.runs import describe_environment, read_json
 
 @dataclass(frozen=True)
 class Ratio:
-    """One figure: ``value`` of ``what`` against ``against``; ``bound`` is its floor (0: none is asked for), or its ceiling if ``at_most``.
+    """One figure: ``value`` of ``what`` against ``against``; ``bound`` is its floor, or its ceiling if ``at_most``.
 
+    A floor of 0, which any gain reaches, is not shown in tables.
     unit: "x" for a ratio, " s" or the like for a figure that is none.
     """
 

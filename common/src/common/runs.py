@@ -107,7 +107,8 @@ def open_run(
 
 def writable_folder(path: Path | str) -> Path:
     """Where files are going to be, not made yet. Raises UserError, before anything is computed, if they can't be there."""
-    nearest = next(place for place in (Path(path).absolute(), *Path(path).absolute().parents) if place.exists())
+    whole = Path(path).absolute()
+    nearest = next(place for place in (whole, *whole.parents) if place.exists())
     if not nearest.is_dir():
         raise UserError(f"{path}: {nearest} is a file where a folder should be; move it away or choose another folder")
     if not os.access(nearest, os.W_OK | os.X_OK):

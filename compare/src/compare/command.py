@@ -319,6 +319,7 @@ def command_words(args: argparse.Namespace) -> tuple[str, ...]:
         "dataset_dir",
         "normalize",
         "holdout",
+        "model",
         "weights",
         "baseline",
         "baseline_epochs",
@@ -328,8 +329,8 @@ def command_words(args: argparse.Namespace) -> tuple[str, ...]:
         value = getattr(args, name)
         if value is not None:
             words += [f"--{name.replace('_', '-')}", shlex.quote(str(value))]
-    if not args.baseline or args.model:
-        words += ["--model", args.model] if args.model else ["--arch", args.arch]
+    if not args.baseline and not args.model:
+        words += ["--arch", args.arch]
     words += ["--finetune-epochs", str(args.finetune_epochs)]
     if args.weight_decay != 5e-4:
         words += ["--weight-decay", str(args.weight_decay)]

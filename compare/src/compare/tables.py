@@ -12,7 +12,7 @@ from common.atomic import write_json
 from common.errors import UserError
 from common.results import markdown_table, tables_command
 from common.runs import read_json
-from compare.findings import findings
+from compare.findings import counted, findings
 from compare.row import PACKAGE
 from compare.rows import Rows, read_rows, single
 from compare.text import table
@@ -66,7 +66,8 @@ def result_table(name: str) -> str:
     record = read_json(RESULTS / f"{name}.json")
     said = "\n".join(f"- {line}" for line in record["findings"])
     about = record["environment"]
-    return f"{table(rows)}\n{said}\n\nOne process of {about['threads']} thread on {about['device']}: {record['cpu_minutes']} minutes of processor time."
+    made = f"{record['cpu_minutes']} minutes of processor time, {counted(about['threads'], 'thread')} a process"
+    return f"{table(rows)}\n{said}\n\nAll rows: {made}, on {about['device']}."
 
 
 def short_table(name: str) -> str:

@@ -41,18 +41,28 @@ def results_table() -> str:
 
 
 def _row(run: Mapping[str, Any]) -> list[Any]:
-    dense, cut, small, options = run["baseline"], run["after_cut"], run["compressed"], run["options"]
+    dense, small, options = run["baseline"], run["compressed"], run["options"]
     target = f", {options['target_macs']:g} of the MACs" if options["target_macs"] is not None else ""
     how = ", frozen" if options["policy"]["frozen"] else ""
     how += ", distilled" if options.get("distill") else ""
     pictures = run["policy"]["pictures"]
     row = [TITLES.get(run["arch"], run["arch"]), f"ours, penalty {run['penalty']:.4g}{how}{target}"]
-    row += [f"{side['top1']:.2f}" for side in (dense, cut, small)]
-    row += [f"{dense['top1'] - small['top1']:.2f}", f"{small['agreement']:.2f}"]
-    row += [f"{100 * (1 - small[what] / dense[what]):.1f} %" for what in ("macs", "params")]
+    row += [*_top1(run), f"{small['agreement']:.2f}", *_removed(run)]
     latency = " → ".join(f"{side['latency_ms']['64']:.0f}" for side in (dense, small)) if "latency_ms" in dense else ""
     epochs = f"{run['policy_epochs']} of {pictures:,} pictures / {run['epochs']}"
     return [*row, latency, epochs, f"{(run['seconds']) / 60:.0f}"]
+
+
+def _top1(run: Mapping[str, Any]) -> list[str]:
+    """Of the dense network, after the cut, and at the end; the drop."""
+    dense, cut, small = (run[side]["top1"] for side in ("baseline", "after_cut", "compressed"))
+    return [f"{value:.2f}" for value in (dense, cut, small, dense - small)]
+
+
+def _removed(run: Mapping[str, Any]) -> list[str]:
+    """Shares of the MACs and of the parameters."""
+    dense, small = run["baseline"], run["compressed"]
+    return [f"{100 * (1 - small[what] / dense[what]):.1f} %" for what in ("macs", "params")]
 
 
 def small_table() -> str:
@@ -69,7 +79,7 @@ def small_table() -> str:
 def networks_table() -> str:
     """The paper's networks end to end at small scale (``benchmarks/every_network.py``), the published rows beneath each."""
     runs = [run for run in _small_runs() if run["options"]["target_macs"] is not None]
-    order = [table.arch for table in PUBLISHED]
+    order = [*(table.arch for table in PUBLISHED), *(run["arch"] for run in runs)]
     return end_to_end(sorted(runs, key=lambda run: order.index(run["arch"]))) if runs else NONE
 
 
@@ -77,13 +87,8 @@ def end_to_end(runs: Sequence[Mapping[str, Any]]) -> str:
     """The metrics of one run per network, each with its published rows."""
     rows: list[list[Any]] = []
     for run in runs:
-        sides = dense, _, small = run["baseline"], run["after_cut"], run["compressed"]
-        row = [
-            f"{TITLES.get(run['arch'], run['arch'])} on {run['dataset']}",
-            f"ours, small scale, penalty {run['penalty']:.3g}",
-        ]
-        row += [f"{side['top1']:.2f}" for side in sides] + [f"{dense['top1'] - small['top1']:.2f}"]
-        rows.append([*row, *(f"{100 * (1 - small[what] / dense[what]):.1f} %" for what in ("macs", "params"))])
+        name = f"{TITLES.get(run['arch'], run['arch'])} on {run['dataset']}"
+        rows.append([name, f"ours, small scale, penalty {run['penalty']:.3g}", *_top1(run), *_removed(run)])
         published = (row for table in PUBLISHED if table.arch == run["arch"] for row in published_rows(table))
         rows += [[*row[:6], *row[7:9]] for row in published]
     header = ["network", "row", "dense top-1", "after the cut", "top-1", "drop", "MACs removed", "params removed"]
@@ -95,11 +100,10 @@ def _small_runs() -> list[dict[str, Any]]:
 
 
 def _small_row(run: Mapping[str, Any]) -> list[Any]:
-    dense, cut, small, last = run["baseline"], run["after_cut"], run["compressed"], run["policy"]["last_epoch"]
+    last = run["policy"]["last_epoch"]
     row: list[Any] = [f"{TITLES.get(run['arch'], run['arch'])} on {run['dataset']}", f"{run['penalty']:.4g}"]
     row += [f"{100 * required_accuracy(run['penalty']):.2f}", f"{last['masked_accuracy']:.2f}" if last else ""]
-    row += [f"{side['top1']:.2f}" for side in (dense, cut, small)] + [f"{dense['top1'] - small['top1']:.2f}"]
-    row += [f"{100 * (1 - small[what] / dense[what]):.1f} %" for what in ("macs", "params")]
+    row += [*_top1(run), *_removed(run)]
     return [*row, f"{run['policy_epochs']} of {run['policy']['pictures']:,} pictures / {run['epochs']}"]
 
 

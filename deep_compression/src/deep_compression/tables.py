@@ -108,12 +108,12 @@ def _loss(runs: Sequence[dict[str, Any]]) -> str:
 
 
 def cifar_findings() -> str:
-    """The best rate of each network that loses less than half a point."""
-    lines = []
-    for arch in dict.fromkeys(run["arch"] for run in cifar_runs()):
-        drops = {r["rate"]: r["baseline"]["top1"] - r["compressed"]["top1"] for r in cifar_runs() if r["arch"] == arch}
-        rate = max((rate for rate, drop in drops.items() if drop < 0.5), default=None)
-        end = f"up to {rate:.1f} times smaller ({drops[rate]:.2f})" if rate else "at no rate that was tried"
+    """The greatest rate at which each network loses less than half a point."""
+    lines, runs = [], cifar_runs()
+    for arch in dict.fromkeys(run["arch"] for run in runs):
+        found = [(r["rate"], r["baseline"]["top1"] - r["compressed"]["top1"]) for r in runs if r["arch"] == arch]
+        rate, drop = max((one for one in found if one[1] < 0.5), default=(None, None))
+        end = f"at {rate:.1f} times smaller ({drop:.2f}), at no greater rate" if rate else "at no rate that was tried"
         lines.append(f"- {TITLES.get(arch, arch)} loses less than half a point {end}.")
     return "\n".join(lines) if lines else NONE
 
