@@ -57,7 +57,7 @@ def _write_onnx(model: nn.Module, pictures: Tensor, file: Path) -> Callable[[Ten
         import onnxruntime
     except ImportError as error:
         raise UserError(
-            f"ONNX needs the extra: pip install 'compression-papers-common[export]' ({error.name} is missing)"
+            f"ONNX needs the extra: in the checkout, pip install -e './common[export]' ({error.name} is missing)"
         ) from error
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
