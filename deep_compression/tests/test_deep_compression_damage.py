@@ -1,6 +1,7 @@
 """Damaged files: a clear error each, never a crash, a hang, a large allocation, or a silently different network."""
 
 import hashlib
+import json
 import tracemalloc
 import zlib
 
@@ -8,6 +9,8 @@ import numpy as np
 import pytest
 import torch
 
+from common import evaluate
+from common.testing import HOSTILE_ARGUMENTS, rejected
 from deep_compression import compressed as cm
 from deep_compression import container, load_compressed, save_compressed
 from deep_compression.tensors import to_bits
@@ -246,3 +249,25 @@ def test_good_file_still_decodes(good):
     for name, bits in decode(data).items():
         assert np.array_equal(bits, to_bits(tensors[name]))
     assert cm.account  # the module under test is the installed one
+
+
+@pytest.mark.parametrize("case", HOSTILE_ARGUMENTS)
+def test_hostile_arguments_are_rejected_in_one_line(good, tmp_path, case):
+    head, blocks = parts_of(good[0])
+    arch, arguments = HOSTILE_ARGUMENTS[case]
+    about = {"arch": arch, "args": arguments}
+    file = tmp_path / "m.dcz"
+    file.write_bytes(signed(json.dumps(json.loads(head) | {"about": about}).encode(), blocks))
+    assert str(file) in rejected(evaluate.main, ["--checkpoint", file, "--dataset", "digits", "--no-latency"])
+
+
+def test_header_nested_without_end_is_rejected(good, tmp_path):
+    head, blocks = parts_of(good[0])
+    nested = json.dumps({"arch": None, "note": "?"}).replace('"?"', "[" * 4000 + "]" * 4000)
+    file = tmp_path / "m.dcz"
+    file.write_bytes(
+        signed(
+            head.replace(json.dumps(json.loads(head)["about"], separators=(",", ":")).encode(), nested.encode()), blocks
+        )
+    )
+    rejected(evaluate.main, ["--checkpoint", file, "--dataset", "digits", "--no-latency"])

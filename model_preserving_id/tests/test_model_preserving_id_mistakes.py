@@ -9,9 +9,10 @@ import torch
 from common.checkpoint import save_model
 from common.data import load_dataset
 from common.models import create_model
-from common.testing import refusal
+from common.testing import HOSTILE_ARGUMENTS, refusal, rejected
 from model_preserving_id import command, finetune, tables
 from model_preserving_id.experiments import missing_class, ratios, volume, wide
+from model_preserving_id.portable import to_dict
 
 
 @pytest.fixture(scope="module")
@@ -216,3 +217,19 @@ def test_infinite_activations_are_refused(files, tmp_path, capsys):
     words = short_run(tmp_path / "m.safetensors", tmp_path / "run")
     assert command.main([*words, "--method", "budget"]) == 2
     assert "infinities or nan" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("case", HOSTILE_ARGUMENTS)
+def test_hostile_arguments_are_rejected_in_one_line(files, tmp_path, case):
+    content = to_dict(create_model("lenet5"))
+    content["arch"], content["args"] = HOSTILE_ARGUMENTS[case]
+    file = tmp_path / "m.pt"
+    torch.save(content, file)
+    line = rejected(finetune.main, ["--pretrained", file, "--dataset", "digits", "--log_dir", tmp_path / "out"])
+    assert str(file) in line and not (tmp_path / "out").exists()
+
+
+def test_tensors_that_are_none_are_rejected(tmp_path):
+    for change in ({"tensors": {"a": 1}}, {"tensors": {3: torch.zeros(1)}}, {"arch": 3}, {"args": None}, {"layers": 3}):
+        torch.save(to_dict(create_model("lenet5")) | change, tmp_path / "m.pt")
+        rejected(finetune.main, ["--pretrained", tmp_path / "m.pt", "--dataset", "digits"])

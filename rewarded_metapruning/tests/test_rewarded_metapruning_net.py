@@ -1,13 +1,18 @@
 """The PruningNet: what it generates, that its forward is the plain network's, which gradients and statistics a step touches."""
 
+import json
+
 import pytest
 import torch
 import torch.nn.functional as F
 from rmp_helpers import bundle, pictures, pruning_net
+from safetensors.torch import save_file
 from torch import nn
 
-from common.checkpoint import load_model, save_model
+from common import evaluate
+from common.checkpoint import load_model, read_checkpoint, save_model
 from common.errors import UserError
+from common.testing import rejected
 from common.training import TrainOptions, make_optimizer
 from rewarded_metapruning import create_pruned
 from rewarded_metapruning.files import read_pruning_net, save_pruning_net, write_flat, write_pruning_net
@@ -207,3 +212,28 @@ def test_a_search_must_stay_within_what_its_pruning_net_was_trained_on(tmp_path)
         with pytest.raises(UserError, match="was trained on entries 14 to 26"):
             saved.require_trained_on(beyond)
     assert saved.foreign_entries((13, 14, 26, 27, 20, 14, 14)) == [13, 27]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"num_classes": 10**6},  # within bounds, but the file's tensors are those of ten classes
+        {"num_classes": 10**9},
+        {"network": "pruningnet"},
+        {"network": "resnet50"},
+        {"network": "fc4096"},
+        {"network": ["resnet20"]},
+        {"image_size": 10**6},
+        {"in_channels": 10**6},
+        {"weights": "DEFAULT"},
+    ],
+)
+def test_hostile_arguments_of_a_pruning_net_are_rejected(tmp_path, arguments):
+    file = tmp_path / "m.safetensors"
+    net = PruningNet(find_space("resnet20"))
+    save_model(file, net, ARCH, recorded_arguments(net.space))
+    header, tensors = read_checkpoint(file)
+    assert load_model(file).space.arch == "resnet20"
+    header["args"] |= arguments
+    save_file(tensors, file, metadata={"compression_papers": json.dumps(header)})
+    assert "not acceptable" in rejected(evaluate.main, ["--checkpoint", file, "--dataset", "digits"])

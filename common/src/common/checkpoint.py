@@ -7,7 +7,6 @@ its tensors have, and the tensors are loaded.
 import hashlib
 import json
 import struct
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,13 +18,13 @@ from torch import Tensor, nn
 
 from common.atomic import atomic_file
 from common.errors import UserError
-from common.models import PadShortcut, is_known, skeleton
+from common.models import PadShortcut, checked_arguments, is_known, skeleton
 from common.replaced import build_replaced, replaced_layers
+from common.tensor_files import read_tensor_file
 
 FORMAT = "compression-papers-1"
 HEADER_LIMIT = 16 * 2**20  # bytes of JSON in front of the tensors
 SIZE_LIMIT = 8 * 2**30
-ARGUMENT_LIMIT = 10**6
 
 
 def save_model(
@@ -73,17 +72,10 @@ def load_model(path: Path | str, factory: Callable[[], nn.Module] | None = None)
     file that is damaged, not ours, or does not fit the network.
     """
     header, tensors = read_checkpoint(path)
-    if factory is not None:
-        model = factory()
-    elif header["arch"] is None:
-        raise UserError(f"{path} names no architecture: load it with the factory that builds the network")
-    else:
-        model = _build(path, header)
+    model = build_recorded(header["arch"], header["args"], tensors, path, factory)
     build_replaced(model, header.get("layers", {}), path)
     fit_shapes(model, tensors, path)
     load_tensors(model, tensors, path, assign=True)
-    if header["arch"] is not None and not hasattr(model, "architecture"):
-        model.architecture = {"arch": header["arch"], "args": header["args"]}  # type: ignore[assignment]
     model.checkpoint_header = header  # type: ignore[assignment]
     return model.eval()
 
@@ -95,10 +87,10 @@ def read_checkpoint(path: Path | str) -> tuple[dict[str, Any], dict[str, Tensor]
         header = json.loads(metadata["compression_papers"])
         if header["format"] != FORMAT:
             raise UserError(f"{path} has format {header['format']!r}; this version reads {FORMAT!r}")
-        if not (header["arch"] is None or isinstance(header["arch"], str)) or not isinstance(header["args"], dict):
+        arch, arguments, digest = header["arch"], header["args"], header["sha256"]
+        if not (arch is None or isinstance(arch, str)) or not isinstance(arguments, dict):
             raise ValueError("architecture of a wrong type")
-        digest = header["sha256"]
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise UserError(
             f"{path} is not a checkpoint of this project ({error!r}); for foreign weights use --weights"
         ) from error
@@ -122,15 +114,7 @@ def read_tensors(path: Path | str) -> dict[str, Tensor]:
     path = Path(path)
     if path.suffix == ".safetensors":
         return _read_safetensors(path)[1]
-    _check_file(path)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(f"{path} is not a file of plain tensors, or is damaged: {reason[:200]}") from error
-    return _strip_prefix(_find_state_dict(content, path))
+    return _strip_prefix(_find_state_dict(read_tensor_file(path), path))
 
 
 def fit_shapes(model: nn.Module, tensors: Mapping[str, Tensor], path: Path | str = "the file") -> None:
@@ -182,14 +166,34 @@ def load_tensors(
     model.load_state_dict(dict(tensors), strict=False, assign=assign)
 
 
-def _build(path: Path | str, header: Mapping[str, Any]) -> nn.Module:
-    """The registry's network, without memory for its weights if possible: only what the file itself holds is allocated then."""
-    if not is_known(header["arch"]):
-        raise UserError(f"{path} holds a {header['arch']!r}, which is not in the registry: load it with its factory")
-    for name, value in header["args"].items():
-        if not isinstance(value, (int, str, bool)) or (isinstance(value, int) and not 0 <= value <= ARGUMENT_LIMIT):
-            raise UserError(f"{path}: argument {name}={value!r} of the architecture is not acceptable")
-    return skeleton(header["arch"], **header["args"])
+def build_recorded(
+    arch: Any,
+    arguments: Any,
+    tensors: Mapping[str, Tensor | Sequence[int]],
+    path: object,
+    factory: Callable[[], nn.Module] | None = None,
+) -> nn.Module:
+    """The dense network that a file names, of any format: without memory for its weights, or built by ``factory``.
+
+    tensors: those of the file, or their shapes, by name; they bound the network before it is built. Raises UserError,
+    naming the file, for an architecture that is not in the registry or arguments that it does not take.
+    """
+    if not (arch is None or isinstance(arch, str)):
+        raise UserError(f"{path}: the name of its architecture is not text")
+    known = arch if arch is not None and is_known(arch) else None
+    if factory is None and known is None:
+        what = "names no architecture" if arch is None else f"holds a {arch[:100]!r}, which is not in the registry"
+        raise UserError(f"{path} {what}: load it with the factory that builds the network")
+    try:
+        if known is not None:
+            shapes = [getattr(tensor, "shape", tensor) for tensor in tensors.values()]
+            arguments = checked_arguments(known, arguments, shapes)
+        model = factory() if factory is not None else skeleton(str(known), **arguments)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
+    if known is not None and not hasattr(model, "architecture"):
+        model.architecture = {"arch": arch, "args": arguments}  # type: ignore[assignment]
+    return model
 
 
 def _read_safetensors(path: Path | str) -> tuple[dict[str, str], dict[str, Tensor]]:
@@ -216,6 +220,8 @@ def _check_file(path: Path) -> None:
 def _find_state_dict(content: Any, path: Path) -> dict[str, Tensor]:
     for _ in range(3):
         if isinstance(content, Mapping) and content and all(isinstance(v, Tensor) for v in content.values()):
+            if not all(isinstance(name, str) for name in content):
+                break
             return dict(content)
         inner = [
             k

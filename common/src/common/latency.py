@@ -21,12 +21,13 @@ from common.device import choose_device, set_threads
 from common.errors import UserError
 from common.formats import load_network
 from common.measure import LATENCY_BATCHES, LATENCY_REPEATS, latency_series
-from common.models import create_model, input_shape
+from common.models import create_model, input_shape, skeleton
 from common.results import markdown_table, padded
 from common.runs import describe_environment
 from common.widths import uniform_widths
 
 DENSE = "dense"
+DENSE_LIMIT = 250_000_000  # weights of a network that is built because files name its architecture
 
 
 @dataclass(frozen=True)
@@ -132,6 +133,9 @@ def _networks(args) -> dict[str, nn.Module]:
         raise UserError(
             "these files are not all of one architecture of the registry: name the dense network with --dense"
         )
+    dense = skeleton(records[0]["arch"], **records[0]["args"])
+    if sum(parameter.numel() for parameter in dense.parameters()) > DENSE_LIMIT:
+        raise UserError(f"the dense {records[0]['arch']} of these files is very large: name its file with --dense")
     return {DENSE: create_model(records[0]["arch"], **records[0]["args"]).eval(), **models}
 
 

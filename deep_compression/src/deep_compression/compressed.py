@@ -11,9 +11,8 @@ import numpy as np
 from torch import Tensor, nn
 
 from common.atomic import write_bytes
-from common.checkpoint import fit_shapes, load_tensors
+from common.checkpoint import build_recorded, fit_shapes, load_tensors
 from common.errors import UserError
-from common.models import is_known, skeleton
 from common.replaced import build_replaced, replaced_layers
 from deep_compression import container
 from deep_compression.layer import LayerInfo, LayerSettings
@@ -118,18 +117,19 @@ def load_compressed_model(
     method has put in another's place (a factored one: `common.replaced`). What the file says about
     itself (normalisation, data set, classes) is at `model.checkpoint_header`. Raises ValueError or OSError.
     """
+    import deep_compression.vgg19  # noqa: F401  (registers it)
+
     opened = _open(path, limit)
     about = header_of(opened.about)
     try:
-        model = factory() if factory is not None else _build(about, path)
+        shapes = {entry.name: entry.shape for entry in opened.entries}
+        model = build_recorded(about["arch"], about["args"], shapes, path, factory)
         build_replaced(model, about["layers"], path)
         tensors = _tensors(opened)
         fit_shapes(model, tensors, path)
         load_tensors(model, tensors, path, assign=True)
     except UserError as problem:
         raise ValueError(str(problem)) from None
-    if about["arch"] is not None and not hasattr(model, "architecture"):
-        model.architecture = {"arch": about["arch"], "args": about["args"]}
     model.checkpoint_header = about
     return model.eval()
 
@@ -190,23 +190,6 @@ def _tensors(opened: container.Opened) -> dict[str, Tensor]:
         return {entry.name: from_bits(bits, entry.code, entry.shape) for entry, bits in container.unpack(opened)}
     except MemoryError:
         raise ValueError("the file wants more memory than there is") from None
-
-
-def _build(about: Mapping[str, Any], path) -> nn.Module:
-    """The registry's network, without memory for its weights."""
-    import deep_compression.vgg19  # noqa: F401  (registers it)
-
-    arch, arguments = about["arch"], about["args"]
-    if arch is None:
-        raise ValueError(f"{path} names no architecture: give the factory that builds the network")
-    if not is_known(arch):
-        raise ValueError(
-            f"{path} holds a network {arch!r} that is not in the registry: give the factory that builds it"
-        )
-    for name, value in arguments.items():
-        if not isinstance(value, (int, str, bool)) or (isinstance(value, int) and not 0 <= value <= 10**6):
-            raise ValueError(f"{path}: argument {name}={value!r} of the architecture is not acceptable")
-    return skeleton(arch, **arguments)
 
 
 def _about(model, arch, arch_args, normalize, dataset, classes, extra, factory) -> dict[str, Any]:

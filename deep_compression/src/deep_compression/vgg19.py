@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from common.models import register
+from common.models.arguments import IMAGE_ARGUMENTS, PROBABILITY, WIDTH
 
 WIDTHS = (64, 64, "M", 128, 128, "M", 256, 256, 256, 256, "M", 512, 512, 512, 512, "M", 512, 512, 512, 512, "M")
 
@@ -44,4 +45,4 @@ class VGG19(nn.Module):
         return self.classifier(self.features(x).flatten(1))
 
 
-register("vgg19", VGG19, (3, 32, 32))
+register("vgg19", VGG19, (3, 32, 32), {**IMAGE_ARGUMENTS, "dropout": PROBABILITY, "head": WIDTH})

@@ -23,6 +23,7 @@ from common.errors import UserError
 from common.factory import named_model
 from common.measure import side
 from common.runs import METRICS, STATE, Run, open_run
+from common.tensor_files import read_tensor_file
 from common.trained import Trained, normalized_as
 from common.training import Hooks, TrainOptions, cross_entropy, fit
 from model_preserving_id.command import PACKAGE, say_result
@@ -243,10 +244,10 @@ def _resume(run: Run, file: str) -> None:
         warnings.warn(f"--resume {file}: no such file yet; starting from --pretrained", stacklevel=2)
         return
     try:
-        state = torch.load(file, map_location="cpu", weights_only=True)["state"]
+        state = read_tensor_file(file)["state"]
         with atomic_file(run.folder / STATE) as temporary:
             torch.save(state, temporary)
-    except (KeyError, TypeError, RuntimeError, OSError, ValueError, EOFError) as error:
+    except (UserError, KeyError, TypeError) as error:
         raise UserError(f"--resume {file} is not a {CHECKPOINT} of this script, or is damaged") from error
 
 
@@ -254,7 +255,7 @@ def _write_checkpoint(folder: Path, arch: str) -> None:
     """``checkpoint.pth.tar``: plain data, everything of the last epoch whose state is on disk."""
     if not (folder / STATE).is_file():
         return
-    state = torch.load(folder / STATE, map_location="cpu", weights_only=True)
+    state = read_tensor_file(folder / STATE)
     content = {"epoch": len(state["rows"]), "arch": arch, "state_dict": state["states"]["model"]}
     content |= {"best_acc1": max((row["test_top1"] for row in state["rows"]), default=0.0), "state": state}
     with atomic_file(folder / CHECKPOINT) as temporary:

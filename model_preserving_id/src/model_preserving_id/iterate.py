@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from common.atomic import atomic_file
 from common.errors import UserError
 from common.models import PadShortcut
+from common.tensor_files import read_tensor_file
 from model_preserving_id.activations import Statistics, gather, warn_of_few_rows
 from model_preserving_id.damage import DAMAGE_INPUTS, first_inputs, measure_damage
 from model_preserving_id.ranking import Ranking, rank_groups
@@ -197,7 +198,7 @@ class _Progress:
 
     def _restore(self, file: Path) -> None:
         try:
-            content = torch.load(file, map_location="cpu", weights_only=True)
+            content = read_tensor_file(file)
             self.rows, self.decisions, self.damage = content["rows"], content["decisions"], content["damage"]
             self.subject.kept = content["kept"]
             for name, tensor in content["weights"].items():

@@ -1,4 +1,4 @@
-"""Networks as the seed's ``.pt`` files, which ``torch.load`` reads with its safe default; no module is ever pickled.
+"""Networks as the seed's ``.pt`` files, which ``torch.load`` reads too; no module is ever pickled.
 
 A file is a dictionary of the architecture's name and arguments, its replaced layers and its tensors.
 """
@@ -12,10 +12,11 @@ import torch
 from torch import nn
 
 from common.atomic import atomic_file
-from common.checkpoint import fit_shapes, load_model, load_tensors
+from common.checkpoint import build_recorded, fit_shapes, load_model, load_tensors
 from common.errors import UserError
 from common.models import ARCHITECTURES, is_known, skeleton
 from common.replaced import build_replaced, describe_replaced
+from common.tensor_files import read_tensor_file
 
 FORMAT = "model-preserving-id-1"
 
@@ -50,13 +51,11 @@ def from_dict(content: Mapping[str, Any], path: object = "the dictionary") -> nn
         arch, args, layers, tensors = (content[key] for key in ("arch", "args", "layers", "tensors"))
     except (KeyError, TypeError, IndexError):
         known = False
-    if not known or not is_known(arch) or not isinstance(args, dict) or not isinstance(tensors, dict):
+    if not known or not isinstance(tensors, dict) or not all(_is_tensor(*item) for item in tensors.items()):
         raise UserError(
             f"{path} is not a network that this package wrote (a dictionary of arch, args, layers and tensors)"
         )
-    if not all(isinstance(value, int | str | bool) for value in args.values()):
-        raise UserError(f"{path}: the arguments of its architecture are not acceptable")
-    model = skeleton(arch, **args)
+    model = build_recorded(arch, args, tensors, path)
     build_replaced(model, layers, path)
     fit_shapes(model, tensors, path)
     load_tensors(model, tensors, path, assign=True)
@@ -65,6 +64,10 @@ def from_dict(content: Mapping[str, Any], path: object = "the dictionary") -> nn
         header["normalize"] = content["normalize"]
     model.checkpoint_header = header  # type: ignore[assignment]
     return model.eval()
+
+
+def _is_tensor(name: object, tensor: object) -> bool:
+    return isinstance(name, str) and isinstance(tensor, torch.Tensor) and tensor.device.type == "cpu"
 
 
 def as_network(net: nn.Module | Mapping[str, Any] | Path | str) -> nn.Module:
@@ -76,13 +79,7 @@ def as_network(net: nn.Module | Mapping[str, Any] | Path | str) -> nn.Module:
     path = Path(net)
     if path.suffix == ".safetensors":
         return load_model(path)
-    if not path.is_file():
-        raise UserError(f"{path}: no such file")
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise UserError(f"{path} is not a file of plain tensors, or is damaged") from error
-    return from_dict(content, path)
+    return from_dict(read_tensor_file(path), path)
 
 
 def data_of(model: nn.Module, dataset: str | None, dataset_dir: str | None) -> tuple[str, str | None]:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torchvision.models.resnet import Bottleneck
 
 from common.models import register
+from common.models.arguments import IMAGE_ARGUMENTS
 from common.models.mobilenet_v1 import SeparableConv
 
 # (channels, stride): the stem, then the blocks
@@ -154,4 +155,4 @@ REGISTERED = {
     "mobilenetv2-small": (partial(MobileNetV2, MOBILENET_V2_SMALL, 128, None), CIFAR),
 }
 for _name, (_build, _shape) in REGISTERED.items():
-    register(_name, _build, _shape)
+    register(_name, _build, _shape, IMAGE_ARGUMENTS)

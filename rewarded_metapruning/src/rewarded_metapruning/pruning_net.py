@@ -5,7 +5,8 @@ full weight, of which the leading [:out, :in] part is used. Other weights are pl
 running statistics for each width that it can have. The forward pass is that of the plain network with these tensors in place.
 """
 
-from collections.abc import Sequence
+import math
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,9 +15,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from common.models import register
+from common.models import arguments_for, register, skeleton
+from common.models.arguments import Argument, Choice, Integer
 from rewarded_metapruning.scale import ALL_SCALES, SCALES
-from rewarded_metapruning.space import NEV, NORMS, Space, find_space
+from rewarded_metapruning.space import NEV, NORMS, Space, find_space, known_architectures
 
 ARCH = "pruningnet"
 HIDDEN = 32  # units of the generator of a layer outside any block
@@ -197,7 +199,29 @@ def create_pruning_net(
     return PruningNet(find_space(network, num_classes, (in_channels, image_size, image_size)))
 
 
-register(ARCH, create_pruning_net, (3, 32, 32))
+class _Pruned(Choice):
+    """The name of a network whose widths can be searched."""
+
+    def problem(self, value: Any) -> str | None:
+        return Choice(tuple(known_architectures())).problem(value)
+
+
+def _larger_than_file(arguments: Mapping[str, Any], shapes: Collection[Sequence[int]]) -> str | None:
+    """Generators hold more numbers than the weights that they generate, so their file cannot be smaller than the network."""
+    given = {"num_classes": 10, "network": "resnet20", "in_channels": 3, "image_size": 32, **arguments}
+    shape = (given["in_channels"], given["image_size"], given["image_size"])
+    network = skeleton(given["network"], num_classes=given["num_classes"], **arguments_for(given["network"], shape))
+    wanted, found = sum(p.numel() for p in network.parameters()), sum(math.prod(shape) for shape in shapes)
+    return f"{given['network']} has {wanted} weights, and the tensors hold {found} numbers" if wanted > found else None
+
+
+ARGUMENTS: dict[str, Argument] = {
+    "num_classes": Integer(1, 10**6),
+    "network": _Pruned(()),
+    "in_channels": Integer(1, 64),
+    "image_size": Integer(1, 1024),
+}
+register(ARCH, create_pruning_net, (3, 32, 32), ARGUMENTS, _larger_than_file)
 
 
 def recorded_arguments(space: Space) -> dict[str, Any]:

@@ -1,10 +1,9 @@
-"""CIFAR's two archive layouts: Python batches (pickles, read without running what they say) and binary records.
+"""CIFAR's two archive layouts: Python batches (pickles, read as data by :mod:`common.plain_pickle`) and binary records.
 
 Learning Multiple Layers of Features from Tiny Images, A. Krizhevsky, 2009.
 """
 
-import io
-import pickle
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,9 +14,11 @@ import torch
 from torch import Tensor
 
 from common.errors import UserError
+from common.plain_pickle import Makers, PickleError, PlainPickle, latin1_encoder
 
 CIFAR10_CLASSES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
 PIXELS = 3 * 32 * 32
+MAX_DIMENSIONS = 4
 
 
 @dataclass(frozen=True)
@@ -91,14 +92,14 @@ def read_python_batch(path: Path, layout: CifarLayout) -> tuple[Tensor, Tensor]:
     content = load_plain_pickle(path)
     pixels = content.get("data") if isinstance(content, dict) else None
     labels = content.get(layout.label_key) if isinstance(content, dict) else None
-    if not isinstance(pixels, np.ndarray) or pixels.dtype != np.uint8 or pixels.shape[1:] != (PIXELS,):
+    if not isinstance(pixels, np.ndarray) or pixels.shape[1:] != (PIXELS,):
         raise UserError(f"{path}: holds no array 'data' of bytes (N, {PIXELS}); it is not a CIFAR batch")
     if not isinstance(labels, list) or len(labels) != len(pixels):
         raise UserError(f"{path}: holds no list '{layout.label_key}' with a label for each of {len(pixels)} pictures")
-    if not all(isinstance(label, int) for label in labels):
+    if not all(type(label) is int for label in labels):
         raise UserError(f"{path}: '{layout.label_key}' are not all integers")
     images = torch.from_numpy(pixels.reshape(-1, 3, 32, 32).copy())
-    return images, _checked_labels(np.array(labels, dtype=np.int64), path, layout.num_classes)
+    return images, _checked_labels(labels, path, layout.num_classes)
 
 
 def read_binary_batch(path: Path, layout: CifarLayout) -> tuple[Tensor, Tensor]:
@@ -108,54 +109,73 @@ def read_binary_batch(path: Path, layout: CifarLayout) -> tuple[Tensor, Tensor]:
     if raw.size == 0 or raw.size % record:
         raise UserError(f"{path}: {raw.size} bytes are not a whole number of {record}-byte records; fetch it again")
     rows = raw.reshape(-1, record)
-    labels = _checked_labels(rows[:, layout.label_bytes - 1].astype(np.int64), path, layout.num_classes)
+    labels = _checked_labels(rows[:, layout.label_bytes - 1].tolist(), path, layout.num_classes)
     return torch.from_numpy(rows[:, layout.label_bytes :].reshape(-1, 3, 32, 32).copy()), labels
 
 
-# All that a pickled CIFAR batch names: numpy's array, its dtype, the function that joins them, and (in files that
-# Python 3 wrote in protocol 2) the one that turns text into bytes.
-_ALLOWED = {
-    ("numpy", "ndarray"): np.ndarray,
-    ("numpy", "dtype"): np.dtype,
-    ("numpy.core.multiarray", "_reconstruct"): np.ndarray.__reduce__(np.zeros(1))[0],
-    ("numpy._core.multiarray", "_reconstruct"): np.ndarray.__reduce__(np.zeros(1))[0],
-}
+class _Array:
+    """Stands where a pickle asks for a NumPy array: keeps what the pickle says of it."""
+
+    def __init__(self, *_: Any) -> None:
+        self.state: Any = None
+
+    def set_state(self, state: Any) -> None:
+        self.state = state
+
+    def bytes_array(self) -> np.ndarray | None:
+        """The array, read-only and without a copy, if it is one of unsigned bytes of a shape that fits; else None."""
+        if not (isinstance(self.state, tuple) and len(self.state) == 5):
+            return None
+        _, shape, kind, fortran, data = self.state
+        if not (isinstance(kind, _Kind) and kind.text in ("u1", b"u1") and type(data) is bytes):
+            return None
+        if not (isinstance(shape, tuple) and 1 <= len(shape) <= MAX_DIMENSIONS and all(type(n) is int for n in shape)):
+            return None
+        if min(shape) < 0 or math.prod(shape) != len(data):
+            return None
+        return np.frombuffer(data, dtype=np.uint8).reshape(shape, order="F" if fortran is True else "C")
 
 
-def _encode_latin1(text: str, encoding: str = "latin1") -> bytes:
-    if encoding not in ("latin1", "latin-1"):
-        raise pickle.UnpicklingError(f"it encodes text as {encoding!r}")
-    return text.encode("latin1")
+class _Kind:
+    """Stands where a pickle asks for a NumPy dtype."""
 
+    def __init__(self, text: Any = None, *_: Any) -> None:
+        self.text = text
 
-class _PlainUnpickler(pickle.Unpickler):
-    """Reads dictionaries, lists, text, bytes, numbers and numpy arrays; names nothing else."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) == ("_codecs", "encode"):
-            return _encode_latin1
-        if (module, name) in _ALLOWED:
-            return _ALLOWED[module, name]
-        raise pickle.UnpicklingError(f"it asks for {module}.{name}")
-
-    def persistent_load(self, pid: Any) -> Any:
-        raise pickle.UnpicklingError("it refers to an object outside the file")
+    def set_state(self, state: Any) -> None:
+        """Byte order and the like, which single bytes do not have."""
 
 
 def load_plain_pickle(path: Path) -> Any:
-    """The content of a pickle of plain values and numpy arrays, with text keys. Never runs code from the file.
+    """The content of a pickle of plain values and arrays of unsigned bytes, with text keys. Nothing in it is run or imported.
 
-    Raises UserError naming the file if it is truncated or asks for anything else.
+    Raises UserError naming the file if it is truncated or asks for anything else. Other arrays are not read.
     """
     raw = _existing(path).read_bytes()
+    makers: Makers = {
+        ("numpy", "ndarray"): None,
+        ("numpy", "dtype"): _Kind,
+        ("numpy.core.multiarray", "_reconstruct"): _Array,
+        ("numpy._core.multiarray", "_reconstruct"): _Array,
+        ("_codecs", "encode"): latin1_encoder(len(raw)),
+    }
     try:
-        content = _PlainUnpickler(io.BytesIO(raw), encoding="bytes").load()
-    except Exception as error:  # a damaged pickle can raise anything
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise UserError(f"{path}: not a readable CIFAR batch ({reason}); fetch it again") from error
-    if isinstance(content, dict):
-        content = {key.decode("latin1") if isinstance(key, bytes) else key: value for key, value in content.items()}
+        content = PlainPickle(raw, makers).load()
+        if isinstance(content, dict):
+            return {_text(key): _value(value) for key, value in content.items()}
+    except (PickleError, UnicodeError) as error:
+        raise UserError(
+            f"{path}: not a readable CIFAR batch ({' '.join(str(error).split())}); fetch it again"
+        ) from error
     return content
+
+
+def _text(key: Any) -> Any:
+    return key.decode("latin1") if isinstance(key, bytes) else key
+
+
+def _value(value: Any) -> Any:
+    return value.bytes_array() if isinstance(value, _Array) else value
 
 
 def _python_names(path: Path, layout: CifarLayout) -> list[str]:
@@ -163,7 +183,9 @@ def _python_names(path: Path, layout: CifarLayout) -> list[str]:
     names = content.get(layout.names_key) if isinstance(content, dict) else None
     if not isinstance(names, list):
         raise UserError(f"{path}: holds no list '{layout.names_key}'; fetch it again")
-    texts = [name.decode("latin1") if isinstance(name, bytes) else str(name) for name in names]
+    texts = [_text(name) for name in names]
+    if not all(isinstance(name, str) for name in texts):
+        raise UserError(f"{path}: '{layout.names_key}' are not all text; fetch it again")
     return _checked_names(texts, path, layout.num_classes)
 
 
@@ -173,11 +195,12 @@ def _checked_names(names: list[str], path: Path, num_classes: int) -> list[str]:
     return names
 
 
-def _checked_labels(labels: np.ndarray, path: Path, num_classes: int) -> Tensor:
-    if labels.size and not (labels.min() >= 0 and labels.max() < num_classes):
-        worst = labels.min() if labels.min() < 0 else labels.max()
-        raise UserError(f"{path}: label {worst} is out of range 0 to {num_classes - 1}")
-    return torch.from_numpy(labels)
+def _checked_labels(labels: list[int], path: Path, num_classes: int) -> Tensor:
+    for label in (min(labels, default=0), max(labels, default=0)):
+        if not 0 <= label < num_classes:
+            shown = str(label) if abs(label) < 10**9 else "of many digits"
+            raise UserError(f"{path}: label {shown} is out of range 0 to {num_classes - 1}")
+    return torch.tensor(labels, dtype=torch.int64)
 
 
 def _joined(parts: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:

@@ -1,9 +1,9 @@
 """The networks that the project knows by name: a literal registry."""
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cache, partial
 from importlib.metadata import entry_points
 from typing import Any
@@ -13,19 +13,36 @@ import torchvision
 from torch import nn
 
 from common.errors import UserError
+from common.models.arguments import (
+    FLAG,
+    IMAGE_ARGUMENTS,
+    NUM_CLASSES,
+    PROBABILITY,
+    VECTOR_ARGUMENTS,
+    WIDTH,
+    Argument,
+    Choice,
+    Depth,
+    Integer,
+    Layers,
+    Number,
+    invalid_argument,
+    misfitting_argument,
+)
 from common.models.densenet_cifar import CifarDenseNet
 from common.models.fc import OneHiddenLayer
 from common.models.lenet import LeNet5, LeNet300100
 from common.models.mobilenet_v1 import MobileNetV1
 from common.models.resnet_cifar import CifarResNet
 from common.models.shortcut import PadShortcut
-from common.models.vgg_cifar import CifarVGG
+from common.models.vgg_cifar import POOL, CifarVGG
 
 __all__ = [
     "ARCHITECTURES",
     "Architecture",
     "PadShortcut",
     "arguments_for",
+    "checked_arguments",
     "create_model",
     "input_shape",
     "is_known",
@@ -43,42 +60,100 @@ class Architecture:
     """How to build a network and the shape (C, H, W) of the pictures that it was made for.
 
     meta: it can be built on torch's meta device, without memory for its weights; nobody knows that of a user's own.
+    arguments: all that ``build`` may be called with, and the values that they may have. misfit: (arguments, shapes of a
+    file's tensors) -> what shows that the file is of another network, or None; where building costs memory.
     """
 
     build: Callable[..., nn.Module]
     input_shape: tuple[int, int, int]
     meta: bool = True
+    arguments: Mapping[str, Argument] = field(default_factory=lambda: {"num_classes": Integer(1, 10**6)})
+    misfit: Callable[[Mapping[str, Any], Collection[Sequence[int]]], str | None] | None = None
 
+
+RESNET: dict[str, Argument] = {**IMAGE_ARGUMENTS, "shortcut": Choice(("pad", "conv3x3"))}
+VGG: dict[str, Argument] = {
+    **IMAGE_ARGUMENTS,
+    "config": Layers(200, WIDTH, words=(POOL,), words_most=5),
+    "conv_bias": FLAG,
+    "hidden": WIDTH,
+}
 
 ARCHITECTURES: dict[str, Architecture] = {
-    "vgg16": Architecture(CifarVGG, CIFAR),
-    "resnet20": Architecture(partial(CifarResNet, 3), CIFAR),
-    "resnet32": Architecture(partial(CifarResNet, 5), CIFAR),
-    "resnet44": Architecture(partial(CifarResNet, 7), CIFAR),
-    "resnet56": Architecture(partial(CifarResNet, 9), CIFAR),
-    "resnet110": Architecture(partial(CifarResNet, 18), CIFAR),
-    "densenet40": Architecture(CifarDenseNet, CIFAR),
-    "resnet50": Architecture(torchvision.models.resnet50, IMAGENET),
-    "mobilenet_v1": Architecture(MobileNetV1, IMAGENET),
-    "mobilenet_v2": Architecture(torchvision.models.mobilenet_v2, IMAGENET),
-    "vgg16_imagenet": Architecture(torchvision.models.vgg16, IMAGENET),
-    "lenet300_100": Architecture(LeNet300100, (1, 28, 28)),
-    "lenet5": Architecture(LeNet5, (1, 28, 28)),
-    "fc4096": Architecture(OneHiddenLayer, (1, 28, 28)),
+    "vgg16": Architecture(CifarVGG, CIFAR, arguments=VGG),
+    "resnet20": Architecture(partial(CifarResNet, 3), CIFAR, arguments=RESNET),
+    "resnet32": Architecture(partial(CifarResNet, 5), CIFAR, arguments=RESNET),
+    "resnet44": Architecture(partial(CifarResNet, 7), CIFAR, arguments=RESNET),
+    "resnet56": Architecture(partial(CifarResNet, 9), CIFAR, arguments=RESNET),
+    "resnet110": Architecture(partial(CifarResNet, 18), CIFAR, arguments=RESNET),
+    "densenet40": Architecture(
+        CifarDenseNet, CIFAR, arguments={**IMAGE_ARGUMENTS, "layers": Depth(1, 1000), "growth": Integer(1, 1000)}
+    ),
+    "resnet50": Architecture(
+        torchvision.models.resnet50,
+        IMAGENET,
+        arguments={
+            "num_classes": NUM_CLASSES,
+            "groups": Integer(1, 1024),
+            "width_per_group": Integer(1, 4096),
+            "zero_init_residual": FLAG,
+        },
+    ),
+    "mobilenet_v1": Architecture(MobileNetV1, IMAGENET, arguments=IMAGE_ARGUMENTS),
+    "mobilenet_v2": Architecture(
+        torchvision.models.mobilenet_v2,
+        IMAGENET,
+        arguments={
+            "num_classes": NUM_CLASSES,
+            "width_mult": Number(0.01, 16),
+            "round_nearest": Integer(1, 64),
+            "dropout": PROBABILITY,
+        },
+    ),
+    "vgg16_imagenet": Architecture(
+        torchvision.models.vgg16,
+        IMAGENET,
+        arguments={"num_classes": NUM_CLASSES, "dropout": PROBABILITY, "init_weights": FLAG},
+    ),
+    "lenet300_100": Architecture(LeNet300100, (1, 28, 28), arguments=VECTOR_ARGUMENTS),
+    "lenet5": Architecture(LeNet5, (1, 28, 28), arguments={**IMAGE_ARGUMENTS, "image_size": Integer(1, 2**14)}),
+    "fc4096": Architecture(OneHiddenLayer, (1, 28, 28), arguments={**VECTOR_ARGUMENTS, "hidden": WIDTH}),
 }
 
 
 def create_model(arch: str, num_classes: int = 10, **kwargs: Any) -> nn.Module:
     """Build a network by name; ``model.architecture`` records name and arguments, which a checkpoint needs.
 
-    Raises UserError for an unknown name (listing the known ones) or an argument that the network does not take.
+    Raises UserError for an unknown name (listing the known ones), an argument that the network does not take, or a value
+    out of its bounds.
     """
+    entry = find_architecture(arch)
+    arguments = {"num_classes": num_classes, **kwargs}
+    problem = invalid_argument(entry.arguments, arguments)
+    if problem:
+        raise UserError(f"{arch} cannot be built: {problem}")
     try:
-        model = find_architecture(arch).build(num_classes=num_classes, **kwargs)
-    except (TypeError, ValueError) as error:
-        raise UserError(f"{arch} cannot be built with {kwargs or {'num_classes': num_classes}}: {error}") from error
-    model.architecture = {"arch": arch, "args": {"num_classes": num_classes, **kwargs}}
+        model = entry.build(**arguments)
+    except (TypeError, ValueError, ArithmeticError) as error:
+        raise UserError(f"{arch} cannot be built with {arguments}: {error}") from error
+    model.architecture = {"arch": arch, "args": arguments}
     return model
+
+
+def checked_arguments(arch: str, arguments: Any, shapes: Collection[Sequence[int]]) -> dict[str, Any]:
+    """The arguments that a file records for a registered network whose tensors have these shapes, checked before it is built.
+
+    Raises UserError for what :func:`create_model` would not take, and for a network that is larger than the tensors say.
+    """
+    entry = find_architecture(arch)
+    if not isinstance(arguments, dict):
+        raise UserError(f"the arguments of its {arch} are not a table of names and values")
+    problem = invalid_argument(entry.arguments, arguments) or misfitting_argument(entry.arguments, arguments, shapes)
+    if problem is None and entry.misfit is not None:
+        problem = entry.misfit(arguments, shapes)
+    if problem:
+        raise UserError(f"the arguments of its {arch} are not acceptable: {problem}")
+    return arguments
 
 
 def skeleton(arch: str, **arguments: Any) -> nn.Module:
@@ -129,8 +204,18 @@ def input_shape(model: nn.Module) -> tuple[int, int, int]:
     return (channels, size, size) if size else (channels, height, width)
 
 
-def register(name: str, build: Callable[..., nn.Module], input_shape: tuple[int, int, int]) -> None:
-    """Add a network of another package (called where that package is imported); a name is taken only once."""
+def register(
+    name: str,
+    build: Callable[..., nn.Module],
+    input_shape: tuple[int, int, int],
+    arguments: Mapping[str, Argument] | None = None,
+    misfit: Callable[[Mapping[str, Any], Collection[Sequence[int]]], str | None] | None = None,
+) -> None:
+    """Add a network of another package (called where that package is imported); a name is taken only once.
+
+    arguments, misfit: as in :class:`Architecture`; ``num_classes`` alone if not given.
+    """
     if name in ARCHITECTURES and ARCHITECTURES[name].build is not build:
         raise ValueError(f"architecture {name!r} is already registered")
-    ARCHITECTURES[name] = Architecture(build, input_shape)
+    entry = Architecture(build, input_shape, misfit=misfit)
+    ARCHITECTURES[name] = entry if arguments is None else replace(entry, arguments=arguments)

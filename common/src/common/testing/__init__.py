@@ -20,8 +20,11 @@ from common.testing.kill import killed_and_resumed
 from common.testing.mistakes import full_disk, left_behind, refusal, scripts_refuse
 from common.testing.pages import pages_are_current
 from common.testing.processes import calls_of_script, half_batches, in_processes, torchrun
+from common.testing.untrusted import HOSTILE_ARGUMENTS, bounded, rejected
 
 __all__ = [
+    "HOSTILE_ARGUMENTS",
+    "bounded",
     "calls_of_script",
     "factored_resnet20",
     "full_disk",
@@ -35,6 +38,7 @@ __all__ = [
     "pages_are_current",
     "random_network",
     "refusal",
+    "rejected",
     "scripts_refuse",
     "torchrun",
     "write_broken_inputs",

@@ -20,6 +20,7 @@ from common.distributed import barrier, data_parallel, is_main, rank, sum_over_r
 from common.errors import UserError
 from common.measure import evaluate
 from common.runs import LOG, STATE
+from common.tensor_files import read_tensor_file
 from common.training.options import TrainOptions
 from common.training.schedule import learning_rate
 
@@ -240,17 +241,17 @@ def _restore(
     if state_file is None or not state_file.is_file():
         return []
     try:
-        content = torch.load(state_file, map_location="cpu", weights_only=True)
-    except Exception as error:
+        content = read_tensor_file(state_file)
+        if content["stage"] != stage:
+            return []
+        for name, state in states.items():
+            state.load_state_dict(content["states"][name])
+        torch.set_rng_state(content["generators"]["cpu"])
+        if device.type == "cuda" and "cuda" in content["generators"]:
+            torch.cuda.set_rng_state(content["generators"]["cuda"], device)
+        return list(content["rows"])
+    except (UserError, LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
         raise UserError(f"{state_file} is damaged; delete it to start this stage anew") from error
-    if content["stage"] != stage:
-        return []
-    for name, state in states.items():
-        state.load_state_dict(content["states"][name])
-    torch.set_rng_state(content["generators"]["cpu"])
-    if device.type == "cuda" and "cuda" in content["generators"]:
-        torch.cuda.set_rng_state(content["generators"]["cuda"], device)
-    return content["rows"]
 
 
 def _to_tensorboard(folder: Path | str | None, row: Mapping[str, Any], stage: str) -> None:

@@ -1,0 +1,258 @@
+"""Read files that ``torch.save`` wrote (``.pth``, ``.th``, ``.pt``, ``.pth.tar``) as data: tensors, numbers, text, containers.
+
+Both layouts are read: the ZIP archive, and the sequence of pickles that torch wrote before version 1.6. Nothing in a file is
+called or imported (:mod:`common.plain_pickle`). What is allocated is bounded by the file's size: ``torch.load``, with
+``weights_only`` too, lets a file of 200 bytes allocate any number of gigabytes.
+"""
+
+import math
+import mmap
+import struct
+import sys
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NoReturn
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from common.errors import UserError
+from common.plain_pickle import OPCODE_LIMIT, Makers, Name, PickleError, PlainPickle, latin1_encoder, plain_key
+
+FILE_LIMIT = 8 * 2**30
+MAX_DIMENSIONS = 16
+FREE_SIZE = 64 * 2**20  # bytes of tensors that any file may have, beyond VIEWS times its size
+VIEWS = 8  # tensors may share memory
+LEGACY_MAGIC, LEGACY_PROTOCOL = 0x1950A86A20F9469CFC6C, 1001
+ZIP_START = b"PK\x03\x04"
+ENCRYPTED = 1  # bit of a ZIP entry's flags
+
+STORAGES = {
+    "DoubleStorage": torch.float64,
+    "FloatStorage": torch.float32,
+    "HalfStorage": torch.float16,
+    "BFloat16Storage": torch.bfloat16,
+    "LongStorage": torch.int64,
+    "IntStorage": torch.int32,
+    "ShortStorage": torch.int16,
+    "CharStorage": torch.int8,
+    "ByteStorage": torch.uint8,
+    "BoolStorage": torch.bool,
+    "ComplexFloatStorage": torch.complex64,
+    "ComplexDoubleStorage": torch.complex128,
+}
+DTYPES = {str(dtype).removeprefix("torch."): dtype for dtype in STORAGES.values()} | {
+    name: getattr(torch, name) for name in ("uint16", "uint32", "uint64", "float8_e4m3fn", "float8_e5m2")
+}
+UNTYPED = "UntypedStorage"
+
+
+def read_tensor_file(path: Path | str) -> Any:
+    """The content of a file of ``torch.save``: dictionaries, lists, numbers, text and tensors on the CPU.
+
+    Raises UserError, naming the file, if it is missing, larger than 8 GiB, damaged, or holds anything else.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"{path}: no such file")
+    if path.stat().st_size > FILE_LIMIT:
+        raise UserError(f"{path} is larger than {FILE_LIMIT} bytes")
+    try:
+        with open(path, "rb") as file:
+            start = file.read(len(ZIP_START))
+        if start == ZIP_START:
+            return _read_zip(path)
+        return _read_legacy(path)
+    except (zipfile.BadZipFile, ValueError, EOFError, OverflowError, RuntimeError, struct.error) as error:  # of zipfile
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"{path} is not a file of plain tensors, or is damaged: {reason}") from error
+
+
+def _read_zip(path: Path) -> Any:
+    with zipfile.ZipFile(path) as archive:
+        entries = {entry.filename: entry for entry in archive.infolist()}
+        inside = [name for name in entries if name.count("/") == 1 and name.endswith("/data.pkl")]
+        if len(inside) != 1:
+            raise PickleError("a ZIP archive without one data.pkl")
+        folder = inside[0].partition("/")[0]
+        reader = _Tensors(path.stat().st_size)
+
+        def content(name: str, size: int | None = None) -> bytes:
+            entry = entries.get(f"{folder}/{name}")
+            if entry is None:
+                raise PickleError(f"{name} is missing in it")
+            if entry.compress_type != zipfile.ZIP_STORED or entry.flag_bits & ENCRYPTED:
+                raise PickleError(f"{name} is compressed")
+            if size is not None and entry.file_size != size:
+                raise PickleError(f"{name} has {entry.file_size} bytes instead of {size}")
+            if size is None:
+                reader.reserve(entry.file_size)
+            return archive.read(entry)
+
+        if f"{folder}/byteorder" in entries and content("byteorder") != b"little":
+            _other_byte_order()
+        reader.fill = lambda key, storage: storage.fill(content(f"data/{key}", len(storage.bytes)))
+        return PlainPickle(content("data.pkl"), reader.makers, reader.persistent).load()
+
+
+def _read_legacy(path: Path) -> Any:
+    size = path.stat().st_size
+    if not size:
+        raise PickleError("it is empty")
+    with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        reader = _Tensors(size)
+        pickles = PlainPickle(data, reader.makers, reader.persistent)
+        magic = pickles.load()
+        if magic != LEGACY_MAGIC or pickles.load() != LEGACY_PROTOCOL:
+            raise PickleError("it does not start as torch's files do")
+        system = pickles.load()
+        if not isinstance(system, dict) or system.get("little_endian") is not True:
+            _other_byte_order()
+        content = pickles.load()
+        keys = pickles.load()
+        if not isinstance(keys, list) or {*map(_text, keys)} != {*reader.storages} or len(keys) != len(reader.storages):
+            raise PickleError("its list of storages is not that of its tensors")
+        for key in keys:
+            storage = reader.storages[_text(key)]
+            if int.from_bytes(pickles.take(8), "little") != storage.count:
+                raise PickleError("a storage has another size than its tensors say")
+            storage.fill(pickles.take(len(storage.bytes)))
+        return content
+
+
+class _Storage:
+    """Memory of one element type; tensors are views of it."""
+
+    def __init__(self, dtype: torch.dtype, count: int) -> None:
+        self.dtype, self.count = dtype, count
+        self.bytes = torch.empty(count * dtype.itemsize, dtype=torch.uint8)
+
+    def fill(self, data: bytes) -> None:
+        if len(data):
+            self.bytes.numpy()[:] = np.frombuffer(data, np.uint8)
+        if self.dtype is torch.bool and len(data) and int(self.bytes.max()) > 1:
+            raise PickleError("a boolean is neither 0 nor 1")
+
+
+class _Tensors:
+    """What a pickle of torch may name, and the storages that it refers to; ``size``: of the file, in bytes."""
+
+    def __init__(self, size: int) -> None:
+        self.unread, self.items = size, OPCODE_LIMIT
+        self.views = FREE_SIZE + VIEWS * size
+        self.storages: dict[str, _Storage] = {}
+        self.fill: Callable[[str, _Storage], None] = lambda key, storage: None
+        self.makers: Makers = {
+            ("collections", "OrderedDict"): self.ordered,
+            ("torch._utils", "_rebuild_tensor"): self.tensor,
+            ("torch._utils", "_rebuild_tensor_v2"): self.tensor,
+            ("torch._utils", "_rebuild_tensor_v3"): self.tensor_v3,
+            ("torch._utils", "_rebuild_parameter"): _parameter,
+            ("torch._utils", "_rebuild_parameter_with_state"): _parameter,
+            ("_codecs", "encode"): latin1_encoder(size),
+            ("torch", "Size"): lambda sizes=(): tuple(_integers(sizes)),
+            ("torch", "device"): lambda *where: str(where[0]) if where and isinstance(where[0], str) else "cpu",
+            ("builtins", "set"): self.set,
+            ("__builtin__", "set"): self.set,
+            **{("torch", name): None for name in (*STORAGES, *DTYPES)},
+            ("torch.storage", UNTYPED): None,
+        }
+
+    def reserve(self, count: int) -> None:
+        """Bytes of the file are about to be read: each at most once."""
+        self.unread -= count
+        if self.unread < 0:
+            raise PickleError("it is cut short: its tensors are larger than the file")
+
+    def copy(self, values: Any) -> list[Any]:
+        """The elements of a list, as often as it is asked for, but not more than ``OPCODE_LIMIT`` in all."""
+        if not isinstance(values, list | tuple):
+            raise PickleError("a list was expected")
+        self.items -= len(values)
+        if self.items < 0:
+            raise PickleError("it makes more than it holds")
+        return [*values]
+
+    def ordered(self, pairs: Any = ()) -> dict[Any, Any]:
+        """An OrderedDict as Python 2 wrote it; Python 3 calls it without arguments."""
+        found = self.copy(pairs)
+        if not all(isinstance(pair, list | tuple) and len(pair) == 2 for pair in found):
+            raise PickleError("an ordered dictionary is not one")
+        return {plain_key(key): value for key, value in found}
+
+    def set(self, values: Any = ()) -> set[Any]:
+        return {plain_key(value) for value in self.copy(values)}
+
+    def persistent(self, identity: Any) -> _Storage:
+        """The storage of ('storage', type, key, location, count of elements, in old files what it is a part of)."""
+        if not isinstance(identity, tuple) or len(identity) not in (5, 6) or _text(identity[0]) != "storage":
+            raise PickleError("it refers to what is no storage")
+        kind, key, count = identity[1], _text(identity[2]), identity[4]
+        if len(identity) == 6 and identity[5] is not None:
+            raise PickleError("a storage is a part of another one")
+        if type(kind) is not Name or kind.name not in (*STORAGES, UNTYPED) or type(count) is not int or count < 0:
+            raise PickleError("a storage is of an unknown type")
+        dtype = STORAGES.get(kind.name, torch.uint8)
+        known = self.storages.get(key)
+        if known is None:
+            self.reserve(count * dtype.itemsize)
+            known = self.storages[key] = _Storage(dtype, count)
+            self.fill(key, known)
+        if known.dtype is not dtype or known.count != count:
+            raise PickleError("a storage has two types")
+        return known
+
+    def tensor(self, storage: Any, offset: Any, size: Any, stride: Any, *_: Any) -> Tensor:
+        if type(storage) is not _Storage:
+            raise PickleError("a tensor has no storage")
+        return self._view(storage.bytes.view(storage.dtype), offset, size, stride)
+
+    def tensor_v3(
+        self, storage: Any, offset: Any, size: Any, stride: Any, grad: Any, hooks: Any, dtype: Any, *_: Any
+    ) -> Tensor:
+        if type(storage) is not _Storage or type(dtype) is not Name or dtype.name not in DTYPES:
+            raise PickleError("a tensor is of an unknown type")
+        kind = DTYPES[dtype.name]
+        if len(storage.bytes) % kind.itemsize:
+            raise PickleError("a storage is no whole number of elements")
+        return self._view(storage.bytes.view(kind), offset, size, stride)
+
+    def _view(self, flat: Tensor, offset: Any, size: Any, stride: Any) -> Tensor:
+        sizes, strides = _integers(size), _integers(stride)
+        (start,) = _integers((offset,))
+        count = math.prod(sizes)
+        last = start + sum((n - 1) * step for n, step in zip(sizes, strides, strict=True))
+        if count > flat.numel() or (count and last >= flat.numel()) or start > flat.numel():
+            raise PickleError("a tensor is larger than its storage")
+        self.views -= count * flat.element_size()
+        if self.views < 0:
+            raise PickleError("its tensors are many times larger than the file")
+        return flat.as_strided(sizes, strides, start)
+
+
+def _integers(values: Any) -> tuple[int, ...]:
+    if not isinstance(values, tuple) or len(values) > MAX_DIMENSIONS:
+        raise PickleError("a shape is not one")
+    if not all(type(value) is int and 0 <= value <= sys.maxsize for value in values):
+        raise PickleError("a shape has a number that is out of range")
+    return values
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, bytes):
+        return value.decode("latin1")
+    if not isinstance(value, str):
+        raise PickleError("text was expected")
+    return value
+
+
+def _parameter(data: Any, *_: Any) -> Tensor:
+    if not isinstance(data, Tensor):
+        raise PickleError("a parameter is no tensor")
+    return data
+
+
+def _other_byte_order() -> NoReturn:
+    raise PickleError("it was written in another byte order")
