@@ -20,7 +20,7 @@ from common.data.memory import MemoryImages
 from common.models import create_model
 from common.results import markdown_table
 from common.training import Hooks, TrainOptions, make_optimizer
-from common.training.loop import _Step
+from common.training.step import Step
 
 BATCH = 128
 OPTIONS = TrainOptions(batch_size=BATCH)
@@ -67,7 +67,7 @@ def our_step():
     images = torch.randint(0, 256, (5000, 3, 32, 32), dtype=torch.uint8)
     data = MemoryImages(images, torch.randint(0, 10, (5000,)), (0.5,) * 3, (0.25,) * 3, padding=4, flip=True)
     model = create_model("resnet20").to(memory_format=torch.channels_last).train()
-    step = _Step(
+    step = Step(
         model,
         make_optimizer(model, OPTIONS),
         torch.amp.GradScaler("cpu", enabled=False),

@@ -67,18 +67,18 @@ def figures(folder):
 
 def interrupt_after(monkeypatch, calls):
     """The process is 'killed' (KeyboardInterrupt) in the epoch after so many calls of the loop's writer."""
-    import common.training.loop as loop
+    from common.training.state import SavedState
 
-    real, count = loop._keep, [0]
+    real, count = SavedState.keep, [0]
 
-    def keep(*arguments):
-        real(*arguments)
+    def keep(*arguments, **more):
+        real(*arguments, **more)
         count[0] += 1
         if count[0] == calls:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(loop, "_keep", keep)
-    return lambda: monkeypatch.setattr(loop, "_keep", real)
+    monkeypatch.setattr(SavedState, "keep", keep)
+    return lambda: monkeypatch.setattr(SavedState, "keep", real)
 
 
 def test_a_comparison_leaves_rows_tables_and_a_page(tmp_path, capsys):

@@ -20,7 +20,7 @@ from common.data import Batch
 from common.models import create_model
 from common.results import markdown_table
 from common.training import Hooks, TrainOptions, make_optimizer
-from common.training.loop import _Step
+from common.training.step import Step
 from decore import Agents
 from decore.policy import PolicyOptions, PolicyTraining
 
@@ -63,7 +63,7 @@ def make_sides(arch: str, batch_size: int, amp: bool):
     def stepper(hooks_of):
         model = create_model(arch).to(memory_format=torch.channels_last).train()
         scaler = torch.amp.GradScaler("cpu", enabled=False)
-        return _Step(model, make_optimizer(model, options), scaler, options, hooks_of(model), torch.device("cpu"))
+        return Step(model, make_optimizer(model, options), scaler, options, hooks_of(model), torch.device("cpu"))
 
     trainings: list[PolicyTraining] = []
 

@@ -8,6 +8,7 @@ from importlib import metadata
 from typing import TYPE_CHECKING, NoReturn
 
 from common.errors import UserError
+from common.interruption import STOPPED, Stopped
 
 if TYPE_CHECKING:
     from common.data import DataBundle
@@ -40,7 +41,8 @@ def package_version(package: str) -> str:
 def run(body: Callable[[Sequence[str] | None], None], argv: Sequence[str] | None = None) -> int:
     """Call ``body(argv)`` and return an exit status: 0, or 2 after one line on standard error about a mistake.
 
-    Programming errors are not caught: they keep their traceback. Ctrl-C gives 130.
+    Programming errors are not caught: they keep their traceback. Ctrl-C gives 130; work that stopped in order to be resumed
+    (:mod:`common.interruption`) gives 75.
     """
     try:
         body(argv)
@@ -51,8 +53,11 @@ def run(body: Callable[[Sequence[str] | None], None], argv: Sequence[str] | None
         return _refuse(f"{error.strerror or error}{where}")
     except MemoryError:
         return _refuse("not enough memory; a smaller --batch-size needs less")
+    except Stopped as stopped:
+        print(f"{stopped or 'stopped'}; the same command resumes", file=sys.stderr)
+        return STOPPED
     except KeyboardInterrupt:
-        print("interrupted; the same command goes on where it was", file=sys.stderr)
+        print("interrupted; the same command resumes where it was", file=sys.stderr)
         return INTERRUPTED
     return 0
 

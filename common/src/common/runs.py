@@ -22,7 +22,12 @@ from common.distributed import barrier, is_main
 from common.errors import UserError
 
 CONFIG, LOG, METRICS, MODEL, STATE = "config.json", "log.csv", "metrics.json", "model.safetensors", "state.pt"
-FREE_OPTIONS = ("force", "workers", "threads", "device", "json", "tensorboard")  # may differ when a run goes on
+# May differ when a run is resumed.
+FREE_OPTIONS = (
+    "force", "workers", "threads", "device", "json", "tensorboard",
+    "no_latency", "evaluate_every", "keep_every", "deterministic", "graph",
+)  # fmt: skip
+COMMIT = "COMPRESSION_COMMIT"  # in the environment: the commit, where the code was copied without git
 LIBRARIES = ("torch", "torchvision", "torch-pruning", "numpy", "safetensors")
 
 
@@ -153,7 +158,7 @@ def _processor() -> str:
 
 
 def git_commit() -> str | None:
-    """The commit that this code is at, with '+' if files differ from it; None outside a git checkout."""
+    """The commit of this code, with '+' if files differ from it; None outside a git checkout without COMPRESSION_COMMIT."""
     here = Path(__file__).resolve().parent
 
     def git(*arguments: str) -> str:
@@ -163,7 +168,7 @@ def git_commit() -> str | None:
     try:
         return git("rev-parse", "--short=12", "HEAD") + ("+" if git("status", "--porcelain", "-uno") else "")
     except (OSError, subprocess.SubprocessError):
-        return None
+        return os.environ.get(COMMIT) or None
 
 
 def _holds_work(folder: Path) -> bool:

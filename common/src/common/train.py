@@ -32,6 +32,7 @@ def _main(argv: Sequence[str] | None) -> None:
     add_training_options(parser)
     parser.add_argument("--out", default=None, help="run folder; runs/DATASET/ARCH-SEED if not given")
     parser.add_argument("--tensorboard", default=None, help="folder for TensorBoard")
+    parser.add_argument("--no-latency", action="store_true", help="do not measure latency")
     args = parser.parse_args(argv)
     if args.checkpoint:
         raise UserError("common.train starts from --arch or --model, with --weights if wanted; not from --checkpoint")
@@ -47,7 +48,18 @@ def _main(argv: Sequence[str] | None) -> None:
         run = open_run(folder, "common", vars(args), device=device, fingerprint=data.fingerprint, force=args.force)
         if not run.finished:
             factory = import_factory(args.model, data.num_classes) if args.model else None
-            train_baseline(run, model, data, options, device, args.seed, args.workers, factory, args.tensorboard)
+            train_baseline(
+                run,
+                model,
+                data,
+                options,
+                device,
+                args.seed,
+                args.workers,
+                factory,
+                args.tensorboard,
+                not args.no_latency,
+            )
         if is_main():
             measured = run.metrics()["baseline"]
             print(
@@ -65,6 +77,7 @@ def train_baseline(
     workers: int = 2,
     factory: Callable[[], nn.Module] | None = None,
     tensorboard: str | None = None,
+    latency: bool = True,
 ) -> dict[str, Any]:
     """Train on all training pictures, save, read back, measure; the run's metrics."""
     fit(
@@ -73,7 +86,9 @@ def train_baseline(
     )  # fmt: skip
     if is_main():
         save_model(run.model_path, model, normalize=(data.mean, data.std), dataset=data.name, classes=data.classes)
-        sides = measure_files({"baseline": run.model_path}, data, device=device, workers=workers, factory=factory)
+        sides = measure_files(
+            {"baseline": run.model_path}, data, device=device, workers=workers, factory=factory, latency=latency
+        )
         run.finish({"epochs": options.epochs, **sides})
     barrier()
     return run.metrics()

@@ -21,9 +21,11 @@ from common.device import choose_device, set_threads
 from common.errors import UserError
 from common.factory import import_factory, named_model
 from common.formats import load_network
+from common.interruption import STOPPED, Stopped, stop_requested
 from common.methods import Method, methods
 from common.models import ARCHITECTURES, Architecture
 from common.runs import writable_folder
+from common.training import add_running_options, running_options
 from compare import plan, report, text
 from compare.claim import claimed
 from compare.plan import Comparison, Job
@@ -98,8 +100,10 @@ def build_parser() -> cli.Parser:
         help="processes that share out the rows; on a CPU one for each seed, as far as there are cores; else one",
     )  # fmt: skip
     run.add_argument("--force", action="store_true", help="make rows anew that are there with other options")
+    run.add_argument("--no-latency", action="store_true", help="do not measure latency")
     run.add_argument("--no-report", action="store_true", help="only the rows; --report-only makes the report later")
     run.add_argument("--report-only", action="store_true", help="compress nothing: a report on the rows that are there")
+    add_running_options(parser)
     return parser
 
 
@@ -122,7 +126,13 @@ def compare(args: argparse.Namespace) -> list[str]:
     device = choose_device(args.device)
     wanted, todo = _planned(args)
     comparison = Comparison(
-        Path(args.out), wanted, finetune_recipe(args), command_words(args), args.workers, args.force
+        Path(args.out),
+        wanted,
+        finetune_recipe(args),
+        command_words(args),
+        args.workers,
+        args.force,
+        not args.no_latency,
     )
     return _run_all(todo, comparison, dense_networks(args, load_data(args), device))
 
@@ -177,6 +187,8 @@ def _in_processes(args: argparse.Namespace, argv: Sequence[str] | None) -> list[
         for process in started:
             process.wait()
         raise
+    if any(code == STOPPED for code in status):
+        raise Stopped("stopped")
     if any(code not in (0, cli.MISTAKE) for code in status):
         raise UserError("a process was stopped; the same command goes on where it was")
     tried = [(job, out / f"seed{job.seed}" / job.name / FAILED) for job in todo]
@@ -199,7 +211,7 @@ def finetune_recipe(args: argparse.Namespace):
     rate = plan.finetune_rate(args.dataset) if args.learning_rate is None else args.learning_rate
     return replace(
         base, epochs=args.finetune_epochs, learning_rate=rate, weight_decay=args.weight_decay,
-        batch_size=args.batch_size or base.batch_size, warmup_epochs=0.0, amp=args.amp,
+        batch_size=args.batch_size or base.batch_size, warmup_epochs=0.0, amp=args.amp, **running_options(args),
     )  # fmt: skip
 
 
@@ -235,7 +247,8 @@ def _dense(args: argparse.Namespace, data: DataBundle, device: torch.device, see
         recipe = plan.baseline_recipe(args.dataset)
         epochs = recipe.epochs if args.baseline_epochs is None else args.baseline_epochs
         recipe = replace(recipe, epochs=epochs, warmup_epochs=min(recipe.warmup_epochs, epochs / 2), amp=args.amp)
-        return train_dense(out, args.model or args.arch, data, recipe, device, seed, args.force)
+        recipe = replace(recipe, **running_options(args))
+        return train_dense(out, args.model or args.arch, data, recipe, device, seed, args.force, not args.no_latency)
     if not Path(file).is_file():
         raise UserError(f"{file}: no such file")
 
@@ -244,7 +257,7 @@ def _dense(args: argparse.Namespace, data: DataBundle, device: torch.device, see
             return load_network(file)
         return named_model(args.model or args.arch, file, data.num_classes, data.input_shape)
 
-    return given_dense(out, load, file, digest(Path(file)), data, device, args.force)
+    return given_dense(out, load, file, digest(Path(file)), data, device, args.force, not args.no_latency)
 
 
 def _run_all(todo: Sequence[Job], comparison: Comparison, dense: Callable[[int], Dense]) -> list[str]:
@@ -255,6 +268,8 @@ def _run_all(todo: Sequence[Job], comparison: Comparison, dense: Callable[[int],
     while left:
         later = []
         for job in left:
+            if stop_requested():
+                raise Stopped(f"stopped after {done} of {len(todo)} results")
             with claimed(comparison.out / CLAIMS / f"seed{job.seed}-{job.methods[0]}") as mine:
                 if not mine:
                     later.append(job)

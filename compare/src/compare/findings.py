@@ -114,7 +114,7 @@ def _yardstick(groups: Sequence[Group]) -> list[str]:
 
 def _latency(groups: Sequence[Group]) -> list[str]:
     target = middle(_targets(groups)) if groups else None
-    here = _at(groups, target) if groups else []
+    here = [g for g in (_at(groups, target) if groups else []) if g.has("latency64_kept")]
     if len(here) < 2:
         return []
     shares = {g.label: 100 * g.mean("latency64_kept") for g in here}

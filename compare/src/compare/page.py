@@ -79,8 +79,10 @@ def _facts(rows: Rows) -> str:
         if len(seeds) == 1
         else f"{len(seeds)} ({', '.join(map(str, seeds))})",
         "fine-tuning": counted(recipe["epochs"], "epoch") if recipe["epochs"] else "none",
-        "latency on": f"{threads(first)}, {first['config']['environment']['device'].split(' ')[0].upper()}",
     }
+    if "latency_ms" in first["compressed"]:
+        device = first["config"]["environment"]["device"].split(" ")[0].upper()
+        facts["latency on"] = f"{threads(first)}, {device}"
     cells = "".join(f"<div><dt>{escape(name)}</dt><dd>{escape(value)}</dd></div>" for name, value in facts.items())
     return f'<dl class="facts">{cells}</dl>'
 
@@ -137,7 +139,7 @@ def _plots(groups: Sequence[Group], look: dict[str, Style], rows: Rows) -> str:
             dense,
         )
     )
-    if macs:
+    if macs and all(g.has("latency64_kept") for g in macs):
         drawn.append(
             _figure(
                 f"Accuracy against latency, batch 64 on {threads(rows.metrics[0])}",
@@ -199,6 +201,7 @@ def _table(groups: Sequence[Group], chains: Sequence[Group], note: str) -> str:
         return ""
     head = "".join(f'<th scope="col">{escape(name)}</th>' for name in ("method", "budget", "seeds", *COLUMNS))
     body = "".join(_table_row(g) for g in groups)
+    timed = f" Latency on {threads(groups[0].first)}." if any(g.has("latency64_kept") for g in groups) else ""
     missed = (
         '<p class="soft"><span class="warn">!</span> misses its budget by more than 2 %.</p>'
         if any(g.missed for g in [*groups, *chains])
@@ -206,7 +209,7 @@ def _table(groups: Sequence[Group], chains: Sequence[Group], note: str) -> str:
     )
     return (
         '<section id="table"><h2>Every figure</h2><div class="scroll" tabindex="0" role="region" aria-label="All methods and budgets">'
-        f'<table class="sortable"><caption>{escape(note)} Latency on {threads(groups[0].first)}.</caption><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>{missed}</section>'
+        f'<table class="sortable"><caption>{escape(note)}{timed}</caption><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>{missed}</section>'
     )
 
 
@@ -219,7 +222,10 @@ def _table_row(g: Group) -> str:
         f"<td>{len(g.rows)}</td>",
     ]
     for name, digits in COLUMNS.values():
-        cells.append(f'<td data-value="{g.mean(name):.6g}">{escape(_cell(g, name, digits))}</td>')
+        if g.has(name):
+            cells.append(f'<td data-value="{g.mean(name):.6g}">{escape(_cell(g, name, digits))}</td>')
+        else:
+            cells.append("<td>–</td>")
     return f"<tr>{''.join(cells)}</tr>"
 
 

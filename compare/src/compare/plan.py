@@ -55,6 +55,7 @@ class Comparison:
     command: tuple[str, ...] = ()
     workers: int = 2
     force: bool = False
+    latency: bool = True
     details: Mapping[str, object] = field(default_factory=dict)
 
 

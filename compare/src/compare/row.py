@@ -9,7 +9,7 @@ import hashlib
 import shutil
 import time
 import warnings
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -110,7 +110,7 @@ def _options(step: Step, job: Job, comparison: Comparison, dense: Dense) -> dict
         "arch": getattr(dense.model, "architecture", {"arch": None})["arch"],
         "dataset": dense.data.name,
         "start_digest": digest(step.start),
-        "finetune": asdict(comparison.recipe),
+        "finetune": comparison.recipe.identity(),
     }
 
 
@@ -136,8 +136,9 @@ def _finish(run: Run, step: Step, job: Job, comparison: Comparison, dense: Dense
         with atomic_file(written) as temporary:
             shutil.copyfile(file, temporary)
     baseline = dict(dense.side)
-    timed = latency_ms({"baseline": dense.model, "compressed": model}, dense.data.input_shape, device=dense.device)
-    baseline["latency_ms"], measured["latency_ms"] = timed["baseline"], timed["compressed"]
+    if comparison.latency:
+        timed = latency_ms({"baseline": dense.model, "compressed": model}, dense.data.input_shape, device=dense.device)
+        baseline["latency_ms"], measured["latency_ms"] = timed["baseline"], timed["compressed"]
     labels, reference = dense.data.test.labels, dense.accuracy.predictions
     run.finish(
         {

@@ -25,17 +25,18 @@ MEASURES: dict[str, Read] = {
     "nonzero_params": lambda row: row["compressed"]["nonzero_params"],
     "bytes": lambda row: row["compressed"]["bytes"],
     "bytes_kept": lambda row: row["kept"]["bytes"],
-    "ms_batch1": lambda row: row["compressed"]["latency_ms"]["1"],
-    "ms_batch64": lambda row: row["compressed"]["latency_ms"]["64"],
+    "ms_batch1": lambda row: row["compressed"].get("latency_ms", {}).get("1"),
+    "ms_batch64": lambda row: row["compressed"].get("latency_ms", {}).get("64"),
     "latency1_kept": lambda row: _latency(row, "1"),
     "latency64_kept": lambda row: _latency(row, "64"),
     "seconds": lambda row: row["seconds"],
 }
 
 
-def _latency(row: Row, batch: str) -> float:
-    """Share of the dense network's milliseconds, both timed in turns."""
-    return row["compressed"]["latency_ms"][batch] / row["baseline"]["latency_ms"][batch]
+def _latency(row: Row, batch: str) -> float | None:
+    """Fraction of the dense network's milliseconds, timed alternately; None where latency was not measured."""
+    now, dense = (row[side].get("latency_ms", {}).get(batch) for side in ("compressed", "baseline"))
+    return None if now is None or dense is None else now / dense
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,10 @@ class Group:
     @property
     def missed(self) -> bool:
         return any(row["missed"] for row in self.rows)
+
+    def has(self, measure: str) -> bool:
+        """Whether any row measured it."""
+        return bool(self.values(measure))
 
     def values(self, measure: str) -> list[float]:
         return [float(value) for row in self.rows if (value := MEASURES[measure](row)) is not None]

@@ -52,17 +52,24 @@ class Dense:
 
 
 def train_dense(
-    out: Path, arch: str, data: DataBundle, recipe: TrainOptions, device: torch.device, seed: int, force: bool = False
+    out: Path,
+    arch: str,
+    data: DataBundle,
+    recipe: TrainOptions,
+    device: torch.device,
+    seed: int,
+    force: bool = False,
+    latency: bool = True,
 ) -> Dense:
     """Train the network of a seed in OUT/seedS/baseline, unless that is done."""
-    options = {"arch": arch, "dataset": data.name, "seed": seed, **vars(recipe)}
+    options = {"arch": arch, "dataset": data.name, "seed": seed, **recipe.identity()}
     run = open_run(
         out / f"seed{seed}" / "baseline", "compare", options, device=device, fingerprint=data.fingerprint, force=force
     )
     if not run.finished:
         torch.manual_seed(seed)
         model = create_model(arch, num_classes=data.num_classes, **arguments_for(arch, data.input_shape))
-        train_baseline(run, model, data, recipe, device, seed)
+        train_baseline(run, model, data, recipe, device, seed, latency=latency)
     return Dense(run, data, device)
 
 
@@ -74,6 +81,7 @@ def given_dense(
     data: DataBundle,
     device: torch.device,
     force: bool = False,
+    latency: bool = True,
 ) -> Dense:
     """A network from elsewhere, kept as a checkpoint in OUT/baseline, the same for all seeds. source, digest: of its file."""
     options = {"dataset": data.name, "seed": None, "source": Path(source).name, "digest": digest}
@@ -83,5 +91,5 @@ def given_dense(
         data = normalized_as(model, data)
         save_model(run.model_path, model, normalize=(data.mean, data.std), dataset=data.name, classes=data.classes)
         arch = getattr(model, "architecture", {"arch": None})["arch"]
-        run.finish({"arch": arch, **measure_files({"baseline": run.model_path}, data, device=device)})
+        run.finish({"arch": arch, **measure_files({"baseline": run.model_path}, data, device=device, latency=latency)})
     return Dense(run, data, device)

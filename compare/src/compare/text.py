@@ -28,7 +28,8 @@ def table(rows: Rows) -> str:
 
 def _dense_line(rows: Rows) -> list[str]:
     sides = [row["baseline"] for row in rows.baselines]
-    ms = [f"{_spread([side['latency_ms'][batch] for side in sides], 1)} ms" for batch in ("1", "64")]
+    times = [[side["latency_ms"][batch] for side in sides if "latency_ms" in side] for batch in ("1", "64")]
+    ms = [f"{_spread(values, 1)} ms" if values else "" for values in times]
     size = [_spread([side[name] for side in sides], 0) for name in ("macs", "nonzero_params", "bytes")]
     return ["dense baseline", "", str(len(sides)), "", _spread([s["top1"] for s in sides], 2), "", *size, *ms]
 
@@ -39,7 +40,8 @@ def _line(group: Group) -> list[str]:
     cells += [spread(group, "cut_top1", 2) if trained else "", spread(group, "top1", 2), spread(group, "agreement", 2)]
     cells += [spread(group, name, 0) for name in ("macs", "nonzero_params", "bytes")]
     return cells + [
-        f"{_spread([100 * v for v in group.values(name)], 0)} %" for name in ("latency1_kept", "latency64_kept")
+        f"{_spread([100 * v for v in group.values(name)], 0)} %" if group.has(name) else ""
+        for name in ("latency1_kept", "latency64_kept")
     ]
 
 

@@ -45,7 +45,7 @@ def _main(argv: Sequence[str] | None) -> None:
                 policy_folder = saved / f"{policy}-policy"
                 run_decore(
                     trained, plans[penalty], saved / label, policy_folder, command=command, force=args.force,
-                    tensorboard=args.tensorboard, say=say,
+                    tensorboard=args.tensorboard, say=say, latency=not args.no_latency,
                 )  # fmt: skip
                 if args.plots and is_main():
                     agents = read_policy(trained, policy_folder).agents

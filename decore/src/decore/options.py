@@ -65,7 +65,7 @@ class Plan:
     def policy_identity(self) -> dict[str, Any]:
         """All that the policy phase's result depends on, besides network and data."""
         return {
-            **asdict(self.policy), "recipe": asdict(self.policy_recipe), "auto_penalty": self.auto_penalty,
+            **asdict(self.policy), "recipe": self.policy_recipe.identity(), "auto_penalty": self.auto_penalty,
             "slack": self.slack, "pictures": self.pictures, "init": self.init, "seed": self.seed,
         }  # fmt: skip
 
@@ -74,7 +74,7 @@ class Plan:
         cut = {
             name: getattr(self, name) for name in ("threshold", "target_macs", "round_to", "refresh", "distill", "seed")
         }
-        return {**cut, "finetune": asdict(self.recipe), "policy": self.policy_identity()}
+        return {**cut, "finetune": self.recipe.identity(), "policy": self.policy_identity()}
 
     def policy_pictures(self, train: ImageSet) -> ImageSet:
         """A stratified part of the training pictures, drawn by the seed."""
@@ -129,6 +129,7 @@ def add_prune_options(parser: argparse.ArgumentParser) -> None:
         help="what a wrong decision costs; several give a run each and a plot of the front; 'auto' fits it, see --slack",
     )  # fmt: skip
     add_training_options(parser, RECIPE)
+    parser.add_argument("--no-latency", action="store_true", help="do not measure latency")
     group = parser.add_argument_group("phases")
     group.add_argument(
         "--policy-epochs", type=int, default=None,
@@ -193,7 +194,7 @@ def plan_from_options(args: argparse.Namespace, penalty: float | str) -> Plan:
     rate = args.learning_rate if args.finetune_learning_rate is None else args.finetune_learning_rate
     return Plan(
         policy=policy_options(args, penalty, args.freeze),
-        # hooks come and go with every batch, which torch.compile does not like: it compiles fine-tuning only
+        # hooks read masks that change with every batch, which torch.compile does not like: it compiles fine-tuning only
         policy_recipe=training_options(
             args, epochs=policy_epochs, schedule=args.policy_schedule, augment=not args.no_augment, compile=False
         ),

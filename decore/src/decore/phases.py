@@ -21,7 +21,7 @@ from common.log import Say, epochs_said
 from common.measure import evaluate
 from common.runs import LOG, METRICS, Run, open_run
 from common.trained import Trained, say_result
-from common.training import Hooks, fit
+from common.training import Hooks, best_test_top1, fit
 from decore.agents import Agents
 from decore.cut import kept_channels, meet_target
 from decore.distill import distillation
@@ -229,7 +229,7 @@ def cut_and_fine_tune(
             "epochs": plan.recipe.epochs,
             "least_weight": least,
             "kept": {name: f"{len(indices)}/{sizes[name]}" for name, indices in kept.items()},
-            "best_test_top1": max((row["test_top1"] for row in rows), default=None),
+            "best_test_top1": best_test_top1(rows),
         }
         run.finish({**sides, **details})
     barrier()

@@ -14,7 +14,7 @@ from common.errors import UserError
 from common.log import Say, log_to
 from common.runs import describe_environment, open_run
 from common.trained import Trained
-from common.training import TrainOptions
+from common.training import TrainOptions, add_running_options, running_options
 from redundancy_graph.generate import generate, settings_of
 from redundancy_graph.options import (
     PACKAGE,
@@ -78,6 +78,8 @@ def build_parser(script: Script) -> cli.Parser:
         "--generate", action="store_true", help="make prune info that is missing; --target-macs always does"
     )
     parser.add_argument("--tensorboard", default=None, help="folder for TensorBoard")
+    parser.add_argument("--no-latency", action="store_true", help="do not measure latency")
+    add_running_options(parser)
     return parser
 
 
@@ -107,7 +109,7 @@ def _main(script: Script, argv: Sequence[str] | None) -> None:
                 )  # fmt: skip
                 fine_tune(
                     run, subject, trained, kept, recipe, seed=args.seed, command=command, tensorboard=args.tensorboard,
-                    say=say,
+                    say=say, latency=not args.no_latency,
                 )  # fmt: skip
             if args.plots and is_main():
                 _draw(Path(args.saved_dir), subject.name, say)
@@ -118,7 +120,7 @@ def recipe_of(args: argparse.Namespace) -> TrainOptions:
     return TrainOptions(
         epochs=args.epochs, batch_size=args.batch_size, learning_rate=args.learning_rate, momentum=args.momentum,
         weight_decay=args.weight_decay, schedule="multi-step", milestones=milestones(args.epochs, args.adjust), gamma=0.1,
-        amp=args.amp, compile=args.compile,
+        amp=args.amp, compile=args.compile, **running_options(args),
     )  # fmt: skip
 
 

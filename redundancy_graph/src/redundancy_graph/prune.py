@@ -16,7 +16,7 @@ from common.errors import UserError
 from common.log import Say, epochs_said
 from common.runs import LOG, METRICS, Run
 from common.trained import Trained, say_result
-from common.training import Hooks, TrainOptions, fit
+from common.training import Hooks, TrainOptions, best_test_top1, fit
 from redundancy_graph.decide import kept_channels
 from redundancy_graph.names import tensors_to_authors
 from redundancy_graph.prune_info import match_prune_info, read_prune_info
@@ -76,7 +76,7 @@ def fine_tune(
             say_epochs(rows, say)
             say_result(label, sides, say)
             save_flat_weights(run, subject)
-            best = max((row["test_top1"] for row in rows), default=None)
+            best = best_test_top1(rows)
             details = {
                 "label": f"redundancy graph {label}",
                 "command": command,
@@ -105,9 +105,10 @@ def save_flat_weights(run: Run, subject: Subject, replace: bool = True) -> Path:
 def say_epochs(rows: Sequence[Mapping[str, Any]], say: Say) -> None:
     """The log of the epochs, as the seed writes it."""
     for row in rows:
+        tested = "" if row.get("test_top1") is None else f" test acc@1 {row['test_top1']:.2f}"
         say(
             f"epoch [{row['epoch']:02d}/{len(rows):02d}] time {row['seconds']:.1f} s lr {row['learning_rate']:g}"
-            f" train loss {row['train_loss']:.4f} prec@1 {row['train_top1']:.2f} test acc@1 {row['test_top1']:.2f}"
+            f" train loss {row['train_loss']:.4f} prec@1 {row['train_top1']:.2f}{tested}"
         )
 
 

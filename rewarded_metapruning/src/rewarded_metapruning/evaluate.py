@@ -26,7 +26,7 @@ from common.log import Say
 from common.measure import measure_files
 from common.results import markdown_table, padded
 from common.runs import open_run
-from common.training import Hooks, TrainOptions, fit
+from common.training import Hooks, TrainOptions, best_test_top1, fit
 from rewarded_metapruning.cost import CONV_LINEAR, MILLION, PAPER, named_nev, space_cost
 from rewarded_metapruning.evolution import Breeder, Budget, Plan
 from rewarded_metapruning.files import read_pruning_net, write_flat
@@ -167,7 +167,7 @@ def run_contender(
             )  # fmt: skip
             read_back = load_result(run.model_path, space)
             sides["compressed"]["macs_paper"] = count_cost(read_back, data.input_shape, PAPER).macs
-            best = max((row["test_top1"] for row in rows), default=None)
+            best = best_test_top1(rows)
             role = {"role": contender.role, "nev": list(contender.nev), "init": options.get("init", "scratch")}
             run.finish({**sides, **role, "epochs": recipe.epochs, "best_test_top1": best})
         barrier()

@@ -1,16 +1,27 @@
 """One training loop for all packages."""
 
-from common.training.loop import Hooks, cross_entropy, fit, make_optimizer
-from common.training.options import TrainOptions, add_training_options, training_options
+from common.training.loop import fit
+from common.training.options import (
+    TrainOptions,
+    add_running_options,
+    add_training_options,
+    running_options,
+    training_options,
+)
 from common.training.schedule import learning_rate
+from common.training.state import best_test_top1
+from common.training.step import Hooks, cross_entropy, make_optimizer
 
 __all__ = [
     "Hooks",
     "TrainOptions",
+    "add_running_options",
     "add_training_options",
+    "best_test_top1",
     "cross_entropy",
     "fit",
     "learning_rate",
     "make_optimizer",
+    "running_options",
     "training_options",
 ]

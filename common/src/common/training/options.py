@@ -9,11 +9,18 @@ from common.errors import UserError
 
 SCHEDULES = ("constant", "step", "multi-step", "cosine", "linear")
 OPTIMIZERS = ("sgd", "adam")
+GRAPHS = ("off", "auto")
+RUNNING = ("evaluate_every", "keep_every", "deterministic", "graph")  # how, not what is trained
 
 
 @dataclass(frozen=True)
 class TrainOptions:
-    """Epochs and milestones count epochs; learning rates are per step; batch_size is that of all processes together."""
+    """Epochs and milestones count epochs; learning rates are per step; batch_size is that of all processes together.
+
+    The last four change no result: the test set is evaluated after every ``evaluate_every``-th epoch and after the last; the
+    state is kept at most once in ``keep_every`` seconds (None: after every epoch on a CPU, else 60) and when work stops;
+    ``deterministic`` makes an interrupted run on CUDA end bit-identical; ``graph`` (off, auto) replays the step as a CUDA graph.
+    """
 
     epochs: int = 10
     batch_size: int = 128
@@ -32,6 +39,14 @@ class TrainOptions:
     amp: bool = False
     compile: bool = False
     sync_batch_norm: bool = False
+    evaluate_every: int = 1
+    keep_every: float | None = None
+    deterministic: bool = False
+    graph: str = "off"
+
+    def identity(self) -> dict[str, Any]:
+        """All that the result depends on."""
+        return {f.name: getattr(self, f.name) for f in fields(self) if f.name not in RUNNING}
 
     def __post_init__(self) -> None:
         checks = {
@@ -45,6 +60,9 @@ class TrainOptions:
             "step_size": self.step_size >= 1,
             "warmup_epochs": self.warmup_epochs >= 0,
             "label_smoothing": 0 <= self.label_smoothing < 1,
+            "evaluate_every": self.evaluate_every >= 1,
+            "keep_every": self.keep_every is None or 0 <= self.keep_every < float("inf"),
+            "graph": self.graph in GRAPHS,
         }
         for name, good in checks.items():
             if not good:
@@ -71,6 +89,27 @@ def add_training_options(parser: argparse.ArgumentParser, defaults: TrainOptions
     group.add_argument("--warmup-epochs", type=float, default=d.warmup_epochs, help="epochs of linear warm-up")
     group.add_argument("--label-smoothing", type=float, default=d.label_smoothing, help="label smoothing")
     group.add_argument("--sync-batch-norm", action="store_true", help="batch norm over all processes (CUDA)")
+    add_running_options(parser)
+
+
+def add_running_options(parser: argparse.ArgumentParser) -> None:
+    """--evaluate-every, --keep-every, --deterministic, --graph: how a training runs; they change no result."""
+    group = parser.add_argument_group("running")
+    group.add_argument(
+        "--evaluate-every", type=positive_int, default=1, metavar="N",
+        help="evaluate the test set after every N-th epoch, for the log; after the last one always",
+    )  # fmt: skip
+    group.add_argument(
+        "--keep-every", type=float, default=None, metavar="SECONDS",
+        help="write the state for resuming at most this often; after every epoch on a CPU, else every 60 seconds",
+    )  # fmt: skip
+    group.add_argument("--deterministic", action="store_true", help="on CUDA: resume bit-identical, more slowly")
+    group.add_argument("--graph", choices=GRAPHS, default="off", help="on CUDA: replay the step as a CUDA graph")
+
+
+def running_options(args: argparse.Namespace) -> dict[str, Any]:
+    """The options of :func:`add_running_options`, for :class:`TrainOptions`."""
+    return {name: getattr(args, name) for name in RUNNING if hasattr(args, name)}
 
 
 def training_options(args: argparse.Namespace, **overrides: Any) -> TrainOptions:

@@ -1,0 +1,63 @@
+"""Stop between two epochs, with the state kept: at a deadline, on SIGTERM, and on Ctrl-C where a campaign runs the command.
+
+The same command resumes later. ``COMPRESSION_DEADLINE`` in the environment is the deadline, in seconds of Unix time.
+"""
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from types import FrameType
+
+DEADLINE = "COMPRESSION_DEADLINE"
+STOPPED = 75  # exit status of a command that can be resumed (EX_TEMPFAIL)
+
+_requests: list[int] = []  # signals received while somebody looks after them
+
+
+class Stopped(KeyboardInterrupt):
+    """The work was stopped where it can be resumed. Whatever lets Ctrl-C pass lets this pass too."""
+
+
+def deadline() -> float | None:
+    """Unix time at which work has to stop; None if there is no deadline."""
+    text = os.environ.get(DEADLINE, "")
+    try:
+        return float(text) if text else None
+    except ValueError:
+        return None
+
+
+def stop_requested(seconds_needed: float = 0.0) -> bool:
+    """Whether a signal arrived, or work of so many seconds would end after the deadline."""
+    end = deadline()
+    return bool(_requests) or (end is not None and time.time() + seconds_needed > end)
+
+
+@contextmanager
+def graceful(signals: Sequence[int] = (signal.SIGTERM,)) -> Iterator[None]:
+    """Note these signals instead of ending at once; the second one ends at once. Only the main thread can."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def note(number: int, frame: FrameType | None) -> None:
+        if _requests:
+            raise KeyboardInterrupt
+        _requests.append(number)
+
+    before = {number: signal.getsignal(number) for number in signals}
+    # Who is inside another such context keeps its way of noting.
+    taken = [number for number in signals if not getattr(before[number], "graceful", False)]
+    note.graceful = True  # type: ignore[attr-defined]
+    for number in taken:
+        signal.signal(number, note)
+    try:
+        yield
+    finally:
+        for number in taken:
+            signal.signal(number, before[number])
+        if taken:
+            _requests.clear()

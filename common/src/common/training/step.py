@@ -1,0 +1,234 @@
+"""One optimizer step: mixed precision, gradient scaling, hooks, and on CUDA the whole step as a graph that is replayed."""
+
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from common.data import Batch
+from common.distributed import world_size
+from common.training.options import TrainOptions
+
+WARM_UP = 3  # eager steps before a capture: they make the optimizer's state and choose the kernels
+
+
+class Stateful(Protocol):
+    def state_dict(self) -> dict[str, Any]: ...
+    def load_state_dict(self, state: Any) -> Any: ...
+
+
+@dataclass(frozen=True)
+class Hooks:
+    """Where a method joins the loop; each is optional.
+
+    before_epoch    (epoch): samples that depend on (seed, epoch, example) need it
+    loss            (network, batch) -> (loss summed over the batch's examples, logits); default: cross-entropy
+    after_backward  before the optimizer's step: may change gradients
+    after_step      after the optimizer's step: may change parameters (masks)
+    after_epoch     (epoch) -> more columns of log.csv
+    status          () -> a few words behind the progress bar, asked for every 50 steps (500 on CUDA)
+    decays          (name, parameter) -> whether weight decay applies to it; to all if not given
+    state           what else must survive an interruption, by name
+    fixed_shapes    every step computes tensors of the same shapes, so that searching for fast kernels pays on CUDA
+    """
+
+    before_epoch: Callable[[int], None] | None = None
+    loss: Callable[[nn.Module, Batch], tuple[Tensor, Tensor]] | None = None
+    after_backward: Callable[[], None] | None = None
+    after_step: Callable[[], None] | None = None
+    after_epoch: Callable[[int], dict[str, Any]] | None = None
+    status: Callable[[], str] | None = None
+    decays: Callable[[str, nn.Parameter], bool] | None = None
+    state: Mapping[str, Stateful] = field(default_factory=dict)
+    fixed_shapes: bool = True
+
+
+class Step:
+    """One optimizer step on one batch; adds to ``loss_sum`` () float64 and ``correct`` () int64, on the device."""
+
+    def __init__(
+        self,
+        network: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        scaler: torch.amp.GradScaler,
+        options: TrainOptions,
+        hooks: Hooks,
+        device: torch.device,
+    ) -> None:
+        self.network, self.optimizer, self.scaler = network, optimizer, scaler
+        self.options, self.hooks, self.device = options, hooks, device
+        self.loss = hooks.loss or cross_entropy(options.label_smoothing)
+        self.amp_dtype = amp_dtype(device)
+        # A second, dynamic compilation for the short last batch would take longer than many epochs.
+        self.compiled = torch.compile(network, dynamic=False) if options.compile else None
+        self.compiled_size: int | None = None
+        self.loss_sum = torch.zeros((), dtype=torch.float64, device=device)
+        self.correct = torch.zeros((), dtype=torch.int64, device=device)
+        if options.amp and device.type == "cpu" and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+            warnings.warn(
+                "--amp: this CPU has no bfloat16 instructions; expect it to be about twelve times slower", stacklevel=2
+            )
+
+    def reset(self) -> None:
+        self.loss_sum.zero_()
+        self.correct.zero_()
+
+    def __call__(self, batch: Batch, rate: float) -> None:
+        for group in self.optimizer.param_groups:
+            if isinstance(group["lr"], Tensor):
+                group["lr"].fill_(rate)
+            else:
+                group["lr"] = rate
+        self.compute(batch)
+
+    def compute(self, batch: Batch, cache: bool = True) -> None:
+        """The arithmetic of a step; the learning rate is set."""
+        self.optimizer.zero_grad(set_to_none=True)  # first: the forward pass takes over the memory
+        with torch.autocast(self.device.type, dtype=self.amp_dtype, enabled=self.options.amp, cache_enabled=cache):
+            loss, logits = self.loss(self._network_for(batch), batch)
+        # data_parallel averages over processes; each holds a part of the batch, maybe not an equal one
+        self.scaler.scale(loss * (world_size() / batch.global_size)).backward()
+        if self.hooks.after_backward:
+            self.scaler.unscale_(self.optimizer)
+            self.hooks.after_backward()
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        if self.hooks.after_step:
+            self.hooks.after_step()
+        self.loss_sum += loss.detach()
+        self.correct += (logits.detach().argmax(1) == batch.labels).sum()
+
+    def _network_for(self, batch: Batch) -> nn.Module:
+        if self.compiled is None:
+            return self.network
+        if self.compiled_size is None:
+            self.compiled_size = len(batch.labels)
+        return self.compiled if len(batch.labels) == self.compiled_size else self.network  # type: ignore[return-value]
+
+
+class GraphStep(Step):
+    """A step of fixed shape on CUDA, captured once and replayed: the host launches one graph instead of hundreds of kernels.
+
+    A batch of another size, such as a short last one, is computed eagerly.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.graph: torch.cuda.CUDAGraph | None = None
+        self.held: Batch | None = None
+        self.eager_steps = 0
+        self.side = torch.cuda.Stream(self.device)
+
+    def compute(self, batch: Batch, cache: bool = True) -> None:
+        if self.graph is None and self.eager_steps < WARM_UP:
+            self.eager_steps += 1
+            self.side.wait_stream(torch.cuda.current_stream(self.device))
+            with torch.cuda.stream(self.side):
+                super().compute(batch, cache=False)
+            torch.cuda.current_stream(self.device).wait_stream(self.side)
+            return
+        if self.graph is None:
+            self._capture(batch)
+        if self.held is None or batch.labels.shape != self.held.labels.shape or self.graph is None:
+            super().compute(batch, cache=False)
+            return
+        self.held.images.copy_(batch.images)
+        self.held.labels.copy_(batch.labels)
+        self.graph.replay()
+
+    def _capture(self, batch: Batch) -> None:
+        """Record the step on copies of this batch; a capture computes nothing."""
+        self.held = batch._replace(images=batch.images.clone(), labels=batch.labels.clone())
+        self.graph = torch.cuda.CUDAGraph()
+        self.optimizer.zero_grad(set_to_none=True)
+        with torch.cuda.graph(self.graph):
+            super().compute(self.held, cache=False)
+
+
+def make_step(network, optimizer, scaler, options: TrainOptions, hooks: Hooks, device: torch.device) -> Step:
+    """A graph's step where that is asked for and possible, else an eager one."""
+    return (GraphStep if can_capture(options, hooks, device) else Step)(
+        network, optimizer, scaler, options, hooks, device
+    )
+
+
+def can_capture(options: TrainOptions, hooks: Hooks, device: torch.device) -> bool:
+    """Whether the step can be a graph: CUDA, one process, SGD without scaling, no hook inside the step."""
+    inside = (hooks.loss, hooks.after_backward, hooks.after_step)
+    wanted = options.graph == "auto" and device.type == "cuda" and options.optimizer == "sgd"
+    scaled = options.amp and wanted and amp_dtype(device) is torch.float16
+    return (
+        wanted and not scaled and not options.compile and world_size() == 1 and not any(inside) and hooks.fixed_shapes
+    )
+
+
+def cross_entropy(label_smoothing: float = 0.0) -> Callable[[nn.Module, Batch], tuple[Tensor, Tensor]]:
+    """The default loss: cross-entropy summed over the examples."""
+
+    def loss(network: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
+        logits = network(batch.images)
+        return F.cross_entropy(logits.float(), batch.labels, reduction="sum", label_smoothing=label_smoothing), logits
+
+    return loss
+
+
+def make_optimizer(
+    model: nn.Module,
+    options: TrainOptions,
+    decays: Callable[[str, nn.Parameter], bool] | None = None,
+    *,
+    fused: bool = False,
+    rate: float | Tensor | None = None,
+) -> torch.optim.Optimizer:
+    """SGD or Adam on all parameters that require gradients.
+
+    decays: to which weight decay applies; to all if None. fused: one kernel for all parameters (CUDA). rate: the learning
+    rate, a tensor where the step becomes a CUDA graph; that of ``options`` if None.
+    """
+    wanted = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+    parameters: Any = [p for _, p in wanted]
+    if decays is not None:
+        free = [p for name, p in wanted if not decays(name, p)]
+        parameters = [
+            group
+            for group in (
+                {"params": [p for name, p in wanted if decays(name, p)]},
+                {"params": free, "weight_decay": 0.0},
+            )
+            if group["params"]
+        ]
+    more: dict[str, Any] = {"fused": True} if fused else {}
+    start: Any = options.learning_rate if rate is None else rate
+    if options.optimizer == "adam":
+        return torch.optim.Adam(parameters, lr=start, weight_decay=options.weight_decay, **more)
+    nesterov = options.nesterov and options.momentum > 0
+    momentum, decay = options.momentum, options.weight_decay
+    return torch.optim.SGD(parameters, lr=start, momentum=momentum, weight_decay=decay, nesterov=nesterov, **more)
+
+
+def amp_dtype(device: torch.device) -> torch.dtype:
+    """bfloat16, or float16 on a GPU that only emulates bfloat16."""
+    if device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
+        return torch.float16
+    return torch.bfloat16
+
+
+@contextmanager
+def cuda_settings(options: TrainOptions, hooks: Hooks, device: torch.device) -> Iterator[None]:
+    """Search for the fastest convolutions if shapes are fixed, or deterministic algorithms if asked for; restored at the end."""
+    if device.type != "cuda":
+        yield
+        return
+    before = torch.backends.cudnn.benchmark, torch.are_deterministic_algorithms_enabled()
+    torch.backends.cudnn.benchmark = hooks.fixed_shapes and not options.deterministic
+    torch.use_deterministic_algorithms(options.deterministic or before[1], warn_only=True)
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.benchmark = before[0]
+        torch.use_deterministic_algorithms(before[1])

@@ -1,0 +1,201 @@
+"""Deadlines, signals and what is written when: a training stops between two epochs and resumes bit-identical."""
+
+import os
+import signal
+import threading
+import time
+from dataclasses import replace
+
+import pytest
+import torch
+
+from common import cli, runs, train
+from common.data import load_dataset
+from common.interruption import DEADLINE, STOPPED, Stopped, graceful, stop_requested
+from common.models import create_model
+from common.runs import LOG, STATE
+from common.training import Hooks, TrainOptions, best_test_top1, fit
+from common.training.step import Step, can_capture, make_optimizer
+
+OPTIONS = TrainOptions(epochs=3, batch_size=100, learning_rate=0.05)
+
+
+@pytest.fixture(scope="module")
+def few():
+    return load_dataset("digits").train.subset(torch.arange(200))
+
+
+def small() -> torch.nn.Module:
+    torch.manual_seed(0)
+    return create_model("lenet5", in_channels=3, image_size=32)
+
+
+def bits(model: torch.nn.Module) -> torch.Tensor:
+    return torch.cat([t.double().flatten() for t in model.state_dict().values()])
+
+
+def test_training_stops_before_an_epoch_that_the_deadline_cuts_and_resumes(few, tmp_path, monkeypatch):
+    whole, stopped = small(), small()
+    fit(whole, few, OPTIONS, folder=tmp_path / "whole")
+    monkeypatch.setenv(DEADLINE, str(time.time() - 1))
+    with pytest.raises(Stopped, match="stopped after epoch 1 of 3"):
+        fit(stopped, few, OPTIONS, folder=tmp_path / "stopped")
+    with pytest.raises(Stopped, match="stopped after epoch 2 of 3"):
+        fit(small(), few, OPTIONS, folder=tmp_path / "stopped")
+    monkeypatch.delenv(DEADLINE)
+    resumed = small()
+    assert [row["epoch"] for row in fit(resumed, few, OPTIONS, folder=tmp_path / "stopped")] == [1, 2, 3]
+    assert torch.equal(bits(resumed), bits(whole)) and not torch.equal(bits(resumed), bits(stopped))
+
+
+def test_last_epoch_is_not_stopped(few, tmp_path, monkeypatch):
+    monkeypatch.setenv(DEADLINE, str(time.time() - 1))
+    assert len(fit(small(), few, replace(OPTIONS, epochs=1), folder=tmp_path)) == 1
+
+
+def test_an_epoch_that_would_end_after_the_deadline_is_not_started(monkeypatch):
+    monkeypatch.setenv(DEADLINE, str(time.time() + 100))
+    assert not stop_requested() and not stop_requested(50) and stop_requested(150)
+    monkeypatch.setenv(DEADLINE, "tomorrow")
+    assert not stop_requested(1e9)
+
+
+def test_sigterm_keeps_the_state_after_the_current_epoch(few, tmp_path):
+    epochs = []
+
+    def after_epoch(epoch: int) -> dict:
+        epochs.append(epoch)
+        if epoch == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return {}
+
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(Stopped):
+        fit(small(), few, replace(OPTIONS, keep_every=1000), folder=tmp_path, hooks=Hooks(after_epoch=after_epoch))
+    assert epochs == [0, 1] and (tmp_path / STATE).is_file()
+    assert signal.getsignal(signal.SIGTERM) is before and not stop_requested()
+
+
+def test_a_second_signal_ends_at_once():
+    with pytest.raises(KeyboardInterrupt), graceful((signal.SIGTERM,)), graceful((signal.SIGTERM,)):
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert stop_requested()
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(5)
+    assert not stop_requested()
+
+
+def test_other_threads_leave_signals_alone():
+    before, seen = signal.getsignal(signal.SIGTERM), []
+
+    def work() -> None:
+        with graceful():
+            seen.append(signal.getsignal(signal.SIGTERM))
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert seen == [before]
+
+
+def test_a_stopped_command_says_that_it_resumes(capsys):
+    def body(argv):
+        raise Stopped("stopped after epoch 1 of 3")
+
+    assert cli.run(body) == STOPPED == 75
+    assert capsys.readouterr().err == "stopped after epoch 1 of 3; the same command resumes\n"
+
+
+def test_state_is_written_at_most_once_in_so_many_seconds(few, tmp_path, monkeypatch):
+    writes = []
+    real = torch.save
+    monkeypatch.setattr(torch, "save", lambda content, file: (writes.append(len(content["rows"])), real(content, file)))
+    for every, expected in ((None, [1, 2, 3]), (0, [1, 2, 3]), (1000, [3])):
+        writes.clear()
+        folder = tmp_path / str(every)
+        fit(small(), few, replace(OPTIONS, keep_every=every), folder=folder)
+        assert writes == expected and len((folder / LOG).read_text().splitlines()) == 4
+
+
+def test_test_set_is_evaluated_every_few_epochs_and_after_the_last(few, tmp_path):
+    rows = fit(small(), few, replace(OPTIONS, epochs=5, evaluate_every=2), test=few, folder=tmp_path)
+    assert [row["test_top1"] is not None for row in rows] == [False, True, False, True, True]
+    assert best_test_top1(rows) == max(row["test_top1"] for row in (rows[1], rows[3], rows[4]))
+    assert best_test_top1([]) is None
+    assert (tmp_path / LOG).read_text().splitlines()[1].count(",,") == 1  # two empty cells
+
+
+def test_train_command_resumes_with_other_running_options_and_without_latency(tmp_path, monkeypatch, capsys):
+    words = ["--dataset", "digits", "--arch", "lenet5", "--epochs", "2", "--threads", "1", "--out", str(tmp_path)]
+    monkeypatch.setenv(DEADLINE, str(time.time() - 1))
+    assert train.main([*words, "--no-latency"]) == STOPPED
+    monkeypatch.delenv(DEADLINE)
+    assert train.main([*words, "--no-latency", "--evaluate-every", "5", "--keep-every", "9", "--deterministic"]) == 0
+    metrics = runs.read_json(tmp_path / "metrics.json")
+    assert "latency_ms" not in metrics["baseline"] and metrics["baseline"]["top1"] > 20
+
+
+def test_commit_comes_from_the_environment_where_there_is_no_git(monkeypatch):
+    def fail(*_, **__):
+        raise OSError
+
+    monkeypatch.setattr(runs.subprocess, "run", fail)
+    monkeypatch.delenv(runs.COMMIT, raising=False)
+    assert runs.git_commit() is None
+    monkeypatch.setenv(runs.COMMIT, "0123456789ab")
+    assert runs.git_commit() == "0123456789ab"
+
+
+# --- faults of the loop on CUDA, by the number of their list, where a stand-in shows them
+
+
+def test_fault_5_a_short_last_batch_is_not_compiled(few, monkeypatch):
+    compiled = []
+
+    def compile_network(network, dynamic=None):
+        assert dynamic is False
+
+        def call(images):
+            compiled.append(len(images))
+            return network(images)
+
+        return call
+
+    monkeypatch.setattr(torch, "compile", compile_network)
+    fit(small(), few, replace(OPTIONS, epochs=1, batch_size=64, compile=True))
+    assert compiled == [64, 64, 64]  # of 200: the last 8 are computed by the network itself
+
+
+def test_fault_14_emulated_bfloat16_does_not_count(monkeypatch):
+    from common.training.step import amp_dtype
+
+    asked = []
+
+    def supported(including_emulation=True):
+        asked.append(including_emulation)
+        return including_emulation
+
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", supported)
+    assert amp_dtype(torch.device("cuda")) is torch.float16 and asked == [False]
+    assert amp_dtype(torch.device("cpu")) is torch.bfloat16
+
+
+def test_fault_17_learning_rate_of_a_captured_step_is_a_tensor_that_is_filled(few):
+    model = small()
+    rate = torch.tensor(0.1)
+    optimizer = make_optimizer(model, OPTIONS, rate=rate)
+    step = Step(model, optimizer, torch.amp.GradScaler("cpu", enabled=False), OPTIONS, Hooks(), torch.device("cpu"))
+    batch = next(few.batches(100))
+    step(batch, 0.025)
+    assert optimizer.param_groups[0]["lr"] is rate and float(rate) == pytest.approx(0.025)
+
+
+def test_a_graph_is_captured_only_where_the_step_allows_it():
+    cuda, auto = torch.device("cuda"), replace(OPTIONS, graph="auto")
+    assert can_capture(auto, Hooks(), cuda)
+    assert not can_capture(OPTIONS, Hooks(), cuda)
+    assert not can_capture(auto, Hooks(), torch.device("cpu"))
+    assert not can_capture(replace(auto, optimizer="adam"), Hooks(), cuda)
+    assert not can_capture(replace(auto, compile=True), Hooks(), cuda)
+    assert not can_capture(auto, Hooks(after_step=lambda: None), cuda)
+    assert not can_capture(auto, Hooks(fixed_shapes=False), cuda)
