@@ -186,5 +186,6 @@ def test_a_cuda_device_gives_the_same_bits_as_the_cpu():
         for here, there in zip(
             image_set.batches(32, **options), image_set.batches(32, device="cuda", **options), strict=True
         ):
-            assert there.images.is_cuda and there.labels.is_cuda and there.indices.device.type == "cpu"
+            assert there.images.is_cuda and there.labels.is_cuda and there.indices.is_cuda
+            assert torch.equal(here.indices, there.indices.cpu())
             assert torch.equal(here.images, there.images.cpu()) and torch.equal(here.labels, there.labels.cpu())

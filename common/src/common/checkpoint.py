@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from common.atomic import atomic_file
+from common.atomic import atomic_file, write_json
 from common.errors import UserError
 from common.models import PadShortcut, checked_arguments, is_known, skeleton
 from common.replaced import build_replaced, replaced_layers
@@ -25,6 +25,10 @@ from common.tensor_files import read_tensor_file
 FORMAT = "compression-papers-1"
 HEADER_LIMIT = 16 * 2**20  # bytes of JSON in front of the tensors
 SIZE_LIMIT = 8 * 2**30
+HALF = "half"  # in the header: names of tensors that were rounded to float16
+INDEX = ".index.json"  # behind the name of a checkpoint that lies in several files
+SHARDS_LIMIT = 1000
+SHARD_HEADER = 64 * 2**10  # bytes of a file of tensors beside them
 
 
 def save_model(
@@ -66,7 +70,9 @@ def save_model(
 
 
 def load_model(path: Path | str, factory: Callable[[], nn.Module] | None = None) -> nn.Module:
-    """The saved network in eval mode, equal to the bit; its header is at ``model.checkpoint_header``.
+    """The saved network in eval mode, bit-identical; its header is at ``model.checkpoint_header``.
+
+    path: a safetensors file, or the ``.index.json`` of a network in several files (:func:`write_half`).
 
     factory: builds the unpruned network where the file names no architecture of the registry. Raises UserError for a
     file that is damaged, not ours, or does not fit the network.
@@ -82,7 +88,7 @@ def load_model(path: Path | str, factory: Callable[[], nn.Module] | None = None)
 
 def read_checkpoint(path: Path | str) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """(header, tensors) of a file of ours, checked: format, types, checksum. Raises UserError."""
-    metadata, tensors = _read_safetensors(path)
+    metadata, tensors = _read_shards(Path(path)) if str(path).endswith(INDEX) else _read_safetensors(path)
     try:
         header = json.loads(metadata["compression_papers"])
         if header["format"] != FORMAT:
@@ -96,7 +102,52 @@ def read_checkpoint(path: Path | str) -> tuple[dict[str, Any], dict[str, Tensor]
         ) from error
     if digest != _digest(tensors):
         raise UserError(f"{path} is damaged: its tensors do not match their checksum")
+    for name in (
+        header.pop(HALF, None) or []
+    ):  # stored in half precision to save space; computed with in single precision
+        if not isinstance(name, str) or name not in tensors or tensors[name].dtype is not torch.float16:
+            raise UserError(f"{path} is damaged: its list of tensors in half precision is wrong")
+        tensors[name] = tensors[name].float()
     return header, tensors
+
+
+def write_half(source: Path | str, target: Path | str, shard_bytes: int | None = None) -> list[Path]:
+    """Write a checkpoint again with its weights rounded to float16; it is read as float32. Returns the files written.
+
+    Vectors (biases, batch norm) and buffers stay as they are. shard_bytes: a larger network becomes several safetensors files
+    of at most this size beside the index ``<target>.index.json``, which :func:`load_model` reads.
+    """
+    header, tensors = read_checkpoint(source)
+    half = [n for n, t in tensors.items() if t.dtype is torch.float32 and t.dim() >= 2]
+    tensors |= {name: tensors[name].half() for name in half}
+    record = json.dumps({**header, HALF: half, "sha256": _digest(tensors)})
+    target = Path(target)
+    parts = _parts(tensors, shard_bytes)
+    if len(parts) == 1:
+        with atomic_file(target) as temporary:
+            save_file(_unshared(tensors), temporary, metadata={"compression_papers": record})
+        return [target]
+    names = [f"{target.stem}-{i + 1:05}-of-{len(parts):05}{target.suffix}" for i in range(len(parts))]
+    for name, part in zip(names, parts, strict=True):
+        with atomic_file(target.with_name(name)) as temporary:
+            save_file(_unshared({key: tensors[key] for key in part}), temporary)
+    places = {key: name for name, part in zip(names, parts, strict=True) for key in part}
+    index = target.with_name(target.name + INDEX)
+    write_json(index, {"metadata": {"compression_papers": record}, "weight_map": places})
+    return [*(target.with_name(name) for name in names), index]
+
+
+def _parts(tensors: Mapping[str, Tensor], limit: int | None) -> list[list[str]]:
+    """Names of tensors in parts of at most ``limit`` bytes; a larger tensor is a part of its own."""
+    parts: list[list[str]] = [[]]
+    size = 0
+    for name, tensor in tensors.items():
+        if parts[-1] and limit is not None and size + tensor.nbytes > limit - SHARD_HEADER:
+            parts.append([])
+            size = 0
+        parts[-1].append(name)
+        size += tensor.nbytes
+    return parts
 
 
 def load_weights(model: nn.Module, path: Path | str) -> nn.Module:
@@ -208,6 +259,31 @@ def _read_safetensors(path: Path | str) -> tuple[dict[str, str], dict[str, Tenso
             return dict(file.metadata() or {}), {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
     except (safetensors.SafetensorError, ValueError, TypeError) as error:
         raise UserError(f"{path} is not a whole safetensors file: {error}") from error
+
+
+def _read_shards(index: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
+    """Metadata and tensors of a checkpoint in several files of one folder."""
+    _check_file(index)
+    try:
+        if index.stat().st_size > HEADER_LIMIT:
+            raise ValueError
+        content = json.loads(index.read_text(encoding="utf-8"))
+        metadata, places = content["metadata"], content["weight_map"]
+        files = sorted(set(places.values()))
+        plain = all(isinstance(name, str) and Path(name).name == name for name in files)
+        if not plain or len(files) > SHARDS_LIMIT or not all(isinstance(v, str) for v in metadata.values()):
+            raise ValueError
+    except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
+        raise UserError(f"{index} is not the index of a checkpoint in several files") from error
+    tensors: dict[str, Tensor] = {}
+    for file in files:
+        found = _read_safetensors(index.with_name(file))[1]
+        if any(places.get(name) != file for name in found):
+            raise UserError(f"{index}: {file} holds other tensors than the index says")
+        tensors |= found
+    if len(tensors) != len(places):
+        raise UserError(f"{index}: a tensor is in none of its files")
+    return metadata, tensors
 
 
 def _check_file(path: Path) -> None:

@@ -1,6 +1,8 @@
 """Where the arithmetic runs: device and thread count."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 
@@ -30,6 +32,26 @@ def choose_device(name: str = "auto") -> torch.device:
 def local_device() -> torch.device:
     """The CUDA device of this process: under torchrun one per local rank, else the current one."""
     return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)) % torch.cuda.device_count())
+
+
+@contextmanager
+def exact_float32() -> Iterator[None]:
+    """Compute in float32 where CUDA would round inputs to TensorFloat-32 (10 bits of mantissa); restore the settings.
+
+    Convolutions do that by default, so values measured without this differ from the CPU's in the fourth digit.
+    """
+    if not torch.cuda.is_available():
+        yield
+        return
+    places = (torch.backends.cudnn.conv, torch.backends.cudnn.rnn, torch.backends.cuda.matmul)
+    before = [place.fp32_precision for place in places]
+    try:
+        for place in places:
+            place.fp32_precision = "ieee"
+        yield
+    finally:
+        for place, precision in zip(places, before, strict=True):
+            place.fp32_precision = precision
 
 
 def set_threads(threads: int | None) -> int:

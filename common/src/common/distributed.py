@@ -1,4 +1,4 @@
-"""Several processes under torchrun: who am I, and data-parallel training (NCCL on CUDA, gloo elsewhere)."""
+"""Several processes under torchrun: who am I, and data-parallel training (NCCL with a GPU for each, else gloo)."""
 
 import os
 from collections.abc import Iterator
@@ -35,11 +35,17 @@ def process_group(device: torch.device) -> Iterator[None]:
         return
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    nccl = device.type == "cuda" and _local_processes() <= torch.cuda.device_count()
+    dist.init_process_group("nccl" if nccl else "gloo", device_id=device if nccl else None)
     try:
         yield
     finally:
         dist.destroy_process_group()
+
+
+def _local_processes() -> int:
+    """Processes on this machine. NCCL refuses two on one GPU; gloo, which copies through the host, does not."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", os.environ["WORLD_SIZE"]))
 
 
 def data_parallel(model: nn.Module, device: torch.device, sync_batch_norm: bool = False) -> nn.Module:

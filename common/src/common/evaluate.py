@@ -24,7 +24,9 @@ def _main(argv: Sequence[str] | None) -> None:
     add_model_options(parser)
     cli.add_data_options(parser)
     cli.add_run_options(parser)
-    parser.add_argument("--batch-size", type=cli.positive_int, default=250, help="pictures per step")
+    parser.add_argument(
+        "--batch-size", type=cli.positive_int, default=None, help="images per step; 250, on CUDA up to 2000"
+    )
     parser.add_argument("--json", default=None, help="write the figures to this file too")
     parser.add_argument("--no-latency", action="store_true", help="do not measure latency")
     args = parser.parse_args(argv)

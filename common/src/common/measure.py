@@ -15,10 +15,12 @@ from tqdm import tqdm
 from common.checkpoint import load_model
 from common.cost import count_cost
 from common.data import DataBundle, ImageSet
+from common.device import exact_float32
 from common.errors import UserError
 
 LATENCY_BATCHES = (1, 64)
 LATENCY_REPEATS = 9
+BATCH_SIZE, BATCH_SIZE_ON_CUDA = 250, 2000  # of evaluation; the latter for images of 32 x 32 pixels or fewer
 
 
 @dataclass(frozen=True)
@@ -38,32 +40,49 @@ def evaluate(
     images: ImageSet,
     *,
     device: torch.device | str = "cpu",
-    batch_size: int = 250,
+    batch_size: int | None = None,
     workers: int = 2,
     reference: Tensor | None = None,
 ) -> Accuracy:
-    """Accuracy in eval mode (the mode is put back) on all examples; ``reference``: another network's decisions (N,)."""
+    """Measure accuracy in eval mode on all images and restore the model's training mode.
+
+    Nothing waits for the device until the last batch: there is one transfer at the end. Float32 is exact.
+
+    Args:
+        images: Images with labels.
+        batch_size: Images per batch; if None 250, on CUDA up to 2000.
+        reference: Class predictions of another network, shape (N,). If given, ``agreement`` is the percentage of images
+            on which both networks predict the same class.
+    """
+    batch_size = batch_size or _batch_size(images, torch.device(device))
     modes = {module: module.training for module in model.modules()}
     model.eval()
-    top1 = top5 = count = 0
-    loss = 0.0
+    sums = torch.zeros(3, dtype=torch.float64, device=device)  # loss, hits among the first, hits among the first five
     predictions = []
     batches = images.batches(batch_size, device=device, workers=workers, channels_last=True)
     total = -(-len(images) // batch_size)
-    for batch in tqdm(batches, total=total, desc="evaluate", disable=None, leave=False):
-        logits = model(batch.images).float()
-        ranked = logits.topk(min(5, logits.shape[1]), dim=1).indices
-        hits = ranked == batch.labels[:, None]
-        top1 += int(hits[:, 0].sum())
-        top5 += int(hits.sum())
-        loss += float(F.cross_entropy(logits, batch.labels, reduction="sum"))
-        count += len(batch.labels)
-        predictions.append(ranked[:, 0].cpu())
+    with exact_float32():
+        for batch in tqdm(batches, total=total, desc="evaluate", disable=None, leave=False):
+            logits = model(batch.images).float()
+            ranked = logits.topk(min(5, logits.shape[1]), dim=1).indices
+            hits = ranked == batch.labels[:, None]
+            loss = F.cross_entropy(logits, batch.labels, reduction="sum")
+            sums += torch.stack([loss.double(), hits[:, 0].sum().double(), hits.sum().double()])
+            predictions.append(ranked[:, 0])
     for module, mode in modes.items():
         module.training = mode
-    decisions = torch.cat(predictions)
+    found = torch.cat([sums, *(part.double() for part in predictions)]).cpu()
+    decisions, count = found[3:].long(), len(found) - 3
+    total_loss, top1, top5 = found[:3].tolist()
     agreement = None if reference is None else 100.0 * float((decisions == reference).double().mean())
-    return Accuracy(100.0 * top1 / count, 100.0 * top5 / count, loss / count, decisions, agreement)
+    return Accuracy(100.0 * top1 / count, 100.0 * top5 / count, total_loss / count, decisions, agreement)
+
+
+def _batch_size(images: ImageSet, device: torch.device) -> int:
+    if device.type != "cuda":
+        return BATCH_SIZE
+    _, height, width = images.image_shape
+    return min(BATCH_SIZE_ON_CUDA, max(BATCH_SIZE, BATCH_SIZE_ON_CUDA * 32 * 32 // (height * width)))
 
 
 def latency_ms(

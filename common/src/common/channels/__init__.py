@@ -5,7 +5,7 @@ The only place that imports torch-pruning, whose dependency graph (Fang et al. 2
 
 from common.channels.cut import keep_channels
 from common.channels.groups import ChannelGroup, channel_groups
-from common.channels.mask import masked
+from common.channels.mask import Masking, masked
 from common.channels.select import top_channels
 
-__all__ = ["ChannelGroup", "channel_groups", "keep_channels", "masked", "top_channels"]
+__all__ = ["ChannelGroup", "Masking", "channel_groups", "keep_channels", "masked", "top_channels"]

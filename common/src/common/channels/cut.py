@@ -10,6 +10,7 @@ from common.channels.groups import ChannelGroup, groups_of_traces
 from common.channels.mask import masked
 from common.channels.select import rounded, top_channels
 from common.channels.trace import CONVOLUTIONS, Touch, trace
+from common.device import exact_float32
 from common.errors import UserError
 from common.models.shortcut import PadShortcut
 
@@ -183,7 +184,7 @@ def _difference(model, smaller, batch, groups, kept) -> tuple[float, float]:
     for name, indices in kept.items():
         masks[name] = torch.zeros(groups[name].size, device=batch.device, dtype=batch.dtype)
         masks[name][indices] = 1
-    with _eval_mode(model), _eval_mode(smaller), masked(model, list(groups.values()), masks):
+    with exact_float32(), _eval_mode(model), _eval_mode(smaller), masked(model, list(groups.values()), masks):
         expected = _tensors(model(batch))
         try:
             actual = _tensors(smaller(batch))

@@ -1,6 +1,6 @@
 """Masking at the consumers' inputs: what removal looks like before anything is removed."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -8,93 +8,118 @@ from torch import Tensor, nn
 
 from common.channels.groups import ChannelGroup
 
-Columns = dict[tuple[str, tuple[str, ...], int, torch.device], Tensor | None]
+Reads = list[tuple[int, list[list[int]]]]  # (first column of a group, input positions of each of its channels)
 
 
 @contextmanager
-def masked(
-    model: nn.Module, groups: Sequence[ChannelGroup], masks: Mapping[str, Tensor], columns: Columns | None = None
-) -> Iterator[nn.Module]:
+def masked(model: nn.Module, groups: Sequence[ChannelGroup], masks: Mapping[str, Tensor]) -> Iterator[nn.Module]:
     """Within this context every consumer reads its input times the masks of the groups it reads.
 
     masks: by group name, shape (C,) for all examples or (N, C) for one mask per example; groups without a mask are left
-    alone. Removing the channels whose mask is 0 gives the same outputs. columns: a dictionary that is kept from call to call for the
-    same groups; where each consumer's inputs come from is then found out once and not at every step.
+    alone. Removing the channels whose mask is 0 gives the same outputs. :class:`Masking` does the same step after step.
     """
-    modules = dict(model.named_modules())
-    known: Columns = {} if columns is None else columns
-    handles = []
+    masking = Masking(model, [group for group in groups if group.name in masks])
     try:
-        for consumer, reads in _reads_by_consumer(groups, masks).items():
-            hook = _multiply_input(consumer, modules[consumer], reads, masks, known)
-            handles.append(modules[consumer].register_forward_pre_hook(hook))
-        yield model
+        with masking.applied(masks):
+            yield model
     finally:
-        for handle in handles:
+        masking.remove()
+
+
+class Masking:
+    """Hooks on the consumers of these groups, which stay until :meth:`remove`; between masks they change nothing.
+
+    Which mask each input position reads is found once, and the masks are cast once per forward pass.
+    """
+
+    def __init__(self, model: nn.Module, groups: Sequence[ChannelGroup]) -> None:
+        self.groups = list(groups)
+        self._masks: Tensor | None = None  # (C,) or (N, C), all groups side by side
+        self._cast: dict[tuple[torch.device, torch.dtype], Tensor] = {}
+        modules = dict(model.named_modules())
+        self._handles = [
+            modules[consumer].register_forward_pre_hook(self._multiply_input(reads))
+            for consumer, reads in _reads_by_consumer(self.groups).items()
+        ]
+
+    @contextmanager
+    def applied(self, masks: Mapping[str, Tensor] | Tensor) -> Iterator[None]:
+        """Within this context the masks of all groups: by name, or side by side, (C,) or (N, C)."""
+        before = self._masks
+        self._set(masks if isinstance(masks, Tensor) else _side_by_side([masks[group.name] for group in self.groups]))
+        try:
+            yield
+        finally:
+            self._set(before)
+
+    def remove(self) -> None:
+        """Take the hooks off the network."""
+        for handle in self._handles:
             handle.remove()
 
+    def _set(self, masks: Tensor | None) -> None:
+        self._masks = masks
+        self._cast.clear()
 
-def _reads_by_consumer(groups, masks) -> dict[str, list[tuple[str, list[list[int]]]]]:
-    reads: dict[str, list[tuple[str, list[list[int]]]]] = {}
+    def _multiply_input(self, reads: Reads) -> Callable[[nn.Module, tuple[Tensor, ...]], tuple[Tensor, ...] | None]:
+        indices: dict[tuple[int, torch.device], Tensor | None] = {}
+
+        def hook(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
+            if self._masks is None:
+                return None
+            x = inputs[0]
+            dim = x.dim() - 1 if isinstance(module, nn.Linear) else 1
+            width, total = x.shape[dim], self._masks.shape[-1]
+            if (width, x.device) not in indices:
+                indices[width, x.device] = _column_of_position(reads, width, total, x.device)
+            index = indices[width, x.device]
+            columns = self._columns_as(x)
+            mask = columns.narrow(-1, reads[0][0], width) if index is None else columns.index_select(-1, index)
+            shape = [1] * x.dim()
+            shape[dim] = width
+            if mask.dim() == 2:
+                shape[0] = x.shape[0]
+            return (x * mask.view(shape), *inputs[1:])
+
+        return hook
+
+    def _columns_as(self, x: Tensor) -> Tensor:
+        """The masks of an input's device and type, with a last column of ones for positions that no group covers."""
+        key = (x.device, x.dtype)
+        if key not in self._cast:
+            assert self._masks is not None
+            there = self._masks.to(device=x.device, dtype=x.dtype)
+            self._cast[key] = torch.cat([there, torch.ones_like(there[..., :1])], dim=-1)
+        return self._cast[key]
+
+
+def _side_by_side(masks: Sequence[Tensor]) -> Tensor:
+    if not masks:
+        return torch.ones(0)
+    examples = [len(mask) for mask in masks if mask.dim() == 2]
+    return torch.cat([mask.expand(examples[0], -1) for mask in masks] if examples else list(masks), dim=-1)
+
+
+def _reads_by_consumer(groups: Sequence[ChannelGroup]) -> dict[str, Reads]:
+    reads: dict[str, Reads] = {}
+    first = 0
     for group in groups:
-        if group.name in masks:
-            for consumer, positions in group.consumers:
-                reads.setdefault(consumer, []).append((group.name, positions))
+        for consumer, positions in group.consumers:
+            reads.setdefault(consumer, []).append((first, positions))
+        first += group.size
     return reads
 
 
-def _multiply_input(
-    consumer: str,
-    module: nn.Module,
-    reads: list[tuple[str, list[list[int]]]],
-    masks: Mapping[str, Tensor],
-    known: Columns,
-):
-    """A forward pre-hook; the index from input positions to mask columns is built once, at the first call."""
-    names = tuple(name for name, _ in reads)
+def _column_of_position(reads: Reads, width: int, ones: int, device: torch.device) -> Tensor | None:
+    """For each input position the column that masks it; None if the columns of one group are in that order.
 
-    def hook(_, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        x = inputs[0]
-        dim = x.dim() - 1 if isinstance(module, nn.Linear) else 1
-        key = (consumer, names, x.shape[dim], x.device)
-        if key not in known:
-            known[key] = _column_of_position(reads, masks, x.shape[dim], x.device)
-        index = known[key]
-        mask = _columns(reads, masks, x, with_ones=index is not None)
-        if index is not None:
-            mask = mask.index_select(-1, index)
-        shape = [1] * x.dim()
-        shape[dim] = x.shape[dim]
-        if mask.dim() == 2:
-            shape[0] = x.shape[0]
-        return (x * mask.view(shape), *inputs[1:])
-
-    return hook
-
-
-def _columns(reads, masks: Mapping[str, Tensor], x: Tensor, with_ones: bool) -> Tensor:
-    """The masks side by side, (C,) or (N, C), with a last column of ones for the positions that no group covers."""
-    parts = [masks[name].to(device=x.device, dtype=x.dtype) for name, _ in reads]
-    if any(part.dim() == 2 for part in parts):
-        parts = [part if part.dim() == 2 else part.expand(x.shape[0], -1) for part in parts]
-    if not with_ones:
-        return parts[0]
-    return torch.cat([*parts, torch.ones_like(parts[0][..., :1])], dim=-1)
-
-
-def _is_identity(positions: list[list[int]]) -> bool:
-    return all(of_channel == [channel] for channel, of_channel in enumerate(positions))
-
-
-def _column_of_position(reads, masks: Mapping[str, Tensor], width: int, device: torch.device) -> Tensor | None:
-    """For each input position the column of :func:`_columns` that masks it; None if it is the same order."""
-    if len(reads) == 1 and len(reads[0][1]) == width and _is_identity(reads[0][1]):
+    ones: the column of positions that no group covers.
+    """
+    first, positions = reads[0]
+    if len(reads) == 1 and positions == [[channel] for channel in range(width)]:
         return None
-    total = sum(masks[name].shape[-1] for name, _ in reads)
-    column = torch.full((width,), total)
-    offset = 0
-    for name, positions in reads:
+    column = torch.full((width,), ones)
+    for first, positions in reads:
         for channel, of_channel in enumerate(positions):
-            column[of_channel] = offset + channel
-        offset += masks[name].shape[-1]
+            column[of_channel] = first + channel
     return column.to(device)

@@ -71,7 +71,7 @@ def normalise(images: Tensor, mean: Sequence[float], std: Sequence[float], chann
 def pixel_affine(mean: Sequence[float], std: Sequence[float], device: torch.device) -> Tensor:
     """Rows 255 * mean and 1 / (255 * std): (2, C) float32 on the device."""
     shift, scale = [255.0 * value for value in mean], [1.0 / (255.0 * value) for value in std]
-    return torch.tensor([shift, scale], dtype=torch.float64).to(torch.float32).to(device)
+    return torch.tensor([shift, scale], dtype=torch.float64).to(torch.float32).to(device, non_blocking=True)
 
 
 def apply_affine(images: Tensor, affine: Tensor, channels_last: bool = False) -> Tensor:

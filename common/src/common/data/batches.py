@@ -15,7 +15,7 @@ class Batch(NamedTuple):
 
     images: Tensor  # (B, C, H, W) float32, normalised, on the device
     labels: Tensor  # (B,) int64, on the device
-    indices: Tensor  # (B,) int64 on the CPU: positions in the image set
+    indices: Tensor  # (B,) int64, on the device: positions in the image set
     global_size: int  # examples in the batch of all ranks together
 
 

@@ -99,7 +99,8 @@ class FolderImages:
         affine = pixel_affine(self.mean, self.std, device)
         for (start, end, global_size), (pixels, labels) in zip(parts, _delivered(loader), strict=True):
             images = apply_affine(pixels.to(device, non_blocking=True), affine, channels_last)
-            yield Batch(images, labels.to(device, non_blocking=True), order[start:end], global_size)
+            indices = order[start:end].to(device, non_blocking=True)
+            yield Batch(images, labels.to(device, non_blocking=True), indices, global_size)
 
 
 class _Pictures(Dataset):

@@ -100,16 +100,19 @@ class MemoryImages:
         order = epoch_order(len(self), shuffle=shuffle, seed=seed, epoch=epoch)
         parts = rank_parts(len(self), batch_size, rank, world_size, min_part)
         images, labels = self._on(device)
-        order_there = order.to(images.device)  # with the pictures: next to them an index costs no transfer
-        draws = crop_flip_draws(order, self.padding, self.flip, seed, epoch).to(device) if augment else None
+        draws = None
+        if augment:
+            draws = crop_flip_draws(order, self.padding, self.flip, seed, epoch).to(device, non_blocking=True)
+        order = order.to(images.device, non_blocking=True)  # where the images are, so that an index costs no transfer
         affine = pixel_affine(self.mean, self.std, device)
         for start, end, global_size in parts:
-            chosen = order_there[start:end]
+            chosen = order[start:end]
             picked = images.index_select(0, chosen).to(device, non_blocking=True)
             if draws is not None:
                 picked = crop_flip(picked, draws[:, start:end], self.padding)
             targets = labels.index_select(0, chosen).to(device, non_blocking=True)
-            yield Batch(apply_affine(picked, affine, channels_last), targets, order[start:end], global_size)
+            indices = chosen.to(device, non_blocking=True)
+            yield Batch(apply_affine(picked, affine, channels_last), targets, indices, global_size)
 
     def _with(self, images: Tensor, labels: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> "MemoryImages":
         return MemoryImages(images, labels, mean, std, self.padding, self.flip)

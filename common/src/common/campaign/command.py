@@ -1,0 +1,237 @@
+"""``python -m common.campaign run|status|collect|merge|tables``: a plan's results, as far as the time allows, on any machine."""
+
+import argparse
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from common import cli
+from common.campaign.estimate import SPEEDS, Estimates, epoch_seconds
+from common.campaign.folder import PLAN_COPY, Folder, Options, identities, require_folder
+from common.campaign.plan import Job, chosen, read_plan
+from common.errors import UserError
+from common.interruption import Stopped
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    return cli.run(_main, argv)
+
+
+def build_parser() -> cli.Parser:
+    parser = cli.Parser(prog="python -m common.campaign", description=__doc__)
+    commands = parser.add_subparsers(dest="action", required=True, metavar="run|status|collect|merge|tables")
+
+    def add(name: str, text: str) -> argparse.ArgumentParser:
+        return commands.add_parser(
+            name,
+            help=text,
+            description=text,
+            formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+            allow_abbrev=False,
+        )
+
+    run = add("run", "Do the jobs of a plan; options that it does not know go to the commands that do.")
+    run.add_argument("plan", help="a TOML file")
+    run.add_argument("--out", default="runs/campaign", help="folder of the campaign")
+    run.add_argument("--minutes", type=float, default=None, help="stop after so many; what is unfinished resumes later")
+    run.add_argument("--jobs", type=cli.positive_int, default=1, help="jobs side by side")
+    run.add_argument("--device", default=None, help="auto, cpu, cuda or cuda:N, for every command that knows it")
+    run.add_argument(
+        "--only", action="append", default=[], metavar="TAG", help="jobs with this tag, and what they need"
+    )
+    run.add_argument("--nice", action="store_true", help="give way to everything else on the machine")
+    run.add_argument("--quick", action="store_true", help="the plan's shortest options: to see that everything runs")
+    run.add_argument("--dry-run", action="store_true", help="print jobs, what they need, and how long they take")
+    status = add("status", "What is done, running, unfinished, failed, waiting.")
+    status.add_argument("folder", help="folder of a campaign")
+    collect = add("collect", "Pack what finished jobs made, and the state of unfinished ones where it fits.")
+    collect.add_argument("folder", help="folder of a campaign")
+    collect.add_argument("--to", required=True, help="folder for the pieces")
+    collect.add_argument("--files", type=cli.positive_int, default=8, help="pieces at most")
+    collect.add_argument("--mib", type=cli.positive_int, default=16, help="MiB of a piece at most")
+    merge = add("merge", "Unpack pieces into the folder of a campaign.")
+    merge.add_argument("pieces", nargs="+", help="files that `collect` wrote")
+    merge.add_argument("--into", required=True, help="folder of a campaign, made if missing")
+    tables = add("tables", "Add what finished jobs made to the packages' results, and write their tables again.")
+    tables.add_argument("folder", help="folder of a campaign")
+    return parser
+
+
+def _main(argv: Sequence[str] | None) -> None:
+    args, rest = build_parser().parse_known_args(argv)
+    if rest and args.action != "run":
+        raise UserError(f"unknown: {' '.join(rest)} (see python -m common.campaign {args.action} -h)")
+    if args.action == "run":
+        _run(args, split_options(rest))
+    elif args.action == "status":
+        print_status(Path(args.folder))
+    elif args.action == "collect":
+        from common.campaign.collect import collect
+
+        written, left_out = collect(require_folder(Path(args.folder)), Path(args.to), args.files, args.mib * 2**20)
+        for file in written:
+            print(f"{file}  {file.stat().st_size / 2**20:.1f} MiB")
+        for name in left_out:
+            print(f"left out, larger than a piece or than what is left: {name}")
+    elif args.action == "merge":
+        from common.campaign.collect import merge
+
+        for name in merge([Path(piece) for piece in args.pieces], Path(args.into)):
+            print(name)
+    else:
+        from common.campaign.tables import add_results
+
+        for line in add_results(require_folder(Path(args.folder))):
+            print(line)
+
+
+def split_options(words: Sequence[str]) -> Options:
+    """``--epochs 1 --amp`` as (("--epochs", ("1",)), ("--amp", ())). Raises UserError for a word that belongs to no option."""
+    found: list[tuple[str, tuple[str, ...]]] = []
+    for word in words:
+        if word.startswith("--") and len(word) > 2:
+            name, equals, value = word.partition("=")
+            found.append((name, (value,) if equals else ()))
+        elif not found:
+            raise UserError(f"{word!r} belongs to no option")
+        else:
+            found[-1] = (found[-1][0], (*found[-1][1], word))
+    return tuple(found)
+
+
+def _run(args: argparse.Namespace, extra: Options) -> None:
+    if args.minutes is not None and args.minutes <= 0:
+        raise UserError(f"--minutes {args.minutes:g}: more than 0 are needed")
+    jobs = chosen(read_plan(args.plan), args.only)
+    if not jobs:
+        raise UserError(f"{args.plan} has no jobs")
+    folder = Folder(Path(args.out))
+    names = identities(jobs, extra, args.quick, folder.outputs(jobs))
+    estimates = Estimates(folder.root / SPEEDS, "cuda" if str(args.device).startswith("cuda") else "cpu", options=extra)
+    if args.dry_run:
+        print(plan_text(jobs, folder, names, estimates))
+        return
+    write_plan(folder, jobs, names)
+    from common.campaign.run import Runner
+
+    deadline = None if args.minutes is None else time.time() + 60 * args.minutes
+    runner = Runner(
+        jobs, names, folder, estimates, extra, args.device, args.quick, args.jobs, deadline, args.nice, _print
+    )  # fmt: skip
+    runner.run()
+    print(summary(jobs, folder, names))
+    for job in jobs:
+        if job.problem:
+            folder.fail(job.name, job.problem)
+    failed = [job.name for job in jobs if not folder.is_done(job.name, names[job.name]) and _why(job, folder)]
+    left = [job.name for job in jobs if not folder.is_done(job.name, names[job.name])]
+    if left and runner.stopping:
+        raise Stopped(f"{len(left)} of {len(jobs)} jobs are left")
+    if failed:
+        raise UserError(
+            f"{len(failed)} of {len(jobs)} jobs failed: {', '.join(failed)}; their logs are in {folder.root}/jobs"
+        )
+    if left:
+        raise UserError(f"{len(left)} of {len(jobs)} jobs wait for others that failed")
+
+
+def write_plan(folder: Folder, jobs: Sequence[Job], names: dict[str, str]) -> None:
+    """What this campaign is about, for the commands that get its folder only."""
+    from common.atomic import write_json
+
+    content = [
+        {"name": j.name, "out": j.out, "package": j.package, "keep": list(j.keep), "needs": list(j.needs),
+         "tags": list(j.tags), "identity": names[j.name]}
+        for j in jobs
+    ]  # fmt: skip
+    write_json(folder.root / PLAN_COPY, {"jobs": content})
+
+
+def plan_text(jobs: Sequence[Job], folder: Folder, names: dict[str, str], estimates: Estimates) -> str:
+    """Jobs in the order of their priority with needs and estimated hours here and on an H100, and the sums of the tags."""
+    from common.results import markdown_table, padded
+
+    card = Estimates(folder.root / "no file", "cuda", options=estimates.options)
+    rows: list[list[str]] = []
+    sums: dict[str, list[float]] = {}
+    for job in sorted(jobs, key=lambda job: -job.priority):
+        done = folder.is_done(job.name, names[job.name])
+        here, there = estimates.seconds_left(job, folder.output(job)), card.seconds(job)
+        state = "done" if done else job.problem or ""
+        rows.append([job.name, ", ".join(job.needs), " ".join(job.tags), _hours(here), _hours(there), state])
+        for tag in (*job.tags, "all"):
+            both = sums.setdefault(tag, [0.0, 0.0, 0])
+            if not done:
+                both[0] += here or 0.0
+                both[1] += there or 0.0
+                both[2] += (here is None) + (there is None)
+    text = padded(markdown_table(["job", "needs", "tags", "hours here", "hours, H100", "state"], rows))
+    lines = [
+        f"{tag}: {_hours(here)} hours here, {_hours(there)} on an H100 for what is left"
+        + (f" ({unknown} estimates are unknown)" if unknown else "")
+        for tag, (here, there, unknown) in sums.items()
+    ]
+    return text + "\n" + "\n".join(lines)
+
+
+def print_status(root: Path) -> None:
+    """A line for each job of the last call: its state, epochs, seconds per epoch."""
+    from common.results import markdown_table, padded
+    from common.runs import read_json
+
+    folder = require_folder(root)
+    rows = []
+    for job in read_json(root / PLAN_COPY)["jobs"]:
+        state, about = _state(folder, job)
+        seconds = epoch_seconds(root / "runs" / job["out"])
+        per_epoch = f"{sum(seconds) / len(seconds):.1f}" if seconds else ""
+        rows.append([job["name"], state, str(len(seconds) or ""), per_epoch, about])
+    print(padded(markdown_table(["job", "state", "epochs", "s per epoch", ""], rows)), end="")
+
+
+def _state(folder: Folder, job: dict) -> tuple[str, str]:
+    from filelock import FileLock, Timeout
+
+    name = job["name"]
+    if folder.is_done(name, job["identity"]):
+        record = folder.record(name) or {}
+        return "done", f"{record.get('seconds', 0) / 3600:.2f} h, {record.get('device', '')}"
+    place = folder.job(name)
+    if (place / "lock").exists():
+        try:
+            with FileLock(place / "lock").acquire(blocking=False):
+                pass
+        except Timeout:
+            return "running", ""
+    why = folder.why_failed(name)
+    if why is not None:
+        return "failed", why[:100]
+    return ("unfinished", "") if folder.log(name).is_file() else ("waiting", ", ".join(job["needs"]))
+
+
+def summary(jobs: Sequence[Job], folder: Folder, names: dict[str, str]) -> str:
+    """A line for each paper: how many of its jobs are done, and what became of the others."""
+    lines = []
+    for package in dict.fromkeys(job.package for job in jobs):
+        own = [job for job in jobs if job.package == package]
+        done = [job for job in own if folder.is_done(job.name, names[job.name])]
+        rest = [job for job in own if job not in done]
+        failed = [f"{job.name}: {why}" for job in rest if (why := _why(job, folder))]
+        waiting = [job.name for job in rest if not _why(job, folder)]
+        line = f"{package}: {len(done)} of {len(own)} jobs done"
+        line += f"; left: {', '.join(waiting)}" if waiting else ""
+        line += f"; failed: {'; '.join(failed)}" if failed else ""
+        lines.append(line)
+    return "\n".join(lines)
+
+
+def _why(job: Job, folder: Folder) -> str | None:
+    return job.problem or folder.why_failed(job.name)
+
+
+def _hours(seconds: float | None) -> str:
+    return "?" if seconds is None else f"{seconds / 3600:.2f}"
+
+
+def _print(line: str) -> None:
+    print(line, flush=True)

@@ -1,0 +1,114 @@
+"""Run training steps with fake CUDA tensors on a machine without a GPU, and list what would wait for one.
+
+A fake tensor (``torch._subclasses.FakeTensorMode``) has a device, a shape and a type but no values. Tensors on different
+devices are an error, as on a GPU, and so is an operation that needs a value on the host, such as ``.item()``. Autograd's
+engine wants a real device: here ``backward`` gives the leaves zero gradients.
+"""
+
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from unittest.mock import patch
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from common.data import Batch
+from common.training.options import TrainOptions
+from common.training.step import Hooks, Step, make_optimizer
+
+DEVICE = torch.device("cuda", 0)
+
+
+class Transfers(TorchDispatchMode):
+    """Names of the operations within this context that copy to the device or to the host, and a count of all."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.to_device: list[str] = []
+        self.to_host: list[str] = []
+        self.operations: Counter[str] = Counter()
+
+    def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
+        result = operation(*args, **(kwargs or {}))
+        name = str(operation)
+        read = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+        written = [leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor)] or read[:1]
+        # A number on the host, as a tensor without dimensions, may be an operand on the device: it is no copy.
+        from_host = any(not tensor.is_cuda and (tensor.dim() or "copy" in name) for tensor in read)
+        if from_host and any(tensor.is_cuda for tensor in written):
+            self.to_device.append(name)
+        if any(tensor.is_cuda for tensor in read) and not all(tensor.is_cuda for tensor in written):
+            self.to_host.append(name)
+        self.operations[name] += not name.startswith("prim.")  # questions about a tensor
+        return result
+
+
+@contextmanager
+def fake_cuda() -> Iterator[torch.device]:
+    """Within this context ``cuda:0`` exists; build networks before it, move them with ``.to`` inside."""
+    with (
+        FakeTensorMode(allow_non_fake_inputs=True),
+        patch.object(nn.Module, "to", _move),
+        patch.object(Tensor, "backward", _zero_gradients),
+        patch.object(torch.cuda, "is_bf16_supported", lambda *_, **__: True),
+    ):
+        yield DEVICE
+
+
+def step_transfers(model: nn.Module, hooks: Hooks | None = None, steps: int = 2, examples: int = 16) -> list[Transfers]:
+    """Take training steps on random images (N, 3, 32, 32), inside :func:`fake_cuda`; what each of them copied."""
+    hooks, options = hooks or Hooks(), TrainOptions()
+    model.to(DEVICE, memory_format=torch.channels_last).train()
+    optimizer = make_optimizer(model, options, hooks.decays)
+    step = Step(model, optimizer, torch.amp.GradScaler("cuda", enabled=False), options, hooks, DEVICE)
+    images = torch.randn(examples, 3, 32, 32, device=DEVICE).contiguous(memory_format=torch.channels_last)
+    labels = torch.zeros(examples, dtype=torch.int64, device=DEVICE)
+    batch = Batch(images, labels, torch.arange(examples, device=DEVICE), examples)
+    if hooks.before_epoch:
+        hooks.before_epoch(0)
+    found = []
+    for _ in range(steps):
+        with Transfers() as transfers:
+            step(batch, 0.1)
+        found.append(transfers)
+    return found
+
+
+def assert_nothing_waits(transfers: Transfers) -> None:
+    """Raises AssertionError that names the copies."""
+    assert not transfers.to_device, f"copies to the device: {transfers.to_device}"
+    assert not transfers.to_host, f"copies to the host: {transfers.to_host}"
+
+
+def _move(module: nn.Module, *args, **kwargs) -> nn.Module:
+    """``Module.to`` without values; parameters stay the same objects, as on a GPU, and buffers do not."""
+    device, _, _, memory_format = torch._C._nn._parse_to(*args, **kwargs)
+
+    def moved(tensor: Tensor) -> Tensor:
+        layout = torch.channels_last if memory_format is torch.channels_last and tensor.dim() == 4 else None
+        strides = torch.empty(tensor.shape, device="meta", memory_format=layout).stride() if layout else tensor.stride()
+        return torch.empty_strided(tensor.shape, strides, dtype=tensor.dtype, device=device)
+
+    for part in module.modules():
+        for parameter in part.parameters(recurse=False):
+            if parameter.device != device:
+                # Parameter detaches too, and an operation that is done again leaves no weak reference on its result.
+                torch.utils.swap_tensors(parameter, nn.Parameter(moved(parameter).detach(), parameter.requires_grad))
+        part._buffers.update({name: moved(buffer) for name, buffer in part.named_buffers(recurse=False)})
+    return module
+
+
+def _zero_gradients(loss: Tensor, *_, **__) -> None:
+    nodes, seen = [loss.grad_fn], set()
+    while nodes:
+        node = nodes.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        if hasattr(node, "variable"):
+            node.variable.grad = torch.zeros_like(node.variable)
+        nodes += [following for following, _ in node.next_functions]

@@ -1,0 +1,192 @@
+"""Faults that only a GPU shows, found without one: transfers and waiting in training steps, evaluation and calibration."""
+
+import pytest
+import torch
+from torch import nn
+from torch._subclasses.fake_tensor import DataDependentOutputException
+
+from common import distributed
+from common.batchnorm import refresh_batch_norm
+from common.channels import Masking, channel_groups, keep_channels
+from common.data import Batch
+from common.device import exact_float32
+from common.measure import _batch_size, evaluate
+from common.models import create_model
+from common.testing import noise, random_network
+from common.testing.fake_cuda import DEVICE, Transfers, assert_nothing_waits, fake_cuda, step_transfers
+
+FIELDS = (torch.backends.cudnn.conv, torch.backends.cuda.matmul)
+
+
+@pytest.mark.parametrize("arch", ["vgg16", "resnet56", "densenet40"])
+def test_training_step_waits_for_nothing(arch):
+    model = create_model(arch)
+    before = list(model.parameters())
+    with fake_cuda():
+        _, second = step_transfers(model)
+        assert_nothing_waits(second)
+        assert all(p.is_cuda and p.grad is not None for p in before)  # the same objects, moved
+
+
+def test_transfers_name_copies_and_fake_tensors_refuse_values():
+    with fake_cuda() as device:
+        there = torch.ones(4, device=device)
+        with Transfers() as transfers:
+            there + torch.tensor(2.0)  # a number, no copy
+        assert_nothing_waits(transfers)
+        for copy in (lambda: torch.ones(4).to(device), lambda: there[[0, 1]], lambda: there.copy_(torch.ones(4))):
+            with Transfers() as transfers:
+                copy()
+            with pytest.raises(AssertionError, match="to the device"):
+                assert_nothing_waits(transfers)
+        with Transfers() as transfers:
+            there.cpu()
+        assert len(transfers.to_host) == 1 and not transfers.to_device
+        with pytest.raises(DataDependentOutputException):
+            there.sum().item()
+        with pytest.raises(RuntimeError, match="device"):
+            there + torch.ones(4)
+
+
+class FakeImages:
+    """Three batches of 8 images on the fake device; ``given`` counts them."""
+
+    image_shape = (3, 32, 32)
+
+    def __init__(self) -> None:
+        self.given = 0
+
+    def __len__(self) -> int:
+        return 24
+
+    def batches(self, batch_size, **_):
+        for start in range(0, 24, 8):
+            self.given += 1
+            labels = torch.zeros(8, dtype=torch.int64, device=DEVICE)
+            yield Batch(torch.randn(8, 3, 32, 32, device=DEVICE), labels, torch.arange(start, start + 8), 8)
+
+
+def test_fault_8_evaluation_copies_to_the_host_once():
+    """A fake tensor has no values to return, so evaluation ends where it reads them: after all batches and one copy."""
+    model, images = create_model("resnet20"), FakeImages()
+    with fake_cuda() as device:
+        model.to(device)
+        with Transfers() as transfers, pytest.raises(DataDependentOutputException):
+            evaluate(model, images, device=device)
+    assert images.given == 3 and len(transfers.to_host) == 1 and not transfers.to_device
+
+
+def test_fault_8_batches_are_larger_on_cuda():
+    images = noise(4)
+    assert _batch_size(images, torch.device("cpu")) == 250 and _batch_size(images, DEVICE) == 2000
+    large = FakeImages()
+    large.image_shape = (3, 224, 224)
+    assert _batch_size(large, DEVICE) == 250
+
+
+def test_fault_11_indices_are_on_the_device(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (1 << 40, 1 << 40))
+    with fake_cuda() as device:
+        batches = noise(40).batches(16, device=device)
+        assert next(batches).indices.is_cuda
+        with Transfers() as transfers:
+            assert next(batches).indices.is_cuda
+        assert_nothing_waits(transfers)
+
+
+def test_fault_12_masks_are_cast_once_and_hooks_stay():
+    """Masks of another type than the inputs: one cast for 21 consumers, each of which takes its columns of the result."""
+    model = create_model("resnet20")
+    groups = channel_groups(model, torch.zeros(1, 3, 32, 32))
+    consumers = {consumer for group in groups for consumer, _ in group.consumers}
+    masking = Masking(model, groups)
+    with fake_cuda() as device, torch.no_grad():
+        model.to(device)
+        x = torch.randn(4, 3, 32, 32, device=device)
+        masks = torch.ones(4, sum(group.size for group in groups), dtype=torch.float64, device=device)
+        with masking.applied(masks):
+            model(x)  # finds which mask goes where
+        with Transfers() as plain:
+            model(x)
+        with Transfers() as masked, masking.applied(masks):
+            model(x)
+        assert_nothing_waits(masked)
+    more = masked.operations - plain.operations
+    assert more["aten._to_copy.default"] == more["aten.cat.default"] == 1
+    assert more["aten.mul.Tensor"] == len(consumers) and more.total() <= 3 * len(consumers) + 5
+    assert sum(len(module._forward_pre_hooks) for module in model.modules()) == len(consumers)
+    masking.remove()
+    assert not any(module._forward_pre_hooks for module in model.modules())
+
+
+def test_fault_13_calibration_reads_no_counter():
+    model = create_model("resnet20")
+    with fake_cuda() as device:
+        model.to(device)
+        inputs = [torch.randn(4, 3, 32, 32, device=device) for _ in range(3)]
+        with Transfers() as transfers:
+            refresh_batch_norm(model, inputs, device)
+        assert_nothing_waits(transfers)
+
+
+def test_fault_13_statistics_are_bit_identical_to_a_plain_average():
+    inputs = [torch.randn(5, 3, 32, 32) for _ in range(7)]
+    found, expected = (random_network("resnet20") for _ in range(2))
+    norms = [module for module in expected.eval().modules() if isinstance(module, nn.BatchNorm2d)]
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None
+        norm.train()
+    with torch.no_grad():
+        for batch in inputs:
+            expected(batch)
+    refresh_batch_norm(found, inputs)
+    assert all(torch.equal(a, b) for a, b in zip(found.buffers(), expected.buffers(), strict=True))
+    assert {module.momentum for module in found.modules() if isinstance(module, nn.BatchNorm2d)} == {0.1}
+    assert not any(module._forward_pre_hooks for module in found.modules())
+
+
+@pytest.mark.parametrize(("processes", "gpus", "backend"), [(2, 1, "gloo"), (2, 2, "nccl"), (1, 1, "nccl")])
+def test_fault_15_more_processes_than_gpus_use_gloo(processes, gpus, backend, monkeypatch):
+    seen = []
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    monkeypatch.setattr(torch.cuda, "set_device", lambda device: None)
+    monkeypatch.setattr(distributed.dist, "init_process_group", lambda name, device_id: seen.append((name, device_id)))
+    monkeypatch.setattr(distributed.dist, "destroy_process_group", lambda: None)
+    for name, value in {"RANK": 0, "WORLD_SIZE": processes, "LOCAL_WORLD_SIZE": processes}.items():
+        monkeypatch.setenv(name, str(value))
+    with distributed.process_group(DEVICE):
+        pass
+    with distributed.process_group(torch.device("cpu")):
+        pass
+    assert seen == [(backend, DEVICE if backend == "nccl" else None), ("gloo", None)]
+
+
+class Precision(nn.Module):
+    """A network that notes how float32 is computed while it runs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)
+        self.head = nn.Linear(4, 10)
+        self.seen: list[tuple[str, ...]] = []
+
+    def forward(self, x):
+        self.seen.append(tuple(field.fp32_precision for field in FIELDS))
+        return self.head(self.norm(self.conv(x)).mean((2, 3)))
+
+
+def test_fault_16_measurements_are_without_tf32(monkeypatch):
+    before = tuple(field.fp32_precision for field in FIELDS)
+    with exact_float32():
+        assert tuple(field.fp32_precision for field in FIELDS) == before  # without CUDA nothing is touched
+    model = Precision().eval()
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    evaluate(model, noise(4))
+    refresh_batch_norm(model, [torch.randn(2, 3, 32, 32)])
+    assert set(model.seen) == {("ieee", "ieee")} and len(model.seen) == 2
+    smaller = keep_channels(model, torch.zeros(1, 3, 32, 32), {"conv": [0, 2]})
+    assert smaller.seen.count(("ieee", "ieee")) > 2  # both sides of the comparison share the list
+    with pytest.raises(RuntimeError), exact_float32():
+        raise RuntimeError
+    assert tuple(field.fp32_precision for field in FIELDS) == before
