@@ -1,22 +1,10 @@
 #!/usr/bin/env bash
-# Accuracy against file size on CIFAR-10: ResNet-20 and ResNet-56 from shared weights, then the seed's VGG19 (wants a GPU).
-# `bash run_cifar10.sh`, from any directory; options go to every command: --device, --dataset-dir, --seed. Resumable.
+# The paper's results on CIFAR-10: the jobs of plan.toml with the tag cifar10, in runs/cifar10/. What is finished is skipped, what was
+# interrupted resumes. `bash run_cifar10.sh` or `source run_cifar10.sh`, from any directory; options go to the commands that know them:
+# `bash run_cifar10.sh --epochs 10 --device cpu`; `--quick`, `--dry-run`, `--minutes`, `--jobs`: python -m common.campaign run -h.
 (
   cd -- "$(dirname -- "${BASH_SOURCE[0]:-$0}")" || exit 1
+  # A script that sources this one lends it its own arguments: only options are passed on.
   [[ "${1-}" == -* ]] || set --
-  failed=""
-  for arch in resnet20 resnet56; do
-    weights=$(ls data/weights/"$arch"-*.th 2>/dev/null | head -n 1)
-    if [[ -z "$weights" ]]; then
-      python -m common.fetch "$arch" --to data/weights && weights=$(ls data/weights/"$arch"-*.th | head -n 1)
-    fi
-    python -m deep_compression.cifar10 --arch "$arch" --weights "${weights:-data/weights/$arch.th}" \
-      --densities 0.5 0.3 0.2 --bits 4 5 --results results "$@" || failed="$failed $arch"
-  done
-  if python -c "import sys, torch; sys.exit(not torch.cuda.is_available())"; then
-    python main.py --apply_pruning True "$@" || failed="$failed vgg19"
-  else
-    echo "run_cifar10.sh: VGG19 is left out: it would take weeks without a GPU (python main.py runs it all the same)" >&2
-  fi
-  [[ -z "$failed" ]] || { echo "run_cifar10.sh: not finished:$failed" >&2; exit 1; }
+  python -m common.campaign run plan.toml --only cifar10 --out runs/cifar10 "$@"
 )

@@ -1,13 +1,10 @@
 #!/usr/bin/env bash
-# ResNet-56 on CIFAR-10 down to 75 and 50 % of its MACs, without labels and without training; what is finished is skipped.
-# Options go to main.py: `bash run_cifar10.sh --device cpu`. Data in data/cifar10, weights in data/weights (README.md).
+# The paper's results on CIFAR-10: the jobs of plan.toml with the tag cifar10, in runs/cifar10/. What is finished is skipped, what was
+# interrupted resumes. `bash run_cifar10.sh` or `source run_cifar10.sh`, from any directory; options go to the commands that know them:
+# `bash run_cifar10.sh --epochs 10 --device cpu`; `--quick`, `--dry-run`, `--minutes`, `--jobs`: python -m common.campaign run -h.
 (
   cd -- "$(dirname -- "${BASH_SOURCE[0]:-$0}")" || exit 1
+  # A script that sources this one lends it its own arguments: only options are passed on.
   [[ "${1-}" == -* ]] || set --
-  failed=""
-  for target in 0.75 0.5; do
-    python main.py --arch resnet56 --weights data/weights/resnet56-4bfd9763.th --dataset cifar10 --dataset-dir data/cifar10 \
-      --method budget --target-macs "$target" --streams off "$@" || failed="$failed $target"
-  done
-  [[ -z "$failed" ]] || { echo "run_cifar10.sh: not finished:$failed" >&2; exit 1; }
+  python -m common.campaign run plan.toml --only cifar10 --out runs/cifar10 "$@"
 )

@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
-# ImageNet's VGG-16, the paper's iterative pruning to half of the MACs with 5000 training pictures; skipped when finished.
-# Options go to main.py. ImageNet in data/imagenet, torchvision's weights in data/weights/vgg16-397923af.pth.
+# The paper's results on ImageNet: the jobs of plan.toml with the tag imagenet, in runs/imagenet/. What is finished is skipped, what was
+# interrupted resumes. `bash run_imagenet.sh` or `source run_imagenet.sh`, from any directory; options go to the commands that know them:
+# `bash run_imagenet.sh --epochs 10 --device cpu`; `--quick`, `--dry-run`, `--minutes`, `--jobs`: python -m common.campaign run -h.
 (
   cd -- "$(dirname -- "${BASH_SOURCE[0]:-$0}")" || exit 1
+  # A script that sources this one lends it its own arguments: only options are passed on.
   [[ "${1-}" == -* ]] || set --
-  python main.py --arch vgg16_imagenet --weights data/weights/vgg16-397923af.pth --dataset imagenet --dataset-dir data/imagenet \
-    --method iditer --k 0.95 --target-macs 0.5 --forward-blocksize 25 "$@"
+  python -m common.campaign run plan.toml --only imagenet --out runs/imagenet "$@"
 )

@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
-# The small-scale comparison on CIFAR-10: five seeds of train, search, and the searched, random and unpruned networks.
-# Options go to rewarded_metapruning.small_scale: `bash run_cifar10.sh --arch mobilenetv2-small`. What is finished is skipped.
+# The paper's results on CIFAR-10: the jobs of plan.toml with the tag cifar10, in runs/cifar10/. What is finished is skipped, what was
+# interrupted resumes. `bash run_cifar10.sh` or `source run_cifar10.sh`, from any directory; options go to the commands that know them:
+# `bash run_cifar10.sh --epochs 10 --device cpu`; `--quick`, `--dry-run`, `--minutes`, `--jobs`: python -m common.campaign run -h.
 (
   cd -- "$(dirname -- "${BASH_SOURCE[0]:-$0}")" || exit 1
   # A script that sources this one lends it its own arguments: only options are passed on.
   [[ "${1-}" == -* ]] || set --
-  python -m rewarded_metapruning.small_scale --dataset cifar10 "$@"
+  python -m common.campaign run plan.toml --only cifar10 --out runs/cifar10 "$@"
 )

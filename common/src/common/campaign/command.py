@@ -37,7 +37,11 @@ def build_parser() -> cli.Parser:
     run.add_argument("--jobs", type=cli.positive_int, default=1, help="jobs side by side")
     run.add_argument("--device", default=None, help="auto, cpu, cuda or cuda:N, for every command that knows it")
     run.add_argument(
-        "--only", action="append", default=[], metavar="TAG", help="jobs with this tag, and what they need"
+        "--only",
+        action="append",
+        default=[],
+        metavar="TAG",
+        help="jobs with this tag, and what they need; may be repeated",
     )
     run.add_argument("--nice", action="store_true", help="give way to everything else on the machine")
     run.add_argument("--quick", action="store_true", help="the plan's shortest options: to see that everything runs")
@@ -107,7 +111,9 @@ def _run(args: argparse.Namespace, extra: Options) -> None:
         raise UserError(f"{args.plan} has no jobs")
     folder = Folder(Path(args.out))
     names = identities(jobs, extra, args.quick, folder.outputs(jobs))
-    estimates = Estimates(folder.root / SPEEDS, "cuda" if str(args.device).startswith("cuda") else "cpu", options=extra)
+    estimates = Estimates(
+        folder.root / SPEEDS, "cuda" if str(args.device).startswith("cuda") else "cpu", options=extra, quick=args.quick
+    )
     if args.dry_run:
         print(plan_text(jobs, folder, names, estimates))
         return
@@ -151,7 +157,7 @@ def plan_text(jobs: Sequence[Job], folder: Folder, names: dict[str, str], estima
     """Jobs in the order of their priority with needs and estimated hours here and on an H100, and the sums of the tags."""
     from common.results import markdown_table, padded
 
-    card = Estimates(folder.root / "no file", "cuda", options=estimates.options)
+    card = Estimates(folder.root / "no file", "cuda", options=estimates.options, quick=estimates.quick)
     rows: list[list[str]] = []
     sums: dict[str, list[float]] = {}
     for job in sorted(jobs, key=lambda job: -job.priority):

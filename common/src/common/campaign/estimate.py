@@ -34,6 +34,7 @@ class Estimates:
     kind: str
     device: str = ""
     options: Sequence[tuple[str, tuple[str, ...]]] = ()
+    quick: bool = False
     known: dict[str, dict[str, float]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -60,12 +61,13 @@ class Estimates:
 
     def epochs(self, job: Job) -> float | None:
         """As its command says, or an option for all."""
-        words = [*job.words, *(word for name, values in self.options for word in (name, *values))]
+        more = [*(job.quick if self.quick else ()), *self.options]
+        words = [*job.words, *(word for name, values in more for word in (name, *values))]
         for option in EPOCH_OPTIONS:
             values = [words[i + 1] for i, word in enumerate(words[:-1]) if word == option]
             if values and values[-1].isdigit():
                 return float(values[-1])
-        return None
+        return job.epochs
 
     def seconds_per_epoch(self, job: Job) -> float | None:
         key = network(job)

@@ -1,6 +1,7 @@
 """Plans: jobs as data, read from TOML.
 
     include = ["../decore/plan.toml"]              # other plans; their jobs and options stay their own
+    only = ["cifar10"]                             # of those, jobs with one of these tags, and what they need
     [defaults]                                     # options for every command that knows them
     dataset = "cifar10"
     [quick]                                        # options that --quick adds
@@ -13,6 +14,7 @@
     priority = 50                                  # the highest first
     tags = ["tier-b"]
     keep = ["vgg16-*/model.safetensors"]           # files that `collect` takes along, weights as float16
+    epochs = 90                                    # where its command does not say how many
     hours = 0.5                                    # where epochs do not tell how long it takes
 
 A command runs in the folder of its plan. ``{out}`` is the job's own folder. ``{data:NAME}`` and ``{weights:ARCH}`` are the
@@ -41,7 +43,7 @@ WEIGHTS = (
 WEIGHTS_FOLDER = "WEIGHTS"  # in the environment: a folder that is looked in first
 NAME = re.compile(r"[A-Za-z0-9][\w.=-]*(?:/[A-Za-z0-9][\w.=-]*)*")
 REFERENCE = re.compile(r"\{([^{}]+)\}")
-KEYS = {"name", "run", "each", "needs", "priority", "tags", "keep", "hours", "out"}
+KEYS = {"name", "run", "each", "needs", "priority", "tags", "keep", "hours", "epochs", "out"}
 JOBS_LIMIT = 10_000
 DENSE = Path(__file__).parent / "dense.toml"
 
@@ -62,6 +64,7 @@ class Job:
     tags: tuple[str, ...] = ()
     keep: tuple[str, ...] = ()
     hours: float | None = None
+    epochs: float | None = None
     options: tuple[tuple[str, tuple[str, ...]], ...] = ()
     quick: tuple[tuple[str, tuple[str, ...]], ...] = ()
     problem: str | None = None
@@ -89,20 +92,23 @@ def read_plan(path: Path | str) -> list[Job]:
 
 
 def chosen(jobs: Iterable[Job], tags: Iterable[str]) -> list[Job]:
-    """The jobs with any of these tags, and all that they need; all jobs without tags. Raises UserError for an unknown tag."""
+    """The jobs with all of these tags, and what they need; all jobs without tags. Raises UserError for an unknown tag."""
     jobs, tags = list(jobs), list(tags)
     known = {tag for job in jobs for tag in job.tags}
     for tag in tags:
         if tag not in known:
             raise UserError(f"no job has the tag {tag!r}; there are {', '.join(sorted(known)) or 'none'}")
-    if not tags:
-        return jobs
+    return _with_needs(jobs, [job.name for job in jobs if set(tags) <= set(job.tags)])
+
+
+def _with_needs(jobs: list[Job], names: Iterable[str]) -> list[Job]:
+    """The jobs of these names and all that they need, in order."""
     by_name = {job.name: job for job in jobs}
     wanted: set[str] = set()
-    open_names = [job.name for job in jobs if set(tags) & set(job.tags)]
+    open_names = list(names)
     while open_names:
         name = open_names.pop()
-        if name not in wanted:
+        if name not in wanted and name in by_name:
             wanted.add(name)
             open_names += by_name[name].needs
     return [job for job in jobs if job.name in wanted]
@@ -161,12 +167,16 @@ def _read(path: Path, above: tuple[Path, ...]) -> list[Job]:
         content = tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"{path} is not a TOML file: {error}") from error
-    unknown = set(content) - {"include", "defaults", "quick", "job"}
+    unknown = set(content) - {"include", "only", "defaults", "quick", "job"}
     if unknown:
-        raise UserError(f"{path}: unknown {', '.join(sorted(unknown))}; a plan has include, defaults, quick and job")
-    jobs = [
-        job for other in content.get("include", []) for job in _read((path.parent / other).resolve(), (*above, path))
-    ]
+        raise UserError(
+            f"{path}: unknown {', '.join(sorted(unknown))}; a plan has include, only, defaults, quick and job"
+        )
+    jobs: list[Job] = []
+    for other in content.get("include", []):
+        found = _read((path.parent / other).resolve(), (*above, path))
+        tags = set(content.get("only", ()))
+        jobs += _with_needs(found, [job.name for job in found if not tags or tags & set(job.tags)])
     options, quick = (options_of(content.get(name, {}), path) for name in ("defaults", "quick"))
     for entry in content.get("job", []):
         jobs += _jobs(entry, path, options, quick)
@@ -189,6 +199,7 @@ def _jobs(entry: Mapping[str, Any], path: Path, options, quick) -> list[Job]:
 
 def _job(entry: Mapping[str, Any], path: Path, options, quick, point: Mapping[str, Any]) -> Job:
     def filled(text: str) -> str:
+        """With the values of the grid, also inside another reference as in {weights:{arch}}."""
         return REFERENCE.sub(lambda match: str(point.get(match[1], match[0])), text)
 
     name = filled(entry["name"])
@@ -211,7 +222,7 @@ def _job(entry: Mapping[str, Any], path: Path, options, quick, point: Mapping[st
         raise UserError(f"{path}: {name}: {out!r} is no name of a folder")
     return Job(
         name, words, path.parent, out, needs, float(entry.get("priority", 0)), tuple(entry.get("tags", ())),
-        tuple(filled(pattern) for pattern in entry.get("keep", ())), entry.get("hours"), options, quick,
+        tuple(filled(pattern) for pattern in entry.get("keep", ())), entry.get("hours"), entry.get("epochs"), options, quick,
     )  # fmt: skip
 
 

@@ -57,7 +57,6 @@ class Runner:
     failures: dict[str, int] = field(default_factory=dict)
     crashes: dict[str, int] = field(default_factory=dict)
     ran: set[str] = field(default_factory=set)
-    used: set[str] = field(default_factory=set)
     stopping: bool = False
     team: list[Worker] = field(default_factory=list)
 
@@ -116,6 +115,7 @@ class Runner:
         if not self.extra:
             return
         asked: set[tuple[str, ...]] = set()
+        of_package: dict[str, set[str]] = {}
         worker = self._worker()
         for job in self.jobs:
             head = (str(job.folder), *job.words[:3])
@@ -123,10 +123,16 @@ class Runner:
                 continue
             asked.add(head)
             worker.pipe.send(self._order_for(job, known_only=True))
-            self.used |= set(worker.pipe.recv().known)
-        unknown = [name for name, _ in self.extra if name not in self.used]
-        if unknown:
-            raise UserError(f"no command of this plan knows {', '.join(unknown)}")
+            outcome = worker.pipe.recv()
+            if outcome.status:
+                raise UserError(f"{job.name}: {outcome.why.splitlines()[-1] if outcome.why else 'its -h fails'}")
+            of_package.setdefault(job.package, set()).update(outcome.known)
+        for name, _ in self.extra:
+            strangers = [package for package, known in of_package.items() if name not in known]
+            if len(strangers) == len(of_package):
+                raise UserError(f"no command of this plan knows {name}")
+            if strangers:
+                self.log(f"{name} is unknown to the commands of {', '.join(strangers)}")
 
     def _start_jobs(self) -> bool:
         """Give every idle worker a job; whether there are jobs that somebody else is making."""
@@ -176,6 +182,7 @@ class Runner:
         for worker in self.team:
             if worker.job is None:
                 return worker
+        os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // self.workers)))
         context = multiprocessing.get_context("spawn")
         here, there = context.Pipe()
         process = context.Process(target=_work, args=(there, os.getpid(), self.nice), daemon=False)

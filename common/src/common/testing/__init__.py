@@ -7,6 +7,7 @@ imports them. ``common.testing.notebooks`` runs notebooks without a kernel.
 >>> assert refusal(main(["--penalty", "nan"]), capsys.readouterr().err, "nan auto")
 """
 
+from common.testing.campaigns import run_script, script_runs_its_plan, write_tiny_dataset
 from common.testing.inputs import (
     factored_resnet20,
     hostile_pickle,
@@ -39,8 +40,11 @@ __all__ = [
     "random_network",
     "refusal",
     "rejected",
+    "run_script",
+    "script_runs_its_plan",
     "scripts_refuse",
     "torchrun",
     "write_broken_inputs",
     "write_pictures",
+    "write_tiny_dataset",
 ]

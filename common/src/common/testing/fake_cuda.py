@@ -16,9 +16,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from common.data import Batch
-from common.training.options import TrainOptions
-from common.training.step import Hooks, Step, make_optimizer
+from common.testing.steps import step_and_batch
+from common.training import Hooks
 
 DEVICE = torch.device("cuda", 0)
 
@@ -61,15 +60,7 @@ def fake_cuda() -> Iterator[torch.device]:
 
 def step_transfers(model: nn.Module, hooks: Hooks | None = None, steps: int = 2, examples: int = 16) -> list[Transfers]:
     """Take training steps on random images (N, 3, 32, 32), inside :func:`fake_cuda`; what each of them copied."""
-    hooks, options = hooks or Hooks(), TrainOptions()
-    model.to(DEVICE, memory_format=torch.channels_last).train()
-    optimizer = make_optimizer(model, options, hooks.decays)
-    step = Step(model, optimizer, torch.amp.GradScaler("cuda", enabled=False), options, hooks, DEVICE)
-    images = torch.randn(examples, 3, 32, 32, device=DEVICE).contiguous(memory_format=torch.channels_last)
-    labels = torch.zeros(examples, dtype=torch.int64, device=DEVICE)
-    batch = Batch(images, labels, torch.arange(examples, device=DEVICE), examples)
-    if hooks.before_epoch:
-        hooks.before_epoch(0)
+    step, batch = step_and_batch(model, hooks or Hooks(), DEVICE, examples)
     found = []
     for _ in range(steps):
         with Transfers() as transfers:

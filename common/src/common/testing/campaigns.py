@@ -1,0 +1,68 @@
+"""A package's scripts on tiny data: every job of its plan to its end, and nothing left to do for a second call."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+CIFAR10 = "airplane automobile bird cat deer dog frog horse ship truck".split()
+
+
+def write_tiny_dataset(root: Path, name: str, per_class: int = 4) -> Path:
+    """``cifar10`` (32 pixels, train/ and test/) or ``imagenet`` (64 pixels, train/ and val/) as image folders of ten classes."""
+    random, (test, size) = np.random.default_rng(0), {"cifar10": ("test", 32), "imagenet": ("val", 64)}[name]
+    classes = CIFAR10 if name == "cifar10" else [f"n{i:08}" for i in range(10)]
+    for part, count in (("train", per_class), (test, 2)):
+        for number, label in enumerate(classes):
+            folder = root / part / label
+            folder.mkdir(parents=True)
+            for i in range(count):
+                pixels = random.integers(0, 100, (size, size, 3)) + 15 * number
+                Image.fromarray(pixels.astype(np.uint8)).save(folder / f"{i}.png")
+    return root
+
+
+def run_script(script: Path, *options: str | Path, source_from: Path | None = None) -> tuple[int, str]:
+    """(exit status, all that it printed) of a bash script with this Python first on the path and one thread.
+
+    source_from: a folder that the script is sourced from instead of being called.
+    """
+    folder = Path(sys.executable).parent
+    environment = {**os.environ, "PATH": f"{folder}:{os.environ['PATH']}", "OMP_NUM_THREADS": "1"}
+    words = [str(option) for option in options]
+    command = ["bash", str(script), *words]
+    if source_from is not None:
+        command = ["bash", "-c", 'script=$1; shift; source "$script" "$@"; exit $?', "bash", str(script), *words]
+    done = subprocess.run(
+        command,
+        cwd=source_from,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=900,
+    )
+    return done.returncode, done.stdout
+
+
+def script_runs_its_plan(script: Path, dataset: str, tmp_path: Path, *options: str) -> Path:
+    """Run a script quickly on tiny data, twice: all jobs are done, and the second call begins none and writes nothing.
+
+    Returns the folder of the campaign. AssertionError says what the script printed.
+    """
+    data = write_tiny_dataset(tmp_path / dataset, dataset)
+    out = tmp_path / "campaign"
+    words = ["--quick", "--dataset-dir", data, "--device", "cpu", "--out", out, *options]
+    status, printed = run_script(script, *words)
+    assert status == 0, printed
+    made = {path: path.stat().st_mtime_ns for path in (out / "runs").rglob("*") if path.is_file()}
+    status, again = run_script(script, *words)
+    assert status == 0 and "begins" not in again, again
+    assert made and {path: path.stat().st_mtime_ns for path in made} == made
+    summary = again.strip().splitlines()[-1]
+    done, _, rest = summary.partition(": ")[2].partition(" of ")
+    assert rest == f"{done} jobs done" and int(done) > 0, summary
+    return out

@@ -1,0 +1,46 @@
+"""Training steps as `common.training.fit` takes them, one by one, and a check that a GPU is never waited for."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import nn
+
+from common.data import Batch
+from common.training.options import TrainOptions
+from common.training.step import Hooks, Step, make_optimizer
+
+
+def step_and_batch(
+    model: nn.Module, hooks: Hooks, device: torch.device, examples: int = 16, *, fused: bool = False
+) -> tuple[Step, Batch]:
+    """The step of a network that is moved to the device, and random images (N, 3, 32, 32) with labels for it."""
+    options = TrainOptions()
+    model.to(device, memory_format=torch.channels_last).train()
+    optimizer = make_optimizer(model, options, hooks.decays, fused=fused)
+    step = Step(model, optimizer, torch.amp.GradScaler(device.type, enabled=False), options, hooks, device)
+    images = torch.randn(examples, 3, 32, 32, device=device).contiguous(memory_format=torch.channels_last)
+    labels = torch.arange(examples, device=device) % 10
+    if hooks.before_epoch:
+        hooks.before_epoch(0)
+    return step, Batch(images, labels, torch.arange(examples, device=device), examples)
+
+
+@contextmanager
+def no_waiting() -> Iterator[None]:
+    """Raise RuntimeError where the host waits for the GPU within this context."""
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        yield
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+def take_steps(model: nn.Module, hooks: Hooks, device: torch.device, steps: int = 20, rate: float = 0.01) -> None:
+    """Train on one random batch; after the first five steps the host must not wait."""
+    step, batch = step_and_batch(model, hooks, device, fused=device.type == "cuda")
+    for _ in range(5):
+        step(batch, rate)
+    with no_waiting():
+        for _ in range(steps - 5):
+            step(batch, rate)

@@ -1,0 +1,386 @@
+"""The campaign: plans as data, what is done by options and digests, interruptions, pieces that come back."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import zipfile
+from pathlib import Path
+
+import pytest
+import torch
+
+from common.campaign import collect as pack
+from common.campaign.command import main, split_options
+from common.campaign.estimate import Estimates, epoch_seconds
+from common.campaign.folder import Folder, identities
+from common.campaign.plan import chosen, find_weights, read_plan, resolve
+from common.campaign.worker import Order, knows, with_options, without_speed_ups
+from common.checkpoint import INDEX, load_model, read_checkpoint, save_model, write_half
+from common.errors import UserError
+from common.models import create_model
+
+TRAIN = "python -m common.train --arch lenet5 --dataset digits --epochs {epochs} --learning-rate 0.02 --threads 1 --no-latency --out {{out}}"
+
+
+def plan(tmp_path: Path, text: str, name: str = "plan.toml") -> Path:
+    file = tmp_path / name
+    file.write_text(text)
+    return file
+
+
+def job(name: str, run: str, **more) -> str:
+    lines = [
+        f"{key} = {json.dumps(value)}" for key, value in {"name": name, "run": run, **more}.items() if key != "each"
+    ]
+    if "each" in more:
+        lines.append("each = {" + ", ".join(f"{k} = {json.dumps(v)}" for k, v in more["each"].items()) + "}")
+    return "[[job]]\n" + "\n".join(lines) + "\n"
+
+
+def test_a_grid_is_a_job_for_each_point(tmp_path):
+    text = job("d", "python x.py") + job(
+        "a/{t}-{s}",
+        "python x.py --t {t} --s {s} --from {d} --out {out}",
+        each={"t": [0.7, 0.8], "s": ["x"]},
+        needs=["d"],
+    )
+    jobs = read_plan(plan(tmp_path, text))
+    assert [j.name for j in jobs] == ["d", "a/0.7-x", "a/0.8-x"]
+    outputs = {j.name: Path("/c/runs") / j.out for j in jobs}
+    words = resolve(jobs[1], outputs)
+    assert words == tuple("python x.py --t 0.7 --s x --from /c/runs/d --out /c/runs/a/0.7-x".split())
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("job = 3", "a job has|not iterable|TOML"),
+        ("[[job]]\nname = 'a'", "a name and a command"),
+        ("speed = 1", "unknown speed"),
+        (job("a", "python x.py", color="red"), "unknown color"),
+        (job("../a", "python x.py"), "no name of a job"),
+        (job("a", "python x.py", out="../b"), "no name of a folder"),
+        (job("a", "rm -rf /"), "a command begins with python"),
+        (job("a", "python -m"), "a command begins with python"),
+        (job("a", "python x.py 'open"), "quotation"),
+        (job("a", "python x.py") * 2, "two jobs 'a'"),
+        (job("a", "python x.py", needs=["b"]), "no such job"),
+        (job("a", "python x.py {b}"), "neither a value of `each` nor a job"),
+        (job("a", "python x.py", each={"t": [1]}), "belong into the name"),
+        (job("a", "python x.py", needs=["b"]) + job("b", "python x.py", needs=["a"]), "need one another"),
+        ("include = ['plan.toml']", "includes itself"),
+        ("include = ['nowhere.toml']", "no such plan"),
+        ("[defaults]\nepochs = {a = 1}", "no option of a command line"),
+        ("a = [", "not a TOML file"),
+    ],
+)
+def test_invalid_plan_is_one_line(tmp_path, text, message):
+    with pytest.raises((UserError, TypeError), match=message):
+        read_plan(plan(tmp_path, text))
+
+
+def test_includes_tags_and_needs(tmp_path):
+    (tmp_path / "paper").mkdir()
+    plan(
+        tmp_path / "paper",
+        job("dense", "python x.py") + job("p", "python x.py", needs=["dense"], tags=["t"]) + job("q", "python x.py"),
+    )
+    jobs = read_plan(
+        plan(tmp_path, 'include = ["paper/plan.toml"]\nonly = ["t"]\n' + job("own", "python x.py", tags=["t", "u"]))
+    )
+    assert [(j.name, j.package) for j in jobs] == [("dense", "paper"), ("p", "paper"), ("own", tmp_path.name)]
+    assert [j.name for j in chosen(jobs, ["t", "u"])] == ["own"]
+    assert [j.name for j in chosen(jobs, ["t"])] == ["dense", "p", "own"]
+    with pytest.raises(UserError, match="no job has the tag 'v'; there are t, u"):
+        chosen(jobs, ["v"])
+
+
+def test_weights_are_found_or_trained_or_named(tmp_path, monkeypatch):
+    text = job("a", "python x.py {weights:resnet20}") + job("b", "python x.py {weights:resnet20} {weights:lenet5}")
+    names = {j.name: j for j in read_plan(plan(tmp_path, text))}
+    assert set(names) == {"dense/resnet20", "a", "b"}
+    assert names["a"].needs == ("dense/resnet20",) and names["a"].problem is None
+    assert "no trained weights of lenet5" in names["b"].problem
+    (tmp_path / "data" / "weights").mkdir(parents=True)
+    (tmp_path / "data" / "weights" / "resnet20-12fca82f.th").touch()
+    (found, _) = read_plan(plan(tmp_path, text))
+    assert found.needs == () and resolve(found, {})[2].endswith("data/weights/resnet20-12fca82f.th")
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own" / "resnet20.safetensors").touch()
+    monkeypatch.setenv("WEIGHTS", str(tmp_path / "own"))
+    assert find_weights(tmp_path, "resnet20") == tmp_path / "own" / "resnet20.safetensors"
+
+
+def test_options_go_to_commands_that_know_them():
+    text = "  --epochs N\n  --dataset D\n  --dataset-dir DIR\n --amp"
+    assert (
+        knows(text, "--epochs")
+        and knows(text, "--dataset")
+        and not knows(text, "--data")
+        and not knows(text, "--epoch")
+    )
+    words = ("python", "x.py", "--dataset", "cifar10", "--dataset-dir", "here", "--amp")
+    order = Order(
+        "a",
+        words,
+        ".",
+        "log",
+        options=(("--amp", ()), ("--epochs", ("9",))),
+        extra=(("--epochs", ("1",)), ("--penalty", ("5",))),
+    )
+    found, known = with_options(order, text)
+    assert found == (*words, "--epochs", "9", "--epochs", "1") and known == ("--epochs",)
+    other = Order("a", words, ".", "log", extra=(("--dataset", ("digits",)),))
+    assert with_options(other, text)[0] == ("python", "x.py", "--dataset", "cifar10", "--amp", "--dataset", "digits")
+    assert without_speed_ups(["x", "--amp", "--graph", "auto", "--epochs", "3", "--compile"]) == ("x", "--epochs", "3")
+    assert split_options(["--a", "1", "2", "--b", "--c=3"]) == (("--a", ("1", "2")), ("--b", ()), ("--c", ("3",)))
+    with pytest.raises(UserError, match="belongs to no option"):
+        split_options(["word"])
+
+
+def test_done_is_decided_by_options_and_digests(tmp_path):
+    weights = tmp_path / "data" / "weights" / "resnet20.pth"
+    weights.parent.mkdir(parents=True)
+    weights.write_bytes(b"1")
+    file = plan(
+        tmp_path,
+        job("a", "python x.py {weights:resnet20}") + job("b", "python x.py", needs=["a"]) + job("c", "python x.py"),
+    )
+    jobs, folder = read_plan(file), Folder(tmp_path / "out")
+
+    def now(*extra) -> dict[str, str]:
+        return identities(read_plan(file), extra, False, folder.outputs(jobs))
+
+    first = now()
+    folder.finish("a", {"identity": first["a"]})
+    assert folder.is_done("a", now()["a"])
+    weights.write_bytes(b"2")
+    changed = now()
+    assert {name for name in first if first[name] != changed[name]} == {"a", "b"}  # b needs a
+    assert not folder.is_done("a", changed["a"])
+    assert set(now(("--epochs", ("1",))).values()).isdisjoint(changed.values())
+
+
+def test_outputs_of_other_options_are_put_aside(tmp_path):
+    (only,) = read_plan(plan(tmp_path, job("a/b", "python x.py")))
+    folder = Folder(tmp_path / "out")
+    for identity in ("1", "1", "2", "3"):
+        folder.ask(only, identity, shared=False)
+        folder.output(only).mkdir(parents=True, exist_ok=True)
+        (folder.output(only) / identity).touch()
+    assert [p.name for p in folder.output(only).iterdir()] == ["3"]
+    assert (tmp_path / "out/stale/a/b-0/1").exists() and (tmp_path / "out/stale/a/b-1/2").exists()
+
+
+def test_estimates_come_from_logs_then_from_the_table(tmp_path):
+    text = (
+        job("dense/x", "python -m common.train --arch vgg16 --epochs 10 --amp")
+        + job("y", "python x.py", hours=2)
+        + job("z", "python x.py")
+    )
+    x, y, z = read_plan(plan(tmp_path, text))
+    estimates = Estimates(tmp_path / "speeds.json", "cpu")
+    assert estimates.seconds(x) == 60 + 10 * 468 and estimates.seconds(y) == 7200 and estimates.seconds(z) is None
+    log = tmp_path / "run" / "log.csv"
+    log.parent.mkdir()
+    log.write_text("epoch,seconds\n1,100\n2,110\n")
+    assert epoch_seconds(log.parent) == [100, 110]
+    assert estimates.seconds_left(x, log.parent) == 8 * 105 + 60
+    estimates.learn(x, log.parent, "cpu (a processor)")
+    assert Estimates(tmp_path / "speeds.json", "cpu").seconds(x) == 60 + 10 * 105
+    assert Estimates(tmp_path / "speeds.json", "cpu", options=(("--epochs", ("2",)),)).seconds(x) == 60 + 2 * 105
+
+
+# --- real work
+
+
+def campaign(file: Path, out: Path, *words: str) -> subprocess.Popen:
+    command = [sys.executable, "-m", "common.campaign", "run", str(file), "--out", str(out), *words]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def results(out: Path) -> dict[str, object]:
+    """What a campaign made, apart from times: weights as bytes, metrics without seconds, logs without their last column."""
+    found: dict[str, object] = {}
+    for path in sorted((out / "runs").rglob("*")):
+        name = str(path.relative_to(out))
+        if path.name == "metrics.json":
+            found[name] = {k: v for k, v in json.loads(path.read_text()).items() if k != "seconds"}
+        elif path.name == "log.csv":
+            found[name] = [line.rpartition(",")[0] for line in path.read_text().splitlines()]
+        elif path.name == "model.safetensors":
+            found[name] = path.read_bytes()
+    return found
+
+
+def child_of(process: subprocess.Popen) -> int:
+    """The worker of a campaign that has begun a job."""
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    commands = {int(pid): Path(f"/proc/{pid}/cmdline").read_bytes() for pid in children}
+    return next(pid for pid, command in commands.items() if b"spawn_main" in command)
+
+
+def wait_for(what, seconds: float = 120.0) -> None:
+    end = time.monotonic() + seconds
+    while not what():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    """A plan of two jobs and a third that fails, its folder, and what it printed."""
+    root = tmp_path_factory.mktemp("campaign")
+    run = TRAIN.format(epochs=8)
+    text = job("one", run, keep=["model.safetensors"], priority=2) + job("two", f"{run} --checkpoint", needs=["one"])
+    text += job("three", TRAIN.format(epochs=3) + " --seed 1", keep=["model.safetensors"])
+    file = plan(root, text)
+    process = campaign(file, root / "whole")
+    printed, _ = process.communicate(timeout=300)
+    assert process.returncode == 2, printed
+    return file, root / "whole", printed
+
+
+def test_failing_job_is_tried_twice_and_stops_no_other(undisturbed):
+    _, whole, printed = undisturbed
+    assert printed.count("failed    two: error: argument --checkpoint: expected one argument") == 2
+    assert "2 of 3 jobs done; failed: two: error:" in printed
+    assert "1 of 3 jobs failed: two" in printed.splitlines()[-1]
+    assert (whole / "jobs/one/done").is_file() and (whole / "jobs/three/done").is_file()
+    assert not (whole / "jobs/two/done").exists() and "--checkpoint" in (whole / "jobs/two/failed").read_text()
+    assert "$ python -m common.train --arch lenet5" in (whole / "jobs/one/log.txt").read_text()
+
+
+def test_second_call_does_nothing_but_the_failed_job(undisturbed, capsys):
+    file, whole, _ = undisturbed
+    before = results(whole)
+    process = campaign(file, whole)
+    printed, _ = process.communicate(timeout=300)
+    assert "begins    one" not in printed and "begins    two" in printed
+    assert results(whole) == before
+    assert main(["status", str(whole)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split("|")[2].strip() for line in lines[2:]] == ["done", "failed", "done"]
+
+
+def test_worker_and_parent_killed_the_results_are_the_same(undisturbed, tmp_path):
+    file, whole, _ = undisturbed
+    out = tmp_path / "killed"
+    log = out / "runs" / "one" / "log.csv"
+    process = campaign(file, out)
+    wait_for(log.is_file)
+    os.kill(child_of(process), signal.SIGKILL)  # the worker: the campaign starts another one, which resumes
+    wait_for(lambda: "resumes" in (out / "jobs/one/log.txt").read_text() or len(epoch_seconds(log.parent)) > 2)
+    process.kill()  # the parent: its worker ends by itself
+    process.communicate()
+    left = campaign(file, out)
+    printed, _ = left.communicate(timeout=300)
+    assert results(out) == results(whole), printed
+
+
+def test_deadline_and_sigterm_stop_after_the_epoch_and_resume(undisturbed, tmp_path):
+    file, whole, _ = undisturbed
+    out = tmp_path / "stopped"
+    log = out / "runs" / "one" / "log.csv"
+    process = campaign(file, out, "--nice")
+    wait_for(log.is_file)
+    process.terminate()
+    printed, _ = process.communicate(timeout=120)
+    assert process.returncode == 75 and "stopped   one; it resumes" in printed and "jobs are left" in printed
+    assert not (out / "jobs/one/done").exists() and (out / "runs/one/state.pt").is_file()
+    minute = campaign(file, out, "--minutes", "0.001")
+    printed, _ = minute.communicate(timeout=120)
+    assert minute.returncode == 75, printed
+    last = campaign(file, out)
+    last.communicate(timeout=300)
+    assert results(out) == results(whole)
+
+
+def test_pieces_bring_everything_back(undisturbed, tmp_path, capsys):
+    file, whole, _ = undisturbed
+    assert main(["collect", str(whole), "--to", str(tmp_path / "pieces"), "--mib", "2"]) == 0
+    pieces = sorted((tmp_path / "pieces").iterdir())
+    assert 1 < len(pieces) <= 8 and all(piece.stat().st_size <= 2 * 2**20 for piece in pieces)
+    assert main(["merge", *map(str, pieces), "--into", str(tmp_path / "there")]) == 0
+    assert capsys.readouterr().out.splitlines()[-2:] == ["one", "three"]
+    for name in ("one", "three"):
+        before, after = (load_model(root / "runs" / name / "model.safetensors") for root in (whole, tmp_path / "there"))
+        for (key, a), b in zip(before.state_dict().items(), after.state_dict().values(), strict=True):
+            assert a.dtype == b.dtype and torch.allclose(a, b, rtol=2**-11, atol=1e-7), key
+        assert (tmp_path / "there/runs" / name / "metrics.json").read_bytes() == (
+            whole / "runs" / name / "metrics.json"
+        ).read_bytes()
+    again = campaign(file, tmp_path / "there")
+    printed, _ = again.communicate(timeout=120)
+    assert "begins    one" not in printed and "begins    three" not in printed  # merged jobs are done there
+    (tmp_path / "there/jobs/one/done").write_text('{"identity": "of other options"}')
+    assert main(["merge", *map(str, pieces), "--into", str(tmp_path / "there")]) == 2
+    assert "other options" in capsys.readouterr().err
+
+
+def test_what_does_not_fit_is_named(undisturbed, tmp_path, capsys):
+    _, whole, _ = undisturbed
+    assert main(["collect", str(whole), "--to", str(tmp_path), "--mib", "1", "--files", "1"]) == 0
+    printed = capsys.readouterr().out
+    assert "left out" in printed and "runs/one/model" in printed and len(list(tmp_path.iterdir())) == 1
+
+
+@pytest.mark.parametrize("name", ["../evil", "/etc/evil", "jobs/../../evil", "other/file", "runs\\..\\evil", "evil"])
+def test_hostile_pieces_are_rejected(tmp_path, name, capsys):
+    with zipfile.ZipFile(tmp_path / "piece-1.zip", "w") as archive:
+        archive.writestr(zipfile.ZipInfo(name), b"x")
+    assert main(["merge", str(tmp_path / "piece-1.zip"), "--into", str(tmp_path / "there")]) == 2
+    assert "not a piece of a campaign" in capsys.readouterr().err and not (tmp_path / "there").exists()
+
+
+def test_unknown_options_are_an_error_before_any_work(tmp_path):
+    process = campaign(plan(tmp_path, job("a", TRAIN.format(epochs=1))), tmp_path / "out", "--penalty", "3")
+    printed, _ = process.communicate(timeout=120)
+    assert process.returncode == 2 and "error: no command of this plan knows --penalty" in printed
+    assert not (tmp_path / "out" / "runs").exists()
+
+
+def test_half_precision_and_shards_are_read_as_float32(tmp_path):
+    torch.manual_seed(0)
+    model = create_model("lenet5")
+    save_model(tmp_path / "m.safetensors", model, classes=list("0123456789"), extra={"note": 1})
+    (small,) = write_half(tmp_path / "m.safetensors", tmp_path / "half.safetensors")
+    assert small.stat().st_size < 0.55 * (tmp_path / "m.safetensors").stat().st_size
+    files = write_half(tmp_path / "m.safetensors", tmp_path / "s.safetensors", shard_bytes=500_000)
+    assert (
+        len(files) > 2 and files[-1].name == f"s.safetensors{INDEX}" and all(f.stat().st_size < 900_000 for f in files)
+    )
+    for file in (small, files[-1]):
+        loaded = load_model(file)
+        header, _ = read_checkpoint(file)
+        assert header["classes"][3] == "3" and header["extra"] == {"note": 1}
+        for (key, a), b in zip(model.state_dict().items(), loaded.state_dict().values(), strict=True):
+            assert b.dtype == torch.float32
+            assert torch.equal(b, a.half().float() if a.dim() >= 2 else a), key
+    files[0].unlink()
+    with pytest.raises(UserError, match="no such file"):
+        load_model(files[-1])
+    for damage in (
+        "{}",
+        "[]",
+        '{"metadata": {}, "weight_map": {"a": "../m.safetensors"}}',
+        '{"metadata": {}, "weight_map": {"a": 1}}',
+    ):
+        files[-1].write_text(damage)
+        with pytest.raises(UserError, match="index|not a checkpoint"):
+            load_model(files[-1])
+
+
+def test_pieces_are_filled_before_others_are_begun(tmp_path):
+    files = [(tmp_path / str(i)) for i in range(6)]
+    for i, file in enumerate(files):
+        file.write_bytes(bytes(10_000 * (i + 1)))
+    pieces: list = []
+    room: list[int] = []
+    placed = [pack._place([(f.name, f)], pieces, room, files=2, size=80_000) for f in reversed(files)]
+    assert placed == [True, True, False, False, False, True]  # 60, 50 and 10 kB, each with some overhead
+    assert len(pieces) == 2 and all(left >= 0 for left in room)
