@@ -278,7 +278,7 @@ def test_17_evaluation_equals_the_cpus_and_waits_once():
         torch.cuda.set_sync_debug_mode("warn")
         evaluate(model, images, device=DEVICE, batch_size=500)
         torch.cuda.set_sync_debug_mode("default")
-    waits = [str(warning.message) for warning in caught if "synchroniz" in str(warning.message)]
+    waits = [str(warning.message) for warning in caught if "called a synchronizing" in str(warning.message)]
     assert len(waits) <= 1, waits
 
 

@@ -178,6 +178,7 @@ def test_pictures_equal_those_of_torchvision():
         assert (images[index] - expected).abs().max() < 1e-6
 
 
+@pytest.mark.cuda
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_a_cuda_device_gives_the_same_bits_as_the_cpu():
     image_set = random_set(100, (3, 32, 32))

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from common.channels import ChannelGroup, keep_channels, masked
+from common.channels import ChannelGroup, Masking, keep_channels, masked
 from common.checkpoint import load_model, save_model
 from common.cost import WidthCost, count_cost
 from common.data import Batch
@@ -159,21 +159,23 @@ def test_distillation_pulls_towards_the_teachers_outputs_and_leaves_the_teacher_
     assert torch.allclose(distillation(teacher, 0.25)(student, batch)[0], 0.75 * entropy + 0.25 * loss)
 
 
-def test_what_is_found_out_once_serves_other_masks_and_fewer_groups():
-    """DenseNet-40's readers read many groups: the second and later calls take over where each position comes from."""
+def test_masking_equals_masked_step_after_step():
+    """DenseNet-40's consumers read many groups; hooks that stay take masks by name, side by side, and of fewer groups."""
     model = random_network("densenet40")
     agents, x = Agents(model, torch.zeros(1, 3, 32, 32)), torch.randn(2, 3, 16, 16)
-    generator, known = torch.Generator().manual_seed(1), {}
-    for count in (0, 1, 0):  # all groups, without the first, all again
-        masks = {
-            g.name: torch.bernoulli(torch.full((2, g.size), 0.7), generator=generator) for g in agents.groups[count:]
-        }
-        with torch.no_grad():
-            with masked(model, agents.groups, masks):
-                expected = model(x)
-            with masked(model, agents.groups, masks, known):
-                assert torch.equal(model(x), expected)
-            if not count:
-                with agents.masked(model, masks):
-                    assert torch.equal(model(x), expected)
-    assert len(known) > len(agents.groups)
+    generator = torch.Generator().manual_seed(1)
+    for count in (0, 1):  # all groups, without the first
+        groups = agents.groups[count:]
+        masking = Masking(model, groups)
+        for _ in range(2):
+            masks = {g.name: torch.bernoulli(torch.full((2, g.size), 0.7), generator=generator) for g in groups}
+            with torch.no_grad():
+                dense = model(x)
+                with masked(model, agents.groups, masks):
+                    expected = model(x)
+                for given in (masks, torch.cat(list(masks.values()), dim=1)):
+                    with masking.applied(given):
+                        assert torch.equal(model(x), expected)
+                assert torch.equal(model(x), dense) and not torch.equal(expected, dense)
+        masking.remove()
+    assert not any(module._forward_pre_hooks for module in model.modules())

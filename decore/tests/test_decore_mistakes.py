@@ -1,13 +1,12 @@
 """Mistakes: one line on standard error, status 2, no traceback, nothing half-written. And the scripts as commands."""
 
-import re
 from pathlib import Path
 
 import pytest
 
 from common.checkpoint import save_model
 from common.models import create_model
-from common.testing import calls_of_script, full_disk, left_behind, refusal, scripts_refuse, write_broken_inputs
+from common.testing import full_disk, left_behind, refusal, scripts_refuse, write_broken_inputs
 from decore import command, investigate
 
 HERE = Path(__file__).resolve().parents[1]
@@ -137,29 +136,3 @@ def test_the_scripts_are_commands(place, tmp_path):
     words = ["--arch", "resnet20", "--weights", place / "short.pth", "--dataset", f"folder:{place / 'pictures'}"]
     scripts = ("prune_model.py", "investigate_policies.py")
     scripts_refuse([[HERE / script, *words, "--device", "cpu"] for script in scripts], tmp_path, "short.pth")
-
-
-@pytest.mark.parametrize("script", ["run_cifar10.sh", "run_imagenet.sh"])
-def test_what_the_shell_scripts_call_are_options_that_exist(script, tmp_path):
-    """A stand-in for python notes the calls; our parsers read them."""
-    done, lines = calls_of_script(f"bash {HERE / script} --device cpu", tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert lines and all(line.endswith("--device cpu") for line in lines)
-    for line in lines:
-        _, script, *words = line.split()
-        parser = command.build_parser() if script == "prune_model.py" else investigate.build_parser()
-        assert parser.parse_args(words).device == "cpu"
-    assert len(re.findall("prune_model.py", "\n".join(lines))) >= 1
-
-
-def test_run_cifar10_takes_the_networks_that_common_train_left(tmp_path):
-    weights = tmp_path / "weights"
-    weights.mkdir()
-    (weights / "densenet40.safetensors").touch()
-    done, lines = calls_of_script(f"WEIGHTS={weights} bash {HERE / 'run_cifar10.sh'}", tmp_path)
-    assert done.returncode == 0, done.stderr
-    of = {arch: f"{weights}/{arch}.pth" for arch in ("vgg16", "resnet110")} | {
-        "densenet40": f"{weights}/densenet40.safetensors"
-    }
-    for arch, file in of.items():
-        assert any(f"prune_model.py --arch {arch} --weights {file} " in line for line in lines), arch

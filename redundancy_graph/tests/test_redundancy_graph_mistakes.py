@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from common.testing import calls_of_script, full_disk, left_behind, refusal, scripts_refuse, write_broken_inputs
+from common.testing import full_disk, left_behind, refusal, scripts_refuse, write_broken_inputs
 from redundancy_graph import finetune, generate
 
 HERE = Path(__file__).resolve().parent.parent
@@ -157,42 +157,3 @@ def test_each_script_as_a_command(place, tmp_path):
         [HERE / f"prune_{data}.py", *words, "--pruneinfo-dir", place / "info"] for data in ("cifar10", "imagenet")
     ]
     scripts_refuse(commands, tmp_path, "short.pth")
-
-
-def source(script: str, tmp_path: Path, status: int, options: str = "") -> tuple[str, list[str]]:
-    """What a shell prints that sources a script, and the commands that the script ran."""
-    code = f"""
-        cd {tmp_path}; before=$(set +o; pwd; declare -F; compgen -v | sort)
-        source {HERE / script} {options}; result=$?
-        after=$(set +o; pwd; declare -F; compgen -v | grep -v -e ^before$ -e ^result$ | sort)
-        [ "${{before//before/}}" = "${{after//before/}}" ] && echo unaltered
-        echo alive $result
-    """
-    done, calls = calls_of_script(code, tmp_path, status)
-    return done.stdout, calls
-
-
-def test_sourcing_run_cifar10_leaves_the_callers_shell_alone(tmp_path):
-    out, calls = source("run_cifar10.sh", tmp_path, status=0, options="--epochs 3 --device cpu")
-    assert "alive 0" in out
-    assert "unaltered" in out
-    assert [call.split(": ")[0] for call in calls] == [str(HERE)] * 4
-    assert calls[0].endswith(
-        "prune_cifar10.py --arch vgg16 --generate --threshold 0.7 0.75 0.8 --epochs 3 --device cpu"
-    )
-    for call, arch in zip(calls[1:], ("resnet56", "resnet110", "densenet40"), strict=True):
-        assert f"--arch {arch} --generate --threshold 0.65 0.7 0.75 --epochs 3" in call
-
-
-def test_a_failure_does_not_end_the_callers_shell(tmp_path):
-    out, calls = source("run_cifar10.sh", tmp_path, status=2)
-    assert "alive 1" in out
-    assert len(calls) == 4  # the other networks are tried all the same
-
-
-def test_sourcing_run_imagenet(tmp_path):
-    out, calls = source("run_imagenet.sh", tmp_path, status=0)
-    assert "alive 0" in out and "unaltered" in out
-    assert [call.split(": ")[1] for call in calls] == [
-        "prune_imagenet.py --arch resnet50 --generate --threshold 0.7 0.65"
-    ]

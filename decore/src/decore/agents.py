@@ -12,7 +12,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from common.channels import ChannelGroup, channel_groups, masked
-from common.channels.mask import Columns
 from common.errors import UserError
 from decore.actions import bernoulli
 from decore.cut import kept_channels
@@ -39,7 +38,6 @@ class Agents(nn.Module):
         self.weight = nn.Parameter(torch.full((int(sizes.sum()),), float(init)))
         layer_of = torch.repeat_interleave(torch.arange(len(sizes)), sizes)
         self.register_buffer("layer_of", layer_of, persistent=False)
-        self._columns: Columns = {}  # which mask goes where, found out at the first step
         self.to(next((p.device for p in model.parameters()), torch.device("cpu")))
 
     @property
@@ -67,7 +65,7 @@ class Agents(nn.Module):
     def masked(self, model: nn.Module, actions: Mapping[str, Tensor] | Tensor) -> AbstractContextManager[nn.Module]:
         """Within this context the network runs with these channels only; actions: by name or (N, C) or (C,)."""
         masks = self.by_name(actions) if isinstance(actions, Tensor) else actions
-        return masked(model, self.groups, masks, self._columns)
+        return masked(model, self.groups, masks)
 
     def rewards(
         self, actions: Tensor, correct: Tensor, penalty: float, channel_weights: Tensor | None = None

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from common.channels import Masking
 from common.cost import WidthCost
 from common.data import Batch, ImageSet
 from common.distributed import sum_over_ranks
@@ -73,7 +74,10 @@ class Baseline:
 
 
 class PolicyTraining:
-    """What joins :func:`common.training.fit`: masks on the forward pass, the agents' step, the log's columns."""
+    """What joins :func:`common.training.fit`: masks on the forward pass, the agents' step, the log's columns.
+
+    ``masking`` holds hooks on the network; remove them when training has ended.
+    """
 
     def __init__(
         self,
@@ -87,12 +91,14 @@ class PolicyTraining:
     ) -> None:
         self.agents, self.model, self.options, self.cost, self.seed = agents, model, options, cost, seed
         self.optimizer = torch.optim.Adam(agents.parameters(), lr=options.learning_rate)
+        self.masking = Masking(model, agents.groups)
         self.baseline = Baseline()
         self.cross_entropy = cross_entropy(label_smoothing)
         self.channel_weights = macs_per_channel(agents, cost) if options.weigh_macs else None
         self.epoch = 0
         self.seen: tuple[Tensor, Tensor, int] | None = None  # actions, rewards, global size of the last forward
-        self.sums = torch.zeros(5, dtype=torch.float64)
+        self.sums = torch.zeros(4, dtype=torch.float64)
+        self.examples = 0
 
     def hooks(self) -> Hooks:
         common = {"before_epoch": self.start_epoch, "after_epoch": self.columns, "status": self.status}
@@ -103,12 +109,13 @@ class PolicyTraining:
 
     def start_epoch(self, epoch: int) -> None:
         self.epoch = epoch
-        self.sums = torch.zeros(5, dtype=torch.float64, device=self.agents.weight.device)
+        self.sums = torch.zeros(4, dtype=torch.float64, device=self.agents.weight.device)
+        self.examples = 0
 
     def network_loss(self, network: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
         """Joint training: (cross-entropy of the masked network, its logits); what the agents learn from is kept aside."""
         actions = self.agents.draw(batch.indices, self.seed, self.epoch)
-        with self.agents.masked(self.model, actions):
+        with self.masking.applied(actions):
             loss, logits = self.cross_entropy(network, batch)
         self._observe(actions, logits.detach(), batch)
         return loss, logits
@@ -116,7 +123,7 @@ class PolicyTraining:
     def agents_loss(self, agents: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
         """Frozen network: (the agents' loss summed over the examples, the masked network's logits)."""
         actions = self.agents.draw(batch.indices, self.seed, self.epoch)
-        with torch.no_grad(), self.agents.masked(self.model, actions):
+        with torch.no_grad(), self.masking.applied(actions):
             logits = self.model(batch.images)
         self._observe(actions, logits, batch)
         with torch.autocast(batch.images.device.type, enabled=False):  # counts of channels are exact in float32 only
@@ -140,8 +147,8 @@ class PolicyTraining:
         rewards = compression * accuracy[:, None]
         self.seen = (actions, rewards, batch.global_size)
         dropped = actions.numel() - actions.sum()
-        count = torch.tensor(len(actions), device=actions.device)
-        self.sums += torch.stack([accuracy.sum(), rewards.sum(), dropped, correct.sum(), count]).double()
+        self.sums += torch.stack([accuracy.sum(), rewards.sum(), dropped, correct.sum()]).double()
+        self.examples += len(actions)
 
     def _learned_from(self) -> Tensor:
         """The rewards (N, L), minus the baseline if there is one; the baseline then takes them in."""
@@ -155,7 +162,8 @@ class PolicyTraining:
 
     def columns(self, epoch: int) -> dict[str, Any]:
         """Means over the epoch's examples, the agents as they are now, and the share of channels each layer would keep."""
-        accuracy, reward, dropped, correct, examples = sum_over_ranks(self.sums.clone()).tolist()
+        totals = torch.cat([self.sums, self.sums.new_tensor([self.examples])])
+        accuracy, reward, dropped, correct, examples = sum_over_ranks(totals).tolist()
         p = self.agents.probabilities
         kept = self.agents.kept()
         row = {
@@ -211,12 +219,16 @@ def train_policy(
     model.to(device, memory_format=torch.channels_last)
     agents.to(device)
     training = PolicyTraining(agents, model, options, cost, seed=seed, label_smoothing=recipe.label_smoothing)
-    shared = {"device": device, "seed": seed, "workers": workers, "folder": folder, "tensorboard": tensorboard}
-    if not options.frozen:
-        return fit(model, train, recipe, hooks=training.hooks(), stage="policy", **shared)
-    model.eval()
-    own = {"optimizer": "adam", "learning_rate": options.learning_rate, "weight_decay": 0.0, "schedule": "constant"}
-    recipe = TrainOptions(
-        epochs=recipe.epochs, batch_size=recipe.batch_size, augment=recipe.augment, amp=recipe.amp, **own
-    )
-    return fit(agents, train, recipe, hooks=training.hooks(), stage="policy", **shared)
+    learner: nn.Module = model
+    if options.frozen:
+        learner = agents
+        model.eval()
+        own = {"optimizer": "adam", "learning_rate": options.learning_rate, "weight_decay": 0.0, "schedule": "constant"}
+        recipe = TrainOptions(
+            epochs=recipe.epochs, batch_size=recipe.batch_size, augment=recipe.augment, amp=recipe.amp, **own
+        )
+    with training.masking:
+        return fit(
+            learner, train, recipe, hooks=training.hooks(), stage="policy", device=device, seed=seed, workers=workers,
+            folder=folder, tensorboard=tensorboard,
+        )  # fmt: skip

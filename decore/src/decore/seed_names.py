@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from common.channels import ChannelGroup
+from common.channels import ChannelGroup, Masking
 from common.errors import UserError
 from common.models import input_shape
 from decore.agents import INIT, Agents
@@ -137,31 +137,32 @@ def train(
     model.train(optimize_model)
     flat, sums = agents.agents, dict.fromkeys(("loss_model", "loss_agents", "accuracy", "compression", "full"), 0.0)
     total = correct_count = dropped = 0
-    for images, labels in loader:
-        images, labels, n = images.to(device), labels.to(device), len(labels)
-        actions = flat.by_name(torch.ones(n, len(flat.weight), device=flat.weight.device)) | agents.masks(n)
-        with flat.masked(model, actions):
-            logits = model(images)
-        loss = criterion_model(logits, labels)
-        right = correct_decisions(logits.detach(), labels)
-        together = flat.flat(actions)
-        loss_agents = flat.loss(together, right, penalty)
-        if optimize_model and optimizer_model is not None:
-            optimizer_model.zero_grad()
-            loss.backward()
-            optimizer_model.step()
-        if optimize_agents and optimizer_agents is not None:
-            optimizer_agents.zero_grad()
-            loss_agents.backward()
-            optimizer_agents.step()
-        rewards = flat.rewards(together, right, penalty)
-        total, correct_count = total + n, correct_count + int(right.sum())
-        dropped += int((1 - together).sum())
-        sums["loss_model"] += n * float(loss.detach())
-        sums["loss_agents"] += n * float(loss_agents.detach())
-        sums["accuracy"] += float(torch.where(right, 1.0, -float(penalty)).sum())
-        sums["compression"] += float((1 - together).sum())
-        sums["full"] += float(rewards.sum())
+    with Masking(model, flat.groups) as masking:
+        for images, labels in loader:
+            images, labels, n = images.to(device), labels.to(device), len(labels)
+            actions = flat.by_name(torch.ones(n, len(flat.weight), device=flat.weight.device)) | agents.masks(n)
+            with masking.applied(actions):
+                logits = model(images)
+            loss = criterion_model(logits, labels)
+            right = correct_decisions(logits.detach(), labels)
+            together = flat.flat(actions)
+            loss_agents = flat.loss(together, right, penalty)
+            if optimize_model and optimizer_model is not None:
+                optimizer_model.zero_grad()
+                loss.backward()
+                optimizer_model.step()
+            if optimize_agents and optimizer_agents is not None:
+                optimizer_agents.zero_grad()
+                loss_agents.backward()
+                optimizer_agents.step()
+            rewards = flat.rewards(together, right, penalty)
+            total, correct_count = total + n, correct_count + int(right.sum())
+            dropped += int((1 - together).sum())
+            sums["loss_model"] += n * float(loss.detach())
+            sums["loss_agents"] += n * float(loss_agents.detach())
+            sums["accuracy"] += float(torch.where(right, 1.0, -float(penalty)).sum())
+            sums["compression"] += float((1 - together).sum())
+            sums["full"] += float(rewards.sum())
     if not total:
         raise UserError("train: the loader gave no batch")
     weights = torch.cat([agent.w.detach() for agent in agents])

@@ -126,9 +126,9 @@ class Held:
 
     @torch.no_grad()
     def __call__(self) -> None:
+        # The network may have moved since the last call: the masks follow it once.
+        self.dead = [(weight, dead.to(weight.device)) for weight, dead in self.dead]
         for weight, dead in self.dead:
-            if dead.device != weight.device:  # the network has moved since
-                dead = dead.to(weight.device)
             weight.masked_fill_(dead, 0.0)
 
 

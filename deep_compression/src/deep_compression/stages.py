@@ -272,11 +272,12 @@ def _normalized(model: nn.Module, setting: Setting) -> DataBundle:
 
 
 def _accuracy(model: nn.Module, setting: Setting) -> float:
+    model.to(setting.device, memory_format=torch.channels_last)
     return round(evaluate(model, test_images(model, setting.data), device=setting.device).top1, 4)
 
 
 def _save(path: Path, model: nn.Module, factory: Factory) -> None:
-    save_model(path, model.cpu(), factory=factory)
+    save_model(path, model, factory=factory)  # of a copy on the CPU: the network stays where it is
 
 
 def _finish(run: Run, path: Path, setting: Setting, details: Mapping[str, Any]) -> None:
@@ -287,7 +288,10 @@ def _finish(run: Run, path: Path, setting: Setting, details: Mapping[str, Any]) 
 def measure(path: Path, setting: Setting) -> dict[str, dict[str, Any]]:
     """The sides of metrics.json, both networks read back from disk; without a baseline there is one side only."""
     files = {"baseline": setting.baseline, "compressed": path} if setting.baseline else {"compressed": path}
-    models = {name: read_network(file, setting.factory).to(setting.device) for name, file in files.items()}
+    models = {
+        name: read_network(file, setting.factory).to(setting.device, memory_format=torch.channels_last)
+        for name, file in files.items()
+    }
     sides, reference = {}, None
     for name, model in models.items():
         require_fit(model, setting.data, files[name])

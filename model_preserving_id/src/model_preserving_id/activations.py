@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from common.channels import ChannelGroup
+from common.device import exact_float32
 from common.errors import UserError
 from common.models import PadShortcut
 from model_preserving_id.rows import Gram
@@ -176,11 +177,12 @@ class _Enough(Exception):
 
 @contextmanager
 def eval_mode(model: nn.Module) -> Iterator[None]:
-    """Eval mode within the context; every module's own mode is put back."""
+    """Eval mode and exact float32 within the context; every module's own mode is put back."""
     modes = {module: module.training for module in model.modules()}
     model.eval()
     try:
-        yield
+        with exact_float32():
+            yield
     finally:
         for module, mode in modes.items():
             module.training = mode

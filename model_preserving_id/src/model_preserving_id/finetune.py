@@ -127,6 +127,7 @@ def _process(local: int, processes: int, args: argparse.Namespace, command: str)
     rank = max(0, args.rank) * processes + local
     world = max(1, args.world_size) * processes
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(local), "WORLD_SIZE": str(world)}
+    os.environ["LOCAL_WORLD_SIZE"] = str(processes)
     os.environ |= {"MASTER_ADDR": address, "MASTER_PORT": port or "23456"}
     train(args, command)
 
@@ -185,17 +186,19 @@ def _fit(run: Run, args: argparse.Namespace, before: Trained, original: Trained 
             return {}
         now = reference.measure(model)
         _say(f"epoch {epoch + 1}/{args.epochs}", now)
-        _write_checkpoint(run.folder, args.arch)
         figures = {"test_loss": now.loss, "test_top1": now.top1, "test_top5": now.top5, "agreement": now.agreement}
         return {name: round(value, 4) for name, value in figures.items() if value is not None}
 
     hooks = Hooks(loss=distillation(original, args.distill, args.temperature), after_epoch=after_epoch)
-    rows = fit(
-        model, data.train, recipe(args), folder=run.folder, device=before.device, seed=args.seed, workers=args.workers,
-        hooks=hooks, tensorboard=args.tensorboard_dir, stage="fine-tune",
-    )  # fmt: skip
+    try:
+        rows = fit(
+            model, data.train, recipe(args), folder=run.folder, device=before.device, seed=args.seed,
+            workers=args.workers, hooks=hooks, tensorboard=args.tensorboard_dir, stage="fine-tune",
+        )  # fmt: skip
+    finally:  # once, whether training ended or was interrupted: an epoch itself leaves STATE only
+        if is_main():
+            _write_checkpoint(run.folder, args.arch)
     if is_main():
-        _write_checkpoint(run.folder, args.arch)
         save_model(run.model_path, model, normalize=(data.mean, data.std), dataset=data.name, classes=data.classes)
         small = load_model(run.model_path)
         sides = {

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from common.data import ImageSet
+from common.device import exact_float32
 from common.errors import UserError
 from redundancy_graph.hashing import hash_maps
 
@@ -52,8 +53,9 @@ def collect_hashes(
         modules[name].register_forward_hook(_hash_into(parts[name], name))
     batch_size = len(images) if bn_mode == "train" else _batch_size(images)
     batches = images.batches(batch_size, augment=augment, device=device, workers=workers)
-    for batch in tqdm(batches, total=-(-len(images) // batch_size), desc="feature maps", disable=None, leave=False):
-        network(batch.images)
+    with exact_float32():
+        for batch in tqdm(batches, total=-(-len(images) // batch_size), desc="feature maps", disable=None, leave=False):
+            network(batch.images)
     for name, hashes in parts.items():
         if not hashes:
             raise UserError(f"{name} does not run when the network does: there are no maps to compare")

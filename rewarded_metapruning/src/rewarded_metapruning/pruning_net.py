@@ -17,7 +17,7 @@ from torch.func import functional_call
 
 from common.models import arguments_for, register, skeleton
 from common.models.arguments import Argument, Choice, Integer
-from rewarded_metapruning.scale import ALL_SCALES, SCALES
+from rewarded_metapruning.scale import ALL_SCALES, SCALES, scale
 from rewarded_metapruning.space import NEV, NORMS, Space, find_space, known_architectures
 
 ARCH = "pruningnet"
@@ -34,7 +34,8 @@ class Generator(nn.Module):
         self.second = nn.Linear(hidden, int(torch.Size(shape).numel()))
 
     def forward(self, scales: Tensor) -> Tensor:
-        return self.second(F.relu(self.first(scales[self.genes]))).view(self.shape)
+        own = torch.stack([scales[gene] for gene in self.genes])  # a list as the index would be copied to the device
+        return self.second(F.relu(self.first(own))).view(self.shape)
 
 
 class NormTable(nn.Module):
@@ -95,6 +96,7 @@ class PruningNet(nn.Module):
             for name, module in modules.items()
             if isinstance(module, nn.Conv2d) and module.groups > 1
         ]
+        self._constants: dict[torch.device, tuple[Tensor, dict[str, Tensor]]] = {}
         _initialise(self.plain, modules)
 
     def _norm_site(self, name: str) -> tuple[int | None, int]:
@@ -106,7 +108,8 @@ class PruningNet(nn.Module):
         """Every tensor of the plain network of this NEV; those of norms are views into their tables."""
         space, widths, indices = self.space, self.space.widths(nev), self.space.genes_of(nev)
         device = next(self.generators.parameters()).device
-        scales = torch.tensor(space.scales(nev), device=device)
+        table, sources = self._constants_on(device)
+        scales = torch.stack([table[index] for index in indices])
         found: dict[str, Tensor] = {}
         for key, generator in self.generators.items():
             name = _name(key)
@@ -119,8 +122,16 @@ class PruningNet(nn.Module):
             (channels,) = space.shape_of(f"{name}.weight", widths)
             found |= {f"{name}.{kind}": tensor for kind, tensor in table.tensors(indices, channels).items()}
         for name in space.sources:
-            found[f"{name}.source"] = space.source_of(name, widths).to(device)
+            found[f"{name}.source"] = space.source_of(name, widths, sources[name])
         return found
+
+    def _constants_on(self, device: torch.device) -> tuple[Tensor, dict[str, Tensor]]:
+        """The table of scales (31,) and each shortcut's table at full width, copied to a device once."""
+        if device not in self._constants:
+            scales = torch.tensor([scale(index) for index in range(SCALES)], device=device)
+            sources = {name: source.to(device) for name, (source, _, _) in self.space.sources.items()}
+            self._constants[device] = (scales, sources)
+        return self._constants[device]
 
     def forward(self, images: Tensor, nev: Sequence[int] | None = None) -> Tensor:
         space, (skeleton,) = self.space, self._skeleton

@@ -90,7 +90,8 @@ def _main(argv: Sequence[str] | None) -> None:
 def label_of(args: argparse.Namespace, data: DataBundle) -> str:
     """What files and folders of one setting are called."""
     low, high = scale_limits(args)
-    label = f"{args.arch}-{data.name}" + ("" if (low, high) == ALL_SCALES else f"-scales{low}-{high}")
+    name = data.name.rsplit("/", 1)[-1]  # of folder:PATH
+    label = f"{args.arch}-{name}" + ("" if (low, high) == ALL_SCALES else f"-scales{low}-{high}")
     return label if args.meta_optimizer == "sgd" else f"{label}-{args.meta_optimizer}"
 
 

@@ -109,9 +109,13 @@ class Space:
             size if gene is None else widths[gene] for size, gene in zip(self.full[name], self.dims[name], strict=True)
         )
 
-    def source_of(self, shortcut: str, widths: Sequence[int]) -> Tensor:
-        """The table of an option-A shortcut between these widths: what it read from a removed channel becomes zero."""
+    def source_of(self, shortcut: str, widths: Sequence[int], full: Tensor | None = None) -> Tensor:
+        """The table of an option-A shortcut between these widths: what it read from a removed channel becomes zero.
+
+        full: the table at full width, (C,) int64, on the device where the result is needed; the CPU's if not given.
+        """
         source, before, after = self.sources[shortcut]
+        source = source if full is None else full
         cut = source if after is None else source[: widths[after]]
         return cut if before is None else torch.where(cut < widths[before], cut, -1)
 

@@ -94,7 +94,11 @@ def train_pruning_net(
         vectors = RandomVectors(space, recipe.label_smoothing, seed, limits)
         watch = _FullWidth(net, held, device, workers, recipe, say)
         hooks = Hooks(
-            before_epoch=vectors.before_epoch, loss=vectors.loss, after_epoch=watch.after_epoch, decays=is_weight
+            before_epoch=vectors.before_epoch,
+            loss=vectors.loss,
+            after_epoch=watch.after_epoch,
+            decays=is_weight,
+            fixed_shapes=False,  # every step has other widths
         )
         rows = fit(
             net, held.train, recipe, folder=run.folder, device=device, seed=seed, workers=workers, hooks=hooks,

@@ -16,6 +16,7 @@
     keep = ["vgg16-*/model.safetensors"]           # files that `collect` takes along, weights as float16
     epochs = 90                                    # where its command does not say how many
     hours = 0.5                                    # where epochs do not tell how long it takes
+    quick = { pictures = 200 }                     # its own options for --quick
 
 A command runs in the folder of its plan. ``{out}`` is the job's own folder. ``{data:NAME}`` and ``{weights:ARCH}`` are the
 first of the usual places that exists (:data:`DATA`, :data:`WEIGHTS`); without weights, the job ``dense/ARCH`` trains them: that
@@ -43,7 +44,7 @@ WEIGHTS = (
 WEIGHTS_FOLDER = "WEIGHTS"  # in the environment: a folder that is looked in first
 NAME = re.compile(r"[A-Za-z0-9][\w.=-]*(?:/[A-Za-z0-9][\w.=-]*)*")
 REFERENCE = re.compile(r"\{([^{}]+)\}")
-KEYS = {"name", "run", "each", "needs", "priority", "tags", "keep", "hours", "epochs", "out"}
+KEYS = {"name", "run", "each", "needs", "priority", "tags", "keep", "hours", "epochs", "out", "quick"}
 JOBS_LIMIT = 10_000
 DENSE = Path(__file__).parent / "dense.toml"
 
@@ -222,7 +223,7 @@ def _job(entry: Mapping[str, Any], path: Path, options, quick, point: Mapping[st
         raise UserError(f"{path}: {name}: {out!r} is no name of a folder")
     return Job(
         name, words, path.parent, out, needs, float(entry.get("priority", 0)), tuple(entry.get("tags", ())),
-        tuple(filled(pattern) for pattern in entry.get("keep", ())), entry.get("hours"), entry.get("epochs"), options, quick,
+        tuple(filled(pattern) for pattern in entry.get("keep", ())), entry.get("hours"), entry.get("epochs"), options, (*quick, *options_of(entry.get("quick", {}), path)),
     )  # fmt: skip
 
 

@@ -18,18 +18,14 @@ def masked(model: nn.Module, groups: Sequence[ChannelGroup], masks: Mapping[str,
     masks: by group name, shape (C,) for all examples or (N, C) for one mask per example; groups without a mask are left
     alone. Removing the channels whose mask is 0 gives the same outputs. :class:`Masking` does the same step after step.
     """
-    masking = Masking(model, [group for group in groups if group.name in masks])
-    try:
-        with masking.applied(masks):
-            yield model
-    finally:
-        masking.remove()
+    with Masking(model, [group for group in groups if group.name in masks]) as masking, masking.applied(masks):
+        yield model
 
 
 class Masking:
-    """Hooks on the consumers of these groups, which stay until :meth:`remove`; between masks they change nothing.
+    """Hooks on the consumers of these groups, which stay until :meth:`remove` or the end of a ``with``.
 
-    Which mask each input position reads is found once, and the masks are cast once per forward pass.
+    Outside :meth:`applied` they change nothing. Which mask each input position reads is found once, and masks are cast once.
     """
 
     def __init__(self, model: nn.Module, groups: Sequence[ChannelGroup]) -> None:
@@ -51,6 +47,12 @@ class Masking:
             yield
         finally:
             self._set(before)
+
+    def __enter__(self) -> "Masking":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.remove()
 
     def remove(self) -> None:
         """Take the hooks off the network."""

@@ -11,16 +11,15 @@ from PIL import Image
 CIFAR10 = "airplane automobile bird cat deer dog frog horse ship truck".split()
 
 
-def write_tiny_dataset(root: Path, name: str, per_class: int = 4) -> Path:
-    """``cifar10`` (32 pixels, train/ and test/) or ``imagenet`` (64 pixels, train/ and val/) as image folders of ten classes."""
-    random, (test, size) = np.random.default_rng(0), {"cifar10": ("test", 32), "imagenet": ("val", 64)}[name]
-    classes = CIFAR10 if name == "cifar10" else [f"n{i:08}" for i in range(10)]
-    for part, count in (("train", per_class), (test, 2)):
-        for number, label in enumerate(classes):
+def write_tiny_dataset(root: Path, per_class: int = 30) -> Path:
+    """``root/train`` and ``root/test``: image folders of CIFAR-10's classes, of 32 x 32 pixels of noise."""
+    random = np.random.default_rng(0)
+    for part, count in (("train", per_class), ("test", 3)):
+        for number, label in enumerate(CIFAR10):
             folder = root / part / label
             folder.mkdir(parents=True)
             for i in range(count):
-                pixels = random.integers(0, 100, (size, size, 3)) + 15 * number
+                pixels = random.integers(0, 100, (32, 32, 3)) + 15 * number
                 Image.fromarray(pixels.astype(np.uint8)).save(folder / f"{i}.png")
     return root
 
@@ -48,14 +47,14 @@ def run_script(script: Path, *options: str | Path, source_from: Path | None = No
     return done.returncode, done.stdout
 
 
-def script_runs_its_plan(script: Path, dataset: str, tmp_path: Path, *options: str) -> Path:
+def script_runs_its_plan(script: Path, tmp_path: Path, *options: str, per_class: int = 30) -> Path:
     """Run a script quickly on tiny data, twice: all jobs are done, and the second call begins none and writes nothing.
 
-    Returns the folder of the campaign. AssertionError says what the script printed.
+    The data replace those that the script names. Returns the folder of the campaign. AssertionError says what was printed.
     """
-    data = write_tiny_dataset(tmp_path / dataset, dataset)
+    data = write_tiny_dataset(tmp_path / "images", per_class)
     out = tmp_path / "campaign"
-    words = ["--quick", "--dataset-dir", data, "--device", "cpu", "--out", out, *options]
+    words: list[str | Path] = ["--quick", "--dataset", f"folder:{data}", "--device", "cpu", "--out", out, *options]
     status, printed = run_script(script, *words)
     assert status == 0, printed
     made = {path: path.stat().st_mtime_ns for path in (out / "runs").rglob("*") if path.is_file()}

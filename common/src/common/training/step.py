@@ -1,5 +1,6 @@
 """One optimizer step: mixed precision, gradient scaling, hooks, and on CUDA the whole step as a graph that is replayed."""
 
+import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -150,11 +151,17 @@ class GraphStep(Step):
             super().compute(self.held, cache=False)
 
 
-def make_step(network, optimizer, scaler, options: TrainOptions, hooks: Hooks, device: torch.device) -> Step:
+def make_step(
+    network: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    scaler: torch.amp.GradScaler,
+    options: TrainOptions,
+    hooks: Hooks,
+    device: torch.device,
+) -> Step:
     """A graph's step where that is asked for and possible, else an eager one."""
-    return (GraphStep if can_capture(options, hooks, device) else Step)(
-        network, optimizer, scaler, options, hooks, device
-    )
+    kind = GraphStep if can_capture(options, hooks, device) else Step
+    return kind(network, optimizer, scaler, options, hooks, device)
 
 
 def can_capture(options: TrainOptions, hooks: Hooks, device: torch.device) -> bool:
@@ -225,10 +232,13 @@ def cuda_settings(options: TrainOptions, hooks: Hooks, device: torch.device) -> 
         yield
         return
     before = torch.backends.cudnn.benchmark, torch.are_deterministic_algorithms_enabled()
+    warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
+    if options.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.backends.cudnn.benchmark = hooks.fixed_shapes and not options.deterministic
     torch.use_deterministic_algorithms(options.deterministic or before[1], warn_only=True)
     try:
         yield
     finally:
         torch.backends.cudnn.benchmark = before[0]
-        torch.use_deterministic_algorithms(before[1])
+        torch.use_deterministic_algorithms(before[1], warn_only=warn_only)

@@ -1,0 +1,44 @@
+"""DECORE's training steps on fake CUDA tensors: after the first step nothing is copied and nothing waits."""
+
+import pytest
+import torch
+from decore_helpers import agents_and_cost
+
+from common.models import create_model
+from common.testing.fake_cuda import DEVICE, assert_nothing_waits, fake_cuda, step_transfers
+from common.training import Hooks
+from decore.distill import distillation
+from decore.policy import PolicyOptions, PolicyTraining
+
+EXTRAS = PolicyOptions(baseline=True, entropy=0.01, weigh_macs=True, top=5)
+
+
+@pytest.mark.parametrize(
+    ("arch", "options"),
+    [
+        ("resnet20", PolicyOptions()),
+        ("vgg16", EXTRAS),
+        ("resnet20", PolicyOptions(frozen=True)),
+        ("vgg16", PolicyOptions(frozen=True)),
+    ],
+)
+def test_fault_11_policy_step_waits_for_nothing(arch, options):
+    model = create_model(arch)
+    agents, cost = agents_and_cost(model)
+    with fake_cuda():
+        model.to(DEVICE, memory_format=torch.channels_last)
+        agents.to(DEVICE)
+        training = PolicyTraining(agents, model, options, cost, seed=0)
+        learner = agents if options.frozen else model
+        _, second = step_transfers(learner, training.hooks())
+        assert_nothing_waits(second)
+        assert agents.weight.is_cuda and agents.weight.grad is not None
+    assert training.examples == 32
+
+
+def test_distillation_step_waits_for_nothing():
+    student, teacher = create_model("resnet20"), create_model("resnet20")
+    with fake_cuda():
+        teacher.to(DEVICE, memory_format=torch.channels_last)
+        _, second = step_transfers(student, Hooks(loss=distillation(teacher, 0.5)))
+        assert_nothing_waits(second)

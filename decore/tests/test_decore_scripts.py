@@ -1,0 +1,40 @@
+"""``run_cifar10.sh`` and ``run_imagenet.sh``: every job of the plan runs to its end on tiny data; a second call does nothing."""
+
+from pathlib import Path
+
+import pytest
+
+from common.campaign.plan import chosen, read_plan, resolve
+from common.testing import script_runs_its_plan
+from decore import command, investigate
+
+HERE = Path(__file__).parents[1]
+
+
+@pytest.mark.parametrize("script", ["run_cifar10.sh", "run_imagenet.sh"])
+def test_script_runs_its_plan(tmp_path, script):
+    out = script_runs_its_plan(HERE / script, tmp_path, "--arch", "resnet20", "--penalty", "50", per_class=6)
+    assert list(out.glob("runs/decore/*/*/metrics.json"))
+
+
+def test_commands_of_the_plan_have_options_that_exist():
+    jobs = read_plan(HERE / "plan.toml")
+    outputs = {job.name: Path("out") / job.out for job in jobs}
+    for job in chosen(jobs, ["cifar10"]) + chosen(jobs, ["imagenet"]):
+        words = resolve(job, outputs)
+        if words[1] in ("prune_model.py", "investigate_policies.py"):
+            parser = command.build_parser() if words[1] == "prune_model.py" else investigate.build_parser()
+            assert parser.parse_args(words[2:]).weights
+    penalties = [job.name for job in jobs if job.name.startswith("decore/vgg16-")]
+    assert penalties == [f"decore/vgg16-{penalty}" for penalty in (50, 100, 200, 500, 4)]
+
+
+def test_networks_that_common_train_left_are_taken_first(tmp_path, monkeypatch):
+    (tmp_path / "densenet40.safetensors").touch()
+    (tmp_path / "vgg16.pth").touch()
+    monkeypatch.setenv("WEIGHTS", str(tmp_path))
+    jobs = {job.name: job for job in read_plan(HERE / "plan.toml")}
+    outputs = {name: Path("out") / job.out for name, job in jobs.items()}
+    assert f"{tmp_path}/densenet40.safetensors" in resolve(jobs["decore/densenet40-70"], outputs)
+    assert f"{tmp_path}/vgg16.pth" in resolve(jobs["decore/vgg16-50"], outputs)
+    assert "dense/vgg16" not in jobs and "dense/densenet40" not in jobs

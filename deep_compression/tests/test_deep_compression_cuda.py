@@ -1,0 +1,73 @@
+"""Pruned and shared weights on a GPU, and a file that decodes to the same network on both devices; `pytest -m cuda`."""
+
+import pytest
+import torch
+
+from common.models import create_model
+from common.testing import random_network
+from common.testing.steps import step_and_batch, take_steps
+from common.training import Hooks
+from deep_compression.compressed import load_compressed_model, save_compressed
+from deep_compression.pruning import Held, living_masks, masks_by_density, prunable_layers, prunable_weights
+from deep_compression.sharing import SharedTraining, clusterer, clusters_for, share_network
+
+pytestmark = [pytest.mark.cuda, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
+
+DEVICE = torch.device("cuda", 0)
+
+
+@pytest.mark.parametrize("arch", ["vgg16", "resnet20"])
+def test_12_dead_weights_stay_zero_and_no_step_waits(arch):
+    model = create_model(arch)
+    masks = masks_by_density(prunable_weights(model), 0.3)
+    held = Held(model, masks)
+    take_steps(model, Hooks(after_step=held), DEVICE)
+    assert all(weight.device == dead.device == DEVICE for weight, dead in held.dead)
+    for name, layer in prunable_layers(model).items():
+        assert not layer.weight.detach().cpu()[~masks[name]].any() and layer.weight.detach().any()
+
+
+def shared_training(device: torch.device) -> tuple[torch.nn.Module, SharedTraining]:
+    """A ResNet-20 of which 40 % live, in 15 or 7 clusters a layer."""
+    model = random_network("resnet20").to(device)
+    Held(model, masks_by_density(prunable_weights(model), 0.4))
+    clusters = clusters_for(model, {"conv": 4, "fc": 3})
+    return model, SharedTraining(model, share_network(model, clusters, clusterer(steps=5)))
+
+
+def test_12_shared_weights_are_their_codebooks_and_no_step_waits():
+    model, trained = shared_training(DEVICE)
+    masks = living_masks(model)
+    take_steps(model, Hooks(after_backward=trained.after_backward, after_step=trained.after_step), DEVICE)
+    shared = trained.finish()
+    parameters = dict(model.named_parameters())
+    for name, codes in shared.items():
+        assert torch.equal(parameters[name].detach(), codes.dense().to(DEVICE)), name
+    for name, layer in prunable_layers(model).items():
+        assert not layer.weight.detach()[~masks[name]].any(), name
+
+
+def test_12_a_shared_step_equals_that_of_the_cpu():
+    found = {}
+    for device in (torch.device("cpu"), DEVICE):
+        model, trained = shared_training(torch.device("cpu"))
+        hooks = Hooks(after_backward=trained.after_backward, after_step=trained.after_step)
+        step, batch = step_and_batch(model, hooks, device)
+        images = torch.randn(16, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+        step(batch._replace(images=images.to(device)), 0.01)
+        found[device.type] = trained.codebook.detach().cpu()
+    assert torch.allclose(found[DEVICE.type], found["cpu"], rtol=1e-2, atol=1e-3)
+
+
+def test_12_a_compressed_file_gives_the_same_network_on_both_devices(tmp_path):
+    model, trained = shared_training(DEVICE)
+    trained.finish()
+    save_compressed(tmp_path / "there.dcz", model)
+    save_compressed(tmp_path / "here.dcz", model.cpu())
+    assert (tmp_path / "there.dcz").read_bytes() == (tmp_path / "here.dcz").read_bytes()
+    decoded = load_compressed_model(tmp_path / "there.dcz").eval()
+    images = torch.randn(200, 3, 32, 32)
+    with torch.no_grad():
+        expected = decoded(images).argmax(1)
+        found = decoded.to(DEVICE)(images.to(DEVICE)).argmax(1).cpu()
+    assert int((found != expected).sum()) <= 2

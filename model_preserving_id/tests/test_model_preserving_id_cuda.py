@@ -1,0 +1,40 @@
+"""Interpolative decomposition on a GPU: the kept channels and weights of a CPU, on the network's device; `pytest -m cuda`."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from common.data import load_dataset
+from common.models import create_model
+from common.testing import random_network
+from common.testing.steps import take_steps
+from common.training import Hooks
+from model_preserving_id import prune_network
+from model_preserving_id.finetune import distillation
+
+pytestmark = [pytest.mark.cuda, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
+
+DEVICE = torch.device("cuda", 0)
+
+
+def test_11_pruning_equals_that_of_the_cpu():
+    """Widths and outputs; a network is returned on the device that it came from, wherever the arithmetic runs."""
+    images = next(load_dataset("digits").train.subset(range(200)).batches(200)).images
+    example, found = torch.zeros(1, 3, 32, 32), {}
+    for home, device in ((torch.device("cpu"), None), (DEVICE, None), (torch.device("cpu"), DEVICE)):
+        model = random_network("resnet20").to(home)
+        smaller = prune_network(model, example.to(home), [images], keep=0.6, device=device)
+        assert {tensor.device for tensor in smaller.state_dict().values()} == {home}
+        found[home, device] = {name: tensor.cpu() for name, tensor in smaller.state_dict().items()}
+    expected, *others = found.values()
+    for other in others:
+        assert [tensor.shape for tensor in other.values()] == [tensor.shape for tensor in expected.values()]
+        for name, tensor in expected.items():
+            scale = max(1.0, float(tensor.double().abs().max()))
+            assert float((other[name].double() - tensor.double()).abs().max()) < 1e-3 * scale, name
+
+
+def test_11_no_distillation_step_waits():
+    original = SimpleNamespace(model=create_model("resnet20").to(DEVICE, memory_format=torch.channels_last))
+    take_steps(create_model("resnet20"), Hooks(loss=distillation(original, 0.5, 2.0)), DEVICE)

@@ -1,0 +1,15 @@
+"""``run_cifar10.sh`` and ``run_imagenet.sh``: every job of the plan runs to its end on tiny data; a second call does nothing."""
+
+from pathlib import Path
+
+import pytest
+
+from common.testing import script_runs_its_plan
+
+HERE = Path(__file__).parents[1]
+
+
+@pytest.mark.parametrize("script", ["run_cifar10.sh", "run_imagenet.sh"])
+def test_script_runs_its_plan(tmp_path, script):
+    out = script_runs_its_plan(HERE / script, tmp_path, "--arch", "resnet20", per_class=6)
+    assert list(out.glob("runs/id/*/metrics.json"))

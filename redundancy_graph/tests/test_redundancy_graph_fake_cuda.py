@@ -1,0 +1,41 @@
+"""What the package computes on a GPU: maps hashed without TF32, and fine-tuning, which is the plain training step."""
+
+import torch
+from torch import nn
+
+from common.channels import channel_groups, keep_channels
+from common.models import create_model
+from common.testing import noise
+from common.testing.fake_cuda import assert_nothing_waits, fake_cuda, step_transfers
+from redundancy_graph.features import collect_hashes
+
+
+def test_step_of_a_pruned_network_waits_for_nothing():
+    model, example = create_model("resnet20"), torch.zeros(1, 3, 32, 32)
+    kept = {group.name: list(range(0, group.size, 2)) for group in channel_groups(model, example)}
+    smaller = keep_channels(model, example, kept)
+    with fake_cuda():
+        _, second = step_transfers(smaller)
+        assert_nothing_waits(second)
+
+
+class Watched(nn.Module):
+    """A network that notes how convolutions compute in float32."""
+
+    seen: list[str] = []  # noqa: RUF012  # shared with the copy that is hashed
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3)
+
+    def forward(self, x):
+        self.seen.append(torch.backends.cudnn.conv.fp32_precision)
+        return self.conv(x)
+
+
+def test_fault_16_maps_are_hashed_without_tf32(monkeypatch):
+    before = torch.backends.cudnn.conv.fp32_precision
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    hashes = collect_hashes(Watched(), noise(6), ["conv"])
+    assert len(hashes["conv"]) == 6 and Watched.seen == ["ieee"]
+    assert torch.backends.cudnn.conv.fp32_precision == before
