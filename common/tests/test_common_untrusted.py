@@ -23,7 +23,7 @@ from common.errors import UserError
 from common.models import ARCHITECTURES, create_model
 from common.plain_pickle import PickleError, PlainPickle
 from common.tensor_files import read_tensor_file
-from common.testing import HOSTILE_ARGUMENTS, bounded, rejected
+from common.testing import HOSTILE_ARGUMENTS, HOSTILE_FACTS, bounded, rejected
 
 MADE = b"cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\n(I0\ntS'b'\ntR"
 
@@ -410,3 +410,13 @@ def test_hostile_batch_stops_a_command_in_one_line(tmp_path):
         (folder / name).write_bytes(HOSTILE_PICKLES["objects over its own bytes"])
     argv = ["--arch", "resnet20", "--dataset", "cifar10", "--dataset-dir", tmp_path, "--out", tmp_path / "out"]
     assert "data_batch_1" in rejected(train.main, argv) and not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("case", HOSTILE_FACTS)
+def test_hostile_facts_are_rejected_in_one_line(tmp_path, case):
+    file = tmp_path / "m.safetensors"
+    save_model(file, create_model("lenet300_100", in_features=3072))
+    header, tensors = read_checkpoint(file)
+    metadata = {"compression_papers": json.dumps(header | HOSTILE_FACTS[case])}
+    save_file(tensors, file, metadata=metadata)
+    assert str(file) in rejected(evaluate.main, ["--checkpoint", file, "--dataset", "digits", "--no-latency"])

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from common import evaluate
-from common.testing import HOSTILE_ARGUMENTS, rejected
+from common.testing import HOSTILE_ARGUMENTS, HOSTILE_FACTS, rejected
 from deep_compression import compressed as cm
 from deep_compression import container, load_compressed, save_compressed
 from deep_compression.tensors import to_bits
@@ -270,4 +270,13 @@ def test_header_nested_without_end_is_rejected(good, tmp_path):
             head.replace(json.dumps(json.loads(head)["about"], separators=(",", ":")).encode(), nested.encode()), blocks
         )
     )
+    rejected(evaluate.main, ["--checkpoint", file, "--dataset", "digits", "--no-latency"])
+
+
+@pytest.mark.parametrize("case", [case for case in HOSTILE_FACTS if case != "no number"])  # such JSON is no header here
+def test_hostile_facts_are_rejected_in_one_line(good, tmp_path, case):
+    head, blocks = parts_of(good[0])
+    content = json.loads(head)
+    file = tmp_path / "m.dcz"
+    file.write_bytes(signed(json.dumps(content | {"about": content["about"] | HOSTILE_FACTS[case]}).encode(), blocks))
     rejected(evaluate.main, ["--checkpoint", file, "--dataset", "digits", "--no-latency"])

@@ -9,7 +9,7 @@ import torch
 from common.checkpoint import save_model
 from common.data import load_dataset
 from common.models import create_model
-from common.testing import HOSTILE_ARGUMENTS, refusal, rejected
+from common.testing import HOSTILE_ARGUMENTS, HOSTILE_FACTS, refusal, rejected
 from model_preserving_id import command, finetune, tables
 from model_preserving_id.experiments import missing_class, ratios, volume, wide
 from model_preserving_id.portable import to_dict
@@ -233,3 +233,13 @@ def test_tensors_that_are_none_are_rejected(tmp_path):
     for change in ({"tensors": {"a": 1}}, {"tensors": {3: torch.zeros(1)}}, {"arch": 3}, {"args": None}, {"layers": 3}):
         torch.save(to_dict(create_model("lenet5")) | change, tmp_path / "m.pt")
         rejected(finetune.main, ["--pretrained", tmp_path / "m.pt", "--dataset", "digits"])
+
+
+@pytest.mark.parametrize("case", HOSTILE_FACTS)
+def test_hostile_facts_are_rejected_in_one_line(tmp_path, case):
+    file = tmp_path / "m.pt"
+    torch.save(to_dict(create_model("lenet5", in_channels=3, image_size=32)) | HOSTILE_FACTS[case], file)
+    line = rejected(
+        finetune.main, ["--pretrained", file, "--dataset", "digits", "--epochs", "0", "--log_dir", tmp_path]
+    )
+    assert str(file) in line

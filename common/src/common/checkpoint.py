@@ -28,6 +28,7 @@ SIZE_LIMIT = 8 * 2**30
 HALF = "half"  # in the header: names of tensors that were rounded to float16
 INDEX = ".index.json"  # behind the name of a checkpoint that lies in several files
 SHARDS_LIMIT = 1000
+CHANNELS_LIMIT = 10_000
 SHARD_HEADER = 64 * 2**10  # bytes of a file of tensors beside them
 
 
@@ -102,13 +103,32 @@ def read_checkpoint(path: Path | str) -> tuple[dict[str, Any], dict[str, Tensor]
         ) from error
     if digest != _digest(tensors):
         raise UserError(f"{path} is damaged: its tensors do not match their checksum")
-    for name in (
-        header.pop(HALF, None) or []
-    ):  # stored in half precision to save space; computed with in single precision
+    check_facts(header, path)
+    half = header.pop(HALF, None) or []  # stored in half precision to save space; computed with in single precision
+    for name in half if isinstance(half, list) else [None]:
         if not isinstance(name, str) or name not in tensors or tensors[name].dtype is not torch.float16:
             raise UserError(f"{path} is damaged: its list of tensors in half precision is wrong")
         tensors[name] = tensors[name].float()
     return header, tensors
+
+
+def check_facts(header: Mapping[str, Any], path: object) -> None:
+    """Raises UserError unless what a file says of its data has the form that :func:`save_model` writes, in any format."""
+    normalize, classes = header.get("normalize"), header.get("classes")
+    if normalize is not None:
+        names = ("mean", "std") if isinstance(normalize, dict) else ()
+        pair: list[Any] = [normalize.get(name) for name in names] or [None]
+        sound = all(isinstance(v, list) and 1 <= len(v) <= CHANNELS_LIMIT and all(map(_is_finite, v)) for v in pair)
+        if not sound or len(pair[0]) != len(pair[1]) or min(pair[1]) <= 0:
+            raise UserError(f"{path}: its normalization is not a mean and a positive standard deviation per channel")
+    if classes is not None and not (isinstance(classes, list) and all(isinstance(name, str) for name in classes)):
+        raise UserError(f"{path}: its classes are not a list of names")
+    if not isinstance(header.get("dataset"), str | None) or not isinstance(header.get("extra"), dict | None):
+        raise UserError(f"{path}: what it says of its data set is not acceptable")
+
+
+def _is_finite(value: Any) -> bool:
+    return type(value) in (int, float) and abs(value) < float("inf")
 
 
 def write_half(source: Path | str, target: Path | str, shard_bytes: int | None = None) -> list[Path]:

@@ -11,7 +11,7 @@ import numpy as np
 from torch import Tensor, nn
 
 from common.atomic import write_bytes
-from common.checkpoint import build_recorded, fit_shapes, load_tensors
+from common.checkpoint import build_recorded, check_facts, fit_shapes, load_tensors
 from common.errors import UserError
 from common.replaced import build_replaced, replaced_layers
 from deep_compression import container
@@ -122,6 +122,7 @@ def load_compressed_model(
     opened = _open(path, limit)
     about = header_of(opened.about)
     try:
+        check_facts(about, path)
         shapes = {entry.name: entry.shape for entry in opened.entries}
         model = build_recorded(about["arch"], about["args"], shapes, path, factory)
         build_replaced(model, about["layers"], path)

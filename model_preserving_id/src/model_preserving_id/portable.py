@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from common.atomic import atomic_file
-from common.checkpoint import build_recorded, fit_shapes, load_model, load_tensors
+from common.checkpoint import build_recorded, check_facts, fit_shapes, load_model, load_tensors
 from common.errors import UserError
 from common.models import ARCHITECTURES, is_known, skeleton
 from common.replaced import build_replaced, describe_replaced
@@ -55,6 +55,7 @@ def from_dict(content: Mapping[str, Any], path: object = "the dictionary") -> nn
         raise UserError(
             f"{path} is not a network that this package wrote (a dictionary of arch, args, layers and tensors)"
         )
+    check_facts(content, path)
     model = build_recorded(arch, args, tensors, path)
     build_replaced(model, layers, path)
     fit_shapes(model, tensors, path)

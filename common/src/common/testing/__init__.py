@@ -21,10 +21,11 @@ from common.testing.kill import killed_and_resumed
 from common.testing.mistakes import full_disk, left_behind, refusal, scripts_refuse
 from common.testing.pages import pages_are_current
 from common.testing.processes import calls_of_script, half_batches, in_processes, torchrun
-from common.testing.untrusted import HOSTILE_ARGUMENTS, bounded, rejected
+from common.testing.untrusted import HOSTILE_ARGUMENTS, HOSTILE_FACTS, bounded, rejected
 
 __all__ = [
     "HOSTILE_ARGUMENTS",
+    "HOSTILE_FACTS",
     "bounded",
     "calls_of_script",
     "factored_resnet20",

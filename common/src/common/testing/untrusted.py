@@ -70,3 +70,18 @@ def rejected(main: Callable[[list[str]], int], argv: Sequence[str | Path], words
     line = refusal(status, error.getvalue(), words)
     assert len(line) < 1000, f"a line of {len(line)} characters"
     return line
+
+
+# What a file may say of its data, and must not.
+HOSTILE_FACTS: dict[str, dict[str, Any]] = {
+    "normalization as text": {"normalize": "imagenet"},
+    "no deviation": {"normalize": {"mean": [0.5] * 3}},
+    "a deviation of zero": {"normalize": {"mean": [0.5] * 3, "std": [0.2, 0.0, 0.2]}},
+    "no number": {"normalize": {"mean": [0.5] * 3, "std": [0.2, float("nan"), 0.2]}},
+    "text for numbers": {"normalize": {"mean": ["a", "b", "c"], "std": [1, 1, 1]}},
+    "other lengths": {"normalize": {"mean": [0.5] * 3, "std": [0.2]}},
+    "means without end": {"normalize": {"mean": [0.5] * 10**6, "std": [0.5] * 10**6}},
+    "classes as a number": {"classes": 10},
+    "numbered classes": {"classes": [1, 2]},
+    "a data set that is a list": {"dataset": ["digits"]},
+}
