@@ -199,3 +199,17 @@ def test_a_graph_is_captured_only_where_the_step_allows_it():
     assert not can_capture(replace(auto, compile=True), Hooks(), cuda)
     assert not can_capture(auto, Hooks(after_step=lambda: None), cuda)
     assert not can_capture(auto, Hooks(fixed_shapes=False), cuda)
+
+
+def test_saved_state_does_not_decide_how_the_optimizer_computes(few, tmp_path):
+    """A state that a captured step saved (its learning rate is a tensor) is resumed by a plain one, and the reverse."""
+    from common.training.loop import _restored
+    from common.training.state import SavedState
+
+    plain, captured = (make_optimizer(small(), OPTIONS, rate=rate) for rate in (None, torch.tensor(0.5)))
+    for i, (one, other) in enumerate(((captured, plain), (plain, captured))):
+        SavedState(tmp_path / str(i), "train", {"optimizer": one}, torch.device("cpu")).keep([{"epoch": 1}], now=True)
+        before = other.param_groups[0]["lr"]
+        saved = SavedState(tmp_path / str(i), "train", {"optimizer": other}, torch.device("cpu"))
+        assert _restored(saved, other) == [{"epoch": 1}]
+        assert other.param_groups[0]["lr"] is before

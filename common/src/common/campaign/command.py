@@ -125,7 +125,7 @@ def _run(args: argparse.Namespace, extra: Options) -> None:
         jobs, names, folder, estimates, extra, args.device, args.quick, args.jobs, deadline, args.nice, _print
     )  # fmt: skip
     runner.run()
-    print(summary(jobs, folder, names))
+    _print(summary(jobs, folder, names))
     for job in jobs:
         if job.problem:
             folder.fail(job.name, job.problem)

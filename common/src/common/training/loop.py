@@ -64,7 +64,7 @@ def fit(
     states = {"model": model, "optimizer": optimizer, "scaler": scaler, **hooks.state}
     saved = SavedState(folder, stage, states, device, options.keep_every)
     torch.manual_seed(seed)
-    rows = saved.restore()
+    rows = _restored(saved, optimizer)
     network = data_parallel(model, device, options.sync_batch_norm)
     step = make_step(network, optimizer, scaler, options, hooks, device)
     with ExitStack() as stack:
@@ -84,6 +84,17 @@ def fit(
             if stop:
                 raise Stopped(f"stopped after epoch {epoch + 1} of {options.epochs}")
     model.eval()
+    return rows
+
+
+def _restored(saved: SavedState, optimizer: torch.optim.Optimizer) -> list[dict[str, Any]]:
+    """The rows of the epochs that are done. How the optimizer computes is this run's choice, not that of the saved state."""
+    own = [
+        {name: group[name] for name in ("lr", "fused", "foreach") if name in group} for group in optimizer.param_groups
+    ]
+    rows = saved.restore()
+    for group, settings in zip(optimizer.param_groups, own, strict=True):
+        group.update(settings)
     return rows
 
 
