@@ -446,3 +446,35 @@ def test_the_command_of_a_row_makes_that_row(tmp_path):
     assert figures(tmp_path / "one" / "seed0" / "leading-macs0.5") == figures(
         tmp_path / "all" / "seed0" / "leading-macs0.5"
     )
+
+
+def test_recipe_of_fine_tuning_is_an_option_and_part_of_what_a_result_is(tmp_path, capsys):
+    recipe = ["--schedule", "linear", "--warmup-epochs", "0.5", "--label-smoothing", "0.1", "--distill", "0.5"]
+    words = ["--methods", "leading", "--target-macs", "0.5", "--target-bytes", "--finetune-epochs", "2"]
+    assert run(tmp_path / "plain", *words) == 0
+    assert run(tmp_path / "recipe", *words, *recipe) == 0
+    plain, other = (
+        json.loads((tmp_path / name / "seed0/leading-macs0.5/metrics.json").read_text()) for name in ("plain", "recipe")
+    )
+    assert (
+        all(" ".join(recipe[i : i + 2]) in other["command"] for i in (0, 2, 4, 6))
+        and "--distill" not in plain["command"]
+    )
+    assert plain["compressed"]["loss"] != other["compressed"]["loss"]
+    config = json.loads((tmp_path / "recipe/seed0/leading-macs0.5/config.json").read_text())
+    assert config["options"]["finetune"]["distill"] == 0.5 and config["options"]["finetune"]["schedule"] == "linear"
+    config = json.loads((tmp_path / "plain/seed0/leading-macs0.5/config.json").read_text())
+    assert "distill" not in config["options"]["finetune"]  # results of before know no such option
+    assert run(tmp_path / "recipe", *words) == 2 and "--force" in capsys.readouterr().err
+    assert run(tmp_path / "other", *words, "--distill", "1.5") == 2
+
+
+def test_without_latency_the_tables_and_the_page_leave_it_out(tmp_path, capsys):
+    words = ["--methods", "leading", "--target-macs", "0.7", "0.5", "--target-bytes", "--finetune-epochs", "1"]
+    assert run(tmp_path, *words, "--no-latency") == 0
+    metrics = json.loads((tmp_path / "seed0/leading-macs0.5/metrics.json").read_text())
+    assert "latency_ms" not in metrics["compressed"] and "latency_ms" not in metrics["baseline"]
+    assert " ms " not in capsys.readouterr().out
+    page = (tmp_path / "report.html").read_text()
+    assert "Accuracy against latency" not in page and "Latency on" not in page and "Accuracy against MACs" in page
+    assert "latency64_kept" in (tmp_path / "results.csv").read_text().splitlines()[0]

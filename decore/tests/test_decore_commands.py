@@ -17,9 +17,8 @@ from common.models import create_model
 from common.runs import read_json
 from common.testing import write_pictures
 from common.testing.notebooks import options_of
-from common.training import TrainOptions
+from common.training import TrainOptions, distillation
 from decore import command, investigate, phases, tables
-from decore.distill import distillation
 from decore.options import Plan, plan_from_options
 from decore.policy import PolicyOptions
 from decore.seed_names import BINARY_INV, attach_agents, train, validate

@@ -8,9 +8,8 @@ from common.channels import keep_channels
 from common.models import create_model
 from common.testing import random_network
 from common.testing.steps import take_steps
-from common.training import Hooks, TrainOptions
+from common.training import Hooks, TrainOptions, distillation
 from decore.actions import bernoulli
-from decore.distill import distillation
 from decore.policy import PolicyOptions, PolicyTraining, train_policy
 
 pytestmark = [pytest.mark.cuda, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]

@@ -11,9 +11,9 @@ from common.cost import WidthCost, count_cost
 from common.data import Batch
 from common.errors import UserError
 from common.testing import random_network
+from common.training import distillation
 from decore import Agents
 from decore.cut import kept_channels, logit, meet_target
-from decore.distill import distillation
 
 GROUPS = [
     ChannelGroup("a", 4, ["a"], [("b", [[0], [1], [2], [3]])], [], "a"),

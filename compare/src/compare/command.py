@@ -26,6 +26,7 @@ from common.methods import Method, methods
 from common.models import ARCHITECTURES, Architecture
 from common.runs import writable_folder
 from common.training import add_running_options, running_options
+from common.training.options import SCHEDULES
 from compare import plan, report, text
 from compare.claim import claimed
 from compare.plan import Comparison, Job
@@ -90,6 +91,13 @@ def build_parser() -> cli.Parser:
         "--learning-rate", type=float, default=None, help="0.05 for digits, else 0.02; falls as a cosine"
     )
     tuning.add_argument("--weight-decay", type=float, default=5e-4, help="weight decay")
+    tuning.add_argument("--schedule", choices=SCHEDULES, default="cosine", help="learning-rate schedule")
+    tuning.add_argument("--warmup-epochs", type=float, default=0.0, help="epochs of linear warm-up")
+    tuning.add_argument("--label-smoothing", type=float, default=0.0, help="label smoothing")
+    tuning.add_argument(
+        "--distill", type=weight, default=0.0, metavar="W",
+        help="weight of the distance to the dense network's outputs in the loss, the rest is cross-entropy",
+    )  # fmt: skip
     tuning.add_argument("--amp", action="store_true", help="automatic mixed precision (bfloat16)")
     run = parser.add_argument_group("run")
     run.add_argument("--out", default="runs/compare", help="folder of the rows and the report")
@@ -126,14 +134,9 @@ def compare(args: argparse.Namespace) -> list[str]:
     device = choose_device(args.device)
     wanted, todo = _planned(args)
     comparison = Comparison(
-        Path(args.out),
-        wanted,
-        finetune_recipe(args),
-        command_words(args),
-        args.workers,
-        args.force,
-        not args.no_latency,
-    )
+        Path(args.out), wanted, finetune_recipe(args), command_words(args), args.workers, args.force,
+        not args.no_latency, args.distill,
+    )  # fmt: skip
     return _run_all(todo, comparison, dense_networks(args, load_data(args), device))
 
 
@@ -211,7 +214,8 @@ def finetune_recipe(args: argparse.Namespace):
     rate = plan.finetune_rate(args.dataset) if args.learning_rate is None else args.learning_rate
     return replace(
         base, epochs=args.finetune_epochs, learning_rate=rate, weight_decay=args.weight_decay,
-        batch_size=args.batch_size or base.batch_size, warmup_epochs=0.0, amp=args.amp, **running_options(args),
+        batch_size=args.batch_size or base.batch_size, warmup_epochs=args.warmup_epochs, schedule=args.schedule,
+        label_smoothing=args.label_smoothing, amp=args.amp, **running_options(args),
     )  # fmt: skip
 
 
@@ -347,9 +351,20 @@ def command_words(args: argparse.Namespace) -> tuple[str, ...]:
     if not args.baseline and not args.model:
         words += ["--arch", args.arch]
     words += ["--finetune-epochs", str(args.finetune_epochs)]
+    for name, usual in (("schedule", "cosine"), ("warmup_epochs", 0.0), ("label_smoothing", 0.0), ("distill", 0.0)):
+        if getattr(args, name) != usual:
+            words += [f"--{name.replace('_', '-')}", str(getattr(args, name))]
     if args.weight_decay != 5e-4:
         words += ["--weight-decay", str(args.weight_decay)]
     return (*words, *(["--amp"] if args.amp else []))
+
+
+def weight(text: str) -> float:
+    """An argparse type: a number in [0, 1]."""
+    value = float(text)
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"{text} is not in [0, 1]")
+    return value
 
 
 def print_report(out: Path) -> None:

@@ -47,7 +47,11 @@ class Job:
 
 @dataclass(frozen=True)
 class Comparison:
-    """What all rows share. command: words that make the same comparison, without what names single rows."""
+    """What all rows share.
+
+    command: words that make the same comparison, without what names single rows. distill: weight of the distance to the dense
+    network's outputs in the loss of fine-tuning.
+    """
 
     out: Path
     methods: Mapping[str, Method]
@@ -56,6 +60,7 @@ class Comparison:
     workers: int = 2
     force: bool = False
     latency: bool = True
+    distill: float = 0.0
     details: Mapping[str, object] = field(default_factory=dict)
 
 

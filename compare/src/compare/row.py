@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from common.atomic import atomic_file, write_csv
@@ -22,7 +23,7 @@ from common.formats import load_network
 from common.measure import latency_ms, side
 from common.methods import Method, Task
 from common.runs import LOG, Run, open_run
-from common.training import fit
+from common.training import Hooks, distillation, fit
 from compare.account import per_class, widths
 from compare.plan import Comparison, Job
 from compare.subject import Dense
@@ -110,7 +111,7 @@ def _options(step: Step, job: Job, comparison: Comparison, dense: Dense) -> dict
         "arch": getattr(dense.model, "architecture", {"arch": None})["arch"],
         "dataset": dense.data.name,
         "start_digest": digest(step.start),
-        "finetune": comparison.recipe.identity(),
+        "finetune": comparison.recipe.identity() | ({"distill": comparison.distill} if comparison.distill else {}),
     }
 
 
@@ -123,9 +124,11 @@ def _finish(run: Run, step: Step, job: Job, comparison: Comparison, dense: Dense
     )  # training would undo what makes a file small
     if epochs:
         written = run.model_path
+        recipe, teacher = comparison.recipe, dense.model.to(dense.device, memory_format=torch.channels_last)
+        loss = distillation(teacher, comparison.distill, recipe.label_smoothing) if comparison.distill else None
         fit(
-            model, dense.data.train, comparison.recipe, folder=run.folder,
-            device=dense.device, seed=job.seed, workers=comparison.workers,
+            model, dense.data.train, recipe, folder=run.folder,
+            device=dense.device, seed=job.seed, workers=comparison.workers, hooks=Hooks(loss=loss),
         )  # fmt: skip
         save_model(written, model.cpu())
         model = load_network(written)

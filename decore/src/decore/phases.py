@@ -21,10 +21,9 @@ from common.log import Say, epochs_said
 from common.measure import evaluate
 from common.runs import LOG, METRICS, Run, open_run
 from common.trained import Trained, say_result
-from common.training import Hooks, best_test_top1, fit
+from common.training import Hooks, best_test_top1, distillation, fit
 from decore.agents import Agents
 from decore.cut import kept_channels, meet_target
-from decore.distill import distillation
 from decore.options import PACKAGE, Plan
 from decore.policy import train_policy
 from decore.reward import largest_penalty, required_accuracy

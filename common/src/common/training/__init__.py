@@ -1,5 +1,6 @@
 """One training loop for all packages."""
 
+from common.training.distillation import distillation
 from common.training.loop import fit
 from common.training.options import (
     TrainOptions,
@@ -19,6 +20,7 @@ __all__ = [
     "add_training_options",
     "best_test_top1",
     "cross_entropy",
+    "distillation",
     "fit",
     "learning_rate",
     "make_optimizer",
