@@ -187,7 +187,7 @@ def test_estimates_come_from_logs_then_from_the_table(tmp_path):
     log = tmp_path / "run" / "log.csv"
     log.parent.mkdir()
     log.write_text("epoch,seconds\n1,100\n2,110\n")
-    assert epoch_seconds(log.parent) == [100, 110]
+    assert epoch_seconds(log.parent) == [100, 110] == epoch_seconds(tmp_path) and epoch_seconds(tmp_path / "none") == []
     assert estimates.seconds_left(x, log.parent) == 8 * 105 + 60
     estimates.learn(x, log.parent, "cpu (a processor)")
     assert Estimates(tmp_path / "speeds.json", "cpu").seconds(x) == 60 + 10 * 105

@@ -97,9 +97,12 @@ def network(job: Job) -> str:
 
 
 def epoch_seconds(output: Path) -> list[float]:
-    """The seconds of the epochs in a run's log; empty where there is none."""
+    """The seconds of the epochs in a run's log, or in the newest one of its folders; empty where there is none."""
     try:
-        with open(output / "log.csv", newline="", encoding="utf-8") as file:
+        logs = [output / "log.csv"] if (output / "log.csv").is_file() else list(output.glob("*/log.csv"))
+        if not logs:
+            return []
+        with open(max(logs, key=lambda path: path.stat().st_mtime), newline="", encoding="utf-8") as file:
             return [float(row["seconds"]) for row in csv.DictReader(file) if row.get("seconds")]
     except (OSError, ValueError, csv.Error):
         return []
