@@ -40,7 +40,9 @@ def test_training_stops_before_an_epoch_that_the_deadline_cuts_and_resumes(few, 
     monkeypatch.setenv(DEADLINE, str(time.time() - 1))
     with pytest.raises(Stopped, match="stopped after epoch 1 of 3"):
         fit(stopped, few, OPTIONS, folder=tmp_path / "stopped")
-    with pytest.raises(Stopped, match="stopped after epoch 2 of 3"):
+    with pytest.raises(
+        Stopped, match="stopped after epoch 1 of 3"
+    ):  # how long an epoch takes is known now: none is begun
         fit(small(), few, OPTIONS, folder=tmp_path / "stopped")
     monkeypatch.delenv(DEADLINE)
     resumed = small()
@@ -74,6 +76,20 @@ def test_sigterm_keeps_the_state_after_the_current_epoch(few, tmp_path):
         fit(small(), few, replace(OPTIONS, keep_every=1000), folder=tmp_path, hooks=Hooks(after_epoch=after_epoch))
     assert epochs == [0, 1] and (tmp_path / STATE).is_file()
     assert signal.getsignal(signal.SIGTERM) is before and not stop_requested()
+
+
+def test_signal_in_the_last_epoch_stops_what_comes_next(few, tmp_path):
+    """The training is complete and is not done again; the command does not go on to its next one."""
+
+    def after_epoch(epoch: int) -> dict:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return {}
+
+    options = replace(OPTIONS, epochs=1)
+    with pytest.raises(Stopped):
+        fit(small(), few, options, folder=tmp_path, hooks=Hooks(after_epoch=after_epoch))
+    log = (tmp_path / LOG).read_bytes()
+    assert len(fit(small(), few, options, folder=tmp_path)) == 1 and (tmp_path / LOG).read_bytes() == log
 
 
 def test_a_second_signal_ends_at_once():

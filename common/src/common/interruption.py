@@ -5,6 +5,7 @@ The same command resumes later. ``COMPRESSION_DEADLINE`` in the environment is t
 
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -60,4 +61,7 @@ def graceful(signals: Sequence[int] = (signal.SIGTERM,)) -> Iterator[None]:
         for number in taken:
             signal.signal(number, before[number])
         if taken:
+            noted = bool(_requests)
             _requests.clear()
+            if noted and sys.exc_info()[0] is None:  # in the last epoch: the next piece of work is not begun
+                raise Stopped("stopped")

@@ -7,15 +7,17 @@ where they are larger than a piece, then the state of unfinished jobs; what does
 import json
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from common.atomic import atomic_file
-from common.campaign.folder import ASKED, DONE, FAILED, PLAN_COPY, Folder
+from common.atomic import atomic_file, write_json
+from common.campaign.folder import ASKED, DONE, FAILED, JOB_KEYS, PLAN_COPY, Folder
+from common.campaign.plan import NAME
 from common.checkpoint import INDEX, load_model, read_checkpoint, save_model, write_half
 from common.errors import UserError
-from common.runs import STATE, read_json
+from common.runs import STATE
 
 SMALL = (".json", ".csv", ".txt", ".log", ".jsonl")
 SMALL_LIMIT = 2**20
@@ -42,7 +44,7 @@ def collect(folder: Folder, to: Path, files: int, size: int) -> tuple[list[Path]
 
 def _wanted(folder: Folder, scratch: Path, size: int) -> Iterator[list[tuple[str, Path]]]:
     """Groups of (name in the campaign's folder, file): a group is taken whole, shard by shard, or not at all."""
-    jobs = read_json(folder.root / PLAN_COPY)["jobs"]
+    jobs, seen = folder.jobs(), set[Path]()
     done = [job for job in jobs if folder.is_done(job["name"], job["identity"])]
     yield [(PLAN_COPY, folder.root / PLAN_COPY)]
     for job in jobs:
@@ -50,20 +52,24 @@ def _wanted(folder: Folder, scratch: Path, size: int) -> Iterator[list[tuple[str
         found = [place / name for name in (DONE, ASKED, FAILED, "log.txt")]
         if job in done:
             found += _small(folder.root / "runs" / job["out"])
-        yield [(_name(folder, file), file) for file in found if file.is_file() and file.stat().st_size <= SMALL_LIMIT]
+        found = [file for file in found if file.is_file() and file not in seen]
+        seen |= set(found)
+        yield [(_name(folder, file), file) for file in found if file.stat().st_size <= SMALL_LIMIT]
+        yield from ([(_name(folder, file), file)] for file in found if file.stat().st_size > SMALL_LIMIT)
     for job in done:
-        for file in _kept(folder.root / "runs" / job["out"], job["keep"]):
+        for file in [file for file in _kept(folder.root / "runs" / job["out"], job["keep"]) if file not in seen]:
+            seen.add(file)
             yield _packed(folder, file, scratch / str(len(list(scratch.iterdir()))), size)
     for job in jobs:
         out = folder.root / "runs" / job["out"]
         if job not in done and any(out.rglob(STATE)):
-            files = sorted(file for file in out.rglob("*") if file.is_file())
-            if sum(file.stat().st_size for file in files) <= size:
-                yield [(_name(folder, file), file) for file in files]
+            files = sorted(file for file in out.rglob("*") if file.is_file() and file not in seen)
+            seen |= set(files)
+            yield [(_name(folder, file), file) for file in files]
 
 
 def _small(out: Path) -> list[Path]:
-    return sorted(f for f in out.rglob("*") if f.is_file() and f.suffix in SMALL and f.stat().st_size <= SMALL_LIMIT)
+    return sorted(file for file in out.rglob("*") if file.is_file() and file.suffix in SMALL)
 
 
 def _kept(out: Path, patterns: Sequence[str]) -> list[Path]:
@@ -115,24 +121,51 @@ def _write(path: Path, files: Sequence[tuple[str, Path]]) -> Path:
 def merge(pieces: Sequence[Path], into: Path) -> list[str]:
     """Unpack pieces into a campaign's folder, and join weights that came in shards; the names of the jobs that are done there.
 
-    Raises UserError for a file that is no piece, and for a job that was done in both places with other options.
+    What is done in the folder stays; what is unfinished there and done in the pieces is put aside. Raises UserError for a file
+    that is no piece, a job that was done in both places with other options, and weights of which a shard is missing.
     """
     folder, contents = Folder(into), [_checked(piece) for piece in pieces]
     for piece, names in zip(pieces, contents, strict=True):
         _require_same(piece, names, folder)
-    arrived: list[Path] = []
-    for piece, names in zip(pieces, contents, strict=True):
-        with zipfile.ZipFile(piece) as archive:
-            for name in sorted(names, key=lambda name: PurePosixPath(name).name == DONE):  # `done` last
-                target = into / name
-                if not (target.exists() and name.startswith("runs/")):
-                    with atomic_file(target) as temporary:
-                        temporary.write_bytes(archive.read(name))
-                    arrived.append(target)
-    for index in [path for path in arrived if path.name.endswith(INDEX)]:
+    arriving = [job for piece in pieces for job in _jobs_of(piece)]
+    known = {job["name"]: job for job in [*arriving, *folder.jobs()]}
+    there = {name for names in contents for name in names}
+    kept = {job["out"] for job in known.values() if folder.record(job["name"]) is not None}
+    for job in known.values():
+        output = into / "runs" / job["out"]
+        if f"jobs/{job['name']}/{DONE}" in there and job["out"] not in kept and output.exists():
+            folder.put_aside(output, job["out"])
+    arrived = [path for piece in pieces for path in _unpack(piece, folder)]
+    write_json(into / PLAN_COPY, {"jobs": list(known.values())})
+    for index in sorted(into.glob(f"runs/**/*{INDEX}")):
         _join(index)
     done = [path for path in arrived if path.name == DONE]
     return sorted(path.parent.relative_to(into / "jobs").as_posix() for path in done)
+
+
+def _jobs_of(piece: Path) -> list[dict[str, Any]]:
+    with zipfile.ZipFile(piece) as archive:
+        found = _json(archive.read(PLAN_COPY)).get("jobs") if PLAN_COPY in archive.namelist() else []
+    jobs = found if isinstance(found, list) else []
+    return [job for job in jobs if isinstance(job, dict) and set(job) >= JOB_KEYS and _is_name(job["name"], job["out"])]
+
+
+def _is_name(*names: object) -> bool:
+    return all(isinstance(name, str) and NAME.fullmatch(name) is not None for name in names)
+
+
+def _unpack(piece: Path, folder: Folder) -> list[Path]:
+    """Write what is not there yet, `done` last; what jobs that are done here say of themselves stays."""
+    arrived = []
+    with zipfile.ZipFile(piece) as archive:
+        for name in sorted(archive.namelist(), key=lambda name: PurePosixPath(name).name == DONE):
+            target = folder.root / name
+            if name == PLAN_COPY or target.exists():
+                continue
+            with atomic_file(target) as temporary:
+                temporary.write_bytes(archive.read(name))
+            arrived.append(target)
+    return arrived
 
 
 def _checked(piece: Path) -> list[str]:
@@ -140,8 +173,11 @@ def _checked(piece: Path) -> list[str]:
     try:
         with zipfile.ZipFile(piece) as archive:
             entries = archive.infolist()
-    except (OSError, ValueError, zipfile.BadZipFile, NotImplementedError) as error:
+            damaged = archive.testzip() if sum(entry.file_size for entry in entries) <= MERGED_LIMIT else None
+    except (OSError, ValueError, zipfile.BadZipFile, NotImplementedError, RuntimeError, zlib.error) as error:
         raise UserError(f"{piece} is not a piece of a campaign: {error}") from error
+    if damaged is not None:
+        raise UserError(f"{piece} is damaged: {damaged[:100]!r} does not match its checksum")
     for entry in entries:
         path = PurePosixPath(entry.filename)
         inside = path.parts and (path.parts[0] in ("jobs", "runs") or str(path) == PLAN_COPY)

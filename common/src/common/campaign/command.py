@@ -117,12 +117,12 @@ def _run(args: argparse.Namespace, extra: Options) -> None:
     if args.dry_run:
         print(plan_text(jobs, folder, names, estimates))
         return
-    write_plan(folder, jobs, names)
     from common.campaign.run import Runner
 
     deadline = None if args.minutes is None else time.time() + 60 * args.minutes
     runner = Runner(
-        jobs, names, folder, estimates, extra, args.device, args.quick, args.jobs, deadline, args.nice, _print
+        jobs, names, folder, estimates, extra, args.device, args.quick, args.jobs, deadline, args.nice, _print,
+        lambda: write_plan(folder, jobs, names),
     )  # fmt: skip
     runner.run()
     _print(summary(jobs, folder, names))
@@ -131,7 +131,7 @@ def _run(args: argparse.Namespace, extra: Options) -> None:
             folder.fail(job.name, job.problem)
     failed = [job.name for job in jobs if not folder.is_done(job.name, names[job.name]) and _why(job, folder)]
     left = [job.name for job in jobs if not folder.is_done(job.name, names[job.name])]
-    if left and runner.stopping:
+    if left and (runner.stopping or runner.stopped):
         raise Stopped(f"{len(left)} of {len(jobs)} jobs are left")
     if failed:
         raise UserError(
@@ -142,7 +142,7 @@ def _run(args: argparse.Namespace, extra: Options) -> None:
 
 
 def write_plan(folder: Folder, jobs: Sequence[Job], names: dict[str, str]) -> None:
-    """What this campaign is about, for the commands that get its folder only."""
+    """What this campaign is about, for the commands that get its folder only; jobs of earlier calls stay."""
     from common.atomic import write_json
 
     content = [
@@ -150,7 +150,12 @@ def write_plan(folder: Folder, jobs: Sequence[Job], names: dict[str, str]) -> No
          "tags": list(j.tags), "identity": names[j.name]}
         for j in jobs
     ]  # fmt: skip
-    write_json(folder.root / PLAN_COPY, {"jobs": content})
+    own = {job.name for job in jobs}
+    try:
+        before = folder.jobs()
+    except UserError:  # it is written again
+        before = []
+    write_json(folder.root / PLAN_COPY, {"jobs": [*(job for job in before if job["name"] not in own), *content]})
 
 
 def plan_text(jobs: Sequence[Job], folder: Folder, names: dict[str, str], estimates: Estimates) -> str:
@@ -183,11 +188,10 @@ def plan_text(jobs: Sequence[Job], folder: Folder, names: dict[str, str], estima
 def print_status(root: Path) -> None:
     """A line for each job of the last call: its state, epochs, seconds per epoch."""
     from common.results import markdown_table, padded
-    from common.runs import read_json
 
     folder = require_folder(root)
     rows = []
-    for job in read_json(root / PLAN_COPY)["jobs"]:
+    for job in folder.jobs():
         state, about = _state(folder, job)
         seconds = epoch_seconds(root / "runs" / job["out"])
         per_epoch = f"{sum(seconds) / len(seconds):.1f}" if seconds else ""
@@ -201,7 +205,9 @@ def _state(folder: Folder, job: dict) -> tuple[str, str]:
     name = job["name"]
     if folder.is_done(name, job["identity"]):
         record = folder.record(name) or {}
-        return "done", f"{record.get('seconds', 0) / 3600:.2f} h, {record.get('device', '')}"
+        seconds = record.get("seconds")
+        hours = f"{seconds / 3600:.2f} h, " if isinstance(seconds, int | float) else ""
+        return "done", f"{hours}{record.get('device', '')}"
     place = folder.job(name)
     if (place / "lock").exists():
         try:

@@ -40,7 +40,7 @@ class Estimates:
     def __post_init__(self) -> None:
         try:
             content = json.loads(self.file.read_text(encoding="utf-8"))
-            self.known = {str(name): dict(speeds) for name, speeds in content.items()}
+            self.known = {name: {key: float(v) for key, v in speeds.items()} for name, speeds in content.items()}
         except (OSError, ValueError, AttributeError, TypeError):
             self.known = {}
 
@@ -71,8 +71,8 @@ class Estimates:
 
     def seconds_per_epoch(self, job: Job) -> float | None:
         key = network(job)
-        for speeds in ([self.known[self.device]] if self.device in self.known else []) or list(self.known.values())[:1]:
-            if key in speeds:
+        for device, speeds in self.known.items():  # of this kind: a folder may come from another machine
+            if key in speeds and device.startswith(self.kind) and self.device in ("", device):
                 return speeds[key]
         column: Mapping[str, float] = table().get(self.kind, {})
         value = column.get(key, column.get(key.removesuffix("+amp")))

@@ -22,8 +22,10 @@ from common.campaign.plan import REFERENCE, Job, find_weights
 from common.errors import UserError
 
 DONE, FAILED, ASKED = "done", "failed", "asked"
+# Options of a call that change no result: what is done stays done without them, and with them.
+HOW = ("--keep-every", "--evaluate-every", "--graph", "--deterministic", "--threads", "--workers", "--device")
+JOB_KEYS = {"name", "out", "package", "keep", "needs", "tags", "identity"}
 PLAN_COPY = "plan.json"  # the jobs of the last call, for commands that get the folder only
-STATES = ("done", "running", "unfinished", "failed", "waiting")
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,19 @@ class Folder:
             return None
         return content if isinstance(content, dict) else None
 
+    def jobs(self) -> list[dict[str, Any]]:
+        """The jobs of the calls so far: name, out, package, keep, needs, tags, identity. Raises UserError for a damaged list."""
+        if not (self.root / PLAN_COPY).is_file():
+            return []
+        try:
+            content = json.loads((self.root / PLAN_COPY).read_text(encoding="utf-8"))
+        except (OSError, ValueError, RecursionError) as error:
+            raise UserError(f"{self.root / PLAN_COPY} is damaged; `run` writes it again") from error
+        jobs = content.get("jobs") if isinstance(content, dict) else None
+        if not isinstance(jobs, list) or not all(isinstance(job, dict) and set(job) >= JOB_KEYS for job in jobs):
+            raise UserError(f"{self.root / PLAN_COPY} is damaged; `run` writes it again")
+        return jobs
+
     def is_done(self, name: str, identity: str) -> bool:
         """Whether a job was finished with these options."""
         record = self.record(name)
@@ -65,9 +80,9 @@ class Folder:
         """
         before = self.record(job.name, ASKED)
         output = self.output(job)
-        if before is not None and before.get("identity") != identity:
-            for path in (self.job(job.name) / DONE, self.job(job.name) / FAILED):
-                path.unlink(missing_ok=True)
+        (self.job(job.name) / FAILED).unlink(missing_ok=True)
+        if before is None or before.get("identity") != identity:
+            (self.job(job.name) / DONE).unlink(missing_ok=True)
             if output.exists() and not shared:
                 self.put_aside(output, job.out)
         write_json(self.job(job.name) / ASKED, {"identity": identity})
@@ -112,7 +127,7 @@ def identities(jobs: Sequence[Job], extra: Options, quick: bool, outputs: Mappin
                 "words": job.words,
                 "options": job.options,
                 "quick": job.quick if quick else (),
-                "extra": list(extra),
+                "extra": sorted((option, values) for option, values in extra if option not in HOW),
                 "weights": [_digest(path) for path in _weights(job)],
                 "needs": [identity(need) for need in job.needs],
             }

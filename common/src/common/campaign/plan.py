@@ -45,6 +45,13 @@ WEIGHTS_FOLDER = "WEIGHTS"  # in the environment: a folder that is looked in fir
 NAME = re.compile(r"[A-Za-z0-9][\w.=-]*(?:/[A-Za-z0-9][\w.=-]*)*")
 REFERENCE = re.compile(r"\{([^{}]+)\}")
 KEYS = {"name", "run", "each", "needs", "priority", "tags", "keep", "hours", "epochs", "out", "quick"}
+TYPES: dict[str, tuple[Any, str]] = {
+    "each": (dict, "a table of lists"),
+    "quick": (dict, "a table of options"),
+    **{name: (list, "a list of texts") for name in ("needs", "tags", "keep")},
+    **{name: (int | float, "a number") for name in ("priority", "hours", "epochs")},
+    "out": (str, "a text"),
+}
 JOBS_LIMIT = 10_000
 DENSE = Path(__file__).parent / "dense.toml"
 
@@ -85,6 +92,12 @@ def read_plan(path: Path | str) -> list[Job]:
         twice = next(name for name in names if names.count(name) > 1)
         raise UserError(f"{path}: there are two jobs {twice!r}")
     for job in jobs:
+        inside = next(
+            (other for other in jobs if other.out.startswith(f"{job.out}/") or other.name.startswith(f"{job.name}/")),
+            None,
+        )
+        if inside is not None:
+            raise UserError(f"{path}: the folder of {inside.name} would lie in that of {job.name}")
         for need in job.needs:
             if need not in known:
                 raise UserError(f"{path}: {job.name} needs {need!r}, and there is no such job")
@@ -173,6 +186,12 @@ def _read(path: Path, above: tuple[Path, ...]) -> list[Job]:
         raise UserError(
             f"{path}: unknown {', '.join(sorted(unknown))}; a plan has include, only, defaults, quick and job"
         )
+    for name, (kind, what) in {
+        "include": (list, "a list of files"), "only": (list, "a list of tags"), "job": (list, "tables [[job]]"),
+        "defaults": (dict, "a table"), "quick": (dict, "a table"),
+    }.items():  # fmt: skip
+        if not isinstance(content.get(name, kind()), kind):
+            raise UserError(f"{path}: {name} expects {what}")
     jobs: list[Job] = []
     for other in content.get("include", []):
         found = _read((path.parent / other).resolve(), (*above, path))
@@ -193,7 +212,15 @@ def _jobs(entry: Mapping[str, Any], path: Path, options, quick) -> list[Job]:
     unknown = set(entry) - KEYS
     if unknown:
         raise UserError(f"{path}: {entry['name']}: unknown {', '.join(sorted(unknown))}")
+    for name, (kind, what) in TYPES.items():
+        value = entry.get(name)
+        if value is not None and (not isinstance(value, kind) or isinstance(value, bool)):
+            raise UserError(f"{path}: {entry['name']}: {name} expects {what}")
+        if isinstance(value, list) and not all(isinstance(item, str) for item in value):
+            raise UserError(f"{path}: {entry['name']}: {name} expects {what}")
     grid = entry.get("each", {})
+    if not all(isinstance(values, list) for values in grid.values()):
+        raise UserError(f"{path}: {entry['name']}: each expects a list of values for every name")
     points = [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
     return [_job(entry, path, options, quick, point) for point in points]
 

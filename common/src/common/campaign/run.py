@@ -17,7 +17,7 @@ from filelock import FileLock, Timeout
 from common.campaign.estimate import Estimates
 from common.campaign.folder import Folder, Options
 from common.campaign.plan import Job, resolve
-from common.campaign.worker import Order, Outcome, without_speed_ups, work
+from common.campaign.worker import SPEED_UPS, Order, Outcome, head_of, work
 from common.errors import UserError
 from common.interruption import STOPPED
 
@@ -54,9 +54,12 @@ class Runner:
     deadline: float | None = None
     nice: bool = False
     log: Callable[[str], None] = print
+    begin: Callable[[], None] = lambda: None
     failures: dict[str, int] = field(default_factory=dict)
     crashes: dict[str, int] = field(default_factory=dict)
     ran: set[str] = field(default_factory=set)
+    stopped: set[str] = field(default_factory=set)
+    signals: int = 0
     stopping: bool = False
     team: list[Worker] = field(default_factory=list)
 
@@ -80,6 +83,7 @@ class Runner:
             job
             for job in self.jobs
             if job.name not in busy
+            and job.name not in self.ran | self.stopped
             and not self.failed(job)
             and not self.done(job)
             and all(self.done(by_name[need]) for need in job.needs)
@@ -101,6 +105,7 @@ class Runner:
         with _signals(self):
             try:
                 self._known_options()
+                self.begin()
                 while not self.stopping:
                     waiting = self._start_jobs()
                     if not waiting and not any(worker.job for worker in self.team):
@@ -118,7 +123,7 @@ class Runner:
         of_package: dict[str, set[str]] = {}
         worker = self._worker()
         for job in self.jobs:
-            head = (str(job.folder), *job.words[:3])
+            head = (str(job.folder), *head_of(job.words))
             if head in asked or self.failed(job):
                 continue
             asked.add(head)
@@ -140,9 +145,8 @@ class Runner:
         for job in self.open_jobs():
             if sum(worker.job is not None for worker in self.team) >= self.workers:
                 return True
+            self.folder.job(job.name).mkdir(parents=True, exist_ok=True)
             lock = FileLock(self.folder.job(job.name) / "lock")
-            lock_file = self.folder.job(job.name)
-            lock_file.mkdir(parents=True, exist_ok=True)
             try:
                 lock.acquire(blocking=False)
             except Timeout:
@@ -160,7 +164,8 @@ class Runner:
         output = self.folder.output(job)
         shared = sum(other.out == job.out for other in self.jobs) > 1
         self.folder.ask(job, self.identities[job.name], shared)
-        if plain and not shared and output.exists() and without_speed_ups(job.words) != job.words:
+        names = [*job.words, *(name for name, _ in (*job.options, *job.quick, *self.extra))]
+        if plain and not shared and output.exists() and any(name.partition("=")[0] in SPEED_UPS for name in names):
             self.folder.put_aside(output, job.out)  # a run with other options cannot resume it
         worker.job, worker.lock, worker.plain, worker.started = job, lock, plain, time.monotonic()
         worker.pipe.send(self._order_for(job, plain=plain))
@@ -179,10 +184,11 @@ class Runner:
 
     def _worker(self) -> Worker:
         """An idle worker, started if there is none."""
+        self.team = [worker for worker in self.team if worker.job or worker.process.is_alive()]
         for worker in self.team:
             if worker.job is None:
                 return worker
-        os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // self.workers)))
+        os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores() // self.workers)))
         context = multiprocessing.get_context("spawn")
         here, there = context.Pipe()
         process = context.Process(target=_work, args=(there, os.getpid(), self.nice), daemon=False)
@@ -225,6 +231,7 @@ class Runner:
                 self.ran.add(job.name)
                 self.log(f"{_now()} done      {job.name} in {_duration(outcome.seconds)}")
             elif outcome.status == STOPPED:
+                self.stopped.add(job.name)
                 self.log(f"{_now()} stopped   {job.name}; it resumes")
             else:
                 self.failures[job.name] = self.failures.get(job.name, 0) + 1
@@ -268,6 +275,11 @@ class Runner:
         self.team.clear()
 
 
+def cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def _work(pipe: Connection, parent: int, nice: bool) -> None:
     if nice:
         os.nice(19 - os.nice(0))
@@ -281,10 +293,11 @@ def _signals(runner: Runner):
     """SIGTERM and Ctrl-C: stop after the current epochs; the second one ends at once."""
 
     def note(number: int, frame: FrameType | None) -> None:
-        if runner.stopping:
+        if runner.signals:
             for worker in runner.team:
                 worker.process.kill()
             raise KeyboardInterrupt
+        runner.signals += 1
         runner.stopping = True
         print("stopping after the current epochs; once more to stop at once", file=sys.stderr, flush=True)
 

@@ -6,14 +6,14 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from common.campaign.folder import PLAN_COPY, Folder
+from common.campaign.folder import Folder
 from common.runs import METRICS, read_json
 
 
 def add_results(folder: Folder) -> Iterator[str]:
     """Call ``python -m PACKAGE.tables --add`` with the run folders of every finished job that the package keeps; lines about it."""
     runs: dict[str, list[Path]] = {}
-    for job in read_json(folder.root / PLAN_COPY)["jobs"]:
+    for job in folder.jobs():
         if folder.is_done(job["name"], job["identity"]):
             for package, found in run_folders(folder.root / "runs" / job["out"]).items():
                 runs.setdefault(package, []).extend(path for path in found if path not in runs.get(package, []))

@@ -97,10 +97,13 @@ def carry_out(order: Order, known: dict[tuple[str, ...], str]) -> Outcome:
                 return Outcome(order.name, 0, words, found, 0.0)
             print(f"\n$ {' '.join(words)}", flush=True)
             status = run_command(words)
+            status = STOPPED if status and _stopping else status
             why = "" if status in (0, STOPPED) else _tail(Path(order.log))
     except KeyboardInterrupt as stopped:  # of Stopped too: the command had no way to catch it
         return Outcome(order.name, STOPPED, words, found, time.monotonic() - start, str(stopped))
     except BaseException as error:  # whatever a command may raise, the others go on
+        if _stopping:  # in the middle of an import, say
+            return Outcome(order.name, STOPPED, words, found, time.monotonic() - start, "stopped")
         why = f"{''.join(traceback.format_exception(error))}{type(error).__name__}: {error}"
         return Outcome(order.name, 1, words, found, time.monotonic() - start, why)
     device, commit = _environment()
@@ -135,6 +138,8 @@ def without_speed_ups(words: Sequence[str]) -> tuple[str, ...]:
     for word in words:
         if word in SPEED_UPS:
             skip = SPEED_UPS[word]
+        elif word.partition("=")[0] in SPEED_UPS:
+            skip = 0
         elif skip:
             skip -= 1
         else:
@@ -160,21 +165,28 @@ def run_command(words: Sequence[str]) -> int:
             sys.path.remove(str(script.parent))
         return 0
     except SystemExit as end:
+        if isinstance(end.code, str):
+            print(end.code, file=sys.stderr)
         return end.code if isinstance(end.code, int) else int(end.code is not None)
 
 
 def _help(words: Sequence[str], known: dict[tuple[str, ...], str]) -> str:
     """What a command prints for -h. Sub-commands are told apart by their first word."""
-    head = tuple(words[: 3 if words[1] == "-m" else 2])
-    rest = words[len(head) :]
-    if rest and not rest[0].startswith("-"):
-        head = (*head, rest[0])
-    if head not in known:
+    head = head_of(words)
+    key = (os.getcwd(), *head)  # two packages may have scripts of one name
+    if key not in known:
         out = io.StringIO()
         with contextlib.redirect_stdout(out):
             run_command([*head, "-h"])
-        known[head] = out.getvalue()
-    return known[head]
+        known[key] = out.getvalue()
+    return known[key]
+
+
+def head_of(words: Sequence[str]) -> tuple[str, ...]:
+    """What decides which options a command knows: its script or module, and a sub-command."""
+    head = tuple(words[: 3 if words[1] == "-m" else 2])
+    rest = words[len(head) :]
+    return (*head, rest[0]) if rest and not rest[0].startswith("-") else head
 
 
 @contextmanager
@@ -240,7 +252,11 @@ def _tail(log: Path) -> str:
         return ""
 
 
+_stopping: list[int] = []  # the signal that ends this process; a command may turn it into an error of its own
+
+
 def _stop(number: int, frame: FrameType | None) -> NoReturn:
+    _stopping.append(number)
     raise Stopped("stopped")
 
 

@@ -70,6 +70,8 @@ def fit(
     with ExitStack() as stack:
         stack.enter_context(cuda_settings(options, hooks, device))
         stack.enter_context(graceful())
+        if 0 < len(rows) < options.epochs and _all_stop(float(rows[-1].get("seconds") or 0.0), device):
+            raise Stopped(f"stopped after epoch {len(rows)} of {options.epochs}")
         for epoch in range(len(rows), options.epochs):
             start = time.monotonic()
             row = _one_epoch(step, train, test, epoch, seed, workers)
