@@ -351,7 +351,9 @@ def test_a_file_knows_its_pictures_and_options_come_first(network):
     assert model.checkpoint_header["normalize"] == {"mean": [0.5], "std": [0.2]}
     assert data_of(model, None, None) == data_of(model, "cifar10", None) == ("cifar10", "there")
     assert data_of(model, None, "here") == ("cifar10", "here") and data_of(model, "mnist", None) == ("mnist", None)
-    assert data_of(from_dict(to_dict(network, dataset=["cifar10"])), None, None) == ("imagenet", None)
+    assert data_of(from_dict(to_dict(network)), None, None) == ("imagenet", None)
+    with pytest.raises(UserError, match="data set"):
+        from_dict(to_dict(network, dataset=["cifar10"]))
 
 
 def test_train_refuses_in_one_line(capsys, tmp_path):

@@ -188,6 +188,8 @@ def _in_processes(args: argparse.Namespace, argv: Sequence[str] | None) -> list[
         status = [process.wait() for process in started]
     except KeyboardInterrupt:
         for process in started:
+            process.terminate()  # Ctrl-C reached them too; a signal to this process alone did not
+        for process in started:
             process.wait()
         raise
     if any(code == STOPPED for code in status):

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from common.campaign.folder import Folder
+from common.errors import UserError
 from common.runs import METRICS, read_json
 
 
@@ -17,13 +18,17 @@ def add_results(folder: Folder) -> Iterator[str]:
         if folder.is_done(job["name"], job["identity"]):
             for package, found in run_folders(folder.root / "runs" / job["out"]).items():
                 runs.setdefault(package, []).extend(path for path in found if path not in runs.get(package, []))
+    failed = []
     for package, found in runs.items():
         main = _tables_of(package)
         if main is None:
             yield f"{package}: has no results folder; {len(found)} runs stay in {folder.root}"
             continue
         status = main(["--add", *map(str, found)])
+        failed += [package] if status else []
         yield f"{package}: {len(found)} runs" + (f", exit status {status}" if status else "")
+    if failed:
+        raise UserError(f"the tables of {', '.join(failed)} were not written")
 
 
 def run_folders(out: Path) -> dict[str, list[Path]]:
