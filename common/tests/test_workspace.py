@@ -1,6 +1,7 @@
 """The workspace itself: pins, layout, and who may import whom. Reads files only."""
 
 import ast
+import json
 import os
 import re
 import shutil
@@ -297,3 +298,26 @@ def test_scripts_are_valid_bash() -> None:
     for script in scripts:
         run = subprocess.run(["bash", "-n", script], capture_output=True, text=True, check=False)
         assert run.returncode == 0, run.stderr
+
+
+def test_weights_have_a_record_and_a_row_with_its_values():
+    text = (ROOT / "weights" / "README.md").read_text(encoding="utf-8")
+    rows = {line.split("`")[1]: line for line in text.splitlines() if line.startswith("| `")}
+    records = {
+        file.with_suffix(".safetensors").name: json.loads(file.read_text())
+        for file in (ROOT / "weights").glob("*.json")
+    }
+    assert rows.keys() == records.keys() == {file.name for file in (ROOT / "weights").glob("*.safetensors")}
+    for name, record in records.items():
+        options = record["options"]
+        values = [
+            f"{record['baseline']['top1']:.2f} %",
+            f"{options['epochs']} epochs",
+            f"batch {options['batch_size']}",
+        ]
+        values += [
+            f"seed {options['seed']}",
+            f"learning rate {options['learning_rate']}",
+            f"{record['seconds'] / 3600:.1f} h",
+        ]
+        assert all(value in rows[name] for value in values), (name, values)

@@ -157,6 +157,14 @@ def write_half(source: Path | str, target: Path | str, shard_bytes: int | None =
     return [*(target.with_name(name) for name in names), index]
 
 
+def join_shards(index: Path, target: Path) -> None:
+    """Write a checkpoint that lies in several files as one, with the same tensors and header."""
+    read_checkpoint(index)
+    metadata, tensors = _read_shards(index)
+    with atomic_file(target) as temporary:
+        save_file(_unshared(tensors), temporary, metadata=metadata)
+
+
 def _parts(tensors: Mapping[str, Tensor], limit: int | None) -> list[list[str]]:
     """Names of tensors in parts of at most ``limit`` bytes; a larger tensor is a part of its own."""
     parts: list[list[str]] = [[]]

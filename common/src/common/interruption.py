@@ -32,7 +32,7 @@ def deadline() -> float | None:
 
 
 def stop_requested(seconds_needed: float = 0.0) -> bool:
-    """Whether a signal arrived, or work of so many seconds would end after the deadline."""
+    """Whether a signal arrived, or work of ``seconds_needed`` would end after the deadline."""
     end = deadline()
     return bool(_requests) or (end is not None and time.time() + seconds_needed > end)
 

@@ -15,7 +15,7 @@ from typing import Any
 from common.atomic import atomic_file, write_json
 from common.campaign.folder import ASKED, DONE, FAILED, JOB_KEYS, PLAN_COPY, Folder
 from common.campaign.plan import NAME
-from common.checkpoint import INDEX, load_model, read_checkpoint, save_model, write_half
+from common.checkpoint import INDEX, join_shards, write_half
 from common.errors import UserError
 from common.runs import STATE
 
@@ -138,7 +138,9 @@ def merge(pieces: Sequence[Path], into: Path) -> list[str]:
     arrived = [path for piece in pieces for path in _unpack(piece, folder)]
     write_json(into / PLAN_COPY, {"jobs": list(known.values())})
     for index in sorted(into.glob(f"runs/**/*{INDEX}")):
-        _join(index)
+        whole = index.with_name(index.name.removesuffix(INDEX))  # under the name that its job gave it
+        if not whole.exists():
+            join_shards(index, whole)
     done = [path for path in arrived if path.name == DONE]
     return sorted(path.parent.relative_to(into / "jobs").as_posix() for path in done)
 
@@ -206,16 +208,3 @@ def _json(raw: bytes) -> dict[str, Any]:
     except (ValueError, RecursionError):
         content = None
     return content if isinstance(content, dict) else {}
-
-
-def _join(index: Path) -> None:
-    """A network in shards becomes one file again, under the name that its job gave it."""
-    target = index.with_name(index.name.removesuffix(INDEX))
-    if not target.exists():
-        read_checkpoint(index)  # named if a shard is missing
-        model = load_model(index)
-        header = model.checkpoint_header
-        normalize = header.get("normalize")
-        save_model(
-            target, model, normalize=(normalize["mean"], normalize["std"]) if normalize else None, extra=header["extra"]
-        )

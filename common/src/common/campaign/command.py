@@ -7,8 +7,8 @@ from pathlib import Path
 
 from common import cli
 from common.campaign.estimate import SPEEDS, Estimates, epoch_seconds
-from common.campaign.folder import PLAN_COPY, Folder, Options, identities, require_folder
-from common.campaign.plan import Job, chosen, read_plan
+from common.campaign.folder import PLAN_COPY, Folder, identities, require_folder
+from common.campaign.plan import Job, Options, chosen, read_plan
 from common.errors import UserError
 from common.interruption import Stopped
 
@@ -33,7 +33,9 @@ def build_parser() -> cli.Parser:
     run = add("run", "Do the jobs of a plan; options that it does not know go to the commands that do.")
     run.add_argument("plan", help="a TOML file")
     run.add_argument("--out", default="runs/campaign", help="folder of the campaign")
-    run.add_argument("--minutes", type=float, default=None, help="stop after so many; what is unfinished resumes later")
+    run.add_argument(
+        "--minutes", type=float, default=None, help="stop after this time; what is unfinished resumes later"
+    )
     run.add_argument("--jobs", type=cli.positive_int, default=1, help="jobs side by side")
     run.add_argument("--device", default=None, help="auto, cpu, cuda or cuda:N, for every command that knows it")
     run.add_argument(
@@ -110,7 +112,7 @@ def _run(args: argparse.Namespace, extra: Options) -> None:
     if not jobs:
         raise UserError(f"{args.plan} has no jobs")
     folder = Folder(Path(args.out))
-    names = identities(jobs, extra, args.quick, folder.outputs(jobs))
+    names = identities(jobs, extra, args.quick)
     estimates = Estimates(
         folder.root / SPEEDS, "cuda" if str(args.device).startswith("cuda") else "cpu", options=extra, quick=args.quick
     )
@@ -186,7 +188,7 @@ def plan_text(jobs: Sequence[Job], folder: Folder, names: dict[str, str], estima
 
 
 def print_status(root: Path) -> None:
-    """A line for each job of the last call: its state, epochs, seconds per epoch."""
+    """A line for each job of all calls so far: its state, epochs, seconds per epoch."""
     from common.results import markdown_table, padded
 
     folder = require_folder(root)

@@ -2,9 +2,11 @@
 
 runs/NAME/           what the job's command writes: {out}
 jobs/NAME/done       written last: command, options, seconds, device, commit
+jobs/NAME/asked      with which options it was begun
 jobs/NAME/failed     why the last try failed
 jobs/NAME/log.txt    all that the command printed, try after try
 jobs/NAME/lock       held by who is at it
+plan.json            the jobs of all calls so far
 stale/               outputs of jobs that were asked for with other options
 """
 
@@ -18,14 +20,14 @@ from pathlib import Path
 from typing import Any
 
 from common.atomic import write_json, write_text
-from common.campaign.plan import REFERENCE, Job, find_weights
+from common.campaign.plan import REFERENCE, Job, Options, find_weights
 from common.errors import UserError
 
 DONE, FAILED, ASKED = "done", "failed", "asked"
 # Options of a call that change no result: what is done stays done without them, and with them.
 HOW = ("--keep-every", "--evaluate-every", "--graph", "--deterministic", "--threads", "--workers", "--device")
 JOB_KEYS = {"name", "out", "package", "keep", "needs", "tags", "identity"}
-PLAN_COPY = "plan.json"  # the jobs of the last call, for commands that get the folder only
+PLAN_COPY = "plan.json"  # the jobs of all calls so far, for commands that get the folder only
 
 
 @dataclass(frozen=True)
@@ -112,10 +114,7 @@ class Folder:
         return lines[-1] if lines else "it said nothing"
 
 
-Options = Sequence[tuple[str, tuple[str, ...]]]
-
-
-def identities(jobs: Sequence[Job], extra: Options, quick: bool, outputs: Mapping[str, Path]) -> dict[str, str]:
+def identities(jobs: Sequence[Job], extra: Options, quick: bool) -> dict[str, str]:
     """What the result of every job depends on, as a digest: its command, options, weights files, and the jobs it needs."""
     by_name = {job.name: job for job in jobs}
     found: dict[str, str] = {}

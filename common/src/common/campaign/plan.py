@@ -28,7 +28,7 @@ import os
 import re
 import shlex
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -53,6 +53,7 @@ TYPES: dict[str, tuple[Any, str]] = {
     "out": (str, "a text"),
 }
 JOBS_LIMIT = 10_000
+Options = Sequence[tuple[str, tuple[str, ...]]]  # (("--epochs", ("1",)), ("--amp", ()))
 DENSE = Path(__file__).parent / "dense.toml"
 
 
@@ -73,8 +74,8 @@ class Job:
     keep: tuple[str, ...] = ()
     hours: float | None = None
     epochs: float | None = None
-    options: tuple[tuple[str, tuple[str, ...]], ...] = ()
-    quick: tuple[tuple[str, tuple[str, ...]], ...] = ()
+    options: Options = ()
+    quick: Options = ()
     problem: str | None = None
 
     @property
@@ -128,7 +129,7 @@ def _with_needs(jobs: list[Job], names: Iterable[str]) -> list[Job]:
     return [job for job in jobs if job.name in wanted]
 
 
-def options_of(table: Mapping[str, Any], where: object) -> tuple[tuple[str, tuple[str, ...]], ...]:
+def options_of(table: Mapping[str, Any], where: object) -> Options:
     """Options of a TOML table: {epochs = 1, amp = true} is --epochs 1 --amp."""
     found = []
     for name, value in table.items():
@@ -140,7 +141,7 @@ def options_of(table: Mapping[str, Any], where: object) -> tuple[tuple[str, tupl
 
 
 def resolve(job: Job, outputs: Mapping[str, Path]) -> tuple[str, ...]:
-    """The words of a job's command; ``outputs``: the folder of every job's output. Raises UserError for what is nowhere."""
+    """The words of a job's command; ``outputs``: the folder of every job's output."""
 
     def value(match: re.Match[str]) -> str:
         what = match[1]

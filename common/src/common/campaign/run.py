@@ -15,8 +15,8 @@ from types import FrameType
 from filelock import FileLock, Timeout
 
 from common.campaign.estimate import Estimates
-from common.campaign.folder import Folder, Options
-from common.campaign.plan import Job, resolve
+from common.campaign.folder import Folder
+from common.campaign.plan import Job, Options, resolve
 from common.campaign.worker import SPEED_UPS, Order, Outcome, head_of, work
 from common.errors import UserError
 from common.interruption import STOPPED
@@ -35,8 +35,6 @@ class Worker:
     pipe: Connection
     job: Job | None = None
     lock: FileLock | None = None
-    plain: bool = False
-    started: float = 0.0
 
 
 @dataclass
@@ -167,7 +165,7 @@ class Runner:
         names = [*job.words, *(name for name, _ in (*job.options, *job.quick, *self.extra))]
         if plain and not shared and output.exists() and any(name.partition("=")[0] in SPEED_UPS for name in names):
             self.folder.put_aside(output, job.out)  # a run with other options cannot resume it
-        worker.job, worker.lock, worker.plain, worker.started = job, lock, plain, time.monotonic()
+        worker.job, worker.lock = job, lock
         worker.pipe.send(self._order_for(job, plain=plain))
         seconds = self.estimates.seconds_left(job, output)
         about = "" if seconds is None else f" (about {_duration(seconds)})"
@@ -198,7 +196,7 @@ class Runner:
         return self.team[-1]
 
     def _look(self, seconds: float) -> None:
-        """Wait for an outcome, the end of a worker, or so many seconds; note what happened."""
+        """Wait for an outcome, the end of a worker, or at most these seconds; note what happened."""
         sources: dict[object, Worker] = {worker.pipe: worker for worker in self.team if worker.job}
         if not sources:
             time.sleep(seconds)

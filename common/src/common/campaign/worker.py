@@ -24,17 +24,13 @@ from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
+from common.campaign.plan import Options
 from common.interruption import DEADLINE, STOPPED, Stopped
 
-SPEED_UPS = {
-    "--amp": 0,
-    "--compile": 0,
-    "--graph": 1,
-}  # options of which a failed job is tried without, and their values
+# Options that a failed job is tried again without, and how many values each has.
+SPEED_UPS = {"--amp": 0, "--compile": 0, "--graph": 1}
 DATASET, DATASET_DIR = "--dataset", "--dataset-dir"
 TAIL = 20  # lines of a log that say why a job failed
-
-Options = Sequence[tuple[str, tuple[str, ...]]]
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from common.measure import evaluate
 from common.training.options import TrainOptions
 from common.training.schedule import learning_rate
 from common.training.state import SavedState
-from common.training.step import Hooks, Step, amp_dtype, can_capture, cuda_settings, make_optimizer, make_step
+from common.training.step import GraphStep, Hooks, Step, amp_dtype, can_capture, cuda_settings, make_optimizer
 
 MIN_PART = 2  # batch norm cannot train on one example: a shorter last batch joins the one before it
 CHECK_EVERY, CHECK_EVERY_ON_CUDA = 50, 500  # steps between two looks at the loss, each of which waits for the device
@@ -66,7 +66,7 @@ def fit(
     torch.manual_seed(seed)
     rows = _restored(saved, optimizer)
     network = data_parallel(model, device, options.sync_batch_norm)
-    step = make_step(network, optimizer, scaler, options, hooks, device)
+    step = (GraphStep if graph else Step)(network, optimizer, scaler, options, hooks, device)
     with ExitStack() as stack:
         stack.enter_context(cuda_settings(options, hooks, device))
         stack.enter_context(graceful())
@@ -125,7 +125,7 @@ def _one_epoch(
 
 
 def _all_stop(seconds: float, device: torch.device) -> bool:
-    """Whether work has to stop before another epoch of so many seconds; all processes agree."""
+    """Whether work has to stop before another epoch of these seconds; all processes agree."""
     mine = torch.tensor(float(stop_requested(seconds)), device=device if world_size() > 1 else "cpu")
     return bool(sum_over_ranks(mine) > 0)
 

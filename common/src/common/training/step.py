@@ -151,19 +151,6 @@ class GraphStep(Step):
             super().compute(self.held, cache=False)
 
 
-def make_step(
-    network: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    scaler: torch.amp.GradScaler,
-    options: TrainOptions,
-    hooks: Hooks,
-    device: torch.device,
-) -> Step:
-    """A graph's step where that is asked for and possible, else an eager one."""
-    kind = GraphStep if can_capture(options, hooks, device) else Step
-    return kind(network, optimizer, scaler, options, hooks, device)
-
-
 def can_capture(options: TrainOptions, hooks: Hooks, device: torch.device) -> bool:
     """Whether the step can be a graph: CUDA, one process, SGD without scaling, no hook inside the step."""
     inside = (hooks.loss, hooks.after_backward, hooks.after_step)
