@@ -45,11 +45,12 @@ class Estimates:
             self.known = {}
 
     def seconds(self, job: Job) -> float | None:
-        """Of the whole job; None if nothing tells."""
-        if job.hours is not None:
-            return 3600.0 * job.hours
+        """Of the whole job; None if nothing tells. A plan's hours are those of a CPU: on a card epochs tell more."""
         per_epoch, epochs = self.seconds_per_epoch(job), self.epochs(job)
-        return None if per_epoch is None or epochs is None else OVERHEAD + epochs * per_epoch
+        by_epochs = None if per_epoch is None or epochs is None else OVERHEAD + epochs * per_epoch
+        if job.hours is not None and (self.kind == "cpu" or by_epochs is None):
+            return 3600.0 * job.hours
+        return by_epochs
 
     def seconds_left(self, job: Job, output: Path) -> float | None:
         """Of what is left, its log considered."""

@@ -1,0 +1,80 @@
+"""Seconds of a training epoch on CIFAR-10's 50,000 images: networks, batch sizes, with and without a CUDA graph.
+
+    python benchmarks/epoch_seconds.py [--device cuda] [--images 20000] [--networks vgg16 resnet56] [--batches 128 500]
+
+Images are random: time does not depend on what they show. The first epoch warms up, the last one counts; fewer images are
+scaled to 50,000. On a CPU a few hundred are enough.
+"""
+
+import argparse
+import itertools
+import json
+import time
+
+import torch
+
+from common.data import MemoryImages
+from common.device import choose_device
+from common.models import create_model
+from common.training import Hooks, TrainOptions, fit
+
+CIFAR10 = 50_000
+NETWORKS = ("vgg16", "resnet56", "resnet110", "densenet40")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--images", type=int, default=20_000)
+    parser.add_argument("--epochs", type=int, default=2)
+    parser.add_argument("--networks", nargs="+", default=list(NETWORKS))
+    parser.add_argument("--batches", type=int, nargs="+", default=[128, 500])
+    parser.add_argument("--graphs", nargs="+", default=["off", "auto"], choices=["off", "auto"])
+    parser.add_argument("--float32", action="store_true", help="without mixed precision")
+    parser.add_argument("--json", help="add a line for each measurement to this file")
+    args = parser.parse_args()
+    device = choose_device(args.device)
+    images = torch.randint(0, 256, (args.images, 3, 32, 32), dtype=torch.uint8)
+    data = MemoryImages(images, torch.arange(args.images) % 10, padding=4, flip=True)
+    graphs = args.graphs if device.type == "cuda" else ["off"]
+    for batch, graph, arch in itertools.product(args.batches, graphs, args.networks):
+        row = {"network": arch, "batch": batch, "graph": graph, "amp": not args.float32}
+        options = TrainOptions(
+            epochs=args.epochs, batch_size=batch, learning_rate=0.01, nesterov=True, amp=not args.float32, graph=graph
+        )
+        try:
+            row |= measured(arch, data, device, options)
+        except RuntimeError as error:  # the other measurements are still worth having
+            row["error"] = f"{type(error).__name__}: {error}"[:300]
+        print(json.dumps(row), flush=True)
+        if args.json:
+            with open(args.json, "a", encoding="utf-8") as file:
+                file.write(json.dumps(row) + "\n")
+
+
+def measured(arch: str, data: MemoryImages, device: torch.device, options: TrainOptions) -> dict:
+    """Seconds of the last of these epochs as if it had 50,000 images, of what comes before it, and the card's memory."""
+    torch.manual_seed(0)
+    ends: list[float] = []
+
+    def note(epoch: int) -> dict:
+        ends.append(time.monotonic())
+        return {}
+
+    start = time.monotonic()
+    rows = fit(create_model(arch), data, options, device=device, hooks=Hooks(after_epoch=note))
+    scale = CIFAR10 / len(data)
+    found = {
+        "seconds": round(scale * (ends[-1] - ends[-2] if options.epochs > 1 else ends[-1] - start), 3),
+        "start": round((ends[-2] if options.epochs > 1 else start) - start, 2),
+        "loss": rows[-1]["train_loss"],
+    }
+    if device.type == "cuda":
+        found["mib"] = torch.cuda.max_memory_allocated(device) // 2**20
+        torch.cuda.reset_peak_memory_stats(device)
+        found["device"] = torch.cuda.get_device_name(device)
+    return found
+
+
+if __name__ == "__main__":
+    main()
