@@ -6,6 +6,7 @@ figure is in it. A job's ``hours`` in the plan stand where epochs do not tell.
 
 import csv
 import json
+import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,6 +19,8 @@ from common.campaign.plan import Job
 
 SPEEDS = "speeds.json"  # in a campaign's folder: {device: {network: seconds of an epoch}}
 EPOCH_OPTIONS = ("--epochs", "--finetune-epochs")
+WEIGHTS = re.compile(r"\{weights:([\w-]+)\}")
+CONV = "conv3x3"
 OVERHEAD = 60.0  # seconds of a job beside its epochs: reading, evaluating, writing
 
 
@@ -89,11 +92,13 @@ class Estimates:
 
 
 def network(job: Job) -> str:
-    """What an epoch's time depends on: the network and mixed precision."""
+    """What an epoch's time depends on: the network, as weights or options name it, and mixed precision."""
     words = list(job.words)
-    arch = words[words.index("--arch") + 1] if "--arch" in words[:-1] else "resnet20"
-    if "--shortcut" in words[:-1] and words[words.index("--shortcut") + 1] == "conv3x3":
-        arch += "-conv3x3"
+    weights = WEIGHTS.search(" ".join(words))
+    arch = words[words.index("--arch") + 1] if "--arch" in words[:-1] else weights[1] if weights else "resnet20"
+    conv = "--shortcut" in words[:-1] and words[words.index("--shortcut") + 1] == CONV
+    if conv or (weights and weights[1].endswith(f"-{CONV}") and not arch.endswith(CONV)):
+        arch += f"-{CONV}"
     return arch + ("+amp" if "--amp" in words or any(name == "--amp" for name, _ in job.options) else "")
 
 

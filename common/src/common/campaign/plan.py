@@ -39,7 +39,7 @@ DATA = ("data/{}", "{}/dataset", "../data/{}")
 WEIGHTS = (
     "data/weights/{}.safetensors", "data/weights/{}-*.th", "data/weights/{}-*.pth", "data/weights/{}.pth",
     "cifar10/pre-train/{}-weights.pth", "imagenet/pre-train/{}-weights.pth", "../data/weights/{}.safetensors",
-    "../data/weights/{}-*.th", "../data/weights/{}-*.pth",
+    "../data/weights/{}-*.th", "../data/weights/{}-*.pth", "weights/{}.safetensors", "../weights/{}.safetensors",
 )  # fmt: skip
 WEIGHTS_FOLDER = "WEIGHTS"  # in the environment: a folder that is looked in first
 NAME = re.compile(r"[A-Za-z0-9][\w.=-]*(?:/[A-Za-z0-9][\w.=-]*)*")
