@@ -210,7 +210,9 @@ def test_estimates_come_from_logs_then_from_the_table(tmp_path):
 def campaign(file: Path, out: Path, *words: str) -> subprocess.Popen:
     command = [sys.executable, "-m", "common.campaign", "run", str(file), "--out", str(out), *words]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    return subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+    )
 
 
 def results(out: Path) -> dict[str, object]:
@@ -298,7 +300,7 @@ def test_deadline_and_sigterm_stop_after_the_epoch_and_resume(undisturbed, tmp_p
     log = out / "runs" / "one" / "log.csv"
     process = campaign(file, out, "--nice")
     wait_for(log.is_file)
-    process.terminate()
+    os.killpg(process.pid, signal.SIGTERM)  # reaches the workers too, which the parent then tells once more
     printed, _ = process.communicate(timeout=120)
     assert process.returncode == 75 and "stopped   one; it resumes" in printed and "jobs are left" in printed
     assert not (out / "jobs/one/done").exists() and (out / "runs/one/state.pt").is_file()

@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from common import cli, runs, train
+from common import cli, interruption, runs, train
 from common.data import load_dataset
 from common.interruption import DEADLINE, STOPPED, Stopped, graceful, stop_requested
 from common.models import create_model
@@ -92,7 +92,15 @@ def test_signal_in_the_last_epoch_stops_what_comes_next(few, tmp_path):
     assert len(fit(small(), few, options, folder=tmp_path)) == 1 and (tmp_path / LOG).read_bytes() == log
 
 
-def test_a_second_signal_ends_at_once():
+def test_a_signal_that_comes_through_group_and_parent_counts_once():
+    with pytest.raises(Stopped), graceful():
+        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert stop_requested()
+
+
+def test_a_second_signal_ends_at_once(monkeypatch):
+    monkeypatch.setattr(interruption, "SAME", 0.0)
     with pytest.raises(KeyboardInterrupt), graceful((signal.SIGTERM,)), graceful((signal.SIGTERM,)):
         os.kill(os.getpid(), signal.SIGTERM)
         assert stop_requested()

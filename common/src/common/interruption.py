@@ -15,7 +15,9 @@ from types import FrameType
 DEADLINE = "COMPRESSION_DEADLINE"
 STOPPED = 75  # exit status of a command that can be resumed (EX_TEMPFAIL)
 
-_requests: list[int] = []  # signals received while somebody looks after them
+SAME = 5.0  # seconds in which a repeated SIGTERM is the same: one of a process group and one of the parent in it
+
+_requests: list[float] = []  # when signals were received while somebody looks after them, in seconds of a clock
 
 
 class Stopped(KeyboardInterrupt):
@@ -39,15 +41,16 @@ def stop_requested(seconds_needed: float = 0.0) -> bool:
 
 @contextmanager
 def graceful(signals: Sequence[int] = (signal.SIGTERM,)) -> Iterator[None]:
-    """Note these signals instead of ending at once; the second one ends at once. Only the main thread can."""
+    """Note these signals instead of ending at once; a second one, later than ``SAME``, ends at once. Only the main thread can."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
 
     def note(number: int, frame: FrameType | None) -> None:
-        if _requests:
+        now = time.monotonic()
+        if _requests and not (number == signal.SIGTERM and now - _requests[0] < SAME):
             raise KeyboardInterrupt
-        _requests.append(number)
+        _requests.append(now)
 
     before = {number: signal.getsignal(number) for number in signals}
     # Who is inside another such context keeps its way of noting.

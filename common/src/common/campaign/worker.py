@@ -25,6 +25,7 @@ from types import FrameType
 from typing import NoReturn
 
 from common.campaign.plan import Options
+from common.cli import INTERRUPTED
 from common.interruption import DEADLINE, STOPPED, Stopped
 
 # Options that a failed job is tried again without, and how many values each has.
@@ -93,7 +94,8 @@ def carry_out(order: Order, known: dict[tuple[str, ...], str]) -> Outcome:
                 return Outcome(order.name, 0, words, found, 0.0)
             print(f"\n$ {' '.join(words)}", flush=True)
             status = run_command(words)
-            status = STOPPED if status and _stopping else status
+            interrupted = status == INTERRUPTED  # Ctrl-C does not reach this process: a second SIGTERM did
+            status = STOPPED if interrupted or (status and _stopping) else status
             why = "" if status in (0, STOPPED) else _tail(Path(order.log))
     except KeyboardInterrupt as stopped:  # of Stopped too: the command had no way to catch it
         return Outcome(order.name, STOPPED, words, found, time.monotonic() - start, str(stopped))
