@@ -4,7 +4,7 @@
 # `bash run_cifar10.sh --epochs 10 --device cpu`; `--quick`, `--dry-run`, `--minutes`, `--jobs`: python -m common.campaign run -h.
 (
   cd -- "$(dirname -- "${BASH_SOURCE[0]:-$0}")" || exit 1
-  # A script that sources this one lends it its own arguments: only options are passed on.
-  [[ "${1-}" == -* ]] || set --
+  # A script that sources this one lends it its own arguments: of those only options are passed on.
+  [[ "${1-}" == -* || "${BASH_SOURCE[0]:-$0}" == "$0" ]] || set --
   python -m common.campaign run plan.toml --only cifar10 --out runs/cifar10 "$@"
 )

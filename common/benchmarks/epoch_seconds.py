@@ -9,13 +9,17 @@ scaled to 50,000. On a CPU a few hundred are enough.
 import argparse
 import itertools
 import json
+import shlex
+import sys
 import time
 
 import torch
 
+from common.atomic import write_json
 from common.data import MemoryImages
 from common.device import choose_device
 from common.models import create_model
+from common.runs import describe_environment
 from common.training import Hooks, TrainOptions, fit
 
 CIFAR10 = 50_000
@@ -31,11 +35,12 @@ def main() -> None:
     parser.add_argument("--batches", type=int, nargs="+", default=[128, 500])
     parser.add_argument("--graphs", nargs="+", default=["off", "auto"], choices=["off", "auto"])
     parser.add_argument("--float32", action="store_true", help="without mixed precision")
-    parser.add_argument("--json", help="add a line for each measurement to this file")
+    parser.add_argument("--json", help="write the measurements to this file too")
     args = parser.parse_args()
     device = choose_device(args.device)
     images = torch.randint(0, 256, (args.images, 3, 32, 32), dtype=torch.uint8)
     data = MemoryImages(images, torch.arange(args.images) % 10, padding=4, flip=True)
+    rows: list[dict] = []
     graphs = args.graphs if device.type == "cuda" else ["off"]
     for batch, graph, arch in itertools.product(args.batches, graphs, args.networks):
         row = {"network": arch, "batch": batch, "graph": graph, "amp": not args.float32}
@@ -47,9 +52,10 @@ def main() -> None:
         except RuntimeError as error:  # the other measurements are still worth having
             row["error"] = f"{type(error).__name__}: {error}"[:300]
         print(json.dumps(row), flush=True)
-        if args.json:
-            with open(args.json, "a", encoding="utf-8") as file:
-                file.write(json.dumps(row) + "\n")
+        rows.append(row)
+        if args.json:  # after each, so that what was measured before an interruption is kept
+            command = f"python benchmarks/epoch_seconds.py {shlex.join(sys.argv[1:])}"
+            write_json(args.json, {"command": command, "rows": rows, "environment": describe_environment(device)})
 
 
 def measured(arch: str, data: MemoryImages, device: torch.device, options: TrainOptions) -> dict:

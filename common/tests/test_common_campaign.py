@@ -122,7 +122,7 @@ def test_weights_are_found_or_trained_or_named(tmp_path, monkeypatch):
     assert find_weights(tmp_path, "resnet20") == tmp_path / "own" / "resnet20.safetensors"
 
 
-def test_options_go_to_commands_that_know_them():
+def test_options_go_to_commands_that_know_them(tmp_path):
     text = "  --epochs N\n  --dataset D\n  --dataset-dir DIR\n --amp"
     assert (
         knows(text, "--epochs")
@@ -144,6 +144,8 @@ def test_options_go_to_commands_that_know_them():
     other = Order("a", words, ".", "log", extra=(("--dataset", ("digits",)),))
     assert with_options(other, text)[0] == ("python", "x.py", "--dataset", "cifar10", "--amp", "--dataset", "digits")
     assert without_speed_ups(["x", "--amp", "--graph", "auto", "--epochs", "3", "--compile"]) == ("x", "--epochs", "3")
+    (typed,) = read_plan(plan(tmp_path, job("a", "python x.py --epochs=3 --amp --rate=-1 word=1")))
+    assert typed.words == ("python", "x.py", "--epochs", "3", "--amp", "--rate=-1", "word=1")
     assert split_options(["--a", "1", "2", "--b", "--c=3"]) == (("--a", ("1", "2")), ("--b", ()), ("--c", ("3",)))
     with pytest.raises(UserError, match="belongs to no option"):
         split_options(["word"])
@@ -171,6 +173,8 @@ def test_done_is_decided_by_options_and_digests(tmp_path):
     assert not folder.is_done("a", changed["a"])
     assert set(now(("--epochs", ("1",))).values()).isdisjoint(changed.values())
     assert now(("--keep-every", ("9",)), ("--threads", ("1",))) == changed
+    some = identities(read_plan(file), (("--epochs", ("1",)),), False, {"a": ("--epochs",), "c": ()})
+    assert some["a"] != changed["a"] and some["b"] != changed["b"] and some["c"] == changed["c"]
     assert now(("--epochs", ("1",)), ("--amp", ())) == now(("--amp", ()), ("--epochs", ("1",)))
 
 
@@ -300,6 +304,9 @@ def test_deadline_and_sigterm_stop_after_the_epoch_and_resume(undisturbed, tmp_p
     log = out / "runs" / "one" / "log.csv"
     process = campaign(file, out, "--nice")
     wait_for(log.is_file)
+    child = child_of(process)
+    assert os.getsid(child) != os.getsid(process.pid) and os.getpriority(os.PRIO_PROCESS, child) == 19
+    assert os.getpriority(os.PRIO_PROCESS, process.pid) == os.getpriority(os.PRIO_PROCESS, 0)
     os.killpg(process.pid, signal.SIGTERM)  # reaches the workers too, which the parent then tells once more
     printed, _ = process.communicate(timeout=120)
     assert process.returncode == 75 and "stopped   one; it resumes" in printed and "jobs are left" in printed
@@ -367,11 +374,43 @@ def test_scripts_of_one_name_are_told_apart_and_unknown_options_rejected_before_
     printed, _ = process.communicate(timeout=120)
     assert process.returncode == 0 and "--epochs is unknown to the commands of two" in printed, printed
     assert "--epochs 1" in (tmp_path / "out/jobs/one/done").read_text()
+    without = campaign(file, tmp_path / "out")
+    printed, _ = without.communicate(timeout=120)  # for "two", which does not know --epochs, nothing has changed
+    assert "begins    one" in printed and "begins    two" not in printed
+    dry = campaign(file, tmp_path / "out", "--epochs", "1", "--penalty", "3", "--dry-run")
+    printed, _ = dry.communicate(timeout=120)
+    assert dry.returncode == 2 and "no command of this plan knows --penalty" in printed
+    campaign(file, tmp_path / "out", "--epochs", "1").communicate(timeout=120)
     typo = campaign(file, tmp_path / "out", "--epochs", "1", "--penalty", "3")
     printed, _ = typo.communicate(timeout=120)
     assert typo.returncode == 2 and "error: no command of this plan knows --penalty" in printed
     folder = Folder(tmp_path / "out")
     assert all(folder.is_done(job["name"], job["identity"]) for job in folder.jobs())
+
+
+def test_a_job_whose_kept_files_were_deleted_is_made_again(tmp_path, capsys):
+    body = "import pathlib; out = pathlib.Path(args.out); out.mkdir(parents=True); (out / 'm.bin').write_text('1')"
+    script(tmp_path, "x.py", "--out", body)
+    file, out = plan(tmp_path, job("a", "python x.py --out={out}", keep=["*.bin"])), tmp_path / "out"
+    campaign(file, out).communicate(timeout=120)
+    (out / "runs/a/m.bin").unlink()
+    (out / "runs/a/finished").touch()  # by which its command would know the run as done
+    assert main(["status", str(out)]) == 0 and "its files are missing" in capsys.readouterr().out
+    printed, _ = campaign(file, out).communicate(timeout=120)
+    assert "done      a" in printed and (out / "runs/a/m.bin").is_file() and (out / "stale/a-0/finished").is_file()
+
+
+def test_a_job_that_measures_time_runs_alone(tmp_path):
+    """Three of four jobs side by side; each writes when it began and ended."""
+    body = "import time, pathlib; start = time.time(); time.sleep(0.4)\n"
+    body += "pathlib.Path(args.out).write_text(f'{start} {time.time()}')"
+    script(tmp_path, "x.py", "--out", body)
+    text = "".join(job(name, f"python x.py --out {tmp_path}/{name}.txt", alone=name == "b") for name in "abcd")
+    process = campaign(plan(tmp_path, text), tmp_path / "out", "--jobs", "3")
+    printed, _ = process.communicate(timeout=120)
+    times = {name: tuple(map(float, (tmp_path / f"{name}.txt").read_text().split())) for name in "abcd"}
+    start, end = times.pop("b")
+    assert all(other_end <= start or end <= other_start for other_start, other_end in times.values()), (printed, times)
 
 
 def test_message_of_sys_exit_is_kept_and_a_stopped_job_is_not_begun_again(tmp_path):

@@ -111,16 +111,16 @@ def _run(args: argparse.Namespace, extra: Options) -> None:
     jobs = chosen(read_plan(args.plan), args.only)
     if not jobs:
         raise UserError(f"{args.plan} has no jobs")
+    from common.campaign.run import Runner, known_options
+
     folder = Folder(Path(args.out))
-    names = identities(jobs, extra, args.quick)
+    names = identities(jobs, extra, args.quick, known_options(jobs, extra, _print))
     estimates = Estimates(
         folder.root / SPEEDS, "cuda" if str(args.device).startswith("cuda") else "cpu", options=extra, quick=args.quick
     )
     if args.dry_run:
         print(plan_text(jobs, folder, names, estimates))
         return
-    from common.campaign.run import Runner
-
     deadline = None if args.minutes is None else time.time() + 60 * args.minutes
     runner = Runner(
         jobs, names, folder, estimates, extra, args.device, args.quick, args.jobs, deadline, args.nice, _print,
@@ -209,7 +209,8 @@ def _state(folder: Folder, job: dict) -> tuple[str, str]:
         record = folder.record(name) or {}
         seconds = record.get("seconds")
         hours = f"{seconds / 3600:.2f} h, " if isinstance(seconds, int | float) else ""
-        return "done", f"{hours}{record.get('device', '')}"
+        missing = "" if folder.has_files(name, job["out"]) else "; its files are missing"
+        return "done", f"{hours}{record.get('device', '')}{missing}"
     place = folder.job(name)
     if (place / "lock").exists():
         try:

@@ -75,6 +75,18 @@ class Folder:
         record = self.record(name)
         return record is not None and record.get("identity") == identity
 
+    def has_files(self, name: str, out: str) -> bool:
+        """Whether the files that a finished job said it keeps are still there."""
+        kept = (self.record(name) or {}).get("kept")
+        output = self.root / "runs" / out
+        return not isinstance(kept, list) or all((output / str(name)).is_file() for name in kept)
+
+    def kept(self, job: Job) -> list[str]:
+        """The files that a job keeps, within its output."""
+        output = self.output(job)
+        files = {file for pattern in job.keep for file in output.glob(pattern) if file.is_file()}
+        return sorted(file.relative_to(output).as_posix() for file in files)
+
     def ask(self, job: Job, identity: str, shared: bool) -> None:
         """Note what a job is asked for; what it left when it was asked for something else is put aside.
 
@@ -114,8 +126,13 @@ class Folder:
         return lines[-1] if lines else "it said nothing"
 
 
-def identities(jobs: Sequence[Job], extra: Options, quick: bool) -> dict[str, str]:
-    """What the result of every job depends on, as a digest: its command, options, weights files, and the jobs it needs."""
+def identities(
+    jobs: Sequence[Job], extra: Options, quick: bool, known: Mapping[str, Iterable[str]] | None = None
+) -> dict[str, str]:
+    """What the result of every job depends on, as a digest: its command, options, weights files, and the jobs it needs.
+
+    known: names of the extra options that each job's command knows; all of them if not given.
+    """
     by_name = {job.name: job for job in jobs}
     found: dict[str, str] = {}
 
@@ -126,7 +143,11 @@ def identities(jobs: Sequence[Job], extra: Options, quick: bool) -> dict[str, st
                 "words": job.words,
                 "options": job.options,
                 "quick": job.quick if quick else (),
-                "extra": sorted((option, values) for option, values in extra if option not in HOW),
+                "extra": sorted(
+                    (option, values)
+                    for option, values in extra
+                    if option not in HOW and (known is None or option in known.get(name, ()))
+                ),
                 "weights": [_digest(path) for path in _weights(job)],
                 "needs": [identity(need) for need in job.needs],
             }

@@ -17,6 +17,7 @@
     epochs = 90                                    # where its command does not say how many
     hours = 0.5                                    # where epochs do not tell how long it takes
     quick = { pictures = 200 }                     # its own options for --quick
+    alone = true                                   # nothing else runs beside it: it measures time
 
 A command runs in the folder of its plan. ``{out}`` is the job's own folder. ``{data:NAME}`` and ``{weights:ARCH}`` are the
 first of the usual places that exists (:data:`DATA`, :data:`WEIGHTS`); without weights, the job ``dense/ARCH`` trains them: that
@@ -44,13 +45,14 @@ WEIGHTS = (
 WEIGHTS_FOLDER = "WEIGHTS"  # in the environment: a folder that is looked in first
 NAME = re.compile(r"[A-Za-z0-9][\w.=-]*(?:/[A-Za-z0-9][\w.=-]*)*")
 REFERENCE = re.compile(r"\{([^{}]+)\}")
-KEYS = {"name", "run", "each", "needs", "priority", "tags", "keep", "hours", "epochs", "out", "quick"}
+KEYS = {"name", "run", "each", "needs", "priority", "tags", "keep", "hours", "epochs", "out", "quick", "alone"}
 TYPES: dict[str, tuple[Any, str]] = {
     "each": (dict, "a table of lists"),
     "quick": (dict, "a table of options"),
     **{name: (list, "a list of texts") for name in ("needs", "tags", "keep")},
     **{name: (int | float, "a number") for name in ("priority", "hours", "epochs")},
     "out": (str, "a text"),
+    "alone": (bool, "true or false"),
 }
 JOBS_LIMIT = 10_000
 Options = Sequence[tuple[str, tuple[str, ...]]]  # (("--epochs", ("1",)), ("--amp", ()))
@@ -76,6 +78,7 @@ class Job:
     epochs: float | None = None
     options: Options = ()
     quick: Options = ()
+    alone: bool = False
     problem: str | None = None
 
     @property
@@ -215,7 +218,7 @@ def _jobs(entry: Mapping[str, Any], path: Path, options, quick) -> list[Job]:
         raise UserError(f"{path}: {entry['name']}: unknown {', '.join(sorted(unknown))}")
     for name, (kind, what) in TYPES.items():
         value = entry.get(name)
-        if value is not None and (not isinstance(value, kind) or isinstance(value, bool)):
+        if value is not None and (not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool)):
             raise UserError(f"{path}: {entry['name']}: {name} expects {what}")
         if isinstance(value, list) and not all(isinstance(item, str) for item in value):
             raise UserError(f"{path}: {entry['name']}: {name} expects {what}")
@@ -237,7 +240,7 @@ def _job(entry: Mapping[str, Any], path: Path, options, quick, point: Mapping[st
     if point and name == entry["name"]:
         raise UserError(f"{path}: {name}: the values of `each` belong into the name, like {{{next(iter(point))}}}")
     try:
-        words = tuple(shlex.split(filled(entry["run"])))
+        words = tuple(word for typed in shlex.split(filled(entry["run"])) for word in _apart(typed))
     except ValueError as error:
         raise UserError(f"{path}: {name}: {error}") from error
     if len(words) < 2 or words[0] != "python" or (words[1] == "-m" and len(words) < 3):
@@ -251,8 +254,14 @@ def _job(entry: Mapping[str, Any], path: Path, options, quick, point: Mapping[st
         raise UserError(f"{path}: {name}: {out!r} is no name of a folder")
     return Job(
         name, words, path.parent, out, needs, float(entry.get("priority", 0)), tuple(entry.get("tags", ())),
-        tuple(filled(pattern) for pattern in entry.get("keep", ())), entry.get("hours"), entry.get("epochs"), options, (*quick, *options_of(entry.get("quick", {}), path)),
+        tuple(filled(pattern) for pattern in entry.get("keep", ())), entry.get("hours"), entry.get("epochs"), options, (*quick, *options_of(entry.get("quick", {}), path)), bool(entry.get("alone", False)),
     )  # fmt: skip
+
+
+def _apart(word: str) -> tuple[str, ...]:
+    """``--option=value`` as two words, so that everybody who looks for an option finds it."""
+    name, equals, value = word.partition("=")
+    return (name, value) if name.startswith("--") and equals and value and not value.startswith("-") else (word,)
 
 
 def _with_dense(jobs: list[Job]) -> list[Job]:

@@ -21,6 +21,7 @@ from common.campaign.worker import SPEED_UPS, Order, Outcome, head_of, work
 from common.errors import UserError
 from common.interruption import STOPPED
 
+SAME_EPOCH = {"--epochs", "--finetune-epochs", "--device"}  # options with which an epoch takes as long as without
 TRIES = 2  # of a job that fails; the second one without optional speed-ups
 CRASHES = 3  # ends of a worker, however caused, that a job may see
 PAUSE = 1.0  # seconds between two looks at the clock
@@ -64,7 +65,8 @@ class Runner:
     # --- states
 
     def done(self, job: Job) -> bool:
-        return self.folder.is_done(job.name, self.identities[job.name])
+        """Whether nothing is left to do for it; one whose files were deleted is made again."""
+        return self.folder.is_done(job.name, self.identities[job.name]) and self.folder.has_files(job.name, job.out)
 
     def failed(self, job: Job) -> bool:
         return (
@@ -102,7 +104,6 @@ class Runner:
             return
         with _signals(self):
             try:
-                self._known_options()
                 self.begin()
                 while not self.stopping:
                     waiting = self._start_jobs()
@@ -113,36 +114,15 @@ class Runner:
             finally:
                 self._end_workers()
 
-    def _known_options(self) -> None:
-        """Raises UserError for an extra option that no command of the plan knows, before any work."""
-        if not self.extra:
-            return
-        asked: set[tuple[str, ...]] = set()
-        of_package: dict[str, set[str]] = {}
-        worker = self._worker()
-        for job in self.jobs:
-            head = (str(job.folder), *head_of(job.words))
-            if head in asked or self.failed(job):
-                continue
-            asked.add(head)
-            worker.pipe.send(self._order_for(job, known_only=True))
-            outcome = worker.pipe.recv()
-            if outcome.status:
-                raise UserError(f"{job.name}: {outcome.why.splitlines()[-1] if outcome.why else 'its -h fails'}")
-            of_package.setdefault(job.package, set()).update(outcome.known)
-        for name, _ in self.extra:
-            strangers = [package for package, known in of_package.items() if name not in known]
-            if len(strangers) == len(of_package):
-                raise UserError(f"no command of this plan knows {name}")
-            if strangers:
-                self.log(f"{name} is unknown to the commands of {', '.join(strangers)}")
-
     def _start_jobs(self) -> bool:
         """Give every idle worker a job; whether there are jobs that somebody else is making."""
         elsewhere = False
         for job in self.open_jobs():
-            if sum(worker.job is not None for worker in self.team) >= self.workers:
+            running = [worker.job for worker in self.team if worker.job]
+            if len(running) >= self.workers or any(other.alone for other in running):
                 return True
+            if job.alone and running:
+                continue
             self.folder.job(job.name).mkdir(parents=True, exist_ok=True)
             lock = FileLock(self.folder.job(job.name) / "lock")
             try:
@@ -161,6 +141,8 @@ class Runner:
         plain = self.failures.get(job.name, 0) > 0
         output = self.folder.output(job)
         shared = sum(other.out == job.out for other in self.jobs) > 1
+        if not shared and output.exists() and not self.folder.has_files(job.name, job.out):
+            self.folder.put_aside(output, job.out)  # its command would find it finished
         self.folder.ask(job, self.identities[job.name], shared)
         names = [*job.words, *(name for name, _ in (*job.options, *job.quick, *self.extra))]
         if plain and not shared and output.exists() and any(name.partition("=")[0] in SPEED_UPS for name in names):
@@ -171,14 +153,12 @@ class Runner:
         about = "" if seconds is None else f" (about {_duration(seconds)})"
         self.log(f"{_now()} begins    {job.name}{about}")
 
-    def _order_for(self, job: Job, plain: bool = False, known_only: bool = False) -> Order:
+    def _order_for(self, job: Job, plain: bool = False) -> Order:
         options = [*job.options, *((("--device", (self.device,)),) if self.device else ())]
         extra = [*(job.quick if self.quick else ()), *self.extra]
         words = resolve(job, self.folder.outputs(self.jobs))
         log = str(self.folder.log(job.name).resolve())
-        return Order(
-            job.name, words, str(job.folder), log, tuple(options), tuple(extra), self.deadline, plain, known_only
-        )
+        return Order(job.name, words, str(job.folder), log, tuple(options), tuple(extra), self.deadline, plain)
 
     def _worker(self) -> Worker:
         """An idle worker, started if there is none."""
@@ -187,12 +167,7 @@ class Runner:
             if worker.job is None:
                 return worker
         os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores() // self.workers)))
-        context = multiprocessing.get_context("spawn")
-        here, there = context.Pipe()
-        process = context.Process(target=_work, args=(there, os.getpid(), self.nice), daemon=False)
-        process.start()
-        there.close()
-        self.team.append(Worker(process, here))
+        self.team.append(start_worker(self.nice))
         return self.team[-1]
 
     def _look(self, seconds: float) -> None:
@@ -214,13 +189,15 @@ class Runner:
         assert job is not None and worker.lock is not None
         try:
             if outcome.status == 0:
-                self.estimates.learn(job, self.folder.output(job), outcome.device)
+                if not self.quick and {name for name, _ in self.extra} <= SAME_EPOCH:
+                    self.estimates.learn(job, self.folder.output(job), outcome.device)
                 self.folder.finish(
                     job.name,
                     {
                         "identity": self.identities[job.name],
                         "command": " ".join(outcome.words),
                         "package": job.package,
+                        "kept": self.folder.kept(job),
                         "seconds": round(outcome.seconds, 1),
                         "device": outcome.device,
                         "commit": outcome.commit,
@@ -273,6 +250,52 @@ class Runner:
         self.team.clear()
 
 
+def start_worker(nice: bool = False) -> Worker:
+    """A process that waits for orders."""
+    context = multiprocessing.get_context("spawn")
+    here, there = context.Pipe()
+    process = context.Process(target=_work, args=(there, os.getpid(), nice), daemon=False)
+    process.start()
+    there.close()
+    return Worker(process, here)
+
+
+def known_options(jobs: Sequence[Job], extra: Options, log: Callable[[str], None]) -> dict[str, tuple[str, ...]] | None:
+    """Which of the extra options each job's command knows, by the job's name; None if there are none.
+
+    Says which packages do not know an option. Raises UserError for an option that no command of the plan knows.
+    """
+    if not extra:
+        return None
+    asked: dict[tuple[str, ...], tuple[str, ...]] = {}
+    found: dict[str, tuple[str, ...]] = {}
+    worker = start_worker()
+    try:
+        for job in jobs:
+            head = (str(job.folder), *head_of(job.words))
+            if head not in asked and job.problem is None:
+                order = Order(job.name, job.words, str(job.folder), os.devnull, extra=tuple(extra), known_only=True)
+                worker.pipe.send(order)
+                outcome = worker.pipe.recv()
+                if outcome.status:
+                    raise UserError(f"{job.name}: {outcome.why.splitlines()[-1] if outcome.why else 'its -h fails'}")
+                asked[head] = outcome.known
+            found[job.name] = asked.get(head, ())
+    except EOFError as error:
+        raise UserError("the process that asks commands for their options has ended") from error
+    finally:
+        worker.pipe.close()
+        worker.process.join()
+    for name, _ in extra:
+        packages = {job.package for job in jobs if job.problem is None}
+        strangers = packages - {job.package for job in jobs if name in found[job.name]}
+        if strangers == packages:
+            raise UserError(f"no command of this plan knows {name}")
+        if strangers:
+            log(f"{name} is unknown to the commands of {', '.join(sorted(strangers))}")
+    return found
+
+
 def cores() -> int:
     """Cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -281,8 +304,10 @@ def cores() -> int:
 def _work(pipe: Connection, parent: int, nice: bool) -> None:
     if nice:
         os.nice(19 - os.nice(0))
-        with suppress(OSError), open("/proc/self/autogroup", "w") as file:
-            file.write("19")
+        with suppress(OSError):
+            os.setsid()  # Linux weighs sessions against one another: that of the terminal stays as it is
+            with open("/proc/self/autogroup", "w") as file:
+                file.write("19")
     work(pipe, parent)
 
 
