@@ -87,16 +87,19 @@ def build_parser() -> cli.Parser:
     tuning = parser.add_argument_group("fine-tuning, the same for all")
     tuning.add_argument("--finetune-epochs", type=int, default=2, help="0 leaves every network as it was cut")
     tuning.add_argument("--batch-size", type=cli.positive_int, default=None, help="64 for digits, else 128")
-    tuning.add_argument(
-        "--learning-rate", type=float, default=None, help="0.05 for digits, else 0.02; falls as a cosine"
-    )
+    tuning.add_argument("--learning-rate", type=float, default=None, help="0.05 for digits, else 0.02")
     tuning.add_argument("--weight-decay", type=float, default=5e-4, help="weight decay")
-    tuning.add_argument("--schedule", choices=SCHEDULES, default="cosine", help="learning-rate schedule")
-    tuning.add_argument("--warmup-epochs", type=float, default=0.0, help="epochs of linear warm-up")
+    tuning.add_argument(
+        "--schedule", choices=SCHEDULES, default=None, help="of the learning rate; cosine for digits, else linear"
+    )
+    tuning.add_argument(
+        "--warmup-epochs", type=float, default=None, help="epochs of linear warm-up; 0 for digits, else 0.5"
+    )
     tuning.add_argument("--label-smoothing", type=float, default=0.0, help="label smoothing")
     tuning.add_argument(
-        "--distill", type=weight, default=0.0, metavar="W",
-        help="weight of the distance to the dense network's outputs in the loss, the rest is cross-entropy",
+        "--distill", type=weight, default=None, metavar="W",
+        help="weight of the distance to the dense network's outputs in the loss, the rest is cross-entropy; "
+        "0 for digits, else 0.9",
     )  # fmt: skip
     tuning.add_argument("--amp", action="store_true", help="automatic mixed precision (bfloat16)")
     run = parser.add_argument_group("run")
@@ -135,7 +138,7 @@ def compare(args: argparse.Namespace) -> list[str]:
     wanted, todo = _planned(args)
     comparison = Comparison(
         Path(args.out), wanted, finetune_recipe(args), command_words(args), args.workers, args.force,
-        not args.no_latency, args.distill,
+        not args.no_latency, _given(args.distill, plan.fine_tuning(args.dataset).distill),
     )  # fmt: skip
     return _run_all(todo, comparison, dense_networks(args, load_data(args), device))
 
@@ -212,13 +215,17 @@ def _names(args: argparse.Namespace) -> list[str] | None:
 
 def finetune_recipe(args: argparse.Namespace):
     """The one recipe that every cut network is trained by."""
-    base = plan.baseline_recipe(args.dataset)
-    rate = plan.finetune_rate(args.dataset) if args.learning_rate is None else args.learning_rate
+    base, usual = plan.baseline_recipe(args.dataset), plan.fine_tuning(args.dataset)
     return replace(
-        base, epochs=args.finetune_epochs, learning_rate=rate, weight_decay=args.weight_decay,
-        batch_size=args.batch_size or base.batch_size, warmup_epochs=args.warmup_epochs, schedule=args.schedule,
-        label_smoothing=args.label_smoothing, amp=args.amp, **running_options(args),
+        base, epochs=args.finetune_epochs, weight_decay=args.weight_decay, batch_size=args.batch_size or base.batch_size,
+        learning_rate=_given(args.learning_rate, usual.learning_rate), schedule=args.schedule or usual.schedule,
+        warmup_epochs=_given(args.warmup_epochs, usual.warmup_epochs), label_smoothing=args.label_smoothing,
+        amp=args.amp, **running_options(args),
     )  # fmt: skip
+
+
+def _given(value: float | None, usual: float) -> float:
+    return usual if value is None else value
 
 
 def dense_networks(args: argparse.Namespace, data: DataBundle, device: torch.device) -> Callable[[int], Dense]:
@@ -346,6 +353,9 @@ def command_words(args: argparse.Namespace) -> tuple[str, ...]:
         "baseline_epochs",
         "batch_size",
         "learning_rate",
+        "schedule",
+        "warmup_epochs",
+        "distill",
     ):
         value = getattr(args, name)
         if value is not None:
@@ -353,9 +363,8 @@ def command_words(args: argparse.Namespace) -> tuple[str, ...]:
     if not args.baseline and not args.model:
         words += ["--arch", args.arch]
     words += ["--finetune-epochs", str(args.finetune_epochs)]
-    for name, usual in (("schedule", "cosine"), ("warmup_epochs", 0.0), ("label_smoothing", 0.0), ("distill", 0.0)):
-        if getattr(args, name) != usual:
-            words += [f"--{name.replace('_', '-')}", str(getattr(args, name))]
+    if args.label_smoothing:
+        words += ["--label-smoothing", str(args.label_smoothing)]
     if args.weight_decay != 5e-4:
         words += ["--weight-decay", str(args.weight_decay)]
     return (*words, *(["--amp"] if args.amp else []))

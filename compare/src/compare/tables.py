@@ -107,6 +107,37 @@ def recipe_table() -> str:
     return markdown_table(["method", *(f"rate {rate:g}" for rate in rates)], lines)
 
 
+def trial_table() -> str:
+    """What each recipe of fine-tuning gave on held-out training images: mean and standard error over seeds, by method."""
+    lines = []
+    for file in RESULTS.glob("recipe-*.json"):
+        rows = read_result(file.stem)
+        groups = {group.label: group for group in single(rows)} if rows else {}
+        recipe = read_json(file)["finetune"]
+        if recipe["epochs"]:
+            lines.append((groups, recipe))
+    if not lines:
+        return NONE
+    labels = list(lines[0][0])
+    lines.sort(key=lambda line: (line[1]["epochs"], -sum(group.mean("top1") for group in line[0].values())))
+    header = ["epochs", "schedule", "rate", "batch", "label smoothing", "distillation", *labels]
+    return markdown_table(
+        header, [[*_recipe_cells(recipe), *(_mean(groups[n]) for n in labels)] for groups, recipe in lines]
+    )
+
+
+def _recipe_cells(recipe) -> list[object]:
+    warm = f", warm-up {recipe['warmup_epochs']:g}" if recipe["warmup_epochs"] else ""
+    own = [recipe["epochs"], recipe["schedule"] + warm, recipe["learning_rate"], recipe["batch_size"]]
+    return [*own, recipe["label_smoothing"] or "", recipe.get("distill") or ""]
+
+
+def _mean(group) -> str:
+    deviation = group.deviation("top1")
+    error = f" ± {deviation / len(group.rows) ** 0.5:.2f}" if deviation is not None else ""
+    return f"{group.mean('top1'):.2f}{error}"
+
+
 def sweep_table() -> str:
     """A finished NNI experiment beside the same values in one command without NNI."""
     file = RESULTS / "sweep-decore-digits.json"
@@ -143,6 +174,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "compare.resnet56-tuned": lambda: result_table("resnet56-tuned"),
     "compare.resnet20": lambda: result_table("resnet20"),
     "compare.recipe": recipe_table,
+    "compare.recipes": trial_table,
     "compare.sweep": sweep_table,
     "compare.digits.short": lambda: short_table("digits"),
     "compare.resnet56.short": lambda: short_table("resnet56"),

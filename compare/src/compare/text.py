@@ -1,6 +1,7 @@
 """The table on the terminal, and report.md."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from common.results import markdown_table, padded
 from compare.findings import counted, threads
@@ -98,6 +99,11 @@ def _method_line(row: dict) -> str:
     return f"{row['label']}: {'; '.join(said)}"
 
 
+def _distilled(recipe: Mapping[str, Any]) -> str:
+    share = recipe.get("distill")
+    return f", {100 * share:g} % of the loss is the distance to the dense network's outputs" if share else ""
+
+
 def markdown(rows: Rows) -> str:
     """report.md: the table, what it rests on, and how to make it again."""
     first = rows.metrics[0]
@@ -112,7 +118,7 @@ def markdown(rows: Rows) -> str:
 {_notes(rows)}
 {seeds_note(rows)} Nothing is picked, and every figure was measured on the network read back from disk.
 Agreement is the share of test pictures on which a network decides as the dense one.
-Fine-tuning, the same for all: {counted(recipe["epochs"], "epoch")}, batch {recipe["batch_size"]}, learning rate {recipe["learning_rate"]:g} ({recipe["schedule"]}).
+Fine-tuning, the same for all: {counted(recipe["epochs"], "epoch")}, batch {recipe["batch_size"]}, learning rate {recipe["learning_rate"]:g} ({recipe["schedule"]}){_distilled(recipe)}.
 Latency: {threads(first)} on {about["device"]}; a share of the dense network's, timed in turns with it.
 
 {chr(10).join(f"- {line}" for line in methods_note(rows))}
