@@ -19,7 +19,7 @@ FIELDS = (torch.backends.cudnn.conv, torch.backends.cuda.matmul)
 
 
 @pytest.mark.parametrize("arch", ["vgg16", "resnet56", "densenet40"])
-def test_training_step_waits_for_nothing(arch):
+def test_fault_20_training_step_waits_for_nothing(arch):
     model = create_model(arch)
     before = list(model.parameters())
     with fake_cuda():

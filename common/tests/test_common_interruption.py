@@ -15,7 +15,7 @@ from common.interruption import DEADLINE, STOPPED, Stopped, graceful, stop_reque
 from common.models import create_model
 from common.runs import LOG, STATE
 from common.training import Hooks, TrainOptions, best_test_top1, fit
-from common.training.step import Step, can_capture, make_optimizer
+from common.training.step import Step, can_capture, cuda_settings, make_optimizer
 
 OPTIONS = TrainOptions(epochs=3, batch_size=100, learning_rate=0.05)
 
@@ -130,7 +130,7 @@ def test_a_stopped_command_says_that_it_resumes(capsys):
     assert capsys.readouterr().err == "stopped after epoch 1 of 3; the same command resumes\n"
 
 
-def test_state_is_written_at_most_once_in_so_many_seconds(few, tmp_path, monkeypatch):
+def test_fault_6_state_is_written_at_most_once_in_so_many_seconds(few, tmp_path, monkeypatch):
     writes = []
     real = torch.save
     monkeypatch.setattr(torch, "save", lambda content, file: (writes.append(len(content["rows"])), real(content, file)))
@@ -149,7 +149,7 @@ def test_test_set_is_evaluated_every_few_epochs_and_after_the_last(few, tmp_path
     assert (tmp_path / LOG).read_text().splitlines()[1].count(",,") == 1  # two empty cells
 
 
-def test_train_command_resumes_with_other_running_options_and_without_latency(tmp_path, monkeypatch, capsys):
+def test_fault_2_train_command_resumes_with_other_running_options_and_without_latency(tmp_path, monkeypatch, capsys):
     words = ["--dataset", "digits", "--arch", "lenet5", "--epochs", "2", "--threads", "1", "--out", str(tmp_path)]
     monkeypatch.setenv(DEADLINE, str(time.time() - 1))
     assert train.main([*words, "--no-latency"]) == STOPPED
@@ -159,7 +159,7 @@ def test_train_command_resumes_with_other_running_options_and_without_latency(tm
     assert "latency_ms" not in metrics["baseline"] and metrics["baseline"]["top1"] > 20
 
 
-def test_commit_comes_from_the_environment_where_there_is_no_git(monkeypatch):
+def test_fault_10_commit_comes_from_the_environment_where_there_is_no_git(monkeypatch):
     def fail(*_, **__):
         raise OSError
 
@@ -214,7 +214,7 @@ def test_fault_17_learning_rate_of_a_captured_step_is_a_tensor_that_is_filled(fe
     assert optimizer.param_groups[0]["lr"] is rate and float(rate) == pytest.approx(0.025)
 
 
-def test_a_graph_is_captured_only_where_the_step_allows_it():
+def test_fault_4_a_graph_is_captured_only_where_the_step_allows_it():
     cuda, auto = torch.device("cuda"), replace(OPTIONS, graph="auto")
     assert can_capture(auto, Hooks(), cuda)
     assert not can_capture(OPTIONS, Hooks(), cuda)
@@ -223,6 +223,18 @@ def test_a_graph_is_captured_only_where_the_step_allows_it():
     assert not can_capture(replace(auto, compile=True), Hooks(), cuda)
     assert not can_capture(auto, Hooks(after_step=lambda: None), cuda)
     assert not can_capture(auto, Hooks(fixed_shapes=False), cuda)
+
+
+def test_fault_19_deterministic_training_asks_for_deterministic_kernels(monkeypatch):
+    """And searches for no fastest kernel, which may be another one after an interruption; put back afterwards."""
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
+    cuda = torch.device("cuda")
+    for deterministic in (True, False):
+        with cuda_settings(replace(OPTIONS, deterministic=deterministic), Hooks(), cuda):
+            assert torch.are_deterministic_algorithms_enabled() == deterministic
+            assert torch.backends.cudnn.benchmark != deterministic
+        assert not torch.are_deterministic_algorithms_enabled() and not torch.backends.cudnn.benchmark
+        assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
 
 
 def test_saved_state_does_not_decide_how_the_optimizer_computes(few, tmp_path):

@@ -6,7 +6,9 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 import tomllib
+import zipfile
 from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
@@ -321,3 +323,19 @@ def test_weights_have_a_record_and_a_row_with_its_values():
             f"{record['seconds'] / 3600:.1f} h",
         ]
         assert all(value in rows[name] for value in values), (name, values)
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_fault_1_a_wheel_is_built_without_network_and_holds_the_entry_point(package, tmp_path):
+    """For a machine without network: `pip install --no-index --no-deps` of such wheels is all that `compare` needs to find methods."""
+    nowhere = {**os.environ, **dict.fromkeys(("http_proxy", "https_proxy", "ALL_PROXY"), "http://127.0.0.1:9")}
+    command = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)]
+    run = subprocess.run(command, cwd=ROOT / package, env=nowhere, capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr
+    (wheel,) = tmp_path.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        names = archive.namelist()
+        entries = [archive.read(name).decode() for name in names if name.endswith("/entry_points.txt")]
+    assert f"{package}/__init__.py" in names and not any(name.startswith(("tests/", "benchmarks/")) for name in names)
+    wanted = table(package)["project"].get("entry-points", {}).get("compression_papers.methods", {})
+    assert all(f"{name} = {value}" in "".join(entries) for name, value in wanted.items())

@@ -477,7 +477,7 @@ def test_recipe_of_fine_tuning_is_an_option_and_part_of_what_a_result_is(tmp_pat
     assert run(tmp_path / "other", *words, "--distill", "1.5") == 2
 
 
-def test_without_latency_the_tables_and_the_page_leave_it_out(tmp_path, capsys):
+def test_fault_2_without_latency_the_tables_and_the_page_leave_it_out(tmp_path, capsys):
     words = ["--methods", "leading", "--target-macs", "0.7", "0.5", "--target-bytes", "--finetune-epochs", "1"]
     assert run(tmp_path, *words, "--no-latency") == 0
     metrics = json.loads((tmp_path / "seed0/leading-macs0.5/metrics.json").read_text())
