@@ -9,7 +9,6 @@ from importlib.metadata import entry_points
 from typing import Any
 
 import torch
-import torchvision
 from torch import nn
 
 from common.errors import UserError
@@ -71,6 +70,13 @@ class Architecture:
     misfit: Callable[[Mapping[str, Any], Collection[Sequence[int]]], str | None] | None = None
 
 
+def _torchvision(name: str, **arguments: Any) -> nn.Module:
+    """One of torchvision's networks; importing it takes longer than importing torch."""
+    import torchvision
+
+    return getattr(torchvision.models, name)(**arguments)
+
+
 RESNET: dict[str, Argument] = {**IMAGE_ARGUMENTS, "shortcut": Choice(("pad", "conv3x3"))}
 VGG: dict[str, Argument] = {
     **IMAGE_ARGUMENTS,
@@ -90,7 +96,7 @@ ARCHITECTURES: dict[str, Architecture] = {
         CifarDenseNet, CIFAR, arguments={**IMAGE_ARGUMENTS, "layers": Depth(1, 1000), "growth": Integer(1, 1000)}
     ),
     "resnet50": Architecture(
-        torchvision.models.resnet50,
+        partial(_torchvision, "resnet50"),
         IMAGENET,
         arguments={
             "num_classes": NUM_CLASSES,
@@ -101,7 +107,7 @@ ARCHITECTURES: dict[str, Architecture] = {
     ),
     "mobilenet_v1": Architecture(MobileNetV1, IMAGENET, arguments=IMAGE_ARGUMENTS),
     "mobilenet_v2": Architecture(
-        torchvision.models.mobilenet_v2,
+        partial(_torchvision, "mobilenet_v2"),
         IMAGENET,
         arguments={
             "num_classes": NUM_CLASSES,
@@ -111,7 +117,7 @@ ARCHITECTURES: dict[str, Architecture] = {
         },
     ),
     "vgg16_imagenet": Architecture(
-        torchvision.models.vgg16,
+        partial(_torchvision, "vgg16"),
         IMAGENET,
         arguments={"num_classes": NUM_CLASSES, "dropout": PROBABILITY, "init_weights": FLAG},
     ),

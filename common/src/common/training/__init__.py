@@ -1,17 +1,22 @@
 """One training loop for all packages."""
 
-from common.training.distillation import distillation
-from common.training.loop import fit
-from common.training.options import (
-    TrainOptions,
-    add_running_options,
-    add_training_options,
-    running_options,
-    training_options,
-)
-from common.training.schedule import learning_rate
-from common.training.state import best_test_top1
-from common.training.step import Hooks, cross_entropy, make_optimizer
+from typing import TYPE_CHECKING
+
+from common.lazy import lazy_names
+
+if TYPE_CHECKING:
+    from common.training.distill import distillation
+    from common.training.loop import fit
+    from common.training.options import (
+        TrainOptions,
+        add_running_options,
+        add_training_options,
+        running_options,
+        training_options,
+    )
+    from common.training.schedule import learning_rate
+    from common.training.state import best_test_top1
+    from common.training.step import Hooks, cross_entropy, make_optimizer
 
 __all__ = [
     "Hooks",
@@ -27,3 +32,16 @@ __all__ = [
     "running_options",
     "training_options",
 ]
+
+_OPTIONS = ("TrainOptions", "add_running_options", "add_training_options", "running_options", "training_options")
+__getattr__ = lazy_names(
+    __name__,
+    {
+        "distillation": "distill",
+        "fit": "loop",
+        **dict.fromkeys(_OPTIONS, "options"),
+        "learning_rate": "schedule",
+        "best_test_top1": "state",
+        **dict.fromkeys(("Hooks", "cross_entropy", "make_optimizer"), "step"),
+    },
+)

@@ -1,0 +1,205 @@
+"""Settings are dataclasses: the parser, ``-h``, config.json and the comparison of two runs are made from them.
+
+    @settings
+    class Evaluate:
+        "Accuracy and cost of a network."                                     # what -h says of the command
+        checkpoint: str = option(REQUIRED, "file of the network")             # --checkpoint
+        batch_size: int = option(250, "images per step", type=positive_int)   # --batch-size
+        data: Data = section(Data, dataset="cifar10")                         # the options of another dataclass
+
+    def main(argv=None) -> int:
+        return command(Evaluate, evaluate, argv, prog="python -m common.evaluate")
+
+This module and every one that holds settings import the standard library only: ``-h`` and a mistake cost no second. What a
+command does imports what it needs.
+"""
+
+import argparse
+import dataclasses
+import types
+import typing
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar, dataclass_transform
+
+from common import cli
+
+REQUIRED: Any = ...  # the default of an option that has to be given
+T = TypeVar("T")
+
+
+def option(
+    default: Any, help: str, *names: str, hidden: Sequence[str] = (), free: bool = False, **argument: Any
+) -> Any:
+    """A field and its option.
+
+    Args:
+        default: Its value if it is not given; ``REQUIRED`` if it has to be.
+        names: Its spellings, ``--field-name`` if there are none; one without dashes is a positional argument.
+        hidden: Spellings that work and are not listed by ``-h``.
+        free: Whether it may differ when a run is resumed: no result depends on it.
+        argument: ``type``, ``choices``, ``nargs``, ``metavar``, ``action`` as ``add_argument`` takes them.
+    """
+    made = (
+        {"default_factory": lambda: type(default)(default)}
+        if isinstance(default, list | dict)
+        else {"default": default}
+    )
+    return dataclasses.field(**made, metadata={"option": (help, names, tuple(hidden), argument), "free": free})
+
+
+def section(cls: type, title: str | None = None, **defaults: Any) -> Any:
+    """A field that holds the settings of another dataclass, with a command's own defaults.
+
+    title: what ``-h`` calls the group; the class's docstring if not given.
+    """
+    return dataclasses.field(default_factory=lambda: cls(**defaults), metadata={"section": title})
+
+
+@dataclass_transform(field_specifiers=(option, section), frozen_default=True, kw_only_default=True)
+def settings(cls: type[T]) -> type[T]:
+    """Make a class of options a frozen dataclass."""
+    return dataclasses.dataclass(frozen=True, kw_only=True)(cls)
+
+
+def parser_of(
+    cls: type, prog: str | None = None, package: str = "common", defaults: Mapping[str, Any] | None = None
+) -> cli.Parser:
+    """The parser of a class of settings. defaults: other ones than those of the class, by the option's field name."""
+    parser = cli.Parser(prog=prog, package=package, description=cls.__doc__)
+    add_options(parser, cls, defaults)
+    return parser
+
+
+def add_options(parser: argparse.ArgumentParser, cls: type, defaults: Mapping[str, Any] | None = None) -> None:
+    """The options of a class of settings for a parser that exists, such as that of a sub-command."""
+    _add_all(parser, parser, cls, None, defaults or {})
+
+
+def _add_all(parser: argparse.ArgumentParser, place: Any, cls: type, values: Any, defaults: Mapping[str, Any]) -> None:
+    """values: a section's own defaults; None: those of the class, which need not make settings that are possible."""
+    hints = typing.get_type_hints(cls)
+    for field in dataclasses.fields(cls):  # type: ignore[arg-type]
+        value = _default(field) if values is None else getattr(values, field.name)
+        if "section" in field.metadata:
+            title = field.metadata["section"] or (type(value).__doc__ or "").strip().rstrip(".").lower()
+            _add_all(parser, parser.add_argument_group(title), type(value), value, defaults)
+        elif "option" in field.metadata:
+            _add(place, field, hints[field.name], defaults.get(field.name, value))
+
+
+def _default(field: dataclasses.Field) -> Any:
+    return field.default if field.default is not dataclasses.MISSING else field.default_factory()  # type: ignore[misc]
+
+
+def _add(place: Any, field: dataclasses.Field, hint: Any, default: Any) -> None:
+    help, names, hidden, argument = field.metadata["option"]
+    names = names or (f"--{field.name.replace('_', '-')}",)
+    kind, many = _kind(hint)
+    how: dict[str, Any] = {"help": help}
+    if names[0].startswith("-"):
+        how |= {"dest": field.name, "required": default is REQUIRED}
+    elif default is not REQUIRED and "nargs" not in argument:
+        how["nargs"] = "?"
+    if default is not REQUIRED:
+        how["default"] = default
+    if kind is bool and "type" not in argument:
+        how["action"] = argparse.BooleanOptionalAction if default is True else "store_true"
+    else:
+        how |= {"type": kind if isinstance(kind, type) and kind is not dict else str}
+        how |= {"nargs": "+"} if many and "action" not in argument else {}
+    how |= argument
+    place.add_argument(*names, **how)
+    for name in hidden:
+        place.add_argument(name, **how | {"help": argparse.SUPPRESS, "default": argparse.SUPPRESS, "required": False})
+
+
+def _kind(hint: Any) -> tuple[Any, bool]:
+    """The type of an option's value, and whether there are several: ``list[int] | None`` gives int, True."""
+    if typing.get_origin(hint) in (typing.Union, types.UnionType):
+        hint = next(inner for inner in typing.get_args(hint) if inner is not type(None))
+    if typing.get_origin(hint) in (list, tuple):
+        return typing.get_args(hint)[0], True
+    return typing.get_origin(hint) or hint, False
+
+
+def parse(
+    cls: type[T],
+    argv: Sequence[str] | None = None,
+    prog: str | None = None,
+    package: str = "common",
+    defaults: Mapping[str, Any] | None = None,
+) -> T:
+    """The settings that a command line gives. Raises UserError for a mistake, also one that ``__post_init__`` rejects."""
+    return build(cls, vars(parser_of(cls, prog, package, defaults).parse_args(argv)))
+
+
+def build(cls: type[T], words: Mapping[str, Any]) -> T:
+    """Settings from the values of their options by name; those of sections are among them."""
+    hints, values = typing.get_type_hints(cls), {}
+    for field in dataclasses.fields(cls):  # type: ignore[arg-type]
+        if "section" in field.metadata:
+            values[field.name] = build(hints[field.name], words)
+        elif field.name in words:
+            values[field.name] = words[field.name]
+    return cls(**values)
+
+
+def flat(values: Any, identity: bool = False) -> dict[str, Any]:
+    """All settings by name, for config.json; identity: those alone that a result depends on."""
+    found: dict[str, Any] = {}
+    for field in dataclasses.fields(values):
+        value = getattr(values, field.name)
+        if "section" in field.metadata:
+            found |= flat(value, identity)
+        elif not (identity and field.metadata.get("free")):
+            found[field.name] = value
+    return found
+
+
+def free_names(cls: type) -> set[str]:
+    """Names of the options that may differ when a run is resumed."""
+    found: set[str] = set()
+    for field in dataclasses.fields(cls):  # type: ignore[arg-type]
+        if "section" in field.metadata:
+            found |= free_names(type(_default(field)))
+        elif field.metadata.get("free"):
+            found.add(field.name)
+    return found
+
+
+def command(
+    cls: type[T],
+    body: Callable[[T], None],
+    argv: Sequence[str] | None = None,
+    prog: str | None = None,
+    package: str = "common",
+) -> int:
+    """Parse and call; an exit status. Mistakes, interruptions and full disks are one line (:func:`common.cli.run`)."""
+    return cli.run(lambda words: body(parse(cls, words, prog, package)), argv)
+
+
+def subcommands(
+    table: Mapping[str, tuple[type, Callable[[Any], None]]],
+    argv: Sequence[str] | None = None,
+    *,
+    prog: str,
+    description: str,
+    package: str = "common",
+) -> int:
+    """Like :func:`command` for several commands under one name: {word: (settings, what it does)}."""
+
+    def body(words: Sequence[str] | None) -> None:
+        parser = cli.Parser(prog=prog, package=package, description=description)
+        places = parser.add_subparsers(dest="command_name", required=True, metavar="|".join(table))
+        for name, (cls, _) in table.items():
+            about = (cls.__doc__ or "").strip()
+            place = places.add_parser(
+                name, help=about, description=about, allow_abbrev=False,
+                formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+            )  # fmt: skip
+            add_options(place, cls)
+        given = vars(parser.parse_args(words))
+        cls, work = table[given.pop("command_name")]
+        work(build(cls, given))
+
+    return cli.run(body, argv)
