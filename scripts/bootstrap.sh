@@ -83,7 +83,8 @@ make_venv() {
     configure_uv
     uv venv --quiet --clear --python "$root/.tools/bin/python" "$venv"
     for project in "${projects[@]}"; do arguments+=(-e "$(dirname "$project")"); done
-    uv pip install --quiet --python "$venv/bin/python" \
+    # Byte code now: else the first call of every command compiles torch's source.
+    uv pip install --quiet --compile-bytecode --python "$venv/bin/python" \
       --constraint "$root/constraints.txt" --build-constraint "$root/constraints.txt" "${arguments[@]}"
     printf '%s\n' "$stamp" > "$venv/.stamp"
   fi

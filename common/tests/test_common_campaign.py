@@ -240,7 +240,7 @@ def child_of(process: subprocess.Popen) -> int:
     return next(pid for pid, command in commands.items() if b"spawn_main" in command)
 
 
-def wait_for(what, seconds: float = 120.0) -> None:
+def wait_for(what, seconds: float = 300.0) -> None:
     end = time.monotonic() + seconds
     while not what():
         assert time.monotonic() < end

@@ -151,8 +151,8 @@ def test_fault_15_more_processes_than_gpus_use_gloo(processes, gpus, backend, mo
     seen = []
     monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
     monkeypatch.setattr(torch.cuda, "set_device", lambda device: None)
-    monkeypatch.setattr(distributed.dist, "init_process_group", lambda name, device_id: seen.append((name, device_id)))
-    monkeypatch.setattr(distributed.dist, "destroy_process_group", lambda: None)
+    monkeypatch.setattr(torch.distributed, "init_process_group", lambda name, device_id: seen.append((name, device_id)))
+    monkeypatch.setattr(torch.distributed, "destroy_process_group", lambda: None)
     for name, value in {"RANK": 0, "WORLD_SIZE": processes, "LOCAL_WORLD_SIZE": processes}.items():
         monkeypatch.setenv(name, str(value))
     with distributed.process_group(DEVICE):

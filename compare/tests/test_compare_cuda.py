@@ -7,7 +7,7 @@ import torch
 
 from common.methods import methods
 from common.runs import COMMIT
-from compare import command
+from compare.settings import main
 
 pytestmark = [pytest.mark.cuda, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
 
@@ -21,7 +21,7 @@ def test_14_rows_of_three_methods(tmp_path, monkeypatch):
     words = ["--dataset", "digits", "--arch", "resnet20", "--device", DEVICE.type, "--seeds", "0", "--jobs", "1"]
     words += ["--baseline-epochs", "1", "--finetune-epochs", "1", "--target-macs", "0.5", "--target-bytes"]
     words += ["--methods", *NAMES, "--no-latency", "--no-report", "--out", str(tmp_path)]
-    assert command.main(words) == 0
+    assert main(words) == 0
     rows = [json.loads(file.read_text()) for file in tmp_path.glob("**/metrics.json")]
     assert len(rows) >= len(NAMES)
     for row in rows:

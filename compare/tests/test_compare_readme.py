@@ -1,7 +1,7 @@
 """What is generated is up to date: tables from the result files, here and in the root's README, and API.md from the source."""
 
 from common.testing import pages_are_current
-from compare.plan import fine_tuning
+from compare.settings import usual_recipe
 from compare.tables import TABLES, tried_rates
 
 
@@ -11,4 +11,4 @@ def test_generated_pages_are_current():
 
 def test_digits_are_fine_tuned_by_the_rate_that_held_out_pictures_chose():
     means = {rate: tops["mean"] for rate, tops in tried_rates().items()}
-    assert len(means) >= 3 and max(means, key=means.__getitem__) == fine_tuning("digits").learning_rate
+    assert len(means) >= 3 and max(means, key=means.__getitem__) == usual_recipe("digits").learning_rate

@@ -16,10 +16,12 @@ from common.checkpoint import load_model, save_model
 from common.errors import UserError
 from common.methods import Method
 from common.models import ARCHITECTURES, Architecture
+from common.settings import parse
 from compare import command, plan, row
 from compare.claim import claimed
 from compare.plan import Comparison, Job
 from compare.rows import read_rows, single
+from compare.settings import Compare, main
 from compare.subject import given_dense, train_dense
 
 CPU = torch.device("cpu")
@@ -57,7 +59,7 @@ def run(out, *words):
         "--jobs",
         "1",
     ]
-    return command.main([*base, "--out", str(out), *words])
+    return main([*base, "--out", str(out), *words])
 
 
 def figures(folder):
@@ -282,7 +284,7 @@ def in_turn(monkeypatch):
             started.append(words)
 
         def wait(self):
-            return command.main(started.pop(0)[3:])
+            return main(started.pop(0)[3:])
 
     monkeypatch.setattr(command, "subprocess", SimpleNamespace(Popen=Started))
 
@@ -323,7 +325,7 @@ def test_rows_that_break_in_another_process_are_named(tmp_path, monkeypatch, cap
 )
 def test_there_is_a_process_for_each_seed_as_far_as_there_are_cores(monkeypatch, words, cores, count):
     monkeypatch.setattr(command.torch, "get_num_threads", lambda: cores)
-    assert command.usual_jobs(command.build_parser().parse_args(["--device", "cpu", *words])) == count
+    assert command.usual_jobs(parse(Compare, ["--device", "cpu", *words])) == count
 
 
 def test_a_row_that_another_process_makes_is_waited_for_and_made_once(tmp_path):
@@ -441,7 +443,7 @@ def test_the_command_of_a_row_makes_that_row(tmp_path):
     metrics = json.loads((tmp_path / "all" / "seed0" / "leading-macs0.5" / "metrics.json").read_text())
     again = metrics["command"].split()
     assert again[:3] == ["python", "-m", "compare"]
-    assert command.main([*again[3:], "--target-bytes", "--device", "cpu", "--out", str(tmp_path / "one")]) == 0
+    assert main([*again[3:], "--target-bytes", "--device", "cpu", "--out", str(tmp_path / "one")]) == 0
     assert [p.name for p in (tmp_path / "one" / "seed0").iterdir() if p.name != "baseline"] == ["leading-macs0.5"]
     assert figures(tmp_path / "one" / "seed0" / "leading-macs0.5") == figures(
         tmp_path / "all" / "seed0" / "leading-macs0.5"
@@ -470,7 +472,7 @@ def test_recipe_of_fine_tuning_is_an_option_and_part_of_what_a_result_is(tmp_pat
     assert run(tmp_path / "before", *words, "--schedule", "cosine", "--warmup-epochs", "0", "--distill", "0") == 0
     config = json.loads((tmp_path / "before/seed0/leading-macs0.5/config.json").read_text())
     assert "distill" not in config["options"]["finetune"]  # results of before know no such option
-    digits = command.build_parser().parse_args(["--dataset", "digits"])
+    digits = parse(Compare, ["--dataset", "digits"])
     recipe = command.finetune_recipe(digits)
     assert (recipe.schedule, recipe.warmup_epochs, recipe.learning_rate) == ("cosine", 0.0, 0.05)
     assert run(tmp_path / "recipe", *words) == 2 and "--force" in capsys.readouterr().err

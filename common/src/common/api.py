@@ -13,8 +13,9 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from common import atomic, cli
+from common import atomic
 from common.errors import UserError
+from common.settings import REQUIRED, command, option, settings
 
 WIDTH = 100
 ROLE = re.compile(r":\w+:`~?([^`]+)`")
@@ -200,19 +201,24 @@ def _prose(text: str) -> str:
     return "`".join(pieces)
 
 
-def _main(argv: Sequence[str] | None) -> None:
-    parser = cli.Parser(prog="python -m common.api", description="Write API.md of packages from their source.")
-    parser.add_argument("package", nargs="+", help="import names of installed packages")
-    parser.add_argument("--check", action="store_true", help="write nothing; status 2 if a page is not up to date")
-    args = parser.parse_args(argv)
-    changed = [package for package in args.package if write_page(package, args.check)]
-    if changed and args.check:
-        raise UserError(f"not up to date: {', '.join(changed)}; run python -m common.api {' '.join(changed)}")
-    print("\n".join(f"wrote {page_file(package)}" for package in changed) or "all pages are up to date")
+@settings
+class Api:
+    """Write API.md of packages from their source."""
+
+    package: list[str] = option(REQUIRED, "import names of installed packages", "package", nargs="+")
+    check: bool = option(False, "write nothing; status 2 if a page is not up to date")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    return cli.run(_main, argv)
+    return command(Api, write_pages, argv, "python -m common.api")
+
+
+def write_pages(settings: Api) -> None:
+    """The command."""
+    changed = [package for package in settings.package if write_page(package, settings.check)]
+    if changed and settings.check:
+        raise UserError(f"not up to date: {', '.join(changed)}; run python -m common.api {' '.join(changed)}")
+    print("\n".join(f"wrote {page_file(package)}" for package in changed) or "all pages are up to date")
 
 
 if __name__ == "__main__":

@@ -13,9 +13,11 @@ from typing import Any
 
 from common import cli
 from common.atomic import write_json
+from common.cli import positive_int
 from common.device import set_threads
 from common.results import markdown_table
 from common.runs import describe_environment, read_json
+from common.settings import build, option, parser_of, settings
 
 
 @dataclass(frozen=True)
@@ -66,6 +68,15 @@ def times_faster(series: Mapping[str, Sequence[float]], ours: str, other: str) -
     return statistics.median(series[other]) / statistics.median(series[ours])
 
 
+@settings
+class Benchmark:
+    """What is measured, and where it is kept."""
+
+    repeats: int = option(7, "times each side is measured", type=positive_int)
+    threads: int | None = option(None, "threads on the CPU; torch's choice if not given")
+    json: str | None = option(None, "write the figures to this file too")
+
+
 def run_benchmark(
     body: Callable[[int], tuple[Mapping[str, Sequence[float]], Sequence[Ratio]]],
     argv: Sequence[str] | None = None,
@@ -73,13 +84,12 @@ def run_benchmark(
 ) -> int:
     """The command of a benchmark script: ``body(repeats)`` gives series in milliseconds and ratios; --json keeps them."""
 
-    def command(argv: Sequence[str] | None) -> None:
-        script = f"benchmarks/{Path(sys.argv[0]).name}"
-        parser = cli.Parser(prog=script, description=body.__doc__)
-        parser.add_argument("--repeats", type=cli.positive_int, default=repeats, help="times each side is measured")
-        parser.add_argument("--threads", type=int, default=None, help="threads on the CPU; torch's choice if not given")
-        parser.add_argument("--json", default=None, help="write the figures to this file too")
-        args = parser.parse_args(argv)
+    script = f"benchmarks/{Path(sys.argv[0]).name}"
+
+    def measure(words: Sequence[str] | None) -> None:
+        parser = parser_of(Benchmark, script, defaults={"repeats": repeats})
+        parser.description = body.__doc__
+        args = build(Benchmark, vars(parser.parse_args(words)))
         set_threads(args.threads)
         series, ratios = body(args.repeats)
         for name, values in series.items():
@@ -92,7 +102,7 @@ def run_benchmark(
         if args.json:
             write_benchmark(args.json, f"python {script}", "ms", series, ratios)
 
-    return cli.run(command, argv)
+    return cli.run(measure, argv)
 
 
 def write_benchmark(

@@ -12,6 +12,7 @@ from common.interruption import STOPPED, Stopped
 
 if TYPE_CHECKING:
     from common.data import DataBundle
+    from common.options import Data
 
 MISTAKE = 2
 INTERRUPTED = 130
@@ -100,7 +101,7 @@ def add_run_options(parser: argparse.ArgumentParser, seed: int = 0) -> None:
     group.add_argument("--force", action="store_true", help="start anew in a run folder that holds another run")
 
 
-def load_data(args: argparse.Namespace) -> "DataBundle":
+def load_data(args: "Data | argparse.Namespace") -> "DataBundle":
     """The DataBundle that the options of :func:`add_data_options` name."""
     from common.data import load_dataset
 
@@ -128,4 +129,12 @@ def fraction(text: str) -> float:
     value = float(text)
     if not 0 < value <= 1:
         raise argparse.ArgumentTypeError(f"{text} is not in (0, 1]")
+    return value
+
+
+def share(text: str) -> float:
+    """An argparse type: a number in [0, 1]."""
+    value = float(text)
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"{text} is not in [0, 1]")
     return value

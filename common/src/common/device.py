@@ -1,16 +1,22 @@
 """Where the arithmetic runs: device and thread count."""
 
+from __future__ import annotations
+
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-
-import torch
+from typing import TYPE_CHECKING
 
 from common.errors import UserError
+
+if TYPE_CHECKING:
+    import torch
 
 
 def choose_device(name: str = "auto") -> torch.device:
     """The device for ``auto`` (CUDA if there is one), ``cpu``, ``cuda`` or ``cuda:N``. Raises UserError if it is not there."""
+    import torch
+
     if name == "auto":
         return local_device() if torch.cuda.is_available() else torch.device("cpu")
     if name == "cpu":
@@ -31,6 +37,8 @@ def choose_device(name: str = "auto") -> torch.device:
 
 def local_device() -> torch.device:
     """The CUDA device of this process: under torchrun one per local rank, else the current one."""
+    import torch
+
     return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)) % torch.cuda.device_count())
 
 
@@ -40,6 +48,8 @@ def exact_float32() -> Iterator[None]:
 
     Convolutions do that by default, so values measured without this differ from the CPU's in the fourth digit.
     """
+    import torch
+
     if not torch.cuda.is_available():
         yield
         return
@@ -56,6 +66,8 @@ def exact_float32() -> Iterator[None]:
 
 def set_threads(threads: int | None) -> int:
     """Set (or only report, for None) how many threads torch computes with on the CPU."""
+    import torch
+
     if threads is not None:
         if threads < 1:
             raise UserError(f"--threads {threads}: at least one is needed")

@@ -1,54 +1,68 @@
-"""``python -m common.evaluate`` prints what a network is worth on a data set's test pictures."""
+"""``python -m common.evaluate`` prints accuracy, cost, size and latency of a network on a data set's test images."""
 
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
-
-from common import cli
-from common.atomic import write_json
-from common.data import load_dataset
-from common.device import choose_device, set_threads
+from common.cli import positive_int
 from common.errors import UserError
-from common.factory import add_model_options, model_from_options
-from common.measure import evaluate, latency_ms, require_fit, side, test_images
+from common.options import Data, Network, Run
+from common.settings import command, option, section, settings
+
+
+@settings
+class Evaluate:
+    """Accuracy, cost, size and latency of a network."""
+
+    network: Network = section(Network)
+    data: Data = section(Data)
+    run: Run = section(Run)
+    batch_size: int | None = option(None, "images per step; 250, on CUDA up to 2000", type=positive_int)
+    json: str | None = option(None, "write the figures to this file too")
+    no_latency: bool = option(False, "do not measure latency")
+
+    @property
+    def file(self) -> Path:
+        """The weights. Raises UserError if there are none."""
+        file = self.network.checkpoint or self.network.weights
+        if file is None:
+            raise UserError("say which weights: --checkpoint FILE, or --arch NAME --weights FILE")
+        if not Path(file).is_file():
+            raise UserError(f"{file}: no such file")
+        return Path(file)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    return cli.run(_main, argv)
+    return command(Evaluate, evaluate, argv, "python -m common.evaluate")
 
 
-def _main(argv: Sequence[str] | None) -> None:
-    parser = cli.Parser(prog="python -m common.evaluate", description="Accuracy, cost, size and latency of a network.")
-    add_model_options(parser)
-    cli.add_data_options(parser)
-    cli.add_run_options(parser)
-    parser.add_argument(
-        "--batch-size", type=cli.positive_int, default=None, help="images per step; 250, on CUDA up to 2000"
-    )
-    parser.add_argument("--json", default=None, help="write the figures to this file too")
-    parser.add_argument("--no-latency", action="store_true", help="do not measure latency")
-    args = parser.parse_args(argv)
-    set_threads(args.threads)
-    device = choose_device(args.device)
-    file = args.checkpoint or args.weights
-    if file is None:
-        raise UserError("say which weights: --checkpoint FILE, or --arch NAME --weights FILE")
-    if not Path(file).is_file():
-        raise UserError(f"{file}: no such file")
-    data = load_dataset(args.dataset, args.dataset_dir, normalize=args.normalize)
-    model, _ = model_from_options(args, data.num_classes, data.input_shape)
-    require_fit(model, data, file)
+def evaluate(settings: Evaluate) -> None:
+    """The command: read the network and the data, measure, print."""
+    file = settings.file
+    import torch
+
+    from common import measure
+    from common.atomic import write_json
+    from common.cli import load_data
+    from common.device import choose_device, set_threads
+    from common.factory import model_from_options
+
+    set_threads(settings.run.threads)
+    device = choose_device(settings.run.device)
+    data = load_data(settings.data)
+    model, _ = model_from_options(settings.network, data.num_classes, data.input_shape)
+    measure.require_fit(model, data, str(file))
     model.to(device, memory_format=torch.channels_last)
-    images = data.test if args.normalize else test_images(model, data)
-    accuracy = evaluate(model, images, device=device, batch_size=args.batch_size, workers=args.workers)
-    figures = side(model, accuracy, data.input_shape, Path(file).stat().st_size)
-    if not args.no_latency:
-        figures["latency_ms"] = latency_ms({"model": model}, data.input_shape, device=device)["model"]
+    images = data.test if settings.data.normalize else measure.test_images(model, data)
+    accuracy = measure.evaluate(
+        model, images, device=device, batch_size=settings.batch_size, workers=settings.data.workers
+    )
+    figures = measure.side(model, accuracy, data.input_shape, file.stat().st_size)
+    if not settings.no_latency:
+        figures["latency_ms"] = measure.latency_ms({"model": model}, data.input_shape, device=device)["model"]
     print(as_table(figures))
-    if args.json:
-        write_json(args.json, figures)
+    if settings.json:
+        write_json(settings.json, figures)
 
 
 def as_table(figures: dict) -> str:

@@ -4,22 +4,25 @@ The file is written under a temporary name, read back, and its outputs on real p
 two batch sizes; only a file that agrees gets its name.
 """
 
+from __future__ import annotations
+
 import sys
 import warnings
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
-
-import numpy as np
-import torch
-from torch import Tensor, nn
+from typing import TYPE_CHECKING
 
 from common import cli
 from common.atomic import atomic_file
-from common.data import DataBundle
 from common.errors import UserError
-from common.factory import import_factory
-from common.formats import load_network
-from common.trained import normalized_as
+from common.options import Data
+from common.settings import REQUIRED, command, option, section, settings
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from common.data import DataBundle
 
 FORMATS = ("onnx", "pt2")
 TOLERANCE = 1e-5  # of the largest output, or absolute where that is below 1
@@ -33,6 +36,8 @@ def export_network(model: nn.Module, pictures: Tensor, out: Path | str, format: 
     format: ``onnx`` (compared in onnxruntime, needs the extra ``export``) or ``pt2`` (torch.export, compared after loading).
     Nothing is left under ``out`` if the outputs differ by more than 1e-5 max(1, max|y|), or on any other error. UserError.
     """
+    import torch
+
     if format not in FORMATS:
         raise UserError(f"--format {format}: expected one of {', '.join(FORMATS)}")
     model = model.cpu().eval()
@@ -52,6 +57,9 @@ def export_network(model: nn.Module, pictures: Tensor, out: Path | str, format: 
 
 
 def _write_onnx(model: nn.Module, pictures: Tensor, file: Path) -> Callable[[Tensor], Tensor]:
+    import numpy as np
+    import torch
+
     try:
         import onnx
         import onnxruntime
@@ -71,6 +79,8 @@ def _write_onnx(model: nn.Module, pictures: Tensor, file: Path) -> Callable[[Ten
 
 
 def _write_pt2(model: nn.Module, pictures: Tensor, file: Path) -> Callable[[Tensor], Tensor]:
+    import torch
+
     with torch.no_grad():
         program = torch.export.export(model, (pictures[:2],), dynamic_shapes=({0: torch.export.Dim("batch", min=1)},))
     with open(file, "wb") as stream:
@@ -93,34 +103,38 @@ def some_pictures(data: DataBundle, count: int = PICTURES) -> Tensor:
     return next(iter(data.test.batches(count))).images
 
 
+@settings
+class Export:
+    """Write a network as ONNX or torch.export, checked."""
+
+    checkpoint: str = option(REQUIRED, "model.safetensors, model.dcz or any format that is installed")
+    model: str | None = option(None, "PACKAGE.MODULE:FACTORY for a network that the registry does not know")
+    format: str = option("onnx", "file format", choices=FORMATS)
+    out: str = option(REQUIRED, "file to write")
+    data: Data = section(Data, dataset="")
+
+
 def main(argv: Sequence[str] | None = None) -> int:
-    return cli.run(_main, argv)
+    return command(Export, export, argv, "python -m common.export")
 
 
-def _main(argv: Sequence[str] | None) -> None:
-    parser = cli.Parser(prog="python -m common.export", description="Write a network as ONNX or torch.export, checked.")
-    parser.add_argument(
-        "--checkpoint", required=True, help="model.safetensors, model.dcz or any format that is installed"
-    )
-    parser.add_argument(
-        "--model", default=None, help="PACKAGE.MODULE:FACTORY for a network that the registry does not know"
-    )
-    parser.add_argument("--format", choices=FORMATS, default="onnx", help="file format")
-    parser.add_argument("--out", required=True, help="file to write")
-    cli.add_data_options(parser, dataset="")
-    args = parser.parse_args(argv)
-    model = load_network(args.checkpoint, import_factory(args.model) if args.model else None)
-    known = getattr(model, "checkpoint_header", {}).get("dataset")
-    args.dataset = args.dataset or known
-    if not args.dataset:
+def export(settings: Export) -> None:
+    """The command: read the network, write it, compare."""
+    from common.factory import import_factory
+    from common.formats import load_network
+    from common.trained import normalized_as
+
+    model = load_network(settings.checkpoint, import_factory(settings.model) if settings.model else None)
+    dataset = settings.data.dataset or getattr(model, "checkpoint_header", {}).get("dataset")
+    if not dataset:
         raise UserError(
-            f"{args.checkpoint} does not say what pictures it reads: give --dataset to compare the outputs on"
+            f"{settings.checkpoint} does not say what pictures it reads: give --dataset to compare the outputs on"
         )
-    data = normalized_as(model, cli.load_data(args))
-    difference = export_network(model, some_pictures(data), args.out, args.format)
-    size = Path(args.out).stat().st_size
+    data = normalized_as(model, cli.load_data(replace(settings.data, dataset=dataset)))
+    difference = export_network(model, some_pictures(data), settings.out, settings.format)
+    size = Path(settings.out).stat().st_size
     print(
-        f"{args.out}: {size:,} bytes; outputs on {PICTURES} pictures of {data.name} differ by {difference:.2g} at most"
+        f"{settings.out}: {size:,} bytes; outputs on {PICTURES} pictures of {data.name} differ by {difference:.2g} at most"
     )
 
 

@@ -13,6 +13,7 @@ from common.checkpoint import load_model, load_tensors, read_tensors
 from common.errors import UserError
 from common.formats import load_network
 from common.models import ARCHITECTURES, arguments_for, create_model, find_architecture, input_shape, is_known
+from common.options import Network
 
 
 def add_model_options(parser: argparse.ArgumentParser, arch: str | None = None) -> None:
@@ -30,7 +31,7 @@ def add_model_options(parser: argparse.ArgumentParser, arch: str | None = None) 
 
 
 def model_from_options(
-    args: argparse.Namespace, num_classes: int | None = None, shape: Sequence[int] | None = None
+    args: "Network | argparse.Namespace", num_classes: int | None = None, shape: Sequence[int] | None = None
 ) -> tuple[nn.Module, tuple[int, int, int] | None]:
     """(network, input shape (C, H, W) or None for a user's own) from the options of :func:`add_model_options`.
 

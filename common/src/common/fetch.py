@@ -26,9 +26,9 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from common import cli
 from common.atomic import atomic_file
 from common.errors import UserError
+from common.settings import REQUIRED, command, option, settings
 
 BLOCK = 1 << 20  # bytes
 TIMEOUT = 30  # seconds without an answer
@@ -415,27 +415,34 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _main(argv: Sequence[str] | None) -> None:
-    parser = cli.Parser(prog="python -m common.fetch", description="Get public data sets and trained weights.")
-    parser.add_argument("name", nargs="+", choices=list(ITEMS), help="what to get: %(choices)s", metavar="NAME")
-    parser.add_argument(
-        "--to", type=Path, help="folder to put it in; data/NAME if not given (data/weights for networks)"
+@settings
+class Fetch:
+    """Get public data sets and trained weights."""
+
+    name: list[str] = option(
+        REQUIRED, "what to get: %(choices)s", "name", nargs="+", choices=list(ITEMS), metavar="NAME"
     )
-    parser.add_argument(
-        "--from", dest="source", metavar="FOLDER", type=Path, help="copy from this folder instead, with the same checks"
+    to: Path | None = option(None, "folder to put it in; data/NAME if not given (data/weights for networks)")
+    source: Path | None = option(
+        None, "copy from this folder instead, with the same checks", "--from", metavar="FOLDER"
     )
-    parser.add_argument("--base-url", metavar="URL", help="address of a mirror, up to the file names")
-    args = parser.parse_args(argv)
-    if args.source is not None and args.base_url is not None:
-        raise UserError("--from and --base-url exclude each other: give the one that has the files")
-    for name in args.name:
-        for path in fetch(name, args.to, args.source, args.base_url):
-            print(path)
+    base_url: str | None = option(None, "address of a mirror, up to the file names", metavar="URL")
+
+    def __post_init__(self) -> None:
+        if self.source is not None and self.base_url is not None:
+            raise UserError("--from and --base-url exclude each other: give the one that has the files")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit status of the command."""
-    return cli.run(_main, argv)
+    return command(Fetch, fetch_all, argv, "python -m common.fetch")
+
+
+def fetch_all(settings: Fetch) -> None:
+    """The command."""
+    for name in settings.name:
+        for path in fetch(name, settings.to, settings.source, settings.base_url):
+            print(path)
 
 
 if __name__ == "__main__":

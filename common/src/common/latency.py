@@ -4,27 +4,25 @@ Either networks from files (``--checkpoint``), or ``--arch`` cut to ``--target-m
 multiples (``--round-to 1 8``): time does not depend on the weights.
 """
 
+from __future__ import annotations
+
 import statistics
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
-from torch import nn
-
-from common import cli
 from common.atomic import write_json
-from common.channels import channel_groups, keep_channels
-from common.cost import WidthCost, count_cost
-from common.device import choose_device, set_threads
+from common.cli import fraction, positive_int
 from common.errors import UserError
-from common.formats import load_network
-from common.measure import LATENCY_BATCHES, LATENCY_REPEATS, latency_series
-from common.models import create_model, input_shape, skeleton
+from common.options import LATENCY_BATCHES, LATENCY_REPEATS, Run
 from common.results import markdown_table, padded
 from common.runs import describe_environment
-from common.widths import uniform_widths
+from common.settings import command, option, section, settings
+
+if TYPE_CHECKING:
+    from torch import nn
 
 DENSE = "dense"
 DENSE_LIMIT = 250_000_000  # weights of a network that is built because files name its architecture
@@ -49,6 +47,13 @@ class Gain:
 
 def half_network(arch: str, target_macs: float, round_to: int = 1) -> nn.Module:
     """A registered network with equal widths and at most ``target_macs`` of its MACs, widths multiples of ``round_to``."""
+    import torch
+
+    from common.channels import channel_groups, keep_channels
+    from common.cost import WidthCost
+    from common.models import create_model, input_shape
+    from common.widths import uniform_widths
+
     model = create_model(arch).eval()
     shape = input_shape(model)
     example = torch.zeros(1, *shape)
@@ -77,57 +82,67 @@ def gains_table(found: Sequence[Gain]) -> str:
     ])  # fmt: skip
 
 
+@settings
+class Latency:
+    """Latency gained over MACs saved."""
+
+    checkpoint: list[str] = option([], "compressed networks, all of one architecture")
+    dense: str | None = option(None, "file of the dense network; by default the registry's")
+    arch: str | None = option(None, "instead of files: this network, cut to equal widths")
+    target_macs: float = option(0.5, "with --arch: share of the MACs to keep", type=fraction)
+    round_to: list[int] = option([1, 8], "with --arch: widths are multiples", type=positive_int)
+    batch_size: list[int] = option(list(LATENCY_BATCHES), "pictures at once", type=positive_int)
+    repeats: int = option(LATENCY_REPEATS, "of which the median is taken", type=positive_int)
+    run: Run = section(Run)
+    json: str | None = option(None, "write every repeat to this file too")
+
+    def __post_init__(self) -> None:
+        if bool(self.checkpoint) == bool(self.arch):
+            raise UserError("give either --checkpoint FILE or --arch NAME")
+
+
 def main(argv: Sequence[str] | None = None) -> int:
-    return cli.run(_main, argv)
+    return command(Latency, latency, argv, "python -m common.latency")
 
 
-def _main(argv: Sequence[str] | None) -> None:
-    parser = cli.Parser(prog="python -m common.latency", description="Latency gained over MACs saved.")
-    parser.add_argument("--checkpoint", nargs="+", default=[], help="compressed networks, all of one architecture")
-    parser.add_argument("--dense", default=None, help="file of the dense network; by default the registry's")
-    parser.add_argument("--arch", default=None, help="instead of files: this network, cut to equal widths")
-    parser.add_argument("--target-macs", type=cli.fraction, default=0.5, help="with --arch: share of the MACs to keep")
-    parser.add_argument(
-        "--round-to", type=cli.positive_int, nargs="+", default=[1, 8], help="with --arch: widths are multiples"
-    )
-    parser.add_argument(
-        "--batch-size", type=cli.positive_int, nargs="+", default=list(LATENCY_BATCHES), help="pictures at once"
-    )
-    parser.add_argument(
-        "--repeats", type=cli.positive_int, default=LATENCY_REPEATS, help="of which the median is taken"
-    )
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
-    parser.add_argument("--threads", type=int, default=None, help="threads on the CPU; torch's choice if not given")
-    parser.add_argument("--json", default=None, help="write every repeat to this file too")
-    args = parser.parse_args(argv)
-    set_threads(args.threads)
-    device = choose_device(args.device)
-    networks = _networks(args)
+def latency(settings: Latency) -> None:
+    """The command: build or read the networks, time them in turns, print what is gained."""
+    import torch
+
+    from common.cost import count_cost
+    from common.device import choose_device, set_threads
+    from common.measure import latency_series
+    from common.models import input_shape
+
+    set_threads(settings.run.threads)
+    device = choose_device(settings.run.device)
+    networks = _networks(settings)
     shape = input_shape(networks[DENSE])
-    series = latency_series(networks, shape, device=device, batch_sizes=args.batch_size, repeats=args.repeats)
+    series = latency_series(networks, shape, device=device, batch_sizes=settings.batch_size, repeats=settings.repeats)
     macs = {name: count_cost(model, shape).macs for name, model in networks.items()}
     found = gains(series, macs)
     print(padded(gains_table(found)), end="")
     print(
-        f"{torch.get_num_threads()} threads, {device.type}, channels-last, median of {args.repeats} in turns with the dense network"
+        f"{torch.get_num_threads()} threads, {device.type}, channels-last, median of {settings.repeats} in turns with the dense network"
     )
-    if args.json:
-        write_json(args.json, {"milliseconds": series, "macs": macs, "environment": describe_environment(device)})
+    if settings.json:
+        write_json(settings.json, {"milliseconds": series, "macs": macs, "environment": describe_environment(device)})
 
 
-def _networks(args) -> dict[str, nn.Module]:
+def _networks(settings: Latency) -> dict[str, nn.Module]:
     """{name: network}, the dense one first."""
-    if bool(args.checkpoint) == bool(args.arch):
-        raise UserError("give either --checkpoint FILE or --arch NAME")
-    if args.arch:
+    from common.formats import load_network
+    from common.models import create_model, skeleton
+
+    if settings.arch:
         cut = {
-            f"widths in {n}s" if n > 1 else "any width": half_network(args.arch, args.target_macs, n)
-            for n in args.round_to
+            f"widths in {n}s" if n > 1 else "any width": half_network(settings.arch, settings.target_macs, n)
+            for n in settings.round_to
         }
-        return {DENSE: create_model(args.arch).eval(), **cut}
-    models = {str(Path(file)): load_network(file) for file in args.checkpoint}
-    if args.dense:
-        return {DENSE: load_network(args.dense), **models}
+        return {DENSE: create_model(settings.arch).eval(), **cut}
+    models = {str(Path(file)): load_network(file) for file in settings.checkpoint}
+    if settings.dense:
+        return {DENSE: load_network(settings.dense), **models}
     records = [getattr(model, "architecture", None) for model in models.values()]
     if records[0] is None or any(record != records[0] for record in records):
         raise UserError(

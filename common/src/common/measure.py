@@ -17,9 +17,8 @@ from common.cost import count_cost
 from common.data import DataBundle, ImageSet
 from common.device import exact_float32
 from common.errors import UserError
+from common.options import LATENCY_BATCHES, LATENCY_REPEATS
 
-LATENCY_BATCHES = (1, 64)
-LATENCY_REPEATS = 9
 BATCH_SIZE, BATCH_SIZE_ON_CUDA = 250, 2000  # of evaluation; the latter for images of 32 x 32 pixels or fewer
 
 

@@ -11,6 +11,8 @@ ARCHITECTURE_NAMES = (
     "vgg16", "resnet20", "resnet32", "resnet44", "resnet56", "resnet110", "densenet40", "resnet50", "mobilenet_v1",
     "mobilenet_v2", "vgg16_imagenet", "lenet300_100", "lenet5", "fc4096",
 )  # fmt: skip
+LATENCY_BATCHES = (1, 64)  # images at once
+LATENCY_REPEATS = 9
 SHORTCUTS = ("pad", "conv3x3")
 
 

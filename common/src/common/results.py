@@ -25,6 +25,7 @@ from pathlib import Path
 from common import atomic, cli
 from common.errors import UserError
 from common.runs import CONFIG, LOG, METRICS, read_json
+from common.settings import REQUIRED, command, option, settings
 
 _BEGIN = re.compile(r"^<!-- results:([\w./-]+):begin -->[ \t]*$", re.MULTILINE)
 
@@ -155,14 +156,19 @@ def _tables(modules: Sequence[str]) -> dict[str, Callable[[], str]]:
     return tables
 
 
-def _main(argv: Sequence[str] | None) -> None:
-    parser = cli.Parser(prog="python -m common.results", description="Rewrite the generated tables of README files.")
-    parser.add_argument("readme", nargs="+", type=Path, help="files with result markers")
-    parser.add_argument("--tables", nargs="+", default=[], metavar="MODULE", help="modules with a dictionary TABLES")
-    parser.add_argument("--check", action="store_true", help="write nothing; status 2 if a table is not up to date")
-    options = parser.parse_args(argv)
-    blocks = [(readme, name) for readme in options.readme for name in block_names(readme)]
-    _rewrite(blocks, _tables(options.tables), options.check)
+@settings
+class Results:
+    """Rewrite the generated tables of README files."""
+
+    readme: list[Path] = option(REQUIRED, "files with result markers", "readme", nargs="+")
+    tables: list[str] = option([], "modules with a dictionary TABLES", metavar="MODULE")
+    check: bool = option(False, "write nothing; status 2 if a table is not up to date")
+
+
+def rewrite(settings: Results) -> None:
+    """The command."""
+    blocks = [(readme, name) for readme in settings.readme for name in block_names(readme)]
+    _rewrite(blocks, _tables(settings.tables), settings.check)
 
 
 def _rewrite(blocks: Sequence[tuple[Path, str]], tables: Mapping[str, Callable[[], str]], check: bool) -> None:
@@ -194,21 +200,21 @@ def tables_command(
     draw  makes pictures from the result files and returns them
     """
 
-    def command(argv: Sequence[str] | None) -> None:
+    def body(argv: Sequence[str] | None) -> None:
         parser = cli.Parser(
             prog=f"python -m {package}.tables", description="Results and README tables.", package=package
         )
         parser.add_argument("--check", action="store_true", help="write nothing; status 2 if a table is not up to date")
         if add:
             parser.add_argument("--add", nargs="+", default=[], metavar="RUN_FOLDER", help="finished runs for results/")
-        for option, (_, what) in (make or {}).items():
-            parser.add_argument(option, action="store_true", help=what)
+        for flag, (_, what) in (make or {}).items():
+            parser.add_argument(flag, action="store_true", help=what)
         args = vars(parser.parse_args(argv))
         if add:
             for folder in args["add"]:
                 print(add(folder))
-        for option, (function, _) in (make or {}).items():
-            if args[option.lstrip("-").replace("-", "_")]:
+        for flag, (function, _) in (make or {}).items():
+            if args[flag.lstrip("-").replace("-", "_")]:
                 function()
         if draw and not args["check"]:
             print(*draw(), sep="\n")
@@ -217,11 +223,11 @@ def tables_command(
         blocks += [(root, name) for name in (block_names(root) if root.is_file() else []) if name in tables]
         _rewrite(blocks, tables, args["check"])
 
-    return cli.run(command, argv)
+    return cli.run(body, argv)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    return cli.run(_main, argv)
+    return command(Results, rewrite, argv, "python -m common.results")
 
 
 if __name__ == "__main__":

@@ -3,6 +3,8 @@
 The same command again skips what is finished and goes on with what was interrupted, but only with the same options.
 """
 
+from __future__ import annotations
+
 import csv
 import json
 import os
@@ -13,13 +15,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from common.atomic import write_json
 from common.distributed import barrier, is_main
 from common.errors import UserError
+
+if TYPE_CHECKING:
+    import torch
 
 CONFIG, LOG, METRICS, MODEL, STATE = "config.json", "log.csv", "metrics.json", "model.safetensors", "state.pt"
 # May differ when a run is resumed.
@@ -136,6 +139,8 @@ def read_json(path: Path | str, limit: int = 64 * 2**20) -> Any:
 
 def describe_environment(device: torch.device | str) -> dict[str, Any]:
     """What a number may depend on besides the options: versions, device, threads, commit."""
+    import torch
+
     device = torch.device(device)
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else _processor()
     return {

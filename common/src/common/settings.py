@@ -16,6 +16,7 @@ command does imports what it needs.
 
 import argparse
 import dataclasses
+import sys
 import types
 import typing
 from collections.abc import Callable, Mapping, Sequence
@@ -58,7 +59,11 @@ def section(cls: type, title: str | None = None, **defaults: Any) -> Any:
 @dataclass_transform(field_specifiers=(option, section), frozen_default=True, kw_only_default=True)
 def settings(cls: type[T]) -> type[T]:
     """Make a class of options a frozen dataclass."""
-    return dataclasses.dataclass(frozen=True, kw_only=True)(cls)
+    # Now, since a command's module may be run under a name by which nobody finds it again.
+    found = typing.get_type_hints(cls, sys._getframe(1).f_globals)
+    made = dataclasses.dataclass(frozen=True, kw_only=True)(cls)
+    made.__option_types__ = found  # type: ignore[attr-defined]
+    return made
 
 
 def parser_of(
@@ -77,7 +82,7 @@ def add_options(parser: argparse.ArgumentParser, cls: type, defaults: Mapping[st
 
 def _add_all(parser: argparse.ArgumentParser, place: Any, cls: type, values: Any, defaults: Mapping[str, Any]) -> None:
     """values: a section's own defaults; None: those of the class, which need not make settings that are possible."""
-    hints = typing.get_type_hints(cls)
+    hints = cls.__option_types__  # type: ignore[attr-defined]
     for field in dataclasses.fields(cls):  # type: ignore[arg-type]
         value = _default(field) if values is None else getattr(values, field.name)
         if "section" in field.metadata:
@@ -88,7 +93,7 @@ def _add_all(parser: argparse.ArgumentParser, place: Any, cls: type, values: Any
 
 
 def _default(field: dataclasses.Field) -> Any:
-    return field.default if field.default is not dataclasses.MISSING else field.default_factory()  # type: ignore[misc]
+    return field.default if field.default is not dataclasses.MISSING else field.default_factory()  # type: ignore[misc,operator]
 
 
 def _add(place: Any, field: dataclasses.Field, hint: Any, default: Any) -> None:
@@ -135,7 +140,7 @@ def parse(
 
 def build(cls: type[T], words: Mapping[str, Any]) -> T:
     """Settings from the values of their options by name; those of sections are among them."""
-    hints, values = typing.get_type_hints(cls), {}
+    hints, values = cls.__option_types__, {}  # type: ignore[attr-defined]
     for field in dataclasses.fields(cls):  # type: ignore[arg-type]
         if "section" in field.metadata:
             values[field.name] = build(hints[field.name], words)

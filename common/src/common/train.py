@@ -1,65 +1,81 @@
 """``python -m common.train`` trains a network from scratch: the baselines. One process, or several under torchrun."""
 
+from __future__ import annotations
+
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import nn
-
-from common import cli
-from common.checkpoint import save_model
-from common.data import DataBundle, load_dataset
-from common.device import choose_device, set_threads
-from common.distributed import barrier, is_main, process_group
 from common.errors import UserError
-from common.factory import add_model_options, import_factory, model_from_options
-from common.measure import measure_files
-from common.runs import Run, open_run
-from common.training import TrainOptions, add_training_options, fit, training_options
+from common.options import Data, Network, Precision, Repeat, Run, Running, Training, train_options
+from common.settings import command, flat, option, section, settings
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+    from common import runs
+    from common.data import DataBundle
+    from common.training import TrainOptions
+
+
+@settings
+class Train:
+    """Train a network and leave a run folder."""
+
+    network: Network = section(Network, arch="resnet20")
+    data: Data = section(Data)
+    run: Run = section(Run)
+    repeat: Repeat = section(Repeat)
+    precision: Precision = section(Precision)
+    training: Training = section(Training)
+    running: Running = section(Running)
+    out: str | None = option(None, "run folder; runs/DATASET/ARCH-SEED if not given")
+    tensorboard: str | None = option(None, "folder for TensorBoard", free=True)
+    no_latency: bool = option(False, "do not measure latency", free=True)
+
+    def __post_init__(self) -> None:
+        if self.network.checkpoint:
+            raise UserError(
+                "common.train starts from --arch or --model, with --weights if wanted; not from --checkpoint"
+            )
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    return cli.run(_main, argv)
+    return command(Train, train, argv, "python -m common.train")
 
 
-def _main(argv: Sequence[str] | None) -> None:
-    parser = cli.Parser(prog="python -m common.train", description="Train a network and leave a run folder.")
-    add_model_options(parser, arch="resnet20")
-    cli.add_data_options(parser)
-    cli.add_run_options(parser)
-    add_training_options(parser)
-    parser.add_argument("--out", default=None, help="run folder; runs/DATASET/ARCH-SEED if not given")
-    parser.add_argument("--tensorboard", default=None, help="folder for TensorBoard")
-    parser.add_argument("--no-latency", action="store_true", help="do not measure latency")
-    args = parser.parse_args(argv)
-    if args.checkpoint:
-        raise UserError("common.train starts from --arch or --model, with --weights if wanted; not from --checkpoint")
-    set_threads(args.threads)
-    device = choose_device(args.device)
+def train(settings: Train) -> None:
+    """The command: read the data, train, save, measure."""
+    import torch
+
+    from common.cli import load_data
+    from common.device import choose_device, set_threads
+    from common.distributed import is_main, process_group
+    from common.factory import import_factory, model_from_options
+    from common.runs import open_run
+
+    options = train_options(settings.training, settings.running, settings.precision)
+    own, seed = settings.network.model, settings.repeat.seed
+    set_threads(settings.run.threads)
+    device = choose_device(settings.run.device)
     with process_group(device):
-        data = load_dataset(args.dataset, args.dataset_dir, normalize=args.normalize)
-        name = args.model.replace(":", ".") if args.model else args.arch
-        folder = Path(args.out or f"runs/{data.name}/{name}-{args.seed}")
-        options = training_options(args)
-        torch.manual_seed(args.seed)
-        model, _ = model_from_options(args, data.num_classes, data.input_shape)
-        run = open_run(folder, "common", vars(args), device=device, fingerprint=data.fingerprint, force=args.force)
+        data = load_data(settings.data)
+        name = own.replace(":", ".") if own else settings.network.arch
+        folder = Path(settings.out or f"runs/{data.name}/{name}-{seed}")
+        torch.manual_seed(seed)
+        model, _ = model_from_options(settings.network, data.num_classes, data.input_shape)
+        run = open_run(
+            folder, "common", flat(settings),
+            device=device, fingerprint=data.fingerprint, force=settings.repeat.force,
+        )  # fmt: skip
         if not run.finished:
-            factory = import_factory(args.model, data.num_classes) if args.model else None
             train_baseline(
-                run,
-                model,
-                data,
-                options,
-                device,
-                args.seed,
-                args.workers,
-                factory,
-                args.tensorboard,
-                not args.no_latency,
-            )
+                run, model, data, options, device, seed, settings.data.workers,
+                factory=import_factory(own, data.num_classes) if own else None,
+                tensorboard=settings.tensorboard, latency=not settings.no_latency,
+            )  # fmt: skip
         if is_main():
             measured = run.metrics()["baseline"]
             print(
@@ -68,7 +84,7 @@ def _main(argv: Sequence[str] | None) -> None:
 
 
 def train_baseline(
-    run: Run,
+    run: runs.Run,
     model: nn.Module,
     data: DataBundle,
     options: TrainOptions,
@@ -80,6 +96,11 @@ def train_baseline(
     latency: bool = True,
 ) -> dict[str, Any]:
     """Train on all training pictures, save, read back, measure; the run's metrics."""
+    from common.checkpoint import save_model
+    from common.distributed import barrier, is_main
+    from common.measure import measure_files
+    from common.training import fit
+
     fit(
         model, data.train, options,
         folder=run.folder, test=data.test, device=device, seed=seed, workers=workers, tensorboard=tensorboard,

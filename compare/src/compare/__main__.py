@@ -2,6 +2,6 @@
 
 import sys
 
-from compare.command import main
+from compare.settings import main
 
 sys.exit(main())

@@ -8,32 +8,36 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from PIL import Image
-
-from common import cli
 from common.atomic import atomic_file
 from common.errors import UserError
-from compare import page
-from compare.row import PACKAGE
-from compare.rows import read_rows
+from common.settings import REQUIRED, command, option, settings
+from compare.settings import PACKAGE
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 WIDTH, HEIGHT = 1000, 1400
 
 
+@settings
+class Picture:
+    """The page's plots as a PNG."""
+
+    out: str = option(REQUIRED, "folder of a comparison")
+    png: str = option(REQUIRED, "file to write")
+
+
 def main(argv: Sequence[str] | None = None) -> int:
-    return cli.run(_main, argv)
+    return command(Picture, draw, argv, "python -m compare.picture", PACKAGE)
 
 
-def _main(argv: Sequence[str] | None) -> None:
-    parser = cli.Parser(prog="python -m compare.picture", description="The page's plots as a PNG.", package=PACKAGE)
-    parser.add_argument("--out", required=True, help="folder of a comparison")
-    parser.add_argument("--png", required=True, help="file to write")
-    args = parser.parse_args(argv)
-    rows = read_rows(Path(args.out))
+def draw(settings: Picture) -> None:
+    """The command."""
+    from compare import page
+    from compare.rows import read_rows
+
+    rows = read_rows(Path(settings.out))
     if not rows.metrics:
-        raise UserError(f"{args.out} holds no finished row")
-    photograph(plots_only(page.html(rows)), Path(args.png))
+        raise UserError(f"{settings.out} holds no finished row")
+    photograph(plots_only(page.html(rows)), Path(settings.png))
 
 
 def plots_only(html: str) -> str:
@@ -46,6 +50,8 @@ def plots_only(html: str) -> str:
 
 def photograph(html: str, png: Path) -> None:
     """Write the picture of a page, cut to what is on it, in 64 colours. Raises UserError without a browser."""
+    from PIL import Image
+
     browser = next(filter(None, map(shutil.which, BROWSERS)), None)
     if browser is None:
         raise UserError(f"a picture needs a browser: one of {', '.join(BROWSERS)}")

@@ -13,25 +13,8 @@ DIGITS = TrainOptions(epochs=6, batch_size=64, learning_rate=0.1, weight_decay=5
 OTHERS = replace(DIGITS, batch_size=128, epochs=30)
 
 
-@dataclass(frozen=True)
-class FineTuning:
-    """What the recipe of fine-tuning has of its own; both were chosen on held-out training images, see the README."""
-
-    learning_rate: float
-    schedule: str = "cosine"
-    warmup_epochs: float = 0.0
-    distill: float = 0.0
-
-
-FINE_TUNING = {"digits": FineTuning(0.05), "others": FineTuning(0.02, "linear", 0.5, distill=0.9)}
-
-
 def baseline_recipe(dataset: str) -> TrainOptions:
     return DIGITS if dataset == "digits" else OTHERS
-
-
-def fine_tuning(dataset: str) -> FineTuning:
-    return FINE_TUNING.get(dataset, FINE_TUNING["others"])
 
 
 @dataclass(frozen=True)

@@ -26,9 +26,9 @@ from common.runs import LOG, Run, open_run
 from common.training import Hooks, distillation, fit
 from compare.account import per_class, widths
 from compare.plan import Comparison, Job
+from compare.settings import PACKAGE
 from compare.subject import Dense
 
-PACKAGE = "compare"
 MISS = 0.02  # a row whose MACs miss its budget by more is marked
 
 

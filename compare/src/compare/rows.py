@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from common.runs import CONFIG, METRICS, read_json
-from compare.row import PACKAGE
+from compare.settings import PACKAGE
 
 Row = dict[str, Any]
 Read = Callable[[Row], float | None]

@@ -19,12 +19,13 @@ from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Any
 
-from common import cli
 from common.atomic import write_csv, write_json
+from common.cli import positive_int
 from common.errors import UserError
 from common.results import markdown_table, padded
 from common.runs import METRICS, read_json
-from compare.row import PACKAGE
+from common.settings import REQUIRED, command, option, settings
+from compare.settings import PACKAGE
 
 SETTINGS = "COMPARE_SWEEP"  # variable that names the file with a sweep's settings, for its trials
 FIGURE = "compressed.top1"
@@ -32,48 +33,51 @@ PATIENCE = 300  # seconds; nni gives its manager 3 and its tuner 10, too few whe
 SERVICES = "remote, kubernetes and the like: https://nni.readthedocs.io/en/stable/reference/experiment_config.html"
 
 
+@settings
+class Sweep:
+    """A sweep over one knob as an NNI experiment."""
+
+    values: list[str] = option(REQUIRED, "the knob's values, one trial each")
+    out: str = option(REQUIRED, "folder of the trials and of NNI's own files")
+    figure: str = option(FIGURE, "what is read from metrics.json, by its path")
+    concurrency: int = option(1, "trials at once", type=positive_int)
+    config: str | None = option(None, f"an NNI configuration with another training service; {SERVICES}")
+    port: int = option(8080, "of NNI's web portal")
+    listen: str = option("127.0.0.1", "address that the portal listens on")
+
+
 def main(argv: Sequence[str] | None = None) -> int:
-    return cli.run(_main, argv)
-
-
-def _main(argv: Sequence[str] | None) -> None:
     words = list(sys.argv[1:] if argv is None else argv)
-    command = words[words.index("--") + 1 :] if "--" in words else []
-    parser = cli.Parser(
-        prog="python -m compare.sweep", description="A sweep over one knob as an NNI experiment.", package=PACKAGE
+    end = words.index("--") if "--" in words else len(words)
+    return command(
+        Sweep, lambda given: sweep_over(given, words[end + 1 :]), words[:end], "python -m compare.sweep", PACKAGE
     )
-    parser.add_argument("--values", nargs="+", required=True, help="the knob's values, one trial each")
-    parser.add_argument("--out", required=True, help="folder of the trials and of NNI's own files")
-    parser.add_argument("--figure", default=FIGURE, help="what is read from metrics.json, by its path")
-    parser.add_argument("--concurrency", type=cli.positive_int, default=1, help="trials at once")
-    parser.add_argument(
-        "--config", default=None, help=f"an NNI configuration with another training service; {SERVICES}"
-    )
-    parser.add_argument("--port", type=int, default=8080, help="of NNI's web portal")
-    parser.add_argument("--listen", default="127.0.0.1", help="address that the portal listens on")
-    args = parser.parse_args(words[: words.index("--")] if "--" in words else words)
-    check_command(command)
-    out = Path(args.out).absolute()
-    settings = {
-        "command": command,
+
+
+def sweep_over(settings: Sweep, trial: Sequence[str]) -> None:
+    """The command; ``trial`` is what followed ``--``."""
+    check_command(trial)
+    out = Path(settings.out).absolute()
+    sweep = {
+        "command": trial,
         "out": str(out),
-        "figure": args.figure,
-        "values": args.values,
+        "figure": settings.figure,
+        "values": settings.values,
         "folder": os.getcwd(),
     }
-    write_json(out / "sweep.json", settings)
-    _experiment(args, out, settings)
-    rows = collect(settings)
+    write_json(out / "sweep.json", sweep)
+    _experiment(settings, out, sweep)
+    rows = collect(sweep)
     print(
         padded(
-            markdown_table(["value", args.figure, "folder"], [[r["value"], r["figure"], r["folder"]] for r in rows])
+            markdown_table(["value", settings.figure, "folder"], [[r["value"], r["figure"], r["folder"]] for r in rows])
         ),
         end="",
     )
     missing = [row["value"] for row in rows if row["figure"] is None]
     if missing:
         raise UserError(
-            f"no figure {args.figure} for {', '.join(missing)}: see the files trial.stderr below {out / 'nni'}"
+            f"no figure {settings.figure} for {', '.join(missing)}: see the files trial.stderr below {out / 'nni'}"
         )
 
 

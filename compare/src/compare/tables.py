@@ -13,8 +13,8 @@ from common.errors import UserError
 from common.results import markdown_table, tables_command
 from common.runs import read_json
 from compare.findings import counted, findings
-from compare.row import PACKAGE
 from compare.rows import Rows, read_rows, single
+from compare.settings import PACKAGE
 from compare.text import table
 
 HOME = Path(__file__).resolve().parents[2]  # the package's folder in a checkout

@@ -3,9 +3,24 @@
 The only place that imports torch-pruning, whose dependency graph (Fang et al. 2023, arXiv 2301.12900) traces the coupling.
 """
 
-from common.channels.cut import keep_channels
-from common.channels.groups import ChannelGroup, channel_groups
-from common.channels.mask import Masking, masked
-from common.channels.select import top_channels
+from typing import TYPE_CHECKING
+
+from common.lazy import lazy_names
+
+if TYPE_CHECKING:
+    from common.channels.cut import keep_channels
+    from common.channels.groups import ChannelGroup, channel_groups
+    from common.channels.mask import Masking, masked
+    from common.channels.select import top_channels
 
 __all__ = ["ChannelGroup", "Masking", "channel_groups", "keep_channels", "masked", "top_channels"]
+
+__getattr__ = lazy_names(
+    __name__,
+    {
+        "keep_channels": "cut",
+        **dict.fromkeys(("ChannelGroup", "channel_groups"), "groups"),
+        **dict.fromkeys(("Masking", "masked"), "mask"),
+        "top_channels": "select",
+    },
+)

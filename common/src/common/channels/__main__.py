@@ -1,30 +1,35 @@
 """``python -m common.channels --arch resnet20`` prints the channel groups of a network."""
 
-import argparse
 import sys
 from collections.abc import Sequence
 
-import torch
-
-from common import cli
-from common.channels import channel_groups
+from common.cli import positive_int
 from common.errors import UserError
-from common.factory import add_model_options, model_from_options
+from common.options import Network
+from common.settings import command, option, section, settings
+
+
+@settings
+class Channels:
+    """Print which channels can only be removed together."""
+
+    network: Network = section(Network)
+    input_shape: list[int] | None = option(None, "of one picture", type=positive_int, nargs=3, metavar=("C", "H", "W"))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    return cli.run(_main, argv)
+    return command(Channels, show, argv, "python -m common.channels")
 
 
-def _main(argv: Sequence[str] | None) -> None:
-    parser = cli.Parser(
-        prog="python -m common.channels", description="Print which channels can only be removed together."
-    )
-    add_model_options(parser)
-    parser.add_argument("--input-shape", type=cli.positive_int, nargs=3, metavar=("C", "H", "W"), help="of one picture")
-    args: argparse.Namespace = parser.parse_args(argv)
-    model, shape = model_from_options(args)
-    shape = tuple(args.input_shape) if args.input_shape else shape
+def show(settings: Channels) -> None:
+    """The command: build the network, trace it, print its groups."""
+    import torch
+
+    from common.channels import channel_groups
+    from common.factory import model_from_options
+
+    model, shape = model_from_options(settings.network)
+    shape = tuple(settings.input_shape) if settings.input_shape else shape  # type: ignore[assignment]
     if shape is None:
         raise UserError("say what this network reads: --input-shape 3 224 224")
     groups = channel_groups(model, torch.zeros(1, *shape))
