@@ -13,10 +13,12 @@ from common.cost import count_cost
 from common.errors import UserError
 from common.models import create_model
 from rewarded_metapruning import create_pruned, network_cost
-from rewarded_metapruning.cost import CONV_LINEAR, MILLION, PAPER, main, space_cost
+from rewarded_metapruning.closed_form import space_cost
+from rewarded_metapruning.cost import main
 from rewarded_metapruning.pruning_net import draw
 from rewarded_metapruning.published import PUBLISHED
 from rewarded_metapruning.scale import SCALES, scale, width
+from rewarded_metapruning.settings import CONV_LINEAR, MILLION, PAPER
 from rewarded_metapruning.space import find_space, parse_nev
 
 RESNET50, MOBILENET1, MOBILENET2 = (PUBLISHED[arch].nev for arch in ("resnet50", "mobilenetv1", "mobilenetv2"))
@@ -229,7 +231,7 @@ def test_command_prints_widths_and_costs(capsys, tmp_path):
 
 def test_importing_the_package_leaves_its_command_alone():
     """Else ``python -m rewarded_metapruning.cost`` would begin with a warning; and rewards do not want torch."""
-    code = "import sys, rewarded_metapruning; print([m for m in ('rewarded_metapruning.cost', 'torch') if m in sys.modules])"
+    code = "import sys, rewarded_metapruning; print([m for m in ('rewarded_metapruning.cost', 'rewarded_metapruning.closed_form', 'torch') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
     assert rewarded_metapruning.network_cost is network_cost

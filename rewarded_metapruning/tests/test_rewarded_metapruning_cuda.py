@@ -10,7 +10,7 @@ from common.training import Hooks
 from rewarded_metapruning.judge import Judge
 from rewarded_metapruning.pruning_net import PruningNet, draw
 from rewarded_metapruning.space import find_space
-from rewarded_metapruning.train import RandomVectors, is_weight
+from rewarded_metapruning.training import RandomVectors, is_weight
 
 pytestmark = [pytest.mark.cuda, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
 

@@ -11,10 +11,11 @@ from common.testing import half_batches, in_processes, write_pictures
 from common.training import TrainOptions, make_optimizer
 from rewarded_metapruning import train
 from rewarded_metapruning.files import read_pruning_net
-from rewarded_metapruning.options import HOLDOUT_SEED, space_of
+from rewarded_metapruning.images import space_of
 from rewarded_metapruning.pruning_net import PruningNet, draw
+from rewarded_metapruning.settings import HOLDOUT_SEED
 from rewarded_metapruning.space import Space
-from rewarded_metapruning.train import RandomVectors, is_weight
+from rewarded_metapruning.training import RandomVectors, is_weight
 
 PLAIN = "test_rewarded_metapruning_distributed:without_norm"
 CASES = {PLAIN: "--model", "resnet-small": "--arch"}
@@ -47,7 +48,7 @@ def train_all(root: str, folder: str) -> int:
 @pytest.fixture(scope="module")
 def root(tmp_path_factory) -> Path:
     root = write_pictures(tmp_path_factory.mktemp("gloo"), train=21, size=16)  # 32 to train on: batches of 16 and 16
-    in_processes(train_all, str(root), str(root / "two"), preload=["rewarded_metapruning.train", "PIL.Image"])
+    in_processes(train_all, str(root), str(root / "two"), preload=["rewarded_metapruning.training", "PIL.Image"])
     return root
 
 

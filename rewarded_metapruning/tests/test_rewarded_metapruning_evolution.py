@@ -4,11 +4,13 @@ import numpy as np
 import pytest
 
 from common.errors import UserError
-from rewarded_metapruning.cost import CONV_LINEAR, PAPER, space_cost
-from rewarded_metapruning.evolution import Breeder, Budget, Plan, cross, mutate
+from rewarded_metapruning.closed_form import space_cost
+from rewarded_metapruning.evolution import Breeder, Budget, cross, mutate
 from rewarded_metapruning.judge import Judgement
 from rewarded_metapruning.ranking import Terms, ranked, run_search
-from rewarded_metapruning.search import target_budget
+from rewarded_metapruning.recipes import Plan
+from rewarded_metapruning.searching import target_budget
+from rewarded_metapruning.settings import CONV_LINEAR, PAPER
 from rewarded_metapruning.space import find_space
 
 PLAN = Plan(population=20, parents=5, mutants=10, crossovers=10)

@@ -7,7 +7,7 @@ from common.testing.fake_cuda import DEVICE, Transfers, assert_nothing_waits, fa
 from common.training import Hooks
 from rewarded_metapruning.pruning_net import PruningNet, draw
 from rewarded_metapruning.space import find_space
-from rewarded_metapruning.train import RandomVectors, is_weight
+from rewarded_metapruning.training import RandomVectors, is_weight
 
 
 @pytest.mark.parametrize("arch", ["resnet-small", "mobilenetv2-small", "resnet20"])

@@ -9,7 +9,7 @@ from rmp_helpers import write_pictures
 from common.testing import in_processes, killed_and_resumed
 from rewarded_metapruning import evaluate, search, train
 
-PRELOAD = ["rewarded_metapruning.evaluate", "rewarded_metapruning.search", "PIL.Image"]
+PRELOAD = ["rewarded_metapruning.evaluating", "rewarded_metapruning.searching", "PIL.Image"]
 COMMANDS = {"train": train.main, "search": search.main, "evaluate": evaluate.main}
 NEV = "20,20,20,20,20,20,20"
 RESULTS = {
@@ -40,7 +40,8 @@ def words_of(command: str, root: Path) -> list[str]:
         "--workers",
         "0",
     ]
-    words += ["--holdout", "0.25"]
+    if command != "evaluate":
+        words += ["--holdout", "0.25"]
     if command == "search":
         words += ["--max-iters", "3", "--population", "8", "--parents", "3", "--calibration-batches", "2"]
         return [*words, "--batch-size", "16", "--net-cache", str(root / "meta" / "checkpoint.pth.tar")]

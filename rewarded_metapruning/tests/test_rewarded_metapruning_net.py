@@ -18,7 +18,7 @@ from rewarded_metapruning import create_pruned
 from rewarded_metapruning.files import read_pruning_net, save_pruning_net, write_flat, write_pruning_net
 from rewarded_metapruning.pruning_net import ARCH, PruningNet, draw, recorded_arguments
 from rewarded_metapruning.space import find_space
-from rewarded_metapruning.train import RandomVectors, is_weight
+from rewarded_metapruning.training import RandomVectors, is_weight
 
 ARCHS = ("resnet-small", "mobilenetv1-small", "mobilenetv2-small", "resnet20")
 

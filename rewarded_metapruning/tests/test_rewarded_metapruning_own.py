@@ -14,10 +14,11 @@ from common.cost import count_cost
 from common.errors import UserError
 from common.testing import write_pictures
 from rewarded_metapruning import cost, evaluate, search, train
-from rewarded_metapruning.cost import CONV_LINEAR, PAPER, space_cost
+from rewarded_metapruning.closed_form import space_cost
 from rewarded_metapruning.own_network import own_space
 from rewarded_metapruning.pruning_net import PruningNet, draw
 from rewarded_metapruning.search_file import nev_of_rank, read_search
+from rewarded_metapruning.settings import CONV_LINEAR, PAPER
 
 HERE = "test_rewarded_metapruning_own"
 SHAPE = (3, 16, 16)
@@ -101,18 +102,22 @@ def root(tmp_path_factory) -> Path:
 
 
 def common(root: Path, model: str = f"{HERE}:Residual") -> list[str]:
-    data = ["--dataset", f"folder:{root}", "--holdout", "0.25", "--batch-size", "16"]
+    data = ["--dataset", f"folder:{root}", "--batch-size", "16"]
     return ["--model", model, *data, "--device", "cpu", "--workers", "0"]
+
+
+def held_out(root: Path, model: str = f"{HERE}:Residual") -> list[str]:
+    return [*common(root, model), "--holdout", "0.25"]
 
 
 def test_all_three_stages(root, tmp_path, capsys):
     """Entries 5 to 25 throughout, which only the first stage is told."""
     meta, found = tmp_path / "meta", tmp_path / "search" / "search.json"
-    assert train.main([*common(root), "--epochs", "1", "--scales", "5", "25", "--save", str(meta)]) == 0
+    assert train.main([*held_out(root), "--epochs", "1", "--scales", "5", "25", "--save", str(meta)]) == 0
     words = ["--max-iters", "2", "--population", "6", "--parents", "3", "--calibration-batches", "1"]
     for cache in ("checkpoint.pth.tar", "model.safetensors"):
         out = str((tmp_path / cache) if cache.endswith("tar") else found.parent)
-        assert search.main([*common(root), *words, "--net-cache", str(meta / cache), "--out", out]) == 0
+        assert search.main([*held_out(root), *words, "--net-cache", str(meta / cache), "--out", out]) == 0
     content = read_search(found)
     assert content["arch"] == f"{HERE}:Residual" and content["scales"] == [5, 25]
     assert all(5 <= entry <= 25 for row in content["candidates"] for entry in row["nev"])
@@ -144,9 +149,9 @@ def test_all_three_stages(root, tmp_path, capsys):
 
 def test_a_search_beyond_what_was_trained_on_is_refused(root, tmp_path, capsys):
     meta = tmp_path / "meta"
-    assert train.main([*common(root), "--epochs", "0", "--scales", "5", "25", "--save", str(meta)]) == 0
+    assert train.main([*held_out(root), "--epochs", "0", "--scales", "5", "25", "--save", str(meta)]) == 0
     for cache in ("checkpoint.pth.tar", "model.safetensors"):
-        words = [*common(root), "--net-cache", str(meta / cache), "--out", str(tmp_path / "s")]
+        words = [*held_out(root), "--net-cache", str(meta / cache), "--out", str(tmp_path / "s")]
         assert search.main([*words, "--scales", "4", "25"]) == 2
         assert "entries 5 to 25, --scales 4 25" in capsys.readouterr().err
     assert not (tmp_path / "s").exists()
@@ -218,8 +223,8 @@ def test_mistakes_on_the_command_line_are_one_line(root, tmp_path, capsys):
 
 def test_a_file_of_another_own_network_is_refused(root, tmp_path, capsys):
     meta = tmp_path / "meta"
-    assert train.main([*common(root), "--epochs", "0", "--save", str(meta)]) == 0
-    other = common(root, f"{HERE}:twelve")
+    assert train.main([*held_out(root), "--epochs", "0", "--save", str(meta)]) == 0
+    other = held_out(root, f"{HERE}:twelve")
     assert search.main([*other, "--net-cache", str(meta / "model.safetensors"), "--out", str(tmp_path / "s")]) == 2
     assert f"generates {HERE}:Residual, not {HERE}:twelve" in capsys.readouterr().err
     assert search.main([*other, "--net-cache", str(meta / "checkpoint.pth.tar"), "--out", str(tmp_path / "s")]) == 2

@@ -11,13 +11,14 @@ from PIL import Image, ImageChops, ImageStat
 
 from common.models import find_architecture
 from common.results import block_names
+from common.settings import parser_of
 from common.testing import pages_are_current
-from rewarded_metapruning import diagrams, evaluate, plots, search, small_scale, tables, train
-from rewarded_metapruning.options import with_dashes
+from rewarded_metapruning import diagrams, plots, tables
+from rewarded_metapruning.settings import Evaluate, Search, Train, parse_stage
 
 README = tables.README
 TEXT = README.read_text(encoding="utf-8")
-SCRIPTS = {"train.py": train, "search.py": search, "evaluate.py": evaluate}
+SCRIPTS = {"train.py": Train, "search.py": Search, "evaluate.py": Evaluate}
 
 
 def test_generated_pages_are_current():
@@ -40,17 +41,17 @@ def test_every_command_of_the_readme_is_understood():
     assert len(commands) == 7
     for _, script, *words in commands:
         if script in SCRIPTS:
-            arch = "resnet-small" if "resnet-small" in words else "resnet50"
-            args = SCRIPTS[script].build_parser(arch).parse_args(with_dashes(words))
-            assert find_architecture(args.arch)
+            settings = parse_stage(SCRIPTS[script], words)
+            assert settings.network.arch == ("resnet-small" if "resnet-small" in words else "resnet50")
+            assert find_architecture(settings.network.arch)
     assert (tables.HOME / "log" / ".gitignore").is_file()  # the README's tee writes into it
 
 
 def test_options_that_the_readme_names_exist():
     known = {
         flag
-        for module in SCRIPTS.values()
-        for action in module.build_parser("resnet-small")._actions
+        for settings in SCRIPTS.values()
+        for action in parser_of(settings)._actions
         for flag in action.option_strings
     }
     named = set(re.findall(r"`(--[a-z-]+)", TEXT)) | {"--nproc-per-node"}
@@ -138,7 +139,7 @@ def test_pictures_in_the_repository_are_small():
 
 
 def test_result_files_say_how_they_were_made():
-    for result in small_scale.results():
+    for result in tables.results():
         assert result["command"].startswith("python -m rewarded_metapruning.small_scale")
         assert result["environment"]["commit"] and result["data_fingerprint"]
         roles = [network["role"] for network in result["networks"]]

@@ -17,15 +17,29 @@ from common.methods import Task
 from common.models import create_model
 from common.train import train_baseline
 from common.training import TrainOptions
-from rewarded_metapruning import evaluate, method, network_cost, search, train
-from rewarded_metapruning.cost import CONV_LINEAR, space_cost
+from rewarded_metapruning import evaluate, evaluating, method, network_cost, search, train
+from rewarded_metapruning.closed_form import space_cost
 from rewarded_metapruning.judge import Judge
-from rewarded_metapruning.options import with_dashes
+from rewarded_metapruning.recipes import recipe_of
 from rewarded_metapruning.search_file import nev_of_rank, read_search
+from rewarded_metapruning.searching import budget_of
+from rewarded_metapruning.settings import CONV_LINEAR, Evaluate, Search, Train, parse_stage, with_dashes
 from rewarded_metapruning.space import find_space
 
-TRAIN = ["--epochs", "2", "--batch_size=16"]
-SEARCH = ["--max_iters=3", "--population", "6", "--parents", "3", "--calibration-batches", "2", "--batch-size", "16"]
+HOLDOUT = ["--holdout", "0.25"]
+TRAIN = [*HOLDOUT, "--epochs", "2", "--batch_size=16"]
+SEARCH = [
+    *HOLDOUT,
+    "--max_iters=3",
+    "--population",
+    "6",
+    "--parents",
+    "3",
+    "--calibration-batches",
+    "2",
+    "--batch-size",
+    "16",
+]
 EVALUATE = ["--epochs", "1", "--batch-size", "16"]
 
 
@@ -38,7 +52,7 @@ def root(tmp_path_factory) -> Path:
 
 
 def common(root: Path, arch: str = "resnet-small") -> list[str]:
-    return ["--arch", arch, "--dataset", f"folder:{root}", "--device", "cpu", "--workers", "0", "--holdout", "0.25"]
+    return ["--arch", arch, "--dataset", f"folder:{root}", "--device", "cpu", "--workers", "0"]
 
 
 def search_words(root: Path, out: Path) -> list[str]:
@@ -71,6 +85,17 @@ def test_a_finished_training_is_skipped_and_other_options_are_refused(root, caps
     assert (root / "meta" / "model.safetensors").stat().st_mtime_ns == before
     assert train.main([*words, "--learning-rate", "0.2"]) == 2
     assert "--learning-rate" in capsys.readouterr().err
+
+
+def test_full_width_is_measured_after_every_nth_epoch_and_the_last(root, tmp_path):
+    """The same network as with a measurement after each."""
+    words = [*common(root), *TRAIN, "--save", str(tmp_path / "meta"), "--evaluate-every", "2"]
+    assert train.main(words) == 0
+    with open(tmp_path / "meta" / "log.csv", newline="") as file:
+        first, last = (row["unpruned_top1"] for row in csv.DictReader(file))
+    assert first == "" and float(last) == json.loads((root / "meta" / "metrics.json").read_text())["unpruned_top1"]
+    name = "checkpoint.pth.tar"
+    assert (tmp_path / "meta" / name).read_bytes() == (root / "meta" / name).read_bytes()
 
 
 def test_search_writes_every_candidate_best_first(root, found, capsys):
@@ -185,23 +210,23 @@ def test_paper_s_settings_are_the_defaults():
         ("mobilenetv1", (64, 512, 0.25, "linear", 4e-5), (320, 2048, 0.5, "linear", 4e-5)),
         ("mobilenetv2", (64, 512, 0.25, "linear", 0.0), (400, 1024, 0.5, "linear", 4e-5)),
     ):
-        for module, expected in ((train, meta), (evaluate, final)):
-            args = module.build_parser(arch).parse_args(["--arch", arch, "--data", "./ImageNet2012"])
-            recipe = module.recipe_from(args)
+        for stage, expected in ((Train, meta), (Evaluate, final)):
+            settings = parse_stage(stage, ["--arch", arch, "--data", "./ImageNet2012"])
+            recipe = settings.recipe
             assert (
                 recipe.epochs, recipe.batch_size, recipe.learning_rate, recipe.schedule, recipe.weight_decay
             ) == expected  # fmt: skip
-            assert (recipe.momentum, recipe.label_smoothing, args.dataset) == (0.9, 0.1, "imagenet")
+            assert (recipe.momentum, recipe.label_smoothing, settings.data.dataset) == (0.9, 0.1, "imagenet")
             if recipe.schedule == "multi-step":
                 assert recipe.milestones == (recipe.epochs // 4, recipe.epochs // 2, 3 * recipe.epochs // 4)
-    parsed = search.build_parser("resnet50").parse_args([])
+    parsed = parse_stage(Search, []).searching
     assert (parsed.population, parsed.parents, parsed.mutation, parsed.max_iters) == (50, 10, 0.1, 20)
     assert (parsed.base_acc, parsed.base_macs, parsed.batch_size, parsed.calibration_batches) == (70.6, 4100, 1000, 100)
     space = find_space("resnet50")
-    budget = search.budget_of(parsed, space_cost(space), search.recipe_of("resnet50"))
+    budget = budget_of(parsed, space_cost(space), recipe_of("resnet50"))
     assert (budget.least, budget.most) == (1950 * 10**6, 2050 * 10**6)
-    parsed = search.build_parser("mobilenetv2").parse_args([])
-    budget = search.budget_of(parsed, space_cost(find_space("mobilenetv2")), search.recipe_of("mobilenetv2"))
+    parsed = parse_stage(Search, ["--arch", "mobilenetv2"]).searching
+    budget = budget_of(parsed, space_cost(find_space("mobilenetv2")), recipe_of("mobilenetv2"))
     assert (budget.least, budget.most) == (0, 330 * 10**6)
 
 
@@ -234,8 +259,7 @@ def test_rotated_vectors_give_the_network_that_the_original_trained():
     space = find_space("mobilenetv1")
     words = ["--arch", "mobilenetv1", "--nev", "published"]
     plain, rotated = (
-        evaluate.chosen_nev(evaluate.build_parser("mobilenetv1").parse_args([*words, *more]), space)
-        for more in ([], ["--rotated"])
+        evaluating.chosen_nev(parse_stage(Evaluate, [*words, *more]).vector, space) for more in ([], ["--rotated"])
     )
     cost = space_cost(space)
     assert [round(int(cost.macs([nev])[0]) / 1e6, 3) for nev in (plain, rotated)] == [295.605, 295.343]

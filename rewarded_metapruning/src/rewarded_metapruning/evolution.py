@@ -10,8 +10,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from common.errors import UserError
-from rewarded_metapruning.cost import MILLION, PAPER, SpaceCost
+from rewarded_metapruning.closed_form import SpaceCost
+from rewarded_metapruning.recipes import Plan
 from rewarded_metapruning.scale import ALL_SCALES
+from rewarded_metapruning.settings import MILLION, PAPER
 from rewarded_metapruning.space import NEV, Space
 
 ROUNDS = 60  # of proposals for a generation's mutants, and crossovers, before random vectors take their place
@@ -29,32 +31,6 @@ class Budget:
 
     def holds(self, macs: np.ndarray) -> np.ndarray:
         return (self.least <= macs) & (macs <= self.most)
-
-
-@dataclass(frozen=True)
-class Plan:
-    """Sizes of the search: candidates a generation, of them at most ``mutants`` and ``crossovers``; the ``parents`` best breed.
-
-    mutation: probability that a mutant's gene changes. Defaults are the paper's.
-    """
-
-    population: int = 50
-    parents: int = 10
-    mutants: int = 25
-    crossovers: int = 25
-    mutation: float = 0.1
-
-    def __post_init__(self) -> None:
-        if self.population < 1 or self.parents < 1 or self.mutants < 0 or self.crossovers < 0:
-            raise UserError("population and parents must be at least 1, mutants and crossovers at least 0")
-        if self.mutants + self.crossovers > self.population:
-            raise UserError(
-                f"{self.mutants} mutants and {self.crossovers} crossovers are more than a population of {self.population}"
-            )
-        if self.crossovers and self.parents < 2:
-            raise UserError("a crossover needs at least two parents")
-        if not 0 < self.mutation <= 1:
-            raise UserError(f"a mutation probability of {self.mutation} makes no sense; give one in (0, 1]")
 
 
 def mutate(

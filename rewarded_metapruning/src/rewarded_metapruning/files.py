@@ -13,9 +13,9 @@ from common.atomic import write_bytes
 from common.checkpoint import load_tensors, read_checkpoint, read_tensors, save_model
 from common.data import DataBundle
 from common.errors import UserError
-from rewarded_metapruning.options import BEST, CHECKPOINT
 from rewarded_metapruning.pruning_net import ARCH, PruningNet, recorded_arguments
 from rewarded_metapruning.scale import FULL
+from rewarded_metapruning.settings import BEST, CHECKPOINT
 from rewarded_metapruning.space import NEV, Space
 
 SCALES = "scales"  # tensor (2,) int64 in checkpoint.pth.tar, and list in the header of model.safetensors

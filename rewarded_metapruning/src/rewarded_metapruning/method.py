@@ -13,16 +13,18 @@ from common.methods import Method, Task
 from common.runs import open_run
 from common.trained import Trained, normalized_as
 from common.training import TrainOptions
-from rewarded_metapruning.cost import CONV_LINEAR, MILLION, space_cost
-from rewarded_metapruning.evolution import Breeder, Plan
+from rewarded_metapruning.closed_form import space_cost
+from rewarded_metapruning.evolution import Breeder
 from rewarded_metapruning.files import read_pruning_net
+from rewarded_metapruning.images import space_of
 from rewarded_metapruning.judge import Judge
-from rewarded_metapruning.options import HOLDOUT_SEED, PACKAGE, space_of
 from rewarded_metapruning.ranking import Terms
+from rewarded_metapruning.recipes import Plan
 from rewarded_metapruning.scale import FULL, scale
-from rewarded_metapruning.search import search, target_budget
+from rewarded_metapruning.searching import search, target_budget
+from rewarded_metapruning.settings import CONV_LINEAR, HOLDOUT_SEED, MILLION, PACKAGE
 from rewarded_metapruning.space import Space
-from rewarded_metapruning.train import train_pruning_net
+from rewarded_metapruning.training import train_pruning_net
 
 META = TrainOptions(
     epochs=6,

@@ -8,7 +8,7 @@ import numpy as np
 
 from common.errors import UserError
 from common.plots import COLORS, KEPT, figure
-from rewarded_metapruning.cost import MILLION
+from rewarded_metapruning.settings import MILLION
 
 ROLES = {
     "chosen": ("searched", COLORS[1], "o"),

@@ -18,7 +18,8 @@ from torch.func import functional_call
 from common.models import arguments_for, register, skeleton
 from common.models.arguments import Argument, Choice, Integer
 from rewarded_metapruning.scale import ALL_SCALES, SCALES, scale
-from rewarded_metapruning.space import NEV, NORMS, Space, find_space, known_architectures
+from rewarded_metapruning.settings import KNOWN_NETWORKS
+from rewarded_metapruning.space import NEV, NORMS, Space, find_space
 
 ARCH = "pruningnet"
 HIDDEN = 32  # units of the generator of a layer outside any block
@@ -214,7 +215,7 @@ class _Pruned(Choice):
     """The name of a network whose widths can be searched."""
 
     def problem(self, value: Any) -> str | None:
-        return Choice(tuple(known_architectures())).problem(value)
+        return Choice(KNOWN_NETWORKS).problem(value)
 
 
 def _larger_than_file(arguments: Mapping[str, Any], shapes: Collection[Sequence[int]]) -> str | None:

@@ -3,11 +3,12 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from rewarded_metapruning.cost import CONV_LINEAR, MILLION, PAPER, SpaceCost
+from rewarded_metapruning.closed_form import SpaceCost
 from rewarded_metapruning.evolution import Breeder
 from rewarded_metapruning.judge import Judgement
-from rewarded_metapruning.reward import reward
+from rewarded_metapruning.settings import CONV_LINEAR, MILLION, PAPER
 from rewarded_metapruning.space import NEV
+from rewarded_metapruning.tradeoff import reward
 
 
 @dataclass(frozen=True)

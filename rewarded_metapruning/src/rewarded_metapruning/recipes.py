@@ -2,7 +2,8 @@
 
 from dataclasses import dataclass, replace
 
-from common.training import TrainOptions
+from common.errors import UserError
+from common.training.options import TrainOptions
 
 SMOOTHING = 0.1
 
@@ -25,6 +26,32 @@ class Recipe:
     macs_max: float | None = None
     target: float = 0.5
     calibration: tuple[int, int] = (20, 100)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Sizes of the search: candidates a generation, of them at most ``mutants`` and ``crossovers``; the ``parents`` best breed.
+
+    mutation: probability that a mutant's gene changes. Defaults are the paper's.
+    """
+
+    population: int = 50
+    parents: int = 10
+    mutants: int = 25
+    crossovers: int = 25
+    mutation: float = 0.1
+
+    def __post_init__(self) -> None:
+        if self.population < 1 or self.parents < 1 or self.mutants < 0 or self.crossovers < 0:
+            raise UserError("population and parents must be at least 1, mutants and crossovers at least 0")
+        if self.mutants + self.crossovers > self.population:
+            raise UserError(
+                f"{self.mutants} mutants and {self.crossovers} crossovers are more than a population of {self.population}"
+            )
+        if self.crossovers and self.parents < 2:
+            raise UserError("a crossover needs at least two parents")
+        if not 0 < self.mutation <= 1:
+            raise UserError(f"a mutation probability of {self.mutation} makes no sense; give one in (0, 1]")
 
 
 def _options(epochs: int, batch_size: int, learning_rate: float, schedule: str, weight_decay: float) -> TrainOptions:

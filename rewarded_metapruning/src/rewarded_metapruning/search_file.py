@@ -10,9 +10,8 @@ from common.errors import UserError
 from common.runs import read_json
 from rewarded_metapruning.ranking import Candidate, ranked
 from rewarded_metapruning.scale import ALL_SCALES
+from rewarded_metapruning.settings import SEARCH_FILE
 from rewarded_metapruning.space import NEV, Space
-
-SEARCH_FILE = "search.json"
 
 
 def write_search(path: Path, head: Mapping[str, Any], candidates: Sequence[Candidate], finished: bool) -> None:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from common.channels import ChannelGroup, channel_groups
 from common.checkpoint import fit_shapes
 from common.errors import UserError
-from common.models import ARCHITECTURES, PadShortcut, arguments_for, create_model, find_architecture
+from common.models import PadShortcut, arguments_for, create_model, find_architecture
 from rewarded_metapruning.genes import DESCRIPTIONS, Description
 from rewarded_metapruning.scale import FULL, SCALES, scale, width
 
@@ -263,9 +263,3 @@ def index_array(space: Space, nevs: Sequence[Sequence[int]]) -> np.ndarray:
     """Scale indices (N, genes) int64 of several NEVs."""
     firsts = [space.entries.index(gene) for gene in range(len(space.genes))]
     return np.asarray(nevs, dtype=np.int64).reshape(len(nevs), space.length)[:, firsts]
-
-
-def known_architectures() -> list[str]:
-    """Names of the networks that have a description, then of the CIFAR ones that serve by their channel groups."""
-    others = [name for name in ARCHITECTURES if name.startswith("resnet") or name == "vgg16"]
-    return [*DESCRIPTIONS, *(name for name in others if name not in DESCRIPTIONS)]

@@ -12,23 +12,36 @@ from typing import Any
 
 from common.atomic import write_json
 from common.benchmark import speed_table
-from common.cost import count_cost
 from common.results import markdown_table, tables_command
 from common.runs import describe_environment, read_json
-from rewarded_metapruning.cost import CONV_LINEAR, MILLION, create_pruned, network_cost
-from rewarded_metapruning.options import PACKAGE
 from rewarded_metapruning.published import LOGGED, OTHERS, PUBLISHED
-from rewarded_metapruning.reward import reward
-from rewarded_metapruning.small_scale import HOME, results, setting_of
-from rewarded_metapruning.space import find_space
+from rewarded_metapruning.scale import ALL_SCALES, FULL
+from rewarded_metapruning.settings import CONV_LINEAR, HOME, MILLION, PACKAGE
+from rewarded_metapruning.tradeoff import reward
 
 RESULTS, README = HOME / "results", HOME / "README.md"
 COSTS = RESULTS / "costs.json"
 LABELS = {"chosen": "searched vector", "random": "random vectors, same budget", "unpruned": "unpruned"}
 
 
+def setting_of(record: dict[str, Any]) -> str:
+    """What a result was made with, for tables: network, data, entries that were drawn, the PruningNet's optimiser."""
+    low, high = record.get("scales", ALL_SCALES)
+    drawn = "all entries" if (low, high) == (0, FULL) else f"entries {low} to {high}"
+    return f"{record['arch']} on {record['dataset']}, {drawn}, {record['meta'].get('optimizer', 'sgd').replace('sgd', 'SGD').replace('adam', 'Adam')}"
+
+
+def results(folder: Path = RESULTS) -> list[dict[str, Any]]:
+    """Every result file, in order of network and seed."""
+    return sorted((read_json(f) for f in folder.glob("small-*.json")), key=lambda r: (setting_of(r), r["seed"]))
+
+
 def count_published() -> dict[str, Any]:
     """The costs of the published and the unpruned vectors, each in closed form and counted on the built network."""
+    from common.cost import count_cost
+    from rewarded_metapruning.closed_form import create_pruned, network_cost
+    from rewarded_metapruning.space import find_space
+
     rows = []
     for arch, published in PUBLISHED.items():
         space = find_space(arch)
