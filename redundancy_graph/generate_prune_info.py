@@ -2,7 +2,7 @@
 
 import sys
 
-from redundancy_graph.generate import main
+from redundancy_graph.settings import main_generate
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main_generate())

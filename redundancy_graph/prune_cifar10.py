@@ -2,7 +2,7 @@
 
 import sys
 
-from redundancy_graph.finetune import main_cifar10
+from redundancy_graph.settings import main_cifar10
 
 if __name__ == "__main__":
     sys.exit(main_cifar10())

@@ -2,7 +2,7 @@
 
 import sys
 
-from redundancy_graph.finetune import main_imagenet
+from redundancy_graph.settings import main_imagenet
 
 if __name__ == "__main__":
     sys.exit(main_imagenet())

@@ -7,23 +7,22 @@ stream deciding together; and maps handed to layers by position instead of by na
 a convolution.
 """
 
-import argparse
 import re
 import sys
 from collections.abc import Sequence
 
 from torch import nn
 
-from common import cli
 from common.atomic import write_json
 from common.device import choose_device, set_threads
+from common.options import Run
 from common.results import markdown_table
+from common.settings import command, option, section, settings
 from redundancy_graph.budget import Budget, Settings, measure
 from redundancy_graph.decide import decide, gather_evidence, layers_to_hash
 from redundancy_graph.features import choose_pictures, collect_hashes
-from redundancy_graph.generate import DATASET_DIR, build_parser
-from redundancy_graph.options import load_subject
-from redundancy_graph.subject import Subject
+from redundancy_graph.settings import SEED_DIRS, Source, mini_batch_option, threshold_option
+from redundancy_graph.subject import Subject, load_subject
 
 SETTINGS = {
     "by name, eval mode, seed 0": {},
@@ -48,11 +47,11 @@ def authors_order(layers: Sequence[str]) -> list[str]:
     return sorted(layers, key=place)
 
 
-def matched_by_position(subject: Subject, settings: Settings) -> list:
+def matched_by_position(subject: Subject, how: Settings) -> list:
     """B2: the i-th layer in module order gets the maps of the i-th layer that ran, cut to as many as it has filters."""
     model = subject.model
     layers = [name for name, module in model.named_modules() if isinstance(module, nn.Conv2d)]
-    pictures = choose_pictures(subject.data.train, settings.mini_batch, settings.seed)
+    pictures = choose_pictures(subject.data.train, how.mini_batch, how.seed)
     hashes = collect_hashes(model, pictures, layers)
     mixed = {
         name: hashes[source][:, : model.get_submodule(name).out_channels]
@@ -68,20 +67,29 @@ def removed(subject: Subject, evidence: list, thresholds: Sequence[float]) -> di
     return {str(t): report["macs_removed"] for t, report in reports.items()}
 
 
+@settings
+class Benchmark:
+    """What decides how many MACs a threshold removes?"""
+
+    arch: str = option("vgg16", "model architecture")
+    pretrain_dir: str = option("./cifar10/pre-train/", "pre-trained model saved directory")
+    dataset_dir: str = option(SEED_DIRS["cifar10"], "dataset saved directory")
+    mini_batch: int = mini_batch_option()
+    threshold: list[float] = threshold_option(0.75, 0.7, 0.65)
+    json: str | None = option(None, "write the figures to this file too")
+    name: str | None = option(None, "what the network is called in the table")
+    source: Source = section(Source)
+    run: Run = section(Run)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
-    return cli.run(_main, argv)
+    return command(Benchmark, benchmark, argv)
 
 
-def _main(argv: Sequence[str] | None) -> None:
-    parser = build_parser()
-    parser.description, parser.formatter_class = __doc__, argparse.RawDescriptionHelpFormatter
-    parser.add_argument("--json", default=None, help="write the figures to this file too")
-    parser.add_argument("--name", default=None, help="what the network is called in the table")
-    parser.set_defaults(threshold=[0.75, 0.7, 0.65])
-    args = parser.parse_args(argv)
-    set_threads(args.threads)
-    device = choose_device(args.device)
-    subject = load_subject(args, DATASET_DIR)
+def benchmark(args: Benchmark) -> None:
+    set_threads(args.run.threads)
+    device = choose_device(args.run.device)
+    subject = load_subject(args)
     rows = []
     for name, changes in SETTINGS.items():
         evidence = measure(subject, Settings(**{"mini_batch": args.mini_batch, **changes}), device=device)

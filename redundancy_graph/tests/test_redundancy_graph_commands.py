@@ -12,9 +12,18 @@ from rg_helpers import network
 from common.checkpoint import load_model, read_tensors
 from common.errors import UserError
 from common.models import create_model
+from common.settings import flat, parse, parser_of
 from common.testing import write_pictures
-from redundancy_graph import finetune, generate, prune
+from redundancy_graph import generate, prune
 from redundancy_graph.names import tensors_to_authors
+from redundancy_graph.settings import (
+    FineTune,
+    FineTuneImagenet,
+    Generate,
+    main_cifar10,
+    main_generate,
+    main_imagenet,
+)
 from redundancy_graph.subject import load_pruned_weights
 
 SEED_OPTIONS = {  # option: (generate_prune_info.py, prune_cifar10.py, prune_imagenet.py), in the seed's order
@@ -79,9 +88,9 @@ class Place:
         ]  # fmt: skip
 
     def generate(self, *options: str, out: str = "info") -> int:
-        return generate.main([*self.common(), "--mini-batch", "8", "--saved-dir", str(self.root / out), *options])
+        return main_generate([*self.common(), "--mini-batch", "8", "--saved-dir", str(self.root / out), *options])
 
-    def prune(self, *options: str, out: str = "fine-tune", info: str = "info", main=finetune.main_cifar10) -> int:
+    def prune(self, *options: str, out: str = "fine-tune", info: str = "info", main=main_cifar10) -> int:
         recipe = ["--epochs", "2", "--batch-size", "10", "--mini-batch", "8"]
         folders = ["--pruneinfo-dir", str(self.root / info), "--saved-dir", str(self.root / out)]
         return main([*self.common(), *folders, *recipe, *options])
@@ -120,8 +129,8 @@ def refused(capsys, status: int) -> str:
 
 @pytest.mark.parametrize("script", range(3))
 def test_options_defaults_and_help_are_the_seeds(script):
-    parser = [generate.build_parser(), *map(finetune.build_parser, (finetune.CIFAR10, finetune.IMAGENET))][script]
-    defaults = vars(parser.parse_args([]))
+    cls = (Generate, FineTune, FineTuneImagenet)[script]
+    parser, defaults = parser_of(cls), flat(parse(cls, []))
     expected = {name: values[script] for name, values in SEED_OPTIONS.items() if values[script] is not None}
     assert {name: defaults[name] for name in expected} == expected
     actions = {action.dest: action for action in parser._actions}
@@ -316,7 +325,7 @@ def test_a_users_own_network(place):
 
 
 def test_the_imagenet_script_is_the_same_code(pruned):
-    assert pruned.prune("--threshold", "0.6", "--epochs", "1", out="imagenet", main=finetune.main_imagenet) == 0
+    assert pruned.prune("--threshold", "0.6", "--epochs", "1", out="imagenet", main=main_imagenet) == 0
     config = json.loads((pruned.root / "imagenet" / "resnet20-0.6" / "config.json").read_text())
     assert config["options"]["weight_decay"] == 1e-4
 

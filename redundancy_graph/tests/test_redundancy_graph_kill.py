@@ -8,16 +8,16 @@ import torch
 from common import trained
 from common.models import create_model
 from common.testing import killed_and_resumed, write_pictures
-from redundancy_graph import finetune, generate
+from redundancy_graph.settings import main_cifar10, main_generate
 
 
 def untimed(words: list[str]) -> int:
     trained.latency_ms = lambda *args, **kwargs: {}  # nothing is written while it measures
-    return finetune.main_cifar10(words)
+    return main_cifar10(words)
 
 
 COMMANDS = {
-    "generate": (generate.main, ["resnet20-0.6.json", "resnet20-0.7.json"]),
+    "generate": (main_generate, ["resnet20-0.6.json", "resnet20-0.7.json"]),
     "prune": (untimed, ["resnet20-0.7/model.safetensors", "resnet20-0.7-weights.pth"]),
 }
 

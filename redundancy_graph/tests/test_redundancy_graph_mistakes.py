@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from common.testing import full_disk, left_behind, refusal, scripts_refuse, write_broken_inputs
-from redundancy_graph import finetune, generate
+from redundancy_graph.settings import main_cifar10, main_generate, main_imagenet
 
 HERE = Path(__file__).resolve().parent.parent
 
@@ -15,7 +15,7 @@ HERE = Path(__file__).resolve().parent.parent
 def place(tmp_path_factory):
     """Pictures, weights and prune info, whole and broken in every way."""
     root = write_broken_inputs(tmp_path_factory.mktemp("mistakes"))
-    assert run(generate.main, root, "--threshold", "0.7", "--saved-dir", str(root / "info")) == 0
+    assert run(main_generate, root, "--threshold", "0.7", "--saved-dir", str(root / "info")) == 0
     write_broken_info(root)
     return root
 
@@ -42,12 +42,12 @@ def run(main, root: Path, *options: str) -> int:
     """A command that would do, but for what ``options`` change."""
     place = ["--pretrained", str(root / "good.pth"), "--dataset", f"folder:{root / 'pictures'}", "--device", "cpu"]
     words = ["--arch", "resnet20", *place, "--mini-batch", "4", "--log-dir", str(root / "log"), "--workers", "0"]
-    if main is not generate.main:
+    if main is not main_generate:
         words += ["--pruneinfo-dir", str(root / "info"), "--epochs", "1", "--batch-size", "4"]
     return main([*words, *options])
 
 
-GENERATE, CIFAR10, IMAGENET = generate.main, finetune.main_cifar10, finetune.main_imagenet
+GENERATE, CIFAR10, IMAGENET = main_generate, main_cifar10, main_imagenet
 # (command, options with {root}, words of the message)
 MISTAKES = {
     "unknown arch": (GENERATE, ["--arch", "resnet57"], "resnet57 resnet56"),

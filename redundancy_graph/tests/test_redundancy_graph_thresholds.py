@@ -3,9 +3,8 @@
 import pytest
 
 from common.errors import UserError
-from redundancy_graph.finetune import milestones
-from redundancy_graph.options import label_of
-from redundancy_graph.thresholds import find_threshold, parse_thresholds
+from redundancy_graph.settings import label_of, milestones, parse_thresholds
+from redundancy_graph.thresholds import find_threshold
 
 
 @pytest.mark.parametrize(

@@ -16,8 +16,6 @@ from common.errors import UserError
 from redundancy_graph.graph import Round, coverage, decompose, redundancy_graph
 from redundancy_graph.similarity import agreement_counts
 
-DECIDERS = ("nearest", "all")
-HIDDEN = ("512", "shrunk")
 _VGG_HIDDEN = "classifier.linear1"
 
 

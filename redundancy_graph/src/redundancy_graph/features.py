@@ -15,6 +15,7 @@ from common.data import ImageSet
 from common.device import exact_float32
 from common.errors import UserError
 from redundancy_graph.hashing import hash_maps
+from redundancy_graph.settings import BN_MODES
 
 _PIXELS_AT_ONCE = 1 << 19  # 512 pictures of 32x32, 10 of 224x224
 
@@ -44,8 +45,8 @@ def collect_hashes(
     statistics. The given network is left as it was. Raises UserError for maps that are not finite, naming the layer, and
     for a layer that the network does not run.
     """
-    if bn_mode not in ("eval", "train"):
-        raise ValueError(f"bn_mode {bn_mode!r}: expected 'eval' or 'train'")
+    if bn_mode not in BN_MODES:
+        raise ValueError(f"bn_mode {bn_mode!r}: expected one of {BN_MODES}")
     network = copy.deepcopy(model).to(device).train(bn_mode == "train")
     modules = dict(network.named_modules())
     parts: dict[str, list[Tensor]] = {name: [] for name in layers}

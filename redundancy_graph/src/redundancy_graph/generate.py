@@ -1,7 +1,5 @@
 """Generate pruning information: from a trained network and pictures to ``<arch>-<threshold>.json``."""
 
-import argparse
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -10,66 +8,42 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from common import cli
 from common.atomic import write_json
 from common.device import choose_device, set_threads
 from common.errors import UserError
 from common.log import Say, log_to
 from common.runs import Run, describe_environment, open_run
+from common.settings import flat
 from redundancy_graph.budget import Budget, Settings, measure
 from redundancy_graph.decide import Decision, decide
 from redundancy_graph.names import to_authors
-from redundancy_graph.options import (
-    PACKAGE,
-    SEED_DIRS,
-    add_common_options,
-    add_generation_options,
-    add_seed_option,
-    labels,
-    load_subject,
-)
 from redundancy_graph.prune_info import write_prune_info
-from redundancy_graph.subject import Subject
+from redundancy_graph.settings import PACKAGE, FineTune, Generate, labels
+from redundancy_graph.subject import Subject, load_subject
 
 REPORT = "report.json"
-DATASET_DIR = SEED_DIRS["cifar10"]
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    return cli.run(_main, argv)
-
-
-def _main(argv: Sequence[str] | None) -> None:
-    args = build_parser().parse_args(argv)
-    set_threads(args.threads)
-    device = choose_device(args.device)
-    subject = load_subject(args, DATASET_DIR)
-    wanted = labels(subject.name, args)
-    with log_to([Path(args.log_dir) / f"{label}.log" for label in wanted]) as say:
-        say(f"{vars(args)}\n{describe_environment(device)}")
+def generate_prune_info(options: Generate) -> None:
+    """The command generate_prune_info.py."""
+    set_threads(options.run.threads)
+    device = choose_device(options.run.device)
+    subject = load_subject(options)
+    wanted = labels(subject.name, options)
+    with log_to([Path(options.log_dir) / f"{label}.log" for label in wanted]) as say:
+        say(f"{flat(options)}\n{describe_environment(device)}")
         generate(
-            subject, wanted, settings_of(args), Path(args.saved_dir),
-            device=device, target_macs=args.target_macs, workers=args.workers, force=args.force,
-            plots=args.plots, plot_layer=args.plot_layer, say=say,
+            subject, wanted, settings_of(options), Path(options.saved_dir),
+            device=device, target_macs=options.decisions.target_macs, workers=options.source.workers,
+            force=options.repeat.force, plots=options.plotting.plots, plot_layer=options.plotting.plot_layer, say=say,
         )  # fmt: skip
 
 
-def build_parser() -> cli.Parser:
-    parser = cli.Parser(prog="generate_prune_info.py", description="Generate Pruning Information", package=PACKAGE)
-    add_seed_option(parser, "--arch", "vgg16", "model architecture")
-    add_seed_option(parser, "--pretrain-dir", "./cifar10/pre-train/", "pre-trained model saved directory")
-    add_seed_option(parser, "--dataset-dir", DATASET_DIR, "dataset saved directory")
-    add_seed_option(parser, "--saved-dir", "./cifar10/prune-info/", "pruning information saved directory")
-    add_seed_option(parser, "--log-dir", "./cifar10/log/generate-prune-info/", "log file saved directory")
-    add_seed_option(parser, "--mini-batch", 100, "number of inputs to calculate average similarity", cli.positive_int)
-    add_seed_option(parser, "--threshold", 0.7, "similarity threshold")
-    add_generation_options(parser, mini_batch=False)
-    add_common_options(parser, dataset=None)
-    return parser
-
-
-def settings_of(args: argparse.Namespace) -> Settings:
-    return Settings(args.mini_batch, args.seed, args.decider, args.bn_mode, args.augment, args.vgg_hidden)
+def settings_of(options: Generate | FineTune) -> Settings:
+    decisions = options.decisions
+    return Settings(
+        options.mini_batch, options.repeat.seed, decisions.decider, decisions.bn_mode, decisions.augment, decisions.vgg_hidden
+    )  # fmt: skip
 
 
 def generate(
@@ -176,7 +150,3 @@ def choose_layer(decisions: Sequence[Decision], arch: str | None, layer: str | N
 
 def _short(values: Sequence[float]) -> str:
     return ", ".join(f"{value:g}" for value in values)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

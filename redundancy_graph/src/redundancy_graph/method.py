@@ -8,8 +8,8 @@ from common.methods import Method, Task
 from common.runs import MODEL
 from redundancy_graph.budget import Settings
 from redundancy_graph.generate import generate
-from redundancy_graph.options import label_of
 from redundancy_graph.prune import read_cut
+from redundancy_graph.settings import label_of
 from redundancy_graph.subject import open_subject
 
 PICTURES = 100  # from which the similarity of maps is averaged, as in the paper

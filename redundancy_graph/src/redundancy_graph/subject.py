@@ -10,11 +10,12 @@ from torch import nn
 
 from common.channels import ChannelGroup, channel_groups
 from common.checkpoint import fit_shapes, load_model, load_tensors, read_tensors
-from common.data import DataBundle
+from common.data import DataBundle, load_dataset
 from common.errors import UserError
-from common.factory import named_model
+from common.factory import import_factory, named_model
 from common.models import arguments_for, create_model, find_architecture
 from redundancy_graph.names import LAYERS, tensors_to_ours, written_by_authors
+from redundancy_graph.settings import SEED_DIRS, FineTune, Generate
 
 SUFFIX = "-weights.pth"  # the seed's name of a weights file is <arch>-weights.pth
 _OPTIONAL = ("num_batches_tracked", "source")
@@ -37,6 +38,31 @@ class Subject:
     def example(self) -> torch.Tensor:
         """A batch of one, of the shape that the network reads."""
         return torch.zeros(1, *self.data.input_shape)
+
+
+def load_subject(settings: Generate | FineTune) -> Subject:
+    """The network and pictures that the options name."""
+    arch, source = settings.arch, settings.source
+    if source.model:
+        import_factory(source.model)
+    else:
+        find_architecture(arch)
+    weights = source.pretrained or Path(settings.pretrain_dir) / f"{arch}{SUFFIX}"
+    if not Path(weights).is_file():  # said before the pictures are read
+        raise UserError(f"{weights}: no such file; put the trained weights there, or name them with --pretrained FILE")
+    data = _load_data(settings)
+    factory = import_factory(source.model, data.num_classes) if source.model else None
+    name = source.model.replace(":", ".") if source.model else arch
+    return open_subject(arch, weights, data, normalize=source.normalize, factory=factory, name=name)
+
+
+def _load_data(settings: Generate | FineTune) -> DataBundle:
+    """A --dataset-dir that is only a default belongs to its own data set: the others have their own place."""
+    source = settings.source
+    reads_imagenet = not source.model and find_architecture(settings.arch).input_shape[1] == 224
+    dataset = source.dataset or ("imagenet" if reads_imagenet else "cifar10")
+    given = settings.dataset_dir != type(settings)().dataset_dir
+    return load_dataset(dataset, settings.dataset_dir if given else SEED_DIRS.get(dataset), normalize=source.normalize)
 
 
 def open_subject(

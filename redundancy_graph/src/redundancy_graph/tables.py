@@ -12,8 +12,8 @@ from typing import Any
 from common.benchmark import speed_table
 from common.results import keep_run, markdown_table, tables_command
 from common.runs import read_json
-from redundancy_graph.options import PACKAGE
 from redundancy_graph.published import PUBLISHED
+from redundancy_graph.settings import PACKAGE
 
 HOME = Path(__file__).resolve().parents[2]  # the package's folder in a checkout
 RESULTS = HOME / "results"

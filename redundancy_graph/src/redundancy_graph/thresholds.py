@@ -1,8 +1,7 @@
-"""Thresholds: as the command line gives them, and the one that meets a target of MACs."""
+"""The threshold that meets a target of MACs."""
 
-import argparse
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from itertools import pairwise
 
 import numpy as np
@@ -12,33 +11,6 @@ from common.errors import UserError
 
 TOLERANCE = 0.02  # a target of MACs is met within [1 - TOLERANCE, 1] of it
 _COARSE = 0.01  # spacing of the first grid of thresholds
-
-
-class ThresholdAction(argparse.Action):
-    """``--threshold 0.7``, ``--threshold 0.65 0.7`` or, as in the authors' README, ``--threshold [0.65 0.7]``."""
-
-    def __call__(self, parser, namespace, values, option_string=None) -> None:
-        try:
-            setattr(namespace, self.dest, parse_thresholds(values))
-        except UserError as error:
-            parser.error(str(error))
-
-
-def parse_thresholds(words: Sequence[str]) -> list[float]:
-    """Thresholds in (0, 1] from words that may carry brackets and commas; without repetition, in the order given."""
-    numbers = " ".join(words).replace("[", " ").replace("]", " ").replace(",", " ").split()
-    if not numbers:
-        raise UserError("--threshold: give at least one number, such as 0.7")
-    thresholds = []
-    for number in numbers:
-        try:
-            value = float(number)
-        except ValueError:
-            raise UserError(f"--threshold {number}: not a number") from None
-        if not 0 < value <= 1:  # nan is refused here too
-            raise UserError(f"--threshold {number}: a similarity lies in (0, 1]; above 1 nothing would be removed")
-        thresholds.append(value)
-    return list(dict.fromkeys(thresholds))
 
 
 def find_threshold(

@@ -1,0 +1,33 @@
+"""Every command starts light: ``-h``, ``--version`` and an unknown option without torch."""
+
+from pathlib import Path
+
+import pytest
+
+from common.testing.startup import heavy_starts
+from redundancy_graph.settings import main_cifar10, main_generate, main_imagenet
+
+HERE = Path(__file__).resolve().parent.parent
+COMMANDS = [["generate_prune_info.py"], ["prune_cifar10.py"], ["prune_imagenet.py"]]
+
+
+def test_commands_start_without_torch():
+    assert heavy_starts(COMMANDS, HERE) == []
+
+
+def test_list_of_commands_is_complete():
+    assert {command[0] for command in COMMANDS} == {file.name for file in HERE.glob("*.py")}
+
+
+@pytest.mark.parametrize("main", [main_cifar10, main_imagenet])
+@pytest.mark.parametrize("words", ["--epochs -1", "--momentum 2", "--learning-rate nan", "--workers -1", "--adjust 0"])
+def test_value_out_of_range_is_rejected_before_torch_is_needed(main, words, capsys, monkeypatch):
+    monkeypatch.setattr("redundancy_graph.finetune.prune", None)
+    assert main(words.split()) == 2
+    assert words.split()[0] in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("option", ["--amp", "--compile"])
+def test_generating_has_no_option_of_training(option, capsys):
+    assert main_generate([option]) == 2
+    assert option in capsys.readouterr().err
