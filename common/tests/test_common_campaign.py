@@ -214,9 +214,25 @@ def test_estimates_come_from_logs_then_from_the_table(tmp_path):
 def campaign(file: Path, out: Path, *words: str) -> subprocess.Popen:
     command = [sys.executable, "-m", "common.campaign", "run", str(file), "--out", str(out), *words]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(
+    process = subprocess.Popen(
         command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
     )
+    STARTED.append(process)
+    return process
+
+
+STARTED: list[subprocess.Popen] = []
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_left():
+    """A test that fails leaves no campaign behind; workers end with their parent."""
+    yield
+    for process in STARTED:
+        if process.poll() is None:
+            process.kill()
+            process.wait()
+    STARTED.clear()
 
 
 def results(out: Path) -> dict[str, object]:

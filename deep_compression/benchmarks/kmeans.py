@@ -9,7 +9,8 @@ import numpy as np
 from sklearn.cluster import KMeans
 
 from common.benchmark import Ratio, Series, interleaved, run_benchmark, times_faster
-from deep_compression.kmeans import INITS, inertia, kmeans_1d
+from deep_compression.choices import INITS
+from deep_compression.kmeans import inertia, kmeans_1d
 
 NUMBER = 2_000_000
 

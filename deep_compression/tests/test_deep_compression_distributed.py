@@ -95,7 +95,7 @@ def runs(tmp_path_factory):
     }
     for command in commands_of["one"]:
         assert commands.main(command) == 0
-    preload = ["deep_compression.commands", "deep_compression.seed_main", "common.data"]
+    preload = ["deep_compression.commands", "deep_compression.seed_pipeline", "common.data"]
     in_processes(process, str(root), commands_of["two"], preload=preload)
     return root
 

@@ -59,5 +59,5 @@ def test_killed_again_and_again_it_ends_with_the_same_bits(stage, dense, tmp_pat
 
     killed_and_resumed(
         module.main, [*words, "--saved-dir" if stage == "main.py" else "--out"], results, tmp_path, kills=kills,
-        preload=["deep_compression.commands", "deep_compression.seed_main", "common.data"], between=(0.2, 0.9),
+        preload=["deep_compression.commands", "deep_compression.seed_pipeline", "common.data"], between=(0.2, 0.9),
     )  # fmt: skip

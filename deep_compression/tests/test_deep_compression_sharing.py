@@ -7,6 +7,7 @@ from torch import nn
 from common.errors import UserError
 from common.models import create_model
 from deep_compression import sharing as sh
+from deep_compression.choices import METHODS
 from deep_compression.plan import SharePlan
 from deep_compression.pruning import Held, masks_by_density, prunable_weights
 
@@ -192,7 +193,7 @@ def test_equation_1():
 
 def test_every_clusterer_by_name():
     model = create_model("lenet300_100")
-    for method in sh.METHODS:
+    for method in METHODS:
         for init in ("linear", "forgy"):
             codes = sh.share_tensor(model.fc3.weight.detach(), 5, sh.clusterer(method, init))
             assert 1 <= len(codes.centroids) <= 5 and int(codes.codes.min()) == 1

@@ -3,7 +3,7 @@
 import itertools
 import json
 import math
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -16,6 +16,7 @@ from common.errors import UserError
 from common.formats import load_network
 from common.methods import Task
 from common.models import create_model
+from common.settings import flat, parse
 from common.training import TrainOptions, fit
 from deep_compression import (
     choice,
@@ -31,6 +32,7 @@ from deep_compression.method import METHOD
 from deep_compression.network_file import read_compressed
 from deep_compression.plan import PrunePlan, Recipe, SharePlan
 from deep_compression.pruning import prunable_weights
+from deep_compression.settings import Encode, Pipeline, Prune, Share
 from deep_compression.stages import Setting
 
 TRAINING = TrainOptions(epochs=2, batch_size=64, learning_rate=0.05, weight_decay=5e-4, augment=False)
@@ -228,14 +230,31 @@ def test_the_seeds_command_line(tmp_path, run):
 
 
 def test_the_seeds_defaults():
-    args = seed_main.build_parser().parse_args([])
+    settings = parse(Pipeline, [])
+    args = settings.original
     assert len(args.lr1) == 25 and args.lr1[:4] == (0.02, 0.02, 0.015, 0.01) and args.lr1[-1] == 0.0001
     assert args.lr2 == (1e-5, 1e-5, 1e-4, 1e-4, 0.005, 0.005, 0.005, 0.001, 0.001, 0.001, 0.001)
     assert args.lrsch_1 == (4, 11, 17, 22) and args.lrsch_2 == (8, 13, 18, 23)
     assert args.lcluster == (4, 5, 7, 9, 11, 13, 15, 18, 20, 25, 35) and args.cluster_method == "GMM"
     assert (args.factor, args.epoch, args.iter, args.gpus) == (0.2, 25, 25, None)
     assert args.apply_pruning is False and args.apply_sharing is True
-    assert args.arch == "vgg19" and args.dataset == "cifar10"
+    assert settings.arch == "vgg19" and settings.data.dataset == "cifar10"
+
+
+def test_options_keep_their_names():
+    """flat() has the names that older run folders and result files know."""
+    assert {"lr1", "lrsch_1", "apply_pruning", "saved_dir", "dataset", "seed", "amp", "index_bits"} <= set(
+        flat(parse(Pipeline, []))
+    )
+    words = "--layer fc1=0.5,0.2 --layer fc3=0.9 --milestones 3 4 --no-augment --amp --arch lenet5".split()
+    prune = parse(Prune, words)
+    assert prune.pruning.plan() == PrunePlan("density", (0.3, 0.1), {"fc1": (0.5, 0.2), "fc3": (0.9,)})
+    usual = TrainOptions(10, 128, 0.01, 0.9, 5e-4, milestones=(3, 4), augment=False, amp=True)
+    assert prune.options() == usual and parse(Prune, []).pruning.layer == {}
+    share = parse(Share, "--layer-bits fc3=4 --clusters 9".split())
+    assert share.sharing.plan() == SharePlan(layer_bits={"fc3": 4}, clusters=9)
+    assert share.options() == TrainOptions(3, 128, 1e-4, 0.9, 0.0)
+    assert asdict(parse(Encode, []).encoding) == {"index_bits": None, "order": "auto", "coder": "huffman"}
 
 
 def test_the_seeds_network():

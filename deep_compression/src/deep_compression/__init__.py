@@ -1,10 +1,14 @@
-"""Deep Compression: pruning, trained quantisation and Huffman coding (Han, Mao, Dally, ICLR 2016, arXiv 1510.00149)."""
+"""Deep Compression: pruning, trained quantization and Huffman coding (Han, Mao, Dally, ICLR 2016, arXiv 1510.00149)."""
 
-from deep_compression import vgg19 as vgg19  # registers the seed's network
-from deep_compression.compressed import Account, account, load_compressed, load_compressed_model, save_compressed
-from deep_compression.huffman import HuffmanStream, huffman_decode, huffman_encode
-from deep_compression.kmeans import kmeans_1d
-from deep_compression.mixture import gmm_1d, gmm_kmeans_1d
+from typing import TYPE_CHECKING
+
+from common.lazy import lazy_names
+
+if TYPE_CHECKING:
+    from deep_compression.compressed import Account, account, load_compressed, load_compressed_model, save_compressed
+    from deep_compression.huffman import HuffmanStream, huffman_decode, huffman_encode
+    from deep_compression.kmeans import kmeans_1d
+    from deep_compression.mixture import gmm_1d, gmm_kmeans_1d
 
 __all__ = [
     "Account",
@@ -19,3 +23,14 @@ __all__ = [
     "load_compressed_model",
     "save_compressed",
 ]
+
+_COMPRESSED = ("Account", "account", "load_compressed", "load_compressed_model", "save_compressed")
+__getattr__ = lazy_names(
+    __name__,
+    {
+        **dict.fromkeys(_COMPRESSED, "compressed"),
+        **dict.fromkeys(("HuffmanStream", "huffman_decode", "huffman_encode"), "huffman"),
+        "kmeans_1d": "kmeans",
+        **dict.fromkeys(("gmm_1d", "gmm_kmeans_1d"), "mixture"),
+    },
+)

@@ -14,17 +14,20 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from common import cli
 from common.atomic import write_json
 from common.device import choose_device, set_threads
 from common.results import markdown_table
 from common.runs import describe_environment, read_json
-from deep_compression import stages
+from common.settings import command
 from deep_compression.courses import COURSES, HOLDOUT, Course, lossless
 from deep_compression.mnist import train_dense
-from deep_compression.stages import PACKAGE, Setting
+from deep_compression.settings import PACKAGE, Choose
+
+if TYPE_CHECKING:
+    from deep_compression.stages import Setting
 
 
 @dataclass(frozen=True)
@@ -48,33 +51,27 @@ CANDIDATES = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    return cli.run(_main, argv)
-
-
-def _main(argv: Sequence[str] | None) -> None:
-    parser = cli.Parser(
-        prog="python -m deep_compression.choice", description="Choose settings on held-out pictures.", package=PACKAGE
+    line = cli.command_line("python -m deep_compression.choice", argv)
+    return command(
+        Choose, lambda settings: choose_all(settings, line), argv, "python -m deep_compression.choice", PACKAGE
     )
-    parser.add_argument("--arch", nargs="+", choices=sorted(COURSES), default=list(COURSES), help="networks")
-    parser.add_argument("--no-lossless", action="store_true", help="leave the row lossless, most of the time, out")
-    parser.add_argument("--out", default="runs/choice", help="folder of the run folders")
-    parser.add_argument("--results", default=None, help="folder for one JSON file per network; none if not given")
-    cli.add_data_options(parser, dataset="mnist")
-    cli.add_run_options(parser)
-    args = parser.parse_args(argv)
-    set_threads(args.threads)
-    command = cli.command_line("python -m deep_compression.choice", argv)
-    device, data = choose_device(args.device), cli.load_data(args).holdout(HOLDOUT)
-    setting = Setting(data, device, args.seed, args.workers, latency=False, force=args.force)
-    for arch in args.arch:
-        candidates = replace(CANDIDATES[arch], lossless=()) if args.no_lossless else CANDIDATES[arch]
-        record = choose(arch, COURSES[arch], candidates, Path(args.out) / f"{arch}-{args.seed}", setting)
+
+
+def choose_all(settings: Choose, line: str) -> None:
+    """Choose for each network, print and keep what was tried. line: the command as typed, for result files."""
+    from deep_compression.stages import Setting
+
+    set_threads(settings.run.threads)
+    device, data = choose_device(settings.run.device), cli.load_data(settings.data).holdout(HOLDOUT)
+    seed = settings.repeat.seed
+    setting = Setting(data, device, seed, settings.data.workers, latency=False, force=settings.repeat.force)
+    for arch in settings.arch:
+        candidates = replace(CANDIDATES[arch], lossless=()) if settings.no_lossless else CANDIDATES[arch]
+        record = choose(arch, COURSES[arch], candidates, Path(settings.out) / f"{arch}-{seed}", setting)
         print(table(record), flush=True)
-        if args.results:
-            environment = describe_environment(device)
-            write_json(
-                Path(args.results) / f"choice-{arch}.json", {**record, "command": command, "environment": environment}
-            )
+        if settings.results:
+            kept = {**record, "command": line, "environment": describe_environment(device)}
+            write_json(Path(settings.results) / f"choice-{arch}.json", kept)
 
 
 def choose(
@@ -84,6 +81,8 @@ def choose(
 
     arguments: of the network's constructor.
     """
+    from deep_compression import stages
+
     tried: list[dict[str, Any]] = []
     for rate in candidates.rates:
         folder = out / f"dense-{rate:g}"

@@ -15,6 +15,7 @@ from common.checkpoint import build_recorded, check_facts, fit_shapes, load_tens
 from common.errors import UserError
 from common.replaced import build_replaced, replaced_layers
 from deep_compression import container
+from deep_compression import vgg19 as vgg19  # registers the network of the original code
 from deep_compression.layer import LayerInfo, LayerSettings
 from deep_compression.tensors import CODES, count, from_bits, item_size, to_bits
 

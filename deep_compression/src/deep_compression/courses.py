@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
-from common.training import TrainOptions
+from common.training.options import TrainOptions
 from deep_compression.plan import PrunePlan, Recipe, SharePlan
 
 HOLDOUT = 1 / 6

@@ -10,24 +10,21 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from common import cli
 from common.atomic import write_json
 from common.errors import UserError
-from common.formats import load_network
 from common.runs import read_json
-from deep_compression import plots, tables
-from deep_compression.pruning import prunable_weights
+from common.settings import command
+from deep_compression import tables
 from deep_compression.published import TITLES
-from deep_compression.stages import PACKAGE
+from deep_compression.settings import PACKAGE, Figures
 
 WEIGHTS = tables.RESULTS / "weights-resnet20.json"
-DOCS = tables.RESULTS.parent / "docs"
 
 
 def cifar_figure(path: Path) -> Path:
     """Accuracy against file size of the CIFAR-10 networks. Raises UserError without result files."""
+    from deep_compression import plots
+
     networks: dict[str, dict[str, Any]] = {}
     for run in tables.cifar_runs():
         title = TITLES.get(run["arch"], run["arch"])
@@ -44,6 +41,11 @@ def weight_counts(folder: Path, bins: int = 60, shown: int = 6) -> dict[str, Any
 
     Layers are spread evenly over the network. Raises UserError if the folder holds no such run.
     """
+    import numpy as np
+
+    from common.formats import load_network
+    from deep_compression.pruning import prunable_weights
+
     files = [
         folder.parent.parent / "dense.safetensors",
         folder.parent / "prune/model.safetensors",
@@ -69,20 +71,18 @@ def weight_counts(folder: Path, bins: int = 60, shown: int = 6) -> dict[str, Any
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    return cli.run(_main, argv)
+    return command(Figures, draw, argv, "python -m deep_compression.figures", PACKAGE)
 
 
-def _main(argv: Sequence[str] | None) -> None:
-    parser = cli.Parser(prog="python -m deep_compression.figures", description=__doc__, package=PACKAGE)
-    parser.add_argument("--out", default=str(tables.RESULTS), help="folder of the pictures")
-    parser.add_argument("--docs", default=str(DOCS), help="folder of the picture of weights")
-    parser.add_argument("--weights", default=None, metavar="FOLDER", help="count the weights of this run anew")
-    args = parser.parse_args(argv)
-    if args.weights:
-        write_json(WEIGHTS, weight_counts(Path(args.weights)))
-    print(cifar_figure(Path(args.out) / "cifar10.png"))
+def draw(settings: Figures) -> None:
+    """Draw both plots; with --weights, count first."""
+    from deep_compression import plots
+
+    if settings.weights:
+        write_json(WEIGHTS, weight_counts(Path(settings.weights)))
+    print(cifar_figure(Path(settings.out) / "cifar10.png"))
     if WEIGHTS.is_file():
-        print(plots.weight_grid(Path(args.docs) / "weights.png", read_json(WEIGHTS)["layers"]))
+        print(plots.weight_grid(Path(settings.docs) / "weights.png", read_json(WEIGHTS)["layers"]))
 
 
 if __name__ == "__main__":

@@ -16,7 +16,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-INITS = ("linear", "density", "forgy", "companded")
+from deep_compression.choices import INITS
+
 BINS = 1 << 17  # grid of the fast path
 BINNED_FROM = 400_000  # below this many values, sorting them is as fast as binning
 BINNED_EXCESS = 1e-3  # largest share of inertia that the grid may cost

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from deep_compression.choices import ORDERS
 from deep_compression.cursor import Cursor, Parts, varint
 from deep_compression.positions import (
     MAX_INDEX_BITS,
@@ -28,7 +29,6 @@ from deep_compression.streams import decode_stream, encode_stream
 from deep_compression.tensors import DTYPES, count
 
 FORMS = ("dense", "sparse", "pruned")
-ORDERS = ("rows", "columns")
 MAX_CODEBOOK = 1 << 14
 SAMPLE = 1 << 17
 AUTO_BITS = tuple(range(2, 15))

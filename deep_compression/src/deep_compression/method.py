@@ -12,8 +12,9 @@ from common.checkpoint import save_model
 from common.methods import Method, Task
 from common.training import TrainOptions
 from deep_compression.network_file import read_network
-from deep_compression.plan import EncodePlan, PrunePlan, SharePlan
+from deep_compression.plan import PrunePlan, SharePlan
 from deep_compression.pruning import Held, masks_by_global_density, prunable_weights, total_density
+from deep_compression.settings import Encoding
 from deep_compression.size_budget import density_for, size_at
 from deep_compression.stages import ENCODED, Setting, encode, prune, share
 
@@ -41,7 +42,7 @@ def compress(task: Task) -> Path:
     if not trimmed.is_file():
         _trim(task.folder / "prune" / "model.safetensors", trimmed, plan, AIM * wanted)
     share(trimmed, task.folder / "share", plan, centroid_training(task.recipe), setting)
-    encode(task.folder / "share" / "model.safetensors", task.folder / "encode", EncodePlan(), setting)
+    encode(task.folder / "share" / "model.safetensors", task.folder / "encode", Encoding(), setting)
     return file
 
 

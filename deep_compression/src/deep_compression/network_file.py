@@ -13,8 +13,6 @@ from common.formats import load_network
 from deep_compression.compressed import load_compressed_model
 from deep_compression.container import MAGIC
 
-SUFFIX = ".dcz"
-
 
 def is_compressed(path: Path | str) -> bool:
     """Does the file begin as ours do? Raises UserError if it is not there."""

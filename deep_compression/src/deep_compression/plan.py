@@ -4,25 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
-
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from common.errors import UserError
-from common.training import TrainOptions
-from deep_compression.kmeans import INITS
-from deep_compression.layer import LayerSettings
-from deep_compression.pruning import (
-    Masks,
-    masks_by_density,
-    masks_by_global_density,
-    masks_by_percentile,
-    masks_by_std,
-)
-from deep_compression.sharing import METHODS
+from common.training.options import TrainOptions
+from deep_compression.choices import INITS, METHODS, ROUNDINGS, RULES
+from deep_compression.settings import Encoding
 
-RULES = ("std", "density", "global-density", "percentile")
-ROUNDINGS = ("none", "bfloat16", "float16")
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from deep_compression.pruning import Masks
 
 
 @dataclass(frozen=True)
@@ -94,9 +86,6 @@ class SharePlan:
             raise UserError(f"{self.clusters} clusters; 1 to 4096 are possible")
 
 
-EncodePlan = LayerSettings  # how the file is written: the same settings for every layer
-
-
 @dataclass(frozen=True)
 class Recipe:
     """The whole way of a trained network: prune, share, encode, and the training in between."""
@@ -105,11 +94,18 @@ class Recipe:
     prune_training: TrainOptions
     share: SharePlan
     share_training: TrainOptions
-    encode: EncodePlan = field(default_factory=EncodePlan)
+    encode: Encoding = field(default_factory=Encoding)  # of every layer
 
 
 def decide(plan: PrunePlan, round_: int, weights: Mapping[str, Tensor]) -> Masks:
     """The masks of one round (from 0). Raises UserError for a layer that is not there."""
+    from deep_compression.pruning import (
+        masks_by_density,
+        masks_by_global_density,
+        masks_by_percentile,
+        masks_by_std,
+    )
+
     value: Any = plan.values[round_]
     if plan.layers:
         if unknown := set(plan.layers) - set(weights):

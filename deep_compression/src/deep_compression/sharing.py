@@ -19,12 +19,12 @@ import torch
 from torch import Tensor, nn
 
 from common.errors import UserError
-from deep_compression.kmeans import INITS, kmeans_1d
+from deep_compression.choices import INITS
+from deep_compression.kmeans import kmeans_1d
 from deep_compression.mixture import gmm_1d, gmm_kmeans_1d
 from deep_compression.pruning import kind_of, prunable_layers
 
 CODEBOOK = "deep_compression_codebook"  # the parameter that holds all centroids while a network is trained
-METHODS = ("kmeans", "GMM", "GMM-kmeans")
 IGNORED = (CODEBOOK, f".{CODEBOOK}")  # what DistributedDataParallel calls it, which looks by both names
 
 
@@ -48,7 +48,7 @@ def clusterer(method: str = "kmeans", init: str = "linear", seed: int = 0, steps
     """(values, k) -> (centroids, labels) by the method's name. Raises UserError for an unknown name."""
     if init not in INITS:
         raise UserError(f"unknown start {init!r}; known: {', '.join(INITS)}")
-    methods: dict[str, Cluster] = {  # METHODS
+    methods: dict[str, Cluster] = {  # choices.METHODS
         "kmeans": lambda values, k: kmeans_1d(values, k, init, seed=seed, steps=steps),
         "GMM": gmm_1d,
         "GMM-kmeans": gmm_kmeans_1d,

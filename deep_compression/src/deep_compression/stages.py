@@ -26,11 +26,11 @@ from common.runs import LOG, STATE, Run, open_run, read_json
 from common.training import Hooks, TrainOptions, fit
 from deep_compression.compressed import Account, save_compressed
 from deep_compression.network_file import file_digest, read_network
-from deep_compression.plan import EncodePlan, PrunePlan, Recipe, SharePlan, decide
+from deep_compression.plan import PrunePlan, Recipe, SharePlan, decide
 from deep_compression.pruning import Held, densities, living_masks, prunable_weights, total_density
+from deep_compression.settings import PACKAGE, Encoding
 from deep_compression.sharing import Codes, SharedTraining, clusterer, clusters_for, round_rest, share_network
 
-PACKAGE = "deep_compression"
 ENCODED = "model.dcz"
 HISTORY = "rounds.json"
 Factory = Callable[[], nn.Module] | None
@@ -199,7 +199,7 @@ def _check(model: nn.Module, masks: Mapping[str, torch.Tensor], shared: Mapping[
 # ------------------------------------------------------------------------------------------------------------------ encode
 
 
-def encode(network: Path, out: Path, plan: EncodePlan, setting: Setting) -> dict[str, Any]:
+def encode(network: Path, out: Path, plan: Encoding, setting: Setting) -> dict[str, Any]:
     """Write the compressed file, read it back, measure that; the run's metrics."""
     run = _open(out, "encode", network, asdict(plan), setting)
     if not run.finished:
@@ -213,7 +213,7 @@ def encode(network: Path, out: Path, plan: EncodePlan, setting: Setting) -> dict
     return run.metrics()
 
 
-def write_file(path: Path | str, model: nn.Module, plan: EncodePlan, factory: Factory = None) -> Account:
+def write_file(path: Path | str, model: nn.Module, plan: Encoding, factory: Factory = None) -> Account:
     """`save_compressed` for commands. Raises UserError."""
     how = {"index_bits": plan.index_bits, "order": plan.order, "coder": plan.coder}
     try:

@@ -12,10 +12,10 @@ import numpy as np
 
 from deep_compression import ans
 from deep_compression.bits import pack_fixed, unpack_fixed
+from deep_compression.choices import CODERS
 from deep_compression.cursor import Cursor, Parts, varint
 from deep_compression.huffman import CHUNK, MAX_ALPHABET, UNCHUNKED, decode_ranks, huffman_encode
 
-CODERS = ("fixed", "huffman", "ans")
 LENGTH_BITS = 5  # a code length is at most 20
 
 

@@ -13,8 +13,8 @@ from common.results import markdown_table, tables_command
 from common.runs import read_json
 from deep_compression import choice
 from deep_compression.published import LAYERS, SEED_VGG19, TABLE_1, TITLES, TOP5
+from deep_compression.settings import HOME
 
-HOME = Path(__file__).resolve().parents[2]  # the package's folder in a checkout
 RESULTS, README = HOME / "results", HOME / "README.md"
 ROWS = {
     "paper": "ours, the paper's densities",
