@@ -2,7 +2,7 @@
 
 import sys
 
-from decore.investigate import main
+from decore.settings import main_investigate as main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -2,7 +2,7 @@
 
 import sys
 
-from decore.command import main
+from decore.settings import main_prune as main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -13,7 +13,7 @@ from pathlib import Path
 from common import train
 from common.results import padded
 from common.runs import METRICS, read_json
-from decore import command
+from decore.settings import main_prune
 from decore.tables import end_to_end
 
 NETWORKS = ("vgg16", "resnet56", "resnet110", "densenet40")
@@ -75,7 +75,7 @@ def one_network(arch: str, args: argparse.Namespace) -> dict:
         str(args.pictures),
     ]
     words += ["--target-macs", str(args.target_macs), "--saved-dir", str(out)]
-    _done(command.main([*shared, *words]))
+    _done(main_prune([*shared, *words]))
     return read_json(out / f"{arch}-{penalty}-macs{args.target_macs:g}" / METRICS)
 
 

@@ -22,7 +22,8 @@ from common.results import markdown_table
 from common.training import Hooks, TrainOptions, make_optimizer
 from common.training.step import Step
 from decore import Agents
-from decore.policy import PolicyOptions, PolicyTraining
+from decore.plan import PolicyOptions
+from decore.policy import PolicyTraining
 
 
 def main() -> None:

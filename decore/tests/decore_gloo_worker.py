@@ -14,7 +14,8 @@ from common.distributed import is_main, process_group
 from common.testing import half_batches
 from common.training import TrainOptions
 from decore import Agents
-from decore.policy import PolicyOptions, train_policy
+from decore.plan import PolicyOptions
+from decore.policy import train_policy
 
 RECIPE = TrainOptions(epochs=2, batch_size=50, learning_rate=0.05, momentum=0.0, weight_decay=0.0, schedule="constant")
 PLAIN = PolicyOptions(penalty=2.0, learning_rate=0.01)

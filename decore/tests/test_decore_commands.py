@@ -15,13 +15,14 @@ from common.measure import side
 from common.methods import Task, methods
 from common.models import create_model
 from common.runs import read_json
+from common.settings import parse
 from common.testing import write_pictures
 from common.testing.notebooks import options_of
 from common.training import TrainOptions, distillation
-from decore import command, investigate, phases, tables
-from decore.options import Plan, plan_from_options
-from decore.policy import PolicyOptions
+from decore import investigate, phases, tables
+from decore.plan import Plan, PolicyOptions
 from decore.seed_names import BINARY_INV, attach_agents, train, validate
+from decore.settings import PruneModel, main_investigate, main_prune
 
 HOME = Path(__file__).resolve().parents[1]
 
@@ -57,7 +58,7 @@ def prune_words(place, *more: str) -> list[str]:
 
 def test_a_run_leaves_its_folder_and_a_second_call_skips_it(place, tmp_path, capsys):
     options = prune_words(place, "--saved-dir", str(tmp_path), "--penalty", "0", "--target-macs", "0.7", "--plots")
-    assert command.main(options) == 0
+    assert main_prune(options) == 0
     folder, policy = tmp_path / "resnet20-0-macs0.7", tmp_path / "resnet20-0-policy"
     assert {p.name for p in folder.iterdir()} == {
         *("config.json", "log.csv", "metrics.json", "model.safetensors", "kept.png", "policies.png", "course.png")
@@ -80,24 +81,24 @@ def test_a_run_leaves_its_folder_and_a_second_call_skips_it(place, tmp_path, cap
     assert len(rows) == 2 and all(f"kept/{name}" in rows[0] for name in widths)
     capsys.readouterr()
     before = {p: p.stat().st_mtime_ns for p in (folder / "metrics.json", folder / "model.safetensors")}
-    assert command.main([word for word in options if word != "--plots"]) == 0
+    assert main_prune([word for word in options if word != "--plots"]) == 0
     assert "is finished" in capsys.readouterr().out
     assert {p: p.stat().st_mtime_ns for p in before} == before
 
 
 def test_the_papers_schedule_is_the_default_and_its_share_that_of_others():
     for more, expected in (([], (260, 40)), (["--epochs", "30"], (26, 4)), (["--policy-epochs", "7"], (7, 293))):
-        plan = plan_from_options(command.build_parser().parse_args(more), 50.0)
+        plan = parse(PruneModel, more).plan(50.0)
         assert (plan.policy_recipe.epochs, plan.recipe.epochs) == expected
     assert plan.policy.learning_rate == 0.01 and plan.init == 6.9 and plan.recipe.batch_size == 256
 
 
 def test_another_cut_goes_on_from_the_same_policy(place, tmp_path, monkeypatch, capsys):
     options = prune_words(place, "--saved-dir", str(tmp_path), "--penalty", "0")
-    assert command.main(options) == 0
+    assert main_prune(options) == 0
     monkeypatch.setattr(phases, "train_policy", None)  # would fail if it were called again
-    assert command.main([*options, "--target-macs", "0.6"]) == 0
-    assert command.main([*options, "--target-macs", "0.6", "--finetune-learning-rate", "0.5"]) == 2
+    assert main_prune([*options, "--target-macs", "0.6"]) == 0
+    assert main_prune([*options, "--target-macs", "0.6", "--finetune-learning-rate", "0.5"]) == 2
     assert "--finetune" in capsys.readouterr().err
 
 
@@ -105,7 +106,7 @@ def test_several_penalties_give_a_run_each_and_one_plot(place, tmp_path):
     options = prune_words(
         place, "--saved-dir", str(tmp_path), "--penalty", "0", "auto", "--freeze", "--target-macs", "0.8"
     )
-    assert command.main(options) == 0
+    assert main_prune(options) == 0
     assert (tmp_path / "resnet20.png").is_file()
     for label in ("resnet20-0-macs0.8", "resnet20-auto-macs0.8"):
         assert (tmp_path / label / "metrics.json").is_file() and (tmp_path / f"{label}.log").is_file()
@@ -136,7 +137,7 @@ def test_fine_tuning_is_distilled_from_the_dense_network_only_if_asked_for():
 
 def test_a_holdout_never_shows_the_test_pictures(place, tmp_path):
     options = prune_words(place, "--saved-dir", str(tmp_path), "--penalty", "0", "--holdout", "0.25")
-    assert command.main(options) == 0
+    assert main_prune(options) == 0
     data = load_dataset(f"folder:{place / 'pictures'}")
     config = read_json(tmp_path / "resnet20-0" / "config.json")
     assert config["data_fingerprint"] == data.holdout(0.25, 0).fingerprint != data.fingerprint
@@ -164,7 +165,7 @@ def test_the_refreshed_statistics_are_those_of_the_cut_network(tmp_path):
 
 def test_section_5(place, tmp_path, capsys):
     options = words(place, "--epochs", "2", "--saved-dir", str(tmp_path), "--penalty", "5", "--drop", "0", "0.2", "0.5")
-    assert investigate.main([*options, "--random-orders", "2"]) == 0
+    assert main_investigate([*options, "--random-orders", "2"]) == 0
     folder = tmp_path / "resnet20-5-policies"
     metrics = read_json(folder / "metrics.json")
     assert {p.name for p in folder.iterdir()} == {
@@ -178,7 +179,7 @@ def test_section_5(place, tmp_path, capsys):
         assert all(("deviation" in p) == (name == "random" and p["dropped"] > 0) for p in points)
         assert points[0]["top1"] == metrics["curves"]["low"][0]["top1"]
     assert "lowest first" in capsys.readouterr().out
-    assert investigate.main([*options, "--random-orders", "2"]) == 0
+    assert main_investigate([*options, "--random-orders", "2"]) == 0
 
 
 def test_drop_orders_follow_the_weights_and_empty_no_layer():
@@ -211,7 +212,7 @@ def test_compare_finds_the_method_and_gets_a_network_of_the_budget(tmp_path):
 
 
 def test_finished_runs_become_result_files(place, tmp_path):
-    assert command.main(prune_words(place, "--saved-dir", str(tmp_path), "--penalty", "0")) == 0
+    assert main_prune(prune_words(place, "--saved-dir", str(tmp_path), "--penalty", "0")) == 0
     file = tables.add_result(tmp_path / "resnet20-0", tmp_path)
     record = read_json(file)
     assert file.name == "run-resnet20-0.json" and record["options"]["threshold"] == 0.5 and len(record["log"]) == 2
@@ -225,7 +226,7 @@ def test_finished_runs_become_result_files(place, tmp_path):
 
 
 def test_agents_files_are_plain_tensors_by_group(place, tmp_path):
-    assert command.main(prune_words(place, "--saved-dir", str(tmp_path), "--penalty", "0")) == 0
+    assert main_prune(prune_words(place, "--saved-dir", str(tmp_path), "--penalty", "0")) == 0
     tensors = read_tensors(tmp_path / "resnet20-0-policy" / "agents.safetensors")
     assert sum(t.numel() for t in tensors.values()) == 448 and tensors["conv1"].shape == (16,)
 

@@ -10,7 +10,8 @@ from common.testing import random_network
 from common.testing.steps import take_steps
 from common.training import Hooks, TrainOptions, distillation
 from decore.actions import bernoulli
-from decore.policy import PolicyOptions, PolicyTraining, train_policy
+from decore.plan import PolicyOptions
+from decore.policy import PolicyTraining, train_policy
 
 pytestmark = [pytest.mark.cuda, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
 

@@ -7,7 +7,8 @@ from decore_helpers import agents_and_cost
 from common.models import create_model
 from common.testing.fake_cuda import DEVICE, assert_nothing_waits, fake_cuda, step_transfers
 from common.training import Hooks, distillation
-from decore.policy import PolicyOptions, PolicyTraining
+from decore.plan import PolicyOptions
+from decore.policy import PolicyTraining
 
 EXTRAS = PolicyOptions(baseline=True, entropy=0.01, weigh_macs=True, top=5)
 

@@ -8,7 +8,7 @@ from common import trained
 from common.checkpoint import save_model
 from common.models import create_model
 from common.testing import killed_and_resumed, write_pictures
-from decore import command
+from decore.settings import main_prune
 
 FILES = ("resnet20-1-policy/agents.safetensors", "resnet20-1-policy/model.safetensors")
 FILES += ("resnet20-1-macs0.7/model.safetensors",)
@@ -16,7 +16,7 @@ FILES += ("resnet20-1-macs0.7/model.safetensors",)
 
 def untimed(words: list[str]) -> int:
     trained.latency_ms = lambda *args, **kwargs: {}  # nothing is written while it measures
-    return command.main(words)
+    return main_prune(words)
 
 
 def results(folder: Path) -> list[bytes]:

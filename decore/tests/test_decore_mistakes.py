@@ -7,10 +7,10 @@ import pytest
 from common.checkpoint import save_model
 from common.models import create_model
 from common.testing import full_disk, left_behind, refusal, scripts_refuse, write_broken_inputs
-from decore import command, investigate
+from decore.settings import main_investigate, main_prune
 
 HERE = Path(__file__).resolve().parents[1]
-PRUNE, POLICIES = command.main, investigate.main
+PRUNE, POLICIES = main_prune, main_investigate
 
 
 @pytest.fixture(scope="module")

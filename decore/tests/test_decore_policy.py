@@ -13,7 +13,8 @@ from common.errors import UserError
 from common.testing import torchrun
 from common.training import Hooks, TrainOptions, fit
 from decore import Agents
-from decore.policy import PolicyOptions, PolicyTraining, macs_per_channel, train_policy
+from decore.plan import PolicyOptions
+from decore.policy import PolicyTraining, macs_per_channel, train_policy
 from decore.reward import largest_penalty
 
 RECIPE = TrainOptions(epochs=3, batch_size=50, learning_rate=0.05, schedule="constant")

@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 
 from common.campaign.plan import chosen, read_plan, resolve
+from common.settings import parse
 from common.testing import script_runs_its_plan
-from decore import command, investigate
+from decore.settings import InvestigatePolicies, PruneModel
 
 HERE = Path(__file__).parents[1]
 
@@ -23,8 +24,8 @@ def test_commands_of_the_plan_have_options_that_exist():
     for job in chosen(jobs, ["cifar10"]) + chosen(jobs, ["imagenet"]):
         words = resolve(job, outputs)
         if words[1] in ("prune_model.py", "investigate_policies.py"):
-            parser = command.build_parser() if words[1] == "prune_model.py" else investigate.build_parser()
-            assert parser.parse_args(words[2:]).weights
+            cls = PruneModel if words[1] == "prune_model.py" else InvestigatePolicies
+            assert parse(cls, words[2:]).network.weights
     penalties = [job.name for job in jobs if job.name.startswith("decore/vgg16-")]
     assert penalties == [f"decore/vgg16-{penalty}" for penalty in (50, 100, 200, 500, 4)]
 

@@ -15,9 +15,8 @@ from common.channels import ChannelGroup, channel_groups, masked
 from common.errors import UserError
 from decore.actions import bernoulli
 from decore.cut import kept_channels
+from decore.plan import INIT
 from decore.reward import accuracy_reward, compression_reward
-
-INIT = 6.9  # sigmoid(6.9) = 0.999: a fresh agent drops its channel for one example in a thousand
 
 
 class Agents(nn.Module):

@@ -4,7 +4,6 @@ The network is frozen and the agents are trained; then channels are dropped in t
 highest first, and at random, and accuracy is measured along the way. No channel order sees a test picture.
 """
 
-import argparse
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,7 +12,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from common import cli
 from common.data import ImageSet
 from common.data.split import stratified_split
 from common.device import choose_device, set_threads
@@ -22,77 +20,45 @@ from common.errors import UserError
 from common.log import log_to
 from common.runs import describe_environment, open_run
 from common.trained import Trained
-from common.training import TrainOptions
 from decore import plots
 from decore.agents import Agents
-from decore.options import AUTO, PACKAGE, Plan, add_common_options, load_trained, penalty, policy_options
 from decore.phases import Policy, identity, masked_accuracy, policy_phase
-
-SHARES = (0.0, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6)
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    return cli.run(_main, argv)
+from decore.plan import PACKAGE
+from decore.settings import InvestigatePolicies, labels
+from decore.trained import load_trained
 
 
-def build_parser() -> cli.Parser:
-    parser = cli.Parser(
-        prog="investigate_policies.py", package=PACKAGE,
-        description="Train agents on a frozen network, drop channels by their weights, draw accuracy and policies.",
-    )  # fmt: skip
-    add_common_options(parser)
-    parser.add_argument(
-        "--penalty", type=penalty, default=50.0, metavar="LAMBDA", help="what a wrong decision costs, or auto"
-    )
-    parser.add_argument("--epochs", type=int, default=200, help="of the agents' training")
-    parser.add_argument("--batch-size", type=cli.positive_int, default=256, help="pictures per step")
-    parser.add_argument(
-        "--drop", type=share, nargs="+", default=list(SHARES), metavar="F", help="shares of the channels to drop"
-    )
-    parser.add_argument("--random-orders", type=cli.positive_int, default=3, help="how many random orders to average")
-    parser.add_argument(
-        "--test-pictures", type=cli.positive_int, default=None, help="measure on so many; all if not given"
-    )
-    return parser
-
-
-def share(text: str) -> float:
-    """An argparse type: a number in [0, 1)."""
-    value = float(text)
-    if not 0 <= value < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not a share in [0, 1)")
-    return value
-
-
-def _main(argv: Sequence[str] | None) -> None:
-    args = build_parser().parse_args(argv)
-    set_threads(args.threads)
-    plan = plan_from_options(args)
-    with process_group(choose_device(args.device)):
-        trained = load_trained(args)
-        pictures = test_part(trained.data.test, args.test_pictures)
-        label = f"{trained.name}-{args.penalty if args.penalty == AUTO else format(args.penalty, 'g')}"
-        saved = Path(args.saved_dir)
+def investigate_policies(settings: InvestigatePolicies, command: str) -> None:
+    """Agents on the frozen network, and the curves of section 5; ``command``: as it was typed."""
+    set_threads(settings.run.threads)
+    plan = settings.plan()
+    with process_group(choose_device(settings.run.device)):
+        trained = load_trained(settings)
+        pictures = test_part(trained.data.test, settings.test_pictures)
+        (label,) = labels(trained.name, [settings.penalty])
+        saved = Path(settings.saved_dir)
         folder = saved / f"{label}-policies"
-        settings = {"drop": args.drop, "random_orders": args.random_orders, "test_pictures": args.test_pictures}
+        measured = {name: getattr(settings, name) for name in ("drop", "random_orders", "test_pictures")}
         with log_to([saved / f"{label}-policies.log"]) as say:
-            say(cli.command_line("investigate_policies.py", argv))
+            say(command)
             say(str(describe_environment(trained.device)))
             run = open_run(
-                folder, PACKAGE, identity(trained) | plan.policy_identity() | settings | {"frozen": True},
-                device=trained.device, fingerprint=trained.data.fingerprint, force=args.force,
+                folder, PACKAGE, identity(trained) | plan.policy_identity() | measured | {"frozen": True},
+                device=trained.device, fingerprint=trained.data.fingerprint, force=settings.repeat.force,
             )  # fmt: skip
             if not run.finished:
                 policy = policy_phase(
                     trained,
                     plan,
                     saved / f"{label}-frozen-policy",
-                    force=args.force,
-                    tensorboard=args.tensorboard,
+                    force=settings.repeat.force,
+                    tensorboard=settings.tensorboard,
                     say=say,
                 )
                 if is_main():
-                    curves = drop_curves(trained, policy.agents, pictures, args.drop, args.random_orders, args.seed)
+                    curves = drop_curves(
+                        trained, policy.agents, pictures, settings.drop, settings.random_orders, settings.repeat.seed
+                    )
                     run.finish({**summary(policy), "pictures": len(pictures), "curves": curves})
                     plots.probability_histograms(folder / "policies.png", policy.agents)
             if is_main():
@@ -101,14 +67,6 @@ def _main(argv: Sequence[str] | None) -> None:
                 for line in table(metrics["curves"]):
                     say(line)
                 say(f"{folder}/investigate_policies.png, policies.png, metrics.json")
-
-
-def plan_from_options(args) -> Plan:
-    recipe = TrainOptions(epochs=args.epochs, batch_size=args.batch_size, augment=not args.no_augment, amp=args.amp)
-    return Plan(
-        policy=policy_options(args, args.penalty, frozen=True), policy_recipe=recipe, auto_penalty=args.penalty == AUTO,
-        slack=args.slack, pictures=args.pictures, init=args.init, seed=args.seed,
-    )  # fmt: skip
 
 
 def test_part(test: ImageSet, count: int | None) -> ImageSet:

@@ -8,9 +8,8 @@ from common.formats import load_network
 from common.methods import Method, Task
 from common.runs import open_run
 from common.trained import Trained
-from decore.options import PACKAGE, Plan
 from decore.phases import cut, decide, identity, policy_phase
-from decore.policy import PolicyOptions
+from decore.plan import PACKAGE, Plan, PolicyOptions
 
 SEEN = 16_000  # pictures that the policy phase sees, epochs together: half a minute of a small ResNet on one core
 PICTURES = 4_000

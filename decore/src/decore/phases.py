@@ -24,7 +24,7 @@ from common.trained import Trained, say_result
 from common.training import Hooks, best_test_top1, distillation, fit
 from decore.agents import Agents
 from decore.cut import kept_channels, meet_target
-from decore.options import PACKAGE, Plan
+from decore.plan import PACKAGE, Plan
 from decore.policy import train_policy
 from decore.reward import largest_penalty, required_accuracy
 

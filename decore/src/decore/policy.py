@@ -5,7 +5,6 @@ of the paper) only the agents learn, and nothing is back-propagated through the 
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,45 +15,12 @@ from common.channels import Masking
 from common.cost import WidthCost
 from common.data import Batch, ImageSet
 from common.distributed import sum_over_ranks
-from common.errors import UserError
 from common.training import Hooks, TrainOptions, cross_entropy, fit
 from decore.agents import Agents
+from decore.plan import PolicyOptions
 from decore.reward import accuracy_reward, compression_reward, correct_decisions
 
 MOMENTUM = 0.9  # of the moving baseline
-
-
-@dataclass(frozen=True)
-class PolicyOptions:
-    """What the agents are trained for. The defaults are the paper's; everything after ``frozen`` goes beyond it.
-
-    penalty        lambda: what a wrong decision costs, a right one being worth 1
-    learning_rate  of the agents' Adam
-    frozen         train the agents alone (section 5)
-    top            the label is among so many largest logits: 1, or 5 for top-5 rewards
-    baseline       subtract a moving average from each layer's reward
-    entropy        weight of the agents' entropy in the objective
-    weigh_macs     a dropped channel counts as many MACs as it costs, on average 1, instead of 1
-    """
-
-    penalty: float = 50.0
-    learning_rate: float = 0.01
-    frozen: bool = False
-    top: int = 1
-    baseline: bool = False
-    entropy: float = 0.0
-    weigh_macs: bool = False
-
-    def __post_init__(self) -> None:
-        checks = {
-            "penalty": 0 <= self.penalty < float("inf"),
-            "agents-learning-rate": 0 <= self.learning_rate < float("inf"),
-            "reward-top": self.top >= 1,
-            "entropy": 0 <= self.entropy < float("inf"),
-        }
-        for name, good in checks.items():
-            if not good:
-                raise UserError(f"--{name} is out of range: a finite number, not negative")
 
 
 class Baseline:

@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from common.channels import ChannelGroup, Masking
 from common.errors import UserError
 from common.models import input_shape
-from decore.agents import INIT, Agents
+from decore.agents import Agents
 from decore.cut import logit
+from decore.plan import INIT
 from decore.reward import correct_decisions
 
 BINARY, BINARY_INV = "BINARY", "BINARY_INV"

@@ -13,9 +13,8 @@ from common.benchmark import speed_table
 from common.errors import UserError
 from common.results import keep_run, markdown_table, tables_command
 from common.runs import METRICS, read_json
-from decore.options import PACKAGE
+from decore.plan import PACKAGE
 from decore.published import PUBLISHED, PublishedTable
-from decore.reward import required_accuracy
 
 HOME = Path(__file__).resolve().parents[2]  # the package's folder in a checkout
 RESULTS = HOME / "results"
@@ -100,6 +99,8 @@ def _small_runs() -> list[dict[str, Any]]:
 
 
 def _small_row(run: Mapping[str, Any]) -> list[Any]:
+    from decore.reward import required_accuracy  # imports torch
+
     last = run["policy"]["last_epoch"]
     row: list[Any] = [f"{TITLES.get(run['arch'], run['arch'])} on {run['dataset']}", f"{run['penalty']:.4g}"]
     row += [f"{100 * required_accuracy(run['penalty']):.2f}", f"{last['masked_accuracy']:.2f}" if last else ""]

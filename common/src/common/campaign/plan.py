@@ -42,7 +42,7 @@ WEIGHTS = (
     "cifar10/pre-train/{}-weights.pth", "imagenet/pre-train/{}-weights.pth", "../data/weights/{}.safetensors",
     "../data/weights/{}-*.th", "../data/weights/{}-*.pth", "weights/{}.safetensors", "../weights/{}.safetensors",
 )  # fmt: skip
-WEIGHTS_FOLDER = "WEIGHTS"  # in the environment: a folder that is looked in first
+WEIGHTS_FOLDER = "WEIGHTS"  # in the environment: the folder of weights, instead of the usual places
 NAME = re.compile(r"[A-Za-z0-9][\w.=-]*(?:/[A-Za-z0-9][\w.=-]*)*")
 REFERENCE = re.compile(r"\{([^{}]+)\}")
 KEYS = {"name", "run", "each", "needs", "priority", "tags", "keep", "hours", "epochs", "out", "quick", "alone"}
@@ -161,10 +161,10 @@ def resolve(job: Job, outputs: Mapping[str, Path]) -> tuple[str, ...]:
 
 
 def find_weights(folder: Path, arch: str) -> Path | None:
-    """Trained weights of a network in the usual places below a package's folder."""
+    """Trained weights of a network in the usual places below and beside a package's folder, or in ``WEIGHTS`` alone."""
     own = os.environ.get(WEIGHTS_FOLDER)
     places = [f"{own}/{name}" for name in ("{}.safetensors", "{}-*.th", "{}-*.pth", "{}.pth")] if own else []
-    return _first(folder, [*places, *WEIGHTS], arch)
+    return _first(folder, places if own else WEIGHTS, arch)
 
 
 def _first(folder: Path, places: Iterable[str], name: str) -> Path | None:

@@ -30,7 +30,9 @@ def run_script(script: Path, *options: str | Path, source_from: Path | None = No
     source_from: a folder that the script is sourced from instead of being called.
     """
     folder = Path(sys.executable).parent
-    environment = {**os.environ, "PATH": f"{folder}:{os.environ['PATH']}", "OMP_NUM_THREADS": "1"}
+    nowhere = str(script.parent / "no-weights")  # the plan's own jobs train all networks
+    path = f"{folder}:{os.environ['PATH']}"
+    environment = {**os.environ, "PATH": path, "OMP_NUM_THREADS": "1", "WEIGHTS": nowhere}
     words = [str(option) for option in options]
     command = ["bash", str(script), *words]
     if source_from is not None:
