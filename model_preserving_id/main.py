@@ -1,11 +1,17 @@
 """Prune a network with the interpolative decomposition: functions of the original README, and a command; see README.md."""
 
 import sys
+from typing import TYPE_CHECKING
 
-from model_preserving_id.command import main
-from model_preserving_id.seed_api import create_args, id, iditer
+from common.lazy import lazy_names
+from model_preserving_id.settings import prune_main
 
-__all__ = ["create_args", "id", "iditer", "main"]
+if TYPE_CHECKING:
+    from model_preserving_id.seed_api import create_args, id, iditer
+
+__all__ = ["create_args", "id", "iditer", "prune_main"]
+
+__getattr__ = lazy_names("model_preserving_id", dict.fromkeys(("create_args", "id", "iditer"), "seed_api"))
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(prune_main())

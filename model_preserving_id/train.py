@@ -2,7 +2,7 @@
 
 import sys
 
-from model_preserving_id.finetune import main
+from model_preserving_id.settings import train_main
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(train_main())

@@ -17,9 +17,19 @@ from common.models import create_model
 from common.testing.notebooks import options_of
 from model_preserving_id import prune_network, tables
 from model_preserving_id.activations import gather
-from model_preserving_id.experiments import missing_class, molecules, ratios, volume, wide
+from model_preserving_id.experiments import (
+    missing_class,
+    molecules,
+    one_layer,
+    per_class,
+    ratios,
+    volume,
+    volume_net,
+    wide,
+)
 from model_preserving_id.pictures import pruning_pictures
 from model_preserving_id.pivoted import pivoted_cholesky
+from model_preserving_id.settings import RATIO_LABELS
 from model_preserving_id.subject import Subject
 
 CPU = ["--threads", "1", "--device", "cpu"]
@@ -67,7 +77,7 @@ def test_the_cheap_way_through_all_widths_is_the_one_shot_network(digits):
     gram = gather(subject.model, subject.all_readings(), pictures)["fc1"].stacked()
     batch = next(iter(pictures))
     for k in (5, 20, 47):
-        kept, weight = wide.folded(pivoted_cholesky(gram), model.fc2.weight.detach(), k)
+        kept, weight = one_layer.folded(pivoted_cholesky(gram), model.fc2.weight.detach(), k)
         smaller = prune_network(model, x, pictures, kept={"fc1": k}, compensation="none")
         with torch.no_grad():
             cheap = torch.relu(model.fc1(batch.flatten(1)))[:, kept] @ weight.T + model.fc2.bias
@@ -77,8 +87,8 @@ def test_the_cheap_way_through_all_widths_is_the_one_shot_network(digits):
 def test_a_missing_class_is_in_no_pruning_picture_and_every_class_is_followed(lenet, tmp_path, monkeypatch):
     words = ["--checkpoint", lenet, "--without-class", "3", "--prune-batch-size", "100", "--k", "0.6", *CPU]
     asked = []
-    real = missing_class.pruning_pictures
-    monkeypatch.setattr(missing_class, "pruning_pictures", lambda *a, **k: (asked.append(real(*a, **k)), asked[-1])[1])
+    real = per_class.pruning_pictures
+    monkeypatch.setattr(per_class, "pruning_pictures", lambda *a, **k: (asked.append(real(*a, **k)), asked[-1])[1])
     assert missing_class.main([*words, "--every", "0.1", "--target-macs", "0.5", "--out", str(tmp_path)]) == 0
     assert not (asked[0].images.labels == 3).any()
     record = json.loads((tmp_path / "missing_class.json").read_text())
@@ -90,14 +100,14 @@ def test_a_missing_class_is_in_no_pruning_picture_and_every_class_is_followed(le
 
 def test_by_class_counts_by_hand():
     decisions, labels = torch.tensor([0, 1, 1, 2]), torch.tensor([0, 1, 2, 2])
-    assert missing_class.by_class(decisions, labels, 4) == [100.0, 100.0, 50.0, None]
+    assert per_class.by_class(decisions, labels, 4) == [100.0, 100.0, 50.0, None]
 
 
 def test_every_method_is_given_the_same_share_of_the_parameters(lenet, tmp_path):
     words = ["--checkpoint", lenet, "--ratios", "0.5", "0.01", "--prune-batch-size", "100", *CPU]
     assert ratios.main([*words, "--out", str(tmp_path)]) == 0
     record = json.loads((tmp_path / "ratios.json").read_text())
-    assert {point["method"] for point in record["points"]} == set(ratios.LABELS) and "ALDS" in record["left_out"]
+    assert {point["method"] for point in record["points"]} == set(RATIO_LABELS) and "ALDS" in record["left_out"]
     for point in record["points"]:
         if "refused" in point:
             assert point["ratio"] == 0.01 or point["method"].startswith("id+")
@@ -110,7 +120,7 @@ def test_every_method_is_given_the_same_share_of_the_parameters(lenet, tmp_path)
 
 def test_a_volume_network_on_a_generated_set(tmp_path, monkeypatch):
     few = {"train": 32, "val": 24, "test": 16}
-    monkeypatch.setattr(volume, "generate", lambda grid, seed: molecules.generate(grid, seed, few))
+    monkeypatch.setattr(volume_net, "generate", lambda grid, seed: molecules.generate(grid, seed, few))
     words = [
         "--widths",
         "4",
@@ -136,7 +146,7 @@ def test_a_volume_network_on_a_generated_set(tmp_path, monkeypatch):
     assert lefts == sorted(lefts, reverse=True) and 0.98 * 0.5 <= lefts[-1] <= 0.5
     written = (tmp_path / "dense.safetensors").stat().st_mtime_ns
     assert volume.main(words) == 0 and (tmp_path / "dense.safetensors").stat().st_mtime_ns == written
-    loaded = load_model(tmp_path / "dense.safetensors", lambda: volume.VolumeNet(17, (4, 6, 8, 10), 12))
+    loaded = load_model(tmp_path / "dense.safetensors", lambda: volume_net.VolumeNet(17, (4, 6, 8, 10), 12))
     assert loaded(torch.zeros(1, 5, 17, 17, 17)).shape == (1, 1)
 
 
@@ -168,14 +178,14 @@ def test_voxels_and_the_reader_of_atom3ds_files(tmp_path, monkeypatch):
 
 
 def test_ranks_and_correlations_by_hand():
-    assert volume.ranks(np.array([3.0, 1.0, 3.0, 2.0])).tolist() == [3.5, 1.0, 3.5, 2.0]
-    assert volume.correlation(np.array([1.0, 2, 3]), np.array([2.0, 4, 6])) == 1.0
-    assert volume.correlation(np.ones(3), np.arange(3.0)) == 0.0
+    assert volume_net.ranks(np.array([3.0, 1.0, 3.0, 2.0])).tolist() == [3.5, 1.0, 3.5, 2.0]
+    assert volume_net.correlation(np.array([1.0, 2, 3]), np.array([2.0, 4, 6])) == 1.0
+    assert volume_net.correlation(np.ones(3), np.arange(3.0)) == 0.0
 
 
 def test_a_volume_network_is_cut_as_any_other():
     torch.manual_seed(0)
-    model, x = volume.VolumeNet(17, (6, 8, 8, 8), 16).eval(), torch.randn(6, 5, 17, 17, 17)
+    model, x = volume_net.VolumeNet(17, (6, 8, 8, 8), 16).eval(), torch.randn(6, 5, 17, 17, 17)
     assert [group.size for group in channel_groups(model, x[:1])] == [6, 8, 8, 8, 16]
     smaller = prune_network(model, x[:1], x, keep=0.5)
     assert smaller.convs[1].out_channels == 4 and smaller(x).shape == (6, 1)

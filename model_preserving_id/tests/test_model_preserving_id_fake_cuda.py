@@ -14,6 +14,7 @@ from common.training import Hooks
 from model_preserving_id import finetune
 from model_preserving_id.activations import gather, readings
 from model_preserving_id.damage import outputs_of
+from model_preserving_id.settings import train_main
 
 WORDS = "--arch lenet5 --epochs 3 --batch-size 16 --lr 0.01 --seed 2 --workers 0 --device cpu --threads 1".split()
 
@@ -49,7 +50,7 @@ def dense(tmp_path_factory):
 
 def run(dense, folder, *more: str) -> int:
     words = [*WORDS, "--pretrained", str(dense), "--dataset", f"folder:{dense.parent}", "--log_dir", str(folder), *more]
-    return finetune.main(words)
+    return train_main(words)
 
 
 def test_fault_7_the_checkpoint_is_written_once(dense, tmp_path, monkeypatch):

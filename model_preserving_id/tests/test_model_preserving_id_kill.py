@@ -8,19 +8,19 @@ import torch
 from common.checkpoint import load_model, save_model
 from common.models import create_model
 from common.testing import killed_and_resumed, torchrun, write_pictures
-from model_preserving_id import command, finetune
+from model_preserving_id.settings import prune_main, train_main
 
 TRAIN = ["--epochs", "2", "--batch-size", "16", "--lr", "0.01", "--seed", "2", "--workers", "0"]
 DEVICE = ["--device", "cpu", "--threads", "1"]
 PRUNE = ["--prune-batch-size", "40", "--no-latency", "--workers", "0"]
 COMMANDS = {
-    "iditer": (command.main, ["--checkpoint", "{dense}", "--target-macs", "0.3", "--k", "0.8", *PRUNE], "--out"),
+    "iditer": (prune_main, ["--checkpoint", "{dense}", "--target-macs", "0.3", "--k", "0.8", *PRUNE], "--out"),
     "budget": (
-        command.main,
+        prune_main,
         ["--checkpoint", "{dense}", "--method", "budget", "--target-macs", "0.5", *PRUNE],
         "--out",
     ),
-    "train": (finetune.main, ["--pretrained", "{dense}", "--arch", "lenet5", *TRAIN], "--log_dir"),
+    "train": (train_main, ["--pretrained", "{dense}", "--arch", "lenet5", *TRAIN], "--log_dir"),
 }
 
 
@@ -39,7 +39,7 @@ def dense(tmp_path_factory) -> Path:
 def test_killed_at_random_moments_it_ends_with_the_same_bits(name, dense, tmp_path):
     main, words, out = COMMANDS[name]
     words = [*(word.format(dense=dense) for word in words), *DEVICE, "--dataset", f"folder:{dense.parent}", out]
-    preload = ["model_preserving_id.finetune", "common.data", "PIL.Image"]
+    preload = ["model_preserving_id.command", "model_preserving_id.finetune", "common.data", "PIL.Image"]
     folder = killed_and_resumed(main, words, bits, tmp_path, kills=2, preload=preload)
     assert not list(folder.glob("state.pt"))
 
@@ -54,7 +54,7 @@ def test_train_under_torchrun_in_two_processes_equals_one(dense, tmp_path):
     words = ["--pretrained", str(dense), "--arch", "lenet5", *TRAIN, *DEVICE, "--dataset", f"folder:{dense.parent}"]
     said = torchrun(script, *words, "--dist-backend", "gloo", "--log_dir", tmp_path / "two")
     assert said.count("epoch 2/2") == 1, "only the first process speaks"
-    assert finetune.main([*words, "--log_dir", str(tmp_path / "one")]) == 0
+    assert train_main([*words, "--log_dir", str(tmp_path / "one")]) == 0
     one, two = (load_model(tmp_path / name / "model.safetensors").state_dict() for name in ("one", "two"))
     assert max(float((tensor - two[name]).abs().max()) for name, tensor in one.items()) < 1e-5
     assert not torch.equal(one["fc2.weight"], load_model(dense).state_dict()["fc2.weight"])

@@ -10,9 +10,10 @@ from common.checkpoint import save_model
 from common.data import load_dataset
 from common.models import create_model
 from common.testing import HOSTILE_ARGUMENTS, HOSTILE_FACTS, refusal, rejected
-from model_preserving_id import command, finetune, tables
+from model_preserving_id import tables
 from model_preserving_id.experiments import missing_class, ratios, volume, wide
 from model_preserving_id.portable import to_dict
+from model_preserving_id.settings import prune_main, train_main
 
 
 @pytest.fixture(scope="module")
@@ -158,13 +159,15 @@ EXPERIMENTS = [
 
 
 @pytest.mark.parametrize(
-    ("module", "line", "message"),
-    [(command, *row) for row in PRUNE] + [(finetune, *row) for row in TRAIN] + EXPERIMENTS,
-    ids=lambda value: value if isinstance(value, str) else value.__name__.rsplit(".", 1)[-1],
+    ("main", "line", "message"),
+    [(prune_main, *row) for row in PRUNE]
+    + [(train_main, *row) for row in TRAIN]
+    + [(module.main, *row) for module, *row in EXPERIMENTS],
+    ids=lambda value: value if isinstance(value, str) else f"{value.__module__.rsplit('.', 1)[-1]}.{value.__name__}",
 )
-def test_one_line_status_two_and_nothing_left(module, line, message, files, tmp_path, capsys, monkeypatch):
+def test_one_line_status_two_and_nothing_left(main, line, message, files, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    status = module.main([word.format(**files) for word in line.split()])
+    status = main([word.format(**files) for word in line.split()])
     line = refusal(status, capsys.readouterr().err)
     assert re.search(message, line), line
     left = [path for path in tmp_path.rglob("*") if path.is_file() and path.name != "config.json"]
@@ -180,10 +183,10 @@ def short_run(checkpoint, folder) -> list[str]:
 def test_a_damaged_state_is_named_and_a_network_that_learned_nothing_usable_is_refused(files, tmp_path, capsys):
     folder = tmp_path / "run"
     words = short_run(files["good"], folder)
-    assert command.main([*words, "--target-macs", "0.0001"]) == 2
+    assert prune_main([*words, "--target-macs", "0.0001"]) == 2
     (folder / "state.pt").write_bytes(b"damaged")
     capsys.readouterr()
-    assert command.main([*words, "--target-macs", "0.0001"]) == 2
+    assert prune_main([*words, "--target-macs", "0.0001"]) == 2
     assert "state.pt is damaged" in capsys.readouterr().err
     assert not (folder / "metrics.json").exists() and not (folder / "model.safetensors").exists()
 
@@ -200,10 +203,10 @@ def test_nothing_is_lost_when_the_disk_is_full(files, tmp_path, capsys, monkeypa
 
     with monkeypatch.context() as patched:
         patched.setattr(checkpoint, "save_file", full)
-        assert command.main(words) == 2
+        assert prune_main(words) == 2
     assert "No space left" in capsys.readouterr().err
     assert not (folder / "model.safetensors").exists() and not list(folder.glob("*.part"))
-    assert command.main(words) == 0 and (folder / "metrics.json").is_file()
+    assert prune_main(words) == 0 and (folder / "metrics.json").is_file()
 
 
 def test_infinite_activations_are_refused(files, tmp_path, capsys):
@@ -215,7 +218,7 @@ def test_infinite_activations_are_refused(files, tmp_path, capsys):
     digits = load_dataset("digits")
     save_model(tmp_path / "m.safetensors", model, normalize=(digits.mean, digits.std), dataset="digits")
     words = short_run(tmp_path / "m.safetensors", tmp_path / "run")
-    assert command.main([*words, "--method", "budget"]) == 2
+    assert prune_main([*words, "--method", "budget"]) == 2
     assert "infinities or nan" in capsys.readouterr().err
 
 
@@ -225,21 +228,19 @@ def test_hostile_arguments_are_rejected_in_one_line(files, tmp_path, case):
     content["arch"], content["args"] = HOSTILE_ARGUMENTS[case]
     file = tmp_path / "m.pt"
     torch.save(content, file)
-    line = rejected(finetune.main, ["--pretrained", file, "--dataset", "digits", "--log_dir", tmp_path / "out"])
+    line = rejected(train_main, ["--pretrained", file, "--dataset", "digits", "--log_dir", tmp_path / "out"])
     assert str(file) in line and not (tmp_path / "out").exists()
 
 
 def test_tensors_that_are_none_are_rejected(tmp_path):
     for change in ({"tensors": {"a": 1}}, {"tensors": {3: torch.zeros(1)}}, {"arch": 3}, {"args": None}, {"layers": 3}):
         torch.save(to_dict(create_model("lenet5")) | change, tmp_path / "m.pt")
-        rejected(finetune.main, ["--pretrained", tmp_path / "m.pt", "--dataset", "digits"])
+        rejected(train_main, ["--pretrained", tmp_path / "m.pt", "--dataset", "digits"])
 
 
 @pytest.mark.parametrize("case", HOSTILE_FACTS)
 def test_hostile_facts_are_rejected_in_one_line(tmp_path, case):
     file = tmp_path / "m.pt"
     torch.save(to_dict(create_model("lenet5", in_channels=3, image_size=32)) | HOSTILE_FACTS[case], file)
-    line = rejected(
-        finetune.main, ["--pretrained", file, "--dataset", "digits", "--epochs", "0", "--log_dir", tmp_path]
-    )
+    line = rejected(train_main, ["--pretrained", file, "--dataset", "digits", "--epochs", "0", "--log_dir", tmp_path])
     assert str(file) in line

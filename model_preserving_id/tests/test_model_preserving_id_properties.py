@@ -10,12 +10,13 @@ from torch import nn
 from common.channels import channel_groups
 from common.cost import RULES, WidthCost
 from common.models import create_model
+from common.settings import parse
 from model_preserving_id import prune_network
 from model_preserving_id.activations import gather
-from model_preserving_id.command import PruneSettings, build_parser
 from model_preserving_id.iterate import IterOptions, iterate
 from model_preserving_id.ranking import rank_groups
 from model_preserving_id.seed_api import create_args
+from model_preserving_id.settings import Prune, Pruning
 from model_preserving_id.subject import Subject
 from model_preserving_id.widths import best_step, relative_loss
 
@@ -82,7 +83,7 @@ def test_the_originals_costs_of_vgg16():
 
 def test_the_command_and_the_originals_functions_leave_residual_streams_whole_unless_asked():
     """The original prunes inner channels only; results/choice-streams-*.json say why."""
-    assert create_args().streams == PruneSettings().streams == build_parser().parse_args([]).streams == "off"
+    assert create_args().streams == Pruning().streams == parse(Prune, []).pruning.streams == "off"
     torch.manual_seed(0)
     model, x = create_model("resnet20").eval(), torch.randn(24, 3, 16, 16)
     smaller = prune_network(model, x[:1], x, keep=0.5, compensation="none")

@@ -16,7 +16,7 @@ from common.cost import WidthCost, count_cost
 from common.data import load_dataset
 from common.errors import UserError
 from common.models import create_model
-from model_preserving_id import command, finetune, prune_network
+from model_preserving_id import prune_network
 from model_preserving_id.factored import Ranks, choose_ranks, compressible_layers
 from model_preserving_id.iterate import IterOptions, iterate
 from model_preserving_id.lrank import as_layers as lrank_layers
@@ -25,6 +25,7 @@ from model_preserving_id.pca import as_layers as pca_layers
 from model_preserving_id.pca import output_components, pca
 from model_preserving_id.pictures import pruning_pictures
 from model_preserving_id.portable import as_network, data_of, from_dict, to_dict
+from model_preserving_id.settings import prune_main, train_main
 
 X = torch.zeros(1, 3, 32, 32)
 
@@ -243,7 +244,7 @@ def test_ranks_that_a_budget_cannot_be_met_with_are_refused():
 
 
 def run_main(*words: str) -> int:
-    return command.main([*words, "--threads", "1", "--device", "cpu"])
+    return prune_main([*words, "--threads", "1", "--device", "cpu"])
 
 
 def test_the_command_leaves_a_run_and_skips_a_finished_one(checkpoint, tmp_path, capsys):
@@ -284,7 +285,7 @@ def test_the_command_leaves_a_run_and_skips_a_finished_one(checkpoint, tmp_path,
 )
 def test_mistakes_are_one_line(words, message, checkpoint, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    status = command.main([word.replace("{c}", str(checkpoint)) for word in words])
+    status = prune_main([word.replace("{c}", str(checkpoint)) for word in words])
     lines = capsys.readouterr().err.splitlines()
     assert status == 2 and len(lines) == 1
     assert __import__("re").search(message, lines[0]), lines[0]
@@ -340,7 +341,7 @@ def test_the_original_readme_runs(checkpoint, tmp_path, monkeypatch, capsys):
     words += ["--world-size", "1", "--rank", "0", "--threads", "1", "--device", "cpu"]  # the file knows its data set
     for spelling in ("--evalute", "--evaluate"):
         with pytest.warns(UserWarning, match="gloo|no such file"):
-            assert finetune.main([*words, spelling, "--log_dir", str(tmp_path / spelling)]) == 0
+            assert train_main([*words, spelling, "--log_dir", str(tmp_path / spelling)]) == 0
         assert "before fine-tuning" in capsys.readouterr().out
     content = torch.load(tmp_path / "--evalute" / "checkpoint.pth.tar")
     assert content["epoch"] == 1 and content["state_dict"]
@@ -358,5 +359,5 @@ def test_a_file_knows_its_pictures_and_options_come_first(network):
 
 def test_train_refuses_in_one_line(capsys, tmp_path):
     for words in ([], ["--pretrained", str(tmp_path / "none.pt")], ["--pretrained", "x.pt", "--distill", "1"]):
-        assert finetune.main(words) == 2
+        assert train_main(words) == 2
         assert len(capsys.readouterr().err.splitlines()) == 1

@@ -2,7 +2,7 @@
 
 import sys
 
-from model_preserving_id.command import main
+from model_preserving_id.settings import prune_main
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(prune_main())

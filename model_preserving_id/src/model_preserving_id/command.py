@@ -1,228 +1,87 @@
-"""``python main.py`` and ``python -m model_preserving_id``: from a trained network to a pruned one in a run folder."""
+"""The work of ``python main.py`` and ``python -m model_preserving_id``: from a trained network to a pruned one in a run folder."""
 
-import argparse
-import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
-from common import cli
 from common.atomic import write_csv
 from common.batchnorm import refresh_batch_norm
 from common.checkpoint import save_model
 from common.cost import count_cost
+from common.data import load_dataset
 from common.device import choose_device, set_threads
 from common.errors import UserError
-from common.factory import add_model_options, import_factory, model_from_options
+from common.factory import import_factory, model_from_options
 from common.measure import Accuracy
 from common.runs import LOG, METRICS, STATE, Run, open_run
+from common.settings import flat
 from common.trained import Trained, normalized_as
-from model_preserving_id.compensate import COMPENSATIONS, INPUTS, compensate
+from model_preserving_id.compensate import compensate
 from model_preserving_id.iterate import IterOptions, Row, iterate
 from model_preserving_id.pictures import Pictures, pruning_pictures
 from model_preserving_id.portable import save_dict, to_dict
 from model_preserving_id.prune import prune_network
-from model_preserving_id.streams import STREAMS
+from model_preserving_id.settings import PACKAGE, MissingClass, Prune, Pruning, Ratios
 from model_preserving_id.subject import Subject
-from model_preserving_id.widths import SCORES
 
-PACKAGE = "model_preserving_id"
-METHODS = ("iditer", "budget", "frac", "eps")
 EVALUATIONS = "evaluations.csv"
 PICTURES = 5000  # pruning pictures, as the original README has it
-NOT_PART_OF_A_RUN = ("force", "out", "log_interval", "no_latency", "amp", "compile")
+NOT_PART_OF_A_RUN = ("force", "out", "log_interval", "no_latency")
 Say = Callable[[str], None]
 
 
-@dataclass(frozen=True)
-class PruneSettings:
-    """What a pruned network depends on besides network and data; the names are those of the command-line options."""
-
-    method: str = "iditer"
-    k: float = 0.95
-    eps: float | None = None
-    target_macs: float = 0.5
-    score: str | None = None
-    refresh: float = 0.02
-    streams: str = "off"
-    skip: tuple[str, ...] = ()
-    round_to: int = 1
-    compensation: str = "weights"
-    solve_batch_size: int = INPUTS
-    refresh_bn: bool = False
-    prune_batch_size: int | None = None
-    without_class: int | None = None
-    forward_blocksize: int | None = None
-    seed: int = 2
-
-    def __post_init__(self) -> None:
-        if self.method not in METHODS:
-            raise UserError(f"--method {self.method}: expected one of {', '.join(METHODS)}")
-        if self.method == "eps" and self.eps is None:
-            raise UserError("--method eps needs --eps, such as 0.05")
-        if self.eps is not None and self.method != "eps":
-            raise UserError(f"--eps belongs to --method eps, not to {self.method}")
-        if self.eps is not None and not 0 <= self.eps < 1:
-            raise UserError(f"--eps {self.eps} is out of range: expected 0 <= eps < 1")
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    return cli.run(_main, argv)
-
-
-def build_parser() -> cli.Parser:
-    d = PruneSettings()
-    parser = cli.Parser(
-        prog="main.py", description="Prune a trained network with the interpolative decomposition.", package=PACKAGE
-    )
-    add_model_options(parser)
-    cli.add_data_options(parser)
-    cli.add_run_options(parser, seed=d.seed)
-    group = parser.add_argument_group("pruning")
-    group.add_argument(
-        "--method", "--k-args", choices=METHODS, default=d.method,
-        help="iditer: layer by layer down to --target-macs; budget: the same in one shot; frac: every layer keeps --k; eps: by accuracy",
-    )  # fmt: skip
-    group.add_argument(
-        "--k", type=float, default=d.k, help="fraction of channels kept: by a pick of iditer, or in every layer by frac"
-    )
-    group.add_argument(
-        "--eps", type=float, default=d.eps, help="largest |r_k+1,k+1| / |r_11| of a layer, for --method eps"
-    )
-    group.add_argument(
-        "--target-macs",
-        type=cli.fraction,
-        default=d.target_macs,
-        metavar="F",
-        help="fraction of the MACs to keep, met within [0.98 F, F]",
-    )
-    group.add_argument(
-        "--prune-batch-size",
-        type=cli.positive_int,
-        default=d.prune_batch_size,
-        help="training pictures to prune with; 5000, or all if there are fewer",
-    )
-    group.add_argument(
-        "--score",
-        choices=SCORES,
-        default=d.score,
-        help="what a step loses; pivot (the paper's) for iditer, measured for budget if not given",
-    )
-    group.add_argument(
-        "--refresh",
-        type=float,
-        default=d.refresh,
-        help="iditer measures anew after so much of the MACs; 0: after each pick",
-    )
-    group.add_argument(
-        "--streams",
-        choices=STREAMS,
-        default=d.streams,
-        help="residual streams: left whole (off), or those read by an option-A shortcut shrink too, as far as exact, or by a conv",
-    )
-    group.add_argument("--skip", nargs="+", default=list(d.skip), metavar="LAYER", help="layers that stay whole")
-    group.add_argument(
-        "--round-to", type=cli.positive_int, default=d.round_to, help="widths are multiples of this, such as 8"
-    )
-    group.add_argument(
-        "--compensation",
-        choices=COMPENSATIONS,
-        default=d.compensation,
-        help="none is the paper; beyond it: make good what earlier cuts lost, by T or by the reading layers' weights",
-    )
-    group.add_argument(
-        "--solve-batch-size",
-        type=cli.positive_int,
-        default=d.solve_batch_size,
-        help="of the pruning pictures, so many for --compensation",
-    )
-    group.add_argument("--refresh-bn", action="store_true", help="beyond the paper: measure batch-norm statistics anew")
-    group.add_argument(
-        "--without-class", type=int, default=d.without_class, help="prune without any picture of this class"
-    )
-    group.add_argument(
-        "--forward-blocksize",
-        type=cli.positive_int,
-        default=d.forward_blocksize,
-        help="pictures that go through the network at once",
-    )
-    group.add_argument(
-        "--log-interval",
-        type=cli.not_negative_int,
-        default=0,
-        help="iditer: evaluate and save after every so many picks",
-    )
-    group.add_argument("--no-latency", action="store_true", help="do not measure latency")
-    group.add_argument("--out", default=None, help="run folder; runs/DATASET/ARCH-METHOD-TARGET if not given")
-    return parser
-
-
-def _main(argv: Sequence[str] | None) -> None:
-    args = build_parser().parse_args(argv)
-    set_threads(args.threads)
-    settings = PruneSettings(**{name: _frozen(getattr(args, name)) for name in asdict(PruneSettings())})
-    trained = trained_from_options(args)
-    folder = Path(args.out or f"runs/{trained.data.name}/{trained.name}-{label_of(settings)}")
-    command = cli.command_line("python main.py", argv)
-    run = open_prune_run(folder, trained, settings, extra_options(args), force=args.force)
+def prune(settings: Prune, command: str) -> None:
+    """Prune a network into a run folder. command: the command line, for metrics.json."""
+    set_threads(settings.run.threads)
+    trained = trained_from_options(settings)
+    folder = Path(settings.out or f"runs/{trained.data.name}/{trained.name}-{settings.pruning.label}")
+    seed, options = settings.repeat.seed, extra_options(settings)
+    run = open_prune_run(folder, trained, settings.pruning, seed, options, force=settings.repeat.force)
     prune_into(
-        run,
-        trained,
-        settings,
-        log_interval=args.log_interval,
-        latency=not args.no_latency,
+        run, trained, settings.pruning, seed, log_interval=settings.log_interval, latency=not settings.no_latency,
         details={"command": command},
-    )
+    )  # fmt: skip
 
 
-def _frozen(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value
+def extra_options(settings: Prune) -> dict[str, Any]:
+    """All options that a run folder records and compares."""
+    return {name: value for name, value in flat(settings).items() if name not in NOT_PART_OF_A_RUN}
 
 
-def label_of(settings: PruneSettings) -> str:
-    """What a run folder is called: method and what it aims at."""
-    aim = {"iditer": settings.target_macs, "budget": settings.target_macs, "frac": settings.k, "eps": settings.eps}
-    return f"{settings.method}-{aim[settings.method]:g}"
-
-
-def extra_options(args: argparse.Namespace) -> dict[str, Any]:
-    """All parsed options that a run folder records and compares."""
-    return {name: value for name, value in vars(args).items() if name not in NOT_PART_OF_A_RUN}
-
-
-def trained_from_options(args: argparse.Namespace) -> Trained:
+def trained_from_options(settings: Prune | MissingClass | Ratios) -> Trained:
     """Network and data as the options name them. Raises UserError for a missing file, an unknown name, another's checkpoint."""
-    device = choose_device(args.device)
-    file = args.checkpoint or args.weights
-    if file is None and not args.model:
+    network, chosen = settings.network, settings.data
+    device = choose_device(settings.run.device)
+    file = network.checkpoint or network.weights
+    if file is None and not network.model:
         raise UserError("say which trained network: --checkpoint FILE, or --arch NAME --weights FILE")
     if file is not None and not Path(file).is_file():
         raise UserError(f"{file}: no such file")
-    data = cli.load_data(args)
-    model, _ = model_from_options(args, data.num_classes, data.input_shape)
-    if args.normalize is None:
+    data = load_dataset(chosen.dataset, chosen.dataset_dir, normalize=chosen.normalize)
+    model, _ = model_from_options(network, data.num_classes, data.input_shape)
+    if chosen.normalize is None:
         data = normalized_as(model, data)
     count_cost(model, data.input_shape)  # raises for a network of other pictures
-    factory = import_factory(args.model, data.num_classes) if args.model else None
+    factory = import_factory(network.model, data.num_classes) if network.model else None
     record = getattr(model, "architecture", None)
-    name = args.model.replace(":", ".") if args.model else record["arch"] if record else "network"
-    return Trained(model.eval(), data, name, Path(file) if file else None, factory, device, args.workers)
+    name = network.model.replace(":", ".") if network.model else record["arch"] if record else "network"
+    return Trained(model.eval(), data, name, Path(file) if file else None, factory, device, chosen.workers)
 
 
 def open_prune_run(
     folder: Path,
     trained: Trained,
-    settings: PruneSettings,
+    pruning: Pruning,
+    seed: int,
     more: Mapping[str, Any] | None = None,
     *,
     force: bool = False,
 ) -> Run:
     """The run folder of these settings on this network; another run in it is refused."""
-    options = {**(more or {}), **asdict(settings), "arch": trained.name, "dataset": trained.data.name}
+    options = {**(more or {}), **flat(pruning), "seed": seed, "arch": trained.name, "dataset": trained.data.name}
     options |= {"weights_digest": trained.digest, "mean": trained.data.mean, "std": trained.data.std}
     return open_run(folder, PACKAGE, options, device=trained.device, fingerprint=trained.data.fingerprint, force=force)
 
@@ -230,7 +89,8 @@ def open_prune_run(
 def prune_into(
     run: Run,
     trained: Trained,
-    settings: PruneSettings,
+    pruning: Pruning,
+    seed: int,
     *,
     log_interval: int = 0,
     latency: bool = True,
@@ -246,15 +106,15 @@ def prune_into(
         say(f"{run.folder} is finished: {run.folder / METRICS}")
         return run.metrics()
     pictures = pruning_pictures(
-        trained.data, settings.prune_batch_size or min(PICTURES, len(trained.data.train)), settings.seed, without_class=settings.without_class,
-        batch_size=settings.forward_blocksize, device=trained.device, workers=trained.workers,
+        trained.data, pruning.prune_batch_size or min(PICTURES, len(trained.data.train)), seed, without_class=pruning.without_class,
+        batch_size=pruning.forward_blocksize, device=trained.device, workers=trained.workers,
     )  # fmt: skip
     trained.model.to(trained.device)
-    say(f"{trained.name} on {trained.data.name}: {label_of(settings)} with {len(pictures.images)} pictures")
+    say(f"{trained.name} on {trained.data.name}: {pruning.label} with {len(pictures.images)} pictures")
     evaluations = _Evaluations(run, trained, log_interval, on_evaluation, say)
     start, cpu = time.monotonic(), time.process_time()
-    model, rows = prune_with(trained, settings, pictures, state=run.folder / STATE, on_pick=evaluations.see)
-    if settings.refresh_bn:
+    model, rows = prune_with(trained, pruning, pictures, state=run.folder / STATE, on_pick=evaluations.see)
+    if pruning.refresh_bn:
         refresh_batch_norm(model, pictures, trained.device)
     seconds, cpu = round(time.monotonic() - start, 1), round(time.process_time() - cpu, 1)
     write_csv(run.folder / LOG, rows)
@@ -264,7 +124,7 @@ def prune_into(
     )  # fmt: skip
     sides = trained.sides(run.model_path, latency=latency)
     say_result(trained.name, sides, say)
-    label = f"model-preserving ID, {label_of(settings)}"
+    label = f"model-preserving ID, {pruning.label}"
     return run.finish(
         {
             **sides,
@@ -280,7 +140,7 @@ def prune_into(
 
 def prune_with(
     trained: Trained,
-    settings: PruneSettings,
+    pruning: Pruning,
     pictures: Pictures,
     *,
     state: Path | None = None,
@@ -288,18 +148,18 @@ def prune_with(
 ) -> tuple[nn.Module, list[Row]]:
     """(the pruned network, the rows of the picks; none for a one-shot method)."""
     example = trained.example_input.to(trained.device)
-    shared = {"streams": settings.streams, "skip": settings.skip, "round_to": settings.round_to}
-    if settings.method == "iditer":
-        options = IterOptions(settings.target_macs, settings.k, settings.refresh, settings.score or "pivot", **shared)
+    shared = {"streams": pruning.streams, "skip": pruning.skip, "round_to": pruning.round_to}
+    if pruning.method == "iditer":
+        options = IterOptions(pruning.target_macs, pruning.k, pruning.refresh, pruning.score or "pivot", **shared)
         subject, rows = iterate(
             trained.model, example, pictures, options, device=trained.device, state=state, on_pick=on_pick
         )
-        compensate(subject, pictures, settings.compensation, count=settings.solve_batch_size)
+        compensate(subject, pictures, pruning.compensation, count=pruning.solve_batch_size)
         return subject.cut(), rows
-    aim = {"budget": {"target_macs": settings.target_macs}, "frac": {"keep": settings.k}, "eps": {"eps": settings.eps}}
+    aim = {"budget": {"target_macs": pruning.target_macs}, "frac": {"keep": pruning.k}, "eps": {"eps": pruning.eps}}
     model = prune_network(
-        trained.model, example, pictures, **aim[settings.method], **shared, score=settings.score or "measured",
-        compensation=settings.compensation, solve_inputs=settings.solve_batch_size,
+        trained.model, example, pictures, **aim[pruning.method], **shared, score=pruning.score or "measured",
+        compensation=pruning.compensation, solve_inputs=pruning.solve_batch_size,
     )  # fmt: skip
     return model, []
 
@@ -353,7 +213,3 @@ def save_seed_file(folder: Path, name: str, model: nn.Module, trained: Trained, 
     content = to_dict(model, normalize=normalize, dataset=trained.data.name, dataset_dir=dataset_dir)
     save_dict(folder / name, content)
     return folder / name
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -22,12 +22,11 @@ from model_preserving_id.damage import first_inputs
 from model_preserving_id.halting import halting
 from model_preserving_id.refit import can_refit, refit_weight
 from model_preserving_id.rows import Gram
+from model_preserving_id.settings import COMPENSATIONS, INPUTS
 from model_preserving_id.sight import Plan, Seen, plan, watching
 from model_preserving_id.subject import Subject
 
-COMPENSATIONS = ("none", "t", "weights")
 MEMORY = 2 * 2**30  # bytes: as long as all inputs fit, halted in both networks, each network is read once in all
-INPUTS = 1000  # pruning inputs that layers are solved with, if not said otherwise
 HELD = 5  # largest layers' worth of numbers that a halted forward holds, in both networks
 
 Look = Callable[[str], Iterator[tuple[Seen, Seen]]]

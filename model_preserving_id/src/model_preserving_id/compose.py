@@ -12,12 +12,13 @@ from common.data import load_dataset
 from common.device import choose_device
 from common.runs import Run, open_run
 from common.trained import Trained, normalized_as
-from model_preserving_id.command import PACKAGE, save_seed_file, say_result
+from model_preserving_id.command import save_seed_file, say_result
 from model_preserving_id.lrank import lrank
 from model_preserving_id.pca import pca
 from model_preserving_id.pictures import pruning_pictures
 from model_preserving_id.portable import as_network, data_of
 from model_preserving_id.seed_api import create_args, open_trained
+from model_preserving_id.settings import PACKAGE
 
 FOLDER = "checkpoints"
 Net = nn.Module | Mapping[str, Any] | Path | str

@@ -8,8 +8,9 @@ from common.formats import load_network
 from common.methods import Method, Task
 from common.runs import MODEL
 from common.trained import Trained, normalized_as
-from model_preserving_id.command import PruneSettings, prune_with
+from model_preserving_id.command import prune_with
 from model_preserving_id.pictures import pruning_pictures
+from model_preserving_id.settings import Pruning
 from model_preserving_id.streams import is_stream
 
 PICTURES = 200  # pruning pictures; the network reads them a few times
@@ -30,9 +31,9 @@ def compress(task: Task) -> Path:
     trained = Trained(model, data, model.architecture["arch"], task.baseline, None, task.device)
     inner = any(not is_stream(group) for group in channel_groups(model, trained.example_input))
     streams = "off" if inner else "exact"
-    settings = PruneSettings(method="budget", target_macs=task.target, streams=streams, seed=task.seed)
-    pictures = pruning_pictures(data, min(PICTURES, len(data.train)), settings.seed, device=task.device)
-    pruned, _ = prune_with(trained, settings, pictures)
+    pruning = Pruning(method="budget", target_macs=task.target, streams=streams)
+    pictures = pruning_pictures(data, min(PICTURES, len(data.train)), task.seed, device=task.device)
+    pruned, _ = prune_with(trained, pruning, pictures)
     save_model(file, pruned, normalize=(data.mean, data.std), dataset=data.name, classes=data.classes)
     return file
 

@@ -7,9 +7,10 @@ from torch import Tensor, nn
 
 from common.errors import UserError
 from model_preserving_id.activations import Statistics, gather, warn_of_few_rows
-from model_preserving_id.compensate import INPUTS, check_compensation, compensate
+from model_preserving_id.compensate import check_compensation, compensate
 from model_preserving_id.damage import DAMAGE_INPUTS, first_inputs, measure_damage
 from model_preserving_id.ranking import Ranking, rank_groups
+from model_preserving_id.settings import INPUTS
 from model_preserving_id.subject import Subject, checked_inputs, finite
 from model_preserving_id.widths import (
     by_budget,

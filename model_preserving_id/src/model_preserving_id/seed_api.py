@@ -14,8 +14,9 @@ from common.device import choose_device
 from common.errors import UserError
 from common.factory import named_model
 from common.trained import Trained, normalized_as
-from model_preserving_id.command import PruneSettings, open_prune_run, prune_into, save_seed_file
+from model_preserving_id.command import open_prune_run, prune_into, save_seed_file
 from model_preserving_id.portable import arch_of, as_network
+from model_preserving_id.settings import Pruning
 
 FINAL = "modelIDiter_final.pt"
 ONE_SHOT = "modelIDprune.pt"
@@ -38,7 +39,7 @@ def create_args() -> argparse.Namespace:
     }
     seed |= {"batch_size": 128, "prune_batch_size": 1000, "k_args": "frac", "distributed": False, "workers": 4}
     seed |= {"forward_blocksize": 25, "seed": 2, "log_interval": 10}
-    ours = PruneSettings()
+    ours = Pruning()
     more = {
         name: getattr(ours, name)
         for name in ("score", "refresh", "streams", "skip", "round_to", "refresh_bn", "solve_batch_size")
@@ -63,16 +64,15 @@ def iditer(
     savedir becomes a run folder (config.json, log.csv, metrics.json, model.safetensors), with the seed's
     ``modelIDiter_cnt{N}.pt`` every ``args.log_interval`` picks and ``modelIDiter_final.pt`` in it.
     """
-    return _prune(args, savedir, replace(_settings(args, "iditer"), target_macs=flops_reduc), FINAL, say)
+    return _prune(args, savedir, replace(_pruning(args, "iditer"), target_macs=flops_reduc), args.seed, FINAL, say)
 
 
 def id(args: argparse.Namespace, checkdir: str | Path = ".", seed: int | None = None) -> nn.Module:
     """One shot: every layer keeps int(args.k * n) channels. Leaves ``modelIDprune.pt``, and the files of a run."""
-    settings = _settings(args, "frac")
-    return _prune(args, checkdir, settings if seed is None else replace(settings, seed=seed), ONE_SHOT, print)
+    return _prune(args, checkdir, _pruning(args, "frac"), args.seed if seed is None else seed, ONE_SHOT, print)
 
 
-def _settings(args: argparse.Namespace, method: str) -> PruneSettings:
+def _pruning(args: argparse.Namespace, method: str) -> Pruning:
     if getattr(args, "pruner", "id") != "id":
         raise UserError(f"args.pruner {args.pruner!r}: there is only 'id'")
     names = (
@@ -87,24 +87,24 @@ def _settings(args: argparse.Namespace, method: str) -> PruneSettings:
         "solve_batch_size",
         "without_class",
     )
-    chosen = {name: getattr(args, name) for name in (*names, "forward_blocksize", "seed") if hasattr(args, name)}
-    return PruneSettings(method=method, skip=tuple(getattr(args, "skip", ())), **chosen)
+    chosen = {name: getattr(args, name) for name in (*names, "forward_blocksize") if hasattr(args, name)}
+    return Pruning(method=method, skip=list(getattr(args, "skip", [])), **chosen)
 
 
-def _prune(args: argparse.Namespace, folder: str | Path, settings: PruneSettings, final: str, say) -> nn.Module:
+def _prune(args: argparse.Namespace, folder: str | Path, pruning: Pruning, seed: int, final: str, say) -> nn.Module:
     trained = open_trained(args)
     folder = Path(folder)
     options = {
         name: value for name, value in vars(args).items() if name not in ("force", "latency", "log_interval", "skip")
     }
-    run = open_prune_run(folder, trained, settings, options, force=getattr(args, "force", False))
+    run = open_prune_run(folder, trained, pruning, seed, options, force=getattr(args, "force", False))
 
     def keep(model: nn.Module, count: int, accuracy) -> None:
         save_seed_file(folder, f"modelIDiter_cnt{count}.pt", model, trained, args.dataset_dir)
 
-    details = {"command": f"{settings.method}({shlex.quote(args.arch)}, {folder})"}
+    details = {"command": f"{pruning.method}({shlex.quote(args.arch)}, {folder})"}
     prune_into(
-        run, trained, settings, log_interval=getattr(args, "log_interval", 0), latency=getattr(args, "latency", False),
+        run, trained, pruning, seed, log_interval=getattr(args, "log_interval", 0), latency=getattr(args, "latency", False),
         details=details, on_evaluation=keep, say=say,
     )  # fmt: skip
     model = as_network(run.model_path)

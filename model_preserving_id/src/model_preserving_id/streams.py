@@ -10,8 +10,7 @@ from common.channels import ChannelGroup
 from common.errors import UserError
 from common.models import PadShortcut
 from model_preserving_id.activations import watch
-
-STREAMS = ("exact", "conv", "off")
+from model_preserving_id.settings import STREAMS
 
 
 def is_stream(group: ChannelGroup) -> bool:

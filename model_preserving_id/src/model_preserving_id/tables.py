@@ -10,13 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from common.benchmark import speed_table
-from common.plots import COLORS, figure
 from common.results import keep_run, markdown_table, tables_command
 from common.runs import read_json
 from model_preserving_id.published import MISSING_CLASS
+from model_preserving_id.settings import HOME, PACKAGE
 
-PACKAGE = "model_preserving_id"
-HOME = Path(__file__).resolve().parents[2]  # the package's folder in a checkout
 RESULTS = HOME / "results"
 README = HOME / "README.md"
 CURVE = RESULTS / "curve-resnet56.png"
@@ -32,7 +30,7 @@ NAMES = {
     "group-norm": "torch-pruning, group norm, its own widths",
 }
 # the picture: who chooses the channels, and how the next layer is told (dotted: not at all)
-COLOR = {"id": COLORS[0], "without": COLORS[0], "l1": COLORS[1], "random": COLORS[2], "group": COLORS[3]}
+COLOR = {"id": 0, "without": 0, "l1": 1, "random": 2, "group": 3}  # indices into common.plots.COLORS
 LINE = {"id": "--", "id-t": "-.", "id-weights": "-", "l1-weights": "-", "random-weights": "-"}
 CHOICES: dict[
     str, tuple[str, dict[str, Any]]
@@ -234,11 +232,15 @@ TABLES: dict[str, Callable[[], str]] = {
 
 def look(method: str) -> dict[str, str]:
     """Colour and line of a method in the picture of the curve."""
-    return {"color": COLOR[method.split("-")[0]], "linestyle": LINE.get(method, ":")}
+    from common.plots import COLORS
+
+    return {"color": COLORS[COLOR[method.split("-")[0]]], "linestyle": LINE.get(method, ":")}
 
 
 def draw_curve(file: Path | str, records: Sequence[Mapping[str, Any]]) -> None:
     """Top-1 and agreement against the share of the MACs, a line per method."""
+    from common.plots import figure
+
     with figure(file, width=10, height=4.6, ncols=2) as (top1, agreement):
         for method, name in NAMES.items():
             found = sorted((r for r in records if r["method"] == method), key=lambda r: r["target"])

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 
 from common.errors import UserError
 from model_preserving_id.ranking import Ranking
+from model_preserving_id.settings import SCORES
 
 TOLERANCE = 0.02  # a target of MACs is met within [1 - TOLERANCE, 1] of it
-SCORES = ("pivot", "frobenius", "measured")
 
 Macs = Callable[[Mapping[str, int]], int]  # of the network at these widths
 Loss = Callable[[str, int, int], float]  # (group, width before, width after) -> what the step loses

@@ -9,136 +9,24 @@ Leaves missing_class.json, per_class.png and agreement.png.
 """
 
 import sys
-from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any
-
-import torch
-from torch import Tensor
+from collections.abc import Sequence
 
 from common import cli
-from common.atomic import write_json
-from common.device import set_threads
-from common.errors import UserError
-from common.factory import add_model_options
-from common.plots import figure
-from common.runs import describe_environment, writable_folder
-from common.trained import Trained
-from model_preserving_id.command import trained_from_options
-from model_preserving_id.iterate import IterOptions, Row, iterate
-from model_preserving_id.pictures import pruning_pictures
-from model_preserving_id.streams import STREAMS
-from model_preserving_id.subject import Subject
+from common.settings import command
+from model_preserving_id.settings import PACKAGE, MissingClass
 
-MISSING, OTHERS = "#d40000", "#0072b2"
+PROG = "python -m model_preserving_id.experiments.missing_class"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    return cli.run(_main, argv)
+    """Run the command; returns an exit status."""
 
+    def body(given: MissingClass) -> None:
+        from model_preserving_id.experiments.per_class import run
 
-def build_parser() -> cli.Parser:
-    parser = cli.Parser(
-        prog="python -m model_preserving_id.experiments.missing_class", description="Prune without a class."
-    )
-    add_model_options(parser)
-    cli.add_data_options(parser)
-    cli.add_run_options(parser, seed=4)
-    parser.add_argument("--without-class", type=int, default=0, help="the class that no pruning picture shows")
-    parser.add_argument(
-        "--prune-batch-size", type=cli.positive_int, default=1000, help="pruning pictures before it goes"
-    )
-    parser.add_argument("--target-macs", type=cli.fraction, default=0.3, help="fraction of the MACs to stop at")
-    parser.add_argument("--k", type=float, default=0.9, help="fraction of a layer's channels that a pick keeps")
-    parser.add_argument("--every", type=cli.fraction, default=0.05, help="measure after each such share of the MACs")
-    parser.add_argument("--streams", choices=STREAMS, default="off", help="residual streams with an option-A shortcut")
-    parser.add_argument("--out", default="runs/missing-class", help="folder of the files")
-    return parser
+        run(given, cli.command_line(PROG, argv))
 
-
-def _main(argv: Sequence[str] | None) -> None:
-    args = build_parser().parse_args(argv)
-    out = writable_folder(args.out)
-    set_threads(args.threads)
-    trained = trained_from_options(args)
-    classes = len(trained.data.classes)
-    if not 0 <= args.without_class < classes:
-        raise UserError(f"--without-class {args.without_class}: {trained.data.name} has classes 0 to {classes - 1}")
-    points = follow(trained, args)
-    record = {
-        "command": cli.command_line("python -m model_preserving_id.experiments.missing_class", argv),
-        "arch": trained.name, "dataset": trained.data.name, "classes": list(trained.data.classes),
-        "without_class": args.without_class, "pictures": args.prune_batch_size, "k": args.k, "seed": args.seed,
-        "points": points, "environment": describe_environment(trained.device),
-    }  # fmt: skip
-    write_json(out / "missing_class.json", record)
-    plot(record, out)
-    print(f"{out / 'missing_class.json'}, {out / 'per_class.png'}, {out / 'agreement.png'}")
-
-
-def follow(trained: Trained, args) -> list[dict[str, Any]]:
-    """A point for the whole network and after each ``args.every`` of the MACs."""
-    pictures = pruning_pictures(
-        trained.data, min(args.prune_batch_size, len(trained.data.train)), args.seed,
-        without_class=args.without_class, device=trained.device, workers=trained.workers,
-    )  # fmt: skip
-    points = [point(trained, None, 1.0)]
-
-    def see(subject: Subject, row: Row) -> None:
-        if points[-1]["macs_left"] - row["macs_left"] >= args.every or row["macs_left"] <= args.target_macs:
-            points.append(point(trained, subject, row["macs_left"]))
-            print(" ".join(f"{name} {value}" for name, value in points[-1].items() if name != "per_class"), flush=True)
-
-    options = IterOptions(args.target_macs, args.k, streams=args.streams)
-    iterate(trained.model, trained.example_input, pictures, options, device=trained.device, on_pick=see)
-    return points
-
-
-def point(trained: Trained, subject: Subject | None, macs_left: float) -> dict[str, Any]:
-    """Share of the MACs, top-1, agreement and top-1 of every class, in percent, on the test pictures."""
-    accuracy = trained.accuracy if subject is None else trained.measure(subject.cut())
-    found = by_class(accuracy.predictions, trained.data.test.labels, len(trained.data.classes))
-    agreement = 100.0 if accuracy.agreement is None else round(accuracy.agreement, 4)
-    return {"macs_left": macs_left, "top1": round(accuracy.top1, 4), "agreement": agreement, "per_class": found}
-
-
-def by_class(decisions: Tensor, labels: Tensor, classes: int) -> list[float | None]:
-    """Percent of each class's pictures that are recognised; None for a class without pictures."""
-    right, all_of = (torch.bincount(which, minlength=classes) for which in (labels[decisions == labels], labels))
-    return [round(100 * int(r) / int(n), 4) if n else None for r, n in zip(right, all_of, strict=True)]
-
-
-def plot(record: Mapping[str, Any], folder: Path) -> None:
-    points, missing = record["points"], record["without_class"]
-    left = [p["macs_left"] for p in points]
-    with figure(folder / "per_class.png") as axes:
-        others = [i for i in range(len(record["classes"])) if i != missing]
-        lines = axes.plot(
-            left, [[p["per_class"][i] for i in others] for p in points], color=OTHERS, linewidth=0.9, alpha=0.7
-        )
-        lines[0].set_label("the other classes")
-        axes.plot(
-            left,
-            [p["per_class"][missing] for p in points],
-            color=MISSING,
-            linewidth=3,
-            label=f"missing: {record['classes'][missing]}",
-        )
-        axes.invert_xaxis()
-        axes.set(
-            xlabel="fraction of the MACs left",
-            ylabel="accuracy of a class, %",
-            title=f"{record['arch']}, {record['dataset']}",
-        )
-        axes.figure.legend(loc="outside upper center", ncols=2)
-    with figure(folder / "agreement.png") as axes:
-        axes.plot(left, [p["agreement"] for p in points], marker=".", label="agreement with the whole network")
-        axes.plot(left, [p["top1"] for p in points], marker=".", label="top-1")
-        axes.invert_xaxis()
-        axes.set(
-            xlabel="fraction of the MACs left", ylabel="%", title=f"pruned without class {record['classes'][missing]}"
-        )
-        axes.figure.legend(loc="outside upper center", ncols=2)
+    return command(MissingClass, body, argv, PROG, PACKAGE)
 
 
 if __name__ == "__main__":

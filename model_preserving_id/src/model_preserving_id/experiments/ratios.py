@@ -11,188 +11,24 @@ Leaves ratios.json and ratios.png. A ratio that a method cannot meet has no poin
 """
 
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
-from typing import Any
-
-from torch import nn
+from collections.abc import Sequence
 
 from common import cli
-from common.atomic import write_json
-from common.channels import keep_channels, top_channels
-from common.cost import count_cost
-from common.device import set_threads
-from common.errors import UserError
-from common.factory import add_model_options
-from common.plots import figure
-from common.runs import describe_environment, writable_folder
-from common.trained import Trained
-from model_preserving_id.activations import gather
-from model_preserving_id.command import trained_from_options
-from model_preserving_id.compensate import compensate
-from model_preserving_id.lrank import lrank
-from model_preserving_id.pca import pca
-from model_preserving_id.pictures import Pictures, pruning_pictures
-from model_preserving_id.prune import prune_network, shrink_all
-from model_preserving_id.ranking import rank_groups
-from model_preserving_id.streams import STREAMS
-from model_preserving_id.subject import Subject
-from model_preserving_id.widths import by_budget, relative_loss
+from common.settings import command
+from model_preserving_id.settings import PACKAGE, Ratios
 
-RATIOS = (0.8, 0.7, 0.6, 0.5, 0.4, 0.3)
-STEPS = 8  # of the bisection for the share of MACs that leaves a share of the parameters
-LABELS = {
-    "id": "ID",
-    "id-weights": "ID, weights solved anew",
-    "pca": "PCA",
-    "lrank": "LRank",
-    "l1": "largest L1 norm",
-    "id+pca": "PCA on ID at half the MACs",
-    "id+lrank": "LRank on ID at half the MACs",
-}
+PROG = "python -m model_preserving_id.experiments.ratios"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    return cli.run(_main, argv)
+    """Run the command; returns an exit status."""
 
+    def body(given: Ratios) -> None:
+        from model_preserving_id.experiments.comparison import run
 
-def build_parser() -> cli.Parser:
-    parser = cli.Parser(
-        prog="python -m model_preserving_id.experiments.ratios", description="ID beside PCA, LRank and norms."
-    )
-    add_model_options(parser)
-    cli.add_data_options(parser)
-    cli.add_run_options(parser, seed=2)
-    parser.add_argument("--ratios", type=cli.fraction, nargs="+", default=list(RATIOS), help="parameters that stay")
-    parser.add_argument("--methods", nargs="+", choices=LABELS, default=list(LABELS), help="which rows")
-    parser.add_argument("--prune-batch-size", type=cli.positive_int, default=1000, help="pruning pictures")
-    parser.add_argument("--streams", choices=STREAMS, default="off", help="residual streams with an option-A shortcut")
-    parser.add_argument("--out", default="runs/ratios", help="folder of the files")
-    return parser
+        run(given, cli.command_line(PROG, argv))
 
-
-def _main(argv: Sequence[str] | None) -> None:
-    args = build_parser().parse_args(argv)
-    out = writable_folder(args.out)
-    set_threads(args.threads)
-    trained = trained_from_options(args)
-    trained.model.to(trained.device)
-    pictures = pruning_pictures(
-        trained.data, min(args.prune_batch_size, len(trained.data.train)), args.seed, device=trained.device, workers=trained.workers
-    )  # fmt: skip
-    compare = Comparison(trained, pictures, args.streams)
-    points = [compare.point(method, ratio) for method in args.methods for ratio in args.ratios]
-    record = {
-        "command": cli.command_line("python -m model_preserving_id.experiments.ratios", argv),
-        "arch": trained.name, "dataset": trained.data.name, "dense_top1": trained.accuracy.top1, "pictures": len(pictures.images),
-        "seed": args.seed, "points": points, "labels": LABELS, "left_out": {"ALDS": "no kept implementation on a package index"},
-        "environment": describe_environment(trained.device),
-    }  # fmt: skip
-    write_json(out / "ratios.json", record)
-    plot(record, out / "ratios.png")
-    print(f"{out / 'ratios.json'}, {out / 'ratios.png'}")
-
-
-class Comparison:
-    """Networks by method and ratio; what several methods need is made once."""
-
-    def __init__(self, trained: Trained, pictures: Pictures, streams: str) -> None:
-        self.trained, self.pictures, self.streams = trained, pictures, streams
-        self.params = count_cost(trained.model, trained.data.input_shape).params
-        subject = self.subject()
-        self.statistics = gather(subject.model, subject.all_readings(), pictures, device=trained.device)
-        self.rankings = rank_groups(subject, self.statistics)
-        self.half: list[nn.Module] = []
-
-    def subject(self) -> Subject:
-        return Subject(self.trained.model, self.trained.example_input.to(self.trained.device), streams=self.streams)
-
-    def point(self, method: str, ratio: float) -> dict[str, Any]:
-        """Parameters and MACs left, top-1 and agreement on the test pictures; or why there are none."""
-        try:
-            model = self.network(method, ratio)
-        except UserError as error:
-            print(f"{method} {ratio:g}: {error}")
-            return {"method": method, "ratio": ratio, "refused": str(error)}
-        accuracy = self.trained.measure(model)
-        cost = count_cost(model, self.trained.data.input_shape)
-        print(f"{method} {ratio:g}: {accuracy.top1:.2f} / {accuracy.agreement:.2f}", flush=True)
-        return {
-            "method": method, "ratio": ratio, "params": cost.params, "params_left": round(cost.params / self.params, 4),
-            "macs": cost.macs, "top1": round(accuracy.top1, 4), "agreement": round(accuracy.agreement or 0.0, 4),
-        }  # fmt: skip
-
-    def network(self, method: str, ratio: float) -> nn.Module:
-        model, shape = self.trained.model, self.trained.data.input_shape
-        factored: dict[str, Callable[[nn.Module, float], nn.Module]] = {
-            "pca": lambda net, keep: pca(net, shape, self.pictures, keep),
-            "lrank": lambda net, keep: lrank(net, shape, keep),
-        }
-        if method in factored:
-            return factored[method](model, ratio)
-        if method.startswith("id+"):
-            small = self.id_at_half()
-            share = ratio * self.params / count_cost(small, shape).params
-            if share > 1:
-                raise UserError(f"the ID network has only {ratio / share:.2f} of the parameters already")
-            return factored[method.removeprefix("id+")](small, share)
-        widths = self.widths(ratio)
-        if method == "l1":
-            norms = {
-                name: model.get_submodule(name).weight.detach().abs().flatten(1).sum(1).tolist() for name in widths
-            }
-            kept = {name: top_channels(norms[name], width) for name, width in widths.items()}
-            return keep_channels(model, self.trained.example_input.to(self.trained.device), kept)
-        subject = self.subject()
-        shrink_all(subject, self.rankings, self.statistics, widths)
-        compensate(subject, self.pictures, "weights" if method == "id-weights" else "none")
-        return subject.cut()
-
-    def widths(self, ratio: float) -> dict[str, int]:
-        """Of the budget of MACs that leaves this share of the parameters, or the most below it."""
-        low, high, found = 0.0, 1.0, None
-        loss = relative_loss(self.rankings, "frobenius")
-        for _ in range(STEPS):
-            middle = (low + high) / 2
-            subject = self.subject()
-            try:
-                widths = by_budget(self.rankings, subject.macs, subject.dense_macs, middle, loss)
-            except UserError:
-                low = middle
-                continue
-            kept = {name: self.rankings[name].kept(width) for name, width in widths.items()}
-            small = keep_channels(self.trained.model, subject.example_input, kept)
-            if sum(p.numel() for p in small.parameters()) <= ratio * self.params:
-                low, found = middle, widths
-            else:
-                high = middle
-        if found is None:
-            raise UserError(f"channels alone cannot go down to {ratio:g} of the parameters")
-        return found
-
-    def id_at_half(self) -> nn.Module:
-        if not self.half:
-            self.half.append(
-                prune_network(
-                    self.trained.model, self.trained.example_input, self.pictures, target_macs=0.5, streams=self.streams
-                )
-            )
-        return self.half[0]
-
-
-def plot(record: Mapping[str, Any], file: Path) -> None:
-    with figure(file, ncols=2, width=10) as (top1, agreement):
-        for method, label in LABELS.items():
-            shown = [p for p in record["points"] if p["method"] == method and "top1" in p]
-            for axes, what in ((top1, "top1"), (agreement, "agreement")):
-                if shown:
-                    axes.plot([p["params_left"] for p in shown], [p[what] for p in shown], marker=".", label=label)
-        top1.axhline(record["dense_top1"], color="black", linewidth=0.8, linestyle="--")
-        for axes, label in ((top1, "top-1 %"), (agreement, "agreement %")):
-            axes.set(xlabel="fraction of the parameters left", ylabel=label)
-            axes.invert_xaxis()
-        top1.set_title(f"{record['arch']}, {record['dataset']}, no fine-tuning (dashed: dense)")
-        top1.figure.legend(*top1.get_legend_handles_labels(), loc="outside upper center", ncols=4, fontsize=8)
+    return command(Ratios, body, argv, PROG, PACKAGE)
 
 
 if __name__ == "__main__":
