@@ -73,39 +73,11 @@ def _refuse(message: str) -> int:
     return MISTAKE
 
 
-def add_data_options(parser: argparse.ArgumentParser, dataset: str = "digits", dataset_dir: str | None = None) -> None:
-    """--dataset, --dataset-dir, --normalize, --workers."""
-    group = parser.add_argument_group("data")
-    group.add_argument(
-        "--dataset",
-        default=dataset,
-        help="digits, mnist, fashion-mnist, cifar10, cifar100, imagenet or folder:PATH (PATH/train and PATH/val or PATH/test)",
-    )
-    group.add_argument("--dataset-dir", default=dataset_dir, help="folder of the data set; digits needs none")
-    group.add_argument(
-        "--normalize", default=None, help="imagenet or cifar10: mean and deviation other than the data set's"
-    )
-    group.add_argument(
-        "--workers", type=not_negative_int, default=2, help="processes that read pictures which do not fit in memory"
-    )
-
-
-def add_run_options(parser: argparse.ArgumentParser, seed: int = 0) -> None:
-    """--device, --seed, --threads, --amp, --compile, --force."""
-    group = parser.add_argument_group("run")
-    group.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
-    group.add_argument("--seed", type=not_negative_int, default=seed, help="seed of everything that is drawn")
-    group.add_argument("--threads", type=int, default=None, help="threads on the CPU; torch's choice if not given")
-    group.add_argument("--amp", action="store_true", help="automatic mixed precision (bfloat16)")
-    group.add_argument("--compile", action="store_true", help="torch.compile the training step")
-    group.add_argument("--force", action="store_true", help="start anew in a run folder that holds another run")
-
-
-def load_data(args: "Data | argparse.Namespace") -> "DataBundle":
-    """The DataBundle that the options of :func:`add_data_options` name."""
+def load_data(settings: "Data") -> "DataBundle":
+    """The DataBundle that the options name."""
     from common.data import load_dataset
 
-    return load_dataset(args.dataset, args.dataset_dir, normalize=args.normalize)
+    return load_dataset(settings.dataset, settings.dataset_dir, normalize=settings.normalize)
 
 
 def positive_int(text: str) -> int:

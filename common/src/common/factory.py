@@ -1,6 +1,5 @@
 """A network from command-line options: one of ours by name, foreign weights, a checkpoint, or a user's own factory."""
 
-import argparse
 import importlib
 import inspect
 from collections.abc import Callable, Sequence
@@ -12,40 +11,26 @@ from torch import nn
 from common.checkpoint import load_model, load_tensors, read_tensors
 from common.errors import UserError
 from common.formats import load_network
-from common.models import ARCHITECTURES, arguments_for, create_model, find_architecture, input_shape, is_known
+from common.models import arguments_for, create_model, find_architecture, input_shape, is_known
 from common.options import Network
 
 
-def add_model_options(parser: argparse.ArgumentParser, arch: str | None = None) -> None:
-    """--arch, --weights, --checkpoint, --model, --shortcut."""
-    group = parser.add_argument_group("network")
-    group.add_argument("--arch", default=arch, help=f"one of {', '.join(ARCHITECTURES)}")
-    group.add_argument(
-        "--weights", default=None, help="state dict to load into --arch or --model (.pth, .th, .safetensors)"
-    )
-    group.add_argument("--checkpoint", default=None, help="a model.safetensors of this project: network and weights")
-    group.add_argument("--model", default=None, help="PACKAGE.MODULE:FACTORY, a callable that builds your own network")
-    group.add_argument(
-        "--shortcut", default=None, choices=("pad", "conv3x3"), help="CIFAR ResNets; from the weights if given"
-    )
-
-
 def model_from_options(
-    args: "Network | argparse.Namespace", num_classes: int | None = None, shape: Sequence[int] | None = None
+    settings: Network, num_classes: int | None = None, shape: Sequence[int] | None = None
 ) -> tuple[nn.Module, tuple[int, int, int] | None]:
-    """(network, input shape (C, H, W) or None for a user's own) from the options of :func:`add_model_options`.
+    """(network, input shape (C, H, W) or None for a user's own) that the options name.
 
     num_classes and shape (C, H, W): those of the data, which a registered network is built for.
     """
-    factory = import_factory(args.model, num_classes) if args.model else None
-    if args.checkpoint:
-        model = load_network(args.checkpoint, factory)
+    factory = import_factory(settings.model, num_classes) if settings.model else None
+    if settings.checkpoint:
+        model = load_network(settings.checkpoint, factory)
     elif factory:
         model = factory()
-        if args.weights:
-            load_tensors(model, read_tensors(args.weights), args.weights)
-    elif args.arch:
-        model = named_model(args.arch, args.weights, num_classes, shape, args.shortcut)
+        if settings.weights:
+            load_tensors(model, read_tensors(settings.weights), settings.weights)
+    elif settings.arch:
+        model = named_model(settings.arch, settings.weights, num_classes, shape, settings.shortcut)
     else:
         raise UserError("say which network: --arch NAME, --checkpoint FILE or --model PACKAGE.MODULE:FACTORY")
     record = getattr(model, "architecture", None)

@@ -7,13 +7,7 @@ from common.lazy import lazy_names
 if TYPE_CHECKING:
     from common.training.distill import distillation
     from common.training.loop import fit
-    from common.training.options import (
-        TrainOptions,
-        add_running_options,
-        add_training_options,
-        running_options,
-        training_options,
-    )
+    from common.training.options import TrainOptions
     from common.training.schedule import learning_rate
     from common.training.state import best_test_top1
     from common.training.step import Hooks, cross_entropy, make_optimizer
@@ -21,25 +15,20 @@ if TYPE_CHECKING:
 __all__ = [
     "Hooks",
     "TrainOptions",
-    "add_running_options",
-    "add_training_options",
     "best_test_top1",
     "cross_entropy",
     "distillation",
     "fit",
     "learning_rate",
     "make_optimizer",
-    "running_options",
-    "training_options",
 ]
 
-_OPTIONS = ("TrainOptions", "add_running_options", "add_training_options", "running_options", "training_options")
 __getattr__ = lazy_names(
     __name__,
     {
         "distillation": "distill",
         "fit": "loop",
-        **dict.fromkeys(_OPTIONS, "options"),
+        "TrainOptions": "options",
         "learning_rate": "schedule",
         "best_test_top1": "state",
         **dict.fromkeys(("Hooks", "cross_entropy", "make_optimizer"), "step"),

@@ -1,10 +1,8 @@
-"""The recipe of a training run, and its command-line options."""
+"""The recipe of a training run. Its command-line options are in :mod:`common.options`."""
 
-import argparse
 from dataclasses import dataclass, fields
 from typing import Any
 
-from common.cli import positive_int
 from common.errors import UserError
 
 SCHEDULES = ("constant", "step", "multi-step", "cosine", "linear")
@@ -67,55 +65,3 @@ class TrainOptions:
         for name, good in checks.items():
             if not good:
                 raise UserError(f"--{name.replace('_', '-')} {getattr(self, name)} is out of range")
-
-
-def add_training_options(parser: argparse.ArgumentParser, defaults: TrainOptions | None = None) -> None:
-    """--epochs, --batch-size, --learning-rate, ... with these defaults; read them with :func:`training_options`."""
-    d = defaults or TrainOptions()
-    group = parser.add_argument_group("training")
-    group.add_argument("--epochs", type=int, default=d.epochs, help="number of epochs")
-    group.add_argument(
-        "--batch-size", type=positive_int, default=d.batch_size, help="pictures per step, all processes together"
-    )
-    group.add_argument("--learning-rate", type=float, default=d.learning_rate, help="initial learning rate")
-    group.add_argument("--momentum", type=float, default=d.momentum, help="momentum of SGD")
-    group.add_argument("--weight-decay", type=float, default=d.weight_decay, help="weight decay")
-    group.add_argument("--nesterov", action="store_true", default=d.nesterov, help="Nesterov momentum")
-    group.add_argument("--optimizer", choices=OPTIMIZERS, default=d.optimizer, help="optimizer")
-    group.add_argument("--schedule", choices=SCHEDULES, default=d.schedule, help="course of the learning rate")
-    group.add_argument("--milestones", type=int, nargs="+", default=list(d.milestones), help="epochs of multi-step")
-    group.add_argument("--step-size", type=positive_int, default=d.step_size, help="epochs between drops of step")
-    group.add_argument("--gamma", type=float, default=d.gamma, help="factor of a drop")
-    group.add_argument("--warmup-epochs", type=float, default=d.warmup_epochs, help="epochs of linear warm-up")
-    group.add_argument("--label-smoothing", type=float, default=d.label_smoothing, help="label smoothing")
-    group.add_argument("--sync-batch-norm", action="store_true", help="batch norm over all processes (CUDA)")
-    add_running_options(parser)
-
-
-def add_running_options(parser: argparse.ArgumentParser) -> None:
-    """--evaluate-every, --keep-every, --deterministic, --graph: how a training runs; they change no result."""
-    group = parser.add_argument_group("running")
-    group.add_argument(
-        "--evaluate-every", type=positive_int, default=1, metavar="N",
-        help="evaluate the test set after every N-th epoch, for the log; after the last one always",
-    )  # fmt: skip
-    group.add_argument(
-        "--keep-every", type=float, default=None, metavar="SECONDS",
-        help="write the state for resuming at most this often; after every epoch on a CPU, else every 60 seconds",
-    )  # fmt: skip
-    group.add_argument("--deterministic", action="store_true", help="on CUDA: resume bit-identical, more slowly")
-    group.add_argument("--graph", choices=GRAPHS, default="off", help="on CUDA: replay the step as a CUDA graph")
-
-
-def running_options(args: argparse.Namespace) -> dict[str, Any]:
-    """The options of :func:`add_running_options`, for :class:`TrainOptions`."""
-    return {name: getattr(args, name) for name in RUNNING if hasattr(args, name)}
-
-
-def training_options(args: argparse.Namespace, **overrides: Any) -> TrainOptions:
-    """TrainOptions from parsed options; names that the parser did not have keep the dataclass's defaults."""
-    given = {f.name: getattr(args, f.name) for f in fields(TrainOptions) if hasattr(args, f.name)}
-    given.update(overrides)
-    if "milestones" in given:
-        given["milestones"] = tuple(given["milestones"])
-    return TrainOptions(**given)
