@@ -29,7 +29,14 @@ LIGHT = {
 # Work that ends with a line about what is missing, once everything is imported.
 HEAVY = {
     "common.train, unknown data": ("common", ["-m", "common.train", "--dataset", "nowhere"]),
-    "common.channels, unknown network": ("common", ["-m", "common.channels", "--arch", "nothing"]),
+    "compare, unknown data": ("compare", ["-m", "compare", "--dataset", "nowhere", "--out", "/tmp/nowhere"]),
+    "decore: prune_model.py, unknown data": ("decore", ["prune_model.py", "--dataset", "nowhere"]),
+    "model_preserving_id: main.py, unknown data": ("model_preserving_id", ["main.py", "--dataset", "nowhere"]),
+    "redundancy_graph: prune_cifar10.py, unknown data": (
+        "redundancy_graph",
+        ["prune_cifar10.py", "--dataset", "nowhere"],
+    ),
+    "rewarded_metapruning: search.py, unknown data": ("rewarded_metapruning", ["search.py", "--dataset", "nowhere"]),
 }
 
 

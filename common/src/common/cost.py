@@ -11,7 +11,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import FlopCounterMode
 
 from common.channels.groups import ChannelGroup
 from common.errors import UserError
@@ -118,6 +117,8 @@ def _module_macs(module: nn.Module, x: Tensor, out: Tensor) -> int:
 
 def _conv_linear(model: nn.Module, input_shape: tuple[int, ...]) -> tuple[int, tuple[str, ...]]:
     """MACs of all convolutions and matrix products of weights (layers or functions); attention and the like are named."""
+    from torch.utils.flop_counter import FlopCounterMode  # brings Triton with it
+
     counter, watcher = FlopCounterMode(display=False), _OtherArithmetic()
     with counter, watcher:
         _forward(model, input_shape)

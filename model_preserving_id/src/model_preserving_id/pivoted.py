@@ -9,8 +9,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-from scipy.linalg import cho_solve, qr, solve_triangular
-from scipy.linalg.lapack import dpstrf
+import scipy  # its parts are imported when they are used
 
 from common.errors import UserError
 
@@ -63,7 +62,7 @@ class Pivoted:
         t = np.zeros((k, len(self.order)))
         t[np.arange(k), kept] = 1.0
         if known and len(rest):
-            t[:known, rest] = solve_triangular(self.r[:known, :known], self.r[:known, k:])
+            t[:known, rest] = scipy.linalg.solve_triangular(self.r[:known, :known], self.r[:known, k:])
         return t
 
 
@@ -76,7 +75,7 @@ def pivoted_cholesky(gram: np.ndarray) -> Pivoted:
     if largest <= 0:
         return Pivoted(np.arange(n), np.zeros((0, n)), 0.0)
     tolerance = n * ROUNDOFF * largest
-    factor, pivots, rank, _ = dpstrf(gram, tol=tolerance)
+    factor, pivots, rank, _ = scipy.linalg.lapack.dpstrf(gram, tol=tolerance)
     return Pivoted(pivots.astype(np.int64) - 1, np.triu(factor)[:rank], float(np.sqrt(tolerance)))
 
 
@@ -85,7 +84,7 @@ def pivoted_qr(factor: np.ndarray) -> Pivoted:
     m, n = factor.shape
     if not np.isfinite(factor).all():
         raise UserError("the activations hold infinities or nan; check the network and its inputs")
-    r, order = qr(factor, mode="r", pivoting=True, check_finite=False)
+    r, order = scipy.linalg.qr(factor, mode="r", pivoting=True, check_finite=False)
     diagonal = np.abs(np.diag(r))
     floor = max(m, n) * ROUNDOFF * float(diagonal[0])
     rank = int(np.count_nonzero(diagonal > floor))
@@ -102,5 +101,7 @@ def least_squares(gram: np.ndarray, kept: Sequence[int], products: np.ndarray) -
     pivoted = pivoted_cholesky(gram[np.ix_(rows, rows)])
     used = pivoted.order[: pivoted.rank]
     if len(used):
-        t[used] = cho_solve((pivoted.r[:, : pivoted.rank], False), products[rows[used]], check_finite=False)
+        t[used] = scipy.linalg.cho_solve(
+            (pivoted.r[:, : pivoted.rank], False), products[rows[used]], check_finite=False
+        )
     return t

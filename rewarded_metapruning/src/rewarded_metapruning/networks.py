@@ -6,14 +6,17 @@ original, with an expansion in its first block too. The bases are literal tables
 
 from collections import OrderedDict
 from functools import partial
+from typing import TYPE_CHECKING
 
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchvision.models.resnet import Bottleneck
 
 from common.models import register
 from common.models.arguments import IMAGE_ARGUMENTS
 from common.models.mobilenet_v1 import SeparableConv
+
+if TYPE_CHECKING:
+    from torchvision.models.resnet import Bottleneck
 
 # (channels, stride): the stem, then the blocks
 MOBILENET_V1 = (
@@ -138,8 +141,10 @@ class SmallResNet(nn.Module):
         return self.fc(F.adaptive_avg_pool2d(x, 1).flatten(1))
 
 
-def bottleneck(in_channels: int, channels: int, stride: int, project: bool) -> Bottleneck:
+def bottleneck(in_channels: int, channels: int, stride: int, project: bool) -> "Bottleneck":
     """torchvision's block, its middle a quarter as wide as its output."""
+    from torchvision.models.resnet import Bottleneck  # importing it takes longer than importing torch
+
     shortcut = None
     if project:
         shortcut = nn.Sequential(conv1x1(in_channels, channels, stride), nn.BatchNorm2d(channels))
