@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from deep_compression import gmm_1d, gmm_kmeans_1d, kmeans_1d
@@ -166,6 +166,7 @@ def test_senseless_requests_are_refused(k, init):
 
 @settings(deadline=None, max_examples=200)
 @given(st.lists(st.floats(-1e6, 1e6, width=32), min_size=1, max_size=60), st.integers(1, 20), st.sampled_from(km.INITS))
+@example([0.0, 0.0, 0.0, -999999.0, -1000000.0, -1000000.0, -1.5], 3, "linear")
 def test_any_values(values, k, init):
     values = np.float32(values)
     centroids, labels = kmeans_1d(values, k, init)

@@ -116,7 +116,9 @@ def _on_sorted(flat, k, init, seed, steps):
     cuts = solve(points, k, init, seed, steps)
     number, sums = points.sums(cuts)
     labels = np.searchsorted(distinct[cuts[1:-1]], flat, side="right")
-    return _means(number, sums, shift, scale), labels
+    means = _means(number, sums, shift, scale)
+    # Rounding of the running sums may carry the mean of equal values past them.
+    return np.clip(means, distinct[cuts[:-1]], distinct[cuts[1:] - 1]), labels
 
 
 def _on_grid(flat, low, high, k, init, seed, steps):
