@@ -12,6 +12,7 @@ import json
 import shlex
 import sys
 import time
+from dataclasses import replace
 
 import torch
 
@@ -35,6 +36,9 @@ def main() -> None:
     parser.add_argument("--batches", type=int, nargs="+", default=[128, 500])
     parser.add_argument("--graphs", nargs="+", default=["off", "auto"], choices=["off", "auto"])
     parser.add_argument("--float32", action="store_true", help="without mixed precision")
+    parser.add_argument(
+        "--profile", type=int, metavar="N", help="after each, print the N operations that take most time"
+    )
     parser.add_argument("--json", help="write the measurements to this file too")
     args = parser.parse_args()
     device = choose_device(args.device)
@@ -52,6 +56,8 @@ def main() -> None:
         except RuntimeError as error:  # the other measurements are still worth having
             row["error"] = f"{type(error).__name__}: {error}"[:300]
         print(json.dumps(row), flush=True)
+        if args.profile and "error" not in row:
+            print(profiled(arch, data, device, options, args.profile), flush=True)
         rows.append(row)
         if args.json:  # after each, so that what was measured before an interruption is kept
             command = f"python benchmarks/epoch_seconds.py {shlex.join(sys.argv[1:])}"
@@ -80,6 +86,22 @@ def measured(arch: str, data: MemoryImages, device: torch.device, options: Train
         torch.cuda.reset_peak_memory_stats(device)
         found["device"] = torch.cuda.get_device_name(device)
     return found
+
+
+def profiled(
+    arch: str, data: MemoryImages, device: torch.device, options: TrainOptions, rows: int, steps: int = 10
+) -> str:
+    """The operations of some steps by the time they take: kernels on CUDA, else operators. Not as a graph: it hides them."""
+    cuda = device.type == "cuda"
+    activity = torch.profiler.ProfilerActivity.CUDA if cuda else torch.profiler.ProfilerActivity.CPU
+    few = data.subset(torch.arange(min(len(data), steps * options.batch_size)))
+    eager = replace(options, epochs=1, graph="off")
+    model = create_model(arch)
+    fit(model, few, eager, device=device)  # warms up
+    with torch.profiler.profile(activities=[activity]) as profile:
+        fit(model, few, eager, device=device)
+    key = "self_device_time_total" if cuda else "self_cpu_time_total"
+    return profile.key_averages().table(sort_by=key, row_limit=rows, max_name_column_width=90)
 
 
 if __name__ == "__main__":
