@@ -102,19 +102,17 @@ def net_cache_option(help: str) -> Any:
 
 
 @settings
-class Train:
-    """Stage 1: train a PruningNet."""
+class Stage:
+    """A stage that trains."""
 
     network: Network = section(Network)
     data: Data = section(Data)
-    holdout: float = holdout_option()
     scales: list[int] | None = scales_option("all")
     run: Run = section(Run)
     repeat: Repeat = section(Repeat)
     precision: Precision = section(Precision)
     training: Training = section(Training)
     running: Running = section(Running)
-    save: str = option(PRUNING_NET, "run folder of the PruningNet", free=True)
     tensorboard: str | None = tensorboard_option()
 
     def __post_init__(self) -> None:
@@ -123,8 +121,16 @@ class Train:
 
     @property
     def recipe(self) -> TrainOptions:
-        """The training of the PruningNet. Raises UserError for options out of range."""
+        """The training of the PruningNet, or of each network. Raises UserError for options out of range."""
         return _with_quarters(train_options(self.training, self.running, self.precision))
+
+
+@settings
+class Train(Stage):
+    """Stage 1: train a PruningNet."""
+
+    holdout: float = holdout_option()
+    save: str = option(PRUNING_NET, "run folder of the PruningNet", free=True)
 
     @staticmethod
     def usual(network: str) -> dict[str, Any]:
@@ -231,29 +237,13 @@ class Vector:
 
 
 @settings
-class Evaluate:
+class Evaluate(Stage):
     """Stage 3: train a chosen network."""
 
-    network: Network = section(Network)
-    data: Data = section(Data)
     scales: list[int] | None = scales_option("those of the search file; all with --nev")
-    run: Run = section(Run)
-    repeat: Repeat = section(Repeat)
     precision: options.Precision = section(options.Precision)
-    training: Training = section(Training)
-    running: Running = section(Running)
     vector: Vector = section(Vector)
     save: str = option(FINAL, "folder of the run folders", free=True)
-    tensorboard: str | None = tensorboard_option()
-
-    def __post_init__(self) -> None:
-        scale_limits(self.scales)
-        _ = self.recipe
-
-    @property
-    def recipe(self) -> TrainOptions:
-        """The training of each network. Raises UserError for options out of range."""
-        return _with_quarters(train_options(self.training, self.running, self.precision))
 
     @staticmethod
     def usual(network: str) -> dict[str, Any]:
