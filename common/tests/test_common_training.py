@@ -1,5 +1,6 @@
 """The training loop: schedules, the same bits after any interruption, one process equals two."""
 
+import copy
 import math
 import sys
 from pathlib import Path
@@ -9,12 +10,13 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from common.data import load_dataset
+from common.data import MemoryImages, load_dataset
 from common.errors import UserError
 from common.models import create_model
 from common.runs import STATE
 from common.testing import killed_and_resumed, torchrun
 from common.training import Hooks, TrainOptions, fit, learning_rate
+from common.training.loop import memory_format
 
 OPTIONS = TrainOptions(epochs=3, batch_size=100, learning_rate=0.05, nesterov=True, warmup_epochs=1)
 
@@ -78,6 +80,24 @@ def test_it_equals_the_plain_loop(few):
             F.cross_entropy(plain(batch.images), batch.labels).backward()
             optimizer.step()
     assert torch.allclose(parameters(ours), parameters(plain), atol=1e-6)
+
+
+def test_strided_1x1_convolutions_of_few_channels_train_in_the_layout_that_onednn_can_do():
+    """Channels last, this crashes or never ends with AVX-512 (oneDNN's issue 6035)."""
+    torch.manual_seed(0)
+    images = MemoryImages(torch.randint(256, (4, 3, 56, 56), dtype=torch.uint8), torch.arange(4))
+    few = nn.Sequential(nn.Conv2d(3, 8, 1), nn.Conv2d(8, 7, 1, stride=2), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    exact = copy.deepcopy(few).double()
+    options = TrainOptions(epochs=1, batch_size=4, schedule="constant", augment=False)
+    fit(few, images, options)
+    optimizer = torch.optim.SGD(exact.parameters(), lr=0.1, momentum=0.9, weight_decay=5e-4)
+    (batch,) = images.batches(4, shuffle=True)
+    F.cross_entropy(exact(batch.images.double()), batch.labels).backward()
+    optimizer.step()
+    assert torch.allclose(parameters(few), parameters(exact), atol=1e-6)
+    cpu, cuda = torch.device("cpu"), torch.device("cuda")
+    assert memory_format(few, cpu) is torch.contiguous_format
+    assert memory_format(few, cuda) is memory_format(nn.Conv2d(16, 7, 1, stride=2), cpu) is torch.channels_last
 
 
 def test_it_learns(digits):

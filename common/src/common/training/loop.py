@@ -26,6 +26,7 @@ from common.training.step import GraphStep, Hooks, Step, amp_dtype, can_capture,
 
 MIN_PART = 2  # batch norm cannot train on one example: a shorter last batch joins the one before it
 CHECK_EVERY, CHECK_EVERY_ON_CUDA = 50, 500  # steps between two looks at the loss, each of which waits for the device
+ONEDNN_BLOCK = 16  # input channels that oneDNN's 1x1 kernels take at once
 
 
 def fit(
@@ -56,7 +57,7 @@ def fit(
         Stopped: At the deadline or after SIGTERM, between two epochs, with the state kept (:mod:`common.interruption`).
     """
     hooks, device = hooks or Hooks(), torch.device(device)
-    model.to(device, memory_format=torch.channels_last).train()
+    model.to(device, memory_format=memory_format(model, device)).train()
     graph, cuda = can_capture(options, hooks, device), device.type == "cuda"
     rate = torch.tensor(options.learning_rate, device=device) if graph else None
     optimizer = make_optimizer(model, options, hooks.decays, fused=cuda, rate=rate)
@@ -87,6 +88,22 @@ def fit(
                 raise Stopped(f"stopped after epoch {epoch + 1} of {options.epochs}")
     model.eval()
     return rows
+
+
+def memory_format(model: nn.Module, device: torch.device) -> torch.memory_format:
+    """Channels last, but on a CPU contiguous for a network with a 1x1 convolution that skips pixels of fewer than 16 channels.
+
+    There oneDNN's backward pass writes beyond its memory: wrong gradients, a crash or no end
+    (https://github.com/uxlfoundation/oneDNN/issues/6035; a ResNet-50 pruned to next to nothing has such shortcuts).
+    """
+    unsafe = device.type == "cpu" and any(
+        isinstance(module, nn.Conv2d)
+        and set(module.kernel_size) == {1}
+        and max(module.stride) > 1
+        and module.in_channels // module.groups < ONEDNN_BLOCK
+        for module in model.modules()
+    )
+    return torch.contiguous_format if unsafe else torch.channels_last
 
 
 def _restored(saved: SavedState, optimizer: torch.optim.Optimizer) -> list[dict[str, Any]]:
@@ -146,7 +163,7 @@ def _train(step: Step, train: ImageSet, epoch: int, seed: int, workers: int) -> 
         rank=rank(),
         world_size=world_size(),
         workers=workers,
-        channels_last=True,
+        channels_last=memory_format(step.network, step.device) is torch.channels_last,
         min_part=MIN_PART,
     )
     label = f"epoch {epoch + 1}/{options.epochs}"
