@@ -235,9 +235,9 @@ def test_as_compare_calls_it(tmp_path, monkeypatch):
     data = load_dataset("digits")
     small = data.holdout(0.1)
     data = type(data)(data.name, small.test, data.test, data.classes, data.input_shape, "0" * 16)
-    from common.runs import open_run
+    from common.runs import open_stage
 
-    run = open_run(tmp_path / "dense", "common", {"arch": "resnet20", "dataset": "digits", "seed": 0})
+    run = open_stage(tmp_path / "dense", "common", {"arch": "resnet20", "dataset": "digits", "seed": 0})
     train_baseline(run, create_model("resnet20"), data, TrainOptions(epochs=0), torch.device("cpu"))
     monkeypatch.setattr(method, "GENERATIONS", 1)
     monkeypatch.setattr(method, "PLAN", method.Plan(4, 2, 2, 2))

@@ -18,7 +18,7 @@ from common.device import choose_device, set_threads
 from common.distributed import is_main, process_group
 from common.errors import UserError
 from common.log import log_to
-from common.runs import describe_environment, open_run
+from common.runs import describe_environment, open_stage
 from common.trained import Trained
 from decore import plots
 from decore.agents import Agents
@@ -42,7 +42,7 @@ def investigate_policies(settings: InvestigatePolicies, command: str) -> None:
         with log_to([saved / f"{label}-policies.log"]) as say:
             say(command)
             say(str(describe_environment(trained.device)))
-            run = open_run(
+            run = open_stage(
                 folder, PACKAGE, identity(trained) | plan.policy_identity() | measured | {"frozen": True},
                 device=trained.device, fingerprint=trained.data.fingerprint, force=settings.repeat.force,
             )  # fmt: skip

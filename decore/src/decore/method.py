@@ -6,7 +6,7 @@ from pathlib import Path
 from common.checkpoint import save_model
 from common.formats import load_network
 from common.methods import Method, Task
-from common.runs import open_run
+from common.runs import open_stage
 from common.trained import Trained
 from decore.phases import cut, decide, identity, policy_phase
 from decore.plan import PACKAGE, Plan, PolicyOptions
@@ -24,7 +24,7 @@ def compress(task: Task) -> Path:
     name = record["arch"] if record else task.baseline.stem
     trained = Trained(model, task.data, name, task.baseline, device=task.device)
     plan = plan_for(task)
-    run = open_run(
+    run = open_stage(
         task.folder, PACKAGE, identity(trained) | plan.identity(), device=task.device, fingerprint=task.data.fingerprint
     )
     if not run.finished:

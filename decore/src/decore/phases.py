@@ -19,7 +19,7 @@ from common.data import ImageSet
 from common.distributed import barrier, is_main
 from common.log import Say, epochs_said
 from common.measure import evaluate
-from common.runs import LOG, METRICS, Run, open_run
+from common.runs import LOG, METRICS, Stage, open_stage
 from common.trained import Trained, say_result
 from common.training import Hooks, best_test_top1, distillation, fit
 from decore.agents import Agents
@@ -46,14 +46,14 @@ class Policy:
 def run_decore(
     trained: Trained, plan: Plan, folder: Path, policy_folder: Path, *, command: str = "", force: bool = False,
     tensorboard: str | None = None, say: Say = print, latency: bool = True,
-) -> Run:  # fmt: skip
+) -> Stage:  # fmt: skip
     """Policy, cut, fine-tuning: the finished run in ``folder``.
 
     policy_folder: may be shared by runs that differ in the cut and the fine-tuning only.
     """
     options = identity(trained) | plan.identity() | {"penalty": shown_penalty(plan), "seed": plan.seed}
     place: dict[str, Any] = {"device": trained.device, "fingerprint": trained.data.fingerprint, "force": force}
-    run = open_run(folder, PACKAGE, options, **place)
+    run = open_stage(folder, PACKAGE, options, **place)
     if run.finished:
         say(f"{folder.name} is finished: {folder / METRICS}")
         return run
@@ -79,7 +79,7 @@ def policy_phase(
 ) -> Policy:
     """Train agents (and network) as planned, or read what an earlier call left in ``folder``."""
     options = identity(trained) | plan.policy_identity() | {"penalty": shown_penalty(plan)}
-    run = open_run(
+    run = open_stage(
         folder, PACKAGE, options, device=trained.device, fingerprint=trained.data.fingerprint, force=force
     )  # fmt: skip
     pictures = plan.policy_pictures(trained.data.train)
@@ -124,7 +124,7 @@ def read_policy(trained: Trained, folder: Path) -> Policy:
     """What a finished policy phase left in its folder. Raises UserError for files that are missing or of another network."""
     model = load_model(folder / "model.safetensors", trained.factory)
     agents = Agents(model, trained.example_input).load_weights(read_tensors(folder / AGENTS))
-    metrics = Run(folder, PACKAGE, {}).metrics()
+    metrics = Stage(folder, PACKAGE, {}).metrics()
     return Policy(model, agents, width_cost(trained, agents), metrics)
 
 
@@ -189,7 +189,7 @@ def _inputs(trained: Trained, plan: Plan):
 
 
 def cut_and_fine_tune(
-    run: Run,
+    run: Stage,
     trained: Trained,
     plan: Plan,
     policy: Policy,

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from common import cli
 from common.atomic import write_json
 from common.device import choose_device, set_threads
-from common.runs import open_run, read_json
+from common.runs import open_stage, read_json
 from common.settings import command
 from common.train import train_baseline
 from deep_compression.courses import COURSES, HOLDOUT, Course, shortened
@@ -76,7 +76,7 @@ def train_dense(arch: str, training: TrainOptions, folder: Path, setting: Settin
 
     data = setting.data
     options = {"arch": arch, "dataset": data.name, "seed": setting.seed, **vars(training)}
-    run = open_run(folder, PACKAGE, options, device=setting.device, fingerprint=data.fingerprint, force=setting.force)
+    run = open_stage(folder, PACKAGE, options, device=setting.device, fingerprint=data.fingerprint, force=setting.force)
     if not run.finished:
         torch.manual_seed(setting.seed)
         train_baseline(

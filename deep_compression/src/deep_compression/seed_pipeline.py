@@ -18,7 +18,7 @@ from common.distributed import barrier, is_main, process_group
 from common.errors import UserError
 from common.factory import import_factory, named_model
 from common.results import markdown_table
-from common.runs import LOG, open_run, read_json
+from common.runs import LOG, open_stage, read_json
 from common.train import train_baseline
 from common.training import TrainOptions
 from deep_compression import plots, stages
@@ -80,7 +80,7 @@ def base_network(settings: Pipeline, saved: Path, name: str, setting: Setting) -
         "arch": settings.arch, "model": settings.model, "dataset": data.name, "seed": setting.seed, "stage": "base",
         "epochs": settings.base_epochs, "learning_rate": settings.base_learning_rate, "batch_size": settings.batch_size,
     }  # fmt: skip
-    run = open_run(folder, PACKAGE, options, device=setting.device, fingerprint=data.fingerprint, force=setting.force)
+    run = open_stage(folder, PACKAGE, options, device=setting.device, fingerprint=data.fingerprint, force=setting.force)
     if not run.finished:
         torch.manual_seed(setting.seed)
         model = _fresh(settings, data, setting)

@@ -22,7 +22,7 @@ from common.data import DataBundle
 from common.distributed import barrier, is_main
 from common.errors import UserError
 from common.measure import evaluate, latency_ms, require_fit, side, test_images
-from common.runs import LOG, STATE, Run, open_run, read_json
+from common.runs import LOG, STATE, Stage, open_stage, read_json
 from common.training import Hooks, TrainOptions, fit
 from deep_compression.compressed import Account, save_compressed
 from deep_compression.network_file import file_digest, read_network
@@ -236,7 +236,7 @@ def sizes(model: nn.Module, account: Account) -> dict[str, Any]:
 # ------------------------------------------------------------------------------------------------------------------ common
 
 
-def _open(out: Path, stage: str, network: Path, options: Mapping[str, Any], setting: Setting) -> Run:
+def _open(out: Path, stage: str, network: Path, options: Mapping[str, Any], setting: Setting) -> Stage:
     model = read_network(network, setting.factory)
     require_fit(model, setting.data, network)
     if setting.baseline not in (None, network):
@@ -252,7 +252,7 @@ def _open(out: Path, stage: str, network: Path, options: Mapping[str, Any], sett
         "network_digest": file_digest(network),
         **options,
     }
-    return open_run(
+    return open_stage(
         out, PACKAGE, options, device=setting.device, fingerprint=setting.data.fingerprint, force=setting.force
     )
 
@@ -280,7 +280,7 @@ def _save(path: Path, model: nn.Module, factory: Factory) -> None:
     save_model(path, model, factory=factory)  # of a copy on the CPU: the network stays where it is
 
 
-def _finish(run: Run, path: Path, setting: Setting, details: Mapping[str, Any]) -> None:
+def _finish(run: Stage, path: Path, setting: Setting, details: Mapping[str, Any]) -> None:
     label = {"label": setting.label} if setting.label else {}
     run.finish({**measure(path, setting), **label, **details})
 

@@ -16,7 +16,7 @@ from common.device import choose_device, set_threads
 from common.errors import UserError
 from common.factory import import_factory, model_from_options
 from common.measure import Accuracy
-from common.runs import LOG, METRICS, STATE, Run, open_run
+from common.runs import LOG, METRICS, STATE, Stage, open_stage
 from common.settings import flat
 from common.trained import Trained, normalized_as
 from model_preserving_id.compensate import compensate
@@ -79,15 +79,17 @@ def open_prune_run(
     more: Mapping[str, Any] | None = None,
     *,
     force: bool = False,
-) -> Run:
+) -> Stage:
     """The run folder of these settings on this network; another run in it is refused."""
     options = {**(more or {}), **flat(pruning), "seed": seed, "arch": trained.name, "dataset": trained.data.name}
     options |= {"weights_digest": trained.digest, "mean": trained.data.mean, "std": trained.data.std}
-    return open_run(folder, PACKAGE, options, device=trained.device, fingerprint=trained.data.fingerprint, force=force)
+    return open_stage(
+        folder, PACKAGE, options, device=trained.device, fingerprint=trained.data.fingerprint, force=force
+    )
 
 
 def prune_into(
-    run: Run,
+    run: Stage,
     trained: Trained,
     pruning: Pruning,
     seed: int,
@@ -179,7 +181,7 @@ def say_result(name: str, sides: Mapping[str, Mapping[str, Any]], say: Say) -> N
 class _Evaluations:
     """Every so many picks: cut, evaluate on the test pictures, a row in evaluations.csv, a call of ``on_evaluation``."""
 
-    def __init__(self, run: Run, trained: Trained, interval: int, also: Callable | None, say: Say) -> None:
+    def __init__(self, run: Stage, trained: Trained, interval: int, also: Callable | None, say: Say) -> None:
         self.run, self.trained, self.interval, self.also, self.say = run, trained, interval, also, say
         self.rows: list[dict[str, Any]] = []
 

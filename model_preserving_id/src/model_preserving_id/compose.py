@@ -10,7 +10,7 @@ from torch import nn
 from common.checkpoint import save_model
 from common.data import load_dataset
 from common.device import choose_device
-from common.runs import Run, open_run
+from common.runs import Stage, open_stage
 from common.trained import Trained, normalized_as
 from model_preserving_id.command import save_seed_file, say_result
 from model_preserving_id.lrank import lrank
@@ -71,7 +71,7 @@ def _compose(
         "mean": trained.data.mean,
         "std": trained.data.std,
     }
-    run = open_run(home / name, PACKAGE, options, device=place, fingerprint=trained.data.fingerprint, force=force)
+    run = open_stage(home / name, PACKAGE, options, device=place, fingerprint=trained.data.fingerprint, force=force)
     if not run.finished:
         _finish(run, trained, factored(method, trained, keep_ratio, prune_size, seed), say)
     model = as_network(run.model_path)
@@ -88,7 +88,7 @@ def factored(method: str, trained: Trained, keep_ratio: float, prune_size: int =
     return pca(trained.model, trained.data.input_shape, pictures, keep_ratio, seed=seed)
 
 
-def _finish(run: Run, trained: Trained, model: nn.Module, say: Callable[[str], None]) -> None:
+def _finish(run: Stage, trained: Trained, model: nn.Module, say: Callable[[str], None]) -> None:
     data = trained.data
     save_model(run.model_path, model, normalize=(data.mean, data.std), dataset=data.name, classes=data.classes)
     sides = trained.sides(run.model_path, latency=False)

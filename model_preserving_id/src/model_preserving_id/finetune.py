@@ -17,7 +17,7 @@ from common.distributed import barrier, is_main, process_group
 from common.errors import UserError
 from common.factory import named_model
 from common.measure import side
-from common.runs import METRICS, STATE, Run, open_run
+from common.runs import METRICS, STATE, Stage, open_stage
 from common.settings import flat
 from common.tensor_files import read_tensor_file
 from common.trained import Trained, normalized_as
@@ -68,7 +68,7 @@ def train(settings: FineTune, command: str = "train.py") -> dict[str, Any]:
         original = _original(settings, before)
         options = {name: value for name, value in flat(settings).items() if name not in NOT_PART_OF_A_RUN}
         options |= {"dataset": data.name, "mean": data.mean, "std": data.std, "weights_digest": before.digest}
-        run = open_run(
+        run = open_stage(
             settings.log_dir, PACKAGE, options, device=device, fingerprint=data.fingerprint, force=settings.repeat.force
         )
         if not run.finished:
@@ -97,7 +97,7 @@ def _original(settings: FineTune, compressed: Trained) -> Trained | None:
     )
 
 
-def _fit(run: Run, settings: FineTune, before: Trained, original: Trained | None, command: str) -> None:
+def _fit(run: Stage, settings: FineTune, before: Trained, original: Trained | None, command: str) -> None:
     model, data, reference = before.model, before.data, original or before
     dense = reference.accuracy if is_main() else None
     after_cut = (reference.measure(model) if original else dense) if is_main() else None
@@ -164,7 +164,7 @@ def distillation(original: Trained | None, alpha: float, temperature: float):
     return loss
 
 
-def _resume(run: Run, file: str) -> None:
+def _resume(run: Stage, file: str) -> None:
     """Let the loop go on from the seed's kind of checkpoint, unless the run folder itself has got further."""
     if not file or (run.folder / STATE).is_file() or not is_main():
         return

@@ -9,7 +9,7 @@ from common.device import choose_device, set_threads
 from common.distributed import barrier, is_main, process_group
 from common.errors import UserError
 from common.log import Say, log_to
-from common.runs import describe_environment, open_run
+from common.runs import describe_environment, open_stage
 from common.settings import flat
 from common.trained import Trained
 from redundancy_graph.generate import generate, settings_of
@@ -40,7 +40,7 @@ def prune(settings: FineTune, command: str) -> None:
                 subject.model, subject.data, subject.name, subject.file, subject.factory, device, settings.source.workers
             )  # fmt: skip
             for label, kept in cuts.items():
-                run = open_run(
+                run = open_stage(
                     Path(settings.saved_dir) / label, PACKAGE, run_options(settings, subject, wanted[label], kept),
                     device=device, fingerprint=subject.data.fingerprint, force=settings.repeat.force,
                 )  # fmt: skip

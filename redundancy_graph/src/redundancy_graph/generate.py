@@ -12,7 +12,7 @@ from common.atomic import write_json
 from common.device import choose_device, set_threads
 from common.errors import UserError
 from common.log import Say, log_to
-from common.runs import Run, describe_environment, open_run
+from common.runs import Stage, describe_environment, open_stage
 from common.settings import flat
 from redundancy_graph.budget import Budget, Settings, measure
 from redundancy_graph.decide import Decision, decide
@@ -106,7 +106,7 @@ def say_decisions(decisions: Sequence[Decision], arch: str | None, say: Say) -> 
 
 def _open(
     subject: Subject, label: str, threshold: float | None, settings: Settings, folder: Path, device, target_macs, force
-) -> Run:  # fmt: skip
+) -> Stage:  # fmt: skip
     """The folder of one label, its configuration compared with the one it was made with."""
     file = folder / f"{label}.json"
     config_file = folder / label / "config.json"
@@ -126,7 +126,9 @@ def _open(
     }
     if force:
         file.unlink(missing_ok=True)
-    return open_run(folder / label, PACKAGE, options, device=device, fingerprint=subject.data.fingerprint, force=force)
+    return open_stage(
+        folder / label, PACKAGE, options, device=device, fingerprint=subject.data.fingerprint, force=force
+    )
 
 
 def _draw(folder: Path, subject: Subject, decisions, evidence, threshold: float, layer: str | None, say: Say) -> None:

@@ -14,7 +14,7 @@ from common.cost import WidthCost
 from common.distributed import barrier, is_main
 from common.errors import UserError
 from common.log import Say, epochs_said
-from common.runs import LOG, METRICS, Run
+from common.runs import LOG, METRICS, Stage
 from common.trained import Trained, say_result
 from common.training import Hooks, TrainOptions, best_test_top1, fit
 from redundancy_graph.decide import kept_channels
@@ -41,7 +41,7 @@ def read_cut(
 
 
 def fine_tune(
-    run: Run,
+    run: Stage,
     subject: Subject,
     trained: Trained,
     kept: Mapping[str, list[int]],
@@ -91,7 +91,7 @@ def fine_tune(
     return run.metrics()
 
 
-def save_flat_weights(run: Run, subject: Subject, replace: bool = True) -> Path:
+def save_flat_weights(run: Stage, subject: Subject, replace: bool = True) -> Path:
     """The seed's flat file: a dictionary of tensors under the authors' names, written atomically."""
     file = run.folder.parent / f"{run.folder.name}{SUFFIX}"
     if replace or not file.is_file():

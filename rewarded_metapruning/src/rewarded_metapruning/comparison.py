@@ -15,7 +15,7 @@ import torch
 from common.atomic import write_json
 from common.data import DataBundle
 from common.device import choose_device, set_threads
-from common.runs import describe_environment, open_run
+from common.runs import describe_environment, open_stage
 from common.trained import Trained
 from common.training import TrainOptions
 from rewarded_metapruning.closed_form import space_cost
@@ -89,7 +89,7 @@ def one_seed(settings: SmallScale, data: DataBundle, seed: int, device: torch.de
         "seed": seed,
         "scales": list(limits),
     }
-    run = open_run(
+    run = open_stage(
         folder / "pruning-net", PACKAGE, {**options, **asdict(meta)}, device=device, fingerprint=held.fingerprint, force=force
     )  # fmt: skip
     trained = train_pruning_net(run, space, held, meta, device, seed, workers, limits=limits)
@@ -97,7 +97,7 @@ def one_seed(settings: SmallScale, data: DataBundle, seed: int, device: torch.de
     judge = Judge(net, held.train, held.test, device, *CALIBRATION, seed=seed, workers=workers, amp=amp)
     terms = Terms(base_macs=int(cost.macs([space.unpruned])[0]) / MILLION)
     digest, target = Trained(net, data, space.arch).digest, settings.target_macs
-    searched = open_run(
+    searched = open_stage(
         folder / "search", PACKAGE, {**options, "pruning_net": digest, "target": target, **asdict(PLAN)},
         device=device, fingerprint=held.fingerprint, force=force,
     )  # fmt: skip

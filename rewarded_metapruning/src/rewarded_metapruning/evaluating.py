@@ -22,7 +22,7 @@ from common.errors import UserError
 from common.log import Say
 from common.measure import measure_files
 from common.results import markdown_table, padded
-from common.runs import open_run
+from common.runs import open_stage
 from common.training import Hooks, TrainOptions, best_test_top1, fit
 from rewarded_metapruning.closed_form import named_nev, space_cost
 from rewarded_metapruning.evolution import Breeder, Budget
@@ -114,7 +114,7 @@ def run_contender(
 ) -> dict[str, Any]:
     """Train one network on all training pictures, save it, read it back, measure it on the test pictures; its metrics."""
     options = {**options, "nev": list(contender.nev), "role": contender.role}
-    run = open_run(contender.folder, PACKAGE, options, device=device, fingerprint=data.fingerprint, force=force)
+    run = open_stage(contender.folder, PACKAGE, options, device=device, fingerprint=data.fingerprint, force=force)
     if not run.finished:
         torch.manual_seed(seed)
         model = first_network(space, contender.nev, options.get("init", "scratch"), net_cache, data, device, say)

@@ -10,7 +10,7 @@ from common.checkpoint import save_model
 from common.errors import UserError
 from common.formats import load_network
 from common.methods import Method, Task
-from common.runs import open_run
+from common.runs import open_stage
 from common.trained import Trained, normalized_as
 from common.training import TrainOptions
 from rewarded_metapruning.closed_form import space_cost
@@ -59,14 +59,14 @@ def compress(task: Task) -> Path:
     held = data.holdout(HOLDOUT, HOLDOUT_SEED)
     recipe = replace(META, amp=task.recipe.amp)
     options = {"arch": space.arch, "dataset": data.name, "seed": task.seed, "limits": limits, **asdict(recipe)}
-    run = open_run(task.folder / "pruning-net", PACKAGE, options, device=task.device, fingerprint=held.fingerprint)
+    run = open_stage(task.folder / "pruning-net", PACKAGE, options, device=task.device, fingerprint=held.fingerprint)
     train_pruning_net(run, space, held, recipe, task.device, task.seed, say=_silent, limits=limits)
     net = read_pruning_net(run.model_path, space).net.to(task.device)
     judge = Judge(net, held.train, held.test, task.device, *CALIBRATION, seed=task.seed, amp=recipe.amp)
     terms = Terms(base_macs=int(cost.macs([space.unpruned])[0]) / MILLION)
     folder = task.folder / "search"
     options |= {"target": task.target, "pruning_net": Trained(net, data, space.arch).digest, **asdict(PLAN)}
-    open_run(folder, PACKAGE, options, device=task.device, fingerprint=held.fingerprint)
+    open_stage(folder, PACKAGE, options, device=task.device, fingerprint=held.fingerprint)
     head = {"arch": space.arch, "selected_on": "holdout", "seed": task.seed, **asdict(terms), "target": task.target}
     best = search(folder, head, breeder, cost, terms, judge, GENERATIONS, task.device, quiet=True)[0]
     chosen = replace_calibration(judge, data).calibrated(best.nev)

@@ -11,7 +11,7 @@ from common.checkpoint import read_checkpoint
 from common.data import DataBundle
 from common.device import choose_device, set_threads
 from common.distributed import barrier, is_main, process_group
-from common.runs import LOG, open_run
+from common.runs import LOG, open_stage
 from common.trained import Trained
 from rewarded_metapruning.closed_form import SpaceCost, space_cost
 from rewarded_metapruning.evolution import Breeder, Budget
@@ -71,7 +71,7 @@ def search_command(settings: Search) -> None:
         if force and is_main():
             discard(folder)
         barrier()
-        open_run(folder, PACKAGE, options, device=device, fingerprint=data.fingerprint, force=force)
+        open_stage(folder, PACKAGE, options, device=device, fingerprint=data.fingerprint, force=force)
         head = {
             "arch": space.arch, "num_classes": space.num_classes, "shape": list(space.shape), "dataset": data.name,
             "selected_on": how.select_on, "seed": seed, "scales": list(limits), "base_accuracy": terms.base_accuracy,

@@ -11,7 +11,7 @@ from common.data import Batch, DataBundle
 from common.device import choose_device, set_threads
 from common.distributed import barrier, is_main, process_group
 from common.log import Say
-from common.runs import Run, open_run
+from common.runs import Stage, open_stage
 from common.training import Hooks, TrainOptions, fit
 from rewarded_metapruning.files import read_pruning_net, save_pruning_net, write_pruning_net
 from rewarded_metapruning.images import load_images, require_network, space_of
@@ -35,7 +35,7 @@ def train(settings: Train) -> None:
         space = space_of(arch, data)
         options = recorded(settings, "save", scales=list(limits), compile=False)
         force, seed = settings.repeat.force, settings.repeat.seed
-        run = open_run(
+        run = open_stage(
             Path(settings.save), PACKAGE, options, device=device, fingerprint=held.fingerprint, force=force
         )  # fmt: skip
         train_pruning_net(
@@ -47,7 +47,7 @@ def train(settings: Train) -> None:
 
 
 def train_pruning_net(
-    run: Run,
+    run: Stage,
     space: Space,
     held: DataBundle,
     recipe: TrainOptions,
