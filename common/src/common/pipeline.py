@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import nn
 
-from common.atomic import write_csv
+from common.atomic import write_csv, write_json
 from common.batchnorm import refresh_batch_norm
 from common.channels import keep_channels
 from common.channels.shortcuts import restore_shortcuts
@@ -22,7 +22,7 @@ from common.formats import load_network
 from common.log import epochs_said
 from common.measure import Accuracy, latency_ms
 from common.methods import Decision, Method
-from common.runs import LOG, METRICS, Stage
+from common.runs import DECISION, LOG, METRICS, Stage
 from common.target import Target
 from common.trained_model import TrainedModel
 from common.training import Hooks, TrainOptions, distillation, fit
@@ -90,6 +90,8 @@ def compress(
             stage.log(f"{stage.folder.name} is finished: {stage.folder / METRICS}")
         return stage.metrics()
     decision = method.decide(start, target, stage)
+    if is_main():
+        write_json(stage.folder / DECISION, {"kept": decision.kept, "report": decision.report})
     network = apply_decision(start, decision)
     trains = training is not None and training.recipe.epochs > 0 and method.axis != "bytes"
     after_cut = start.side(network, start.measure(network)) if trains and is_main() else None

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from common.training.options import TrainOptions
 
 CONFIG, LOG, METRICS, MODEL, STATE = "config.json", "log.csv", "metrics.json", "model.safetensors", "state.pt"
+DECISION = "decision.json"  # which channels stay, by group
 # May differ when a run is resumed.
 FREE_OPTIONS = (
     "force", "workers", "threads", "device", "json", "tensorboard",
@@ -261,7 +262,14 @@ def _seconds_logged(log: Path) -> float:
 
 
 def _clear(folder: Path) -> None:
-    for name in (METRICS, CONFIG, STATE, LOG, MODEL):  # metrics.json first: without it nothing counts as finished
+    for name in (
+        METRICS,
+        CONFIG,
+        DECISION,
+        STATE,
+        LOG,
+        MODEL,
+    ):  # metrics.json first: without it nothing counts as finished
         (folder / name).unlink(missing_ok=True)
 
 

@@ -10,6 +10,8 @@ from itertools import pairwise
 from math import lcm
 from typing import TYPE_CHECKING, Literal, NoReturn, TypeVar
 
+from tqdm import tqdm
+
 from common.errors import UserError
 
 if TYPE_CHECKING:
@@ -83,7 +85,8 @@ class Target:
         found: dict[float, float] = {}
 
         def best_of(knobs: Iterable[float]) -> float | None:
-            found.update({knob: fraction_at(knob) for knob in knobs if knob not in found})
+            new = [knob for knob in knobs if knob not in found]
+            found.update({knob: fraction_at(knob) for knob in tqdm(new, desc="search", disable=None, leave=False)})
             good = [knob for knob, fraction in found.items() if self.met(fraction)]
             return max(good, key=lambda knob: (found[knob], knob)) if good else None
 

@@ -105,7 +105,8 @@ class TrainedModel:
     @property
     def arch(self) -> str | None:
         """The registry's name; None for a user's own network."""
-        return (getattr(self.model, "architecture", None) or {"arch": None})["arch"]
+        record = None if self.factory else getattr(self.model, "architecture", None)
+        return record["arch"] if record else None
 
     @property
     def bytes(self) -> int:
@@ -187,7 +188,7 @@ def checked(trained: TrainedModel) -> TrainedModel:
     file, data = trained.file or trained.name, trained.data
     for name, tensor in trained.model.state_dict().items():
         if tensor.is_floating_point() and not tensor.isfinite().all():
-            raise UserError(f"{file}: {name} holds infinities or nan; the weights are damaged")
+            raise UserError(f"{file}: {name} holds values that are not finite; the weights are damaged")
     record = getattr(trained.model, "architecture", None)
     classes = record["args"].get("num_classes", data.num_classes) if record else data.num_classes
     if classes != data.num_classes:

@@ -16,7 +16,7 @@ from torch import nn
 
 from common import cli
 from common.atomic import write_json, write_text
-from common.checkpoint import load_tensors, read_tensors
+from common.checkpoint import file_digest, load_tensors, read_tensors
 from common.data import DataBundle
 from common.device import choose_device, set_threads
 from common.errors import UserError
@@ -31,7 +31,7 @@ from compare import plan, report, text
 from compare.claim import claimed
 from compare.dense import given_dense, train_dense
 from compare.plan import Comparison, Job
-from compare.row import digest, run_job
+from compare.row import run_job
 from compare.rows import read_rows
 from compare.settings import Compare, usual_recipe
 
@@ -202,7 +202,7 @@ def _dense(settings: Compare, data: DataBundle, device: torch.device, seed: int)
             return model
         return named_model(network.arch, file, data.num_classes, data.input_shape)
 
-    return given_dense(out, load, Path(file), digest(Path(file)), data, device, **how)
+    return given_dense(out, load, Path(file), file_digest(file), data, device, **how)
 
 
 def _run_all(todo: Sequence[Job], comparison: Comparison, dense: Callable[[int], TrainedModel]) -> list[str]:

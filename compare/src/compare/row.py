@@ -4,13 +4,13 @@ OUT/seed0/redundancy_graph-macs0.5/       config.json log.csv metrics.json model
 OUT/seed0/a+b+c-macs0.5-bytes0.05/step1-a/ step2-b/ step3-c/ the steps of a chain, each such a folder
 """
 
-import hashlib
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from common.checkpoint import file_digest
 from common.errors import UserError
 from common.methods import Method
 from common.pipeline import Outcome, Training, compress
@@ -112,7 +112,7 @@ def _options(step: Step, job: Job, comparison: Comparison, dense: TrainedModel) 
         "seed": job.seed,
         "arch": dense.arch or dense.name,
         "dataset": dense.data.name,
-        "start_digest": digest(step.start.file),
+        "start_digest": file_digest(step.start.file),
         "finetune": comparison.recipe.identity() | ({"distill": comparison.distill} if comparison.distill else {}),
     }
 
@@ -154,7 +154,3 @@ def _command(job: Job, comparison: Comparison) -> str:
     for axis, target in job.targets.items():
         words += [f"--target-{axis}", f"{target:g}"]
     return " ".join([*words, "--seeds", str(job.seed)])
-
-
-def digest(file: Path) -> str:
-    return hashlib.sha256(file.read_bytes()).hexdigest()[:16]

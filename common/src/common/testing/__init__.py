@@ -18,6 +18,7 @@ from common.testing.inputs import (
     write_pictures,
 )
 from common.testing.kill import killed_and_resumed
+from common.testing.methods import run_method
 from common.testing.mistakes import full_disk, left_behind, refusal, scripts_refuse
 from common.testing.pages import pages_are_current
 from common.testing.processes import calls_of_script, half_batches, in_processes, torchrun
@@ -41,6 +42,7 @@ __all__ = [
     "random_network",
     "refusal",
     "rejected",
+    "run_method",
     "run_script",
     "script_runs_its_plan",
     "scripts_refuse",

@@ -1,4 +1,4 @@
-"""From hashes to decisions: for each channel group of the network the filters to keep. Nothing is cut here.
+"""From a network and images to the evidence on its filters: how similar their maps are, and how large they are.
 
 Filters that are tied (all layers that add into one residual stream) are one decision. It is made on the maps and weights of
 the group's decider: the stem for the first stage, the shortcut's convolution where there is one, else the first block's last
@@ -13,10 +13,10 @@ from torch import Tensor, nn
 
 from common.channels import ChannelGroup
 from common.errors import UserError
-from redundancy_graph.graph import Round, coverage, decompose, redundancy_graph
+from common.trained_model import TrainedModel
+from redundancy_graph.features import choose_pictures, collect_hashes
+from redundancy_graph.settings import Decisions
 from redundancy_graph.similarity import agreement_counts
-
-_VGG_HIDDEN = "classifier.linear1"
 
 
 @dataclass(frozen=True)
@@ -31,18 +31,15 @@ class Evidence:
     l1_norms: np.ndarray
 
 
-@dataclass(frozen=True)
-class Decision:
-    """Filters of a group to keep, ascending, with the rounds that led there and the share of removed ones that are covered."""
-
-    group: str
-    layer: str
-    producers: tuple[str, ...]
-    channels: int
-    bits: int
-    kept: list[int]
-    rounds: list[Round]
-    coverage: float
+def gather(start: TrainedModel, how: Decisions, mini_batch: int, seed: int) -> list[Evidence]:
+    """Similarities and norms of every group that decides, from one pass over ``mini_batch`` training images."""
+    pictures = choose_pictures(start.data.train, mini_batch, seed)
+    layers = layers_to_hash(start.model, start.groups, how.decider)
+    hashes = collect_hashes(
+        start.model, pictures, layers,
+        device=start.device, workers=start.workers, bn_mode=how.bn_mode, augment=how.augment,
+    )  # fmt: skip
+    return gather_evidence(start.model, start.groups, hashes, how.decider)
 
 
 def deciding_groups(model: nn.Module, groups: Sequence[ChannelGroup]) -> dict[str, ChannelGroup]:
@@ -88,42 +85,6 @@ def gather_evidence(
 def l1_norms(layer: nn.Module) -> np.ndarray:
     """Sum of absolute weights of each filter, (C,), float64; biases do not count."""
     return layer.weight.detach().double().abs().flatten(1).sum(1).cpu().numpy()
-
-
-def decide(evidence: Evidence, threshold: float) -> Decision:
-    """Decompose the redundancy graph of one group at one threshold."""
-    adjacency = redundancy_graph(evidence.similarity, threshold)
-    result = decompose(adjacency, evidence.l1_norms)
-    return Decision(
-        evidence.group,
-        evidence.layer,
-        evidence.producers,
-        len(adjacency),
-        evidence.bits,
-        result.kept,
-        result.rounds,
-        coverage(adjacency, result.kept),
-    )
-
-
-def kept_channels(
-    decisions: Mapping[str, Sequence[int]], groups: Sequence[ChannelGroup], hidden: str = "512"
-) -> dict[str, list[int]]:
-    """{group: kept channels} for the cut; ``shrunk`` ties VGG's hidden linear layer to the channels that it reads.
-
-    The seed's networks have that shape (its tables' parameter counts belong to it): as many hidden units as filters left
-    in the last convolution, here with the same indices. Raises UserError where there is no such layer.
-    """
-    kept = {name: list(indices) for name, indices in decisions.items()}
-    if hidden == "shrunk":
-        sizes = {group.name: group.size for group in groups}
-        read = [g.name for g in groups if any(name == _VGG_HIDDEN for name, _ in g.consumers)]
-        if _VGG_HIDDEN not in sizes or len(read) != 1 or sizes[read[0]] != sizes[_VGG_HIDDEN]:
-            raise UserError(
-                "--vgg-hidden shrunk needs a VGG whose hidden linear layer is as wide as its last convolution"
-            )
-        kept[_VGG_HIDDEN] = list(kept.get(read[0], range(sizes[read[0]])))
-    return kept
 
 
 def _convolutions(model: nn.Module, group: ChannelGroup) -> list[str]:

@@ -1,59 +1,48 @@
-"""The trained network that is to be pruned, its pictures, and its channel groups: read and checked once per command."""
+"""Trained and pruned networks in files: ours, and those of the authors under the authors' names."""
 
-import hashlib
+import io
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
 
-from common.channels import ChannelGroup, channel_groups
+from common.atomic import write_bytes
 from common.checkpoint import fit_shapes, load_model, load_tensors, read_tensors
 from common.data import DataBundle, load_dataset
 from common.errors import UserError
 from common.factory import import_factory, named_model
 from common.models import arguments_for, create_model, find_architecture
-from redundancy_graph.names import LAYERS, tensors_to_ours, written_by_authors
+from common.runs import Stage
+from common.trained_model import TrainedModel, checked, normalized_as
+from redundancy_graph.names import LAYERS, tensors_to_authors, tensors_to_ours, written_by_authors
 from redundancy_graph.settings import SEED_DIRS, FineTune, Generate
 
 SUFFIX = "-weights.pth"  # the seed's name of a weights file is <arch>-weights.pth
 _OPTIONAL = ("num_batches_tracked", "source")
 
 
-@dataclass(frozen=True)
-class Subject:
-    """name: for file names; arch: registry name or None; file: of the weights; digest: of that file."""
-
-    name: str
-    arch: str | None
-    factory: Callable[[], nn.Module] | None
-    model: nn.Module
-    data: DataBundle
-    groups: list[ChannelGroup]
-    file: Path
-    digest: str
-
-    @property
-    def example(self) -> torch.Tensor:
-        """A batch of one, of the shape that the network reads."""
-        return torch.zeros(1, *self.data.input_shape)
-
-
-def load_subject(settings: Generate | FineTune) -> Subject:
-    """The network and pictures that the options name."""
+def open_network(settings: Generate | FineTune, device: torch.device) -> TrainedModel:
+    """The trained network and the images that the options name; checked."""
     arch, source = settings.arch, settings.source
     if source.model:
         import_factory(source.model)
     else:
         find_architecture(arch)
-    weights = source.pretrained or Path(settings.pretrain_dir) / f"{arch}{SUFFIX}"
-    if not Path(weights).is_file():  # said before the pictures are read
-        raise UserError(f"{weights}: no such file; put the trained weights there, or name them with --pretrained FILE")
+    weights = Path(source.pretrained or Path(settings.pretrain_dir) / f"{arch}{SUFFIX}")
+    _require(weights)  # before the images are read
     data = _load_data(settings)
     factory = import_factory(source.model, data.num_classes) if source.model else None
     name = source.model.replace(":", ".") if source.model else arch
-    return open_subject(arch, weights, data, normalize=source.normalize, factory=factory, name=name)
+    return read_network(
+        arch, weights, data, normalize=source.normalize, factory=factory, name=name, device=device, workers=source.workers
+    )  # fmt: skip
+
+
+def _require(weights: Path) -> None:
+    if not weights.is_file():
+        raise UserError(f"{weights}: no such file; put the trained weights there, or name them with --pretrained FILE")
 
 
 def _load_data(settings: Generate | FineTune) -> DataBundle:
@@ -65,35 +54,32 @@ def _load_data(settings: Generate | FineTune) -> DataBundle:
     return load_dataset(dataset, settings.dataset_dir if given else SEED_DIRS.get(dataset), normalize=source.normalize)
 
 
-def open_subject(
+def read_network(
     arch: str,
-    weights: Path | str,
+    weights: Path,
     data: DataBundle,
     *,
     normalize: str | None = None,
     factory: Callable[[], nn.Module] | None = None,
     name: str | None = None,
-) -> Subject:
+    **more: Any,
+) -> TrainedModel:
     """Read a trained network from any of: our safetensors, a state dict under our names, a state dict under the authors'.
 
-    normalize: the option by that name, which ``data`` was loaded with. Without it the pictures are normalised as the
+    normalize: the option by that name, which ``data`` was loaded with. Without it the images are normalized as the
     checkpoint says, and for the authors' CIFAR-10 weights as the authors did. With ``factory`` the network is a user's own
-    and ``name`` stands for it in file names. Raises UserError for files that are missing, damaged or of another network.
+    and ``name`` stands for it in file names. more: other fields of TrainedModel. Raises UserError for files that are missing,
+    damaged or of another network.
     """
-    path = Path(weights)
-    if not path.is_file():
-        raise UserError(f"{path}: no such file; put the trained weights there, or name them with --pretrained FILE")
+    _require(weights)
     if factory is None:
         find_architecture(arch)
-    model, by_authors = _read_network(arch, path, data, factory)
-    header = getattr(model, "checkpoint_header", None)
-    if normalize is None and header and header.get("normalize"):
-        data = data.with_normalization(header["normalize"]["mean"], header["normalize"]["std"])
-    elif normalize is None and by_authors and data.name == "cifar10":
-        data = data.with_normalization(*AUTHORS_NORMALIZATION)
-    groups = channel_groups(model, torch.zeros(1, *data.input_shape))
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()[:16]
-    return Subject(name or arch, None if factory else arch, factory, model.eval(), data, groups, path, digest)
+    model, by_authors = _read_network(arch, weights, data, factory)
+    if normalize is None:
+        data = normalized_as(model, data)
+        if by_authors and data.name == "cifar10":
+            data = data.with_normalization(*AUTHORS_NORMALIZATION)
+    return checked(TrainedModel(name or arch, model, data, weights, factory, **more))
 
 
 AUTHORS_NORMALIZATION = ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010))
@@ -124,9 +110,6 @@ def _read_checkpoint(arch: str, path: Path, data: DataBundle, factory) -> nn.Mod
     record = getattr(model, "architecture", None)
     if factory is None and record is not None and record["arch"] != arch:
         raise UserError(f"{path} holds a {record['arch']}, not a {arch}; say --arch {record['arch']}")
-    classes = record["args"].get("num_classes") if record else None
-    if classes is not None and classes != data.num_classes:
-        raise UserError(f"{path} decides among {classes} classes, {data.name} has {data.num_classes}")
     return model
 
 
@@ -138,3 +121,14 @@ def load_pruned_weights(arch: str, path: Path | str, num_classes: int = 10) -> n
     fit_shapes(model, tensors, path)
     load_tensors(model, tensors, path, optional=("num_batches_tracked",))
     return model.eval()
+
+
+def save_flat_weights(stage: Stage, start: TrainedModel, replace: bool = True) -> Path:
+    """``<folder name>-weights.pth`` beside a run folder: a dictionary of tensors under the authors' names, written atomically."""
+    file = stage.folder.parent / f"{stage.folder.name}{SUFFIX}"
+    if replace or not file.is_file():
+        tensors = load_model(stage.model_path, start.factory).state_dict()
+        content = io.BytesIO()  # torch.save puts a file's name into the file: each time another temporary one
+        torch.save(tensors_to_authors(start.arch, tensors), content)
+        write_bytes(file, content.getvalue())
+    return file
