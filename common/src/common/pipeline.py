@@ -91,7 +91,8 @@ def compress(
         return stage.metrics()
     decision = method.decide(start, target, stage)
     if is_main():
-        write_json(stage.folder / DECISION, {"kept": decision.kept, "report": decision.report})
+        kept = {name: [int(channel) for channel in channels] for name, channels in decision.kept.items()}
+        write_json(stage.folder / DECISION, {"kept": kept, "report": decision.report})
     network = apply_decision(start, decision)
     trains = training is not None and training.recipe.epochs > 0 and method.axis != "bytes"
     after_cut = start.side(network, start.measure(network)) if trains and is_main() else None
@@ -129,11 +130,12 @@ def train(
     return fit(
         network, data.train, recipe, folder=stage.folder, test=data.test if training.log_test else None, device=start.device,
         seed=stage.seed, workers=start.workers, tensorboard=training.tensorboard, stage="fine-tune",
-        hooks=hooks or _fine_tuning(stage, start, training),
+        hooks=hooks or fine_tuning(stage, start, training),
     )  # fmt: skip
 
 
-def _fine_tuning(stage: Stage, start: TrainedModel, training: Training) -> Hooks:
+def fine_tuning(stage: Stage, start: TrainedModel, training: Training) -> Hooks:
+    """How fine-tuning joins the loop: distillation if it is asked for, and a line for every epoch."""
     loss, recipe = None, training.recipe
     if training.distill:
         loss = distillation((start.reference or start).copy(), training.distill, recipe.label_smoothing)

@@ -99,7 +99,8 @@ class Stage:
         """
         place = folder or ((self.shared if shared and self.shared else self.folder) / name)
         found = open_stage(
-            place, package or self.package, options, device=self.device, fingerprint=fingerprint, force=self.force,
+            place, package or self.package, options, device=self.device, fingerprint=fingerprint,
+            force=self.force and not (shared and self.shared),  # who owns the shared folder has emptied it
             seed=self.seed, log=self.log,
         )  # fmt: skip
         return replace(found, recipe=self.recipe)
