@@ -189,11 +189,11 @@ def checked(trained: TrainedModel) -> TrainedModel:
     for name, tensor in trained.model.state_dict().items():
         if tensor.is_floating_point() and not tensor.isfinite().all():
             raise UserError(f"{file}: {name} holds values that are not finite; the weights are damaged")
+    require_fit(trained.model.eval(), data, file)
     record = getattr(trained.model, "architecture", None)
     classes = record["args"].get("num_classes", data.num_classes) if record else data.num_classes
     if classes != data.num_classes:
         raise UserError(f"{file} decides among {classes} classes, {data.name} has {data.num_classes}")
-    require_fit(trained.model.eval(), data, file)
     return trained
 
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
@@ -28,12 +27,13 @@ def train_dense(
     device: torch.device,
     seed: int,
     factory: Factory | None = None,
-    **how: Any,
+    force: bool = False,
+    latency: bool = True,
 ) -> TrainedModel:
-    """Train the network of a seed in OUT/seedS/baseline, unless that is done. how: ``force`` and ``latency``."""
+    """Train the network of a seed in OUT/seedS/baseline, unless that is done."""
     options = {"arch": arch, "dataset": data.name, "seed": seed, **recipe.identity()}
     stage = open_stage(
-        out / f"seed{seed}" / "baseline", PACKAGE, options, device=device, fingerprint=data.fingerprint, force=how["force"]
+        out / f"seed{seed}" / "baseline", PACKAGE, options, device=device, fingerprint=data.fingerprint, force=force
     )  # fmt: skip
     if not stage.finished:
         torch.manual_seed(seed)
@@ -41,7 +41,7 @@ def train_dense(
             model = factory()
         else:
             model = create_model(arch, num_classes=data.num_classes, **arguments_for(arch, data.input_shape))
-        train_baseline(stage, model, data, recipe, device, seed, factory=factory, latency=how["latency"])
+        train_baseline(stage, model, data, recipe, device, seed, factory=factory, latency=latency)
     return read_trained_model(stage.model_path, data, name=arch, factory=factory, device=device)
 
 
@@ -53,12 +53,13 @@ def given_dense(
     data: DataBundle,
     device: torch.device,
     factory: Factory | None = None,
-    **how: Any,
+    force: bool = False,
+    latency: bool = True,
 ) -> TrainedModel:
     """A network from elsewhere, kept as a checkpoint in OUT/baseline, the same for all seeds. digest: of its file."""
     options = {"dataset": data.name, "seed": None, "source": file.name, "digest": digest}
     stage = open_stage(
-        out / "baseline", PACKAGE, options, device=device, fingerprint=data.fingerprint, force=how["force"]
+        out / "baseline", PACKAGE, options, device=device, fingerprint=data.fingerprint, force=force
     )  # fmt: skip
     if not stage.finished:
         model = load()
@@ -68,7 +69,5 @@ def given_dense(
         )  # fmt: skip
         arch = getattr(model, "architecture", {"arch": None})["arch"]
         files = {"baseline": stage.model_path}
-        stage.finish(
-            {"arch": arch, **measure_files(files, data, device=device, factory=factory, latency=how["latency"])}
-        )
+        stage.finish({"arch": arch, **measure_files(files, data, device=device, factory=factory, latency=latency)})
     return read_trained_model(stage.model_path, data, factory=factory, device=device)
