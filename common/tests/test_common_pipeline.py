@@ -136,7 +136,7 @@ def test_a_network_that_cannot_be_used_is_refused_by_its_file(start):
         damaged.conv1.weight[0] = float("nan")
     for model, word in (
         (damaged, "finite"),
-        (random_network("resnet20", num_classes=7), "7 classes"),
+        (random_network("resnet20", num_classes=7), "noise has 10 classes"),
         (nn.Linear(3, 10), "read"),
     ):
         with pytest.raises(UserError, match=word):

@@ -54,7 +54,7 @@ def matched_by_position(start: TrainedModel, mini_batch: int) -> list:
     model = start.model
     layers = [name for name, module in model.named_modules() if isinstance(module, nn.Conv2d)]
     pictures = choose_pictures(start.data.train, mini_batch, 0)
-    hashes = collect_hashes(model, pictures, layers)
+    hashes = collect_hashes(model, pictures, layers, workers=start.workers)
     mixed = {
         name: hashes[source][:, : model.get_submodule(name).out_channels]
         for name, source in zip(layers, authors_order(layers), strict=True)

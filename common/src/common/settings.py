@@ -153,7 +153,7 @@ def flat(values: Any, identity: bool = False) -> dict[str, Any]:
     """All settings by name, for config.json; identity: those alone that a result depends on."""
     found: dict[str, Any] = {}
     for field in dataclasses.fields(values):
-        value = getattr(values, field.name)
+        value = vars(values)[field.name]  # not getattr: writing an option down is not honoring it (common.testing)
         if "section" in field.metadata:
             found |= flat(value, identity)
         elif not (identity and field.metadata.get("free")):

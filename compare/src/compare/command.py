@@ -24,8 +24,8 @@ from common.factory import import_factory, named_model
 from common.formats import load_network
 from common.interruption import STOPPED, Stopped, stop_requested
 from common.methods import Method, methods
+from common.options import training_values
 from common.runs import writable_folder
-from common.settings import flat
 from common.trained_model import TrainedModel
 from compare import plan, report, text
 from compare.claim import claimed
@@ -151,7 +151,7 @@ def finetune_recipe(settings: Compare):
         warmup_epochs=_given(tuning.warmup_epochs, usual.warmup_epochs),
         label_smoothing=tuning.label_smoothing,
         amp=tuning.amp,
-        **flat(settings.running),
+        **training_values(settings.running),
     )
 
 
@@ -184,11 +184,14 @@ def _dense(settings: Compare, data: DataBundle, device: torch.device, seed: int)
     file = network.baseline or network.weights
     factory = import_factory(network.model, data.num_classes) if network.model else None
     how = {"factory": factory, "force": settings.run.force, "latency": not settings.run.no_latency}
+    how["workers"] = settings.data.workers
     if file is None:
         recipe = plan.baseline_recipe(settings.data.dataset)
         epochs = recipe.epochs if network.baseline_epochs is None else network.baseline_epochs
         warmup = min(recipe.warmup_epochs, epochs / 2)
-        recipe = replace(recipe, epochs=epochs, warmup_epochs=warmup, amp=tuning.amp, **flat(settings.running))
+        recipe = replace(
+            recipe, epochs=epochs, warmup_epochs=warmup, amp=tuning.amp, **training_values(settings.running)
+        )
         return train_dense(out, network.model or network.arch, data, recipe, device, seed, **how)
     if not Path(file).is_file():
         raise UserError(f"{file}: no such file")

@@ -29,6 +29,7 @@ def train_dense(
     factory: Factory | None = None,
     force: bool = False,
     latency: bool = True,
+    workers: int = 2,
 ) -> TrainedModel:
     """Train the network of a seed in OUT/seedS/baseline, unless that is done."""
     options = {"arch": arch, "dataset": data.name, "seed": seed, **recipe.identity()}
@@ -41,8 +42,8 @@ def train_dense(
             model = factory()
         else:
             model = create_model(arch, num_classes=data.num_classes, **arguments_for(arch, data.input_shape))
-        train_baseline(stage, model, data, recipe, device, seed, factory=factory, latency=latency)
-    return read_trained_model(stage.model_path, data, name=arch, factory=factory, device=device)
+        train_baseline(stage, model, data, recipe, device, seed, workers, factory=factory, latency=latency)
+    return read_trained_model(stage.model_path, data, name=arch, factory=factory, device=device, workers=workers)
 
 
 def given_dense(
@@ -55,6 +56,7 @@ def given_dense(
     factory: Factory | None = None,
     force: bool = False,
     latency: bool = True,
+    workers: int = 2,
 ) -> TrainedModel:
     """A network from elsewhere, kept as a checkpoint in OUT/baseline, the same for all seeds. digest: of its file."""
     options = {"dataset": data.name, "seed": None, "source": file.name, "digest": digest}
@@ -69,5 +71,10 @@ def given_dense(
         )  # fmt: skip
         arch = getattr(model, "architecture", {"arch": None})["arch"]
         files = {"baseline": stage.model_path}
-        stage.finish({"arch": arch, **measure_files(files, data, device=device, factory=factory, latency=latency)})
-    return read_trained_model(stage.model_path, data, factory=factory, device=device)
+        stage.finish(
+            {
+                "arch": arch,
+                **measure_files(files, data, device=device, workers=workers, factory=factory, latency=latency),
+            }
+        )
+    return read_trained_model(stage.model_path, data, factory=factory, device=device, workers=workers)

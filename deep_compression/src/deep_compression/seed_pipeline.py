@@ -17,10 +17,11 @@ from common.device import choose_device, set_threads
 from common.distributed import barrier, is_main, process_group
 from common.errors import UserError
 from common.factory import import_factory, named_model
+from common.options import train_options
 from common.results import markdown_table
 from common.runs import LOG, open_stage, read_json
+from common.settings import flat
 from common.train import train_baseline
-from common.training import TrainOptions
 from deep_compression import plots, stages
 from deep_compression.network_file import is_compressed, read_network
 from deep_compression.pruning import prunable_weights
@@ -79,12 +80,16 @@ def base_network(settings: Pipeline, saved: Path, name: str, setting: Setting) -
     options = {
         "arch": settings.arch, "model": settings.model, "dataset": data.name, "seed": setting.seed, "stage": "base",
         "epochs": settings.base_epochs, "learning_rate": settings.base_learning_rate, "batch_size": settings.batch_size,
+        **{name: value for name, value in flat(settings.precision).items() if value},
     }  # fmt: skip
     run = open_stage(folder, PACKAGE, options, device=setting.device, fingerprint=data.fingerprint, force=setting.force)
     if not run.finished:
         torch.manual_seed(setting.seed)
         model = _fresh(settings, data, setting)
-        training = TrainOptions(settings.base_epochs, settings.batch_size, settings.base_learning_rate, 0.9, 5e-4)
+        training = train_options(
+            settings.precision, epochs=settings.base_epochs, batch_size=settings.batch_size,
+            learning_rate=settings.base_learning_rate, momentum=0.9, weight_decay=5e-4,
+        )  # fmt: skip
         train_baseline(
             run, model, data, training, setting.device, setting.seed, setting.workers, setting.factory,
             setting.tensorboard,

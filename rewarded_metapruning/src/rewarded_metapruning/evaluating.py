@@ -65,7 +65,7 @@ class Contender:
 def evaluate(settings: Evaluate) -> None:
     """The command: run folders of the chosen network and those beside it, and one table."""
     recipe, vector = settings.recipe, settings.vector
-    arch, seed, save = settings.network.arch, settings.repeat.seed, Path(settings.save)
+    arch, seed, save = settings.network.name, settings.repeat.seed, Path(settings.save)
     unpruned, count = wanted_beside(vector.beside)
     set_threads(settings.run.threads)
     device = choose_device(settings.run.device)

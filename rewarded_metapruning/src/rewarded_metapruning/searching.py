@@ -44,7 +44,7 @@ SHOWN = 10
 def search_command(settings: Search) -> None:
     """The command: search.json in --out, from a PruningNet's file."""
     how, seed, force = settings.searching, settings.repeat.seed, settings.repeat.force
-    arch = settings.network.arch
+    arch = settings.network.name
     set_threads(settings.run.threads)
     device = choose_device(settings.run.device)
     require_network(arch)

@@ -55,6 +55,11 @@ class Network:
         None, "PACKAGE.MODULE:FACTORY, a callable that builds your own network: every channel group is a gene"
     )
 
+    @property
+    def name(self) -> str:
+        """The network that is meant: PACKAGE.MODULE:FACTORY, or a registered name."""
+        return self.model or self.arch
+
 
 @settings
 class Data(options.Data):

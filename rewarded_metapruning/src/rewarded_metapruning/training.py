@@ -25,7 +25,7 @@ from rewarded_metapruning.space import Space
 
 def train(settings: Train) -> None:
     """The command: the PruningNet's run folder, with the original's files in it."""
-    arch, limits = settings.network.arch, scale_limits(settings.scales)
+    arch, limits = settings.network.name, scale_limits(settings.scales)
     set_threads(settings.run.threads)
     device = choose_device(settings.run.device)
     require_network(arch)
