@@ -16,6 +16,7 @@ from common.checkpoint import load_model, save_model
 from common.errors import UserError
 from common.methods import Method
 from common.models import ARCHITECTURES, Architecture
+from common.runs import read_json
 from common.settings import parse
 from common.target import Target
 from compare import command, plan, row
@@ -424,6 +425,8 @@ def test_a_user_s_own_network(tmp_path, monkeypatch):
     assert (tmp_path / "given" / row["folder"] / "model.safetensors").read_bytes() == (
         folder / "model.safetensors"
     ).read_bytes()
+    (given,) = read_rows(tmp_path / "given").metrics
+    assert given["arch"] == read_json(tmp_path / "given" / "baseline" / "metrics.json")["arch"] == name
 
 
 @pytest.mark.parametrize("inner", ["", "runs/new"])

@@ -21,13 +21,13 @@ from common.measure import evaluate as measured
 from common.runs import open_stage, read_json
 from rewarded_metapruning import evaluate, evaluating, plots, reward, search, train
 from rewarded_metapruning.closed_form import space_cost
+from rewarded_metapruning.custom_network import own_space
+from rewarded_metapruning.evaluation_cache import EvaluationCache
+from rewarded_metapruning.evaluator import CandidateEvaluator
 from rewarded_metapruning.files import read_pruning_net
-from rewarded_metapruning.judge import Judge
-from rewarded_metapruning.own_network import own_space
 from rewarded_metapruning.search_file import nev_of_rank, read_search, searched_scales
 from rewarded_metapruning.settings import CONV_LINEAR, MILLION, PAPER
 from rewarded_metapruning.space import find_space
-from rewarded_metapruning.tested import Tested
 
 NAME = "rmp_finished_network:build"
 OWN = f"--model {NAME} --dataset digits --device cpu"
@@ -87,10 +87,8 @@ def test_the_search_file_has_every_candidate_with_its_cost_and_reward(space):
         assert list(nev) == row["nev"] and int(cost.macs([nev], CONV_LINEAR)[0]) == row["macs"]
         assert content["budget"]["least"] <= row["macs"] <= content["budget"]["most"]
         assert reward(row["top1"], row["macs_paper"], 100, content["base_macs"]) == pytest.approx(row["reward"])
-    judged = Tested(Path("searching"), None).known
-    assert {nev: judgement.top1 for nev, judgement in judged.items()} == {
-        tuple(row["nev"]): row["top1"] for row in rows
-    }
+    cache = EvaluationCache(Path("searching"), None).known
+    assert {nev: metrics.top1 for nev, metrics in cache.items()} == {tuple(row["nev"]): row["top1"] for row in rows}
 
 
 @pytest.mark.parametrize("folder, factory", [(CHOSEN, build), (SMALL, None)])
@@ -110,7 +108,7 @@ def test_the_trained_networks_are_those_of_their_vectors(space):
     for folder, of in ((CHOSEN, space), (SMALL, find_space("resnet20"))):
         metrics = read_json(f"{folder}/metrics.json")
         assert int(space_cost(of).macs([tuple(metrics["nev"])], CONV_LINEAR)[0]) == metrics["compressed"]["macs"]
-        assert evaluating.short(tuple(metrics["nev"])) == folder.rpartition("-")[2]
+        assert evaluating.Variant("chosen", tuple(metrics["nev"])).folder == folder.rpartition("/")[2]
     assert tuple(read_json(f"{CHOSEN}/metrics.json")["nev"]) == nev_of_rank("searching/search.json", 1, space)
     flat, model = read_tensors("evaluating/checkpoint.pth.tar"), load_model(f"{CHOSEN}/model.safetensors", build)
     assert all(torch.equal(flat[name], tensor) for name, tensor in model.state_dict().items())
@@ -126,7 +124,7 @@ def test_the_folder_opens_as_the_same_run(place, folder):
 def test_the_same_commands_skip_them_and_others_are_refused(place, monkeypatch, capsys):
     monkeypatch.setattr("rewarded_metapruning.training.fit", None)  # nothing is trained
     monkeypatch.setattr(evaluating, "fit", None)
-    monkeypatch.setattr(Judge, "__call__", None)  # nothing is judged
+    monkeypatch.setattr(CandidateEvaluator, "__call__", None)  # nothing is evaluated
     before, found = written(place), read_search("searching/search.json")
     assert train.main(TRAIN.split()) == 0
     assert search.main(SEARCH.split()) == 0
@@ -143,13 +141,15 @@ def test_the_same_commands_skip_them_and_others_are_refused(place, monkeypatch, 
 
 
 def test_more_generations_go_on_from_the_search(monkeypatch):
-    judged = []
-    judge = Judge.__call__
-    monkeypatch.setattr(Judge, "__call__", lambda self, nev: judged.append(nev) or judge(self, nev))
+    evaluated = []
+    evaluate_one = CandidateEvaluator.__call__
+    monkeypatch.setattr(
+        CandidateEvaluator, "__call__", lambda self, nev: evaluated.append(nev) or evaluate_one(self, nev)
+    )
     old = {tuple(row["nev"]): row["reward"] for row in read_search("searching/search.json")["candidates"]}
     assert search.main([*SEARCH.split(), "--max-iters", "4"]) == 0
     new = {tuple(row["nev"]): row["reward"] for row in read_search("searching/search.json")["candidates"]}
-    assert old.items() <= new.items() and new.keys() - old.keys() == set(judged) and 0 < len(judged) <= 6
+    assert old.items() <= new.items() and new.keys() - old.keys() == set(evaluated) and 0 < len(evaluated) <= 6
 
 
 def test_the_search_is_drawn(place):

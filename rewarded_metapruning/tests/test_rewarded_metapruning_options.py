@@ -6,7 +6,7 @@ from torch import nn
 
 from common.testing import check_options_honored, command_names
 from rewarded_metapruning import comparison, cost, diagrams, evaluate, search, small_scale, train
-from rewarded_metapruning.recipes import Plan
+from rewarded_metapruning.recipes import SearchSettings
 
 DATA = "--dataset folder:{images} --pictures 20"
 NAMED = f"--arch resnet-small {DATA}"
@@ -58,7 +58,7 @@ def places(tmp_path_factory):
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_command_honors_its_options(name, places, monkeypatch):
-    monkeypatch.setattr(comparison, "PLAN", Plan(population=2, parents=1, mutants=1, crossovers=0))
+    monkeypatch.setattr(comparison, "SIZES", SearchSettings(population=2, parents=1, mutants=1, crossovers=0))
     monkeypatch.setattr(comparison, "CALIBRATION", (1, 9))
     main, *runs = COMMANDS[name]
     assert check_options_honored(main, [run.format(**places).split() for run in runs]) == name

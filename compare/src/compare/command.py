@@ -205,7 +205,7 @@ def _dense(settings: Compare, data: DataBundle, device: torch.device, seed: int)
             return model
         return named_model(network.arch, file, data.num_classes, data.input_shape)
 
-    return given_dense(out, load, Path(file), file_digest(file), data, device, **how)
+    return given_dense(out, load, Path(file), file_digest(file), data, device, name=network.model, **how)
 
 
 def _run_all(todo: Sequence[Job], comparison: Comparison, dense: Callable[[int], TrainedModel]) -> list[str]:

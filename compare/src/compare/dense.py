@@ -57,8 +57,12 @@ def given_dense(
     force: bool = False,
     latency: bool = True,
     workers: int = 2,
+    name: str | None = None,
 ) -> TrainedModel:
-    """A network from elsewhere, kept as a checkpoint in OUT/baseline, the same for all seeds. digest: of its file."""
+    """A network from elsewhere, kept as a checkpoint in OUT/baseline, the same for all seeds.
+
+    digest: of its file. name: that of its factory.
+    """
     options = {"dataset": data.name, "seed": None, "source": file.name, "digest": digest}
     stage = open_stage(
         out / "baseline", PACKAGE, options, device=device, fingerprint=data.fingerprint, force=force
@@ -69,7 +73,7 @@ def given_dense(
         save_model(
             stage.model_path, model, normalize=(data.mean, data.std), dataset=data.name, classes=data.classes, factory=factory
         )  # fmt: skip
-        arch = getattr(model, "architecture", {"arch": None})["arch"]
+        arch = getattr(model, "architecture", {"arch": name})["arch"]
         files = {"baseline": stage.model_path}
         stage.finish(
             {
@@ -77,4 +81,4 @@ def given_dense(
                 **measure_files(files, data, device=device, workers=workers, factory=factory, latency=latency),
             }
         )
-    return read_trained_model(stage.model_path, data, factory=factory, device=device, workers=workers)
+    return read_trained_model(stage.model_path, data, name=name, factory=factory, device=device, workers=workers)

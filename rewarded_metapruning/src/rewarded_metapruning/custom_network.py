@@ -10,15 +10,21 @@ from common.errors import UserError
 from common.factory import import_factory
 from rewarded_metapruning.pruning_net import PruningNet
 from rewarded_metapruning.scale import FULL
-from rewarded_metapruning.space import Space, space_of_factory
+from rewarded_metapruning.space import SearchSpace, space_of_factory
 
 
-def own_space(name: str, num_classes: int, shape: tuple[int, int, int]) -> Space:
-    """The space of the network that ``PACKAGE.MODULE:FACTORY`` builds, for this many classes and pictures (C, H, W).
+def own_space(
+    name: str, num_classes: int, shape: tuple[int, int, int], factory: Callable[[], nn.Module] | None = None
+) -> SearchSpace:
+    """The space of a user's own network, for this many classes and images (C, H, W).
 
-    Raises UserError, with the reason, for a network that no PruningNet can be made for.
+    Args:
+        factory: Builds the network; None imports it by its name, ``PACKAGE.MODULE:FACTORY``.
+
+    Raises:
+        UserError: With the reason, for a network that no PruningNet can be made for.
     """
-    factory = import_factory(name, num_classes)
+    factory = factory or import_factory(name, num_classes)
     _require_network(name, factory)
     with warnings.catch_warnings(record=True) as unlisted:
         warnings.simplefilter("always")
@@ -39,7 +45,7 @@ def _require_network(name: str, factory: Callable[[], nn.Module]) -> None:
         raise UserError(f"--model {name} builds a {type(model).__name__}, not a network")
 
 
-def _try_out(space: Space) -> None:
+def _try_out(space: SearchSpace) -> None:
     """Forward passes without arithmetic, of the PruningNet and of plain networks: narrowest, widest, all different."""
     mixed = space.nev_of([gene % (FULL + 1) for gene in range(len(space.genes))])
     try:

@@ -1,6 +1,7 @@
-"""How good a candidate is: its generated weights in a plain network, norms calibrated anew, accuracy on held-out pictures.
+"""Evaluate candidates of a search (arXiv 2301.11063, section "Searching").
 
-Each candidate is a fresh network, so nothing leaks from one to the next; the calibration pictures are the same for all.
+A candidate is a plain network with generated weights: batch norm is calibrated on training images, and accuracy is measured on
+held-out ones. Each is a new network, so candidates do not affect one another; the calibration images are the same for all.
 """
 
 from collections.abc import Iterator, Sequence
@@ -15,12 +16,12 @@ from common.data import ImageSet, MemoryImages
 from common.measure import evaluate
 from rewarded_metapruning.pruning_net import PruningNet
 
-KEPT_BYTES = 512 * 2**20  # calibration pictures are kept as they are up to this size
+KEPT_BYTES = 512 * 2**20  # calibration images are kept as they are up to this size
 MIN_PART = 2
 
 
 @dataclass(frozen=True)
-class Judgement:
+class CandidateMetrics:
     """top1 and top5 in percent, mean loss."""
 
     top1: float
@@ -29,39 +30,44 @@ class Judgement:
 
 
 @dataclass
-class Judge:
-    """pruning_net: on its device, in eval mode. calibration: training pictures that norms are calibrated with, augmented as in
-    training. pictures: those that accuracy is measured on.
+class CandidateEvaluator:
+    """Evaluate vectors with a trained PruningNet.
+
+    Attributes:
+        pruning_net: On its device, in eval mode.
+        calibration: Training images that batch norm is calibrated with, augmented as in training.
+        images: Those that accuracy is measured on.
+        batches: Of calibration images, ``batch_size`` each.
     """
 
     pruning_net: PruningNet
     calibration: ImageSet
-    pictures: ImageSet
-    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    images: ImageSet
+    device: torch.device | str = "cpu"
     batches: int = 100
     batch_size: int = 1000
     seed: int = 0
     workers: int = 2
     amp: bool = False
-    _kept: list[Tensor] = field(default_factory=list)
+    _kept: list[Tensor] = field(default_factory=list, init=False)
 
-    def __call__(self, nev: Sequence[int]) -> Judgement:
-        """Deterministic for a NEV, whatever was judged before."""
+    def __call__(self, nev: Sequence[int]) -> CandidateMetrics:
+        """Deterministic for a NEV, whatever was evaluated before."""
         return self.measure(self.calibrated(nev))
 
     def calibrated(self, nev: Sequence[int]) -> nn.Module:
-        """The plain network of a NEV with generated weights and running statistics averaged over the calibration pictures."""
+        """The plain network of a NEV: generated weights, running statistics averaged over the calibration images."""
         model = self.pruning_net.plain_network(nev).to(self.device, memory_format=torch.channels_last)
         with torch.no_grad(), self._precision():
             return refresh_batch_norm(model, self._inputs(), self.device)
 
-    def measure(self, model: nn.Module) -> Judgement:
+    def measure(self, model: nn.Module) -> CandidateMetrics:
         with self._precision():
-            found = evaluate(model, self.pictures, device=self.device, workers=self.workers, batch_size=self.batch_size)
-        return Judgement(found.top1, found.top5, found.loss)
+            found = evaluate(model, self.images, device=self.device, workers=self.workers, batch_size=self.batch_size)
+        return CandidateMetrics(found.top1, found.top5, found.loss)
 
     def _precision(self) -> torch.autocast:
-        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.amp)
+        return torch.autocast(torch.device(self.device).type, dtype=torch.bfloat16, enabled=self.amp)
 
     def _inputs(self) -> Sequence[Tensor] | Iterator[Tensor]:
         if self._kept:

@@ -1,6 +1,6 @@
-"""What was judged, on disk: each process appends a line per candidate, so that nothing is judged twice after an interruption.
+"""Candidates that were evaluated, on disk: each process appends a line, so that none is evaluated twice after an interruption.
 
-Under torchrun the candidates of a generation are shared out; every process then knows all judgements, equal to the bit to
+Under torchrun the candidates of a generation are shared out; every process then knows the metrics of all, bit-identical to
 those of a single process.
 """
 
@@ -16,23 +16,20 @@ from tqdm import tqdm
 from common.atomic import write_text
 from common.distributed import barrier, is_main, rank, sum_over_ranks, world_size
 from common.errors import UserError
-from rewarded_metapruning.judge import Judgement
+from rewarded_metapruning.evaluator import CandidateMetrics
 from rewarded_metapruning.space import NEV
 
 PATTERN = "tested-*.jsonl"
 
 
-class Tested:
-    """The memory of a search: ``judge_all`` judges what it does not hold yet. With no folder nothing is kept on disk."""
-
-    __test__ = False  # no test case, whatever pytest makes of its name
+class EvaluationCache:
+    """The memory of a search: ``evaluate_all`` evaluates what it does not hold yet. With no folder nothing is kept on disk."""
 
     def __init__(
-        self, folder: Path | None, judge: Callable[[NEV], Judgement], device: torch.device | str = "cpu"
+        self, folder: Path | None, evaluate: Callable[[NEV], CandidateMetrics], device: torch.device | str = "cpu"
     ) -> None:
-        self.judge, self.device = judge, torch.device(device)
-        self.known: dict[NEV, Judgement] = {}
-        self.judged = 0  # by this process, in this call
+        self.evaluate, self.device = evaluate, torch.device(device)
+        self.known: dict[NEV, CandidateMetrics] = {}
         self.file = folder / f"tested-{rank()}.jsonl" if folder else None
         if folder:
             self._read(folder)
@@ -48,27 +45,26 @@ class Tested:
         if torn is not None and self.file is not None:
             write_text(self.file, "".join(f"{line}\n" for line in torn))
 
-    def judge_all(self, nevs: Sequence[NEV]) -> list[Judgement]:
-        """Judgements of these NEVs, in their order."""
+    def evaluate_all(self, nevs: Sequence[NEV]) -> list[CandidateMetrics]:
+        """Metrics of these NEVs, in their order."""
         todo = [nev for nev in nevs if nev not in self.known]
         mine = list(enumerate(todo))[rank() :: world_size()]
         table = torch.zeros(len(todo), 3, dtype=torch.float64, device=self.device)
-        for place, nev in tqdm(mine, desc="judge", disable=None if is_main() else True, leave=False):
-            judged = self.judge(nev)
-            self.judged += 1
-            self._keep(nev, judged)
-            table[place] = torch.tensor(list(asdict(judged).values()), dtype=torch.float64)
+        for place, nev in tqdm(mine, desc="evaluate", disable=None if is_main() else True, leave=False):
+            metrics = self.evaluate(nev)
+            self._keep(nev, metrics)
+            table[place] = torch.tensor(list(asdict(metrics).values()), dtype=torch.float64)
         if todo:
             sum_over_ranks(table)  # each row is zero in all processes but one: the sum is exact
         for nev, row in zip(todo, table.tolist(), strict=True):
-            self.known[nev] = Judgement(*row)
+            self.known[nev] = CandidateMetrics(*row)
         return [self.known[nev] for nev in nevs]
 
-    def _keep(self, nev: NEV, judged: Judgement) -> None:
+    def _keep(self, nev: NEV, metrics: CandidateMetrics) -> None:
         if self.file is None:
             return
         with open(self.file, "a", encoding="utf-8") as file:
-            file.write(json.dumps({"nev": list(nev), **asdict(judged)}) + "\n")
+            file.write(json.dumps({"nev": list(nev), **asdict(metrics)}) + "\n")
             file.flush()
             os.fsync(file.fileno())
 
@@ -80,10 +76,10 @@ def _whole_lines(file: Path) -> tuple[list[str], bool]:
     return whole.splitlines() if newline else [], bool(rest)
 
 
-def _parse(line: str, file: Path) -> tuple[NEV, Judgement]:
+def _parse(line: str, file: Path) -> tuple[NEV, CandidateMetrics]:
     try:
         entry = json.loads(line)
         numbers = (float(entry[key]) for key in ("top1", "top5", "loss"))
-        return tuple(int(value) for value in entry["nev"]), Judgement(*numbers)
+        return tuple(int(value) for value in entry["nev"]), CandidateMetrics(*numbers)
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{file} is damaged; delete it, or use --force, to begin the search anew") from error
