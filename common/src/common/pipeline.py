@@ -110,9 +110,9 @@ def compress(
 
 def apply_decision(start: TrainedModel, decision: Decision) -> nn.Module:
     """The network that was decided on, in eval mode. Raises UserError for a decision beyond the limits."""
-    start.limits.check(decision.kept, start.all_groups)
     model = start.model if decision.model is None else decision.model
     if decision.kept:
+        start.limits.check(decision.kept, start.all_groups)
         example = start.example.to(next(model.parameters()).device)
         network = restore_shortcuts(keep_channels(model, example, decision.kept), start.model)
     else:

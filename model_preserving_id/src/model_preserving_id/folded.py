@@ -1,68 +1,78 @@
-"""The network at work: full-size, so that channels keep their numbers, with the removed ones never read; cut at the end."""
+"""A network whose consumers are folded: full-size, so that channels keep their numbers; removed channels are never read."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from common.channels import ChannelGroup, channel_groups, keep_channels
+from common.channels.shortcuts import restore_shortcuts
 from common.cost import WidthCost, layer_macs
 from common.errors import UserError
+from common.methods import Decision
 from common.models import PadShortcut
+from common.trained_model import Limits
 from model_preserving_id.activations import Reading, Statistics, call_order, readings
 from model_preserving_id.fold import channel_runs, fold, solve_t
-from model_preserving_id.streams import is_stream, prepare_streams, restore_shortcuts, shortcut_names, shortcuts_of
+from model_preserving_id.streams import is_stream, prepare_streams, shortcuts_of
 
 
-class Subject:
+class FoldedNetwork:
     """A copy of a network, its channel groups that may shrink, and the weights that its consumers had at first.
 
-    model     the copy; what :meth:`shrink` did is in its weights: columns of removed channels are zero
-    original  the same network before anything was done to it; its tensors are the given network's own
-    groups    by name, in the order of execution
-    kept      by name, the channels that stay; groups that are whole are not listed
-    cost      MACs for any widths
+    Attributes:
+        given: The network itself; nothing changes it.
+        model: The copy, in eval mode; what :meth:`shrink` did is in its weights: columns of removed channels are zero.
+        original: The given network as ``model`` was at first; on its own device the tensors are the given network's.
+        limits: Which groups may shrink, and to which widths.
+        groups: By name, in the order of execution.
+        kept: By name, the channels that stay; groups that are not listed are not pruned.
+        cost: MACs for any widths.
+        dense_macs: MACs of the given network.
     """
 
     def __init__(
-        self, model: nn.Module, example_input: Tensor, *, streams: str = "exact", skip: Sequence[str] = ()
+        self,
+        model: nn.Module,
+        example: Tensor,
+        *,
+        streams: str = "exact",
+        limits: Limits | None = None,
+        device: torch.device | str | None = None,
     ) -> None:
-        device = next(model.parameters()).device
-        self.example_input = example_input.to(device)
-        self.original = prepare_streams(model, self.example_input, streams, share=True).eval()
-        self.model = prepare_streams(model, self.example_input, streams).eval()
-        self.turned = [name for name in shortcut_names(model) if streams == "conv"]
-        self.streams = streams
-        everything = channel_groups(self.model, self.example_input)
-        self.cost = WidthCost(self.model, example_input.shape[1:], everything)
-        self.dense_macs = sum(layer_macs(model, example_input.shape[1:]).values())
-        self.groups = self._usable(everything, skip)
+        self.given, self.streams, self.limits = model, streams, limits or Limits()
+        home = next(model.parameters()).device
+        self.device = home if device is None else torch.device(device)
+        example = example.to(home)
+        share = self.device == home
+        self.original = prepare_streams(model, example, streams, share).to(self.device).eval()
+        self.model = prepare_streams(model, example, streams).to(self.device).eval()
+        self.example = example.to(self.device)
+        everything = channel_groups(self.model, self.example)
+        self.cost = WidthCost(self.model, example.shape[1:], everything)
+        self.dense_macs = sum(layer_macs(model, example.shape[1:]).values())
+        self.groups = self._usable(everything)
         self.readings = {name: readings([group]) for name, group in self.groups.items()}
         self.kept: dict[str, list[int]] = {}
 
-    def _usable(self, everything: Sequence[ChannelGroup], skip: Sequence[str]) -> dict[str, ChannelGroup]:
-        for name in skip:
+    def _usable(self, everything: Sequence[ChannelGroup]) -> dict[str, ChannelGroup]:
+        for name in self.limits.ignored:
             if not any(name == group.name or name in group.producers for group in everything):
                 raise UserError(
                     f"--skip {name}: no channel group is made by that layer; `python -m common.channels` lists them"
                 )
-        chosen = [
-            group
-            for group in everything
-            if not (self.streams == "off" and is_stream(group))
-            and not any(name == group.name or name in group.producers for name in skip)
-        ]
-        if everything and not chosen and not skip:
+        chosen = [group for group in everything if not (self.streams == "off" and is_stream(group))]
+        if everything and not chosen:
             raise UserError(
                 "all channels are those of residual streams, which --streams off leaves whole; --streams exact cuts them, too"
             )
+        chosen = [group for group in chosen if self.limits.allow(group)]
         modules = dict(self.model.named_modules())
         for one in readings(chosen):
             channel_runs(modules[one.consumer], one)  # raises, by name, where no T fits
-        order = call_order(
-            self.model, [consumer for group in chosen for consumer, _ in group.consumers], self.example_input
-        )
+        order = call_order(self.model, [consumer for group in chosen for consumer, _ in group.consumers], self.example)
         place = {name: i for i, name in enumerate(order)}
         chosen.sort(key=lambda group: min(place[consumer] for consumer, _ in group.consumers))
         self.first_read = {group.name: min(place[consumer] for consumer, _ in group.consumers) for group in chosen}
@@ -102,33 +112,21 @@ class Subject:
         return self.cost.macs(self.widths() if widths is None else widths)
 
     def downstream(self, names: Iterable[str]) -> list[str]:
-        """Groups whose statistics change when these groups are cut: something reads them after the first reader of a cut one."""
-        cut = [self.first_read[name] for name in names]
-        return [name for name in self.groups if cut and self.last_read[name] > min(cut)]
+        """Groups whose statistics change when these groups shrink: something reads them after the first reader of one."""
+        first = [self.first_read[name] for name in names]
+        return [name for name in self.groups if first and self.last_read[name] > min(first)]
 
-    def cut(self) -> nn.Module:
-        """A new network without the removed channels, verified by ``common.channels``; shortcuts that only select are such again."""
-        kept = {name: channels for name, channels in self.kept.items() if len(channels) < self.groups[name].size}
-        smaller = keep_channels(self.model, self.example_input, kept)
-        return restore_shortcuts(smaller, self.turned).eval()
+    @property
+    def removed_from(self) -> list[str]:
+        """The groups that have lost channels."""
+        return [name for name, kept in self.kept.items() if len(kept) < self.groups[name].size]
 
+    def decision(self, **more: Any) -> Decision:
+        """The channels that stay and this full-size network that they are taken from. more: other fields of a Decision."""
+        kept = {name: self.kept[name] for name in self.removed_from}
+        return Decision(kept, self.model if kept else None, **more)
 
-def checked_inputs(batches) -> Iterable[Tensor]:
-    """Inputs without labels that can be read several times. Raises UserError for labels, and for nothing at all."""
-    if isinstance(batches, Tensor):
-        return [batches]
-    if iter(batches) is batches:
-        batches = list(batches)
-    first = next(iter(batches), None)
-    if first is None:
-        raise UserError("there are no inputs to prune with; give at least one batch")
-    if not isinstance(first, Tensor):
-        raise UserError(f"batches of inputs are tensors (N, ...), without labels; got a {type(first).__name__}")
-    return batches
-
-
-def finite(model: nn.Module) -> None:
-    """Raises UserError, naming the tensor, for a network with infinities or nan in it."""
-    for name, tensor in model.state_dict().items():
-        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
-            raise UserError(f"the network's {name} holds infinities or nan; its weights are damaged")
+    def pruned(self) -> nn.Module:
+        """A new network without the removed channels, in eval mode, on this one's device."""
+        kept = self.decision().kept
+        return restore_shortcuts(keep_channels(self.model, self.example, kept), self.given).eval()
