@@ -11,13 +11,14 @@ from pathlib import Path
 import pytest
 import torch
 
+from common import pipeline
 from common.checkpoint import load_model
 from common.cost import count_cost
 from common.data import load_dataset
 from common.formats import load_network
 from common.measure import evaluate
 from common.runs import open_stage, read_json
-from model_preserving_id import command, finetune, tables
+from model_preserving_id import method, tables
 from model_preserving_id.portable import as_network
 from model_preserving_id.seed_api import create_args, iditer
 from model_preserving_id.settings import prune_main, train_main
@@ -91,8 +92,8 @@ def test_the_folder_opens_as_the_same_finished_run(place, folder):
 
 
 def test_the_same_commands_skip_them_and_others_are_refused(place, monkeypatch, capsys):
-    monkeypatch.setattr(command, "pruning_pictures", None)  # nothing is pruned
-    monkeypatch.setattr(finetune, "fit", None)  # nothing is trained
+    monkeypatch.setattr(method, "pruning_pictures", None)  # nothing is pruned
+    monkeypatch.setattr(pipeline, "fit", None)  # nothing is trained
     before = written(place)
     assert prune_main(MAIN.split()) == 0
     assert train_main(TRAIN.split()) == 0

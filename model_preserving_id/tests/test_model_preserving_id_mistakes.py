@@ -184,10 +184,10 @@ def test_a_damaged_state_is_named_and_a_network_that_learned_nothing_usable_is_r
     folder = tmp_path / "run"
     words = short_run(files["good"], folder)
     assert prune_main([*words, "--target-macs", "0.0001"]) == 2
-    (folder / "state.pt").write_bytes(b"damaged")
+    (folder / "progress.pt").write_bytes(b"damaged")
     capsys.readouterr()
     assert prune_main([*words, "--target-macs", "0.0001"]) == 2
-    assert "state.pt is damaged" in capsys.readouterr().err
+    assert "progress.pt is damaged" in capsys.readouterr().err
     assert not (folder / "metrics.json").exists() and not (folder / "model.safetensors").exists()
 
 

@@ -173,18 +173,18 @@ def test_an_interrupted_iteration_ends_with_the_same_bits(network, inputs, tmp_p
                 raise Stop
 
         with pytest.raises(Stop):
-            iterate(FoldedNetwork(network, X), inputs, options, state=tmp_path / "state.pt", on_pick=stop)
+            iterate(FoldedNetwork(network, X), inputs, options, state=tmp_path / "progress.pt", on_pick=stop)
     assert picks.count(1) == 1, "the second call goes on where the first one measured last"
     folded = FoldedNetwork(network, X)
-    rows = iterate(folded, inputs, options, state=tmp_path / "state.pt")
+    rows = iterate(folded, inputs, options, state=tmp_path / "progress.pt")
     resumed = folded.pruned().state_dict()
     assert [(r["layer"], r["before"], r["after"]) for r in rows] == [
         (r["layer"], r["before"], r["after"]) for r in wanted
     ]
     assert all(torch.equal(tensor, resumed[name]) for name, tensor in whole.items())
-    (tmp_path / "state.pt").write_bytes(b"damaged")
+    (tmp_path / "progress.pt").write_bytes(b"damaged")
     with pytest.raises(UserError, match="damaged"):
-        iterate(FoldedNetwork(network, X), inputs, options, state=tmp_path / "state.pt")
+        iterate(FoldedNetwork(network, X), inputs, options, state=tmp_path / "progress.pt")
 
 
 def test_iterating_on_one_layer_equals_one_shot(network, inputs):
@@ -258,7 +258,7 @@ def test_the_command_leaves_a_run_and_skips_a_finished_one(checkpoint, tmp_path,
     assert run_main(*words) == 0
     metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
     assert 0.98 * 0.6 <= metrics["compressed"]["macs"] / metrics["baseline"]["macs"] <= 0.6
-    assert {"config.json", "log.csv", "metrics.json", "model.safetensors"} == {
+    assert {"config.json", "decision.json", "log.csv", "metrics.json", "model.safetensors"} == {
         p.name for p in (tmp_path / "run").iterdir()
     }
     assert (tmp_path / "run" / "log.csv").read_text().startswith("iteration,layer,before,after,error,score,macs")

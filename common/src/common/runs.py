@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 CONFIG, LOG, METRICS, MODEL, STATE = "config.json", "log.csv", "metrics.json", "model.safetensors", "state.pt"
 DECISION = "decision.json"  # which channels stay, by group
+PROGRESS = "progress.pt"  # of a method that is deciding, as STATE is of training
 # May differ when a run is resumed.
 FREE_OPTIONS = (
     "force", "workers", "threads", "device", "json", "tensorboard",
@@ -75,9 +76,9 @@ class Stage:
         return self.folder / MODEL
 
     @property
-    def state(self) -> Path:
-        """What is needed to go on after an interruption: dropped when finished."""
-        return self.folder / STATE
+    def progress(self) -> Path:
+        """Where a method keeps what it needs to resume deciding: dropped when the stage is finished."""
+        return self.folder / PROGRESS
 
     def part(
         self,
@@ -124,7 +125,8 @@ class Stage:
         }
         if is_main():
             write_json(self.folder / METRICS, record)
-            self.state.unlink(missing_ok=True)
+            for name in (STATE, PROGRESS):
+                (self.folder / name).unlink(missing_ok=True)
         return record
 
     def elapsed(self) -> float:
@@ -267,10 +269,11 @@ def _clear(folder: Path) -> None:
         METRICS,
         CONFIG,
         DECISION,
+        PROGRESS,
         STATE,
         LOG,
         MODEL,
-    ):  # metrics.json first: without it nothing counts as finished
+    ):  # without metrics.json nothing counts as finished
         (folder / name).unlink(missing_ok=True)
 
 

@@ -28,7 +28,7 @@ def decide(
 
     Args:
         target: Of ``iditer`` and ``budget``; ``frac`` and ``eps`` have none.
-        on_pick: Called after each pick of ``iditer``, which an interrupted stage resumes from ``stage.state``.
+        on_pick: Called after each pick of ``iditer``, which an interrupted stage resumes from ``stage.progress``.
 
     Raises:
         UserError: With the nearest fraction of the MACs for a target out of reach; for settings that do not fit the network.
@@ -66,7 +66,7 @@ def _shrink(
     if pruning.method == "iditer":
         assert target is not None
         options = IterOptions(target, pruning.k, pruning.refresh, pruning.score or "pivot")
-        return iterate(folded, images, options, state=stage.state, on_pick=on_pick)
+        return iterate(folded, images, options, state=stage.progress, on_pick=on_pick)
     aim = {"budget": {"target": target}, "frac": {"keep": pruning.k}, "eps": {"eps": pruning.eps}}[pruning.method]
     shrink_in_one_shot(folded, images, **aim, score=pruning.score or "measured")  # type: ignore[arg-type]
     return []
