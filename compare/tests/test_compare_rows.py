@@ -4,7 +4,6 @@ import csv
 import json
 import subprocess
 import sys
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -14,13 +13,13 @@ from torch import nn
 from common import testing
 from common.checkpoint import load_model, save_model
 from common.errors import UserError
+from common.executor import Result, claimed
 from common.methods import Method
 from common.models import ARCHITECTURES, Architecture
 from common.runs import read_json
 from common.settings import parse
 from common.target import Target
 from compare import command, plan, row
-from compare.claim import claimed
 from compare.dense import given_dense, train_dense
 from compare.plan import Comparison, Job
 from compare.rows import read_rows, single
@@ -276,16 +275,23 @@ def test_the_baseline_of_a_seed_is_its_own_and_a_given_one_serves_all(tmp_path):
 
 def in_turn(monkeypatch):
     """What would be processes at the same time runs here, one after the other."""
-    started = []
 
-    class Started:
-        def __init__(self, words):
-            started.append(words)
+    class InTurn:
+        def __enter__(self):
+            self.jobs = []
+            return self
 
-        def wait(self):
-            return main(started.pop(0)[3:])
+        def __exit__(self, *error):
+            pass
 
-    monkeypatch.setattr(command, "subprocess", SimpleNamespace(Popen=Started))
+        def start(self, *job):
+            self.jobs.append(job)
+
+        def finish(self):
+            for job, function, *arguments in self.jobs:
+                yield job, Result(function(*arguments))
+
+    monkeypatch.setattr(command, "Processes", InTurn)
 
 
 def test_processes_take_what_nobody_is_making_and_report_once(tmp_path, monkeypatch, capsys):
@@ -337,7 +343,7 @@ def test_a_row_that_another_process_makes_is_waited_for_and_made_once(tmp_path):
     ):
         assert mine and not other
     code = (
-        "import sys, time; from pathlib import Path; from compare.claim import claimed\n"
+        "import sys, time; from pathlib import Path; from common.executor import claimed\n"
         "with claimed(Path(sys.argv[1])): print('held', flush=True); time.sleep(1.5)"
     )
     lock = str(tmp_path / ".claims" / "seed0-leading")

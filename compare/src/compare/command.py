@@ -2,7 +2,6 @@
 
 import shlex
 import shutil
-import subprocess
 import sys
 import time
 import traceback
@@ -20,20 +19,20 @@ from common.checkpoint import file_digest, load_tensors, read_tensors
 from common.data import DataBundle
 from common.device import choose_device, set_threads
 from common.errors import UserError
+from common.executor import Processes, claimed
 from common.factory import import_factory, named_model
 from common.formats import load_network
-from common.interruption import STOPPED, Stopped, stop_requested
+from common.interruption import Stopped, stop_requested
 from common.methods import Method, methods
 from common.options import training_values
 from common.runs import writable_folder
 from common.trained_model import TrainedModel
 from compare import plan, report, text
-from compare.claim import claimed
 from compare.dense import given_dense, train_dense
 from compare.plan import Comparison, Job
 from compare.row import run_job
 from compare.rows import read_rows
-from compare.settings import Compare, usual_recipe
+from compare.settings import Compare, main, usual_recipe
 
 REFUSED, FAILED, CLAIMS = "refused.json", "failed.txt", ".claims"
 
@@ -103,27 +102,21 @@ def _in_processes(settings: Compare, argv: Sequence[str] | None, count: int) -> 
     dense_networks(settings, load_data(settings), choose_device(settings.run.device))(
         seeds[0]
     )  # a mistake is told once
-    since, started = time.time(), []
-    for i in range(count):
-        first = i % len(seeds)
-        turned = [str(seed) for seed in (*seeds[first:], *seeds[:first])]
-        own = ["--no-report", "--jobs", "1", "--threads", str(threads), "--seeds", *turned]
-        started.append(subprocess.Popen([sys.executable, "-m", "compare", *words, *own]))
-    try:
-        status = [process.wait() for process in started]
-    except KeyboardInterrupt:
-        for process in started:
-            process.terminate()  # Ctrl-C reached them too; a signal to this process alone did not
-        for process in started:
-            process.wait()
-        raise
-    if any(code == STOPPED for code in status):
+    since = time.time()
+    with Processes() as processes:
+        for i in range(count):
+            first = i % len(seeds)
+            turned = [str(seed) for seed in (*seeds[first:], *seeds[:first])]
+            own = ["--no-report", "--jobs", "1", "--threads", str(threads), "--seeds", *turned]
+            processes.start(i, main, [*words, *own])
+        states = {result.state for _, result in processes.finish()}
+    if "stopped" in states:
         raise Stopped("stopped")
-    if any(code not in (0, cli.MISTAKE) for code in status):
+    if states - {"finished", "invalid"}:
         raise UserError("a process was stopped; the same command goes on where it was")
     tried = [(job, out / f"seed{job.seed}" / job.name / FAILED) for job in todo]
     failed = [f"{job.name}, seed {job.seed}" for job, file in tried if file.is_file() and file.stat().st_mtime >= since]
-    if any(status) and not failed:
+    if states != {"finished"} and not failed:
         raise UserError("stopped by the mistake told above")
     return failed
 

@@ -202,7 +202,7 @@ def print_status(root: Path) -> None:
 
 
 def _state(folder: Folder, job: dict) -> tuple[str, str]:
-    from filelock import FileLock, Timeout
+    from common.executor import claimed
 
     name = job["name"]
     if folder.is_done(name, job["identity"]):
@@ -213,11 +213,9 @@ def _state(folder: Folder, job: dict) -> tuple[str, str]:
         return "done", f"{hours}{record.get('device', '')}{missing}"
     place = folder.job(name)
     if (place / "lock").exists():
-        try:
-            with FileLock(place / "lock").acquire(blocking=False):
-                pass
-        except Timeout:
-            return "running", ""
+        with claimed(place / "lock") as free:
+            if not free:
+                return "running", ""
     why = folder.why_failed(name)
     if why is not None:
         return "failed", why[:100]
