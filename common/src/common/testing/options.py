@@ -1,6 +1,5 @@
 """A command honors its options: each is read by its body, in runs that together take every way through it."""
 
-import argparse
 import ast
 import dataclasses
 import importlib
@@ -10,7 +9,7 @@ from types import FrameType
 from typing import Any, TypeVar
 from unittest import mock
 
-from common import cli, settings
+from common import settings
 from common.api import source_folder
 
 T = TypeVar("T")
@@ -32,7 +31,7 @@ def check_options_honored(
             Their help has to say that they are accepted, and nothing may read them.
 
     Returns:
-        The name of the command's class of settings; for a command without one that of its program.
+        The name of the command's class of settings.
     """
     promised = promised or {}
     helps: dict[str, str] = {}
@@ -93,10 +92,10 @@ def watch(values: T, read: set[str]) -> T:
 
 
 class _Watching:
-    """Inside it, the first settings that are built are watched, or the first arguments of a parser without settings."""
+    """Inside it, the first settings that are built are watched."""
 
     name = ""
-    inner = done = False
+    done = False
 
     def __enter__(self) -> "_Watching":
         self.helps: dict[str, str] = {}
@@ -106,8 +105,6 @@ class _Watching:
             module for module in list(sys.modules.values()) if getattr(module, "__dict__", {}).get("build") is build
         ]
         self.patches = [mock.patch.object(module, "build", built) for module in importers]
-        parse = cli.Parser.parse_known_args
-        self.patches.append(mock.patch.object(cli.Parser, "parse_known_args", self.parsing(parse)))
         for patch in self.patches:
             patch.start()
         return self
@@ -126,30 +123,6 @@ class _Watching:
             return watch(values, self.read)
 
         return built
-
-    def parsing(self, parse: Callable[..., Any]) -> Callable[..., Any]:
-        def parsed(parser: cli.Parser, *words: Any) -> tuple[argparse.Namespace, list[str]]:
-            if self.inner or self.name:  # of a sub-command, or called by the body
-                return parse(parser, *words)
-            self.inner = True
-            given, rest = parse(parser, *words)
-            self.inner = False
-            self.name, self.helps = parser.prog, dict.fromkeys(vars(given), "")
-            return _watched_namespace(given, self.read), rest
-
-        return parsed
-
-
-def _watched_namespace(given: argparse.Namespace, read: set[str]) -> argparse.Namespace:
-    names = set(vars(given))
-
-    class Watched(argparse.Namespace):
-        def __getattribute__(self, name: str) -> Any:
-            if name in names:
-                read.add(name)
-            return object.__getattribute__(self, name)
-
-    return Watched(**vars(given))
 
 
 def _copies(frame: FrameType) -> bool:
