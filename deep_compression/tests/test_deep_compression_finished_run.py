@@ -10,13 +10,14 @@ from pathlib import Path
 import pytest
 import torch
 
+from common import pipeline
 from common.checkpoint import load_model
 from common.cost import count_cost
 from common.data import load_dataset
 from common.formats import load_network
 from common.results import keep_run
 from common.runs import open_stage, read_json
-from deep_compression import commands, load_compressed, plots, report, stages
+from deep_compression import commands, load_compressed, plots, report
 from deep_compression.compressed import account
 from deep_compression.pruning import total_density
 
@@ -110,7 +111,7 @@ def test_the_folder_opens_as_the_same_finished_run(place, stage):
 
 
 def test_the_same_command_skips_them_and_others_are_refused(place, monkeypatch, capsys):
-    monkeypatch.setattr(stages, "fit", None)  # nothing is trained
+    monkeypatch.setattr(pipeline, "fit", None)  # nothing is trained
     before = written(place)
     assert commands.main(COMPRESS.split()) == 0
     assert f"top-1 94.40 % -> {TOP1:.2f} %, {NONZERO:,} of {PARAMS:,} parameters not zero" in capsys.readouterr().out

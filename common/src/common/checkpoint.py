@@ -89,7 +89,8 @@ def load_model(path: Path | str, factory: Callable[[], nn.Module] | None = None)
 
 def file_digest(path: Path | str) -> str:
     """First 16 hex digits of a SHA-256 over a file's bytes: what a run that starts from it depends on."""
-    return hashlib.sha256(Path(path).read_bytes()).hexdigest()[:16]
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
 
 
 def read_checkpoint(path: Path | str) -> tuple[dict[str, Any], dict[str, Tensor]]:

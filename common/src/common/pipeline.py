@@ -123,13 +123,21 @@ def apply_decision(start: TrainedModel, decision: Decision) -> nn.Module:
 
 
 def train(
-    stage: Stage, start: TrainedModel, network: nn.Module, training: Training, hooks: Hooks | None = None
+    stage: Stage,
+    start: TrainedModel,
+    network: nn.Module,
+    training: Training,
+    hooks: Hooks | None = None,
+    name: str = "fine-tune",
 ) -> list[dict[str, Any]]:
-    """Train a network in place in a stage's folder: the rows of its log. hooks: instead of those for fine-tuning."""
+    """Train a network in place in a stage's folder: the rows of its log.
+
+    hooks: instead of those for fine-tuning. name: of this training, in the state for resuming and in TensorBoard.
+    """
     recipe, data = training.recipe, start.data
     return fit(
         network, data.train, recipe, folder=stage.folder, test=data.test if training.log_test else None, device=start.device,
-        seed=stage.seed, workers=start.workers, tensorboard=training.tensorboard, stage="fine-tune",
+        seed=stage.seed, workers=start.workers, tensorboard=training.tensorboard, stage=name,
         hooks=hooks or fine_tuning(stage, start, training),
     )  # fmt: skip
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from common.errors import UserError
+from common.target import Target
 from deep_compression.compressed import save_compressed
 from deep_compression.plan import SharePlan
 from deep_compression.pruning import Held, masks_by_global_density, prunable_weights, total_density
@@ -17,7 +17,6 @@ from deep_compression.sharing import clusterer, clusters_for, round_rest, share_
 
 STEPS = 20
 ENOUGH = 0.99  # of the wanted size
-TOLERANCE = 0.02
 
 
 @torch.no_grad()
@@ -36,13 +35,17 @@ def size_at(model: nn.Module, plan: SharePlan, density: float) -> int:
         return save_compressed(Path(folder) / "trial.dcz", model).bytes
 
 
-def density_for(model: nn.Module, plan: SharePlan, wanted: float) -> float:
-    """A density whose file has [0.99, 1.00] of the wanted bytes. Raises UserError, with the nearest size, where none is near.
+def density_for(model: nn.Module, plan: SharePlan, target: Target, dense_bytes: int, factor: float = 1.0) -> float:
+    """A density whose file has ``factor`` times the target's bytes, at most 1 % less.
 
-    The size grows nearly linearly with the density, so the next one tried lies on the line through the two at hand (every third one halfway).
+    The size grows nearly linearly with the density, so the next one tried lies on the line through the two that are known
+    (every third one halfway).
+
+    Raises:
+        UserError: With the nearest fractions of ``dense_bytes``, where no density comes within 2 %.
     """
-    living = total_density(model)
-    low, high = (0.0, size_at(model, plan, 0.0)), (living, size_at(model, plan, living))
+    wanted, remaining = factor * (target.fraction * dense_bytes), total_density(model)
+    low, high = (0.0, size_at(model, plan, 0.0)), (remaining, size_at(model, plan, remaining))
     if high[1] <= wanted:
         low = high
     for step in range(STEPS):
@@ -53,8 +56,7 @@ def density_for(model: nn.Module, plan: SharePlan, wanted: float) -> float:
         density = low[0] + slope * (aim - low[1]) if step % 3 < 2 else (low[0] + high[0]) / 2
         size = size_at(model, plan, density)
         low, high = ((density, size), high) if size <= wanted else (low, (density, size))
-    if not (1 - TOLERANCE) * wanted <= low[1] <= wanted:
-        raise UserError(
-            f"no density gives a file of {wanted:,.0f} bytes at {plan.conv_bits} bits per weight: the nearest has {low[1]:,} bytes"
-        )
+    if not target.met(low[1] / (factor * dense_bytes)):
+        near = {low[1]} if low[1] > wanted else {low[1], high[1]}
+        target.refuse(f"no density at {plan.conv_bits} bits per weight", [size / dense_bytes for size in sorted(near)])
     return low[0]
