@@ -6,17 +6,14 @@ It was made in ``data/finished_run`` by COMPARE with ROWS, with REFUSED, and wit
 """
 
 import csv
-import shutil
 from pathlib import Path
 
 import pytest
 
 from common import pipeline
-from common.cost import count_cost
-from common.data import load_dataset
-from common.formats import load_network
-from common.measure import evaluate
-from common.runs import open_stage, read_json
+from common.checkpoint import load_model
+from common.runs import read_json
+from common.testing.finished import check_network, check_opens, finished_copy
 from compare import account, findings, page, report, tables, text
 from compare.rows import chained, read_rows, single
 from compare.settings import main
@@ -35,8 +32,8 @@ DENSE_MACS = 1_214_318
 @pytest.fixture(autouse=True)
 def out(tmp_path, monkeypatch) -> Path:
     """A copy of the comparison, below the present folder as it was when it was made."""
-    shutil.copytree(Path(__file__).parent / "data" / "finished_run", tmp_path, dirs_exist_ok=True)
-    monkeypatch.chdir(tmp_path)
+    monkeypatch.chdir(tmp_path)  # and back afterwards
+    finished_copy(__file__, tmp_path)
     return Path("comparison")
 
 
@@ -63,14 +60,9 @@ def test_every_row_is_read(out):
 @pytest.mark.parametrize("folder", MACS)
 def test_the_network_has_the_recorded_macs_widths_and_accuracy(out, folder):
     metrics = read_json(out / folder / "metrics.json")
-    model = load_network(out / folder / metrics["file"])
-    assert count_cost(model, (3, 32, 32)).macs == metrics["compressed"]["macs"] == MACS[folder]
-    dense = load_network(out / "baseline" / "model.safetensors")
-    assert count_cost(dense, (3, 32, 32)).macs == metrics["baseline"]["macs"] == DENSE_MACS
-    assert account.widths(model, dense) == metrics["widths"] and metrics["file"] == "model.safetensors"
-    header = model.checkpoint_header["normalize"]
-    test = load_dataset("digits").test.normalized(header["mean"], header["std"])
-    assert evaluate(model, test).top1 == pytest.approx(metrics["compressed"]["top1"], abs=1)
+    check_network(out / folder, MACS[folder], out / "baseline" / "model.safetensors", DENSE_MACS)
+    models = (load_model(out / folder / metrics["file"]), load_model(out / "baseline" / "model.safetensors"))
+    assert account.widths(*models) == metrics["widths"] and metrics["file"] == "model.safetensors"
 
 
 def test_the_report_is_made_of_it_anew(out):
@@ -98,10 +90,7 @@ def test_it_becomes_a_result_file(out, tmp_path):
 
 @pytest.mark.parametrize("folder", ["baseline", *MACS, BYTES])
 def test_the_folder_opens_as_the_same_finished_run(out, folder):
-    config, before = read_json(out / folder / "config.json"), written(out)
-    fingerprint = load_dataset("digits").fingerprint
-    run = open_stage(out / folder, "compare", config["options"], fingerprint=fingerprint)
-    assert run.finished and config["data_fingerprint"] == fingerprint and written(out) == before
+    check_opens(out / folder, "compare")
 
 
 def test_the_same_command_skips_it_and_others_are_refused(out, monkeypatch, capsys):

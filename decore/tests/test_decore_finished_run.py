@@ -4,20 +4,16 @@ They were made in ``data/finished_run`` by PRUNE and INVESTIGATE; ``dense.safete
 its MACs. Pictures and the folder ``runs/resnet20-4-frozen-policy`` were left out.
 """
 
-import shutil
 from pathlib import Path
 
 import pytest
 import torch
 
 from common.checkpoint import load_model, read_tensors
-from common.cost import count_cost
-from common.data import load_dataset
-from common.formats import load_network
-from common.measure import evaluate
-from common.runs import open_stage, read_json
+from common.runs import read_json
 from common.settings import parse
 from common.target import Target
+from common.testing.finished import check_network, check_opens, finished_copy, written
 from decore import plots, policy_stage, tables
 from decore.command import open_trained
 from decore.method import cut
@@ -40,29 +36,15 @@ CHANNELS = 76  # agents of the dense network, in 12 groups
 @pytest.fixture(autouse=True)
 def place(tmp_path, monkeypatch) -> Path:
     """A copy of the folders, below the present folder as they were when they were made."""
-    shutil.copytree(Path(__file__).parent / "data" / "finished_run", tmp_path, dirs_exist_ok=True)
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
-def written(place: Path) -> dict[Path, tuple[int, bytes]]:
-    """When each result was written, and what it is."""
-    files = [
-        file for file in place.rglob("*") if file.suffix in (".csv", ".safetensors") or file.name == "metrics.json"
-    ]
-    return {file: (file.stat().st_mtime_ns, file.read_bytes()) for file in files}
+    monkeypatch.chdir(tmp_path)  # and back afterwards
+    return finished_copy(__file__, tmp_path)
 
 
 def test_the_network_has_the_recorded_macs_widths_and_accuracy():
-    metrics, model = read_json(f"{RUN}/metrics.json"), load_network(f"{RUN}/model.safetensors")
-    assert count_cost(model, (3, 32, 32)).macs == metrics["compressed"]["macs"] == MACS
-    assert count_cost(load_model("dense.safetensors"), (3, 32, 32)).macs == metrics["baseline"]["macs"] == DENSE_MACS
-    modules = dict(model.named_modules())
+    check_network(RUN, MACS, "dense.safetensors", DENSE_MACS)
+    metrics, modules = read_json(f"{RUN}/metrics.json"), dict(load_model(f"{RUN}/model.safetensors").named_modules())
     widths = {name: int(entry.partition("/")[0]) for name, entry in metrics["kept"].items()}
     assert {name: modules[name].out_channels for name in widths} == widths and len(widths) == 12
-    header = model.checkpoint_header["normalize"]
-    test = load_dataset("digits").test.normalized(header["mean"], header["std"])
-    assert evaluate(model, test).top1 == pytest.approx(metrics["compressed"]["top1"], abs=1)
 
 
 def test_the_policy_has_its_network_and_an_agent_for_every_channel():
@@ -79,22 +61,20 @@ def test_the_policy_has_its_network_and_an_agent_for_every_channel():
 
 
 @pytest.mark.parametrize("folder", [RUN, POLICY, POLICIES])
-def test_the_folder_opens_as_the_same_finished_run(place, folder):
-    config, before = read_json(f"{folder}/config.json"), written(place)
-    run = open_stage(folder, "decore", config["options"], fingerprint=load_dataset("digits").fingerprint)
-    assert run.finished and run.metrics() == read_json(f"{folder}/metrics.json") and written(place) == before
+def test_the_folder_opens_as_the_same_finished_run(folder):
+    check_opens(folder, "decore")
 
 
 def test_the_same_commands_skip_them_and_others_are_refused(place, monkeypatch, capsys):
     monkeypatch.setattr(policy_stage, "train_policy", None)  # would fail if it were called
-    before = written(place)
+    before = written(place, "investigate_policies.png")
     assert main_prune(PRUNE.split()) == 0
     assert "resnet20-4-macs0.475 is finished" in capsys.readouterr().out
     assert main_investigate(INVESTIGATE.split()) == 0
     assert "lowest first" in capsys.readouterr().out
     assert main_prune([*PRUNE.split(), "--finetune-learning-rate", "0.5"]) == 2
     assert "--force" in capsys.readouterr().err
-    assert written(place) == before
+    assert written(place, "investigate_policies.png") == before
 
 
 def test_another_cut_goes_on_from_the_policy(monkeypatch):

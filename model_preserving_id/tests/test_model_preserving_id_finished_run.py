@@ -5,7 +5,6 @@ TRAIN; ``dense.safetensors`` is a ResNet-20 on digits cut to 3 % of its MACs. Th
 """
 
 import csv
-import shutil
 from pathlib import Path
 
 import pytest
@@ -14,10 +13,8 @@ import torch
 from common import pipeline
 from common.checkpoint import load_model
 from common.cost import count_cost
-from common.data import load_dataset
-from common.formats import load_network
-from common.measure import evaluate
-from common.runs import open_stage, read_json
+from common.runs import read_json
+from common.testing.finished import check_network, check_opens, finished_copy, written
 from model_preserving_id import method, tables
 from model_preserving_id.portable import as_network
 from model_preserving_id.seed_api import create_args, iditer
@@ -38,9 +35,8 @@ DENSE_MACS = 1_214_318
 @pytest.fixture(autouse=True)
 def place(tmp_path, monkeypatch) -> Path:
     """A copy of the folders, below the present folder as they were when they were made."""
-    shutil.copytree(Path(__file__).parent / "data" / "finished_run", tmp_path, dirs_exist_ok=True)
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
+    monkeypatch.chdir(tmp_path)  # and back afterwards
+    return finished_copy(__file__, tmp_path)
 
 
 def seed_call(say=print) -> torch.nn.Module:
@@ -51,22 +47,9 @@ def seed_call(say=print) -> torch.nn.Module:
     return iditer(args, "iditer", 0.5, say=say)
 
 
-def written(place: Path) -> dict[Path, tuple[int, bytes]]:
-    """When each result was written, and what it is."""
-    left_out = ("config.json", "modelIDiter_final.pt")  # written by every call
-    files = [file for file in place.rglob("*") if file.is_file() and file.name not in left_out]
-    return {file: (file.stat().st_mtime_ns, file.read_bytes()) for file in files}
-
-
 @pytest.mark.parametrize("folder", MACS)
 def test_the_network_has_the_recorded_macs_and_accuracy(folder):
-    metrics, model = read_json(f"{folder}/metrics.json"), load_network(f"{folder}/model.safetensors")
-    cost = count_cost(model, (3, 32, 32))
-    assert cost.macs == metrics["compressed"]["macs"] == MACS[folder] and cost.params == metrics["compressed"]["params"]
-    assert count_cost(load_model("dense.safetensors"), (3, 32, 32)).macs == metrics["baseline"]["macs"] == DENSE_MACS
-    header = model.checkpoint_header["normalize"]
-    test = load_dataset("digits").test.normalized(header["mean"], header["std"])
-    assert evaluate(model, test).top1 == pytest.approx(metrics["compressed"]["top1"], abs=1)
+    check_network(folder, MACS[folder], "dense.safetensors", DENSE_MACS)
 
 
 def test_the_file_of_the_original_s_name_has_the_same_tensors():
@@ -85,23 +68,21 @@ def test_the_log_tells_every_pick():
 
 
 @pytest.mark.parametrize("folder", MACS)
-def test_the_folder_opens_as_the_same_finished_run(place, folder):
-    config, before = read_json(f"{folder}/config.json"), written(place)
-    run = open_stage(folder, "model_preserving_id", config["options"], fingerprint=load_dataset("digits").fingerprint)
-    assert run.finished and run.metrics()["compressed"]["macs"] == MACS[folder] and written(place) == before
+def test_the_folder_opens_as_the_same_finished_run(folder):
+    check_opens(folder, "model_preserving_id")
 
 
 def test_the_same_commands_skip_them_and_others_are_refused(place, monkeypatch, capsys):
     monkeypatch.setattr(method, "pruning_pictures", None)  # nothing is pruned
     monkeypatch.setattr(pipeline, "fit", None)  # nothing is trained
-    before = written(place)
+    before = written(place, "modelIDiter_final.pt")
     assert prune_main(MAIN.split()) == 0
     assert train_main(TRAIN.split()) == 0
     said = []
     assert count_cost(seed_call(said.append), (3, 32, 32)).macs == MACS["iditer"]
     for folder, out in (("budget", capsys.readouterr().out), ("iditer", "\n".join(said))):
         assert f"{folder} is finished" in out
-    assert written(place) == before
+    assert written(place, "modelIDiter_final.pt") == before
     assert prune_main([*MAIN.split(), "--target-macs", "0.3"]) == 2
     assert "--target-macs 0.4" in capsys.readouterr().err
     assert train_main([*TRAIN.split(), "--lr", "0.02"]) == 2

@@ -4,7 +4,6 @@ They were made in ``data/finished_run`` by GENERATE and PRUNE; ``dense.safetenso
 MACs. The flat file ``fine-tune/resnet20-0.7-weights.pth`` was left out.
 """
 
-import shutil
 from pathlib import Path
 
 import pytest
@@ -14,9 +13,8 @@ from common import pipeline
 from common.checkpoint import load_model
 from common.cost import count_cost
 from common.data import load_dataset
-from common.formats import load_network
-from common.measure import evaluate
-from common.runs import open_stage, read_json
+from common.runs import read_json
+from common.testing.finished import check_network, check_opens, finished_copy, written
 from redundancy_graph import generate, plots, tables
 from redundancy_graph.prune import read_kept
 from redundancy_graph.prune_info import read_prune_info
@@ -36,29 +34,20 @@ DENSE_MACS = 1_214_318
 @pytest.fixture(autouse=True)
 def place(tmp_path, monkeypatch) -> Path:
     """A copy of the folders, below the present folder as they were when they were made."""
-    shutil.copytree(Path(__file__).parent / "data" / "finished_run", tmp_path, dirs_exist_ok=True)
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
-def written(place: Path) -> dict[Path, tuple[int, bytes]]:
-    """When each result was written, and what it is."""
-    files = [f for f in place.rglob("*") if f.is_file() and f.name != "config.json" and f.suffix != ".log"]
-    return {file: (file.stat().st_mtime_ns, file.read_bytes()) for file in files}
+    monkeypatch.chdir(tmp_path)  # and back afterwards
+    return finished_copy(__file__, tmp_path)
 
 
 @pytest.mark.parametrize("threshold", MACS)
 def test_the_network_has_the_recorded_macs_widths_and_accuracy(threshold):
     folder = f"fine-tune/resnet20-{threshold}"
-    metrics, model = read_json(f"{folder}/metrics.json"), load_network(f"{folder}/model.safetensors")
-    assert count_cost(model, (3, 32, 32)).macs == metrics["compressed"]["macs"] == MACS[threshold]
-    assert count_cost(load_model("dense.safetensors"), (3, 32, 32)).macs == metrics["baseline"]["macs"] == DENSE_MACS
-    modules = dict(model.named_modules())
+    check_network(folder, MACS[threshold], "dense.safetensors", DENSE_MACS)
+    metrics, modules = (
+        read_json(f"{folder}/metrics.json"),
+        dict(load_model(f"{folder}/model.safetensors").named_modules()),
+    )
     widths = {name: int(entry.partition("/")[0]) for name, entry in metrics["kept"].items()}
     assert {name: modules[name].out_channels for name in widths} == widths and len(widths) == 12
-    header = model.checkpoint_header["normalize"]
-    test = load_dataset("digits").test.normalized(header["mean"], header["std"])
-    assert evaluate(model, test).top1 == pytest.approx(metrics["compressed"]["top1"], abs=1)
 
 
 def test_the_flat_file_has_the_same_tensors():
@@ -81,10 +70,8 @@ def test_the_prune_info_gives_the_recorded_cut(threshold):
 
 
 @pytest.mark.parametrize("folder", [f"{kind}/resnet20-{t}" for kind in ("prune-info", "fine-tune") for t in MACS])
-def test_the_folder_opens_as_the_same_run(place, folder):
-    config, before = read_json(f"{folder}/config.json"), written(place)
-    run = open_stage(folder, "redundancy_graph", config["options"], fingerprint=load_dataset("digits").fingerprint)
-    assert run.finished == folder.startswith("fine-tune") and written(place) == before
+def test_the_folder_opens_as_the_same_run(folder):
+    check_opens(folder, "redundancy_graph", finished=folder.startswith("fine-tune"))
 
 
 def test_the_same_commands_skip_them_and_others_are_refused(place, monkeypatch, capsys):

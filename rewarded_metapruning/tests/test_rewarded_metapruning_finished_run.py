@@ -6,7 +6,6 @@ They were made in ``data/finished_run`` by TRAIN, SEARCH, EVALUATE and RESNET20;
 """
 
 import csv
-import shutil
 from pathlib import Path
 
 import pytest
@@ -19,6 +18,7 @@ from common.data import load_dataset
 from common.formats import load_network
 from common.measure import evaluate as measured
 from common.runs import open_stage, read_json
+from common.testing.finished import finished_copy
 from rewarded_metapruning import evaluate, evaluating, plots, reward, search, train
 from rewarded_metapruning.closed_form import space_cost
 from rewarded_metapruning.custom_network import own_space
@@ -50,9 +50,8 @@ SHAPE, FOUND = (3, 32, 32), 18
 @pytest.fixture(autouse=True)
 def place(tmp_path, monkeypatch) -> Path:
     """A copy of the folders, below the present folder as they were when they were made."""
-    shutil.copytree(Path(__file__).parent / "data" / "finished_run", tmp_path, dirs_exist_ok=True)
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
+    monkeypatch.chdir(tmp_path)  # and back afterwards
+    return finished_copy(__file__, tmp_path)
 
 
 @pytest.fixture(scope="module")
