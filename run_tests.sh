@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# All tests, through tox: lint, then each package in an environment of its own. Arguments go to tox (-e common, -- -k cost).
+# All tests, through tox: style, and each package in an environment of its own, as many at once as there are cores. Arguments go to tox (-e common, -- -k cost).
 # Sets up what it needs in .tools/ and .tox/.
 set -euo pipefail
 root=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd)
@@ -7,4 +7,4 @@ source "$root/scripts/bootstrap.sh"
 make_tools
 configure_uv
 cd "$root"
-exec tox run "$@"
+exec tox run-parallel --parallel auto --parallel-no-spinner "$@"

@@ -13,10 +13,11 @@ import pytest
 import torch
 
 from common.campaign import collect as pack
-from common.campaign.command import main, split_options
+from common.campaign.command import split_options
 from common.campaign.estimate import Estimates, epoch_seconds
 from common.campaign.folder import Folder, identities
 from common.campaign.plan import chosen, find_weights, read_plan, resolve
+from common.campaign.settings import main
 from common.campaign.worker import Order, knows, with_options, without_speed_ups
 from common.checkpoint import INDEX, load_model, read_checkpoint, save_model, write_half
 from common.errors import UserError

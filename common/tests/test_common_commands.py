@@ -20,7 +20,7 @@ from common.errors import UserError
 from common.measure import latency_ms
 from common.models import create_model
 from common.plots import figure
-from common.runs import open_run, writable_folder
+from common.runs import open_stage, writable_folder
 
 TRAIN = ["--arch", "lenet5", "--epochs", "1", "--batch-size", "100", "--learning-rate", "0.02", "--device", "cpu"]
 
@@ -217,25 +217,25 @@ def test_a_folder_that_cannot_be_names_what_is_in_the_way(inner, tmp_path, monke
     file = tmp_path / "taken"
     file.write_text("a report")
     with pytest.raises(UserError, match=f"{file} is a file"):
-        open_run(file / inner, "p", {}, force=True)
+        open_stage(file / inner, "p", {}, force=True)
     assert file.read_text() == "a report"
     monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != tmp_path)
     with pytest.raises(UserError, match=f"no permission to write in {tmp_path};"):
-        open_run(tmp_path / "new" / inner, "p", {})
+        open_stage(tmp_path / "new" / inner, "p", {})
 
 
 def test_open_run_refuses_other_data_and_starts_anew_by_force(tmp_path):
     options = {"arch": "a", "epochs": 1, "threads": 2}
-    open_run(tmp_path / "r", "p", options, fingerprint="x").finish({})
-    assert open_run(tmp_path / "r", "p", {**options, "threads": 1}, fingerprint="x").finished
+    open_stage(tmp_path / "r", "p", options, fingerprint="x").finish({})
+    assert open_stage(tmp_path / "r", "p", {**options, "threads": 1}, fingerprint="x").finished
     for package, changed, fingerprint in (
         ("p", options, "y"),
         ("q", options, "x"),
         ("p", {**options, "epochs": 2}, "x"),
     ):
         with pytest.raises(UserError, match="--force"):
-            open_run(tmp_path / "r", package, changed, fingerprint=fingerprint)
-    assert not open_run(tmp_path / "r", "p", {**options, "epochs": 2}, fingerprint="y", force=True).finished
+            open_stage(tmp_path / "r", package, changed, fingerprint=fingerprint)
+    assert not open_stage(tmp_path / "r", "p", {**options, "epochs": 2}, fingerprint="y", force=True).finished
 
 
 def test_latency_is_interleaved_and_positive():

@@ -15,7 +15,7 @@ from common.errors import UserError
 from common.export import export_network, some_pictures
 from common.measure import latency_series
 from common.models import create_model
-from common.widths import uniform_widths
+from common.target import Target, uniform_widths
 
 X = torch.zeros(1, 3, 32, 32)
 
@@ -97,7 +97,7 @@ def test_equal_widths_are_multiples_and_within_the_budget(arch, round_to):
     model = create_model(arch).eval()
     groups = channel_groups(model, X)
     cost = WidthCost(model, (3, 32, 32), groups)
-    widths = uniform_widths(groups, cost, 0.5, round_to, tolerance=None)
+    widths = uniform_widths(groups, cost, Target(0.5), round_to, exact=False)
     assert all(width % round_to == 0 or width == g.size for g, width in zip(groups, widths.values(), strict=True))
     assert 0.45 <= cost.macs(widths) / cost.dense <= 0.5
 

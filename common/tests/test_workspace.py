@@ -206,6 +206,9 @@ def test_layout_of_a_package(package: str) -> None:
     assert (folder / "README.md").is_file() and (folder / "API.md").is_file()
     assert (folder / "src" / package / "__init__.py").is_file()
     assert list(folder.glob("tests/test_*.py")), "a package without a test is an empty shell"
+    assert (folder / "tests" / f"test_{package}_options.py").is_file(), (
+        "commands honor their options: check_options_honored"
+    )
     if package != "common":
         assert any(line.startswith(f"{PREFIX}common") for line in project["project"]["dependencies"])
 

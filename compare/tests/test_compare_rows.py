@@ -4,7 +4,6 @@ import csv
 import json
 import subprocess
 import sys
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -14,15 +13,17 @@ from torch import nn
 from common import testing
 from common.checkpoint import load_model, save_model
 from common.errors import UserError
+from common.executor import Result, claimed
 from common.methods import Method
 from common.models import ARCHITECTURES, Architecture
+from common.runs import read_json
 from common.settings import parse
+from common.target import Target
 from compare import command, plan, row
-from compare.claim import claimed
+from compare.dense import given_dense, train_dense
 from compare.plan import Comparison, Job
 from compare.rows import read_rows, single
 from compare.settings import Compare, main
-from compare.subject import given_dense, train_dense
 
 CPU = torch.device("cpu")
 KEYS = ("top1", "agreement", "loss", "macs", "params", "bytes")
@@ -34,12 +35,10 @@ def tiny_network(monkeypatch):
     monkeypatch.setitem(ARCHITECTURES, "tiny", Architecture(lambda num_classes=4: tiny(), (3, 8, 8)))
     monkeypatch.setattr(command.cli, "load_data", lambda args: bundle())
     monkeypatch.setattr(command, "methods", lambda: {"leading": LEADING, "bytes": BYTES})
-    monkeypatch.setattr(
-        row, "latency_ms", lambda models, shape, device: {name: {"1": 1.0, "64": 2.0} for name in models}
-    )
-    monkeypatch.setattr(
-        "common.measure.latency_ms", lambda models, *a, **k: {name: {"1": 1.0, "64": 2.0} for name in models}
-    )
+    for module in ("pipeline", "measure"):
+        monkeypatch.setattr(
+            f"common.{module}.latency_ms", lambda models, *a, **k: {name: {"1": 1.0, "64": 2.0} for name in models}
+        )
 
 
 def run(out, *words):
@@ -142,7 +141,7 @@ def test_finished_rows_are_not_made_again(tmp_path, monkeypatch):
     assert (tmp_path / "seed0" / "leading-macs0.5" / "metrics.json").stat().st_mtime_ns == before
 
 
-def never(task):
+def never(start, target, stage):
     raise AssertionError("called again")
 
 
@@ -157,8 +156,8 @@ def test_other_options_are_refused_by_name_and_force_starts_anew(tmp_path, capsy
 
 
 def test_a_row_that_misses_its_budget_is_marked(tmp_path, monkeypatch, capsys):
-    def greedy(task):  # keeps 0.6 where 0.5 is asked for
-        return first_channels(plan.replace(task, target=task.target + 0.1))
+    def greedy(start, target, stage):  # keeps 0.6 where 0.5 is asked for
+        return first_channels(start, Target(target.fraction + 0.1), stage)
 
     monkeypatch.setattr(command, "methods", lambda: {"greedy": Method("greedy", greedy), "leading": LEADING})
     assert run(tmp_path, "--target-macs", "0.5", "--target-bytes", "--finetune-epochs", "0") == 0
@@ -170,7 +169,7 @@ def test_a_row_that_misses_its_budget_is_marked(tmp_path, monkeypatch, capsys):
 
 
 def test_a_budget_out_of_reach_is_a_row_that_says_so(tmp_path, monkeypatch, capsys):
-    def refuse(task):
+    def refuse(start, target, stage):
         raise UserError("the nearest is 0.42")
 
     monkeypatch.setattr(command, "methods", lambda: {"shy": Method("shy", refuse), "leading": LEADING})
@@ -183,7 +182,7 @@ def test_a_budget_out_of_reach_is_a_row_that_says_so(tmp_path, monkeypatch, caps
 
 
 def test_where_every_row_is_refused_the_reason_is_told(tmp_path, monkeypatch, capsys):
-    def refuse(task):
+    def refuse(start, target, stage):
         raise UserError("the nearest is 0.42")
 
     monkeypatch.setattr(command, "methods", lambda: {"shy": Method("shy", refuse)})
@@ -192,7 +191,7 @@ def test_where_every_row_is_refused_the_reason_is_told(tmp_path, monkeypatch, ca
 
 
 def test_one_method_that_breaks_does_not_stop_the_others(tmp_path, monkeypatch, capsys):
-    def broken(task):
+    def broken(start, target, stage):
         raise ZeroDivisionError("somebody else's bug")
 
     monkeypatch.setattr(command, "methods", lambda: {"broken": Method("broken", broken), "leading": LEADING})
@@ -206,9 +205,9 @@ def test_one_method_that_breaks_does_not_stop_the_others(tmp_path, monkeypatch, 
 def test_a_chain_hands_its_file_on_and_ends_at_the_budget(tmp_path, monkeypatch):
     started = []
 
-    def spy(task):
-        started.append(task.baseline)
-        return first_channels(task)
+    def spy(start, target, stage):
+        started.append(start.file)
+        return first_channels(start, target, stage)
 
     monkeypatch.setattr(command, "methods", lambda: {"a": Method("A", spy), "b": Method("B", spy), "bytes": BYTES})
     assert run(tmp_path, "--chain", "a,b", "--target-macs", "0.4", "--target-bytes", "--finetune-epochs", "1") == 0
@@ -231,14 +230,13 @@ def test_what_aims_at_bytes_comes_last_in_a_chain(tmp_path, capsys):
 def test_bytes_of_a_chain_are_shares_of_the_dense_file(tmp_path):
     asked = []
 
-    def note(task):
-        asked.append(task.target * task.baseline.stat().st_size)
-        return BYTES.compress(task)
+    def note(start, target, stage):
+        asked.append(target.fraction * start.bytes)
+        return BYTES.decide(start, target, stage)
 
     save_model(tmp_path / "dense.safetensors", named_tiny())
-    dense = given_dense(
-        tmp_path / "out", lambda: load_model(tmp_path / "dense.safetensors"), "dense", "0", bundle(), CPU
-    )
+    file = tmp_path / "dense.safetensors"
+    dense = given_dense(tmp_path / "out", lambda: load_model(file), file, "0", bundle(), CPU)
     comparison = Comparison(
         tmp_path / "out",
         {"leading": LEADING, "note": Method("note", note, axis="bytes")},
@@ -272,21 +270,28 @@ def test_the_baseline_of_a_seed_is_its_own_and_a_given_one_serves_all(tmp_path):
     assert run(tmp_path / "given", *given, "--seeds", "0", "1") == 0
     rows = read_rows(tmp_path / "given")
     assert [r["seed"] for r in rows.metrics] == [0, 1] and len(rows.baselines) == 1
-    assert rows.metrics[0]["baseline"]["top1"] == rows.metrics[1]["baseline"]["top1"] == one.side["top1"]
+    assert rows.metrics[0]["baseline"]["top1"] == rows.metrics[1]["baseline"]["top1"] == one.side()["top1"]
 
 
 def in_turn(monkeypatch):
     """What would be processes at the same time runs here, one after the other."""
-    started = []
 
-    class Started:
-        def __init__(self, words):
-            started.append(words)
+    class InTurn:
+        def __enter__(self):
+            self.jobs = []
+            return self
 
-        def wait(self):
-            return main(started.pop(0)[3:])
+        def __exit__(self, *error):
+            pass
 
-    monkeypatch.setattr(command, "subprocess", SimpleNamespace(Popen=Started))
+        def start(self, *job):
+            self.jobs.append(job)
+
+        def finish(self):
+            for job, function, *arguments in self.jobs:
+                yield job, Result(function(*arguments))
+
+    monkeypatch.setattr(command, "Processes", InTurn)
 
 
 def test_processes_take_what_nobody_is_making_and_report_once(tmp_path, monkeypatch, capsys):
@@ -303,7 +308,7 @@ def test_processes_take_what_nobody_is_making_and_report_once(tmp_path, monkeypa
 
 
 def test_rows_that_break_in_another_process_are_named(tmp_path, monkeypatch, capsys):
-    def broken(task):
+    def broken(start, target, stage):
         raise ZeroDivisionError("a method's own mistake")
 
     in_turn(monkeypatch)
@@ -338,7 +343,7 @@ def test_a_row_that_another_process_makes_is_waited_for_and_made_once(tmp_path):
     ):
         assert mine and not other
     code = (
-        "import sys, time; from pathlib import Path; from compare.claim import claimed\n"
+        "import sys, time; from pathlib import Path; from common.executor import claimed\n"
         "with claimed(Path(sys.argv[1])): print('held', flush=True); time.sleep(1.5)"
     )
     lock = str(tmp_path / ".claims" / "seed0-leading")
@@ -426,6 +431,8 @@ def test_a_user_s_own_network(tmp_path, monkeypatch):
     assert (tmp_path / "given" / row["folder"] / "model.safetensors").read_bytes() == (
         folder / "model.safetensors"
     ).read_bytes()
+    (given,) = read_rows(tmp_path / "given").metrics
+    assert given["arch"] == read_json(tmp_path / "given" / "baseline" / "metrics.json")["arch"] == name
 
 
 @pytest.mark.parametrize("inner", ["", "runs/new"])

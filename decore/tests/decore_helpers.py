@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from common.cost import WidthCost
 from common.data import MemoryImages, load_dataset
 from common.testing import noise_bundle, random_network
-from common.trained import Trained
+from common.trained_model import TrainedModel
 from decore import Agents
 
 
@@ -34,9 +34,9 @@ def agents_and_cost(model: nn.Module, init: float = 2.0) -> tuple[Agents, WidthC
     return agents, WidthCost(model, (3, 32, 32), agents.groups)
 
 
-def trained_resnet(train: int = 60, test: int = 20) -> Trained:
+def trained_resnet(train: int = 60, test: int = 20) -> TrainedModel:
     """A ResNet-20 with random weights on random pictures."""
-    return Trained(random_network("resnet20"), noise_bundle(train, test), "resnet20")
+    return TrainedModel("resnet20", random_network("resnet20"), noise_bundle(train, test))
 
 
 def flat(module: nn.Module) -> Tensor:

@@ -11,15 +11,18 @@ from decore_helpers import trained_resnet
 from common.checkpoint import load_model, read_tensors, save_model
 from common.data import load_dataset
 from common.errors import UserError
-from common.measure import side
-from common.methods import Task, methods
+from common.methods import Decision, methods
 from common.models import create_model
-from common.runs import read_json
+from common.pipeline import apply_decision
+from common.runs import open_stage, read_json
 from common.settings import parse
-from common.testing import write_pictures
+from common.target import Target
+from common.testing import run_method, write_pictures
 from common.testing.notebooks import options_of
-from common.training import TrainOptions, distillation
-from decore import investigate, phases, tables
+from common.trained_model import read_trained_model
+from common.training import TrainOptions
+from decore import investigate, method, policy_stage, tables
+from decore.agents import Agents
 from decore.plan import Plan, PolicyOptions
 from decore.seed_names import BINARY_INV, attach_agents, train, validate
 from decore.settings import PruneModel, main_investigate, main_prune
@@ -32,7 +35,7 @@ def no_latency():
     """A measurement of times takes time and shows nothing here."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
-            "common.trained.latency_ms", lambda models, *args, **kwargs: {name: {"64": 1.0} for name in models}
+            "common.pipeline.latency_ms", lambda models, *args, **kwargs: {name: {"64": 1.0} for name in models}
         )
         yield
 
@@ -61,7 +64,16 @@ def test_a_run_leaves_its_folder_and_a_second_call_skips_it(place, tmp_path, cap
     assert main_prune(options) == 0
     folder, policy = tmp_path / "resnet20-0-macs0.7", tmp_path / "resnet20-0-policy"
     assert {p.name for p in folder.iterdir()} == {
-        *("config.json", "log.csv", "metrics.json", "model.safetensors", "kept.png", "policies.png", "course.png")
+        *(
+            "config.json",
+            "decision.json",
+            "log.csv",
+            "metrics.json",
+            "model.safetensors",
+            "kept.png",
+            "policies.png",
+            "course.png",
+        )
     }
     assert {p.name for p in policy.iterdir()} == {
         *("config.json", "log.csv", "metrics.json", "model.safetensors", "agents.safetensors")
@@ -96,7 +108,7 @@ def test_the_papers_schedule_is_the_default_and_its_share_that_of_others():
 def test_another_cut_goes_on_from_the_same_policy(place, tmp_path, monkeypatch, capsys):
     options = prune_words(place, "--saved-dir", str(tmp_path), "--penalty", "0")
     assert main_prune(options) == 0
-    monkeypatch.setattr(phases, "train_policy", None)  # would fail if it were called again
+    monkeypatch.setattr(policy_stage, "train_policy", None)  # would fail if it were called again
     assert main_prune([*options, "--target-macs", "0.6"]) == 0
     assert main_prune([*options, "--target-macs", "0.6", "--finetune-learning-rate", "0.5"]) == 2
     assert "--finetune" in capsys.readouterr().err
@@ -119,20 +131,10 @@ def test_several_penalties_give_a_run_each_and_one_plot(place, tmp_path):
 
 
 def test_the_fitted_penalty_asks_for_slack_less_than_the_accuracy(monkeypatch):
-    monkeypatch.setattr(phases, "_training_accuracy", lambda *arguments: 0.997)
+    monkeypatch.setattr(policy_stage, "_training_accuracy", lambda *arguments: 0.997)
     trained = trained_resnet(train=20, test=20)
-    penalty = phases.fitted_penalty(trained, trained.data.train, Plan(slack=0.02), lambda line: None)
+    penalty = policy_stage.fitted_penalty(trained, trained.data.train, Plan(slack=0.02), lambda line: None)
     assert penalty / (1 + penalty) == pytest.approx(0.977)
-
-
-def test_fine_tuning_is_distilled_from_the_dense_network_only_if_asked_for():
-    trained = trained_resnet(train=6, test=4)
-    assert phases._fine_tuning("run", trained, Plan(), print).loss is None
-    loss = phases._fine_tuning("run", trained, Plan(distill=0.9), print).loss
-    student, batch = create_model("resnet20").eval(), next(iter(trained.data.train.batches(6)))
-    expected, _ = distillation(trained.model, 0.9)(student, batch)
-    assert torch.equal(loss(student, batch)[0], expected)
-    assert float(loss(trained.model, batch)[0]) < float(expected)  # the teacher is as the teacher wants it
 
 
 def test_a_holdout_never_shows_the_test_pictures(place, tmp_path):
@@ -148,11 +150,12 @@ def test_the_refreshed_statistics_are_those_of_the_cut_network(tmp_path):
     trained = trained_resnet()
     recipe = TrainOptions(epochs=1, batch_size=30)
     plan = Plan(PolicyOptions(penalty=0.0, frozen=True), recipe, recipe, target_macs=0.7, refresh=60)
-    policy = phases.policy_phase(trained, plan, tmp_path, say=lambda line: None)
+    stage = open_stage(tmp_path, "test", {}, log=lambda line: None)
+    policy = policy_stage.policy_phase(trained, plan, stage)
     with torch.no_grad():
         policy.agents.weight.normal_(3, 1, generator=torch.Generator().manual_seed(0))
-    _, kept = phases.decide(policy, plan)
-    smaller = phases.cut(trained, policy, plan, kept)
+    _, kept = method.cut(policy, plan, Target(0.7))
+    smaller = apply_decision(trained, Decision(kept, policy.model, method._inputs(trained, plan)))
     seen = []
     smaller.conv1.register_forward_hook(lambda module, inputs, output: seen.append(output.double()))
     with torch.no_grad():
@@ -184,7 +187,7 @@ def test_section_5(place, tmp_path, capsys):
 
 def test_drop_orders_follow_the_weights_and_empty_no_layer():
     trained = trained_resnet()
-    agents = phases.Agents(trained.model, trained.example_input)
+    agents = Agents(trained.model, trained.example)
     weights = torch.randn(448, generator=torch.Generator().manual_seed(0))
     low, high = investigate.drop_order(agents, weights), investigate.drop_order(agents, -weights)
     assert len(low) == 448 - len(agents.groups)
@@ -197,18 +200,17 @@ def test_drop_orders_follow_the_weights_and_empty_no_layer():
 def test_compare_finds_the_method_and_gets_a_network_of_the_budget(tmp_path):
     trained = trained_resnet(train=64)
     save_model(tmp_path / "net.safetensors", trained.model)
-    method = methods()["decore"]
-    task = Task(
-        tmp_path / "net.safetensors", tmp_path / "run", trained.data, 0.7, TrainOptions(epochs=1, batch_size=32), seed=1
-    )
+    found = methods()["decore"]
+    how = {"recipe": TrainOptions(epochs=1, batch_size=32), "seed": 1}
+    start = read_trained_model(tmp_path / "net.safetensors", trained.data)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("decore.method.SEEN", 640)
-        file = method.compress(task)
-        model = load_model(file)
-        assert 0.98 * 0.7 <= side(model, trained.accuracy, (3, 32, 32), 1)["macs"] / 40551040 <= 0.7
+        metrics = run_method(found, start, 0.7, tmp_path / "run", **how)
+        file = tmp_path / "run" / metrics["file"]
+        assert 0.98 * 0.7 <= metrics["compressed"]["macs"] / 40551040 <= 0.7
         before = file.stat().st_mtime_ns
-        assert method.compress(task) == file and file.stat().st_mtime_ns == before
-    assert method.axis == "macs" and method.trains and method.weights == "inherited"
+        assert run_method(found, start, 0.7, tmp_path / "run", **how) == metrics and file.stat().st_mtime_ns == before
+    assert found.axis == "macs" and found.trains and found.weights == "inherited"
 
 
 def test_finished_runs_become_result_files(place, tmp_path):

@@ -10,6 +10,7 @@ from common.checkpoint import load_model, save_model
 from common.cost import WidthCost, count_cost
 from common.data import Batch
 from common.errors import UserError
+from common.target import Target
 from common.testing import random_network
 from common.training import distillation
 from decore import Agents
@@ -104,7 +105,7 @@ def test_a_target_is_met_by_moving_the_cut(target):
     with torch.no_grad():
         agents.weight.normal_(4.0, 1.0, generator=torch.Generator().manual_seed(3))
     cost = WidthCost(model, (3, 32, 32), agents.groups)
-    least, kept = meet_target(agents.groups, agents.weights_by_name(), cost, target)
+    least, kept = meet_target(agents.groups, agents.weights_by_name(), cost, Target(target))
     macs = count_cost(keep_channels(model, torch.zeros(1, 3, 32, 32), kept), (3, 32, 32)).macs
     assert 0.98 * target <= macs / 40551040 <= target
     for group in agents.groups:
@@ -119,7 +120,7 @@ def test_agents_that_are_all_alike_cannot_meet_a_target(target):
     agents = Agents(model, torch.zeros(1, 3, 32, 32))
     cost = WidthCost(model, (3, 32, 32), agents.groups)
     with pytest.raises(UserError, match="nearest keep 1.0000"):
-        meet_target(agents.groups, agents.weights_by_name(), cost, target)
+        meet_target(agents.groups, agents.weights_by_name(), cost, Target(target))
 
 
 def test_agents_of_two_kinds_reach_two_shares_only_and_both_are_named():
@@ -131,8 +132,8 @@ def test_agents_of_two_kinds_reach_two_shares_only_and_both_are_named():
     cost = WidthCost(model, (3, 32, 32), agents.groups)
     half = cost.macs({group.name: group.size // 2 for group in agents.groups}) / cost.dense
     with pytest.raises(UserError, match=f"nearest keep {half:.4f} and 1.0000"):
-        meet_target(agents.groups, agents.weights_by_name(), cost, 0.7)
-    assert meet_target(agents.groups, agents.weights_by_name(), cost, half * 1.01)[0] == pytest.approx(6.9)
+        meet_target(agents.groups, agents.weights_by_name(), cost, Target(0.7))
+    assert meet_target(agents.groups, agents.weights_by_name(), cost, Target(half * 1.01))[0] == pytest.approx(6.9)
 
 
 def test_a_target_below_one_channel_per_layer_names_the_smallest_that_can_be_had():
@@ -143,7 +144,7 @@ def test_a_target_below_one_channel_per_layer_names_the_smallest_that_can_be_had
     cost = WidthCost(model, (3, 32, 32), agents.groups)
     smallest = cost.macs({g.name: 1 for g in agents.groups}) / cost.dense
     with pytest.raises(UserError, match=f"nearest keep {smallest:.4f}"):
-        meet_target(agents.groups, agents.weights_by_name(), cost, smallest / 2)
+        meet_target(agents.groups, agents.weights_by_name(), cost, Target(smallest / 2))
 
 
 def test_distillation_pulls_towards_the_teachers_outputs_and_leaves_the_teacher_alone():

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import torch
 
-from common import trained
+from common import pipeline
 from common.checkpoint import save_model
 from common.models import create_model
 from common.testing import killed_and_resumed, write_pictures
@@ -15,7 +15,9 @@ FILES += ("resnet20-1-macs0.7/model.safetensors",)
 
 
 def untimed(words: list[str]) -> int:
-    trained.latency_ms = lambda *args, **kwargs: {}  # nothing is written while it measures
+    pipeline.latency_ms = lambda models, *args, **kwargs: {
+        name: {} for name in models
+    }  # nothing is written while it measures
     return main_prune(words)
 
 

@@ -4,15 +4,17 @@ import pytest
 import torch
 from torch import nn
 
+from common import trained_model
 from common.checkpoint import save_model
 from common.models import create_model
 from common.testing import noise_bundle, random_network
 from common.testing.fake_cuda import assert_nothing_waits, fake_cuda, step_transfers
-from common.training import Hooks
+from common.trained_model import TrainedModel, read_trained_model
+from common.training import Hooks, TrainOptions
 from deep_compression import stages
+from deep_compression.plan import SharePlan
 from deep_compression.pruning import Held, masks_by_density, prunable_weights
 from deep_compression.sharing import SharedTraining, clusterer, clusters_for, share_network
-from deep_compression.stages import Setting
 
 
 @pytest.mark.parametrize("arch", ["vgg16", "resnet20"])
@@ -45,21 +47,22 @@ class Staying(nn.Linear):
 
 
 def test_fault_23_saving_leaves_the_network_on_its_device(tmp_path):
-    stages._save(tmp_path / "model.safetensors", Staying(3, 2), None)
+    start = TrainedModel("linear", nn.Linear(3, 2), noise_bundle(4, 8))
+    stages.save(tmp_path / "model.safetensors", Staying(3, 2), start)
     assert (tmp_path / "model.safetensors").is_file()
 
 
 def test_fault_23_networks_are_measured_channels_last(tmp_path, monkeypatch):
     file = tmp_path / "model.safetensors"
     save_model(file, random_network("resnet20"))
-    seen, evaluate = [], stages.evaluate
+    seen, evaluate = [], trained_model.evaluate
 
     def watch(model, *args, **kwargs):
         seen.append(model.layer1[0].conv1.weight.is_contiguous(memory_format=torch.channels_last))
         return evaluate(model, *args, **kwargs)
 
-    monkeypatch.setattr(stages, "evaluate", watch)
-    setting = Setting(noise_bundle(4, 8), torch.device("cpu"), baseline=file, latency=False)
-    stages.measure(file, setting)
-    stages._accuracy(random_network("resnet20"), setting)
-    assert seen == [True, True, True]
+    monkeypatch.setattr(trained_model, "evaluate", watch)
+    start = read_trained_model(file, noise_bundle(4, 8))
+    stage = stages.chain(tmp_path, start.data, torch.device("cpu"))
+    stages.share(start, stage, SharePlan(lloyd_steps=0), TrainOptions(epochs=0))
+    assert seen == [True, True, True]  # the dense network, the clustered one, and the one that was read back

@@ -13,7 +13,7 @@ from common.errors import UserError
 from common.models import create_model
 from deep_compression import choice, cifar10, figures, tables
 from deep_compression.courses import COURSES, lossless, shortened
-from deep_compression.stages import Setting
+from deep_compression.stages import chain
 
 WORDS = ["--dataset", "digits", "--arch", "lenet300_100", "--epochs", "1", "--bits", "3", "--threads", "1"]
 
@@ -63,8 +63,8 @@ def test_everything_is_tried_on_held_out_pictures_and_the_chosen_is_told(tmp_pat
     data = replace(digits, train=digits.train.subset(torch.arange(600))).holdout(1 / 6)
     course = shortened(COURSES["lenet300_100"], 0.1)
     candidates = choice.Candidates((0.05,), (1, 2), ((0.2, 1, 0.05), (0.1, 1, 0.02)))
-    setting = Setting(data, torch.device("cpu"), latency=False)
-    record = choice.choose("lenet300_100", course, candidates, tmp_path, setting, in_features=3072)
+    stage = chain(tmp_path, data, torch.device("cpu"))
+    record = choice.choose("lenet300_100", course, candidates, stage, data, in_features=3072)
     assert [one["what"] for one in record["tried"]] == ["dense", "paper", "paper", "lossless", "lossless"]
     assert record["pictures"] == 100 and record["chosen"]["lossless"] in ([0.2, 1, 0.05], [0.1, 1, 0.02])
     assert choice.table(record).count("**") == 6

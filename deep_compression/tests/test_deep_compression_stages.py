@@ -14,9 +14,12 @@ from common.checkpoint import load_model, save_model
 from common.data import load_dataset
 from common.errors import UserError
 from common.formats import load_network
-from common.methods import Task
 from common.models import create_model
+from common.pipeline import compress
+from common.runs import open_stage
 from common.settings import flat, parse
+from common.target import Target
+from common.trained_model import read_trained_model
 from common.training import TrainOptions, fit
 from deep_compression import (
     choice,
@@ -33,7 +36,6 @@ from deep_compression.network_file import read_compressed
 from deep_compression.plan import PrunePlan, Recipe, SharePlan
 from deep_compression.pruning import prunable_weights
 from deep_compression.settings import Encode, Pipeline, Prune, Share
-from deep_compression.stages import Setting
 
 TRAINING = TrainOptions(epochs=2, batch_size=64, learning_rate=0.05, weight_decay=5e-4, augment=False)
 RECIPE = Recipe(
@@ -50,7 +52,7 @@ def digits():
 
 
 @pytest.fixture(scope="module")
-def dense(tmp_path_factory, digits):
+def dense_file(tmp_path_factory, digits):
     """A dense network trained for a few seconds."""
     torch.manual_seed(0)
     model = create_model("lenet300_100", in_features=3072)
@@ -61,14 +63,18 @@ def dense(tmp_path_factory, digits):
 
 
 @pytest.fixture(scope="module")
-def setting(digits):
-    return Setting(digits, torch.device("cpu"), latency=False)
+def dense(dense_file, digits):
+    return read_trained_model(dense_file, digits)
+
+
+def chain(out, data, **more):
+    return stages.chain(out, data, torch.device("cpu"), **more)
 
 
 @pytest.fixture(scope="module")
-def compressed(tmp_path_factory, dense, setting):
+def compressed(tmp_path_factory, dense):
     """The folder of the encoded network."""
-    return stages.compress(dense, tmp_path_factory.mktemp("run"), RECIPE, setting)
+    return stages.compress(dense, chain(tmp_path_factory.mktemp("run"), dense.data), RECIPE)
 
 
 def metrics_of(folder):
@@ -104,17 +110,18 @@ def test_the_file_holds_what_was_shared(compressed):
         assert len(weight[weight != 0].unique()) <= 15 and not torch.signbit(weight[weight == 0]).any()
 
 
-def test_what_is_finished_is_skipped_and_other_options_are_refused(compressed, dense, setting):
+def test_what_is_finished_is_skipped_and_other_options_are_refused(compressed, dense):
+    stage = chain(compressed.parent, dense.data)
     files = {p: p.stat().st_mtime_ns for p in compressed.parent.rglob("metrics.json")}
-    assert stages.compress(dense, compressed.parent, RECIPE, setting) == compressed
+    assert stages.compress(dense, stage, RECIPE) == compressed
     assert {p: p.stat().st_mtime_ns for p in files} == files
     other = Recipe(PrunePlan("global-density", (0.2, 0.05)), TRAINING, RECIPE.share, RECIPE.share_training)
     with pytest.raises(stages.UserError, match="values"):
-        stages.compress(dense, compressed.parent, other, setting)
+        stages.compress(dense, stage, other)
 
 
 @pytest.mark.parametrize("stage", ["prune", "share"])
-def test_interrupted_at_any_step_it_ends_with_the_same_bits(stage, tmp_path, compressed, dense, setting, monkeypatch):
+def test_interrupted_at_any_step_it_ends_with_the_same_bits(stage, tmp_path, compressed, dense, monkeypatch):
     """Several tries are cut off after some steps; the stage goes on from the last whole epoch."""
     cls, method = {"prune": (stages.Held, "__call__"), "share": (stages.SharedTraining, "after_step")}[stage]
     real, count, limits = getattr(cls, method), [0], iter([3, 25, 15, 30, math.inf])
@@ -131,28 +138,41 @@ def test_interrupted_at_any_step_it_ends_with_the_same_bits(stage, tmp_path, com
     while True:
         try:
             if stage == "prune":
-                stages.prune(dense, tmp_path / "x", RECIPE.prune, TRAINING, setting)
+                stages.prune(dense, chain(tmp_path, dense.data), RECIPE.prune, TRAINING)
             else:
-                source = compressed.parent / "prune" / "model.safetensors"
-                stages.share(source, tmp_path / "x", RECIPE.share, RECIPE.share_training, setting)
+                source = stages.opened(compressed.parent / "prune" / "model.safetensors", dense)
+                stages.share(source, chain(tmp_path, dense.data), RECIPE.share, RECIPE.share_training)
             break
         except KeyboardInterrupt:
             interrupted += 1
             count[0], limit[0] = 0, next(limits)
     assert interrupted >= 3
     ours, theirs = (
-        load_model(p / "model.safetensors").state_dict() for p in (tmp_path / "x", compressed.parent / stage)
+        load_model(p / "model.safetensors").state_dict() for p in (tmp_path / stage, compressed.parent / stage)
     )
     assert all(torch.equal(ours[n], theirs[n]) for n in theirs)
 
 
-def test_force_starts_anew(tmp_path, dense, setting):
+def test_config_names_the_normalization_of_the_data_as_read(tmp_path, digits):
+    """Whatever the checkpoint says: so a finished run is found again."""
+    torch.manual_seed(0)
+    save_model(tmp_path / "m.safetensors", create_model("lenet300_100", in_features=3072), normalize=([0.5], [0.25]))
+    few = replace(digits, train=digits.train.subset(range(8)), test=digits.test.subset(range(8)))
+    start = read_trained_model(tmp_path / "m.safetensors", few)
+    shared = stages.share(start, chain(tmp_path, few), SharePlan(fc_bits=1, lloyd_steps=0), TrainOptions(0))
+    stages.encode(shared, chain(tmp_path, few), Encode().encoding)
+    for stage in ("share", "encode"):
+        assert json.loads((tmp_path / stage / "config.json").read_text())["options"]["mean"] == list(digits.mean)
+    assert load_compressed_model(tmp_path / "encode" / "model.dcz").checkpoint_header["normalize"]["mean"] == [0.5]
+
+
+def test_force_starts_anew(tmp_path, dense):
     plan = PrunePlan("density", (0.5,))
     training = TrainOptions(epochs=1, batch_size=256, learning_rate=0.01, augment=False)
-    stages.prune(dense, tmp_path, plan, training, setting)
-    forced = Setting(setting.data, setting.device, latency=False, force=True)
-    stages.prune(dense, tmp_path, PrunePlan("density", (0.25,)), training, forced)
-    assert metrics_of(tmp_path)["density"] == pytest.approx(0.25, abs=1e-4)
+    stages.prune(dense, chain(tmp_path, dense.data), plan, training)
+    forced = chain(tmp_path, dense.data, force=True)
+    stages.prune(dense, forced, PrunePlan("density", (0.25,)), training)
+    assert metrics_of(tmp_path / "prune")["density"] == pytest.approx(0.25, abs=1e-4)
 
 
 @pytest.fixture
@@ -167,12 +187,12 @@ def run(capsys):
     return call
 
 
-def test_stages_as_commands(tmp_path, dense, run):
+def test_stages_as_commands(tmp_path, dense_file, run):
     short = ("--out", tmp_path, "--dataset", "digits", "--no-latency")
     training = ("--epochs", 1, "--batch-size", 256, "--no-augment")
     status, _, err = run(commands.main, "share", *short)
     assert status == 2 and "prune" in err  # the stage before has not been run
-    status, out, err = run(commands.main, "prune", "--checkpoint", dense, "--values", 0.3, 0.1, *short, *training)
+    status, out, err = run(commands.main, "prune", "--checkpoint", dense_file, "--values", 0.3, 0.1, *short, *training)
     assert status == 0 and "% ->" in out, err
     words = ("--fc-bits", 3, "--layer-bits", "fc3=4", "--bias-bits", 3, "--rounding", "bfloat16")
     status, _, err = run(commands.main, "share", *words, *short, *training)
@@ -185,7 +205,7 @@ def test_stages_as_commands(tmp_path, dense, run):
     status, out, _ = run(commands.main, "decode", file, "--output", tmp_path / "d.safetensors")
     decoded = load_model(tmp_path / "d.safetensors")
     assert status == 0 and all(torch.equal(t, decoded.state_dict()[n]) for n, t in load_compressed(file).items())
-    words = ("--dataset", "digits", "--no-latency", "--json", tmp_path / "e.json", "--baseline", dense)
+    words = ("--dataset", "digits", "--no-latency", "--json", tmp_path / "e.json", "--baseline", dense_file)
     assert run(commands.main, "evaluate", file, *words)[0] == 0
     figures = json.loads((tmp_path / "e.json").read_text())
     assert (
@@ -332,7 +352,7 @@ class Evil:
 
 
 @pytest.fixture(scope="module")
-def places(tmp_path_factory, dense, compressed):
+def places(tmp_path_factory, dense_file, compressed):
     folder = tmp_path_factory.mktemp("bad")
     (folder / "text").write_text("hello")
     save_model(folder / "mnist.safetensors", create_model("lenet300_100"))
@@ -345,7 +365,7 @@ def places(tmp_path_factory, dense, compressed):
     names = {"NONE": "none", "TEXT": "text", "CUT": "cut.dcz", "PICKLE": "evil.pth"}
     return {
         **{word: str(folder / name) for word, name in names.items()},
-        "GOOD": str(dense),
+        "GOOD": str(dense_file),
         "MNISTNET": str(folder / "mnist.safetensors"),
         "PICTURES": f"folder:{folder / 'pictures'}",
     }
@@ -364,9 +384,9 @@ def test_a_mistake_is_one_line_and_status_2(what, places, run, tmp_path, monkeyp
     assert not left, left
 
 
-def test_our_files_are_a_format_of_common(compressed, dense):
+def test_our_files_are_a_format_of_common(compressed, dense_file):
     file = compressed / "model.dcz"
-    assert read_compressed(Path(dense)) is None
+    assert read_compressed(Path(dense_file)) is None
     model = read_compressed(file)
     assert torch.equal(model.fc1.weight, load_compressed(file)["fc1.weight"])
     assert model.checkpoint_header["dataset"] == "digits"
@@ -377,16 +397,24 @@ def test_our_files_are_a_format_of_common(compressed, dense):
     assert torch.equal(again.fc1.weight, model.fc1.weight)
 
 
-def test_the_method_meets_a_share_of_the_bytes(tmp_path, digits):
+def test_the_method_meets_a_target_of_bytes(tmp_path, digits):
     few = replace(digits, train=digits.train.subset(range(64)), test=digits.test.subset(range(20)))
-    baseline = tmp_path / "model.safetensors"
-    save_model(baseline, create_model("resnet20"), normalize=(digits.mean, digits.std))
-    task = Task(baseline, tmp_path / "out", few, 0.05, TrainOptions(epochs=1, batch_size=32, learning_rate=0.01))
-    file = METHOD.compress(task)
+    file = tmp_path / "model.safetensors"
+    save_model(file, create_model("resnet20"), normalize=(digits.mean, digits.std))
+    start, recipe = read_trained_model(file, few), TrainOptions(epochs=1, batch_size=32, learning_rate=0.01)
+
+    def row(fraction, place, **more):
+        stage = open_stage(tmp_path / place, "compare", {"target": fraction}, recipe=recipe, log=[].append, **more)
+        return compress(METHOD, start, Target(fraction, METHOD.axis), stage, latency=False)
+
+    metrics, out = row(0.05, "out"), tmp_path / "out"
     assert METHOD.axis == "bytes" and METHOD.trains
-    assert 0.98 <= file.stat().st_size / (0.05 * baseline.stat().st_size) <= 1.0
-    written = file.stat().st_mtime_ns
-    assert METHOD.compress(task) == file and file.stat().st_mtime_ns == written
-    with pytest.raises(UserError, match="the nearest has"):
-        METHOD.compress(replace(task, target=0.0005, folder=tmp_path / "small"))
-    assert not (tmp_path / "small").exists()
+    assert 0.98 <= (out / metrics["file"]).stat().st_size / (0.05 * file.stat().st_size) <= 1.0
+    assert {p.name for p in out.iterdir()} >= {"prune", "share", "trimmed.safetensors", "model.dcz"}
+    assert json.loads((out / "share" / "config.json").read_text())["package"] == "deep_compression"
+    written = {p: p.stat().st_mtime_ns for p in out.rglob("*") if p.is_file() and p.name != "config.json"}
+    assert row(0.05, "out") == metrics and {p: p.stat().st_mtime_ns for p in written} == written
+    assert row(0.1, "out", force=True)["compressed"]["bytes"] > 1.9 * metrics["compressed"]["bytes"]
+    with pytest.raises(UserError, match=r"--target-bytes 0.0005: no density at 4 bits per weight .* the nearest keep"):
+        row(0.0005, "small")
+    assert [p.name for p in (tmp_path / "small").iterdir()] == ["config.json"]

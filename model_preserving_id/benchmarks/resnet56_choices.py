@@ -24,16 +24,18 @@ from common.device import set_threads
 from common.factory import named_model
 from common.measure import evaluate
 from common.runs import describe_environment
+from common.target import TOLERANCE, Target
+from common.trained_model import Limits
 from model_preserving_id.activations import gather
 from model_preserving_id.compensate import compensate
 from model_preserving_id.damage import DAMAGE_INPUTS, first_inputs, measure_damage, outputs_of
+from model_preserving_id.folded import FoldedNetwork
 from model_preserving_id.iterate import IterOptions, iterate
 from model_preserving_id.pictures import Pictures, pruning_pictures
 from model_preserving_id.prune import shrink_all
 from model_preserving_id.ranking import rank_groups
-from model_preserving_id.subject import Subject
 from model_preserving_id.tables import CHOICES, RESULTS
-from model_preserving_id.widths import TOLERANCE, by_budget, by_eps, by_fraction, measured_loss, relative_loss
+from model_preserving_id.widths import by_budget, by_eps, by_fraction, measured_loss, relative_loss
 
 SEED = 2
 
@@ -97,18 +99,18 @@ class Known:
         self._statistics: dict[Any, Any] = {}
         self._damage: dict[Any, Any] = {}
 
-    def statistics(self, subject: Subject, pictures: int):
-        key = (pictures, subject.streams)
+    def statistics(self, folded: FoldedNetwork, pictures: int):
+        key = (pictures, folded.streams)
         if key not in self._statistics:
             inputs = pruning_pictures(self.data, pictures, SEED)
-            self._statistics[key] = gather(subject.model, subject.all_readings(), inputs)
+            self._statistics[key] = gather(folded.model, folded.all_readings(), inputs)
         return self._statistics[key]
 
-    def damage(self, subject: Subject, rankings, statistics, pictures: int):
-        key = (pictures, subject.streams)
+    def damage(self, folded: FoldedNetwork, rankings, statistics, pictures: int):
+        key = (pictures, folded.streams)
         if key not in self._damage:
             inputs = first_inputs(pruning_pictures(self.data, pictures, SEED), DAMAGE_INPUTS)
-            self._damage[key] = measure_damage(subject, rankings, statistics, inputs)
+            self._damage[key] = measure_damage(folded, rankings, statistics, inputs)
         return self._damage[key]
 
 
@@ -119,37 +121,36 @@ def pruned(
     """The network of one row."""
     inputs = pruning_pictures(known.data, pictures, SEED)
     example = torch.zeros(1, *known.data.input_shape)
+    folded = FoldedNetwork(known.model, example, streams=streams, limits=Limits(round_to=round_to))
     if how == "iditer":
-        options = IterOptions(target, 0.95, 0.02, score, streams=streams, round_to=round_to)
-        subject, _ = iterate(known.model, example, inputs, options)
+        iterate(folded, inputs, IterOptions(Target(target), score=score))
     else:
-        subject = Subject(known.model, example, streams=streams)
-        statistics = known.statistics(subject, pictures)
-        rankings = rank_groups(subject, statistics, round_to)
+        statistics = known.statistics(folded, pictures)
+        rankings = rank_groups(folded, statistics)
         if how == "budget":
             loss = relative_loss(rankings, score) if score != "measured" else None
-            loss = loss or measured_loss(known.damage(subject, rankings, statistics, pictures))
-            widths = by_budget(rankings, subject.macs, subject.dense_macs, target, loss)
+            loss = loss or measured_loss(known.damage(folded, rankings, statistics, pictures))
+            widths = by_budget(rankings, folded.macs, folded.dense_macs, Target(target), loss)
         else:
-            widths = _bisected({"eps": by_eps, "frac": by_fraction}[how], rankings, subject, target, how == "frac")
-        shrink_all(subject, rankings, statistics, widths)
-    compensate(subject, pruning_pictures(known.data, solve_with or pictures, SEED), compensation)
-    smaller = subject.cut()
+            widths = _bisected({"eps": by_eps, "frac": by_fraction}[how], rankings, folded, target, how == "frac")
+        shrink_all(folded, rankings, statistics, widths)
+    compensate(folded, pruning_pictures(known.data, solve_with or pictures, SEED), compensation)
+    smaller = folded.pruned()
     return refresh_batch_norm(smaller, inputs) if refresh_bn else smaller
 
 
-def _bisected(widths_of, rankings, subject: Subject, target: float, rising: bool) -> dict[str, int]:
+def _bisected(widths_of, rankings, folded: FoldedNetwork, target: float, rising: bool) -> dict[str, int]:
     """The widths of the one eps, or fraction, whose MACs are nearest below the target."""
     low, high = 0.0, 1.0 - 1e-9
     best: dict[str, int] = {}
     for _ in range(40):
         middle = (low + high) / 2
         widths = widths_of(rankings, middle or 1e-9)
-        fits = subject.macs(widths) <= target * subject.dense_macs
+        fits = folded.macs(widths) <= target * folded.dense_macs
         best = widths if fits else best
         low, high = (middle, high) if fits == rising else (low, middle)
-    if subject.macs(best) < (1 - 2 * TOLERANCE) * target * subject.dense_macs:
-        print(f"only {subject.macs(best) / subject.dense_macs:.4f} of the MACs could be met")
+    if folded.macs(best) < (1 - 2 * TOLERANCE) * target * folded.dense_macs:
+        print(f"only {folded.macs(best) / folded.dense_macs:.4f} of the MACs could be met")
     return best
 
 

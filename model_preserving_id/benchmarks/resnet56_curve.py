@@ -31,16 +31,17 @@ from common.device import set_threads
 from common.factory import named_model
 from common.measure import evaluate
 from common.runs import describe_environment
+from common.target import TOLERANCE, Target
 from model_preserving_id.activations import gather
 from model_preserving_id.compensate import compensate
 from model_preserving_id.damage import DAMAGE_INPUTS, first_inputs, measure_damage
+from model_preserving_id.folded import FoldedNetwork
 from model_preserving_id.pictures import pruning_pictures
 from model_preserving_id.prune import shrink_all
 from model_preserving_id.ranking import rank_groups
 from model_preserving_id.streams import is_stream
-from model_preserving_id.subject import Subject
 from model_preserving_id.tables import RESULTS
-from model_preserving_id.widths import TOLERANCE, by_budget, measured_loss
+from model_preserving_id.widths import by_budget, measured_loss
 
 COMPENSATED = {
     "id": "none", "id-t": "t", "id-weights": "weights", "l1-weights": "weights", "random-weights": "weights"
@@ -94,22 +95,20 @@ class Curve:
 
     @cached_property
     def statistics(self):
-        subject = self.subject()
-        return gather(subject.model, subject.all_readings(), self.pictures)
+        folded = self.folded()
+        return gather(folded.model, folded.all_readings(), self.pictures)
 
     @cached_property
     def rankings(self):
-        return rank_groups(self.subject(), self.statistics)
+        return rank_groups(self.folded(), self.statistics)
 
     @cached_property
     def damage(self):
-        return measure_damage(
-            self.subject(), self.rankings, self.statistics, first_inputs(self.pictures, DAMAGE_INPUTS)
-        )
+        return measure_damage(self.folded(), self.rankings, self.statistics, first_inputs(self.pictures, DAMAGE_INPUTS))
 
-    def subject(self) -> Subject:
+    def folded(self) -> FoldedNetwork:
         """Inner channels only."""
-        return Subject(self.model, self.example, streams="off")
+        return FoldedNetwork(self.model, self.example, streams="off")
 
     def point(self, method: str, target: float) -> dict:
         start = time.process_time()
@@ -144,12 +143,12 @@ class Curve:
     def pruned(self, method: str, target: float) -> nn.Module:
         if method == "group-norm":
             return group_norm(self.model, self.example, target)
-        subject = self.subject()
-        widths = by_budget(self.rankings, subject.macs, subject.dense_macs, target, measured_loss(self.damage))
+        folded = self.folded()
+        widths = by_budget(self.rankings, folded.macs, folded.dense_macs, Target(target), measured_loss(self.damage))
         if method in COMPENSATED and method.startswith("id"):
-            shrink_all(subject, self.rankings, self.statistics, widths)
-            compensate(subject, self.fewer, COMPENSATED[method])
-            return subject.cut()
+            shrink_all(folded, self.rankings, self.statistics, widths)
+            compensate(folded, self.fewer, COMPENSATED[method])
+            return folded.pruned()
         draw = np.random.default_rng(0)
         scores = {
             "l1": lambda name: self.model.get_submodule(name).weight.detach().abs().flatten(1).sum(1).tolist(),
@@ -159,9 +158,9 @@ class Curve:
         kept = {name: top_channels(scores(name), width) for name, width in widths.items()}
         if method in COMPENSATED:
             for name, channels in kept.items():
-                subject.shrink(name, channels, self.statistics[name])
-            compensate(subject, self.fewer, COMPENSATED[method])
-            return subject.cut()
+                folded.shrink(name, channels, self.statistics[name])
+            compensate(folded, self.fewer, COMPENSATED[method])
+            return folded.pruned()
         return keep_channels(self.model, self.example, kept)
 
 

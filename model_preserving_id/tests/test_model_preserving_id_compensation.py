@@ -11,10 +11,10 @@ from common.models import create_model
 from model_preserving_id import prune_network
 from model_preserving_id.activations import gather
 from model_preserving_id.compensate import MEMORY, compensate
+from model_preserving_id.folded import FoldedNetwork
 from model_preserving_id.halting import halting
 from model_preserving_id.refit import RIDGE
 from model_preserving_id.sight import plan, watching
-from model_preserving_id.subject import Subject
 
 SHAPE = (3, 16, 16)
 
@@ -32,12 +32,12 @@ def resnet() -> nn.Module:
     return model.eval()
 
 
-def shrunk(model: nn.Module, x: torch.Tensor, share: float = 0.6, streams: str = "off") -> Subject:
-    subject = Subject(model, x[:1], streams=streams)
-    statistics = gather(subject.model, subject.all_readings(), x.split(8))
-    for name, group in subject.groups.items():
-        subject.shrink(name, range(max(1, int(share * group.size))), statistics[name])
-    return subject
+def shrunk(model: nn.Module, x: torch.Tensor, share: float = 0.6, streams: str = "off") -> FoldedNetwork:
+    folded = FoldedNetwork(model, x[:1], streams=streams)
+    statistics = gather(folded.model, folded.all_readings(), x.split(8))
+    for name, group in folded.groups.items():
+        folded.shrink(name, range(max(1, int(share * group.size))), statistics[name])
+    return folded
 
 
 def test_a_function_halts_and_goes_on():
@@ -105,9 +105,9 @@ def test_all_batches_together_give_the_bits_of_one_layer_after_the_other(how, st
     model, x = resnet(), torch.randn(24, *SHAPE)
     states = []
     for memory in (MEMORY, 0):
-        subject = shrunk(model, x, streams=streams)
-        compensate(subject, x.split(8), how, memory=memory)
-        states.append(subject.model.state_dict())
+        folded = shrunk(model, x, streams=streams)
+        compensate(folded, x.split(8), how, memory=memory)
+        states.append(folded.model.state_dict())
     moved = [name for name, tensor in states[0].items() if not torch.equal(tensor, states[1][name])]
     assert moved == []
     assert threading.active_count() == 1 or all("halting" not in t.name for t in threading.enumerate())
@@ -115,14 +115,14 @@ def test_all_batches_together_give_the_bits_of_one_layer_after_the_other(how, st
 
 def test_only_the_readers_of_cut_groups_change():
     model, x = resnet(), torch.randn(24, *SHAPE)
-    subject = Subject(model, x[:1], streams="off")
-    statistics = gather(subject.model, subject.all_readings(), [x])
-    subject.shrink("layer2.1.conv1", range(20), statistics["layer2.1.conv1"])
-    compensate(subject, [x], "weights")
+    folded = FoldedNetwork(model, x[:1], streams="off")
+    statistics = gather(folded.model, folded.all_readings(), [x])
+    folded.shrink("layer2.1.conv1", range(20), statistics["layer2.1.conv1"])
+    compensate(folded, [x], "weights")
     state = model.state_dict()
-    changed = [name for name, tensor in subject.model.state_dict().items() if not torch.equal(tensor, state[name])]
+    changed = [name for name, tensor in folded.model.state_dict().items() if not torch.equal(tensor, state[name])]
     assert changed == ["layer2.1.conv2.weight"]
-    assert not subject.model.layer2[1].conv2.weight[:, 20:].any()
+    assert not folded.model.layer2[1].conv2.weight[:, 20:].any()
 
 
 def test_a_solved_weight_is_the_least_squares_weight():
@@ -130,21 +130,21 @@ def test_a_solved_weight_is_the_least_squares_weight():
     torch.manual_seed(1)
     model = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3)).eval()
     x = torch.randn(50, 6)
-    subject = Subject(model, x[:1])
+    folded = FoldedNetwork(model, x[:1])
     (group,) = channel_groups(model, x[:1])
-    statistics = gather(subject.model, subject.all_readings(), [x])
+    statistics = gather(folded.model, folded.all_readings(), [x])
     kept = [0, 2, 3, 6]
-    subject.shrink(group.name, kept, statistics[group.name])
-    start = subject.model[2].weight.detach().clone()[:, kept].double()
-    compensate(subject, [x], "weights")
+    folded.shrink(group.name, kept, statistics[group.name])
+    start = folded.model[2].weight.detach().clone()[:, kept].double()
+    compensate(folded, [x], "weights")
     with torch.no_grad():
         z = torch.relu(model[0](x)).double()
         target = z @ model[2].weight.double().T
     p = z[:, kept]
     ridge = RIDGE * (p.T @ p).diagonal().mean() * torch.eye(4, dtype=torch.float64)
     wanted = torch.linalg.solve(p.T @ p + ridge, p.T @ target + ridge @ start.T).T
-    assert torch.allclose(subject.model[2].weight[:, kept].double(), wanted, atol=1e-6)
-    assert torch.equal(subject.model[2].bias, model[2].bias)
+    assert torch.allclose(folded.model[2].weight[:, kept].double(), wanted, atol=1e-6)
+    assert torch.equal(folded.model[2].bias, model[2].bias)
 
 
 def test_a_layer_that_is_called_twice_is_solved_from_both_calls():
@@ -186,15 +186,15 @@ def test_duplicates_still_go_without_a_trace(how):
 def test_a_solved_weight_makes_good_what_earlier_cuts_did_to_the_stream():
     """The last layer that adds into a stream is solved so that the stream behind it comes back to the original's."""
     model, x = resnet(), torch.randn(40, *SHAPE)
-    subject = Subject(model, x[:1], streams="off")
-    statistics = gather(subject.model, subject.all_readings(), [x])
+    folded = FoldedNetwork(model, x[:1], streams="off")
+    statistics = gather(folded.model, folded.all_readings(), [x])
     errors = {}
     for how in ("none", "weights"):
         for name in ("layer1.0.conv1", "layer1.1.conv1"):
-            subject.shrink(name, range(10), statistics[name])
-        compensate(subject, [x], how)
+            folded.shrink(name, range(10), statistics[name])
+        compensate(folded, [x], how)
         behind = []
-        for net in (subject.original, subject.model):
+        for net in (folded.original, folded.model):
             seen = []
             handle = net.layer1[1].register_forward_hook(lambda _, inputs, output, seen=seen: seen.append(output))
             with torch.no_grad():
@@ -208,10 +208,10 @@ def test_a_solved_weight_makes_good_what_earlier_cuts_did_to_the_stream():
 def test_with_fewer_rows_than_inputs_the_weight_stays_what_t_made_it():
     torch.manual_seed(1)
     model, x = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3)).eval(), torch.randn(50, 6)
-    subject = Subject(model, x[:1])
-    subject.shrink("0", range(5), gather(subject.model, subject.all_readings(), [x])["0"])
-    before = subject.model[2].weight.detach().clone()
-    compensate(subject, [x], "weights", count=4)
-    assert torch.equal(subject.model[2].weight, before)
-    compensate(subject, [x], "weights", count=5)
-    assert not torch.equal(subject.model[2].weight, before)
+    folded = FoldedNetwork(model, x[:1])
+    folded.shrink("0", range(5), gather(folded.model, folded.all_readings(), [x])["0"])
+    before = folded.model[2].weight.detach().clone()
+    compensate(folded, [x], "weights", count=4)
+    assert torch.equal(folded.model[2].weight, before)
+    compensate(folded, [x], "weights", count=5)
+    assert not torch.equal(folded.model[2].weight, before)

@@ -1,7 +1,5 @@
 """Interpolative decomposition on a GPU: the kept channels and weights of a CPU, on the network's device; `pytest -m cuda`."""
 
-from types import SimpleNamespace
-
 import pytest
 import torch
 
@@ -36,5 +34,5 @@ def test_11_pruning_equals_that_of_the_cpu():
 
 
 def test_11_no_distillation_step_waits():
-    original = SimpleNamespace(model=create_model("resnet20").to(DEVICE, memory_format=torch.channels_last))
-    take_steps(create_model("resnet20"), Hooks(loss=distillation(original, 0.5, 2.0)), DEVICE)
+    teacher = create_model("resnet20").to(DEVICE, memory_format=torch.channels_last)
+    take_steps(create_model("resnet20"), Hooks(loss=distillation(teacher, 0.5, 2.0)), DEVICE)

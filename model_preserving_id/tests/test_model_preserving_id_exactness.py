@@ -14,7 +14,7 @@ from common.models import PadShortcut, create_model
 from model_preserving_id import prune_network
 from model_preserving_id.activations import gather, readings
 from model_preserving_id.fold import fold, solve_t
-from model_preserving_id.subject import Subject
+from model_preserving_id.folded import FoldedNetwork
 
 
 class Chain(nn.Module):
@@ -313,11 +313,11 @@ def test_t_makes_good_what_selection_alone_loses():
     groups = channel_groups(model, seen[:1])
     kept = {group.name: max(1, int(0.75 * group.size)) for group in groups}
     smaller = prune_network(model, seen[:1], seen.split(100), kept=kept)
-    subject = Subject(model, seen[:1])
-    statistics = gather(model, subject.all_readings(), [seen])
+    folded = FoldedNetwork(model, seen[:1])
+    statistics = gather(model, folded.all_readings(), [seen])
     from model_preserving_id.ranking import rank_groups
 
-    chosen = {name: one.kept(kept[name]) for name, one in rank_groups(subject, statistics).items()}
+    chosen = {name: one.kept(kept[name]) for name, one in rank_groups(folded, statistics).items()}
     modules = dict(model.named_modules())
     norms = {
         g.name: modules[g.name].weight.detach().flatten(1).norm(dim=1).argsort(descending=True)[: kept[g.name]]
@@ -335,17 +335,17 @@ def test_work_in_progress_equals_the_cut_network():
     """The full-size network with folded weights, masked or not, gives the outputs of the cut one."""
     torch.manual_seed(8)
     model, x = shaken(create_model("resnet20")), torch.randn(10, 3, 32, 32)
-    subject = Subject(model, x[:1], streams="conv")
-    statistics = gather(subject.model, subject.all_readings(), [x])
-    for name, group in subject.groups.items():
-        subject.shrink(name, list(range(0, group.size, 2)), statistics[name])
+    folded = FoldedNetwork(model, x[:1], streams="conv")
+    statistics = gather(folded.model, folded.all_readings(), [x])
+    for name, group in folded.groups.items():
+        folded.shrink(name, list(range(0, group.size, 2)), statistics[name])
     with torch.no_grad():
-        at_work, cut = subject.model(x), subject.cut()(x)
-        masks = {name: torch.zeros(group.size) for name, group in subject.groups.items()}
+        at_work, cut = folded.model(x), folded.pruned()(x)
+        masks = {name: torch.zeros(group.size) for name, group in folded.groups.items()}
         for name, mask in masks.items():
-            mask[subject.kept[name]] = 1
-        with masked(subject.model, list(subject.groups.values()), masks):
-            behind_masks = subject.model(x)
+            mask[folded.kept[name]] = 1
+        with masked(folded.model, list(folded.groups.values()), masks):
+            behind_masks = folded.model(x)
     scale = float(at_work.abs().max())
     assert (at_work - cut).abs().max() <= 1e-5 * scale and (at_work - behind_masks).abs().max() <= 1e-5 * scale
 
@@ -360,9 +360,9 @@ def test_streams_conv_costs_what_is_counted_and_goes_through_the_disk(tmp_path):
         assert torch.equal(load_model(tmp_path / "m.safetensors")(x), smaller(x))
     only_inner = prune_network(model, x[:1], x, kept={"layer1.0.conv1": 9}, streams="conv")
     assert isinstance(only_inner.layer2[0].shortcut, PadShortcut), "a convolution that only selects is a shortcut again"
-    subject = Subject(model, x[:1], streams="conv")
+    folded = FoldedNetwork(model, x[:1], streams="conv")
     extra = (16 * 32 * 16 * 16) + (32 * 64 * 8 * 8)
-    assert subject.macs() - subject.dense_macs == extra
+    assert folded.macs() - folded.dense_macs == extra
 
 
 def test_streams_exact_stops_where_it_is_no_longer_exact():

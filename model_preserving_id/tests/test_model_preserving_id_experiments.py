@@ -27,10 +27,10 @@ from model_preserving_id.experiments import (
     volume_net,
     wide,
 )
+from model_preserving_id.folded import FoldedNetwork
 from model_preserving_id.pictures import pruning_pictures
 from model_preserving_id.pivoted import pivoted_cholesky
 from model_preserving_id.settings import RATIO_LABELS
-from model_preserving_id.subject import Subject
 
 CPU = ["--threads", "1", "--device", "cpu"]
 NOTEBOOKS = {path.stem: path for path in sorted((Path(__file__).resolve().parents[1] / "notebooks").glob("*.ipynb"))}
@@ -73,8 +73,8 @@ def test_the_cheap_way_through_all_widths_is_the_one_shot_network(digits):
     torch.manual_seed(0)
     model, x = create_model("fc4096", in_features=3072, hidden=48).eval(), torch.zeros(1, 3, 32, 32)
     pictures = pruning_pictures(digits, 300, batch_size=100)
-    subject = Subject(model, x)
-    gram = gather(subject.model, subject.all_readings(), pictures)["fc1"].stacked()
+    folded = FoldedNetwork(model, x)
+    gram = gather(folded.model, folded.all_readings(), pictures)["fc1"].stacked()
     batch = next(iter(pictures))
     for k in (5, 20, 47):
         kept, weight = one_layer.folded(pivoted_cholesky(gram), model.fc2.weight.detach(), k)

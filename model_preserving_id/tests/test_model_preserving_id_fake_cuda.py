@@ -1,7 +1,5 @@
 """What fine-tuning and statistics do on a GPU, seen without one; and the checkpoint that is written once."""
 
-from types import SimpleNamespace
-
 import pytest
 import torch
 
@@ -20,10 +18,10 @@ WORDS = "--arch lenet5 --epochs 3 --batch-size 16 --lr 0.01 --seed 2 --workers 0
 
 
 def test_distillation_step_waits_for_nothing():
-    student, original = create_model("resnet20"), SimpleNamespace(model=create_model("resnet20"))
+    student, teacher = create_model("resnet20"), create_model("resnet20")
     with fake_cuda():
-        original.model.to(DEVICE, memory_format=torch.channels_last)
-        _, second = step_transfers(student, Hooks(loss=finetune.distillation(original, 0.5, 2.0)))
+        teacher.to(DEVICE, memory_format=torch.channels_last)
+        _, second = step_transfers(student, Hooks(loss=finetune.distillation(teacher, 0.5, 2.0)))
         assert_nothing_waits(second)
 
 

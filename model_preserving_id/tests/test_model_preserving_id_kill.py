@@ -41,7 +41,7 @@ def test_killed_at_random_moments_it_ends_with_the_same_bits(name, dense, tmp_pa
     words = [*(word.format(dense=dense) for word in words), *DEVICE, "--dataset", f"folder:{dense.parent}", out]
     preload = ["model_preserving_id.command", "model_preserving_id.finetune", "common.data", "PIL.Image"]
     folder = killed_and_resumed(main, words, bits, tmp_path, kills=2, preload=preload)
-    assert not list(folder.glob("state.pt"))
+    assert not list(folder.glob("*.pt"))
 
 
 def bits(folder: Path) -> bytes:

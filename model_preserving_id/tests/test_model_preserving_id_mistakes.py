@@ -66,7 +66,7 @@ PRUNE = [
     ("--checkpoint {flipped}", "damaged"),
     ("--checkpoint {nameless}", "factory"),
     ("--checkpoint {nan}", "nan"),
-    ("--checkpoint {grey}", r"does not run on an example of shape \(3, 32, 32\)"),
+    ("--checkpoint {grey}", r"does not read the pictures of digits, \(3, 32, 32\)"),
     ("--model nowhere", "PACKAGE.MODULE:FACTORY"),
     ("--model nowhere:build --weights {other}", "nowhere"),
     ("--checkpoint {good} --method best", "best"),
@@ -141,7 +141,7 @@ EXPERIMENTS = [
     (missing_class, "--checkpoint {good} --every 0", "every"),
     (missing_class, "--checkpoint {good} --k 0", "--k"),
     (missing_class, "--checkpoint {good} --out {file}/deeper", "is a file"),
-    (missing_class, "--checkpoint {grey}", "does not run on an example"),
+    (missing_class, "--checkpoint {grey}", "does not read the pictures"),
     (missing_class, "--arch lenet5", "--weights"),
     (volume, "--grid 9", "17"),
     (volume, "--lba {folder}", "atom3d|train"),
@@ -184,10 +184,10 @@ def test_a_damaged_state_is_named_and_a_network_that_learned_nothing_usable_is_r
     folder = tmp_path / "run"
     words = short_run(files["good"], folder)
     assert prune_main([*words, "--target-macs", "0.0001"]) == 2
-    (folder / "state.pt").write_bytes(b"damaged")
+    (folder / "progress.pt").write_bytes(b"damaged")
     capsys.readouterr()
     assert prune_main([*words, "--target-macs", "0.0001"]) == 2
-    assert "state.pt is damaged" in capsys.readouterr().err
+    assert "progress.pt is damaged" in capsys.readouterr().err
     assert not (folder / "metrics.json").exists() and not (folder / "model.safetensors").exists()
 
 

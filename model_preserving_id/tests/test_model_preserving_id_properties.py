@@ -11,13 +11,14 @@ from common.channels import channel_groups
 from common.cost import RULES, WidthCost
 from common.models import create_model
 from common.settings import parse
+from common.target import Target
 from model_preserving_id import prune_network
 from model_preserving_id.activations import gather
+from model_preserving_id.folded import FoldedNetwork
 from model_preserving_id.iterate import IterOptions, iterate
 from model_preserving_id.ranking import rank_groups
 from model_preserving_id.seed_api import create_args
 from model_preserving_id.settings import Prune, Pruning
-from model_preserving_id.subject import Subject
 from model_preserving_id.widths import best_step, relative_loss
 
 SHAPE = (3, 12, 12)
@@ -36,7 +37,7 @@ def test_a_layer_with_dead_channels_is_picked_first_and_for_nothing():
     with torch.no_grad():
         model[2].weight[[3, 7]] = 0
         model[2].bias[[3, 7]] = -1.0
-    _, rows = iterate(model, x[:1], [x], IterOptions(target=0.6, keep=0.99, refresh=0.0))
+    rows = iterate(FoldedNetwork(model, x[:1]), [x], IterOptions(Target(0.6), keep=0.99, refresh=0.0))
     assert [row["layer"] for row in rows[:2]] == ["2", "2"] and all(row["error"] < 1e-7 for row in rows[:2])
     assert rows[2]["error"] > 1e-4
     assert all(row["agreement"] == 100.0 for row in rows[:2])
@@ -44,12 +45,12 @@ def test_a_layer_with_dead_channels_is_picked_first_and_for_nothing():
 
 def test_the_pick_does_not_depend_on_the_scale_of_cost_or_on_the_order_of_groups():
     model, x = chain(), torch.randn(40, *SHAPE)
-    subject = Subject(model, x[:1])
-    rankings = rank_groups(subject, gather(subject.model, subject.all_readings(), [x]))
-    loss, widths = relative_loss(rankings, "pivot"), subject.widths()
-    one = best_step(rankings, widths, subject.macs, loss, 0.8)
-    scaled = best_step(rankings, widths, lambda w: 10 * subject.macs(w), loss, 0.8)
-    turned = best_step(dict(reversed(rankings.items())), widths, subject.macs, loss, 0.8)
+    folded = FoldedNetwork(model, x[:1])
+    rankings = rank_groups(folded, gather(folded.model, folded.all_readings(), [x]))
+    loss, widths = relative_loss(rankings, "pivot"), folded.widths()
+    one = best_step(rankings, widths, folded.macs, loss, 0.8)
+    scaled = best_step(rankings, widths, lambda w: 10 * folded.macs(w), loss, 0.8)
+    turned = best_step(dict(reversed(rankings.items())), widths, folded.macs, loss, 0.8)
     assert one.group == scaled.group == turned.group and one.after == scaled.after
     cost = WidthCost(model, SHAPE, channel_groups(model, x[:1]))
     scores = {}
@@ -64,8 +65,8 @@ def test_an_unpruned_network_agrees_with_itself_and_the_output_layer_is_never_a_
     from model_preserving_id.iterate import measure
 
     model, x = chain(), torch.randn(20, *SHAPE)
-    subject = Subject(model, x[:1])
-    assert "8" not in subject.groups and measure(subject, [x], list(subject.groups), [], "cpu")[1] == 100.0
+    folded = FoldedNetwork(model, x[:1])
+    assert "8" not in folded.groups and measure(folded, [x], list(folded.groups), [])[1] == 100.0
     smaller = prune_network(model, x[:1], x, keep=0.5)
     assert smaller[8].out_features == 5
 
@@ -120,8 +121,8 @@ def test_shuffled_labels_change_no_bit_however_streams_are_treated(streams):
     model, x = create_model("resnet20").eval(), torch.randn(24, 3, 16, 16)
     kept = []
     for order in (torch.arange(24), torch.randperm(24)):
-        subject = Subject(model, x[:1], streams=streams)
-        rankings = rank_groups(subject, gather(subject.model, subject.all_readings(), x[order].split(8)))
+        folded = FoldedNetwork(model, x[:1], streams=streams)
+        rankings = rank_groups(folded, gather(folded.model, folded.all_readings(), x[order].split(8)))
         kept.append({name: one.kept(max(one.widths[0], one.at_most(one.size // 2))) for name, one in rankings.items()})
     assert kept[0] == kept[1]
 
@@ -137,7 +138,7 @@ def test_statistics_are_measured_anew_only_where_an_upstream_cut_changed_them(mo
         lambda model, wanted, *a, **k: (asked.append([w.group for w in wanted]), real(model, wanted, *a, **k))[1],
     )
     model, x = chain(), torch.randn(40, *SHAPE)
-    _, rows = iterate(model, x[:1], [x], IterOptions(target=0.5, keep=0.8, refresh=0.0))
+    rows = iterate(FoldedNetwork(model, x[:1]), [x], IterOptions(Target(0.5), keep=0.8, refresh=0.0))
     order = ["0", "2", "4"]
     assert asked[0] == order
     for row, groups in zip(rows, asked[1:], strict=True):
@@ -155,19 +156,17 @@ def test_damage_is_measured_once_per_width_and_never_falls_as_a_layer_shrinks():
 
 def test_distillation_adds_the_softened_cross_entropy_to_the_originals_outputs():
     from common.data import Batch
-    from common.trained import Trained
     from model_preserving_id.finetune import distillation
 
     torch.manual_seed(2)
     teacher, network = nn.Linear(4, 3), nn.Linear(4, 3)
     images, labels = torch.randn(5, 4), torch.tensor([0, 1, 2, 0, 1])
-    original = Trained(teacher, None, "linear")
-    value, logits = distillation(original, 0.7, 2.0)(network, Batch(images, labels, torch.arange(5), 5))
+    value, logits = distillation(teacher, 0.7, 2.0)(network, Batch(images, labels, torch.arange(5), 5))
     with torch.no_grad():
         hard = nn.functional.cross_entropy(network(images), labels, reduction="sum")
         p = torch.softmax(teacher(images) / 2, 1)
         soft = -(p * torch.log_softmax(network(images) / 2, 1)).sum()
     assert float(value) == pytest.approx(float(hard + 0.7 * 4 * soft), rel=1e-5)
-    assert torch.equal(logits, network(images)) and distillation(original, 0.0, 2.0) is None
+    assert torch.equal(logits, network(images)) and distillation(teacher, 0.0, 2.0) is None
     value.backward()
     assert teacher.weight.grad is None and network.weight.grad is not None

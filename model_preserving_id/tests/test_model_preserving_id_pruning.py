@@ -16,8 +16,11 @@ from common.cost import WidthCost, count_cost
 from common.data import load_dataset
 from common.errors import UserError
 from common.models import create_model
+from common.target import Target
+from common.trained_model import Limits
 from model_preserving_id import prune_network
 from model_preserving_id.factored import Ranks, choose_ranks, compressible_layers
+from model_preserving_id.folded import FoldedNetwork
 from model_preserving_id.iterate import IterOptions, iterate
 from model_preserving_id.lrank import as_layers as lrank_layers
 from model_preserving_id.lrank import folded, lrank
@@ -132,12 +135,12 @@ def test_pruning_pictures_are_training_pictures_without_a_class(digits):
 
 def test_the_iterative_rule(network, inputs):
     """Property 10 and 11: MACs fall, one layer a pick, to max(1, int(k n)), the argmin of error over MACs truly saved."""
-    options = IterOptions(target=0.6, keep=0.8, refresh=0.0)
-    subject, rows = iterate(network, X, inputs, options)
-    again = iterate(network, X, inputs, options)[1]
+    options = IterOptions(Target(0.6), keep=0.8, refresh=0.0)
+    folded = FoldedNetwork(network, X)
+    rows, again = iterate(folded, inputs, options), iterate(FoldedNetwork(network, X), inputs, options)
     drop = lambda rows: [{k: v for k, v in row.items() if k != "seconds"} for row in rows]  # noqa: E731
     assert drop(rows) == drop(again)
-    macs = [subject.dense_macs, *(row["macs"] for row in rows)]
+    macs = [folded.dense_macs, *(row["macs"] for row in rows)]
     assert all(b < a for a, b in pairwise(macs)) and 0.98 * 0.6 <= macs[-1] / macs[0] <= 0.6
     assert all(a > 0.6 * macs[0] for a in macs[:-1])
     widths = {group.name: group.size for group in channel_groups(network, X)}
@@ -153,9 +156,10 @@ def test_the_iterative_rule(network, inputs):
 
 
 def test_an_interrupted_iteration_ends_with_the_same_bits(network, inputs, tmp_path):
-    options = IterOptions(target=0.6, keep=0.8, refresh=0.0)
-    subject, wanted = iterate(network, X, inputs, options)
-    whole = subject.cut().state_dict()
+    options = IterOptions(Target(0.6), keep=0.8, refresh=0.0)
+    folded = FoldedNetwork(network, X)
+    wanted = iterate(folded, inputs, options)
+    whole = folded.pruned().state_dict()
 
     class Stop(Exception):
         pass
@@ -169,24 +173,25 @@ def test_an_interrupted_iteration_ends_with_the_same_bits(network, inputs, tmp_p
                 raise Stop
 
         with pytest.raises(Stop):
-            iterate(network, X, inputs, options, state=tmp_path / "state.pt", on_pick=stop)
+            iterate(FoldedNetwork(network, X), inputs, options, state=tmp_path / "progress.pt", on_pick=stop)
     assert picks.count(1) == 1, "the second call goes on where the first one measured last"
-    subject, rows = iterate(network, X, inputs, options, state=tmp_path / "state.pt")
-    resumed = subject.cut().state_dict()
+    folded = FoldedNetwork(network, X)
+    rows = iterate(folded, inputs, options, state=tmp_path / "progress.pt")
+    resumed = folded.pruned().state_dict()
     assert [(r["layer"], r["before"], r["after"]) for r in rows] == [
         (r["layer"], r["before"], r["after"]) for r in wanted
     ]
     assert all(torch.equal(tensor, resumed[name]) for name, tensor in whole.items())
-    (tmp_path / "state.pt").write_bytes(b"damaged")
+    (tmp_path / "progress.pt").write_bytes(b"damaged")
     with pytest.raises(UserError, match="damaged"):
-        iterate(network, X, inputs, options, state=tmp_path / "state.pt")
+        iterate(FoldedNetwork(network, X), inputs, options, state=tmp_path / "progress.pt")
 
 
 def test_iterating_on_one_layer_equals_one_shot(network, inputs):
-    skip = ["conv1", "fc1"]
-    subject, rows = iterate(network, X, inputs, IterOptions(target=0.7, keep=0.9, refresh=0.0, skip=skip))
+    folded = FoldedNetwork(network, X, limits=Limits(ignored=("conv1", "fc1")))
+    rows = iterate(folded, inputs, IterOptions(Target(0.7), keep=0.9, refresh=0.0))
     width = rows[-1]["after"]
-    one, two = subject.cut(), prune_network(network, X, inputs, kept={"conv2": width})
+    one, two = folded.pruned(), prune_network(network, X, inputs, kept={"conv2": width})
     assert torch.equal(one.conv2.weight, two.conv2.weight) and torch.allclose(one.fc1.weight, two.fc1.weight, atol=1e-6)
 
 
@@ -253,7 +258,7 @@ def test_the_command_leaves_a_run_and_skips_a_finished_one(checkpoint, tmp_path,
     assert run_main(*words) == 0
     metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
     assert 0.98 * 0.6 <= metrics["compressed"]["macs"] / metrics["baseline"]["macs"] <= 0.6
-    assert {"config.json", "log.csv", "metrics.json", "model.safetensors"} == {
+    assert {"config.json", "decision.json", "log.csv", "metrics.json", "model.safetensors"} == {
         p.name for p in (tmp_path / "run").iterdir()
     }
     assert (tmp_path / "run" / "log.csv").read_text().startswith("iteration,layer,before,after,error,score,macs")

@@ -24,8 +24,9 @@ from common.device import set_threads
 from common.models import create_model
 from common.results import markdown_table
 from common.training import TrainOptions, fit
-from redundancy_graph.budget import Settings, measure
-from redundancy_graph.subject import open_subject
+from redundancy_graph.evidence import gather
+from redundancy_graph.settings import Decisions
+from redundancy_graph.weights import read_network
 
 THRESHOLDS = (0.75, 0.7, 0.65)
 PICTURES = 10_000
@@ -49,10 +50,10 @@ def trained(data: DataBundle, folder: Path, shortcut: str, decay: float) -> Path
 
 
 def rows_of(network: str, name: str, file: Path, data: DataBundle) -> list[dict]:
-    subject = open_subject("resnet20", file, data)
-    found = {"by name": measure(subject, Settings()), "by position (B2)": matched_by_position(subject, Settings())}
+    start = read_network("resnet20", file, data)
+    found = {"by name": gather(start, Decisions(), 100, 0), "by position (B2)": matched_by_position(start, 100)}
     return [
-        {"network": network, "name": f"{name}; {how}", "removed": removed(subject, evidence, THRESHOLDS)}
+        {"network": network, "name": f"{name}; {how}", "removed": removed(start, evidence, THRESHOLDS)}
         for how, evidence in found.items()
     ]
 

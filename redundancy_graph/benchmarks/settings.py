@@ -14,15 +14,17 @@ from collections.abc import Sequence
 from torch import nn
 
 from common.atomic import write_json
+from common.checkpoint import file_digest
 from common.device import choose_device, set_threads
 from common.options import Run
 from common.results import markdown_table
 from common.settings import command, option, section, settings
-from redundancy_graph.budget import Budget, Settings, measure
-from redundancy_graph.decide import decide, gather_evidence, layers_to_hash
+from common.trained_model import TrainedModel
+from redundancy_graph.decision import decide_group, report
+from redundancy_graph.evidence import gather, gather_evidence, layers_to_hash
 from redundancy_graph.features import choose_pictures, collect_hashes
-from redundancy_graph.settings import SEED_DIRS, Source, mini_batch_option, threshold_option
-from redundancy_graph.subject import Subject, load_subject
+from redundancy_graph.settings import SEED_DIRS, Decisions, Source, mini_batch_option, threshold_option
+from redundancy_graph.weights import open_network
 
 SETTINGS = {
     "by name, eval mode, seed 0": {},
@@ -47,24 +49,23 @@ def authors_order(layers: Sequence[str]) -> list[str]:
     return sorted(layers, key=place)
 
 
-def matched_by_position(subject: Subject, how: Settings) -> list:
+def matched_by_position(start: TrainedModel, mini_batch: int) -> list:
     """B2: the i-th layer in module order gets the maps of the i-th layer that ran, cut to as many as it has filters."""
-    model = subject.model
+    model = start.model
     layers = [name for name, module in model.named_modules() if isinstance(module, nn.Conv2d)]
-    pictures = choose_pictures(subject.data.train, how.mini_batch, how.seed)
-    hashes = collect_hashes(model, pictures, layers)
+    pictures = choose_pictures(start.data.train, mini_batch, 0)
+    hashes = collect_hashes(model, pictures, layers, workers=start.workers)
     mixed = {
         name: hashes[source][:, : model.get_submodule(name).out_channels]
         for name, source in zip(layers, authors_order(layers), strict=True)
     }
-    return gather_evidence(model, subject.groups, {name: mixed[name] for name in layers_to_hash(model, subject.groups)})
+    return gather_evidence(model, start.groups, {name: mixed[name] for name in layers_to_hash(model, start.groups)})
 
 
-def removed(subject: Subject, evidence: list, thresholds: Sequence[float]) -> dict[str, float]:
+def removed(start: TrainedModel, evidence: list, thresholds: Sequence[float]) -> dict[str, float]:
     """Percent of the MACs that each threshold removes."""
-    budget = Budget(subject, evidence)
-    reports = {t: budget.report([decide(one, t) for one in evidence], t, None) for t in thresholds}
-    return {str(t): report["macs_removed"] for t, report in reports.items()}
+    found = {t: report(start, [decide_group(one, t) for one in evidence], t, None, "512") for t in thresholds}
+    return {str(t): one["macs_removed"] for t, one in found.items()}
 
 
 @settings
@@ -88,18 +89,23 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def benchmark(args: Benchmark) -> None:
     set_threads(args.run.threads)
-    device = choose_device(args.run.device)
-    subject = load_subject(args)
+    start = open_network(args, choose_device(args.run.device))
     rows = []
     for name, changes in SETTINGS.items():
-        evidence = measure(subject, Settings(**{"mini_batch": args.mini_batch, **changes}), device=device)
-        rows.append({"name": name, "removed": removed(subject, evidence, args.threshold)})
-    by_position = matched_by_position(subject, Settings(mini_batch=args.mini_batch))
-    rows.append({"name": "maps by position (B2)", "removed": removed(subject, by_position, args.threshold)})
+        own = {"mini_batch": args.mini_batch, "seed": 0} | changes
+        mini_batch, seed = own.pop("mini_batch"), own.pop("seed")
+        evidence = gather(start, Decisions(**own), mini_batch, seed)
+        rows.append({"name": name, "removed": removed(start, evidence, args.threshold)})
+    by_position = matched_by_position(start, args.mini_batch)
+    rows.append({"name": "maps by position (B2)", "removed": removed(start, by_position, args.threshold)})
     print(markdown_table(["", *args.threshold], [[row["name"], *row["removed"].values()] for row in rows]))
     if args.json:
-        record = {"network": args.name or subject.name, "weights_digest": subject.digest, "thresholds": args.threshold}
-        write_json(args.json, {**record, "data_fingerprint": subject.data.fingerprint, "settings": rows})
+        record = {
+            "network": args.name or start.name,
+            "weights_digest": file_digest(start.file),
+            "thresholds": args.threshold,
+        }
+        write_json(args.json, {**record, "data_fingerprint": start.data.fingerprint, "settings": rows})
 
 
 if __name__ == "__main__":

@@ -9,12 +9,13 @@ import pytest
 import torch
 from rg_helpers import network
 
+from common import pipeline
 from common.checkpoint import load_model, read_tensors
 from common.errors import UserError
 from common.models import create_model
 from common.settings import flat, parse, parser_of
 from common.testing import write_pictures
-from redundancy_graph import generate, prune
+from redundancy_graph import generate
 from redundancy_graph.names import tensors_to_authors
 from redundancy_graph.settings import (
     FineTune,
@@ -24,7 +25,7 @@ from redundancy_graph.settings import (
     main_generate,
     main_imagenet,
 )
-from redundancy_graph.subject import load_pruned_weights
+from redundancy_graph.weights import load_pruned_weights
 
 SEED_OPTIONS = {  # option: (generate_prune_info.py, prune_cifar10.py, prune_imagenet.py), in the seed's order
     "arch": ("vgg16", "vgg16", "resnet50"),
@@ -100,7 +101,7 @@ class Place:
 def quick_latency(monkeypatch):
     """Two forward passes instead of 44: latencies are common's business."""
     one = {"baseline": {"1": 1.0, "64": 1.0}, "compressed": {"1": 1.0, "64": 1.0}}
-    monkeypatch.setattr("common.trained.latency_ms", lambda *args, **kwargs: json.loads(json.dumps(one)))
+    monkeypatch.setattr("common.pipeline.latency_ms", lambda *args, **kwargs: json.loads(json.dumps(one)))
 
 
 @pytest.fixture(scope="module")
@@ -113,7 +114,7 @@ def pruned(place):
     """Prune info at three thresholds and two fine-tuned networks."""
     with pytest.MonkeyPatch.context() as patch:
         one = {"baseline": {"1": 1.0, "64": 1.0}, "compressed": {"1": 1.0, "64": 1.0}}
-        patch.setattr("common.trained.latency_ms", lambda *args, **kwargs: json.loads(json.dumps(one)))
+        patch.setattr("common.pipeline.latency_ms", lambda *args, **kwargs: json.loads(json.dumps(one)))
         assert place.generate("--threshold", "[0.6", "0.65", "0.7]", "--plots") == 0
         assert place.prune("--threshold", "[0.6", "0.7]", "--plots") == 0
     return place
@@ -168,7 +169,7 @@ def test_generate_writes_a_file_per_threshold_from_one_pass(pruned):
 def test_generate_is_skipped_and_never_silently_another(pruned, capsys, monkeypatch):
     file = pruned.root / "info" / "resnet20-0.7.json"
     before = file.read_bytes(), file.stat().st_mtime_ns
-    monkeypatch.setattr(generate, "measure", None)  # no picture is looked at
+    monkeypatch.setattr(generate, "gather", None)  # no picture is looked at
     assert pruned.generate("--threshold", "0.70") == 0
     assert "is there already" in capsys.readouterr().out
     line = refused(capsys, pruned.generate("--threshold", "0.7", "--seed", "1"))
@@ -204,7 +205,7 @@ def test_other_ways_to_decide_give_other_files(pruned, options):
 def test_a_run_folder_is_whole(pruned):
     folder = pruned.root / "fine-tune" / "resnet20-0.7"
     names = {path.name for path in folder.iterdir()}
-    assert names == {"config.json", "log.csv", "metrics.json", "model.safetensors"}
+    assert names == {"config.json", "decision.json", "log.csv", "metrics.json", "model.safetensors"}
     metrics, config = (json.loads((folder / name).read_text()) for name in ("metrics.json", "config.json"))
     assert metrics["schema"] == 1 and metrics["package"] == "redundancy_graph" and metrics["arch"] == "resnet20"
     sides = [metrics[name] for name in ("baseline", "after_cut", "compressed")]
@@ -244,7 +245,7 @@ def test_a_finished_run_is_skipped_and_another_refused(pruned, capsys, monkeypat
     flat = folder / "resnet20-0.6-weights.pth"
     before = (folder / "resnet20-0.6" / "metrics.json").read_bytes(), flat.read_bytes()
     flat.unlink()
-    monkeypatch.setattr(prune, "fit", None)  # nothing is trained
+    monkeypatch.setattr(pipeline, "fit", None)  # nothing is trained
     assert pruned.prune("--threshold", "0.6") == 0
     assert ((folder / "resnet20-0.6" / "metrics.json").read_bytes(), flat.read_bytes()) == before
     capsys.readouterr()
@@ -295,7 +296,7 @@ def test_missing_prune_info_is_made_when_asked_for(place):
     assert (place.root / "made-info" / "resnet20-0.65.json").is_file()
     metrics = json.loads((place.root / "made" / "resnet20-0.65" / "metrics.json").read_text())
     assert metrics["compressed"]["top1"] == metrics["after_cut"]["top1"]  # no epoch, no change
-    assert {"config.json", "log.csv", "metrics.json", "model.safetensors"} == {
+    assert {"config.json", "decision.json", "log.csv", "metrics.json", "model.safetensors"} == {
         path.name for path in (place.root / "made" / "resnet20-0.65").iterdir()
     }
 

@@ -11,7 +11,8 @@ from common.cost import count_cost
 from common.errors import UserError
 from common.models import create_model
 from common.testing import noise
-from redundancy_graph.decide import decide, deciding_groups, gather_evidence, kept_channels, l1_norms, layers_to_hash
+from redundancy_graph.decision import decide_group, kept_channels
+from redundancy_graph.evidence import deciding_groups, gather_evidence, l1_norms, layers_to_hash
 from redundancy_graph.features import collect_hashes
 from redundancy_graph.graph import select_filters
 from redundancy_graph.names import to_authors
@@ -127,7 +128,7 @@ def test_evidence_is_that_of_the_decider_or_of_all():
     stacked = torch.cat([hashes[name] for name in stem.producers])  # 16 pictures' worth of bits
     agree = (stacked[:, :, None] == stacked[:, None]).sum(dim=(0, 3)).numpy()
     assert np.array_equal(joint.similarity, agree / joint.bits)
-    decision = decide(joint, 0.6)
+    decision = decide_group(joint, 0.6)
     assert decision.kept == select_filters(joint.similarity, joint.l1_norms, 0.6)
     assert (decision.layer, decision.channels) == ("conv1", 16)
 
@@ -184,6 +185,6 @@ def test_depthwise_convolutions_follow():
     example = torch.zeros(1, 3, 64, 64)
     groups = channel_groups(model, example)
     hashes = collect_hashes(model, noise(2, size=64), layers_to_hash(model, groups))
-    decided = {e.group: decide(e, 0.7).kept for e in gather_evidence(model, groups, hashes)}
+    decided = {e.group: decide_group(e, 0.7).kept for e in gather_evidence(model, groups, hashes)}
     pruned = keep_channels(model, example, decided)  # compares itself with the masked network
     assert count_cost(pruned, (3, 64, 64)).macs < count_cost(model, (3, 64, 64)).macs

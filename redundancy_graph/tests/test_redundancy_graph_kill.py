@@ -5,14 +5,16 @@ from pathlib import Path
 import pytest
 import torch
 
-from common import trained
+from common import pipeline
 from common.models import create_model
 from common.testing import killed_and_resumed, write_pictures
 from redundancy_graph.settings import main_cifar10, main_generate
 
 
 def untimed(words: list[str]) -> int:
-    trained.latency_ms = lambda *args, **kwargs: {}  # nothing is written while it measures
+    pipeline.latency_ms = lambda models, *args, **kwargs: {
+        name: {} for name in models
+    }  # nothing is written while it measures
     return main_cifar10(words)
 
 
@@ -46,5 +48,5 @@ def test_killed_ten_times_it_ends_with_the_same_bits(command, place, tmp_path):
     else:
         words += ["--threshold", "0.7", "--generate", "--pruneinfo-dir", str(tmp_path / "info")]
         words += ["--epochs", "3", "--batch-size", "16"]
-    preload = ["redundancy_graph.finetune", "common.data", "PIL.Image"]
+    preload = ["redundancy_graph.prune", "common.data", "PIL.Image"]
     killed_and_resumed(main, [*words, "--saved-dir"], results, tmp_path, kills=10, preload=preload, seed=11)

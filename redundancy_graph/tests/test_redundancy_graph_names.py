@@ -11,11 +11,12 @@ from common.checkpoint import save_model
 from common.errors import UserError
 from common.models import create_model
 from common.testing import noise_bundle
-from redundancy_graph.decide import Decision, deciding_groups
+from redundancy_graph.decision import GroupDecision
+from redundancy_graph.evidence import deciding_groups
 from redundancy_graph.graph import Round
 from redundancy_graph.names import LAYERS, tensors_to_authors, tensors_to_ours, to_authors, to_ours
 from redundancy_graph.prune_info import match_prune_info, read_prune_info, write_prune_info
-from redundancy_graph.subject import load_pruned_weights, open_subject
+from redundancy_graph.weights import load_pruned_weights, read_network
 
 EXAMPLE = torch.zeros(1, 3, 32, 32)
 PICTURES = noise_bundle(12, 6, "cifar10")
@@ -61,9 +62,9 @@ def test_the_authors_weights_are_read_with_their_normalisation(arch, tmp_path):
     model = network(arch)
     file = tmp_path / "weights.pth"
     torch.save(tensors_to_authors(arch, model.state_dict()), file)
-    subject = open_subject(arch, file, PICTURES)
+    subject = read_network(arch, file, PICTURES)
     assert subject.data.mean == (0.4914, 0.4822, 0.4465)
-    assert open_subject(arch, file, PICTURES, normalize="imagenet").data.mean == (0.485, 0.456, 0.406)
+    assert read_network(arch, file, PICTURES, normalize="imagenet").data.mean == (0.485, 0.456, 0.406)
     x = torch.randn(2, 3, 32, 32)
     with torch.no_grad():
         assert torch.equal(subject.model(x), model(x))
@@ -73,17 +74,17 @@ def test_the_authors_weights_are_read_with_their_normalisation(arch, tmp_path):
 def test_weights_under_our_names_keep_the_data_sets_normalisation(tmp_path):
     model = network("resnet20")
     torch.save({"state_dict": {f"module.{k}": v for k, v in model.state_dict().items()}}, tmp_path / "w.th")
-    subject = open_subject("resnet20", tmp_path / "w.th", PICTURES)
+    subject = read_network("resnet20", tmp_path / "w.th", PICTURES)
     assert subject.data.mean == (0.485, 0.456, 0.406)
     assert subject.model.architecture["args"] == {"num_classes": 10}  # the shortcut without weights
 
 
 def test_a_checkpoint_brings_its_own_normalisation(tmp_path):
     save_model(tmp_path / "m.safetensors", network("resnet20"), normalize=((0.1,) * 3, (0.2,) * 3))
-    subject = open_subject("resnet20", tmp_path / "m.safetensors", PICTURES)
+    subject = read_network("resnet20", tmp_path / "m.safetensors", PICTURES)
     assert subject.data.mean == (0.1, 0.1, 0.1)
     with pytest.raises(UserError, match="--arch resnet20"):
-        open_subject("vgg16", tmp_path / "m.safetensors", PICTURES)
+        read_network("vgg16", tmp_path / "m.safetensors", PICTURES)
 
 
 def test_flat_weights_of_a_pruned_network_rebuild_it(tmp_path):
@@ -97,13 +98,13 @@ def test_flat_weights_of_a_pruned_network_rebuild_it(tmp_path):
         assert torch.equal(again(x), pruned(x))
 
 
-def decisions(model) -> list[Decision]:
+def decisions(model) -> list[GroupDecision]:
     """Every deciding group loses its channel 0 to its channel 1."""
     found = []
     for layer, group in deciding_groups(model, channel_groups(model, EXAMPLE)).items():
         kept = list(range(1, group.size))
         rounds = [Round(1, {1: [0]})]
-        found.append(Decision(group.name, layer, tuple(group.producers), group.size, 640, kept, rounds, 1.0))
+        found.append(GroupDecision(group.name, layer, tuple(group.producers), group.size, 640, kept, rounds, 1.0))
     return found
 
 

@@ -12,12 +12,12 @@ from common.checkpoint import load_model, save_model
 from common.cost import count_cost
 from common.data import DataBundle, load_dataset
 from common.errors import UserError
-from common.formats import load_network
-from common.methods import Task
 from common.results import block_names, replace_block
-from common.training import TrainOptions
+from common.testing import run_method
+from common.trained_model import read_trained_model
 from redundancy_graph import plots, tables
-from redundancy_graph.decide import Decision, Evidence
+from redundancy_graph.decision import GroupDecision
+from redundancy_graph.evidence import Evidence
 from redundancy_graph.method import METHOD
 from redundancy_graph.published import PUBLISHED
 
@@ -115,7 +115,7 @@ def test_core_order_puts_the_innermost_core_first():
 
 def test_plots_are_written(tmp_path):
     evidence = Evidence("a", "a", ("a",), np.array([[1, 0.9, 0.4], [0.9, 1, 0.5], [0.4, 0.5, 1]]), 64, np.ones(3))
-    decision = Decision("a", "a", ("a",), 3, 64, [0, 2], [], 1.0)
+    decision = GroupDecision("a", "a", ("a",), 3, 64, [0, 2], [], 1.0)
     plots.kept_per_layer(tmp_path / "kept.png", [decision])
     plots.similarity_map(tmp_path / "map.png", evidence, 0.7)
     plots.similarity_map(tmp_path / "edgeless.png", evidence, 0.99)
@@ -134,13 +134,13 @@ def test_the_method_cuts_a_checkpoint_to_its_budget_and_is_skipped_the_second_ti
     )
     baseline = tmp_path / "baseline.safetensors"
     save_model(baseline, network("resnet20"), normalize=(few.mean, few.std))
-    task = Task(baseline, tmp_path / "out", few, 0.5, TrainOptions(epochs=1))
-    file = METHOD.compress(task)
-    assert (
-        0.49
-        <= count_cost(load_network(file), (3, 32, 32)).macs / count_cost(network("resnet20"), (3, 32, 32)).macs
-        <= 0.5
-    )
-    assert METHOD.axis == "macs" and not METHOD.trains and load_model(file).conv1.out_channels < 16
-    written = file.stat().st_mtime_ns
-    assert METHOD.compress(task) == file and file.stat().st_mtime_ns == written
+    start = read_trained_model(baseline, few)
+    metrics = run_method(METHOD, start, 0.5, tmp_path / "out")
+    small = load_model(tmp_path / "out" / metrics["file"])
+    assert 0.49 <= count_cost(small, (3, 32, 32)).macs / start.cost.dense <= 0.5
+    assert METHOD.axis == "macs" and not METHOD.trains and small.conv1.out_channels < 16
+    kept = json.loads((tmp_path / "out" / "decision.json").read_text())["kept"]
+    assert {name: len(of) for name, of in kept.items()}["conv1"] == small.conv1.out_channels
+    written = (tmp_path / "out" / "model.safetensors").stat().st_mtime_ns
+    assert run_method(METHOD, start, 0.5, tmp_path / "out") == metrics
+    assert (tmp_path / "out" / "model.safetensors").stat().st_mtime_ns == written

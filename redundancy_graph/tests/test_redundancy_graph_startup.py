@@ -22,7 +22,7 @@ def test_list_of_commands_is_complete():
 @pytest.mark.parametrize("main", [main_cifar10, main_imagenet])
 @pytest.mark.parametrize("words", ["--epochs -1", "--momentum 2", "--learning-rate nan", "--workers -1", "--adjust 0"])
 def test_value_out_of_range_is_rejected_before_torch_is_needed(main, words, capsys, monkeypatch):
-    monkeypatch.setattr("redundancy_graph.finetune.prune", None)
+    monkeypatch.setattr("redundancy_graph.prune.prune", None)
     assert main(words.split()) == 2
     assert words.split()[0] in capsys.readouterr().err
 

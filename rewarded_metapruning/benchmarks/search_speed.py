@@ -2,7 +2,7 @@
 
 The peer is written from the description of the original's search: it builds the pruning network anew for every candidate, resets
 its norms, generates all weights again for every batch, recalibrates and validates through a DataLoader that reads and augments one
-picture at a time. Both sides judge the same vectors with the same generated weights on the same pictures, one thread each.
+picture at a time. Both sides evaluate the same vectors with the same generated weights on the same pictures, one thread each.
 
     python benchmarks/search_speed.py                          resnet-small, digits, about three minutes on two free cores
     python benchmarks/search_speed.py --json results/speed-search.json
@@ -21,9 +21,9 @@ from torchvision import transforms
 from common.benchmark import Ratio, write_benchmark
 from common.data import DataBundle, MemoryImages, load_dataset
 from common.device import set_threads
-from rewarded_metapruning.judge import Judge
+from rewarded_metapruning.evaluator import CandidateEvaluator
 from rewarded_metapruning.pruning_net import PruningNet, draw
-from rewarded_metapruning.space import NEV, Space, find_space
+from rewarded_metapruning.space import NEV, SearchSpace, find_space
 
 FLOOR, PARALLEL_FLOOR = 2.0, 1.6
 BATCHES, BATCH_SIZE = 8, 125
@@ -49,7 +49,7 @@ class Pictures(Dataset):
         return self.transform(np.ascontiguousarray(self.images[index])), self.labels[index]
 
 
-def original(space: Space, weights: dict, train: Pictures, held: Pictures, nev: NEV) -> float:
+def original(space: SearchSpace, weights: dict, train: Pictures, held: Pictures, nev: NEV) -> float:
     """Top-1 in percent of one candidate, the original's way."""
     net = PruningNet(space)
     net.load_state_dict(weights)
@@ -70,7 +70,7 @@ def original(space: Space, weights: dict, train: Pictures, held: Pictures, nev: 
     return 100 * right / len(held)
 
 
-def make(arch: str, seed: int = 0) -> tuple[Space, PruningNet, DataBundle]:
+def make(arch: str, seed: int = 0) -> tuple[SearchSpace, PruningNet, DataBundle]:
     data = load_dataset("digits").holdout(0.2)
     space = find_space(arch, data.num_classes, data.input_shape)
     torch.manual_seed(seed)
@@ -78,20 +78,20 @@ def make(arch: str, seed: int = 0) -> tuple[Space, PruningNet, DataBundle]:
 
 
 def worker(arch: str, count: int, ready, go, done) -> None:
-    """One of several processes of one thread: judges its share when all are ready."""
+    """One of several processes of one thread: evaluates its share when all are ready."""
     torch.set_num_threads(1)
     space, net, data = make(arch)
-    judge = Judge(net, data.train, data.test, batches=BATCHES, batch_size=BATCH_SIZE)
-    judge(draw(space, (0,)))
+    evaluator = CandidateEvaluator(net, data.train, data.test, batches=BATCHES, batch_size=BATCH_SIZE)
+    evaluator(draw(space, (0,)))
     ready.put(None)
     go.wait()
     for i in range(count):
-        judge(draw(space, (1, i)))
+        evaluator(draw(space, (1, i)))
     done.put(None)
 
 
 def parallel_seconds(arch: str, processes: int, count: int) -> float:
-    """Seconds in which so many processes judge ``count`` candidates, started and warm before the clock runs."""
+    """Seconds in which so many processes evaluate ``count`` candidates, started and warm before the clock runs."""
     context = multiprocessing.get_context("spawn")
     ready, done, go = context.Queue(), context.Queue(), context.Event()
     children = [
@@ -122,14 +122,14 @@ def main() -> None:
     set_threads(1)
     space, net, data = make(args.arch)
     weights = net.state_dict()
-    judge = Judge(net, data.train, data.test, batches=BATCHES, batch_size=BATCH_SIZE)
+    evaluator = CandidateEvaluator(net, data.train, data.test, batches=BATCHES, batch_size=BATCH_SIZE)
     train, held = Pictures(data.train, True), Pictures(data.test, False)
-    judge(space.unpruned)
+    evaluator(space.unpruned)
     original(space, weights, train, held, space.unpruned)
     seconds: dict[str, list[float]] = {"ours": [], "original's way": []}
     for i in range(args.repeats):
         nev = draw(space, (2, i))
-        for name, side in (("ours", judge), ("original's way", lambda n: original(space, weights, train, held, n))):
+        for name, side in (("ours", evaluator), ("original's way", lambda n: original(space, weights, train, held, n))):
             start = time.perf_counter()
             side(nev)
             seconds[name].append(time.perf_counter() - start)

@@ -9,7 +9,7 @@ from common import testing
 from common.data import DataBundle
 from common.testing import noise, noise_bundle
 from rewarded_metapruning.pruning_net import PruningNet
-from rewarded_metapruning.space import Space, find_space
+from rewarded_metapruning.space import SearchSpace, find_space
 
 pictures = noise
 
@@ -28,7 +28,7 @@ def pruning_net(arch: str = "resnet-small", seed: int = 0) -> PruningNet:
     return net.eval()
 
 
-def small_space() -> Space:
+def small_space() -> SearchSpace:
     return find_space("resnet-small")
 
 

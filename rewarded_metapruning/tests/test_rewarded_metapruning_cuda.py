@@ -7,7 +7,7 @@ from rmp_helpers import bundle, pruning_net
 from common.batchnorm import refresh_batch_norm
 from common.testing.steps import no_waiting, take_steps
 from common.training import Hooks
-from rewarded_metapruning.judge import Judge
+from rewarded_metapruning.evaluator import CandidateEvaluator
 from rewarded_metapruning.pruning_net import PruningNet, draw
 from rewarded_metapruning.space import find_space
 from rewarded_metapruning.training import RandomVectors, is_weight
@@ -37,9 +37,9 @@ def test_13_generated_weights_equal_those_of_the_cpu():
 
 def test_13_a_candidate_is_measured_twice_alike():
     net, data = pruning_net("resnet20").to(DEVICE), bundle(80, 200)
-    judge = Judge(net, data.train, data.test, DEVICE, batches=2, batch_size=40)
+    evaluator = CandidateEvaluator(net, data.train, data.test, DEVICE, batches=2, batch_size=40)
     nev = draw(net.space, (1,))
-    first, second = judge(nev), judge(nev)
+    first, second = evaluator(nev), evaluator(nev)
     assert first.top1 == pytest.approx(second.top1, abs=0.5) and first.loss == pytest.approx(second.loss, rel=1e-4)
 
 

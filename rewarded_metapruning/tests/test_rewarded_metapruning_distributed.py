@@ -14,7 +14,7 @@ from rewarded_metapruning.files import read_pruning_net
 from rewarded_metapruning.images import space_of
 from rewarded_metapruning.pruning_net import PruningNet, draw
 from rewarded_metapruning.settings import HOLDOUT_SEED
-from rewarded_metapruning.space import Space
+from rewarded_metapruning.space import SearchSpace
 from rewarded_metapruning.training import RandomVectors, is_weight
 
 PLAIN = "test_rewarded_metapruning_distributed:without_norm"
@@ -52,7 +52,7 @@ def root(tmp_path_factory) -> Path:
     return root
 
 
-def made_by_two(root: Path, network: str) -> tuple[dict[str, Tensor], Space, DataBundle]:
+def made_by_two(root: Path, network: str) -> tuple[dict[str, Tensor], SearchSpace, DataBundle]:
     data = load_dataset(f"folder:{root}").holdout(0.25, HOLDOUT_SEED)
     space = space_of(network, data)
     file = root / "two" / str(list(CASES).index(network)) / "model.safetensors"

@@ -4,40 +4,39 @@ import numpy as np
 import pytest
 
 from common.errors import UserError
+from common.target import Target
 from rewarded_metapruning.closed_form import space_cost
-from rewarded_metapruning.evolution import Breeder, Budget, cross, mutate
-from rewarded_metapruning.judge import Judgement
-from rewarded_metapruning.ranking import Terms, ranked, run_search
-from rewarded_metapruning.recipes import Plan
-from rewarded_metapruning.searching import target_budget
+from rewarded_metapruning.evaluator import CandidateMetrics
+from rewarded_metapruning.evolution import Evolution, MacsWindow, cross, mutate, target_window
+from rewarded_metapruning.ranking import RewardSettings, ranked, run_search
+from rewarded_metapruning.recipes import SearchSettings
 from rewarded_metapruning.settings import CONV_LINEAR, PAPER
 from rewarded_metapruning.space import find_space
 
-PLAN = Plan(population=20, parents=5, mutants=10, crossovers=10)
+SIZES = SearchSettings(population=20, parents=5, mutants=10, crossovers=10)
 ARCHS = ("resnet50", "mobilenetv2", "resnet20", "resnet-small")
 
 
-def breeder(arch: str, plan: Plan = PLAN, seed: int = 0, target: float = 0.5, **options) -> Breeder:
+def evolution(arch: str, sizes: SearchSettings = SIZES, seed: int = 0, target: float = 0.5, **options) -> Evolution:
     space = find_space(arch)
-    cost = space_cost(space)
-    return Breeder(space, cost, target_budget(cost, target), plan, seed, **options)
+    return Evolution(space, target_window(space_cost(space), Target(target)), sizes, seed, **options)
 
 
-def judge_all(nevs):
+def evaluate_all(nevs):
     """An accuracy that is a pure function of the vector: wide early layers are good."""
-    return [Judgement(20 + sum(e / (i + 1) for i, e in enumerate(nev)) / 3, 90.0, 1.0) for nev in nevs]
+    return [CandidateMetrics(20 + sum(e / (i + 1) for i, e in enumerate(nev)) / 3, 90.0, 1.0) for nev in nevs]
 
 
 def history(arch: str, generations: int = 4, **options):
-    own = breeder(arch, **options)
-    return run_search(own, own.cost, Terms(base_macs=5000.0), judge_all, generations), own
+    own = evolution(arch, **options)
+    return run_search(own, RewardSettings(base_macs=5000.0), evaluate_all, generations), own
 
 
 @pytest.mark.parametrize("arch", ARCHS)
 def test_candidates_are_unique_within_the_window_and_equally_many(arch):
     candidates, own = history(arch)
     nevs = [c.nev for c in candidates]
-    assert len(set(nevs)) == len(nevs) == 4 * PLAN.population
+    assert len(set(nevs)) == len(nevs) == 4 * SIZES.population
     assert all(own.space.check(nev) == nev for nev in nevs)
     dense = own.cost.macs([own.space.unpruned], CONV_LINEAR)[0]
     shares = own.cost.macs(nevs, CONV_LINEAR) / dense
@@ -46,12 +45,12 @@ def test_candidates_are_unique_within_the_window_and_equally_many(arch):
     for c in candidates[:5]:
         assert c.macs == own.cost.macs([c.nev], CONV_LINEAR)[0]
         assert c.macs_paper == own.cost.macs([c.nev], PAPER)[0] / 1e6
-        assert c.reward == Terms(base_macs=5000.0).reward(c.top1, c.macs_paper)
+        assert c.reward == RewardSettings(base_macs=5000.0).reward(c.top1, c.macs_paper)
 
 
 def test_the_best_reward_never_falls_and_parents_are_the_best():
     seen = []
-    own = breeder("resnet-small")
+    own = evolution("resnet-small")
     generation = own.generation
 
     def spy(number, parents, known):
@@ -61,7 +60,11 @@ def test_the_best_reward_never_falls_and_parents_are_the_best():
     own.generation = spy
     progress = []
     candidates = run_search(
-        own, own.cost, Terms(base_macs=50.0), judge_all, 5, lambda n, so_far: progress.append(ranked(so_far)[0].reward)
+        own,
+        RewardSettings(base_macs=50.0),
+        evaluate_all,
+        5,
+        lambda n, so_far: progress.append(ranked(so_far)[0].reward),
     )
     assert progress == sorted(progress) and progress[-1] > progress[0]
     assert seen[0][1] == []
@@ -100,9 +103,7 @@ def test_every_gene_of_a_crossover_comes_from_one_of_two_parents():
 
 def test_a_generation_has_mutants_crossovers_and_random_ones():
     """With the window wide open every quota is filled; the rest is drawn anew."""
-    space = find_space("resnet-small")
-    cost = space_cost(space)
-    own = Breeder(space, cost, Budget(0, 10**9), Plan(20, 3, 6, 6, 0.2), 0)
+    own = Evolution(find_space("resnet-small"), MacsWindow(0, 10**9), SearchSettings(20, 3, 6, 6, 0.2), 0)
     parents = [(i,) * 7 for i in (3, 10, 20)]
     pool = own.generation(1, parents, set(parents))
     near = [sum(any(gene == parent[0] for parent in parents) for gene in nev) for nev in pool]
@@ -113,29 +114,42 @@ def test_a_generation_has_mutants_crossovers_and_random_ones():
 
 @pytest.mark.parametrize("target", (0.1, 0.9))
 def test_windows_far_from_the_average_are_reached(target):
-    own = breeder("resnet20", target=target)
+    own = evolution("resnet20", target=target)
     pool = own.generation(0, [], set())
     shares = own.cost.macs(pool, CONV_LINEAR) / own.cost.macs([own.space.unpruned], CONV_LINEAR)[0]
     assert len(pool) == 20 and shares.min() >= 0.98 * target and shares.max() <= target
 
 
 def test_limits_of_scales_hold_in_every_proposal():
-    own = breeder("resnet20", limits=(14, 26))
+    own = evolution("resnet20", limits=(14, 26))
     pool = own.generation(0, [], set())
     later = own.generation(1, pool[:5], set(pool))
     assert {entry for nev in pool + later for entry in nev} <= set(range(14, 27))
 
 
-def test_a_budget_that_cannot_be_met_is_refused():
+def test_window_that_no_vector_lies_in_is_refused():
     space = find_space("resnet-small")
     cost = space_cost(space)
     with pytest.raises(UserError, match="cannot cost 10 to 20 million.*0.05.*1.8"):
-        Breeder(space, cost, Budget(10**7, 2 * 10**7), PLAN)
+        Evolution(space, MacsWindow(10**7, 2 * 10**7), SIZES)
     with pytest.raises(UserError, match="its least is above its most"):
-        Breeder(space, cost, Budget(10**6, 10**5), PLAN)
+        Evolution(space, MacsWindow(10**6, 10**5), SIZES)
     low = int(cost.macs([(0,) * 7])[0])
     with pytest.raises(UserError, match=r"no more than \d different vectors"):
-        Breeder(space, cost, Budget(low, low), PLAN).generation(0, [], set())
+        Evolution(space, MacsWindow(low, low), SIZES).generation(0, [], set())
+
+
+def test_target_out_of_reach_is_refused_with_what_can_be_reached():
+    cost = space_cost(find_space("resnet-small"))
+    for target, limits in ((0.02, (0, 30)), (0.9, (0, 20)), (0.2, (14, 26))):
+        dense, low, high = cost.macs([(entry,) * 7 for entry in (30, *limits)], CONV_LINEAR)
+        nearest = (low if low > target * dense else high) / dense
+        words = f"--target-macs {target}: no vector of resnet-small with entries {limits[0]} to {limits[1]} keeps"
+        with pytest.raises(UserError, match=f"{words} .* of the MACs; the nearest keep {nearest:.4f}$"):
+            target_window(cost, Target(target), limits)
+    window = target_window(cost, Target(0.5))
+    dense = cost.macs([(30,) * 7], CONV_LINEAR)[0]
+    assert window.least - 1 < 0.49 * dense <= window.least <= window.most <= 0.5 * dense < window.most + 1
 
 
 @pytest.mark.parametrize(
@@ -144,13 +158,13 @@ def test_a_budget_that_cannot_be_met_is_refused():
 )
 def test_plans_that_make_no_sense_are_refused(bad):
     with pytest.raises(UserError):
-        Plan(**bad)
+        SearchSettings(**bad)
 
 
 def test_paper_s_windows_are_reached_by_its_networks():
     """The log's window of ResNet-50; its published vector lies in it."""
     space = find_space("resnet50")
-    own = Breeder(space, space_cost(space), Budget(1950 * 10**6, 2050 * 10**6), PLAN)
+    own = Evolution(space, MacsWindow(1950 * 10**6, 2050 * 10**6), SIZES)
     pool = own.generation(0, [], set())
     assert all(1950 <= own.cost.macs([nev])[0] / 1e6 <= 2050 for nev in pool)
     drawn = [entry for nev in pool for entry in nev]
@@ -158,6 +172,6 @@ def test_paper_s_windows_are_reached_by_its_networks():
 
 
 def test_every_generation_has_draws_of_its_own():
-    own = breeder("resnet-small")
+    own = evolution("resnet-small")
     first, second, again = (own.generation(number, [], set()) for number in (0, 1, 0))
     assert first == again and len(set(first) & set(second)) <= 2

@@ -190,7 +190,7 @@ def test_files_from_before_limits_were_written_down_are_still_read(tmp_path):
         saved = read_pruning_net(tmp_path / name, net.space)
         with torch.no_grad():
             assert torch.equal(saved.net(images, nev), net(images, nev))
-        assert saved.limits is None and saved.foreign_entries((0, 30)) == []
+        assert saved.limits is None and saved.untrained_entries((0, 30)) == []
         saved.require_trained_on((0, 30))
 
 
@@ -211,7 +211,7 @@ def test_a_search_must_stay_within_what_its_pruning_net_was_trained_on(tmp_path)
     for beyond in ((13, 26), (14, 27), (0, 30)):
         with pytest.raises(UserError, match="was trained on entries 14 to 26"):
             saved.require_trained_on(beyond)
-    assert saved.foreign_entries((13, 14, 26, 27, 20, 14, 14)) == [13, 27]
+    assert saved.untrained_entries((13, 14, 26, 27, 20, 14, 14)) == [13, 27]
 
 
 @pytest.mark.parametrize(

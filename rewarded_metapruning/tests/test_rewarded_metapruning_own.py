@@ -1,6 +1,8 @@
 """A user's own network: --model through all three stages, and which networks no PruningNet can be made for."""
 
 import json
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -11,12 +13,17 @@ from torch import Tensor, nn
 from common.channels import channel_groups, keep_channels
 from common.checkpoint import load_model
 from common.cost import count_cost
+from common.data import load_dataset
 from common.errors import UserError
-from common.testing import write_pictures
-from rewarded_metapruning import cost, evaluate, search, train
+from common.target import Target
+from common.testing import run_method, write_pictures
+from common.trained_model import TrainedModel
+from common.training import TrainOptions
+from rewarded_metapruning import cost, evaluate, method, search, train
 from rewarded_metapruning.closed_form import space_cost
-from rewarded_metapruning.own_network import own_space
+from rewarded_metapruning.custom_network import own_space
 from rewarded_metapruning.pruning_net import PruningNet, draw
+from rewarded_metapruning.recipes import SearchSettings
 from rewarded_metapruning.search_file import nev_of_rank, read_search
 from rewarded_metapruning.settings import CONV_LINEAR, PAPER
 
@@ -182,6 +189,19 @@ def test_what_comes_out_is_an_ordinary_network():
     group = channel_groups(model, example)[0]
     assert group.size == space.widths((10, 20, 5))[0]
     assert keep_channels(model, example, {group.name: [0, 1]}).stem.out_channels == 2
+
+
+def test_as_compare_calls_it(root, tmp_path):
+    """The factory comes with the network: nothing that a name or a file says is imported."""
+    data = load_dataset(f"folder:{root}")
+    model = Residual(2).eval()
+    start = TrainedModel("no_such_module:Residual", model, data, factory=lambda: Residual(2))
+    how = method.MetaPruning(TrainOptions(epochs=1, batch_size=16), SearchSettings(4, 2, 2, 2), 1, (1, 16), 0.25)
+    metrics = run_method(replace(method.METHOD, decide=partial(method.decide, how)), start, 0.5, tmp_path)
+    small = load_model(tmp_path / metrics["file"], start.factory)
+    assert Target(0.5).met(count_cost(small, SHAPE).macs / count_cost(model, SHAPE).macs)
+    content = read_search(tmp_path / "search" / "search.json")
+    assert content["arch"] == start.name and content["candidates"][0]["nev"] == metrics["nev"]
 
 
 REFUSED = {

@@ -2,6 +2,8 @@
 
 import csv
 import json
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -12,18 +14,21 @@ from common.channels import channel_groups, keep_channels
 from common.checkpoint import load_model
 from common.cost import count_cost
 from common.data import load_dataset
+from common.errors import UserError
 from common.formats import load_network
-from common.methods import Task
 from common.models import create_model
-from common.train import train_baseline
+from common.runs import open_stage
+from common.target import Target
+from common.testing import run_method
+from common.trained_model import Limits, TrainedModel
 from common.training import TrainOptions
 from rewarded_metapruning import evaluate, evaluating, method, network_cost, search, train
 from rewarded_metapruning.closed_form import space_cost
-from rewarded_metapruning.judge import Judge
-from rewarded_metapruning.recipes import recipe_of
+from rewarded_metapruning.evaluator import CandidateEvaluator
+from rewarded_metapruning.recipes import SearchSettings, recipe_of
 from rewarded_metapruning.search_file import nev_of_rank, read_search
-from rewarded_metapruning.searching import budget_of
-from rewarded_metapruning.settings import CONV_LINEAR, Evaluate, Search, Train, parse_stage, with_dashes
+from rewarded_metapruning.searching import window_of
+from rewarded_metapruning.settings import CONV_LINEAR, Evaluate, Search, Train, normalize_dashes, parse_stage
 from rewarded_metapruning.space import find_space
 
 HOLDOUT = ["--holdout", "0.25"]
@@ -116,24 +121,26 @@ def test_search_writes_every_candidate_best_first(root, found, capsys):
     assert "No.1: " in printed and "held-out training pictures; 18 are known already" in printed
 
 
-def test_interrupted_search_goes_on_to_the_same_file_and_judges_nothing_twice(root, found, tmp_path, monkeypatch):
-    judged = []
-    judge = Judge.__call__
+def test_interrupted_search_resumes_to_the_same_file_and_evaluates_nothing_twice(root, found, tmp_path, monkeypatch):
+    evaluated = []
+    evaluate_one = CandidateEvaluator.__call__
 
     def failing(self, nev):
-        if len(judged) == 8:
+        if len(evaluated) == 8:
             raise KeyboardInterrupt
-        judged.append(nev)
-        return judge(self, nev)
+        evaluated.append(nev)
+        return evaluate_one(self, nev)
 
-    monkeypatch.setattr(Judge, "__call__", failing)
+    monkeypatch.setattr(CandidateEvaluator, "__call__", failing)
     words = search_words(root, tmp_path / "s")
     assert search.main(words) == 130
     assert not read_search(tmp_path / "s" / "search.json")["finished"]
-    monkeypatch.setattr(Judge, "__call__", lambda self, nev: judged.append(nev) or judge(self, nev))
+    monkeypatch.setattr(
+        CandidateEvaluator, "__call__", lambda self, nev: evaluated.append(nev) or evaluate_one(self, nev)
+    )
     assert search.main(words) == 0
     assert (tmp_path / "s" / "search.json").read_bytes() == found.read_bytes()
-    assert len(judged) == len(set(judged)) == 18
+    assert len(evaluated) == len(set(evaluated)) == 18
 
 
 def test_more_generations_go_on_from_the_same_folder(root, tmp_path):
@@ -199,7 +206,7 @@ def test_vectors_are_taken_from_the_command_line_too(root, tmp_path):
 
 
 def test_underscores_of_the_original_are_understood():
-    assert with_dashes(["--max_iters=20", "--net_cache", "a_b.tar", "-j", "3"]) == [
+    assert normalize_dashes(["--max_iters=20", "--net_cache", "a_b.tar", "-j", "3"]) == [
         "--max-iters=20", "--net-cache", "a_b.tar", "-j", "3",
     ]  # fmt: skip
 
@@ -223,36 +230,75 @@ def test_paper_s_settings_are_the_defaults():
     assert (parsed.population, parsed.parents, parsed.mutation, parsed.max_iters) == (50, 10, 0.1, 20)
     assert (parsed.base_acc, parsed.base_macs, parsed.batch_size, parsed.calibration_batches) == (70.6, 4100, 1000, 100)
     space = find_space("resnet50")
-    budget = budget_of(parsed, space_cost(space), recipe_of("resnet50"))
+    budget = window_of(parsed, space_cost(space), recipe_of("resnet50"))
     assert (budget.least, budget.most) == (1950 * 10**6, 2050 * 10**6)
     parsed = parse_stage(Search, ["--arch", "mobilenetv2"]).searching
-    budget = budget_of(parsed, space_cost(find_space("mobilenetv2")), recipe_of("mobilenetv2"))
+    budget = window_of(parsed, space_cost(find_space("mobilenetv2")), recipe_of("mobilenetv2"))
     assert (budget.least, budget.most) == (0, 330 * 10**6)
 
 
-def test_as_compare_calls_it(tmp_path, monkeypatch):
-    """resnet20 by its channel groups; the result is an ordinary resnet20 checkpoint within the budget, and is not made twice."""
+@pytest.fixture(scope="module")
+def dense(tmp_path_factory) -> TrainedModel:
+    """A resnet20 that was not trained, with few images."""
     data = load_dataset("digits")
     small = data.holdout(0.1)
-    data = type(data)(data.name, small.test, data.test, data.classes, data.input_shape, "0" * 16)
-    from common.runs import open_run
+    data = replace(data, train=small.test, test=data.test.subset(torch.arange(40)), fingerprint="0" * 16)
+    torch.manual_seed(0)
+    return TrainedModel("resnet20", create_model("resnet20").eval(), data)
 
-    run = open_run(tmp_path / "dense", "common", {"arch": "resnet20", "dataset": "digits", "seed": 0})
-    train_baseline(run, create_model("resnet20"), data, TrainOptions(epochs=0), torch.device("cpu"))
-    monkeypatch.setattr(method, "GENERATIONS", 1)
-    monkeypatch.setattr(method, "PLAN", method.Plan(4, 2, 2, 2))
-    monkeypatch.setattr(method, "META", TrainOptions(epochs=1, batch_size=64, optimizer="adam", learning_rate=0.003))
-    task = Task(run.model_path, tmp_path / "out", data, 0.6, TrainOptions())
-    file = method.METHOD.compress(task)
-    model = load_network(file)
-    kept = count_cost(model, (3, 32, 32)).macs / 40_551_040
-    assert 0.98 * 0.6 <= kept <= 0.6
+
+HOW = method.MetaPruning(
+    TrainOptions(epochs=1, batch_size=64, optimizer="adam", learning_rate=0.003),
+    SearchSettings(4, 2, 2, 2),
+    generations=1,
+)
+SHORT = replace(method.METHOD, decide=partial(method.decide, HOW))
+
+
+def test_as_compare_calls_it(dense, tmp_path):
+    """resnet20 by its channel groups; the result is an ordinary resnet20 checkpoint within the target, and is not made twice."""
+    before = {name: tensor.clone() for name, tensor in dense.model.state_dict().items()}
+    metrics = run_method(SHORT, dense, 0.6, tmp_path)
+    assert all(torch.equal(before[name], tensor) for name, tensor in dense.model.state_dict().items())
+    model = load_network(tmp_path / metrics["file"])
+    assert Target(0.6).met(count_cost(model, (3, 32, 32)).macs / 40_551_040)
     assert model.architecture["arch"] == "resnet20" and model.checkpoint_header["normalize"] is not None
     low, high = method.limits_around(0.6)  # what the PruningNet has drawn, and nothing else
-    found = read_search(tmp_path / "out" / "search" / "search.json")["candidates"]
+    found = read_search(tmp_path / "search" / "search.json")["candidates"]
     assert (low, high) != (0, 30) and all(low <= entry <= high for row in found for entry in row["nev"])
-    assert file == method.METHOD.compress(task)
+    assert metrics["nev"] == found[0]["nev"] and metrics["compressed"]["macs"] == found[0]["macs"]
+    assert metrics == run_method(SHORT, dense, 0.6, tmp_path)
     assert (method.METHOD.weights, method.METHOD.trains, method.METHOD.axis) == ("generated", True, "macs")
+
+
+def test_force_searches_again(dense, tmp_path):
+    def decided(force: bool) -> list[int]:
+        stage = open_stage(tmp_path, "compare", {}, force=force, log=lambda line: None)
+        return SHORT.decide(dense, Target(0.6), stage).report["nev"]
+
+    best, memory = decided(False), tmp_path / "search" / "tested-0.jsonl"
+    lines = memory.read_text()
+    memory.write_text(lines.splitlines()[0] + "\n")
+    assert decided(False) == best and sorted(memory.read_text().splitlines()) == sorted(lines.splitlines())
+    memory.write_text("not json\n")
+    assert decided(True) == best and memory.read_text() == lines
+
+
+def test_what_the_method_cannot_start_from_is_refused_before_anything_is_trained(dense, tmp_path):
+    def refused(start: TrainedModel, target: float = 0.5) -> str:
+        with pytest.raises(UserError) as error:
+            SHORT.decide(start, Target(target), open_stage(tmp_path, "compare", {}))
+        return str(error.value)
+
+    group = dense.groups[0]
+    smaller = keep_channels(dense.model, dense.example, {group.name: range(group.size // 2)})
+    assert "full width; this resnet20 differs in" in refused(replace(dense, model=smaller))
+    nameless = create_model("resnet20")
+    del nameless.architecture
+    assert "names no architecture" in refused(replace(dense, model=nameless))
+    assert "cannot keep to limits" in refused(replace(dense, limits=Limits(min_channels=4)))
+    assert "--target-macs 0.005: no vector of resnet20" in refused(dense, 0.005)
+    assert not (tmp_path / "pruning-net").exists()
 
 
 def test_rotated_vectors_give_the_network_that_the_original_trained():

@@ -87,6 +87,12 @@ def load_model(path: Path | str, factory: Callable[[], nn.Module] | None = None)
     return model.eval()
 
 
+def file_digest(path: Path | str) -> str:
+    """First 16 hex digits of a SHA-256 over a file's bytes: what a run that starts from it depends on."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+
+
 def read_checkpoint(path: Path | str) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """(header, tensors) of a file of ours, checked: format, types, checksum. Raises UserError."""
     metadata, tensors = _read_shards(Path(path)) if str(path).endswith(INDEX) else _read_safetensors(path)

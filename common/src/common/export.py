@@ -98,9 +98,9 @@ def _write_pt2(model: nn.Module, pictures: Tensor, file: Path) -> Callable[[Tens
 WRITERS = {"onnx": _write_onnx, "pt2": _write_pt2}
 
 
-def some_pictures(data: DataBundle, count: int = PICTURES) -> Tensor:
+def some_pictures(data: DataBundle, count: int = PICTURES, workers: int = 2) -> Tensor:
     """The first test pictures, normalised: (N, C, H, W) float32."""
-    return next(iter(data.test.batches(count))).images
+    return next(iter(data.test.batches(count, workers=workers))).images
 
 
 @settings
@@ -122,7 +122,7 @@ def export(settings: Export) -> None:
     """The command: read the network, write it, compare."""
     from common.factory import import_factory
     from common.formats import load_network
-    from common.trained import normalized_as
+    from common.trained_model import normalized_as
 
     model = load_network(settings.checkpoint, import_factory(settings.model) if settings.model else None)
     dataset = settings.data.dataset or getattr(model, "checkpoint_header", {}).get("dataset")
@@ -131,7 +131,8 @@ def export(settings: Export) -> None:
             f"{settings.checkpoint} does not say what pictures it reads: give --dataset to compare the outputs on"
         )
     data = normalized_as(model, cli.load_data(replace(settings.data, dataset=dataset)))
-    difference = export_network(model, some_pictures(data), settings.out, settings.format)
+    pictures = some_pictures(data, workers=settings.data.workers)
+    difference = export_network(model, pictures, settings.out, settings.format)
     size = Path(settings.out).stat().st_size
     print(
         f"{settings.out}: {size:,} bytes; outputs on {PICTURES} pictures of {data.name} differ by {difference:.2g} at most"

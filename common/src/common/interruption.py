@@ -53,8 +53,9 @@ def graceful(signals: Sequence[int] = (signal.SIGTERM,)) -> Iterator[None]:
         _requests.append(now)
 
     before = {number: signal.getsignal(number) for number in signals}
-    # Who is inside another such context keeps its way of noting.
-    taken = [number for number in signals if not getattr(before[number], "graceful", False)]
+    # Who is inside another such context keeps its way of noting, and what is ignored stays ignored.
+    kept = [n for n, handler in before.items() if getattr(handler, "graceful", False) or handler is signal.SIG_IGN]
+    taken = [number for number in signals if number not in kept]
     note.graceful = True  # type: ignore[attr-defined]
     for number in taken:
         signal.signal(number, note)

@@ -52,13 +52,13 @@ def half_network(arch: str, target_macs: float, round_to: int = 1) -> nn.Module:
     from common.channels import channel_groups, keep_channels
     from common.cost import WidthCost
     from common.models import create_model, input_shape
-    from common.widths import uniform_widths
+    from common.target import Target, uniform_widths
 
     model = create_model(arch).eval()
     shape = input_shape(model)
     example = torch.zeros(1, *shape)
     groups = channel_groups(model, example)
-    widths = uniform_widths(groups, WidthCost(model, shape, groups), target_macs, round_to, tolerance=None)
+    widths = uniform_widths(groups, WidthCost(model, shape, groups), Target(target_macs), round_to, exact=False)
     return keep_channels(model, example, {name: range(width) for name, width in widths.items()})
 
 

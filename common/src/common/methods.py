@@ -1,66 +1,83 @@
-"""What a compression method looks like from outside: how ``compare`` finds every paper and runs it on the same network.
+"""What a compression method looks like from outside: how ``compare`` and a paper's own script run it.
 
-A package announces its methods as entry points of the group ``compression_papers.methods``; each is a :class:`Method`.
+A package announces its methods as entry points of the group ``compression_papers.methods``; each is a :class:`Method`. A
+method decides; :mod:`common.pipeline` does everything else.
 """
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-import torch
+from torch import Tensor, nn
 
-from common.data import DataBundle
-from common.training import TrainOptions
+from common.checkpoint import save_model
+from common.runs import Stage
+from common.target import Axis, Target
+from common.trained_model import TrainedModel
 
 GROUP = "compression_papers.methods"
 
 
 @dataclass(frozen=True)
-class Task:
-    """One network to compress to one budget.
+class Decision:
+    """What a method decided. Nothing is applied yet.
 
-    baseline  checkpoint of the trained network (any file that :func:`common.formats.load_network` reads)
-    folder    where the method keeps its files, for itself alone; called again, it skips what is finished there and goes on
-              with what was interrupted
-    data      pictures, normalised as the checkpoint says; choices are made on parts of ``data.train`` only
-    target    share that is kept, in (0, 1): of the dense MACs or of the dense bytes, as ``Method.axis`` says
-    recipe    how the method trains where it trains the network itself; also the fine-tuning recipe of all methods
-    shared    where the method may keep what does not depend on the target: the same folder for all budgets of a seed
+    Attributes:
+        kept: {group: indices of the channels that stay}; groups that are not named stay whole.
+        model: The network that ``kept`` refers to, where weights have changed; None for the given one.
+        recalibrate: Inputs (N, C, H, W) that batch norm's statistics are measured on after pruning; none leaves them.
+        report: For metrics.json: threshold, penalty, vector, ...
+        log: Rows of log.csv, where nothing is trained afterwards.
     """
 
-    baseline: Path
-    folder: Path
-    data: DataBundle
-    target: float
-    recipe: TrainOptions
-    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
-    seed: int = 0
-    shared: Path | None = None
+    kept: Mapping[str, Sequence[int]] = field(default_factory=dict)
+    model: nn.Module | None = None
+    recalibrate: Iterable[Tensor] = ()
+    report: Mapping[str, Any] = field(default_factory=dict)
+    log: Sequence[Mapping[str, Any]] = ()
+
+
+def save_network(path: Path, network: nn.Module, start: TrainedModel) -> None:
+    """Write a checkpoint with what the starting network's data say."""
+    data = start.data
+    save_model(
+        path, network, normalize=(data.mean, data.std), dataset=data.name, classes=data.classes, factory=start.factory
+    )  # fmt: skip
+
+
+Decide = Callable[[TrainedModel, Target | None, Stage], Decision]
 
 
 @dataclass(frozen=True)
 class Method:
-    """How a method is called, and what must be said beside its figures.
+    """A paper's method, or one that papers are measured against.
 
-    label     for tables and plots: "DECORE"
-    compress  writes one compressed network below ``task.folder`` and returns its file, which
-              :func:`common.formats.load_network` reads. ``macs``: not fine-tuned after the cut (``compare`` does that, in the
-              same way for all), its MACs in [0.98, 1.00] of the target, or UserError with the nearest reachable one.
-    axis      what ``target`` is a share of
-    weights   "inherited" from the baseline, or "generated" by another network
-    trains    whether the method trains with labels before the cut
-    paper     "Han et al. 2016", or None for a yardstick
+    Attributes:
+        label: For tables and plots: "DECORE".
+        decide: From a trained network and a target to a :class:`Decision`. Its own files and its progress are in the
+            stage's folder and parts. Choices are made on parts of the training images only. Raises UserError, with the
+            nearest that can be reached, for a target out of reach.
+        axis: What a target is a fraction of. ``bytes``: nothing is trained after it, and it comes last in a chain.
+        save: Writes the compressed network.
+        suffix: Of the file that ``save`` writes; :func:`common.formats.load_network` reads it.
+        weights: "inherited" from the trained network, or "generated" by another one.
+        trains: Whether the method trains with labels before it decides.
+        paper: "Han et al. 2016"; None for a reference method.
+        note: What must be said beside its figures, in one line.
     """
 
     label: str
-    compress: Callable[[Task], Path]
-    axis: Literal["macs", "bytes"] = "macs"
+    decide: Decide
+    axis: Axis = "macs"
+    save: Callable[[Path, nn.Module, TrainedModel], None] = save_network
+    suffix: str = ".safetensors"
     weights: Literal["inherited", "generated"] = "inherited"
     trains: bool = False
     paper: str | None = None
+    note: str = ""
 
 
 def methods() -> dict[str, Method]:

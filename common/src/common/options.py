@@ -1,10 +1,11 @@
 """Options that several commands share, and names that their help lists: nothing here imports torch."""
 
 import dataclasses
+from collections.abc import Collection
 from typing import Any
 
 from common.cli import not_negative_int, positive_int
-from common.settings import flat, option, settings
+from common.settings import option, settings
 from common.training.options import GRAPHS, OPTIMIZERS, SCHEDULES, TrainOptions
 
 ARCHITECTURE_NAMES = (
@@ -104,8 +105,18 @@ class Running:
 
 def train_options(*sections: Any, **overrides: Any) -> TrainOptions:
     """The recipe that these sections give; names that none of them has keep their usual values."""
-    given = {name: value for values in sections for name, value in flat(values).items()} | overrides
-    names = {field.name for field in dataclasses.fields(TrainOptions)}
+    given = training_values(*sections, without=overrides) | overrides
     if "milestones" in given:
         given["milestones"] = tuple(given["milestones"])
-    return TrainOptions(**{name: value for name, value in given.items() if name in names})
+    return TrainOptions(**given)
+
+
+def training_values(*sections: Any, without: Collection[str] = ()) -> dict[str, Any]:
+    """{name: value} of the options in these sections that a recipe has, except those of ``without``."""
+    names = {field.name for field in dataclasses.fields(TrainOptions)} - set(without)
+    return {
+        field.name: getattr(values, field.name)
+        for values in sections
+        for field in dataclasses.fields(values)
+        if field.name in names
+    }

@@ -12,7 +12,7 @@ import platform
 import subprocess
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,11 +20,16 @@ from typing import TYPE_CHECKING, Any
 from common.atomic import write_json
 from common.distributed import barrier, is_main
 from common.errors import UserError
+from common.log import Say
 
 if TYPE_CHECKING:
     import torch
 
+    from common.training.options import TrainOptions
+
 CONFIG, LOG, METRICS, MODEL, STATE = "config.json", "log.csv", "metrics.json", "model.safetensors", "state.pt"
+DECISION = "decision.json"  # which channels stay, by group
+PROGRESS = "progress.pt"  # of a method that is deciding, as STATE is of training
 # May differ when a run is resumed.
 FREE_OPTIONS = (
     "force", "workers", "threads", "device", "json", "tensorboard",
@@ -35,12 +40,29 @@ LIBRARIES = ("torch", "torchvision", "torch-pruning", "numpy", "safetensors")
 
 
 @dataclass(frozen=True)
-class Run:
-    """A run folder that is open for work."""
+class Stage:
+    """A run folder that is open for work: finished, interrupted or new.
+
+    Attributes:
+        package: Who works there.
+        config: The content of config.json.
+        seed: Of everything that is drawn.
+        log: Prints a line; nobody sees it where a method works for ``compare``.
+        force: Whether parts that hold other options start anew.
+        recipe: How a method trains where it trains the network itself; None where its own options say so.
+        shared: Folder of the parts that do not depend on the target, the same for all targets of a seed; None for ``folder``.
+        seconds_before: Of work in earlier calls, as the log tells.
+    """
 
     folder: Path
     package: str
     config: dict[str, Any]
+    seed: int = 0
+    device: torch.device | str = "cpu"
+    log: Say = print
+    force: bool = False
+    recipe: TrainOptions | None = None
+    shared: Path | None = None
     seconds_before: float = 0.0
     started: float = field(default_factory=time.monotonic)
 
@@ -52,6 +74,37 @@ class Run:
     @property
     def model_path(self) -> Path:
         return self.folder / MODEL
+
+    @property
+    def progress(self) -> Path:
+        """Where a method keeps what it needs to resume deciding: dropped when the stage is finished."""
+        return self.folder / PROGRESS
+
+    def part(
+        self,
+        name: str,
+        options: Mapping[str, Any],
+        *,
+        package: str | None = None,
+        fingerprint: str | None = None,
+        shared: bool = False,
+        folder: Path | None = None,
+    ) -> Stage:
+        """Open a stage inside this one, with options of its own.
+
+        Args:
+            package: Of the method that works there.
+            fingerprint: Of the data that it reads.
+            shared: Whether its result is the same for all targets of a seed.
+            folder: Another place than the usual one.
+        """
+        place = folder or ((self.shared if shared and self.shared else self.folder) / name)
+        found = open_stage(
+            place, package or self.package, options, device=self.device, fingerprint=fingerprint,
+            force=self.force and not (shared and self.shared),  # who owns the shared folder has emptied it
+            seed=self.seed, log=self.log,
+        )  # fmt: skip
+        return replace(found, recipe=self.recipe)
 
     def metrics(self) -> dict[str, Any]:
         return read_json(self.folder / METRICS)
@@ -72,7 +125,8 @@ class Run:
         }
         if is_main():
             write_json(self.folder / METRICS, record)
-            (self.folder / STATE).unlink(missing_ok=True)
+            for name in (STATE, PROGRESS):
+                (self.folder / name).unlink(missing_ok=True)
         return record
 
     def elapsed(self) -> float:
@@ -80,7 +134,7 @@ class Run:
         return self.seconds_before + time.monotonic() - self.started
 
 
-def open_run(
+def open_stage(
     folder: Path | str,
     package: str,
     options: Mapping[str, Any],
@@ -88,11 +142,12 @@ def open_run(
     device: torch.device | str = "cpu",
     fingerprint: str | None = None,
     force: bool = False,
-) -> Run:
+    **more: Any,
+) -> Stage:
     """Open a folder for a run with these options, new or to go on with.
 
-    Raises UserError if the folder holds a run with other options (naming the first that differs; ``force`` starts anew)
-    or can't be one (:func:`writable_folder`).
+    more: other fields of :class:`Stage`. Raises UserError if the folder holds a run with other options (naming the first
+    that differs; ``force`` starts anew) or can't be one (:func:`writable_folder`).
     """
     folder = writable_folder(folder)
     config = {
@@ -110,7 +165,9 @@ def open_run(
     if is_main():
         folder.mkdir(parents=True, exist_ok=True)
         write_json(folder / CONFIG, config)
-    return Run(folder, package, config, _seconds_logged(folder / LOG))
+    return Stage(
+        folder, package, config, device=device, force=force, seconds_before=_seconds_logged(folder / LOG), **more
+    )  # fmt: skip
 
 
 def writable_folder(path: Path | str) -> Path:
@@ -208,7 +265,15 @@ def _seconds_logged(log: Path) -> float:
 
 
 def _clear(folder: Path) -> None:
-    for name in (METRICS, CONFIG, STATE, LOG, MODEL):  # metrics.json first: without it nothing counts as finished
+    for name in (
+        METRICS,
+        CONFIG,
+        DECISION,
+        PROGRESS,
+        STATE,
+        LOG,
+        MODEL,
+    ):  # without metrics.json nothing counts as finished
         (folder / name).unlink(missing_ok=True)
 
 

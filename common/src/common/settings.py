@@ -23,6 +23,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar, dataclass_transform
 
 from common import cli
+from common.errors import UserError
 
 REQUIRED: Any = ...  # the default of an option that has to be given
 T = TypeVar("T")
@@ -153,7 +154,7 @@ def flat(values: Any, identity: bool = False) -> dict[str, Any]:
     """All settings by name, for config.json; identity: those alone that a result depends on."""
     found: dict[str, Any] = {}
     for field in dataclasses.fields(values):
-        value = getattr(values, field.name)
+        value = vars(values)[field.name]  # not getattr: writing an option down is not honoring it (common.testing)
         if "section" in field.metadata:
             found |= flat(value, identity)
         elif not (identity and field.metadata.get("free")):
@@ -184,14 +185,18 @@ def command(
 
 
 def subcommands(
-    table: Mapping[str, tuple[type, Callable[[Any], None]]],
+    table: Mapping[str, tuple[type, Callable[..., None]]],
     argv: Sequence[str] | None = None,
     *,
     prog: str,
     description: str,
     package: str = "common",
+    rest: Sequence[str] = (),
 ) -> int:
-    """Like :func:`command` for several commands under one name: {word: (settings, what it does)}."""
+    """Like :func:`command` for several commands under one name: {word: (settings, what it does)}.
+
+    rest: words of the commands that get, as a second argument, what their parser does not know.
+    """
 
     def body(words: Sequence[str] | None) -> None:
         parser = cli.Parser(prog=prog, package=package, description=description)
@@ -203,8 +208,12 @@ def subcommands(
                 formatter_class=argparse.ArgumentDefaultsHelpFormatter,
             )  # fmt: skip
             add_options(place, cls)
-        given = vars(parser.parse_args(words))
-        cls, work = table[given.pop("command_name")]
-        work(build(cls, given))
+        found, unknown = parser.parse_known_args(words)
+        given = vars(found)
+        name = given.pop("command_name")
+        cls, work = table[name]
+        if unknown and name not in rest:
+            raise UserError(f"unknown: {' '.join(unknown)} (see {prog} {name} -h)")
+        work(build(cls, given), *([unknown] if name in rest else []))
 
     return cli.run(body, argv)

@@ -54,7 +54,7 @@ def train(settings: Train) -> None:
     from common.device import choose_device, set_threads
     from common.distributed import is_main, process_group
     from common.factory import import_factory, model_from_options
-    from common.runs import open_run
+    from common.runs import open_stage
 
     options = train_options(settings.training, settings.running, settings.precision)
     own, seed = settings.network.model, settings.repeat.seed
@@ -66,7 +66,7 @@ def train(settings: Train) -> None:
         folder = Path(settings.out or f"runs/{data.name}/{name}-{seed}")
         torch.manual_seed(seed)
         model, _ = model_from_options(settings.network, data.num_classes, data.input_shape)
-        run = open_run(
+        run = open_stage(
             folder, "common", flat(settings),
             device=device, fingerprint=data.fingerprint, force=settings.repeat.force,
         )  # fmt: skip
@@ -84,7 +84,7 @@ def train(settings: Train) -> None:
 
 
 def train_baseline(
-    run: runs.Run,
+    run: runs.Stage,
     model: nn.Module,
     data: DataBundle,
     options: TrainOptions,

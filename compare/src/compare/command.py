@@ -2,7 +2,6 @@
 
 import shlex
 import shutil
-import subprocess
 import sys
 import time
 import traceback
@@ -12,26 +11,28 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from common import cli
 from common.atomic import write_json, write_text
+from common.checkpoint import file_digest, load_tensors, read_tensors
 from common.data import DataBundle
 from common.device import choose_device, set_threads
 from common.errors import UserError
+from common.executor import Processes, claimed
 from common.factory import import_factory, named_model
 from common.formats import load_network
-from common.interruption import STOPPED, Stopped, stop_requested
+from common.interruption import Stopped, stop_requested
 from common.methods import Method, methods
-from common.models import ARCHITECTURES, Architecture
+from common.options import training_values
 from common.runs import writable_folder
-from common.settings import flat
+from common.trained_model import TrainedModel
 from compare import plan, report, text
-from compare.claim import claimed
+from compare.dense import given_dense, train_dense
 from compare.plan import Comparison, Job
-from compare.row import digest, run_job
+from compare.row import run_job
 from compare.rows import read_rows
-from compare.settings import Compare, usual_recipe
-from compare.subject import Dense, given_dense, train_dense
+from compare.settings import Compare, main, usual_recipe
 
 REFUSED, FAILED, CLAIMS = "refused.json", "failed.txt", ".claims"
 
@@ -101,27 +102,21 @@ def _in_processes(settings: Compare, argv: Sequence[str] | None, count: int) -> 
     dense_networks(settings, load_data(settings), choose_device(settings.run.device))(
         seeds[0]
     )  # a mistake is told once
-    since, started = time.time(), []
-    for i in range(count):
-        first = i % len(seeds)
-        turned = [str(seed) for seed in (*seeds[first:], *seeds[:first])]
-        own = ["--no-report", "--jobs", "1", "--threads", str(threads), "--seeds", *turned]
-        started.append(subprocess.Popen([sys.executable, "-m", "compare", *words, *own]))
-    try:
-        status = [process.wait() for process in started]
-    except KeyboardInterrupt:
-        for process in started:
-            process.terminate()  # Ctrl-C reached them too; a signal to this process alone did not
-        for process in started:
-            process.wait()
-        raise
-    if any(code == STOPPED for code in status):
+    since = time.time()
+    with Processes() as processes:
+        for i in range(count):
+            first = i % len(seeds)
+            turned = [str(seed) for seed in (*seeds[first:], *seeds[:first])]
+            own = ["--no-report", "--jobs", "1", "--threads", str(threads), "--seeds", *turned]
+            processes.start(i, main, [*words, *own])
+        states = {result.state for _, result in processes.finish()}
+    if "stopped" in states:
         raise Stopped("stopped")
-    if any(code not in (0, cli.MISTAKE) for code in status):
+    if states - {"finished", "invalid"}:
         raise UserError("a process was stopped; the same command goes on where it was")
     tried = [(job, out / f"seed{job.seed}" / job.name / FAILED) for job in todo]
     failed = [f"{job.name}, seed {job.seed}" for job, file in tried if file.is_file() and file.stat().st_mtime >= since]
-    if any(status) and not failed:
+    if states != {"finished"} and not failed:
         raise UserError("stopped by the mistake told above")
     return failed
 
@@ -149,7 +144,7 @@ def finetune_recipe(settings: Compare):
         warmup_epochs=_given(tuning.warmup_epochs, usual.warmup_epochs),
         label_smoothing=tuning.label_smoothing,
         amp=tuning.amp,
-        **flat(settings.running),
+        **training_values(settings.running),
     )
 
 
@@ -157,20 +152,14 @@ def _given(value: float | None, usual: float) -> float:
     return usual if value is None else value
 
 
-def dense_networks(settings: Compare, data: DataBundle, device: torch.device) -> Callable[[int], Dense]:
-    """seed -> its dense network; the one that was given, or one trained for each seed. The last one is remembered.
-
-    A user's own network is known by its factory's name from here on, so that every method can build it again.
-    """
+def dense_networks(settings: Compare, data: DataBundle, device: torch.device) -> Callable[[int], TrainedModel]:
+    """seed -> its dense network; the one that was given, or one trained for each seed. The last one is remembered."""
     out, found = Path(settings.run.out), {}
-    if settings.network.model:
-        own = import_factory(settings.network.model, data.num_classes)
-        ARCHITECTURES[settings.network.model] = Architecture(lambda num_classes: own(), data.input_shape, meta=False)
     if settings.run.force:
         for folder in out.glob("seed*/shared"):
             shutil.rmtree(folder)
 
-    def dense(seed: int) -> Dense:
+    def dense(seed: int) -> TrainedModel:
         key = None if settings.network.weights or settings.network.baseline else seed
         if key not in found:
             found.clear()
@@ -181,41 +170,38 @@ def dense_networks(settings: Compare, data: DataBundle, device: torch.device) ->
     return dense
 
 
-def _dense(settings: Compare, data: DataBundle, device: torch.device, seed: int) -> Dense:
-    out, file = Path(settings.run.out), settings.network.baseline or settings.network.weights
-    if settings.network.baseline and settings.network.weights:
+def _dense(settings: Compare, data: DataBundle, device: torch.device, seed: int) -> TrainedModel:
+    out, network, tuning = Path(settings.run.out), settings.network, settings.tuning
+    if network.baseline and network.weights:
         raise UserError("--baseline and --weights: give one of them")
+    file = network.baseline or network.weights
+    factory = import_factory(network.model, data.num_classes) if network.model else None
+    how = {"factory": factory, "force": settings.run.force, "latency": not settings.run.no_latency}
+    how["workers"] = settings.data.workers
     if file is None:
         recipe = plan.baseline_recipe(settings.data.dataset)
-        epochs = recipe.epochs if settings.network.baseline_epochs is None else settings.network.baseline_epochs
+        epochs = recipe.epochs if network.baseline_epochs is None else network.baseline_epochs
+        warmup = min(recipe.warmup_epochs, epochs / 2)
         recipe = replace(
-            recipe, epochs=epochs, warmup_epochs=min(recipe.warmup_epochs, epochs / 2), amp=settings.tuning.amp
+            recipe, epochs=epochs, warmup_epochs=warmup, amp=tuning.amp, **training_values(settings.running)
         )
-        recipe = replace(recipe, **flat(settings.running))
-        return train_dense(
-            out,
-            settings.network.model or settings.network.arch,
-            data,
-            recipe,
-            device,
-            seed,
-            settings.run.force,
-            not settings.run.no_latency,
-        )
+        return train_dense(out, network.model or network.arch, data, recipe, device, seed, **how)
     if not Path(file).is_file():
         raise UserError(f"{file}: no such file")
 
-    def load():
-        if settings.network.baseline:
-            return load_network(file)
-        return named_model(settings.network.model or settings.network.arch, file, data.num_classes, data.input_shape)
+    def load() -> nn.Module:
+        if network.baseline:
+            return load_network(file, factory)
+        if factory:
+            model = factory()
+            load_tensors(model, read_tensors(file), file)
+            return model
+        return named_model(network.arch, file, data.num_classes, data.input_shape)
 
-    return given_dense(
-        out, load, file, digest(Path(file)), data, device, settings.run.force, not settings.run.no_latency
-    )
+    return given_dense(out, load, Path(file), file_digest(file), data, device, name=network.model, **how)
 
 
-def _run_all(todo: Sequence[Job], comparison: Comparison, dense: Callable[[int], Dense]) -> list[str]:
+def _run_all(todo: Sequence[Job], comparison: Comparison, dense: Callable[[int], TrainedModel]) -> list[str]:
     """Row after row. What another process is at (the same method and seed) is looked at again later."""
     failed: list[str] = []
     since, start, made, left = time.time(), time.monotonic(), 0, list(todo)
@@ -253,7 +239,7 @@ def _given_up(folder: Path, since: float) -> str:
     return next((f"another process: see {file}" for file in tried if file.stat().st_mtime >= since), "")
 
 
-def _attempt(job: Job, comparison: Comparison, dense: Callable[[int], Dense], failed: list[str]) -> str:
+def _attempt(job: Job, comparison: Comparison, dense: Callable[[int], TrainedModel], failed: list[str]) -> str:
     """What came of a row, in words; a row that broke is added to ``failed``."""
     folder, network = _folder(job, comparison), dense(job.seed)
     for name in (REFUSED, FAILED):

@@ -6,7 +6,6 @@ pruner that :mod:`common.channels` registers for its own trace, with the cut its
 
 import copy
 from collections.abc import Iterator, Mapping, Sequence, Set
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -14,16 +13,14 @@ import torch_pruning as tp
 from torch import nn
 
 from common.channels.trace import ShortcutPruner, show_shortcuts_as_nodes
-from common.checkpoint import save_model
 from common.cost import layer_macs
 from common.data import DataBundle
 from common.errors import UserError
-from common.formats import load_network
-from common.methods import Method, Task
+from common.methods import Decision, Method
 from common.models import PadShortcut
-from common.runs import MODEL
-from common.trained import normalized_as
-from common.widths import TOLERANCE
+from common.runs import Stage
+from common.target import TOLERANCE, Target
+from common.trained_model import TrainedModel
 
 PICTURES = 256  # labelled training pictures behind the gradients
 REFRESH = 0.1  # of the MACs: the gradients are measured anew whenever so many have gone
@@ -31,26 +28,21 @@ STEPS = 400  # the library's benchmark prunes in so many steps until the budget 
 KEEP = 0.1  # of a layer's channels, at least: without it a layer could vanish
 
 
-def compress(task: Task) -> Path:
-    """The pruned network's file. What is finished is skipped. Raises UserError where the library cannot go so far."""
-    file = task.folder / MODEL
-    if file.is_file():
-        return file
-    model = load_network(task.baseline)
-    data = normalized_as(model, task.data)
-    model = _pruned(model, data, task)
+def decide(start: TrainedModel, target: Target | None, stage: Stage) -> Decision:
+    """The network that the library prunes. Raises UserError where it cannot go so far."""
+    assert target is not None
+    model = _pruned(copy.deepcopy(start.model).cpu(), start.data, target.fraction, stage.seed)
     model.zero_grad(set_to_none=True)
-    save_model(file, model)
-    return file
+    return Decision(model=model)
 
 
-def _pruned(model: nn.Module, data: DataBundle, task: Task) -> nn.Module:
+def _pruned(model: nn.Module, data: DataBundle, target: float, seed: int) -> nn.Module:
     """Group after group, the least important first, until the budget is met; a group that is too wide for it stays."""
     per_weight = _macs_per_weight(model, data.input_shape)
     dense = macs = measured_at = _macs(model, per_weight)
-    budget, largest = task.target * dense, 0
+    budget, largest = target * dense, 0
     spared: set[str] = set()
-    _gradients(model, data, task.seed)
+    _gradients(model, data, seed)
     while True:
         for group in _groups(_pruner(model, data.input_shape, spared)):
             risky = macs - 2 * largest < (1 - TOLERANCE) * budget
@@ -63,15 +55,15 @@ def _pruned(model: nn.Module, data: DataBundle, task: Task) -> nn.Module:
             if macs < (1 - TOLERANCE) * budget and before is not None and not names <= spared:
                 model, macs = before, macs_before
                 spared |= names
-                _gradients(model, data, task.seed)  # a copy has none
+                _gradients(model, data, seed)  # a copy has none
                 break
             if macs <= budget:
                 return model
             if measured_at - macs > REFRESH * dense:
-                _gradients(model, data, task.seed)
+                _gradients(model, data, seed)
                 measured_at = macs
         else:
-            raise UserError(f"torch-pruning stops at {macs / dense:.4f} of the MACs, short of {task.target:g}")
+            raise UserError(f"torch-pruning stops at {macs / dense:.4f} of the MACs, short of {target:g}")
 
 
 def _macs_per_weight(model: nn.Module, shape: Sequence[int]) -> dict[str, float]:
@@ -134,4 +126,4 @@ def _gradients(model: nn.Module, data: DataBundle, seed: int) -> None:
         F.cross_entropy(model(batch.images), batch.labels, reduction="sum").div(len(order)).backward()
 
 
-TORCH_PRUNING = Method("torch-pruning", compress)
+TORCH_PRUNING = Method("torch-pruning", decide)

@@ -1,10 +1,11 @@
 """``python -m compare.trial``: one trial of a sweep, started by NNI. Asks for its value, runs the command, reports the figure."""
 
 import os
-import subprocess
 import sys
 from pathlib import Path
 
+from common.executor import Processes, call
+from common.interruption import STOPPED, Stopped
 from common.runs import read_json
 from compare.sweep import SETTINGS, figure_in, filled, trial_folder, working_folder
 
@@ -16,11 +17,16 @@ def main() -> int:
     value = str(nni.get_next_parameter()["value"])
     folder = trial_folder(settings["out"], value)
     command = filled(settings["command"], value, folder)
-    status = subprocess.run(command, check=False, cwd=working_folder(settings)).returncode
+    try:
+        with Processes() as processes:
+            processes.start(value, call, command, working_folder(settings))
+            ((_, result),) = processes.finish()
+    except Stopped:
+        return STOPPED
     figure = figure_in(folder, settings["figure"])
-    if status == 0 and figure is not None:
+    if result.status == 0 and figure is not None:
         nni.report_final_result(figure)
-    return status
+    return result.status
 
 
 if __name__ == "__main__":

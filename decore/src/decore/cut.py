@@ -1,14 +1,11 @@
 """From agents' weights to kept channels: p >= threshold, or the threshold that leaves a wanted share of the MACs."""
 
 import math
-from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 
 from common.channels import ChannelGroup, top_channels
 from common.cost import WidthCost
-from common.errors import UserError
-
-TOLERANCE = 0.02
+from common.target import Target
 
 
 def logit(probability: float) -> float:
@@ -41,26 +38,19 @@ def meet_target(
     groups: Sequence[ChannelGroup],
     weights: Mapping[str, Sequence[float]],
     cost: WidthCost,
-    keep_fraction: float,
+    target: Target,
     round_to: int = 1,
 ) -> tuple[float, dict[str, list[int]]]:
-    """(least weight that is kept, kept channels) with MACs in [0.98, 1.00] of ``keep_fraction`` times the dense ones.
+    """(least weight that is kept, kept channels) that meet the target.
 
     The kept sets are nested, so MACs rise as the cut falls and bisection finds the largest that fit. Raises UserError with
-    the nearest shares that can be reached.
+    the nearest fractions that can be reached.
     """
     cuts = sorted({w for of_group in weights.values() for w in of_group}, reverse=True)
 
-    def share(i: int) -> float:
-        kept = kept_above(groups, weights, cuts[i], round_to)
+    def fraction_at(least: float) -> float:
+        kept = kept_above(groups, weights, least, round_to)
         return cost.macs({name: len(indices) for name, indices in kept.items()}) / cost.dense
 
-    first_above = bisect_left(range(len(cuts)), True, key=lambda i: share(i) > keep_fraction)
-    if first_above == 0 or share(first_above - 1) < (1 - TOLERANCE) * keep_fraction:
-        near = [share(i) for i in (first_above - 1, first_above) if 0 <= i < len(cuts)]
-        raise UserError(
-            f"--target-macs {keep_fraction:g}: no cut of these agents keeps {(1 - TOLERANCE) * keep_fraction:.4g} to"
-            f" {keep_fraction:.4g} of the MACs; the nearest keep {' and '.join(f'{value:.4f}' for value in near)}"
-        )
-    least = cuts[first_above - 1]
+    least = target.bisect(cuts, fraction_at, "no cut of these agents")
     return least, kept_above(groups, weights, least, round_to)

@@ -18,14 +18,14 @@ from common.device import choose_device, set_threads
 from common.distributed import is_main, process_group
 from common.errors import UserError
 from common.log import log_to
-from common.runs import describe_environment, open_run
-from common.trained import Trained
+from common.runs import describe_environment, open_stage
+from common.trained_model import TrainedModel
 from decore import plots
 from decore.agents import Agents
-from decore.phases import Policy, identity, masked_accuracy, policy_phase
+from decore.command import open_trained
 from decore.plan import PACKAGE
+from decore.policy_stage import Policy, identity, masked_accuracy, policy_phase
 from decore.settings import InvestigatePolicies, labels
-from decore.trained import load_trained
 
 
 def investigate_policies(settings: InvestigatePolicies, command: str) -> None:
@@ -33,7 +33,7 @@ def investigate_policies(settings: InvestigatePolicies, command: str) -> None:
     set_threads(settings.run.threads)
     plan = settings.plan()
     with process_group(choose_device(settings.run.device)):
-        trained = load_trained(settings)
+        trained = open_trained(settings)
         pictures = test_part(trained.data.test, settings.test_pictures)
         (label,) = labels(trained.name, [settings.penalty])
         saved = Path(settings.saved_dir)
@@ -42,19 +42,13 @@ def investigate_policies(settings: InvestigatePolicies, command: str) -> None:
         with log_to([saved / f"{label}-policies.log"]) as say:
             say(command)
             say(str(describe_environment(trained.device)))
-            run = open_run(
+            run = open_stage(
                 folder, PACKAGE, identity(trained) | plan.policy_identity() | measured | {"frozen": True},
                 device=trained.device, fingerprint=trained.data.fingerprint, force=settings.repeat.force,
+                seed=settings.repeat.seed, log=say,
             )  # fmt: skip
             if not run.finished:
-                policy = policy_phase(
-                    trained,
-                    plan,
-                    saved / f"{label}-frozen-policy",
-                    force=settings.repeat.force,
-                    tensorboard=settings.tensorboard,
-                    say=say,
-                )
+                policy = policy_phase(trained, plan, run, saved / f"{label}-frozen-policy", settings.tensorboard)
                 if is_main():
                     curves = drop_curves(
                         trained, policy.agents, pictures, settings.drop, settings.random_orders, settings.repeat.seed
@@ -87,7 +81,12 @@ def summary(policy: Policy) -> dict[str, Any]:
 
 
 def drop_curves(
-    trained: Trained, agents: Agents, pictures: ImageSet, shares: Sequence[float], random_orders: int, seed: int = 0
+    trained: TrainedModel,
+    agents: Agents,
+    pictures: ImageSet,
+    shares: Sequence[float],
+    random_orders: int,
+    seed: int = 0,
 ) -> dict[str, list[dict[str, float]]]:
     """{"low", "high", "random": a point per share}: ``dropped`` is the share of all channels, ``top1`` percent."""
     weights = agents.weight.detach().cpu()
@@ -131,7 +130,7 @@ def drop_order(agents: Agents, scores: Tensor) -> Tensor:
     return order[~torch.isin(order, last)]
 
 
-def title(trained: Trained, metrics: Mapping[str, Any]) -> str:
+def title(trained: TrainedModel, metrics: Mapping[str, Any]) -> str:
     return f"{trained.name} on {trained.data.name}: channels dropped from the frozen network, penalty {metrics['penalty']:.4g}"
 
 

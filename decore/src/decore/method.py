@@ -1,54 +1,74 @@
-"""DECORE as ``compare`` calls it: agents on the frozen network, the cut moved to the budget, no fine-tuning."""
+"""DECORE: agents learn which channels to keep; those of lowest probability go. (Sections 3 and 5)"""
 
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from common.checkpoint import save_model
-from common.formats import load_network
-from common.methods import Method, Task
-from common.runs import open_run
-from common.trained import Trained
-from decore.phases import cut, decide, identity, policy_phase
-from decore.plan import PACKAGE, Plan, PolicyOptions
+import torch
+from torch import Tensor
 
-SEEN = 16_000  # pictures that the policy phase sees, epochs together: half a minute of a small ResNet on one core
+from common.methods import Decision, Method
+from common.runs import Stage
+from common.target import Target
+from common.trained_model import TrainedModel
+from decore.cut import kept_channels, meet_target
+from decore.plan import Plan, PolicyOptions
+from decore.policy_stage import BATCH, Policy, policy_phase
+
+SEEN = 16_000  # images that the policy phase sees, epochs together: half a minute of a small ResNet on one core
 PICTURES = 4_000
 POLICY = PolicyOptions(learning_rate=0.1, frozen=True)
 SLACK = 0.05
 
 
-def compress(task: Task) -> Path:
-    """Agents learn on training pictures as they are; the channels of lowest probability go until the budget is met."""
-    model = load_network(task.baseline)
-    record = getattr(model, "architecture", None)
-    name = record["arch"] if record else task.baseline.stem
-    trained = Trained(model, task.data, name, task.baseline, device=task.device)
-    plan = plan_for(task)
-    run = open_run(
-        task.folder, PACKAGE, identity(trained) | plan.identity(), device=task.device, fingerprint=task.data.fingerprint
-    )
-    if not run.finished:
-        # what agents learn does not depend on the budget: one policy for all of a seed's
-        policy = policy_phase(trained, plan, (task.shared or task.folder) / "policy", say=_silent)
-        least, kept = decide(policy, plan)
-        pruned, data = cut(trained, policy, plan, kept), task.data
-        save_model(run.model_path, pruned, normalize=(data.mean, data.std), dataset=data.name, classes=data.classes)
-        run.finish({"policy": policy.metrics, "least_weight": least, "kept": {n: len(k) for n, k in kept.items()}})
-    return run.model_path
+def decide(
+    start: TrainedModel,
+    target: Target | None,
+    stage: Stage,
+    plan: Plan | None = None,
+    policy_folder: Path | None = None,
+    tensorboard: str | None = None,
+) -> Decision:
+    """The channels that the agents keep, of the network that they learned with; batch norm is recalibrated.
+
+    plan: without it a short policy phase on training images as they are, the network frozen. Raises UserError for a target
+    that no cut meets.
+    """
+    plan = plan or usual_plan(start, stage)
+    policy = policy_phase(start, plan, stage, policy_folder, tensorboard)
+    least, kept = cut(policy, plan, target)
+    report = {"penalty": policy.metrics["penalty"], "policy": policy.metrics, "least_weight": least}
+    return Decision(kept, policy.model, _inputs(start, plan) if plan.refresh else (), report)
 
 
-def plan_for(task: Task) -> Plan:
-    """A short policy phase whose penalty fits the network's training accuracy, and a cut at the budget."""
-    pictures = min(PICTURES, len(task.data.train))
-    recipe = replace(task.recipe, epochs=max(1, round(SEEN / pictures)), batch_size=64, augment=False)
+def cut(policy: Policy, plan: Plan, target: Target | None) -> tuple[float, dict[str, list[int]]]:
+    """(least weight that stays, {group: channels that stay}) as target or threshold say."""
+    weights, groups = policy.agents.weights_by_name(), policy.agents.groups
+    if target is not None:
+        return meet_target(groups, weights, policy.cost, target, plan.round_to)
+    kept = kept_channels(groups, weights, plan.threshold, plan.round_to)
+    return min(min(weights[name][i] for i in indices) for name, indices in kept.items()), kept
+
+
+def usual_plan(start: TrainedModel, stage: Stage) -> Plan:
+    """A short policy phase whose penalty fits the network's training accuracy."""
+    assert stage.recipe is not None
+    pictures = min(PICTURES, len(start.data.train))
+    recipe = replace(stage.recipe, epochs=max(1, round(SEEN / pictures)), batch_size=64, augment=False)
     return Plan(
-        policy=POLICY, policy_recipe=recipe, recipe=replace(task.recipe, epochs=0), auto_penalty=True, slack=SLACK,
-        pictures=pictures, target_macs=task.target, seed=task.seed,
+        policy=POLICY, policy_recipe=recipe, auto_penalty=True, slack=SLACK, pictures=pictures, seed=stage.seed
     )  # fmt: skip
 
 
-def _silent(line: str) -> None:
-    """``compare`` prints one table for all methods."""
+def _inputs(start: TrainedModel, plan: Plan) -> Iterator[Tensor]:
+    """Training images as they are, for batch norm."""
+    train = start.data.train
+    count = min(plan.refresh, len(train))
+    chosen = torch.randperm(len(train), generator=torch.Generator().manual_seed(plan.seed))[:count]
+    batches = train.subset(chosen).batches(
+        BATCH, device=start.device, workers=start.workers, channels_last=True, min_part=2
+    )
+    yield from (batch.images for batch in batches)
 
 
-METHOD = Method(label="DECORE", compress=compress, trains=True, paper="Alwani et al. 2022")
+METHOD = Method("DECORE", decide, trains=True, paper="Alwani et al. 2022")

@@ -27,7 +27,8 @@ from deep_compression.mnist import train_dense
 from deep_compression.settings import PACKAGE, Choose
 
 if TYPE_CHECKING:
-    from deep_compression.stages import Setting
+    from common.data import DataBundle
+    from common.runs import Stage
 
 
 @dataclass(frozen=True)
@@ -59,15 +60,15 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def choose_all(settings: Choose, line: str) -> None:
     """Choose for each network, print and keep what was tried. line: the command as typed, for result files."""
-    from deep_compression.stages import Setting
+    from deep_compression.stages import chain
 
     set_threads(settings.run.threads)
     device, data = choose_device(settings.run.device), cli.load_data(settings.data).holdout(HOLDOUT)
     seed = settings.repeat.seed
-    setting = Setting(data, device, seed, settings.data.workers, latency=False, force=settings.repeat.force)
     for arch in settings.arch:
         candidates = replace(CANDIDATES[arch], lossless=()) if settings.no_lossless else CANDIDATES[arch]
-        record = choose(arch, COURSES[arch], candidates, Path(settings.out) / f"{arch}-{seed}", setting)
+        stage = chain(Path(settings.out) / f"{arch}-{seed}", data, device, seed, settings.repeat.force)
+        record = choose(arch, COURSES[arch], candidates, stage, data, settings.data.workers)
         print(table(record), flush=True)
         if settings.results:
             kept = {**record, "command": line, "environment": describe_environment(device)}
@@ -75,7 +76,13 @@ def choose_all(settings: Choose, line: str) -> None:
 
 
 def choose(
-    arch: str, course: Course, candidates: Candidates, out: Path, setting: Setting, **arguments: Any
+    arch: str,
+    course: Course,
+    candidates: Candidates,
+    stage: Stage,
+    data: DataBundle,
+    workers: int = 2,
+    **arguments: Any,
 ) -> dict[str, Any]:
     """All that was tried, with its error in percent on the pictures held out, and what was chosen.
 
@@ -85,34 +92,33 @@ def choose(
 
     tried: list[dict[str, Any]] = []
     for rate in candidates.rates:
-        folder = out / f"dense-{rate:g}"
-        file = train_dense(arch, replace(course.dense, learning_rate=rate), folder, setting, **arguments)
-        tried.append({"what": "dense", "rate": rate, "file": file, **_figures(read_json(folder / "metrics.json"))})
+        training = replace(course.dense, learning_rate=rate)
+        network = train_dense(arch, training, stage, data, f"dense-{rate:g}", workers, **arguments)
+        tried.append({"what": "dense", "rate": rate, "network": network, **_figures(network.file.parent)})
     dense = min(tried, key=lambda one: one["error"])
-    setting = replace(setting, baseline=dense["file"])
-    out = out / f"after-{dense['rate']:g}"
+    stage = replace(stage, folder=stage.folder / f"after-{dense['rate']:g}")
     papers = []
     for epochs in candidates.paper_epochs:
         recipe = replace(course.paper, prune=replace(course.paper.prune, last_epochs=epochs))
-        folder = stages.compress(dense["file"], out / f"paper-{epochs}", recipe, setting)
-        file = folder.parent / "prune" / "model.safetensors"
-        papers.append({"what": "paper", "epochs": epochs, "file": file, **_figures(read_json(folder / "metrics.json"))})
-    limit = within_noise(min(one["error"] for one in papers), len(setting.data.test))
+        place = replace(stage, folder=stage.folder / f"paper-{epochs}")
+        folder = stages.compress(dense["network"], place, recipe)
+        network = stages.opened(place.folder / "prune" / "model.safetensors", dense["network"])
+        papers.append({"what": "paper", "epochs": epochs, "network": network, **_figures(folder)})
+    limit = within_noise(min(one["error"] for one in papers), len(data.test))
     paper = min((one for one in papers if one["error"] <= limit), key=lambda one: one["epochs"])
-    out, smaller = out / f"after-{paper['epochs']}", []
+    stage, smaller = replace(stage, folder=stage.folder / f"after-{paper['epochs']}"), []
     for density, epochs, rate in candidates.lossless:
         recipe = lossless(course.best, density, epochs, rate)
         usual = rate == course.best.prune_training.learning_rate
         name = f"density{density:g}-epochs{epochs}" + ("" if usual else f"-rate{rate:g}")
-        folder = stages.compress(paper["file"], out / name, recipe, setting)
-        figures = _figures(read_json(folder / "metrics.json"))
-        smaller.append({"what": "lossless", "density": density, "epochs": epochs, "rate": rate, **figures})
-    tried = [{name: value for name, value in one.items() if name != "file"} for one in [*tried, *papers, *smaller]]
+        folder = stages.compress(paper["network"], replace(stage, folder=stage.folder / name), recipe)
+        smaller.append({"what": "lossless", "density": density, "epochs": epochs, "rate": rate, **_figures(folder)})
+    tried = [{name: value for name, value in one.items() if name != "network"} for one in [*tried, *papers, *smaller]]
     chosen: dict[str, Any] = {"rate": dense["rate"], "paper_epochs": paper["epochs"]}
     if smaller:
-        best = smallest_without_loss(smaller, within_noise(dense["error"], len(setting.data.test)))
+        best = smallest_without_loss(smaller, within_noise(dense["error"], len(data.test)))
         chosen["lossless"] = [best["density"], best["epochs"], best["rate"]]
-    return {"arch": arch, "seed": setting.seed, "pictures": len(setting.data.test), "tried": tried, "chosen": chosen}
+    return {"arch": arch, "seed": stage.seed, "pictures": len(data.test), "tried": tried, "chosen": chosen}
 
 
 def within_noise(error: float, pictures: int) -> float:
@@ -127,7 +133,8 @@ def smallest_without_loss(tried: Sequence[Mapping[str, Any]], limit: float) -> M
     return min(good, key=lambda one: one["bytes"]) if good else min(tried, key=lambda one: one["error"])
 
 
-def _figures(metrics: Mapping[str, Any]) -> dict[str, Any]:
+def _figures(folder: Path) -> dict[str, Any]:
+    metrics = read_json(folder / "metrics.json")
     side = metrics.get("compressed") or metrics["baseline"]
     found = {"error": round(100 - side["top1"], 4), "bytes": side["bytes"]}
     return found | ({"compression": metrics["rate"]} if "rate" in metrics else {})

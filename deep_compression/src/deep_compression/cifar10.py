@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -46,26 +47,26 @@ def run_points(settings: Cifar10, line: str) -> None:
 
 def points(settings: Cifar10, data: DataBundle, device: torch.device) -> Iterator[dict[str, Any]]:
     """Metrics of each density with each number of bits, as they get ready; nothing is chosen by them."""
+    from common.trained_model import read_trained_model
     from deep_compression import stages
 
     arch, seed, epochs, centroid_epochs = settings.arch, settings.repeat.seed, settings.epochs, settings.share_epochs
     out = Path(settings.out) / f"{arch}-{seed}"
-    dense = start = dense_file(arch, settings.weights, data, out / "dense.safetensors")
-    workers, force = settings.data.workers, settings.repeat.force
-    setting = stages.Setting(data, device, seed, workers, dense, latency=False, force=force)
+    file = dense_file(arch, settings.weights, data, out / "dense.safetensors")
+    dense = start = read_trained_model(file, data, device=device, workers=settings.data.workers)
+    chain = stages.chain(out, data, device, seed, settings.repeat.force)
     label = arch
     for density in settings.densities:
         label = f"{label if settings.gradual else arch}-density{density:g}"
         folder = out / f"{label.removeprefix(f'{arch}-')}-epochs{epochs}"
         for bits in settings.bits:
             plan = settings.recipe(density, bits)
-            stages.prune(start, folder / "prune", plan.prune, plan.prune_training, setting)
-            pruned = folder / "prune" / "model.safetensors"
-            shared = folder / (f"bits{bits}" if centroid_epochs == 1 else f"bits{bits}-epochs{centroid_epochs}")
-            stages.share(pruned, shared / "share", plan.share, plan.share_training, setting)
-            stages.encode(shared / "share" / "model.safetensors", shared / "encode", plan.encode, setting)
+            pruned = stages.prune(start, replace(chain, folder=folder), plan.prune, plan.prune_training)
+            place = folder / (f"bits{bits}" if centroid_epochs == 1 else f"bits{bits}-epochs{centroid_epochs}")
+            shared = stages.share(pruned, replace(chain, folder=place), plan.share, plan.share_training)
+            encoded = stages.encode(shared, replace(chain, folder=place), plan.encode)
             point = f"{label}-bits{bits}-epochs{epochs}" + ("" if centroid_epochs == 1 else f"-{centroid_epochs}")
-            yield read_json(shared / "encode" / "metrics.json") | {
+            yield read_json(encoded / "metrics.json") | {
                 "point": point, "density": density, "bits": bits, "epochs": epochs, "share_epochs": centroid_epochs,
                 "learning_rate": settings.learning_rate, "gradual": settings.gradual, "amp": settings.amp,
                 "top1_pruned": read_json(folder / "prune" / "metrics.json")["compressed"]["top1"],

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -52,34 +54,37 @@ def train(settings: baseline.Train) -> None:
 def run_stage(settings: StageOptions) -> None:
     """Run one stage, or all of them for `compress`, in run folders."""
     from common.factory import import_factory
+    from common.trained_model import read_trained_model
     from deep_compression import stages
 
-    name, own = type(settings).__name__.lower(), settings.network.model
+    name, own, seed = type(settings).__name__.lower(), settings.network.model, settings.repeat.seed
     set_threads(settings.run.threads)
     device = choose_device(settings.run.device)
     with process_group(device):
         data = load_data(settings.data)
-        out = Path(settings.out or f"runs/{data.name}/{settings.network.arch or 'network'}-{settings.repeat.seed}")
+        out = Path(settings.out or f"runs/{data.name}/{settings.network.arch or 'network'}-{seed}")
         network = network_file(name, settings.network, data, out)
-        setting = stages.Setting(
-            data, device, settings.repeat.seed, settings.data.workers,
-            baseline=baseline_file(settings.baseline, out, network),
-            factory=import_factory(own, data.num_classes) if own else None,
-            latency=not settings.no_latency, force=settings.repeat.force,
-            tensorboard=settings.tensorboard if isinstance(settings, TrainingStage) else None,
-        )  # fmt: skip
-        folder = out / name
+        baseline = baseline_file(settings.baseline, out, network)
+        factory = import_factory(own, data.num_classes) if own else None
+        read = partial(read_trained_model, data=data, factory=factory, device=device, workers=settings.data.workers)
+        start = read(network)
+        if baseline != network:
+            start = replace(start, reference=read(baseline))
+        stage = stages.chain(out, data, device, seed, settings.repeat.force)
+        how: dict[str, Any] = {"latency": not settings.no_latency}
+        if isinstance(settings, TrainingStage):
+            how["tensorboard"] = settings.tensorboard
         match settings:
             case Prune():
-                stages.prune(network, folder, settings.pruning.plan(), settings.options(), setting)
+                stages.prune(start, stage, settings.pruning.plan(), settings.options(), **how)
             case Share():
-                stages.share(network, folder, settings.sharing.plan(), settings.options(), setting)
+                stages.share(start, stage, settings.sharing.plan(), settings.options(), **how)
             case Encode():
-                stages.encode(network, folder, settings.encoding, setting)
+                stages.encode(start, stage, settings.encoding, **how)
             case Compress():
-                folder = stages.compress(network, out, settings.recipe(), setting)
+                stages.compress(start, stage, settings.recipe(), **how)
         if is_main():
-            print(summary(folder))
+            print(summary(out / ("encode" if name == "compress" else name)))
 
 
 def summary(folder: Path) -> str:
@@ -136,10 +141,10 @@ def decode(settings: Decode) -> None:
     """Write the checkpoint of a compressed file."""
     from common.checkpoint import save_model
     from common.factory import import_factory
-    from deep_compression.network_file import read_network
+    from common.formats import load_network
 
     factory = import_factory(settings.model) if settings.model else None
-    model = read_network(settings.file, factory)
+    model = load_network(settings.file, factory)
     output = Path(settings.output or Path(settings.file).with_suffix(".safetensors"))
     save_model(output, model, factory=factory)
     print(f"{output}: {sum(t.numel() for t in model.state_dict().values()):,} numbers")
@@ -148,17 +153,22 @@ def decode(settings: Decode) -> None:
 def evaluate(settings: Evaluate) -> None:
     """Measure a file and print the values."""
     from common.factory import import_factory
-    from deep_compression import stages
+    from common.measure import latency_ms
+    from common.trained_model import read_trained_model
 
     set_threads(settings.run.threads)
-    data = load_data(settings.data)
-    setting = stages.Setting(
-        data, choose_device(settings.run.device), workers=settings.data.workers,
-        baseline=Path(settings.baseline) if settings.baseline else None,
-        factory=import_factory(settings.model, data.num_classes) if settings.model else None,
-        latency=not settings.no_latency,
-    )  # fmt: skip
-    values: dict[str, Any] = stages.measure(Path(settings.file), setting)["compressed"]
+    data, device = load_data(settings.data), choose_device(settings.run.device)
+    factory = import_factory(settings.model, data.num_classes) if settings.model else None
+    read = partial(read_trained_model, data=data, factory=factory, device=device, workers=settings.data.workers)
+    network = read(Path(settings.file))
+    models, accuracy = {"compressed": network.copy()}, None
+    if settings.baseline:
+        baseline = read(Path(settings.baseline))
+        models["baseline"] = baseline.copy()
+        accuracy = replace(network, reference=baseline).measure(network.copy())
+    values = network.side(network.model, accuracy or network.accuracy, network.bytes)
+    if not settings.no_latency:
+        values["latency_ms"] = latency_ms(models, data.input_shape, device=device)["compressed"]
     print(as_table(values))
     if settings.json:
         write_json(settings.json, values)

@@ -1,49 +1,47 @@
-"""The paper as ``compare`` calls it: prune, share and encode a trained network into a file of a given size."""
+"""The paper as a method: prune and share a trained network so that its encoded file has a given size."""
 
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
 from pathlib import Path
 
-import torch
 from torch import nn
 
-from common.checkpoint import save_model
-from common.methods import Method, Task
+from common.methods import Decision, Method
+from common.runs import Stage
+from common.target import Target
+from common.trained_model import TrainedModel
 from common.training import TrainOptions
-from deep_compression.network_file import read_network
 from deep_compression.plan import PrunePlan, SharePlan
 from deep_compression.pruning import Held, masks_by_global_density, prunable_weights, total_density
-from deep_compression.settings import Encoding
-from deep_compression.size_budget import density_for, size_at
-from deep_compression.stages import ENCODED, Setting, encode, prune, share
+from deep_compression.settings import SUFFIX, Encoding
+from deep_compression.size_target import density_for, size_at
+from deep_compression.stages import opened, prune, save, share, write_file
 
-BITS = (4, 5, 6, 8)  # of an index; the first with which no more than FULL of the weights must live
+BITS = (4, 5, 6, 8)  # of an index; the first with which no more than FULL of the weights must remain
 FULL = 0.6
-EXCESS = 1.03  # what the first cut aims at; training changes the distribution of what is left, and the second cut trims
-AIM = 0.995
+EXCESS = 1.03  # times the target, for pruning; training changes the distribution of what is left, and trimming follows
+AIM = 0.995  # times the target, for trimming
 
 
-def compress(task: Task) -> Path:
-    """The encoded file, of [0.98, 1.00] times the wanted share of the baseline's bytes. What is finished is skipped.
+def decide(start: TrainedModel, target: Target | None, stage: Stage) -> Decision:
+    """The network whose encoded file has [0.98, 1.00] of the target's bytes. Raises UserError if no density reaches them.
 
-    Labels are used twice, as in the paper: the weights that live are trained by the task's recipe, the centroids by Adam.
-    Raises UserError for a share that no density reaches.
+    Labels are used twice, as in the paper: the remaining weights are trained by the stage's recipe, the centroids by Adam.
     """
-    file = task.folder / "encode" / ENCODED
-    if file.is_file() and (task.folder / "encode" / "metrics.json").is_file():
-        return file
-    setting = Setting(task.data, task.device, task.seed, latency=False)
-    dense, wanted = read_network(task.baseline), task.target * task.baseline.stat().st_size
-    plan = share_plan(dense, EXCESS * wanted)
-    density = density_for(dense, plan, EXCESS * wanted)
-    prune(task.baseline, task.folder / "prune", PrunePlan("global-density", (density,)), task.recipe, setting)
-    trimmed = task.folder / "trimmed.safetensors"
-    if not trimmed.is_file():
-        _trim(task.folder / "prune" / "model.safetensors", trimmed, plan, AIM * wanted)
-    share(trimmed, task.folder / "share", plan, centroid_training(task.recipe), setting)
-    encode(task.folder / "share" / "model.safetensors", task.folder / "encode", Encoding(), setting)
-    return file
+    assert target is not None and stage.recipe is not None
+    plan = share_plan(start.model, EXCESS * (target.fraction * start.bytes))
+    density = density_for(start.model, plan, target, start.bytes, EXCESS)
+    pruned = prune(start, stage, PrunePlan("global-density", (density,)), stage.recipe)
+    trimmed = stage.folder / "trimmed.safetensors"
+    if stage.force or not trimmed.is_file():
+        model, density = copy.deepcopy(pruned.model), density_for(pruned.model, plan, target, start.bytes, AIM)
+        density = min(density, total_density(model))
+        Held(model, masks_by_global_density(prunable_weights(model), density))  # the smallest weights go
+        save(trimmed, model, start)
+    shared = share(opened(trimmed, start), stage, plan, centroid_training(stage.recipe))
+    return Decision(model=shared.model, report={"density": total_density(shared.model), "bits": plan.conv_bits})
 
 
 def share_plan(dense: nn.Module, wanted: float) -> SharePlan:
@@ -59,13 +57,11 @@ def centroid_training(recipe: TrainOptions) -> TrainOptions:
     )
 
 
-@torch.no_grad()
-def _trim(pruned: Path, out: Path, plan: SharePlan, wanted: float) -> None:
-    """Take the smallest of the living weights away until the file is as small as wanted."""
-    model = read_network(pruned)
-    density = min(density_for(model, plan, wanted), total_density(model))
-    Held(model, masks_by_global_density(prunable_weights(model), density))
-    save_model(out, model)
+def write_dcz(path: Path, network: nn.Module, start: TrainedModel) -> None:
+    """Write the compressed file."""
+    write_file(path, network, Encoding(), start.factory)
 
 
-METHOD = Method("deep compression", compress, axis="bytes", trains=True, paper="Han et al. 2016")
+METHOD = Method(
+    "deep compression", decide, axis="bytes", save=write_dcz, suffix=SUFFIX, trains=True, paper="Han et al. 2016"
+)

@@ -9,7 +9,7 @@ figures are those of the last epoch on the test pictures.
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,15 +17,17 @@ from typing import TYPE_CHECKING, Any
 from common import cli
 from common.atomic import write_json
 from common.device import choose_device, set_threads
-from common.runs import open_run, read_json
+from common.runs import read_json
 from common.settings import command
 from common.train import train_baseline
 from deep_compression.courses import COURSES, HOLDOUT, Course, shortened
 from deep_compression.settings import PACKAGE, Mnist
 
 if TYPE_CHECKING:
+    from common.data import DataBundle
+    from common.runs import Stage
+    from common.trained_model import TrainedModel
     from common.training import TrainOptions
-    from deep_compression.stages import Setting
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -35,12 +37,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def run_rows(settings: Mnist, line: str) -> None:
     """All rows of all networks and seeds. line: the command as typed, for result files."""
-    from deep_compression.stages import Setting
+    from deep_compression.stages import chain
 
     set_threads(settings.run.threads)
     device, data = choose_device(settings.run.device), cli.load_data(settings.data)
     data = data.holdout(HOLDOUT) if settings.holdout else data
-    first, force = settings.repeat.seed, settings.repeat.force
+    first, workers = settings.repeat.seed, settings.data.workers
     for arch in settings.arch:
         course = COURSES[arch]
         if settings.choice:
@@ -48,41 +50,42 @@ def run_rows(settings: Mnist, line: str) -> None:
             course = replace(course, lossless=tuple(chosen["lossless"]))
         course = shortened(course, settings.epochs_factor)
         for seed in range(first, first + settings.seeds):
-            setting = Setting(data, device, seed, settings.data.workers, latency=False, force=force)
-            for row, folder in run_course(arch, course, Path(settings.out), setting, settings.rows):
+            stage = chain(Path(settings.out) / f"{arch}-{seed}", data, device, seed, settings.repeat.force)
+            for row, folder in run_course(arch, course, stage, data, settings.rows, workers):
                 print(f"{arch}, seed {seed}, {row}: {one_line(folder)}", flush=True)
                 if settings.results:
                     write_result(Path(settings.results), arch, row, seed, folder, line)
 
 
-def run_course(arch: str, course: Course, out: Path, setting: Setting, rows: Sequence[str]):
+def run_course(
+    arch: str, course: Course, stage: Stage, data: DataBundle, rows: Sequence[str], workers: int = 2
+) -> Iterator[tuple[str, Path]]:
     """(row, folder of the encoded network) for each wanted row; the dense network and the first pruning serve both."""
     from deep_compression import stages
 
-    out = out / f"{arch}-{setting.seed}"
-    dense = train_dense(arch, course.dense, out / "dense", setting)
-    setting = replace(setting, baseline=dense)
-    stages.prune(dense, out / "paper" / "prune", course.paper.prune, course.paper.prune_training, setting)
-    pruned = out / "paper" / "prune" / "model.safetensors"
+    places = {row: replace(stage, folder=stage.folder / row) for row in ("paper", *rows)}
+    dense = train_dense(arch, course.dense, stage, data, "dense", workers)
+    pruned = stages.prune(dense, places["paper"], course.paper.prune, course.paper.prune_training)
     for row in rows:
-        yield row, stages.compress(dense if row == "paper" else pruned, out / row, course.recipe(row), setting)
+        yield row, stages.compress(dense if row == "paper" else pruned, places[row], course.recipe(row))
 
 
-def train_dense(arch: str, training: TrainOptions, folder: Path, setting: Setting, **arguments: Any) -> Path:
-    """The dense network's file."""
+def train_dense(
+    arch: str, training: TrainOptions, stage: Stage, data: DataBundle, name: str, workers: int = 2, **arguments: Any
+) -> TrainedModel:
+    """Train the dense network in STAGE/NAME, unless that is done. arguments: of the network's constructor."""
     import torch
 
     from common.models import create_model
+    from common.trained_model import read_trained_model
 
-    data = setting.data
-    options = {"arch": arch, "dataset": data.name, "seed": setting.seed, **vars(training)}
-    run = open_run(folder, PACKAGE, options, device=setting.device, fingerprint=data.fingerprint, force=setting.force)
-    if not run.finished:
-        torch.manual_seed(setting.seed)
-        train_baseline(
-            run, create_model(arch, **arguments), data, training, setting.device, setting.seed, setting.workers
-        )
-    return run.model_path
+    options = {"arch": arch, "dataset": data.name, "seed": stage.seed, **vars(training)}
+    part = stage.part(name, options, fingerprint=data.fingerprint)
+    device = torch.device(stage.device)
+    if not part.finished:
+        torch.manual_seed(stage.seed)
+        train_baseline(part, create_model(arch, **arguments), data, training, device, stage.seed, workers)
+    return read_trained_model(part.model_path, data, device=device, workers=workers)
 
 
 def one_line(folder: Path) -> str:

@@ -6,8 +6,10 @@ import csv
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch import nn
 
 from common.atomic import atomic_file
 from common.checkpoint import load_weights, save_model
@@ -17,15 +19,17 @@ from common.device import choose_device, set_threads
 from common.distributed import barrier, is_main, process_group
 from common.errors import UserError
 from common.factory import import_factory, named_model
+from common.formats import load_network
+from common.options import train_options
 from common.results import markdown_table
-from common.runs import LOG, open_run, read_json
+from common.runs import LOG, Stage, read_json
+from common.settings import flat
 from common.train import train_baseline
-from common.training import TrainOptions
+from common.trained_model import TrainedModel, read_trained_model
 from deep_compression import plots, stages
-from deep_compression.network_file import is_compressed, read_network
+from deep_compression.network_file import is_compressed
 from deep_compression.pruning import prunable_weights
-from deep_compression.settings import BASE, PACKAGE, Pipeline
-from deep_compression.stages import Setting
+from deep_compression.settings import BASE, Pipeline
 
 NAMES = {"vgg19": "VGG19"}
 
@@ -40,117 +44,104 @@ def run(settings: Pipeline) -> None:
     with process_group(device):
         data = load_data(settings.data)
         factory = import_factory(own, data.num_classes) if own else None
-        setting = Setting(
-            data, device, repeat.seed, settings.data.workers, factory=factory, latency=not settings.no_latency,
-            force=repeat.force, tensorboard=settings.tensorboard,
-        )  # fmt: skip
-        base = base_network(settings, saved, name, setting)
-        setting = replace(setting, baseline=base)
-        pruned = pruned_network(settings, saved, name, base, setting)
-        rows = [("base", stages.measure(base, replace(setting, baseline=None, latency=False))["compressed"], 1.0)]
-        rows.append((pruned.parent.name, read_json(pruned.parent / "metrics.json")["compressed"], None))
-        folders = shared_networks(settings, saved, name, pruned, setting) if settings.original.apply_sharing else []
-        for folder in folders:
-            metrics = read_json(folder / "metrics.json")
-            rows.append((folder.parent.name, metrics["compressed"], metrics["rate"]))
+        stage = stages.chain(saved, data, device, repeat.seed, repeat.force)
+        file = base_file(settings, stage, name, data, factory)
+        base = read_trained_model(file, data, factory=factory, device=device, workers=settings.data.workers)
+        pruned = pruned_network(settings, stage, name, base)
+        folder = pruned.file.parent
+        folders = shared_networks(settings, stage, name, pruned) if settings.original.apply_sharing else []
         if is_main():
+            rows = [("base", base.side(), 1.0), (folder.name, read_json(folder / "metrics.json")["compressed"], None)]
+            for encoded in folders:
+                metrics = read_json(encoded / "metrics.json")
+                rows.append((encoded.parent.name, metrics["compressed"], metrics["rate"]))
             print(table(rows))
             if settings.plots:
                 everything = sorted(path.parent for path in saved.glob(f"{name}_Shared*/encode/metrics.json"))
-                draw(saved / f"{name}-plots", pruned.parent, everything, rows[0][1]["top1"])
+                draw(saved / f"{name}-plots", folder, everything, rows[0][1]["top1"])
 
 
-def base_network(settings: Pipeline, saved: Path, name: str, setting: Setting) -> Path:
-    """The dense network: --pretrained, or the file of the original code, or trained here."""
-    given = Path(settings.pretrained) if settings.pretrained else saved / BASE
+def base_file(settings: Pipeline, stage: Stage, name: str, data: DataBundle, factory: stages.Factory) -> Path:
+    """The dense network's file: --pretrained, or the file of the original code, or trained here."""
+    given = Path(settings.pretrained) if settings.pretrained else stage.folder / BASE
     if settings.pretrained and not given.is_file():
         raise UserError(f"--pretrained {given}: no such file")
-    data, folder = setting.data, saved / f"{name}_base"
     if given.is_file():
         if is_compressed(given) or given.suffix == ".safetensors":
-            read_network(given, setting.factory)
             return given
-        model = _loaded(settings, given, data, setting)
-        path = folder / "model.safetensors"
+        model = load_weights(factory(), given) if factory else _named(settings, given, data)
+        path = stage.folder / f"{name}_base" / "model.safetensors"
         if is_main():
             save_model(path, model, normalize=(data.mean, data.std), dataset=data.name, classes=data.classes)
         barrier()
         return path
     options = {
-        "arch": settings.arch, "model": settings.model, "dataset": data.name, "seed": setting.seed, "stage": "base",
+        "arch": settings.arch, "model": settings.model, "dataset": data.name, "seed": stage.seed, "stage": "base",
         "epochs": settings.base_epochs, "learning_rate": settings.base_learning_rate, "batch_size": settings.batch_size,
+        **{name: value for name, value in flat(settings.precision).items() if value},
     }  # fmt: skip
-    run = open_run(folder, PACKAGE, options, device=setting.device, fingerprint=data.fingerprint, force=setting.force)
-    if not run.finished:
-        torch.manual_seed(setting.seed)
-        model = _fresh(settings, data, setting)
-        training = TrainOptions(settings.base_epochs, settings.batch_size, settings.base_learning_rate, 0.9, 5e-4)
-        train_baseline(
-            run, model, data, training, setting.device, setting.seed, setting.workers, setting.factory,
-            setting.tensorboard,
+    part = stage.part(f"{name}_base", options, fingerprint=data.fingerprint)
+    if not part.finished:
+        torch.manual_seed(stage.seed)
+        model = factory() if factory else _named(settings, None, data)
+        training = train_options(
+            settings.precision, epochs=settings.base_epochs, batch_size=settings.batch_size,
+            learning_rate=settings.base_learning_rate, momentum=0.9, weight_decay=5e-4,
         )  # fmt: skip
-    return run.model_path
+        train_baseline(
+            part, model, data, training, torch.device(stage.device), stage.seed, settings.data.workers, factory,
+            settings.tensorboard,
+        )  # fmt: skip
+    return part.model_path
 
 
-def _fresh(settings: Pipeline, data: DataBundle, setting: Setting):
-    if setting.factory:
-        return setting.factory()
-    return named_model(settings.arch, None, data.num_classes, data.input_shape)
+def _named(settings: Pipeline, weights: Path | None, data: DataBundle) -> nn.Module:
+    return named_model(settings.arch, weights, data.num_classes, data.input_shape)
 
 
-def _loaded(settings: Pipeline, path: Path, data: DataBundle, setting: Setting):
-    if setting.factory is None:
-        return named_model(settings.arch, path, data.num_classes, data.input_shape)
-    return load_weights(setting.factory(), path)
-
-
-def pruned_network(settings: Pipeline, saved: Path, name: str, base: Path, setting: Setting) -> Path:
+def pruned_network(settings: Pipeline, stage: Stage, name: str, base: TrainedModel) -> TrainedModel:
     """The network after all rounds of pruning; `--apply_pruning False` takes the one that is there."""
-    folder = saved / f"{name}_Pruned{settings.rounds:02d}"
-    there = folder / "model.safetensors"
+    folder = stage.folder / f"{name}_Pruned{settings.rounds:02d}"
     if not settings.original.apply_pruning and (folder / "metrics.json").is_file():
-        return there
-    stages.prune(base, folder, settings.prune_plan(), settings.prune_training(), setting)
+        return stages.opened(folder / "model.safetensors", base)
+    plan, training = settings.prune_plan(), settings.prune_training()
+    pruned = stages.prune(base, stage, plan, training, folder=folder, **_how(settings))
     if is_main():
-        flat_file(saved / f"{folder.name}.t7", there, setting)
-    return there
+        flat_file(folder.with_name(f"{folder.name}.t7"), pruned)
+    return pruned
 
 
-def shared_networks(settings: Pipeline, saved: Path, name: str, pruned: Path, setting: Setting) -> list[Path]:
+def shared_networks(settings: Pipeline, stage: Stage, name: str, pruned: TrainedModel) -> list[Path]:
     """For each number of clusters a shared and encoded network: the folders of the encoded ones."""
     folders = []
     for kind, plan, training in settings.shared():
-        label = f"{name}_{kind}"
-        stages.share(pruned, saved / label / "share", plan, training, setting)
-        shared = saved / label / "share" / "model.safetensors"
+        place = replace(stage, folder=stage.folder / f"{name}_{kind}")
+        shared = stages.share(pruned, place, plan, training, **_how(settings))
         if is_main():
-            flat_file(saved / f"{label}.t7", shared, setting)
-        stages.encode(shared, saved / label / "encode", settings.encoding, setting)
-        folders.append(saved / label / "encode")
+            flat_file(stage.folder / f"{name}_{kind}.t7", shared)
+        folders.append(stages.encode(shared, place, settings.encoding, latency=not settings.no_latency))
     return folders
 
 
-def flat_file(path: Path, checkpoint: Path, setting: Setting) -> None:
-    """The file of the original code: a dictionary of tensors. Left alone where it is newer than the checkpoint."""
-    if path.is_file() and path.stat().st_mtime >= checkpoint.stat().st_mtime:
+def _how(settings: Pipeline) -> dict[str, Any]:
+    return {"latency": not settings.no_latency, "tensorboard": settings.tensorboard}
+
+
+def flat_file(path: Path, network: TrainedModel) -> None:
+    """Write the file of the original code, a dictionary of tensors, unless there is one that is newer than the network's."""
+    if path.is_file() and path.stat().st_mtime >= network.file.stat().st_mtime:
         return
     with atomic_file(path) as temporary:
-        torch.save(dict(read_network(checkpoint, setting.factory).state_dict()), temporary)
+        torch.save(dict(network.model.state_dict()), temporary)
 
 
 def table(rows) -> str:
     """One line per network."""
     header = ("network", "top-1 %", "parameters not zero", "bytes", "rate")
-    cells = [
-        (
-            name,
-            f"{side['top1']:.2f}",
-            f"{side['nonzero_params']:,}",
-            f"{side['bytes']:,}",
-            "" if rate is None else f"{rate:.1f}",
-        )
-        for name, side, rate in rows
-    ]
+    cells = []
+    for name, side, rate in rows:
+        sizes = (f"{side['nonzero_params']:,}", f"{side['bytes']:,}", "" if rate is None else f"{rate:.1f}")
+        cells.append((name, f"{side['top1']:.2f}", *sizes))
     return markdown_table(header, cells)
 
 
@@ -179,7 +170,7 @@ def draw(folder: Path, pruned: Path, shared: Sequence[Path], dense: float) -> No
 
 def _histograms(folder: Path, pruned: Path, shared: Path) -> None:
     """Per layer the pruned weights, coloured by the cluster that each went to."""
-    before, after = prunable_weights(read_network(pruned)), prunable_weights(read_network(shared))
+    before, after = prunable_weights(load_network(pruned)), prunable_weights(load_network(shared))
     for i, (name, weight) in enumerate(before.items()):
         living = (weight != 0) & (after[name] != 0)
         values, labels = after[name][living].unique(return_inverse=True)

@@ -1,131 +1,132 @@
-"""The stages of the pipeline. Each leaves a run folder, is skipped where that is finished, and goes on where it was killed.
+"""The stages of the pipeline. Each leaves a run folder, is skipped where that is finished, and resumes where it was killed.
 
-prune    FOLDER/model.safetensors   dead weights are zero
-share    FOLDER/model.safetensors   living weights of a layer have few values
-encode   FOLDER/model.dcz           the file of container.py
+prune    STAGE/prune/model.safetensors   pruned weights are zero
+share    STAGE/share/model.safetensors   the remaining weights of a layer have few values
+encode   STAGE/encode/model.dcz          the file of container.py
+
+Each is a method that decides on a network; :func:`common.pipeline.compress` saves and measures it.
 """
 
 from __future__ import annotations
 
+import copy
 import csv
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from common.atomic import write_csv, write_json
-from common.checkpoint import save_model
+from common import pipeline
+from common.atomic import write_json
+from common.checkpoint import file_digest, save_model
 from common.data import DataBundle
 from common.distributed import barrier, is_main
 from common.errors import UserError
-from common.measure import evaluate, latency_ms, require_fit, side, test_images
-from common.runs import LOG, STATE, Run, open_run, read_json
-from common.training import Hooks, TrainOptions, fit
+from common.formats import load_network
+from common.methods import Decision, Method
+from common.pipeline import Training
+from common.runs import LOG, MODEL, STATE, Stage, read_json
+from common.target import Target
+from common.trained_model import TrainedModel, read_trained_model
+from common.training import Hooks, TrainOptions
 from deep_compression.compressed import Account, save_compressed
-from deep_compression.network_file import file_digest, read_network
 from deep_compression.plan import PrunePlan, Recipe, SharePlan, decide
 from deep_compression.pruning import Held, densities, living_masks, prunable_weights, total_density
-from deep_compression.settings import PACKAGE, Encoding
+from deep_compression.settings import PACKAGE, SUFFIX, Encoding
 from deep_compression.sharing import Codes, SharedTraining, clusterer, clusters_for, round_rest, share_network
 
-ENCODED = "model.dcz"
+ENCODED = f"model{SUFFIX}"
 HISTORY = "rounds.json"
 Factory = Callable[[], nn.Module] | None
 
 
-@dataclass(frozen=True)
-class Setting:
-    """What all stages of a chain have in common.
+def chain(out: Path | str, data: DataBundle, device: torch.device, seed: int = 0, force: bool = False) -> Stage:
+    """The folder that gets a run folder for each stage, and is none itself. data: as read, for every stage's config.json."""
+    options = {"dataset": data.name, "seed": seed, "mean": data.mean, "std": data.std}
+    return Stage(Path(out), PACKAGE, {"options": options}, seed=seed, device=device, force=force)
 
-    baseline: the dense network's file, the reference of accuracy and size. label: what the run is called in tables.
+
+def compress(start: TrainedModel, stage: Stage, recipe: Recipe, *, latency: bool = False, **more: Any) -> Path:
+    """Prune, share and encode a trained network: the folder of the last stage, the only one that measures latency.
+
+    more: ``tensorboard``.
     """
-
-    data: DataBundle
-    device: torch.device
-    seed: int = 0
-    workers: int = 2
-    baseline: Path | None = None
-    factory: Factory = None
-    latency: bool = True
-    force: bool = False
-    tensorboard: str | None = None
-    label: str | None = None
-
-
-def compress(network: Path | str, out: Path | str, recipe: Recipe, setting: Setting) -> Path:
-    """Prune, share and encode a trained network (any file of one): the folder of the last stage.
-
-    The folders are OUT/prune, OUT/share and OUT/encode.
-    """
-    out, network = Path(out), Path(network)
-    setting = replace(setting, baseline=setting.baseline or network)
-    between = replace(setting, latency=False)  # the last stage measures it
-    prune(network, out / "prune", recipe.prune, recipe.prune_training, between)
-    share(out / "prune" / "model.safetensors", out / "share", recipe.share, recipe.share_training, between)
-    encode(out / "share" / "model.safetensors", out / "encode", recipe.encode, setting)
-    return out / "encode"
+    pruned = prune(start, stage, recipe.prune, recipe.prune_training, **more)
+    shared = share(pruned, stage, recipe.share, recipe.share_training, **more)
+    return encode(shared, stage, recipe.encode, latency=latency)
 
 
 # ------------------------------------------------------------------------------------------------------------------- prune
 
 
-def prune(network: Path, out: Path, plan: PrunePlan, training: TrainOptions, setting: Setting) -> dict[str, Any]:
-    """Rounds of pruning and training; the run's metrics. `rounds.json` tells density and accuracy after each."""
-    run = _open(out, "prune", network, {**asdict(plan), **asdict(training)}, setting)
-    if setting.force and is_main():
-        _clear_rounds(run.folder)
+def prune(
+    start: TrainedModel,
+    stage: Stage,
+    plan: PrunePlan,
+    training: TrainOptions,
+    *,
+    latency: bool = False,
+    tensorboard: str | None = None,
+    folder: Path | None = None,
+) -> TrainedModel:
+    """Rounds of pruning and training; the pruned network. `rounds.json` holds density and accuracy after each.
+
+    folder: instead of STAGE/prune.
+    """
+    part = _part(start, stage, "prune", {**asdict(plan), **asdict(training)}, folder)
+    if stage.force and is_main():
+        _clear_rounds(part.folder)
     barrier()
-    if not run.finished:
-        model = read_network(network, setting.factory)
-        history = _rounds(run.folder, model, plan, training, setting)
-        if is_main():
-            _save(run.model_path, model, setting.factory)
-            write_json(run.folder / HISTORY, history)
-            write_csv(run.folder / LOG, _joined_logs(run.folder, len(plan.values)))
-            details = {"density": total_density(model), "densities": densities(model), "network": str(network)}
-            _finish(run, run.model_path, setting, details)
-            for file in run.folder.glob("round-*/model.safetensors"):
-                file.unlink()
-        barrier()
-    return run.metrics()
+    method = Method("prune", partial(_pruned, plan, Training(training, tensorboard=tensorboard)), save=save)
+    pipeline.compress(method, start, None, part, latency=latency)
+    if is_main():
+        for file in part.folder.glob(f"round-*/{MODEL}"):
+            file.unlink()
+    return opened(part.model_path, start)
 
 
-def _rounds(folder: Path, model: nn.Module, plan: PrunePlan, training: TrainOptions, setting: Setting) -> list[dict]:
-    """All rounds that are not done yet, each in a folder of its own; leaves the network as after the last."""
-    history = []
+def _pruned(plan: PrunePlan, training: Training, start: TrainedModel, target: Target | None, stage: Stage) -> Decision:
+    """All rounds that are not done yet, each in a folder of its own."""
+    model, history, rows = copy.deepcopy(start.model), [], []
     for number in range(len(plan.values)):
-        place = folder / f"round-{number + 1:02d}"
-        done = place / "round.json"
+        place = replace(stage, folder=stage.folder / f"round-{number + 1:02d}")
+        done = place.folder / "round.json"
         if not done.is_file():
-            history.append(_round(place, model, plan, number, training, setting))
+            history.append(_round(place, start, model, plan, number, training))
             if is_main():
                 write_json(done, history[-1])
-                (place / STATE).unlink(missing_ok=True)
-                (folder / f"round-{number:02d}" / "model.safetensors").unlink(missing_ok=True)
+                (place.folder / STATE).unlink(missing_ok=True)
+                (stage.folder / f"round-{number:02d}" / MODEL).unlink(missing_ok=True)
             barrier()
         else:
             history.append(read_json(done))
-            if (place / "model.safetensors").is_file():
-                model.load_state_dict(read_network(place / "model.safetensors", setting.factory).state_dict())
-    return history
+            if place.model_path.is_file():
+                model.load_state_dict(load_network(place.model_path, start.factory).state_dict())
+        rows += _logged(place.folder / LOG, number + 1)
+    if is_main():
+        write_json(stage.folder / HISTORY, history)
+    report = {"density": total_density(model), "densities": densities(model), "network": str(start.file)}
+    return Decision(model=model, report=report, log=rows)
 
 
 def _round(
-    place: Path, model: nn.Module, plan: PrunePlan, number: int, training: TrainOptions, setting: Setting
-) -> dict:
-    """Prune, train what lives, save."""
-    masks = decide(plan, number, prunable_weights(model))
-    held = Held(model, masks)
+    stage: Stage, start: TrainedModel, model: nn.Module, plan: PrunePlan, number: int, training: Training
+) -> dict[str, Any]:
+    """Prune, train the remaining weights, save."""
+    held = Held(model, decide(plan, number, prunable_weights(model)))
+    recipe = training.recipe
     if plan.learning_rates:
-        training = replace(training, learning_rate=plan.learning_rates[number])
+        recipe = replace(recipe, learning_rate=plan.learning_rates[number])
     if plan.last_epochs is not None and number == len(plan.values) - 1:
-        training = replace(training, epochs=plan.last_epochs)
-    rows = _fit(model, training, setting, place, f"prune-{number + 1}", Hooks(after_step=held))
+        recipe = replace(recipe, epochs=plan.last_epochs)
+    hooks = Hooks(after_step=held)
+    rows = pipeline.train(stage, start, model, replace(training, recipe=recipe), hooks, f"prune-{number + 1}")
     if is_main():
-        _save(place / "model.safetensors", model, setting.factory)
+        save(stage.model_path, model, start)
     last = rows[-1] if rows else {}
     return {"round": number + 1, "value": plan.values[number], "density": total_density(model)} | {
         name: last.get(name) for name in ("train_top1", "test_top1")
@@ -133,48 +134,50 @@ def _round(
 
 
 def _clear_rounds(folder: Path) -> None:
-    for name in ("round.json", STATE, LOG, "model.safetensors"):
+    for name in ("round.json", STATE, LOG, MODEL):
         for file in folder.glob(f"round-*/{name}"):
             file.unlink()
 
 
-def _joined_logs(folder: Path, rounds: int) -> list[dict[str, Any]]:
-    rows: list[dict[str, Any]] = []
-    for number in range(1, rounds + 1):
-        log = folder / f"round-{number:02d}" / LOG
-        if log.is_file():
-            with open(log, newline="", encoding="utf-8") as file:
-                rows += [{"round": number, **row} for row in csv.DictReader(file)]
-    return rows
+def _logged(log: Path, number: int) -> list[dict[str, Any]]:
+    if not log.is_file():
+        return []
+    with open(log, newline="", encoding="utf-8") as file:
+        return [{"round": number, **row} for row in csv.DictReader(file)]
 
 
 # ------------------------------------------------------------------------------------------------------------------- share
 
 
-def share(network: Path, out: Path, plan: SharePlan, training: TrainOptions, setting: Setting) -> dict[str, Any]:
-    """Cluster the living weights, train the centroids, round the rest; the run's metrics."""
-    run = _open(out, "share", network, {**asdict(plan), **asdict(training)}, setting)
-    if not run.finished:
-        model = read_network(network, setting.factory)
-        masks = living_masks(model)
-        model.to(setting.device)
-        shared = _clustered(model, plan, setting.seed)
-        trained = SharedTraining(model, shared)
-        before = _accuracy(model, setting)
-        hooks = Hooks(after_backward=trained.after_backward, after_step=trained.after_step)
-        rows = _fit(model, training, setting, run.folder, "share", hooks)
-        shared = trained.finish()
-        if plan.rounding != "none":
-            shared = round_rest(model, shared, getattr(torch, plan.rounding))
-        _check(model, masks, shared)
-        if is_main():
-            if not rows:
-                write_csv(run.folder / LOG, [])
-            _save(run.model_path, model, setting.factory)
-            clusters = {name: len(codes.centroids) for name, codes in shared.items()}
-            _finish(run, run.model_path, setting, {"clusters": clusters, "top1_before_training": before})
-        barrier()
-    return run.metrics()
+def share(
+    start: TrainedModel,
+    stage: Stage,
+    plan: SharePlan,
+    training: TrainOptions,
+    *,
+    latency: bool = False,
+    tensorboard: str | None = None,
+) -> TrainedModel:
+    """Cluster the remaining weights, train the centroids, round the rest; the network with shared weights."""
+    part = _part(start, stage, "share", {**asdict(plan), **asdict(training)})
+    method = Method("share", partial(_shared, plan, Training(training, tensorboard=tensorboard)), save=save)
+    pipeline.compress(method, start, None, part, latency=latency)
+    return opened(part.model_path, start)
+
+
+def _shared(plan: SharePlan, training: Training, start: TrainedModel, target: Target | None, stage: Stage) -> Decision:
+    masks = living_masks(start.model)
+    model = copy.deepcopy(start.model).to(start.device)
+    trained = SharedTraining(model, _clustered(model, plan, stage.seed))
+    before = round(start.measure(model).top1, 4)
+    hooks = Hooks(after_backward=trained.after_backward, after_step=trained.after_step)
+    rows = pipeline.train(stage, start, model, training, hooks, "share")
+    shared = trained.finish()
+    if plan.rounding != "none":
+        shared = round_rest(model, shared, getattr(torch, plan.rounding))
+    _check(model, masks, shared)
+    clusters = {name: len(codes.centroids) for name, codes in shared.items()}
+    return Decision(model=model, report={"clusters": clusters, "top1_before_training": before}, log=rows)
 
 
 def _clustered(model: nn.Module, plan: SharePlan, seed: int) -> dict[str, Codes]:
@@ -186,7 +189,7 @@ def _clustered(model: nn.Module, plan: SharePlan, seed: int) -> dict[str, Codes]
 
 
 def _check(model: nn.Module, masks: Mapping[str, torch.Tensor], shared: Mapping[str, Codes]) -> None:
-    """No dead weight has come back, and every shared tensor is what its codes say, to the bit."""
+    """No pruned weight has come back, and every shared tensor is bit-identical to what its codes say."""
     for name, weight in prunable_weights(model).items():
         if bool((weight.cpu()[~masks[name]] != 0).any()):
             raise AssertionError(f"layer {name}: pruned weights are not zero after sharing")
@@ -199,18 +202,19 @@ def _check(model: nn.Module, masks: Mapping[str, torch.Tensor], shared: Mapping[
 # ------------------------------------------------------------------------------------------------------------------ encode
 
 
-def encode(network: Path, out: Path, plan: Encoding, setting: Setting) -> dict[str, Any]:
-    """Write the compressed file, read it back, measure that; the run's metrics."""
-    run = _open(out, "encode", network, asdict(plan), setting)
-    if not run.finished:
-        if is_main():
-            model = read_network(network, setting.factory)
-            path = run.folder / ENCODED
-            account = write_file(path, model, plan, setting.factory)
-            write_csv(run.folder / LOG, [])
-            _finish(run, path, setting, sizes(model, account))
-        barrier()
-    return run.metrics()
+def encode(start: TrainedModel, stage: Stage, plan: Encoding, *, latency: bool = False) -> Path:
+    """Write the compressed file, read it back, measure that; the run folder."""
+    part = _part(start, stage, "encode", asdict(plan))
+    accounts: list[Account] = []
+
+    def write(path: Path, network: nn.Module, start: TrainedModel) -> None:
+        accounts.append(write_file(path, network, plan, start.factory))
+
+    method = Method("encode", lambda *_: Decision(), axis="bytes", save=write, suffix=SUFFIX)
+    pipeline.compress(
+        method, start, None, part, latency=latency, details=lambda outcome: sizes(outcome.network, accounts[0])
+    )  # fmt: skip
+    return part.folder
 
 
 def write_file(path: Path | str, model: nn.Module, plan: Encoding, factory: Factory = None) -> Account:
@@ -223,7 +227,7 @@ def write_file(path: Path | str, model: nn.Module, plan: Encoding, factory: Fact
 
 
 def sizes(model: nn.Module, account: Account) -> dict[str, Any]:
-    """The rates of a file: dense float32 bytes of the weights, and of the whole state, over the file's bytes."""
+    """The compression ratios of a file: dense float32 bytes of the weights, and of the whole state, over the file's bytes."""
     weights = 4 * sum(weight.numel() for weight in prunable_weights(model).values())
     return {
         "weight_bytes": weights,
@@ -236,70 +240,25 @@ def sizes(model: nn.Module, account: Account) -> dict[str, Any]:
 # ------------------------------------------------------------------------------------------------------------------ common
 
 
-def _open(out: Path, stage: str, network: Path, options: Mapping[str, Any], setting: Setting) -> Run:
-    model = read_network(network, setting.factory)
-    require_fit(model, setting.data, network)
-    if setting.baseline not in (None, network):
-        require_fit(read_network(setting.baseline, setting.factory), setting.data, setting.baseline)
-    arch = getattr(model, "architecture", {"arch": None})["arch"]
-    options = {
-        "stage": stage,
-        "arch": arch,
-        "dataset": setting.data.name,
-        "seed": setting.seed,
-        "mean": setting.data.mean,
-        "std": setting.data.std,
-        "network_digest": file_digest(network),
-        **options,
-    }
-    return open_run(
-        out, PACKAGE, options, device=setting.device, fingerprint=setting.data.fingerprint, force=setting.force
-    )
+def save(path: Path, model: nn.Module, start: TrainedModel) -> None:
+    """Write a checkpoint with the header that the network came with: it says no more than before, which takes room in a file."""
+    save_model(path, model, factory=start.factory)
 
 
-def _fit(model, training: TrainOptions, setting: Setting, folder: Path, stage: str, hooks: Hooks):
-    images = _normalized(model, setting)
-    return fit(
-        model, images.train, training, folder=folder, test=images.test, device=setting.device, seed=setting.seed,
-        workers=setting.workers, hooks=hooks, stage=stage, tensorboard=setting.tensorboard,
+def _part(
+    start: TrainedModel, stage: Stage, name: str, options: Mapping[str, Any], folder: Path | None = None
+) -> Stage:
+    data, digest = start.data, file_digest(start.file) if start.file else start.digest
+    arch = getattr(start.model, "architecture", {"arch": None})["arch"]  # of a user's own network too, if it has one
+    about = {"dataset": data.name, "seed": stage.seed, "mean": data.mean, "std": data.std}
+    about |= {key: value for key, value in stage.config["options"].items() if key in about}
+    options = {"stage": name, "arch": arch, **about, "network_digest": digest, **options}
+    return stage.part(name, options, package=PACKAGE, fingerprint=data.fingerprint, folder=folder)
+
+
+def opened(file: Path, start: TrainedModel) -> TrainedModel:
+    """The network of a file that was made from ``start``, held against the same dense network."""
+    return read_trained_model(
+        file, start.data, name=start.name, factory=start.factory, device=start.device, workers=start.workers,
+        reference=start.reference or start, limits=start.limits,
     )  # fmt: skip
-
-
-def _normalized(model: nn.Module, setting: Setting) -> DataBundle:
-    """The pictures as the network's checkpoint wants them."""
-    normalize = getattr(model, "checkpoint_header", {}).get("normalize")
-    return setting.data.with_normalization(normalize["mean"], normalize["std"]) if normalize else setting.data
-
-
-def _accuracy(model: nn.Module, setting: Setting) -> float:
-    model.to(setting.device, memory_format=torch.channels_last)
-    return round(evaluate(model, test_images(model, setting.data), device=setting.device).top1, 4)
-
-
-def _save(path: Path, model: nn.Module, factory: Factory) -> None:
-    save_model(path, model, factory=factory)  # of a copy on the CPU: the network stays where it is
-
-
-def _finish(run: Run, path: Path, setting: Setting, details: Mapping[str, Any]) -> None:
-    label = {"label": setting.label} if setting.label else {}
-    run.finish({**measure(path, setting), **label, **details})
-
-
-def measure(path: Path, setting: Setting) -> dict[str, dict[str, Any]]:
-    """The sides of metrics.json, both networks read back from disk; without a baseline there is one side only."""
-    files = {"baseline": setting.baseline, "compressed": path} if setting.baseline else {"compressed": path}
-    models = {
-        name: read_network(file, setting.factory).to(setting.device, memory_format=torch.channels_last)
-        for name, file in files.items()
-    }
-    sides, reference = {}, None
-    for name, model in models.items():
-        require_fit(model, setting.data, files[name])
-        images = test_images(model, setting.data)
-        accuracy = evaluate(model, images, device=setting.device, workers=setting.workers, reference=reference)
-        reference = accuracy.predictions if reference is None else reference
-        sides[name] = side(model, accuracy, setting.data.input_shape, files[name].stat().st_size)
-    if setting.latency:
-        for name, milliseconds in latency_ms(models, setting.data.input_shape, device=setting.device).items():
-            sides[name]["latency_ms"] = milliseconds
-    return sides

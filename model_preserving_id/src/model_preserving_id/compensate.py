@@ -19,12 +19,12 @@ from common.errors import UserError
 from common.models import PadShortcut
 from model_preserving_id.activations import Reading, Statistics, rows_read
 from model_preserving_id.damage import first_inputs
+from model_preserving_id.folded import FoldedNetwork
 from model_preserving_id.halting import halting
 from model_preserving_id.refit import can_refit, refit_weight
 from model_preserving_id.rows import Gram
 from model_preserving_id.settings import COMPENSATIONS, INPUTS
 from model_preserving_id.sight import Plan, Seen, plan, watching
-from model_preserving_id.subject import Subject
 
 MEMORY = 2 * 2**30  # bytes: as long as all inputs fit, halted in both networks, each network is read once in all
 HELD = 5  # largest layers' worth of numbers that a halted forward holds, in both networks
@@ -39,7 +39,7 @@ def check_compensation(how: str) -> None:
 
 @torch.no_grad()
 def compensate(
-    subject: Subject, inputs: Iterable[Tensor], how: str, *, count: int = INPUTS, memory: int = MEMORY
+    folded: FoldedNetwork, inputs: Iterable[Tensor], how: str, *, count: int = INPUTS, memory: int = MEMORY
 ) -> None:
     """Solve the layers that read cut groups anew, in the order of execution; the channels that stay do not change.
 
@@ -48,22 +48,22 @@ def compensate(
     every layer.
     """
     check_compensation(how)
-    cut = [name for name, kept in subject.kept.items() if len(kept) < subject.groups[name].size]
-    modules = dict(subject.model.named_modules())
-    consumers = {one.consumer for one in subject.all_readings(cut)}
+    cut = folded.removed_from
+    modules = dict(folded.model.named_modules())
+    consumers = {one.consumer for one in folded.all_readings(cut)}
     names = [name for name in modules if name in consumers and not isinstance(modules[name], PadShortcut)]
     if how == "none" or not names:
         return
-    found = plan(subject.model, names, subject.example_input)
+    found = plan(folded.model, names, folded.example)
     inputs = first_inputs(inputs, count)
-    with _side_by_side(subject, inputs, found, memory) as look:
+    with _side_by_side(folded, inputs, found, memory) as look:
         for consumer in tqdm(found.order, desc="compensation", disable=None, leave=False):
             if how == "weights" and can_refit(modules[consumer]):
-                refit_weight(subject, consumer, look(consumer))
+                refit_weight(folded, consumer, look(consumer))
                 continue
-            reads = [one for one in subject.all_readings(cut) if one.consumer == consumer]
+            reads = [one for one in folded.all_readings(cut) if one.consumer == consumer]
             for one, statistics in zip(reads, _statistics(reads, look(consumer)), strict=True):
-                subject.refold(one, statistics)
+                folded.refold(one, statistics)
 
 
 def _statistics(reads: list[Reading], looks: Iterable[tuple[Seen, Seen]]) -> list[Statistics]:
@@ -80,19 +80,21 @@ def _statistics(reads: list[Reading], looks: Iterable[tuple[Seen, Seen]]) -> lis
     ]
 
 
-def _side_by_side(subject: Subject, inputs: Sequence[Tensor], found: Plan, memory: int) -> AbstractContextManager[Look]:
+def _side_by_side(
+    folded: FoldedNetwork, inputs: Sequence[Tensor], found: Plan, memory: int
+) -> AbstractContextManager[Look]:
     """``look(name)``: what the original and the network at work show of a layer, batch by batch; asked in ``found.order``."""
     fits = found.once and sum(map(len, inputs)) * found.bytes * HELD <= memory
-    return (_together if fits else _one_by_one)(subject, inputs, found)
+    return (_together if fits else _one_by_one)(folded, inputs, found)
 
 
 @contextmanager
-def _together(subject: Subject, inputs: Sequence[Tensor], found: Plan) -> Iterator[Look]:
+def _together(folded: FoldedNetwork, inputs: Sequence[Tensor], found: Plan) -> Iterator[Look]:
     """Every batch halts at every layer until that is solved: each network runs once."""
     runs: list[tuple[Iterator[Seen], Iterator[Seen]]] = []
     with (
-        watching(subject.original, found.order, found.sums) as original,
-        watching(subject.model, found.order, found.sums, redo=True) as model,
+        watching(folded.original, found.order, found.sums) as original,
+        watching(folded.model, found.order, found.sums, redo=True) as model,
     ):
         try:
             for batch in inputs:
@@ -112,13 +114,13 @@ def _next(before: Iterator[Seen], now: Iterator[Seen], name: str) -> tuple[Seen,
 
 
 @contextmanager
-def _one_by_one(subject: Subject, inputs: Sequence[Tensor], found: Plan) -> Iterator[Look]:
+def _one_by_one(folded: FoldedNetwork, inputs: Sequence[Tensor], found: Plan) -> Iterator[Look]:
     """Nothing is held: both networks run as far as the layer, for every layer anew."""
 
     def look(name: str) -> Iterator[tuple[Seen, Seen]]:
         with (
-            watching(subject.original, [name], found.sums) as original,
-            watching(subject.model, [name], found.sums) as model,
+            watching(folded.original, [name], found.sums) as original,
+            watching(folded.model, [name], found.sums) as model,
         ):
             for batch in inputs:
                 runs = halting(partial(original, batch)), halting(partial(model, batch))

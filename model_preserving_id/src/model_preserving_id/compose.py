@@ -1,17 +1,21 @@
 """``pca_prune`` and ``lrank_prune``: another method on top of a network that ID pruned, as the original README calls them."""
 
+import copy
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from common.checkpoint import save_model
 from common.data import load_dataset
 from common.device import choose_device
-from common.runs import Run, open_run
-from common.trained import Trained, normalized_as
+from common.methods import Decision, Method
+from common.pipeline import Outcome, compress
+from common.runs import Stage, open_stage
+from common.target import Target
+from common.trained_model import TrainedModel, checked, normalized_as
 from model_preserving_id.command import save_seed_file, say_result
 from model_preserving_id.lrank import lrank
 from model_preserving_id.pca import pca
@@ -61,42 +65,39 @@ def _compose(
     say: Callable[[str], None] = print,
 ) -> nn.Module:
     place = choose_device(device)
-    trained, dataset_dir = _open(net, dataset, dataset_dir, place, workers)
-    name = f"{savename}{method}_k{keep_ratio}_p{prune_size}"
-    home = Path(folder) / method
-    options = {"method": method, "keep_ratio": keep_ratio, "prune_size": prune_size, "seed": seed, "arch": trained.name}
-    options |= {
-        "dataset": trained.data.name,
-        "weights_digest": trained.digest,
-        "mean": trained.data.mean,
-        "std": trained.data.std,
-    }
-    run = open_run(home / name, PACKAGE, options, device=place, fingerprint=trained.data.fingerprint, force=force)
-    if not run.finished:
-        _finish(run, trained, factored(method, trained, keep_ratio, prune_size, seed), say)
-    model = as_network(run.model_path)
-    save_seed_file(home, f"{name}.tp", model, trained, dataset_dir)
+    start, dataset_dir = _open(net, dataset, dataset_dir, place, workers)
+    data, name, home = start.data, f"{savename}{method}_k{keep_ratio}_p{prune_size}", Path(folder) / method
+    options = {"method": method, "keep_ratio": keep_ratio, "prune_size": prune_size, "seed": seed, "arch": start.name}
+    options |= {"dataset": data.name, "weights_digest": start.digest, "mean": data.mean, "std": data.std}
+    stage = open_stage(
+        home / name, PACKAGE, options, device=place, fingerprint=data.fingerprint, force=force, seed=seed, log=say
+    )  # fmt: skip
+
+    def details(outcome: Outcome) -> Mapping[str, Any]:
+        say_result(start.name, outcome.sides, say)
+        return {"label": f"model-preserving ID, {name}"}
+
+    on_top = Method(method, partial(decide, method, keep_ratio, prune_size))
+    compress(on_top, start, None, stage, latency=False, details=details)
+    model = as_network(stage.model_path)
+    save_seed_file(home, f"{name}.tp", model, start, dataset_dir)
     return model
 
 
-def factored(method: str, trained: Trained, keep_ratio: float, prune_size: int = 5000, seed: int = 2) -> nn.Module:
-    """The network compressed by ``pca`` or ``lrank``."""
+def decide(
+    method: str, keep_ratio: float, prune_size: int, start: TrainedModel, target: Target | None, stage: Stage
+) -> Decision:
+    """The network factored by ``pca`` or ``lrank``, with ``keep_ratio`` of the parameters."""
     if method == "lrank":
-        return lrank(trained.model, trained.data.input_shape, keep_ratio)
-    pictures = pruning_pictures(trained.data, prune_size, seed, device=trained.device, workers=trained.workers)
-    trained.model.to(trained.device)
-    return pca(trained.model, trained.data.input_shape, pictures, keep_ratio, seed=seed)
+        return Decision(model=lrank(start.model, start.data.input_shape, keep_ratio))
+    images = pruning_pictures(start.data, prune_size, stage.seed, device=start.device, workers=start.workers)
+    model = copy.deepcopy(start.model).to(start.device)
+    return Decision(model=pca(model, start.data.input_shape, images, keep_ratio, seed=stage.seed))
 
 
-def _finish(run: Run, trained: Trained, model: nn.Module, say: Callable[[str], None]) -> None:
-    data = trained.data
-    save_model(run.model_path, model, normalize=(data.mean, data.std), dataset=data.name, classes=data.classes)
-    sides = trained.sides(run.model_path, latency=False)
-    say_result(trained.name, sides, say)
-    run.finish({**sides, "label": f"model-preserving ID, {run.folder.name}"})
-
-
-def _open(net: Net | None, dataset: str | None, dataset_dir: str | None, device: torch.device, workers: int):
+def _open(
+    net: Net | None, dataset: str | None, dataset_dir: str | None, device: torch.device, workers: int
+) -> tuple[TrainedModel, str | None]:
     """(the network with its data, the data's folder): what the arguments leave open, the ID network's own file says."""
     if net is None:
         args = create_args()
@@ -107,4 +108,5 @@ def _open(net: Net | None, dataset: str | None, dataset_dir: str | None, device:
     dataset, dataset_dir = data_of(model, dataset, dataset_dir)
     data = normalized_as(model, load_dataset(dataset, dataset_dir))
     record = getattr(model, "architecture", None)
-    return Trained(model, data, record["arch"] if record else "network", None, None, device, workers), dataset_dir
+    name = record["arch"] if record else "network"
+    return checked(TrainedModel(name, model, data, device=device, workers=workers)), dataset_dir

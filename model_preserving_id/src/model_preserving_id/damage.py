@@ -11,8 +11,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from model_preserving_id.activations import Statistics, eval_mode
+from model_preserving_id.folded import FoldedNetwork
 from model_preserving_id.ranking import Ranking
-from model_preserving_id.subject import Subject
 
 FRACTIONS = (0.75, 0.5, 0.3, 0.1)  # of the channels: the widths that are measured
 DAMAGE_INPUTS = 200  # pruning inputs that it is measured on
@@ -20,7 +20,7 @@ NOISE = 1e-12  # a share of energy, or a damage, below this is rounding
 
 
 def measure_damage(
-    subject: Subject,
+    folded: FoldedNetwork,
     rankings: Mapping[str, Ranking],
     statistics: Mapping[str, Statistics],
     pictures: Sequence[Tensor],
@@ -30,16 +30,16 @@ def measure_damage(
 
     pictures: a few batches of inputs; the network is measured ``len(fractions)`` times per group and left as it was.
     """
-    whole = outputs_of(subject.model, pictures)
+    whole = outputs_of(folded.model, pictures)
     scale = float(whole.square().mean())
     damage = {}
     for name, one in tqdm(rankings.items(), desc="damage per group", disable=None, leave=False):
-        before = subject.kept.get(name, list(range(one.size)))
+        before = folded.kept.get(name, list(range(one.size)))
         points = {}
         for width in sorted({one.at_most(fraction * one.size) for fraction in fractions} - {one.size}):
-            subject.shrink(name, one.kept(width), statistics[name])
-            points[width] = float((outputs_of(subject.model, pictures) - whole).square().mean()) / scale
-        subject.shrink(name, before, statistics[name] if len(before) < one.size else None)
+            folded.shrink(name, one.kept(width), statistics[name])
+            points[width] = float((outputs_of(folded.model, pictures) - whole).square().mean()) / scale
+        folded.shrink(name, before, statistics[name] if len(before) < one.size else None)
         damage[name] = interpolate(points, one.frobenius**2)
     return damage
 

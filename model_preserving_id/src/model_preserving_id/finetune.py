@@ -2,6 +2,8 @@
 
 import os
 import warnings
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,19 +12,22 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from common.atomic import atomic_file
-from common.checkpoint import load_model, save_model
 from common.data import Batch, load_dataset
 from common.device import choose_device, set_threads
-from common.distributed import barrier, is_main, process_group
+from common.distributed import is_main, process_group
 from common.errors import UserError
 from common.factory import named_model
-from common.measure import side
-from common.runs import METRICS, STATE, Run, open_run
+from common.measure import Accuracy
+from common.methods import Decision, Method
+from common.pipeline import Outcome, Training, compress
+from common.pipeline import train as train_network
+from common.runs import STATE, Stage, open_stage
 from common.settings import flat
+from common.target import Target
 from common.tensor_files import read_tensor_file
-from common.trained import Trained, normalized_as
-from common.training import Hooks, cross_entropy, fit
-from model_preserving_id.command import say_result
+from common.trained_model import TrainedModel, checked, normalized_as
+from common.training import Hooks, cross_entropy
+from model_preserving_id.command import rounded, say_result
 from model_preserving_id.portable import arch_of, as_network, data_of
 from model_preserving_id.settings import CHECKPOINT, PACKAGE, FineTune
 
@@ -59,100 +64,88 @@ def train(settings: FineTune, command: str = "train.py") -> dict[str, Any]:
     set_threads(settings.run.threads)
     device = choose_device(settings.run.device if settings.gpu is None else f"cuda:{settings.gpu}")
     with process_group(device):
-        model = as_network(settings.pretrained)
-        data = load_dataset(
-            *data_of(model, settings.more.dataset, settings.more.dataset_dir), normalize=settings.more.normalize
-        )
-        data = data if settings.more.normalize else normalized_as(model, data)
-        before = Trained(model, data, settings.arch, Path(settings.pretrained), None, device, settings.workers)
-        original = _original(settings, before)
+        start = _open(settings, device)
+        data = start.data
         options = {name: value for name, value in flat(settings).items() if name not in NOT_PART_OF_A_RUN}
-        options |= {"dataset": data.name, "mean": data.mean, "std": data.std, "weights_digest": before.digest}
-        run = open_run(
-            settings.log_dir, PACKAGE, options, device=device, fingerprint=data.fingerprint, force=settings.repeat.force
-        )
-        if not run.finished:
-            _resume(run, settings.resume)
-            _fit(run, settings, before, original, command)
-        elif is_main():
-            print(f"{run.folder} is finished: {run.folder / METRICS}")
-        barrier()
-        return run.metrics()
+        options |= {"dataset": data.name, "mean": data.mean, "std": data.std, "weights_digest": start.digest}
+        stage = open_stage(
+            settings.log_dir, PACKAGE, options, device=device, fingerprint=data.fingerprint, force=settings.repeat.force,
+            seed=settings.repeat.seed,
+        )  # fmt: skip
+
+        def details(outcome: Outcome) -> Mapping[str, Any]:
+            after_cut = start.side(outcome.network, _accuracy(start), start.bytes)
+            say_result(settings.arch, outcome.sides, print)
+            rows = outcome.decision.log
+            return {
+                "after_cut": after_cut,
+                "epochs": len(rows),
+                "best_test_top1": max((row["test_top1"] for row in rows), default=None),
+                "command": command,
+                "label": f"fine-tuned {settings.arch}",
+            }
+
+        method = Method("fine-tuning", partial(decide, settings), trains=True)
+        return compress(method, start, None, stage, latency=False, details=details)
 
 
-def _original(settings: FineTune, compressed: Trained) -> Trained | None:
-    """The network before compression, if it was named: any checkpoint of ours, or weights of --arch."""
-    if settings.more.original is None:
-        return None
-    data = compressed.data
-    if str(settings.more.original).endswith((".pt", ".tp", ".safetensors")):
-        model = as_network(settings.more.original)
-    else:
-        model = named_model(
-            arch_of(settings.arch, data.name), settings.more.original, data.num_classes, data.input_shape
-        )
-    model.to(compressed.device)
-    return Trained(
-        model, data, settings.arch, Path(settings.more.original), None, compressed.device, compressed.workers
+def _open(settings: FineTune, device: torch.device) -> TrainedModel:
+    """The compressed network, with the network before compression as its reference if that was named."""
+    model = as_network(settings.pretrained)
+    data = load_dataset(
+        *data_of(model, settings.more.dataset, settings.more.dataset_dir), normalize=settings.more.normalize
     )
+    data = data if settings.more.normalize else normalized_as(model, data)
+    named = partial(TrainedModel, settings.arch, data=data, device=device, workers=settings.workers)
+    reference, file = None, settings.more.original
+    if file is not None:
+        if str(file).endswith((".pt", ".tp", ".safetensors")):
+            original = as_network(file)
+        else:
+            original = named_model(arch_of(settings.arch, data.name), file, data.num_classes, data.input_shape)
+        reference = checked(named(model=original, file=Path(file)))
+    return checked(named(model=model, file=Path(settings.pretrained), reference=reference))
 
 
-def _fit(run: Run, settings: FineTune, before: Trained, original: Trained | None, command: str) -> None:
-    model, data, reference = before.model, before.data, original or before
-    dense = reference.accuracy if is_main() else None
-    after_cut = (reference.measure(model) if original else dense) if is_main() else None
+def decide(settings: FineTune, start: TrainedModel, target: Target | None, stage: Stage) -> Decision:
+    """The network fine-tuned, all of its channels kept, and the rows of its log. Leaves ``checkpoint.pth.tar``, too."""
+    _resume(stage, settings.resume)
+    model, more = start.copy(), settings.more
     if is_main() and settings.evaluate:
-        _say("before fine-tuning", after_cut)
+        _say("before fine-tuning", _accuracy(start))
 
     def after_epoch(epoch: int) -> dict[str, Any]:
         if not is_main():
             return {}
-        now = reference.measure(model)
+        now = start.measure(model)
         _say(f"epoch {epoch + 1}/{settings.epochs}", now)
-        figures = {"test_loss": now.loss, "test_top1": now.top1, "test_top5": now.top5, "agreement": now.agreement}
-        return {name: round(value, 4) for name, value in figures.items() if value is not None}
+        return rounded(now, "test_")
 
-    hooks = Hooks(
-        loss=distillation(original, settings.more.distill, settings.more.temperature), after_epoch=after_epoch
-    )
+    teacher = start.reference.copy() if start.reference and more.distill else None
+    hooks = Hooks(loss=distillation(teacher, more.distill, more.temperature), after_epoch=after_epoch)
+    training = Training(settings.recipe(), log_test=False, tensorboard=settings.tensorboard_dir)
     try:
-        rows = fit(
-            model, data.train, settings.recipe(), folder=run.folder, device=before.device, seed=settings.repeat.seed,
-            workers=settings.workers, hooks=hooks, tensorboard=settings.tensorboard_dir, stage="fine-tune",
-        )  # fmt: skip
+        rows = train_network(stage, start, model, training, hooks)
     finally:  # once, whether training ended or was interrupted: an epoch itself leaves STATE only
         if is_main():
-            _write_checkpoint(run.folder, settings.arch)
-    if is_main():
-        save_model(run.model_path, model, normalize=(data.mean, data.std), dataset=data.name, classes=data.classes)
-        small = load_model(run.model_path)
-        sides = {
-            "baseline": side(reference.model, dense, data.input_shape, reference.bytes),
-            "after_cut": side(small, after_cut, data.input_shape, before.bytes),
-            "compressed": side(small, reference.measure(small), data.input_shape, run.model_path.stat().st_size),
-        }
-        say_result(settings.arch, sides, print)
-        best = max((row["test_top1"] for row in rows), default=None)
-        run.finish(
-            {
-                **sides,
-                "epochs": len(rows),
-                "best_test_top1": best,
-                "command": command,
-                "label": f"fine-tuned {settings.arch}",
-            }
-        )
+            _write_checkpoint(stage.folder, settings.arch)
+    return Decision(model=model, log=rows)
 
 
-def distillation(original: Trained | None, alpha: float, temperature: float):
-    """Cross-entropy plus ``alpha`` times the cross-entropy to the original's softened outputs (Hinton et al. 2015).
+def _accuracy(start: TrainedModel) -> Accuracy:
+    """Of the compressed network before fine-tuning; agreement is with the network before compression."""
+    return start.measure(start.copy()) if start.reference else start.accuracy
+
+
+def distillation(teacher: nn.Module | None, alpha: float, temperature: float):
+    """Cross-entropy plus ``alpha`` times the cross-entropy to the teacher's softened outputs (Hinton et al. 2015).
 
     The loss is summed over a batch's examples; classes are softmaxed over, temperature squared keeps the gradients' size.
     """
-    if original is None or not alpha:
+    if teacher is None or not alpha:
         return None
     hard = cross_entropy()
-    teacher = original.model.eval()
+    teacher.eval()
 
     def loss(network: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
         value, logits = hard(network, batch)
@@ -164,16 +157,16 @@ def distillation(original: Trained | None, alpha: float, temperature: float):
     return loss
 
 
-def _resume(run: Run, file: str) -> None:
+def _resume(stage: Stage, file: str) -> None:
     """Let the loop go on from the seed's kind of checkpoint, unless the run folder itself has got further."""
-    if not file or (run.folder / STATE).is_file() or not is_main():
+    if not file or (stage.folder / STATE).is_file() or not is_main():
         return
     if not Path(file).is_file():
         warnings.warn(f"--resume {file}: no such file yet; starting from --pretrained", stacklevel=2)
         return
     try:
         state = read_tensor_file(file)["state"]
-        with atomic_file(run.folder / STATE) as temporary:
+        with atomic_file(stage.folder / STATE) as temporary:
             torch.save(state, temporary)
     except (UserError, KeyError, TypeError) as error:
         raise UserError(f"--resume {file} is not a {CHECKPOINT} of this script, or is damaged") from error
@@ -190,6 +183,6 @@ def _write_checkpoint(folder: Path, arch: str) -> None:
         torch.save(content, temporary)
 
 
-def _say(when: str, accuracy) -> None:
+def _say(when: str, accuracy: Accuracy) -> None:
     corr = "" if accuracy.agreement is None else f", Corr {accuracy.agreement:.2f}"
     print(f"{when}: loss {accuracy.loss:.4f}, Acc@1 {accuracy.top1:.2f}, Acc@5 {accuracy.top5:.2f}{corr}", flush=True)

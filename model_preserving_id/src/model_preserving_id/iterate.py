@@ -11,46 +11,40 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from common.atomic import atomic_file
 from common.errors import UserError
 from common.models import PadShortcut
+from common.target import Target
 from common.tensor_files import read_tensor_file
 from model_preserving_id.activations import Statistics, gather, warn_of_few_rows
 from model_preserving_id.damage import DAMAGE_INPUTS, first_inputs, measure_damage
+from model_preserving_id.folded import FoldedNetwork
 from model_preserving_id.ranking import Ranking, rank_groups
-from model_preserving_id.subject import Subject, checked_inputs, finite
-from model_preserving_id.widths import (
-    TOLERANCE,
-    Loss,
-    Step,
-    best_step,
-    check_score,
-    check_target,
-    exchange,
-    measured_loss,
-    relative_loss,
-)
+from model_preserving_id.widths import Loss, Step, best_step, check_score, exchange, measured_loss, relative_loss
 
 Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class IterOptions:
-    """target: fraction of the MACs that stays; keep: of the picked group's channels, per pick; refresh: share of the MACs
-    that may be saved between two measurements; the others as for :func:`model_preserving_id.prune_network`."""
+    """The settings of ``iditer``.
 
-    target: float = 0.5
+    Attributes:
+        target: Of the MACs.
+        keep: Fraction of the picked group's channels that stays, per pick.
+        refresh: Fraction of the MACs that may be saved between two measurements.
+        score: As for :func:`model_preserving_id.prune_network`.
+    """
+
+    target: Target
     keep: float = 0.95
     refresh: float = 0.02
     score: str = "pivot"
-    streams: str = "exact"
-    skip: Sequence[str] = ()
-    round_to: int = 1
 
     def __post_init__(self) -> None:
-        check_target(self.target)
+        check_score(self.score)
         if not 0 < self.keep <= 1:
             raise UserError(
                 f"--k {self.keep} is out of range: the fraction of channels that a pick keeps lies in (0, 1]"
@@ -60,62 +54,61 @@ class IterOptions:
 
 
 def iterate(
-    model: nn.Module,
-    example_input: Tensor,
-    batches: Iterable[Tensor],
+    folded: FoldedNetwork,
+    inputs: Iterable[Tensor],
     options: IterOptions,
     *,
-    device: torch.device | str = "cpu",
     state: Path | None = None,
-    on_pick: Callable[[Subject, Row], None] | None = None,
-) -> tuple[Subject, list[Row]]:
-    """Pick until the MACs are within [0.98, 1.00] of the target: (the network at work, still full-size; a row per pick).
+    on_pick: Callable[[FoldedNetwork, Row], None] | None = None,
+) -> list[Row]:
+    """Shrink groups, in place, until the MACs are within [0.98, 1.00] of the target: a row per pick.
 
     Rows: iteration, layer, before, after (channels), error, score, macs, macs_left (fraction), agreement (percent of the
-    pruning inputs on which the network decides as the original; None between measurements), seconds.
-    state: a file to go on from after an interruption, to the same bits. on_pick: called after each. UserError with the nearest
-    reachable fraction where the target cannot be met.
+    inputs on which the network predicts the class that the given one does; None between measurements), seconds.
+
+    Args:
+        inputs: Batches without labels, read several times.
+        state: A file to resume from after an interruption, bit-identical.
+        on_pick: Called after each pick.
+
+    Raises:
+        UserError: With the nearest reachable fraction where the target cannot be met.
     """
-    inputs = checked_inputs(batches)
-    finite(model)
-    check_score(options.score)
-    subject = Subject(model.to(device), example_input.to(device), streams=options.streams, skip=options.skip)
-    progress = _Progress(subject, state)
-    goal = options.target * subject.dense_macs
+    progress = _Progress(folded, state)
+    goal = options.target.fraction * folded.dense_macs
     statistics: dict[str, Statistics] = {}
     rankings: dict[str, Ranking] = {}
-    stale = list(subject.groups)
+    stale = list(folded.groups)
     while True:
         start = time.monotonic()
-        found, agreement = measure(subject, inputs, stale, progress.decisions, device)
+        found, agreement = measure(folded, inputs, stale, progress.decisions)
         if not statistics:
             warn_of_few_rows(found)
         statistics |= found
-        rankings |= rank_groups(subject, found, options.round_to)
-        for name in set(found) & set(subject.kept):
-            subject.shrink(name, rankings[name].kept(len(subject.kept[name])), found[name])
+        rankings |= rank_groups(folded, found)
+        for name in set(found) & set(folded.kept):
+            folded.shrink(name, rankings[name].kept(len(folded.kept[name])), found[name])
         if progress.rows:
             progress.rows[-1] |= {
                 "agreement": agreement,
                 "seconds": round(progress.rows[-1]["seconds"] + time.monotonic() - start, 2),
             }
-        if subject.macs() <= goal:
-            return subject, progress.rows
+        if folded.macs() <= goal:
+            return progress.rows
         if options.score == "measured" and not progress.damage:
-            progress.damage = measure_damage(subject, rankings, statistics, first_inputs(inputs, DAMAGE_INPUTS))
+            progress.damage = measure_damage(folded, rankings, statistics, first_inputs(inputs, DAMAGE_INPUTS))
         loss = measured_loss(progress.damage) if progress.damage else relative_loss(rankings, options.score)
-        in_order = {name: rankings[name] for name in subject.groups}
-        cut = pick(subject, in_order, statistics, loss, options, progress.rows, on_pick)
-        stale = subject.downstream(cut)
+        in_order = {name: rankings[name] for name in folded.groups}
+        shrunk = pick(folded, in_order, statistics, loss, options, progress.rows, on_pick)
+        stale = folded.downstream(shrunk)
         progress.keep()
 
 
 def measure(
-    subject: Subject,
+    folded: FoldedNetwork,
     inputs: Iterable[Tensor],
     stale: Sequence[str],
     decisions: list[Tensor],
-    device: torch.device | str,
 ) -> tuple[dict[str, Statistics], float | None]:
     """Statistics of the stale groups, and the percentage of inputs on which the network decides as the original.
 
@@ -126,7 +119,7 @@ def measure(
     def see(outputs: Tensor) -> None:
         seen.append(outputs.argmax(1).cpu() if isinstance(outputs, Tensor) and outputs.dim() == 2 else torch.empty(0))
 
-    statistics = gather(subject.model, subject.all_readings(stale), inputs, device=device, on_output=see)
+    statistics = gather(folded.model, folded.all_readings(stale), inputs, device=folded.device, on_output=see)
     if not decisions:
         decisions.append(torch.cat(seen))
     now = torch.cat(seen)
@@ -134,37 +127,37 @@ def measure(
 
 
 def pick(
-    subject: Subject,
+    folded: FoldedNetwork,
     rankings: Mapping[str, Ranking],
     statistics: Mapping[str, Statistics],
     loss: Loss,
     options: IterOptions,
     rows: list[Row],
-    on_pick: Callable[[Subject, Row], None] | None = None,
+    on_pick: Callable[[FoldedNetwork, Row], None] | None = None,
 ) -> set[str]:
-    """Cut one group after the other until the target or the next measurement is due: the names of the groups that were cut."""
-    goal, before = options.target * subject.dense_macs, subject.macs()
-    cut: set[str] = set()
-    while subject.macs() > goal:
+    """Shrink one group after the other until the target or the next measurement is due: the names of these groups."""
+    dense, before = folded.dense_macs, folded.macs()
+    shrunk: set[str] = set()
+    while folded.macs() > options.target.fraction * dense:
         start = time.monotonic()
-        step = best_step(rankings, subject.widths(), subject.macs, loss, options.keep, floor=(1 - TOLERANCE) * goal)
-        steps = [step] if step else _last_steps(subject, rankings, loss, goal)
+        step = best_step(rankings, folded.widths(), folded.macs, loss, options.keep, floor=options.target.least * dense)
+        steps = [step] if step else _last_steps(folded, rankings, loss, options.target)
         for one in steps:
-            subject.shrink(one.group, rankings[one.group].kept(one.after), statistics[one.group])
-            cut.add(one.group)
-            rows.append(_row(len(rows) + 1, one, subject.dense_macs, time.monotonic() - start))
+            folded.shrink(one.group, rankings[one.group].kept(one.after), statistics[one.group])
+            shrunk.add(one.group)
+            rows.append(_row(len(rows) + 1, one, dense, time.monotonic() - start))
             if on_pick:
-                on_pick(subject, rows[-1])
-        if before - subject.macs() >= options.refresh * subject.dense_macs:
+                on_pick(folded, rows[-1])
+        if before - folded.macs() >= options.refresh * dense:
             break
-    return cut
+    return shrunk
 
 
-def _last_steps(subject: Subject, rankings: Mapping[str, Ranking], loss: Loss, goal: float) -> list[Step]:
+def _last_steps(folded: FoldedNetwork, rankings: Mapping[str, Ranking], loss: Loss, target: Target) -> list[Step]:
     """No single step stays in the window: one group's next width, with another's given back, may."""
-    now = subject.widths()
-    found = exchange(rankings, now, subject.macs, goal, subject.dense_macs)
-    macs = subject.macs(found)
+    now = folded.widths()
+    found = exchange(rankings, now, folded.macs, folded.dense_macs, target)
+    macs = folded.macs(found)
     changed = [name for name in found if found[name] != now[name]]
     errors = {name: loss(name, now[name], found[name]) for name in changed}
     return [Step(name, now[name], found[name], errors[name], 0.0, macs) for name in changed]
@@ -188,8 +181,8 @@ def _row(iteration: int, step: Step, dense_macs: int, seconds: float) -> Row:
 class _Progress:
     """What an interrupted ``iterate`` needs to go on: rows, kept channels, folded weights, the original's decisions, damage."""
 
-    def __init__(self, subject: Subject, file: Path | None) -> None:
-        self.subject, self.file = subject, file
+    def __init__(self, folded: FoldedNetwork, file: Path | None) -> None:
+        self.folded, self.file = folded, file
         self.rows: list[Row] = []
         self.decisions: list[Tensor] = []
         self.damage: dict[str, list[float]] = {}
@@ -200,7 +193,7 @@ class _Progress:
         try:
             content = read_tensor_file(file)
             self.rows, self.decisions, self.damage = content["rows"], content["decisions"], content["damage"]
-            self.subject.kept = content["kept"]
+            self.folded.kept = content["kept"]
             for name, tensor in content["weights"].items():
                 self._tensor(name).copy_(tensor)
         except Exception as error:
@@ -210,17 +203,17 @@ class _Progress:
         """Write everything, atomically."""
         if self.file is None:
             return
-        consumers = {one.consumer for one in self.subject.all_readings(self.subject.kept)}
+        consumers = {one.consumer for one in self.folded.all_readings(self.folded.kept)}
         content = {
             "rows": self.rows,
             "decisions": self.decisions,
             "damage": self.damage,
-            "kept": self.subject.kept,
+            "kept": self.folded.kept,
             "weights": {name: self._tensor(name).cpu() for name in sorted(consumers)},
         }
         with atomic_file(self.file) as temporary:
             torch.save(content, temporary)
 
     def _tensor(self, consumer: str) -> Tensor:
-        module = self.subject.model.get_submodule(consumer)
+        module = self.folded.model.get_submodule(consumer)
         return module.source if isinstance(module, PadShortcut) else module.weight.detach()

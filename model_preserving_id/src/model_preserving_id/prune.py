@@ -6,12 +6,14 @@ import torch
 from torch import Tensor, nn
 
 from common.errors import UserError
+from common.target import Target
+from common.trained_model import Limits
 from model_preserving_id.activations import Statistics, gather, warn_of_few_rows
 from model_preserving_id.compensate import check_compensation, compensate
 from model_preserving_id.damage import DAMAGE_INPUTS, first_inputs, measure_damage
+from model_preserving_id.folded import FoldedNetwork
 from model_preserving_id.ranking import Ranking, rank_groups
 from model_preserving_id.settings import INPUTS
-from model_preserving_id.subject import Subject, checked_inputs, finite
 from model_preserving_id.widths import (
     by_budget,
     by_counts,
@@ -61,37 +63,69 @@ def prune_network(
         raise UserError("prune_network needs exactly one of kept, target_macs, keep and eps")
     check_compensation(compensation)
     check_score(score)
+    target = None if target_macs is None else Target(target_macs)
     streams = streams or ("off" if kept is None else "exact")
-    inputs = checked_inputs(batches)
-    finite(model)
-    home = next(model.parameters()).device
-    device = home if device is None else torch.device(device)
-    subject = Subject(model.to(device), example_input.to(device), streams=streams, skip=skip)
-    statistics = gather(subject.model, subject.all_readings(), inputs, device=device)
+    inputs = _checked_inputs(batches)
+    for name, tensor in model.state_dict().items():
+        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+            raise UserError(f"the network's {name} holds infinities or nan; its weights are damaged")
+    limits = Limits(ignored=tuple(skip), round_to=round_to)
+    folded = FoldedNetwork(model, example_input, streams=streams, limits=limits, device=device)
+    shrink_in_one_shot(folded, inputs, kept, target, keep, eps, score)
+    compensate(folded, inputs, compensation, count=solve_inputs)
+    return folded.pruned().to(next(model.parameters()).device)
+
+
+def shrink_in_one_shot(
+    folded: FoldedNetwork,
+    inputs: Iterable[Tensor],
+    kept: Mapping[str, int] | None = None,
+    target: Target | None = None,
+    keep: float | None = None,
+    eps: float | None = None,
+    score: str = "measured",
+) -> None:
+    """Shrink all groups, in place, from one measurement of the given network. Options as for :func:`prune_network`."""
+    statistics = gather(folded.model, folded.all_readings(), inputs, device=folded.device)
     warn_of_few_rows(statistics)
-    rankings = rank_groups(subject, statistics, round_to)
+    rankings = rank_groups(folded, statistics)
     if kept is not None:
         widths = by_counts(rankings, kept)
-    elif target_macs is not None:
+    elif target is not None:
         if score == "measured":
-            loss = measured_loss(measure_damage(subject, rankings, statistics, first_inputs(inputs, DAMAGE_INPUTS)))
+            loss = measured_loss(measure_damage(folded, rankings, statistics, first_inputs(inputs, DAMAGE_INPUTS)))
         else:
             loss = relative_loss(rankings, score)
-        widths = by_budget(rankings, subject.macs, subject.dense_macs, target_macs, loss)
+        widths = by_budget(rankings, folded.macs, folded.dense_macs, target, loss)
     elif keep is not None:
         widths = by_fraction(rankings, keep)
     else:
+        assert eps is not None
         widths = by_eps(rankings, eps)
-    shrink_all(subject, rankings, statistics, widths)
-    compensate(subject, inputs, compensation, count=solve_inputs)
-    model.to(home)
-    return subject.cut().to(home)
+    shrink_all(folded, rankings, statistics, widths)
 
 
 def shrink_all(
-    subject: Subject, rankings: Mapping[str, Ranking], statistics: Mapping[str, Statistics], widths: Mapping[str, int]
+    folded: FoldedNetwork,
+    rankings: Mapping[str, Ranking],
+    statistics: Mapping[str, Statistics],
+    widths: Mapping[str, int],
 ) -> None:
     """Choose and fold in every group that loses channels."""
     for name, width in widths.items():
         if width < rankings[name].size:
-            subject.shrink(name, rankings[name].kept(width), statistics[name])
+            folded.shrink(name, rankings[name].kept(width), statistics[name])
+
+
+def _checked_inputs(batches: Iterable[Tensor] | Tensor) -> Iterable[Tensor]:
+    """Inputs without labels that can be read several times. Raises UserError for labels, and for nothing at all."""
+    if isinstance(batches, Tensor):
+        return [batches]
+    if iter(batches) is batches:
+        batches = list(batches)
+    first = next(iter(batches), None)
+    if first is None:
+        raise UserError("there are no inputs to prune with; give at least one batch")
+    if not isinstance(first, Tensor):
+        raise UserError(f"batches of inputs are tensors (N, ...), without labels; got a {type(first).__name__}")
+    return batches

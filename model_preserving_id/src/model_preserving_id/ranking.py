@@ -7,10 +7,13 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from common.channels import ChannelGroup
+from common.trained_model import Limits
 from model_preserving_id.activations import Statistics
 from model_preserving_id.fold import representatives
+from model_preserving_id.folded import FoldedNetwork
 from model_preserving_id.pivoted import ROUNDOFF, Pivoted, least_squares, pivoted_cholesky
-from model_preserving_id.subject import Subject
+
+UNLIMITED = Limits()
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,23 +53,23 @@ class Ranking:
         return self.at_least(int(np.argmax(self.pivot[1:] <= eps)) + 1)
 
 
-def rank_groups(subject: Subject, statistics: Mapping[str, Statistics], round_to: int = 1) -> dict[str, Ranking]:
+def rank_groups(folded: FoldedNetwork, statistics: Mapping[str, Statistics]) -> dict[str, Ranking]:
     """The nested index sets of every group that there are statistics of."""
     return {
-        name: rank_group(group, statistics[name], subject.shortcuts(name), round_to)
-        for name, group in subject.groups.items()
+        name: rank_group(group, statistics[name], folded.shortcuts(name), folded.limits)
+        for name, group in folded.groups.items()
         if name in statistics
     }
 
 
 def rank_group(
-    group: ChannelGroup, statistics: Statistics, shortcuts: Sequence[str] = (), round_to: int = 1
+    group: ChannelGroup, statistics: Statistics, shortcuts: Sequence[str] = (), limits: Limits = UNLIMITED
 ) -> Ranking:
     """Choose by pivoting on the Zs of all consumers stacked by rows.
 
     A group that grouped layers tie into equal runs is chosen from run by run, so that each keeps as many. ``shortcuts``:
     consumers that can only drop duplicates and dead channels (option A): all others are chosen first, and stay.
-    round_to: allowed widths are multiples of it, and C.
+    limits: allowed widths are those within them, and C.
     """
     gram = statistics.stacked()
     if group.blocks > 1:
@@ -76,8 +79,8 @@ def rank_group(
     needed = 1
     if shortcuts:
         ranking, needed = _needed_first(ranking, gram, [statistics.grams[name] for name in shortcuts])
-    step = math.lcm(group.blocks, round_to)
-    steps = {w for w in range(step, group.size, step) if w >= needed}
+    step = math.lcm(group.blocks, limits.round_to)
+    steps = {w for w in range(step, group.size, step) if w >= max(needed, limits.least(group))}
     return replace(ranking, widths=(*sorted(steps), group.size))
 
 

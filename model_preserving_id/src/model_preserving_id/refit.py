@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from common.errors import UserError
+from model_preserving_id.folded import FoldedNetwork
 from model_preserving_id.sight import Seen
-from model_preserving_id.subject import Subject
 
 RIDGE = 1e-4  # lambda, as a share of the mean energy of a column of P
 SMALLEST_SCALE = 1e-3  # of a norm's largest: below it a channel's part of the sum cannot be made good
@@ -33,14 +33,14 @@ def can_refit(module: nn.Module) -> bool:
 
 
 @torch.no_grad()
-def refit_weight(subject: Subject, consumer: str, looks: Iterable[tuple[Seen, Seen]]) -> None:
+def refit_weight(folded: FoldedNetwork, consumer: str, looks: Iterable[tuple[Seen, Seen]]) -> None:
     """Solve the weight of one consumer in place; its bias and the input channels that are gone are left as they are.
 
     looks: what the original network and the one at work show of it, batch by batch. With fewer rows of patches than inputs to
     weigh, the weight stays as it is: it would learn these pictures by heart.
     """
-    module = subject.model.get_submodule(consumer)
-    live = torch.tensor(live_inputs(subject, consumer), device=module.weight.device)
+    module = folded.model.get_submodule(consumer)
+    live = torch.tensor(live_inputs(folded, consumer), device=module.weight.device)
     gram = products = None
     count = 0
     for before, now in looks:
@@ -66,14 +66,14 @@ def refit_weight(subject: Subject, consumer: str, looks: Iterable[tuple[Seen, Se
     weight.index_copy_(1, live, solved.T.reshape(weight.shape[0], len(live), *weight.shape[2:]).to(weight.dtype))
 
 
-def live_inputs(subject: Subject, consumer: str) -> list[int]:
+def live_inputs(folded: FoldedNetwork, consumer: str) -> list[int]:
     """The input positions of a consumer that no cut has taken away, ascending."""
     gone: set[int] = set()
-    for one in subject.all_readings():
-        if one.consumer == consumer and one.group in subject.kept:
-            kept = set(subject.kept[one.group])
+    for one in folded.all_readings():
+        if one.consumer == consumer and one.group in folded.kept:
+            kept = set(folded.kept[one.group])
             gone.update(int(p) for c in range(one.size) if c not in kept for p in one.positions[c])
-    width = subject.model.get_submodule(consumer).weight.shape[1]
+    width = folded.model.get_submodule(consumer).weight.shape[1]
     return [p for p in range(width) if p not in gone]
 
 

@@ -5,6 +5,7 @@ import shlex
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -13,8 +14,8 @@ from common.data import load_dataset
 from common.device import choose_device
 from common.errors import UserError
 from common.factory import named_model
-from common.trained import Trained, normalized_as
-from model_preserving_id.command import open_prune_run, prune_into, save_seed_file
+from common.trained_model import TrainedModel, checked, normalized_as
+from model_preserving_id.command import limits_of, open_prune_stage, prune_into, save_seed_file
 from model_preserving_id.portable import arch_of, as_network
 from model_preserving_id.settings import Pruning
 
@@ -92,28 +93,28 @@ def _pruning(args: argparse.Namespace, method: str) -> Pruning:
 
 
 def _prune(args: argparse.Namespace, folder: str | Path, pruning: Pruning, seed: int, final: str, say) -> nn.Module:
-    trained = open_trained(args)
-    folder = Path(folder)
+    start, folder = open_trained(args, limits=limits_of(pruning)), Path(folder)
     options = {
         name: value for name, value in vars(args).items() if name not in ("force", "latency", "log_interval", "skip")
     }
-    run = open_prune_run(folder, trained, pruning, seed, options, force=getattr(args, "force", False))
-
-    def keep(model: nn.Module, count: int, accuracy) -> None:
-        save_seed_file(folder, f"modelIDiter_cnt{count}.pt", model, trained, args.dataset_dir)
-
-    details = {"command": f"{pruning.method}({shlex.quote(args.arch)}, {folder})"}
-    prune_into(
-        run, trained, pruning, seed, log_interval=getattr(args, "log_interval", 0), latency=getattr(args, "latency", False),
-        details=details, on_evaluation=keep, say=say,
+    stage = open_prune_stage(
+        folder, start, pruning, seed, options, force=getattr(args, "force", False), say=say
     )  # fmt: skip
-    model = as_network(run.model_path)
-    save_seed_file(folder, final, model, trained, args.dataset_dir)
+
+    def keep(model: nn.Module, count: int) -> None:
+        save_seed_file(folder, f"modelIDiter_cnt{count}.pt", model, start, args.dataset_dir)
+
+    prune_into(
+        stage, start, pruning, f"{pruning.method}({shlex.quote(args.arch)}, {folder})",
+        log_interval=getattr(args, "log_interval", 0), latency=getattr(args, "latency", False), on_evaluation=keep,
+    )  # fmt: skip
+    model = as_network(stage.model_path)
+    save_seed_file(folder, final, model, start, args.dataset_dir)
     return model
 
 
-def open_trained(args: argparse.Namespace) -> Trained:
-    """The network and the data that the seed's options name. Raises UserError, saying what is missing."""
+def open_trained(args: argparse.Namespace, **more: Any) -> TrainedModel:
+    """The network and the data that the original code's options name. more: other fields. Raises UserError, saying what is missing."""
     device = choose_device(getattr(args, "device", "auto"))
     arch = arch_of(args.arch, args.dataset)
     file = args.load_fname or _published_weights(arch)
@@ -123,7 +124,7 @@ def open_trained(args: argparse.Namespace) -> Trained:
     else:
         model = named_model(arch, file, data.num_classes, data.input_shape)
     data = normalized_as(model, data)
-    return Trained(model.eval(), data, arch, Path(file), None, device, args.workers)
+    return checked(TrainedModel(arch, model, data, Path(file), None, device, args.workers, **more))
 
 
 def _published_weights(arch: str) -> Path:

@@ -8,10 +8,9 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from common.errors import UserError
+from common.target import Target
 from model_preserving_id.ranking import Ranking
 from model_preserving_id.settings import SCORES
-
-TOLERANCE = 0.02  # a target of MACs is met within [1 - TOLERANCE, 1] of it
 
 Macs = Callable[[Mapping[str, int]], int]  # of the network at these widths
 Loss = Callable[[str, int, int], float]  # (group, width before, width after) -> what the step loses
@@ -102,27 +101,19 @@ def _step(
 
 
 def by_budget(
-    rankings: Mapping[str, Ranking], macs: Macs, dense_macs: int, target: float, loss: Loss, keep: float = 0.95
+    rankings: Mapping[str, Ranking], macs: Macs, dense_macs: int, target: Target, loss: Loss, keep: float = 0.95
 ) -> dict[str, int]:
-    """Widths whose MACs are within [0.98, 1.00] of ``target * dense_macs``, step by step from the whole network.
+    """Widths that meet the target, step by step from the unpruned network.
 
-    Raises UserError with the nearest fraction that was found if there is none.
+    Raises UserError with the nearest fraction that was found if there are none.
     """
-    check_target(target)
     widths = {name: one.size for name, one in rankings.items()}
-    goal = target * dense_macs
-    while macs(widths) > goal:
-        step = best_step(rankings, widths, macs, loss, keep, floor=(1 - TOLERANCE) * goal)
+    while macs(widths) > target.fraction * dense_macs:
+        step = best_step(rankings, widths, macs, loss, keep, floor=target.least * dense_macs)
         if step is None:
-            widths = exchange(rankings, widths, macs, goal, dense_macs)
-            break
+            return exchange(rankings, widths, macs, dense_macs, target)
         widths[step.group] = step.after
     return widths
-
-
-def check_target(target: float) -> None:
-    if not 0 < target <= 1:
-        raise UserError(f"--target-macs {target} is out of range: the fraction of the MACs that is kept lies in (0, 1]")
 
 
 def check_score(score: str) -> None:
@@ -131,27 +122,21 @@ def check_score(score: str) -> None:
 
 
 def exchange(
-    rankings: Mapping[str, Ranking], widths: Mapping[str, int], macs: Macs, goal: float, dense_macs: int
+    rankings: Mapping[str, Ranking], widths: Mapping[str, int], macs: Macs, dense_macs: int, target: Target
 ) -> dict[str, int]:
-    """Widths in the window that one group's next width below, and perhaps another's next above, lead to.
+    """Widths that meet the target and that one group's next width below, and perhaps another's next above, lead to.
 
-    Raises UserError naming the nearest MACs seen.
+    Raises UserError naming the nearest fraction seen.
     """
-    nearest: tuple[float, int] | None = None
-    for candidate in _neighbours(rankings, widths):
-        found = macs(candidate)
-        if (1 - TOLERANCE) * goal <= found <= goal:
+    seen: list[float] = []
+    for candidate in _neighbors(rankings, widths):
+        seen.append(macs(candidate) / dense_macs)
+        if target.met(seen[-1]):
             return candidate
-        if nearest is None or abs(found - goal) < nearest[0]:
-            nearest = (abs(found - goal), found)
-    there = nearest[1] if nearest else macs(widths)
-    raise UserError(
-        f"--target-macs {goal / dense_macs:.4g} cannot be met within [{1 - TOLERANCE:g}, 1] of it; "
-        f"the nearest that these widths reach is {there / dense_macs:.4f}"
-    )
+    target.refuse("no choice of widths", [min(seen, key=lambda fraction: abs(fraction - target.fraction))])
 
 
-def _neighbours(rankings: Mapping[str, Ranking], widths: Mapping[str, int]) -> Iterable[dict[str, int]]:
+def _neighbors(rankings: Mapping[str, Ranking], widths: Mapping[str, int]) -> Iterable[dict[str, int]]:
     yield dict(widths)
     for name, one in rankings.items():
         below = [w for w in one.widths if w < widths[name]]

@@ -1,45 +1,24 @@
-"""The paper as ``compare`` calls it: from a trained network to one with a share of its MACs, not fine-tuned."""
+"""The paper: filters whose maps another filter shows too go, as far as the target asks. (Section 3)"""
 
-from pathlib import Path
-
-from common.channels import keep_channels
-from common.checkpoint import read_checkpoint, save_model
-from common.methods import Method, Task
-from common.runs import MODEL
-from redundancy_graph.budget import Settings
-from redundancy_graph.generate import generate
-from redundancy_graph.prune import read_cut
-from redundancy_graph.settings import label_of
-from redundancy_graph.subject import open_subject
+from common.methods import Decision, Method
+from common.runs import Stage
+from common.target import Target
+from common.trained_model import TrainedModel
+from redundancy_graph.decision import decide_group, find_threshold, kept_channels
+from redundancy_graph.evidence import gather
+from redundancy_graph.settings import Decisions
 
 PICTURES = 100  # from which the similarity of maps is averaged, as in the paper
 
 
-def compress(task: Task) -> Path:
-    """The cut network's file. What is finished is skipped.
-
-    Raises UserError for a checkpoint that names no architecture, and for a share of the MACs that no threshold leaves.
-    """
-    file = task.folder / MODEL
-    if file.is_file():
-        return file
-    header, _ = read_checkpoint(task.baseline)
-    subject = open_subject(header["arch"], task.baseline, task.data)
-    settings = Settings(mini_batch=min(PICTURES, len(task.data.train)), seed=task.seed)
-    label = label_of(subject.name, None, task.target)
-    files = generate(
-        subject, {label: None}, settings, task.folder / "prune-info",
-        device=task.device, target_macs=task.target, say=_silent,
-    )  # fmt: skip
-    kept = read_cut(subject, files[label], target_macs=task.target)
-    pruned = keep_channels(subject.model, subject.example, kept)
-    data = subject.data
-    save_model(file, pruned, normalize=(data.mean, data.std), dataset=data.name, classes=data.classes)
-    return file
+def decide(start: TrainedModel, target: Target | None, stage: Stage) -> Decision:
+    """From hashes of the maps to the filters that stay. Raises UserError for a target that no threshold meets."""
+    assert target is not None
+    evidence = gather(start, Decisions(), min(PICTURES, len(start.data.train)), stage.seed)
+    threshold = find_threshold(start, evidence, target)
+    decisions = [decide_group(one, threshold) for one in evidence]
+    kept = kept_channels({decision.group: decision.kept for decision in decisions}, start.all_groups)
+    return Decision(kept, report={"threshold": threshold})
 
 
-def _silent(line: str) -> None:
-    """``compare`` prints one table for all methods."""
-
-
-METHOD = Method("redundancy graph", compress, paper="Li et al. 2024")
+METHOD = Method("redundancy graph", decide, paper="Li et al. 2024")

@@ -9,12 +9,13 @@ import numpy as np
 from common.errors import UserError
 from common.plots import COLORS, KEPT, REMOVED, figure
 from common.runs import METRICS, read_json
-from redundancy_graph.decide import Decision, Evidence
+from redundancy_graph.decision import GroupDecision
+from redundancy_graph.evidence import Evidence
 from redundancy_graph.graph import core_numbers, redundancy_graph
 from redundancy_graph.names import to_authors
 
 
-def kept_per_layer(path: Path, decisions: Sequence[Decision], arch: str | None = None) -> None:
+def kept_per_layer(path: Path, decisions: Sequence[GroupDecision], arch: str | None = None) -> None:
     """A bar per layer: filters kept below, filters removed on top."""
     kept = np.array([len(d.kept) for d in decisions])
     channels = np.array([d.channels for d in decisions])

@@ -1,105 +1,108 @@
-"""Cut a network as decided, fine-tune it, and measure what was saved: the library behind the fine-tuning scripts."""
+"""Prune a trained network as its prune-info file says, and fine-tune it: ``<saved-dir>/<arch>-<threshold>/``."""
 
-import io
+import hashlib
+import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from common.atomic import write_bytes, write_csv
-from common.channels import keep_channels
-from common.checkpoint import load_model, save_model
-from common.cost import WidthCost
-from common.distributed import barrier, is_main
+from common.checkpoint import file_digest
+from common.device import choose_device, set_threads
+from common.distributed import barrier, is_main, process_group
 from common.errors import UserError
-from common.log import Say, epochs_said
-from common.runs import LOG, METRICS, Run
-from common.trained import Trained, say_result
-from common.training import Hooks, TrainOptions, best_test_top1, fit
-from redundancy_graph.decide import kept_channels
-from redundancy_graph.names import tensors_to_authors
+from common.log import Say, log_to
+from common.methods import Decision
+from common.pipeline import Outcome, Training, compress
+from common.runs import describe_environment, open_stage
+from common.settings import flat
+from common.target import Target
+from common.trained_model import TrainedModel, say_result
+from common.training import best_test_top1
+from redundancy_graph.decision import kept_channels, macs_of
+from redundancy_graph.generate import generate
+from redundancy_graph.method import METHOD
 from redundancy_graph.prune_info import match_prune_info, read_prune_info
-from redundancy_graph.subject import SUFFIX, Subject
-from redundancy_graph.thresholds import TOLERANCE
+from redundancy_graph.settings import PACKAGE, FineTune, labels
+from redundancy_graph.weights import open_network, save_flat_weights
+
+NOT_PART_OF_A_RUN = ("force", "generate", "log_dir", "plot_layer", "plots", "pruneinfo_dir", "saved_dir")
+Kept = Mapping[str, Sequence[int]]
 
 
-def read_cut(
-    subject: Subject, file: Path, vgg_hidden: str = "512", target_macs: float | None = None
-) -> dict[str, list[int]]:
-    """{group: kept channels} of a prune-info file, checked against the network and, if given, the target of MACs."""
-    decided = match_prune_info(file, read_prune_info(file), subject.model, subject.groups, subject.arch)
-    kept = kept_channels(decided, subject.groups, vgg_hidden)
+def prune(settings: FineTune, command: str) -> None:
+    """The commands prune_cifar10.py and prune_imagenet.py; ``command``: as it was typed."""
+    set_threads(settings.run.threads)
+    device = choose_device(settings.run.device)
+    with process_group(device):
+        start = open_network(settings, device)
+        wanted = labels(start.name, settings)
+        if settings.decisions.target_macs is None and not settings.generate:
+            _require(settings, wanted)
+        with log_to([Path(settings.log_dir) / f"{label}.log" for label in wanted]) as say:
+            say(f"{command}\n{describe_environment(device)}")
+            files = _prune_info(settings, start, wanted, say)
+            cuts = {label: read_kept(start, file, settings) for label, file in files.items()}
+            for label, kept in cuts.items():
+                prune_one(settings, start, label, wanted[label], kept, command, say)
+            if settings.plotting.plots and is_main():
+                _draw(Path(settings.saved_dir), start.name, say)
+
+
+def prune_one(
+    settings: FineTune, start: TrainedModel, label: str, threshold: float | None, kept: Kept, command: str, say: Say
+) -> None:
+    """One network through the pipeline, and the flat file of its weights beside the run folder."""
+    stage = open_stage(
+        Path(settings.saved_dir) / label, PACKAGE, run_options(settings, start, threshold, kept), device=start.device,
+        fingerprint=start.data.fingerprint, force=settings.repeat.force, seed=settings.repeat.seed, log=say,
+    )  # fmt: skip
+    was_finished, sizes = stage.finished, {group.name: group.size for group in start.all_groups}
+
+    def details(outcome: Outcome) -> dict[str, Any]:
+        say_epochs(outcome.log, say)
+        say_result(label, outcome.sides, say)
+        return {
+            "label": f"redundancy graph {label}",
+            "command": command,
+            "epochs": settings.epochs,
+            "best_test_top1": best_test_top1(outcome.log),
+            "kept": {name: f"{len(indices)}/{sizes[name]}" for name, indices in kept.items()},
+        }
+
+    method = replace(METHOD, decide=lambda start, target, stage: Decision(kept))
+    training = Training(settings.recipe(), tensorboard=settings.tensorboard)
+    compress(method, start, None, stage, training, latency=not settings.no_latency, details=details)
+    if is_main():
+        save_flat_weights(stage, start, replace=not was_finished)
+    barrier()
+
+
+def run_options(settings: FineTune, start: TrainedModel, threshold: float | None, kept: Kept) -> dict[str, Any]:
+    """Everything that a run's result depends on: a run goes on only if all of it is the same."""
+    options = {name: value for name, value in flat(settings).items() if name not in NOT_PART_OF_A_RUN}
+    return options | {
+        "arch": start.arch or start.name,
+        "dataset": start.data.name,
+        "threshold": threshold,
+        "weights_digest": file_digest(start.file),
+        "kept_digest": hashlib.sha256(json.dumps(dict(kept), sort_keys=True).encode()).hexdigest()[:16],
+        "mean": start.data.mean,
+        "std": start.data.std,
+    }
+
+
+def read_kept(start: TrainedModel, file: Path, settings: FineTune) -> dict[str, list[int]]:
+    """{group: filters that stay} of a prune-info file, checked against the network and, if given, the target of MACs."""
+    decided = match_prune_info(file, read_prune_info(file), start.model, start.all_groups, start.arch)
+    hidden, target_macs = settings.decisions.vgg_hidden, settings.decisions.target_macs
     if target_macs is not None:
-        cost = WidthCost(subject.model, subject.data.input_shape, subject.groups)
-        share = cost.macs({name: len(indices) for name, indices in kept.items()}) / cost.dense
-        if not (1 - TOLERANCE) * target_macs <= share <= target_macs:
+        fraction = macs_of(start, decided, hidden) / start.cost.dense
+        if not Target(target_macs).met(fraction):
             raise UserError(
-                f"{file} keeps {share:.4f} of the MACs, not {target_macs:g}; delete it to have it made anew"
+                f"{file} keeps {fraction:.4f} of the MACs, not {target_macs:g}; delete it to have it made anew"
             )
-    return kept
-
-
-def fine_tune(
-    run: Run,
-    subject: Subject,
-    trained: Trained,
-    kept: Mapping[str, list[int]],
-    recipe: TrainOptions,
-    *,
-    seed: int = 0,
-    command: str = "",
-    tensorboard: str | None = None,
-    say: Say = print,
-    latency: bool = True,
-    extra: Mapping[str, Any] | None = None,
-) -> dict[str, Any]:
-    """Cut, measure, fine-tune, save, read back, measure: the run's metrics. A finished run is only read.
-
-    Beside the run folder stands the seed's flat file ``<folder name>-weights.pth``: tensors only, under the authors' names.
-    """
-    label = run.folder.name
-    if not run.finished:
-        pruned = keep_channels(subject.model, subject.example, kept)
-        after_cut = trained.measure(pruned.to(trained.device, memory_format=torch.channels_last)) if is_main() else None
-        hooks = Hooks(after_epoch=epochs_said(label, recipe.epochs, say))
-        rows = fit(
-            pruned, subject.data.train, recipe, folder=run.folder, test=subject.data.test,
-            device=trained.device, seed=seed, workers=trained.workers, tensorboard=tensorboard, hooks=hooks,
-        )  # fmt: skip
-        if is_main() and after_cut is not None:
-            data = subject.data
-            if not rows:
-                write_csv(run.folder / LOG, [])
-            save_model(run.model_path, pruned, normalize=(data.mean, data.std), dataset=data.name, classes=data.classes)
-            sides = trained.sides(run.model_path, after_cut, latency)
-            say_epochs(rows, say)
-            say_result(label, sides, say)
-            save_flat_weights(run, subject)
-            best = best_test_top1(rows)
-            details = {
-                "label": f"redundancy graph {label}",
-                "command": command,
-                "epochs": recipe.epochs,
-                "best_test_top1": best,
-            }
-            run.finish({**sides, **details, "kept": _counts(subject, kept), **(extra or {})})
-        barrier()
-    elif is_main():
-        save_flat_weights(run, subject, replace=False)
-        say(f"{label} is finished: {run.folder / METRICS}")
-    return run.metrics()
-
-
-def save_flat_weights(run: Run, subject: Subject, replace: bool = True) -> Path:
-    """The seed's flat file: a dictionary of tensors under the authors' names, written atomically."""
-    file = run.folder.parent / f"{run.folder.name}{SUFFIX}"
-    if replace or not file.is_file():
-        tensors = load_model(run.model_path, subject.factory).state_dict()
-        content = io.BytesIO()  # torch.save puts a file's name into the file: each time another temporary one
-        torch.save(tensors_to_authors(subject.arch, tensors), content)
-        write_bytes(file, content.getvalue())
-    return file
+    return kept_channels(decided, start.all_groups, hidden)
 
 
 def say_epochs(rows: Sequence[Mapping[str, Any]], say: Say) -> None:
@@ -112,6 +115,29 @@ def say_epochs(rows: Sequence[Mapping[str, Any]], say: Say) -> None:
         )
 
 
-def _counts(subject: Subject, kept: Mapping[str, list[int]]) -> dict[str, str]:
-    sizes = {group.name: group.size for group in subject.groups}
-    return {name: f"{len(indices)}/{sizes[name]}" for name, indices in kept.items()}
+def _require(settings: FineTune, wanted: Mapping[str, float | None]) -> None:
+    for label, threshold in wanted.items():
+        file = Path(settings.pruneinfo_dir) / f"{label}.json"
+        if not file.is_file():
+            command = f"generate_prune_info.py --arch {settings.arch} --threshold {threshold!r} --saved-dir {settings.pruneinfo_dir}"
+            raise UserError(f"{file}: no such file; make it with {command}, or add --generate")
+
+
+def _prune_info(
+    settings: FineTune, start: TrainedModel, wanted: Mapping[str, float | None], say: Say
+) -> dict[str, Path]:
+    """Where the prune info of every label is; what is missing is made, if that was asked for."""
+    folder = Path(settings.pruneinfo_dir)
+    missing = {label: t for label, t in wanted.items() if not (folder / f"{label}.json").is_file()}
+    if missing:  # every process of torchrun: they come to the same decisions
+        generate(start, missing, settings, folder, say=say)
+    barrier()
+    return {label: folder / f"{label}.json" for label in wanted}
+
+
+def _draw(folder: Path, name: str, say: Say) -> None:
+    from redundancy_graph import plots
+
+    file = folder / f"{name}-accuracy.png"
+    plots.accuracy_against_macs(file, plots.finished_runs(folder, name))
+    say(f"plot: {file}")

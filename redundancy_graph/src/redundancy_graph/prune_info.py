@@ -15,13 +15,14 @@ from common.atomic import write_json
 from common.channels import ChannelGroup
 from common.errors import UserError
 from common.runs import read_json
-from redundancy_graph.decide import Decision, deciding_groups
+from redundancy_graph.decision import GroupDecision
+from redundancy_graph.evidence import deciding_groups
 from redundancy_graph.names import to_authors, to_ours
 
 SIZE_LIMIT = 16 * 2**20  # bytes; ResNet-50's file is below 1 MB
 
 
-def write_prune_info(path: Path | str, decisions: Sequence[Decision], arch: str | None) -> None:
+def write_prune_info(path: Path | str, decisions: Sequence[GroupDecision], arch: str | None) -> None:
     """Write the decisions, atomically, in module order under the authors' names.
 
     Beside the authors' two fields each layer has: ``channels`` before pruning, ``layer`` (our name), ``producers`` (all
@@ -31,7 +32,7 @@ def write_prune_info(path: Path | str, decisions: Sequence[Decision], arch: str 
     write_json(path, {to_authors(arch, decision.layer): _entry(decision) for decision in decisions})
 
 
-def _entry(decision: Decision) -> dict[str, Any]:
+def _entry(decision: GroupDecision) -> dict[str, Any]:
     rounds = [{"k": r.k, "absorbed": {str(i): gone for i, gone in r.absorbed.items()}} for r in decision.rounds]
     return {
         "saved_idxs": decision.kept,

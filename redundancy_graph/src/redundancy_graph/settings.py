@@ -221,7 +221,7 @@ def main_imagenet(argv: Sequence[str] | None = None) -> int:
 
 def _fine_tuning(cls: type[FineTune], prog: str, argv: Sequence[str] | None) -> int:
     def body(settings: FineTune) -> None:
-        from redundancy_graph.finetune import prune
+        from redundancy_graph.prune import prune
 
         prune(settings, command_line(prog, argv))
 

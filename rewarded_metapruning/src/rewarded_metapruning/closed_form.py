@@ -16,19 +16,11 @@ from torch import Tensor, nn
 from common.atomic import write_json
 from common.cost import RULES, count_cost
 from common.errors import UserError
-from rewarded_metapruning.own_network import own_space
+from rewarded_metapruning.custom_network import own_space
 from rewarded_metapruning.published import PUBLISHED
 from rewarded_metapruning.scale import SCALES, width
 from rewarded_metapruning.settings import CONV_LINEAR, MILLION, PAPER, Cost
-from rewarded_metapruning.space import (
-    NEV,
-    OTHER_CLASSES,
-    Space,
-    aligned,
-    find_space,
-    index_array,
-    parse_nev,
-)
+from rewarded_metapruning.space import NEV, OTHER_CLASSES, SearchSpace, aligned, find_space, index_array, parse_nev
 
 LABEL = 10_007  # wider than any layer: what is LABEL + g wide is as wide as gene g
 
@@ -49,7 +41,7 @@ class Products:
 class SpaceCost:
     """Costs of the NEVs of a space, exact integers, a few microseconds a vector."""
 
-    def __init__(self, space: Space) -> None:
+    def __init__(self, space: SearchSpace) -> None:
         self.space = space
         self.table = np.array([[width(g.base, i) for i in range(SCALES)] for g in space.genes], dtype=np.int64)
         calls = _labelled_calls(space)
@@ -78,7 +70,7 @@ class SpaceCost:
 
 
 @lru_cache(maxsize=32)
-def space_cost(space: Space) -> SpaceCost:
+def space_cost(space: SearchSpace) -> SpaceCost:
     """The SpaceCost of a space, made once."""
     return SpaceCost(space)
 
@@ -112,7 +104,7 @@ def create_pruned(
     return space.build(_oriented(space, nev, rotated))
 
 
-def _oriented(space: Space, nev: Sequence[int], rotated: bool) -> NEV:
+def _oriented(space: SearchSpace, nev: Sequence[int], rotated: bool) -> NEV:
     nev = space.check(nev)
     if rotated and space.arch != "mobilenetv1":
         raise UserError(f"rotated vectors are those of mobilenetv1, not of {space.arch}")
@@ -128,7 +120,7 @@ class _Call:
     outputs: tuple[int, ...]
 
 
-def _labelled_calls(space: Space) -> list[_Call]:
+def _labelled_calls(space: SearchSpace) -> list[_Call]:
     labels = [LABEL + gene for gene in range(len(space.genes))]
     model = space.shell(labels).eval()
     for name, (source, _, after) in space.sources.items():
@@ -176,11 +168,11 @@ def _area(shape: tuple[int, ...]) -> int:
     return int(np.prod(shape[2:], dtype=np.int64))
 
 
-def _products(space: Space, calls: Sequence[_Call], rules) -> Products:
+def _products(space: SearchSpace, calls: Sequence[_Call], rules) -> Products:
     return _from_terms(space, [term for call in calls for rule in rules for term in rule(call)])
 
 
-def _params(space: Space) -> Products:
+def _params(space: SearchSpace) -> Products:
     trainable = {name for name, _ in space.shell().named_parameters()}
     terms = []
     for name in trainable:
@@ -191,7 +183,7 @@ def _params(space: Space) -> Products:
     return _from_terms(space, terms)
 
 
-def _from_terms(space: Space, terms: Sequence[tuple[int, int, int]]) -> Products:
+def _from_terms(space: SearchSpace, terms: Sequence[tuple[int, int, int]]) -> Products:
     """Labels become gene numbers, other sizes join the coefficient."""
     rows = []
     for coefficient, *sizes in terms:
@@ -216,7 +208,7 @@ def show(settings: Cost) -> None:
         write_json(settings.json, values)
 
 
-def _named_space(arch: str, model: str | None, num_classes: int | None, shape: Sequence[int] | None) -> Space:
+def _named_space(arch: str, model: str | None, num_classes: int | None, shape: Sequence[int] | None) -> SearchSpace:
     if model is None:
         return find_space(arch, num_classes, shape)
     if shape is None:
@@ -225,7 +217,7 @@ def _named_space(arch: str, model: str | None, num_classes: int | None, shape: S
     return own_space(model, num_classes or OTHER_CLASSES, (channels, height, width))
 
 
-def named_nev(space: Space, text: str) -> NEV:
+def named_nev(space: SearchSpace, text: str) -> NEV:
     """``unpruned``, ``published`` or a vector."""
     if text == "unpruned":
         return space.unpruned
@@ -236,7 +228,7 @@ def named_nev(space: Space, text: str) -> NEV:
     return parse_nev(text)
 
 
-def describe(space: Space, nev: NEV) -> dict:
+def describe(space: SearchSpace, nev: NEV) -> dict:
     """Everything that follows from a NEV: widths by layer, MACs by both rules, params; shares of the unpruned network."""
     cost = space_cost(space)
     both = [nev, space.unpruned]
@@ -251,7 +243,7 @@ def describe(space: Space, nev: NEV) -> dict:
     return figures
 
 
-def as_text(space: Space, figures: dict) -> str:
+def as_text(space: SearchSpace, figures: dict) -> str:
     lines = [f"{space.arch}, {space.length} entries: {','.join(map(str, figures['nev']))}"]
     bases = {gene.name: gene.base for gene in space.genes}
     lines += [f"  {name:<22} {value:>5} of {bases[name]}" for name, value in figures["widths"].items()]

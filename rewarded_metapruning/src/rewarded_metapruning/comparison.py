@@ -15,33 +15,25 @@ import torch
 from common.atomic import write_json
 from common.data import DataBundle
 from common.device import choose_device, set_threads
-from common.runs import describe_environment, open_run
-from common.trained import Trained
+from common.runs import Stage, describe_environment
+from common.target import Target
 from common.training import TrainOptions
 from rewarded_metapruning.closed_form import space_cost
-from rewarded_metapruning.evaluating import line_up, run_contender
-from rewarded_metapruning.evolution import Breeder
+from rewarded_metapruning.evaluating import train_variant, variants_of
+from rewarded_metapruning.evaluator import CandidateEvaluator
+from rewarded_metapruning.evolution import Evolution, target_window
 from rewarded_metapruning.files import read_pruning_net
 from rewarded_metapruning.images import load_images, space_of
-from rewarded_metapruning.judge import Judge
-from rewarded_metapruning.ranking import Terms
-from rewarded_metapruning.recipes import SMALL, Plan, with_epochs
+from rewarded_metapruning.ranking import RewardSettings
+from rewarded_metapruning.recipes import SMALL, SearchSettings, with_epochs
 from rewarded_metapruning.scale import ALL_SCALES
 from rewarded_metapruning.search_file import read_search
-from rewarded_metapruning.searching import search, target_budget
-from rewarded_metapruning.settings import (
-    CONV_LINEAR,
-    HOLDOUT_SEED,
-    MILLION,
-    PACKAGE,
-    SEARCH_FILE,
-    SmallScale,
-    scale_limits,
-)
-from rewarded_metapruning.training import train_pruning_net
+from rewarded_metapruning.searching import digest_of, search
+from rewarded_metapruning.settings import CONV_LINEAR, HOLDOUT_SEED, PACKAGE, SEARCH_FILE, SmallScale, scale_limits
+from rewarded_metapruning.training import log, train_pruning_net
 
 HOLDOUT = 0.1
-PLAN = Plan(population=20, parents=6, mutants=10, crossovers=10)
+SIZES = SearchSettings(population=20, parents=6, mutants=10, crossovers=10)
 CALIBRATION = (8, 125)
 
 
@@ -71,9 +63,8 @@ def label_of(settings: SmallScale, data: DataBundle) -> str:
 def one_seed(settings: SmallScale, data: DataBundle, seed: int, device: torch.device) -> dict[str, Any]:
     """All three stages with one seed: what the result file holds."""
     folder, limits = Path(settings.out) / f"{label_of(settings, data)}-seed{seed}", scale_limits(settings.scales)
-    space = space_of(settings.arch, data)
-    cost, held = space_cost(space), data.holdout(HOLDOUT, HOLDOUT_SEED)
-    amp, workers, force = settings.precision.amp, settings.data.workers, settings.force
+    space, held = space_of(settings.arch, data), data.holdout(HOLDOUT, HOLDOUT_SEED)
+    amp, workers, target = settings.precision.amp, settings.data.workers, Target(settings.target_macs)
     meta, final = (
         replace(with_epochs(r, e), amp=amp)
         for r, e in ((SMALL.meta, settings.meta_epochs), (SMALL.final, settings.epochs))
@@ -81,7 +72,7 @@ def one_seed(settings: SmallScale, data: DataBundle, seed: int, device: torch.de
     optimizer, learning_rate = settings.meta_optimizer, settings.meta_learning_rate
     decay = 0.0 if optimizer == "adam" else meta.weight_decay
     meta = replace(meta, optimizer=optimizer, learning_rate=learning_rate, weight_decay=decay)
-    breeder = Breeder(space, cost, target_budget(cost, settings.target_macs), PLAN, seed, limits)
+    evolution = Evolution(space, target_window(space_cost(space), target, limits), SIZES, seed, limits)
     options = {
         "arch": space.arch,
         "dataset": data.name,
@@ -89,36 +80,30 @@ def one_seed(settings: SmallScale, data: DataBundle, seed: int, device: torch.de
         "seed": seed,
         "scales": list(limits),
     }
-    run = open_run(
-        folder / "pruning-net", PACKAGE, {**options, **asdict(meta)}, device=device, fingerprint=held.fingerprint, force=force
-    )  # fmt: skip
-    trained = train_pruning_net(run, space, held, meta, device, seed, workers, limits=limits)
-    net = read_pruning_net(run.model_path, space).net.to(device)
-    judge = Judge(net, held.train, held.test, device, *CALIBRATION, seed=seed, workers=workers, amp=amp)
-    terms = Terms(base_macs=int(cost.macs([space.unpruned])[0]) / MILLION)
-    digest, target = Trained(net, data, space.arch).digest, settings.target_macs
-    searched = open_run(
-        folder / "search", PACKAGE, {**options, "pruning_net": digest, "target": target, **asdict(PLAN)},
-        device=device, fingerprint=held.fingerprint, force=force,
-    )  # fmt: skip
-    head = {**options, "selected_on": "holdout", **asdict(terms), "target": target}
-    best = search(searched.folder, head, breeder, cost, terms, judge, settings.generations, device)[0]
-    content = read_search(searched.folder / SEARCH_FILE)
-    contenders = line_up(space, best.nev, folder / "networks", True, settings.random, seed, limits)
-    networks = []
-    for contender in contenders:
-        metrics = run_contender(
-            contender, space, data, final, device, {**options, **asdict(final)}, seed=seed, workers=workers, force=force,
-            latency=False,
-        )  # fmt: skip
+    place = Stage(folder, PACKAGE, {}, seed=seed, device=device, log=log, force=settings.force)
+    trained = place.part("pruning-net", {**options, **asdict(meta)}, fingerprint=held.fingerprint)
+    train_pruning_net(trained, space, held, meta, limits, workers)
+    net = read_pruning_net(trained.model_path, space).net.to(device)
+    evaluator = CandidateEvaluator(net, held.train, held.test, device, *CALIBRATION, seed, workers, amp)
+    about = {"pruning_net": digest_of(net, data), "target": target.fraction, **asdict(SIZES)}
+    searched = place.part("search", {**options, **about}, fingerprint=held.fingerprint)
+    reward = RewardSettings.of_space(space)
+    head = {**options, "selected_on": "holdout", **asdict(reward), "target": target.fraction}
+    best = search(searched, head, evolution, reward, evaluator, settings.generations)[0]
+    place, networks = replace(place, folder=folder / "networks"), []
+    for variant in variants_of(space, best.nev, True, settings.random, seed, limits):
+        metrics = train_variant(
+            variant, place, {**options, **asdict(final)}, space, data, final, workers=workers, latency=False
+        )
         side = metrics["compressed"]
-        entry = {"role": contender.role, "nev": list(contender.nev), "judged_top1": round(judge(contender.nev).top1, 4)}
+        judged = round(evaluator(variant.nev).top1, 4)
+        entry = {"role": variant.role, "nev": list(variant.nev), "judged_top1": judged}
         entry |= {key: side[key] for key in ("top1", "loss", "macs", "macs_paper", "params")}
         networks.append({**entry, "seconds": metrics["seconds"]})
     return {
-        **options, "shape": list(space.shape), "target": target, "rule": CONV_LINEAR,
-        "meta": {**_recipe(meta), "unpruned_top1": trained["unpruned_top1"], "seconds": trained["seconds"]},
-        "search": {**asdict(PLAN), "generations": settings.generations, "held_out": len(held.test), **_history(content)},
+        **options, "shape": list(space.shape), "target": target.fraction, "rule": CONV_LINEAR,
+        "meta": {**_recipe(meta), **{key: trained.metrics()[key] for key in ("unpruned_top1", "seconds")}},
+        "search": {**asdict(SIZES), "generations": settings.generations, "held_out": len(held.test), **_history(searched)},
         "final": _recipe(final), "networks": networks, "data_fingerprint": data.fingerprint,
     }  # fmt: skip
 
@@ -128,20 +113,15 @@ def _recipe(options: TrainOptions) -> dict[str, Any]:
     return {name: getattr(options, name) for name in names}
 
 
-def _history(content: dict[str, Any]) -> dict[str, Any]:
+def _history(searched: Stage) -> dict[str, Any]:
     """Best, median and worst reward of each generation, best so far, and every candidate as (MACs, top-1)."""
+    content = read_search(searched.folder / SEARCH_FILE)
     rows, best = [], float("-inf")
     for number in range(content["generations"]):
         of_this = sorted(c["reward"] for c in content["candidates"] if c["generation"] == number)
         best = max(best, of_this[-1])
         median = of_this[len(of_this) // 2]
-        rows.append(
-            {
-                "best_so_far": round(best, 5),
-                "best": round(of_this[-1], 5),
-                "median": round(median, 5),
-                "worst": round(of_this[0], 5),
-            }
-        )
+        row = {"best_so_far": best, "best": of_this[-1], "median": median, "worst": of_this[0]}
+        rows.append({name: round(reward, 5) for name, reward in row.items()})
     points = [[c["macs"], round(c["top1"], 2)] for c in content["candidates"]]
     return {"tested": len(points), "history": rows, "points": points}

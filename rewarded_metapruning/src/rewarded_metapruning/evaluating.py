@@ -1,11 +1,12 @@
 """Stage 3: train the network of a vector, from scratch as the paper does or from its generated weights; and what to hold it against.
 
-With --beside the unpruned network, and random vectors of the same budget, are trained in the same way.
+With --beside the unpruned network, and random vectors of the same MACs, are trained in the same way. No trained network is
+pruned here and there is no dense one to compare with, so this does not end in :func:`common.pipeline.compress`.
 """
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,17 +20,18 @@ from common.data import DataBundle
 from common.device import choose_device, set_threads
 from common.distributed import barrier, is_main, process_group
 from common.errors import UserError
-from common.log import Say
+from common.log import epochs_said
 from common.measure import measure_files
 from common.results import markdown_table, padded
-from common.runs import open_run
+from common.runs import MODEL, Stage
+from common.target import TOLERANCE
 from common.training import Hooks, TrainOptions, best_test_top1, fit
 from rewarded_metapruning.closed_form import named_nev, space_cost
-from rewarded_metapruning.evolution import Breeder, Budget
+from rewarded_metapruning.evaluator import CandidateEvaluator
+from rewarded_metapruning.evolution import Evolution, MacsWindow
 from rewarded_metapruning.files import read_pruning_net, write_flat
 from rewarded_metapruning.images import load_images, require_file, require_network, space_of
-from rewarded_metapruning.judge import Judge
-from rewarded_metapruning.recipes import Plan, recipe_of
+from rewarded_metapruning.recipes import SearchSettings, recipe_of
 from rewarded_metapruning.scale import ALL_SCALES
 from rewarded_metapruning.search_file import nev_of_rank, searched_scales
 from rewarded_metapruning.settings import (
@@ -47,25 +49,27 @@ from rewarded_metapruning.settings import (
     scale_limits,
     wanted_beside,
 )
-from rewarded_metapruning.space import NEV, Space, aligned
-from rewarded_metapruning.training import is_weight
-
-WINDOW = 0.02  # random vectors cost as much as the chosen one, or up to this share less
+from rewarded_metapruning.space import NEV, SearchSpace, aligned
+from rewarded_metapruning.training import is_weight, log
 
 
 @dataclass(frozen=True)
-class Contender:
-    """A network that is trained: its role, its vector, the folder of its run."""
+class Variant:
+    """A network that is trained: the chosen one, a random one or the unpruned one."""
 
     role: str
     nev: NEV
-    folder: Path
+
+    @property
+    def folder(self) -> str:
+        """The name of its run folder: the role, and eight hex digits for the vector."""
+        digits = hashlib.sha256(json.dumps(list(self.nev)).encode()).hexdigest()[:8]
+        return self.role if self.role == UNPRUNED else f"{self.role}-{digits}"
 
 
 def evaluate(settings: Evaluate) -> None:
     """The command: run folders of the chosen network and those beside it, and one table."""
-    recipe, vector = settings.recipe, settings.vector
-    arch, seed, save = settings.network.arch, settings.repeat.seed, Path(settings.save)
+    vector, arch, seed = settings.vector, settings.network.name, settings.repeat.seed
     unpruned, count = wanted_beside(vector.beside)
     set_threads(settings.run.threads)
     device = choose_device(settings.run.device)
@@ -79,85 +83,81 @@ def evaluate(settings: Evaluate) -> None:
         space = space_of(arch, data)
         nev = chosen_nev(vector, space)
         limits = scale_limits(settings.scales, ALL_SCALES if vector.nev is not None else searched_scales(vector.file))
-        contenders = line_up(space, nev, save, unpruned, count, seed, limits)
+        variants = variants_of(space, nev, unpruned, count, seed, limits)
         options = recorded(
             settings, "save", "beside", "nev", "nev_file", "rank", "net_cache", "tensorboard", "rotated",
             scales=list(limits), holdout=0.1,
         )  # fmt: skip
-        for contender in contenders:
-            run_contender(
-                contender, space, data, recipe, device, options, net_cache=Path(vector.net_cache), seed=seed,
-                workers=settings.data.workers, force=settings.repeat.force, say=say, tensorboard=settings.tensorboard,
-            )  # fmt: skip
+        place = Stage(Path(settings.save), PACKAGE, {}, seed=seed, device=device, log=log, force=settings.repeat.force)
+        metrics = [
+            train_variant(
+                variant, place, options, space, data, settings.recipe, workers=settings.data.workers,
+                net_cache=Path(vector.net_cache) if vector.init == "generated" else None, tensorboard=settings.tensorboard,
+            )
+            for variant in variants
+        ]  # fmt: skip
         if is_main():
-            chosen = contenders[-1]
-            write_flat(save, load_result(chosen.folder / "model.safetensors", space).state_dict())
-            say(table(space, contenders))
-            say(f"the chosen network: {chosen.folder / 'model.safetensors'}")
+            file = place.folder / variants[-1].folder / MODEL
+            write_flat(place.folder, load_result(file, space).state_dict())
+            log(table(space, variants, metrics))
+            log(f"the chosen network: {file}")
 
 
-def run_contender(
-    contender: Contender,
-    space: Space,
+def train_variant(
+    variant: Variant,
+    place: Stage,
+    options: Mapping[str, Any],
+    space: SearchSpace,
     data: DataBundle,
     recipe: TrainOptions,
-    device: torch.device,
-    options: dict[str, Any],
     *,
     net_cache: Path | None = None,
-    seed: int = 0,
     workers: int = 2,
-    force: bool = False,
-    say: Say = print,
     tensorboard: str | None = None,
     latency: bool = True,
 ) -> dict[str, Any]:
-    """Train one network on all training pictures, save it, read it back, measure it on the test pictures; its metrics."""
-    options = {**options, "nev": list(contender.nev), "role": contender.role}
-    run = open_run(contender.folder, PACKAGE, options, device=device, fingerprint=data.fingerprint, force=force)
-    if not run.finished:
-        torch.manual_seed(seed)
-        model = first_network(space, contender.nev, options.get("init", "scratch"), net_cache, data, device, say)
+    """Train a network on all training images, save it, read it back, measure it on the test images; its metrics.
 
-        def after_epoch(epoch: int) -> dict[str, Any]:
-            say(f"{contender.role}: epoch {epoch + 1} of {recipe.epochs} is done")
-            return {}
-
+    place: where its run folder lies. net_cache: a PruningNet whose weights it starts from; None for new ones.
+    """
+    about = {"role": variant.role, "nev": list(variant.nev)}
+    stage = place.part(variant.folder, {**options, **about}, fingerprint=data.fingerprint)
+    if not stage.finished:
+        torch.manual_seed(stage.seed)
+        model = space.build(variant.nev) if net_cache is None else generated(space, variant.nev, net_cache, data, stage)
         rows = fit(
-            model, data.train, recipe, folder=run.folder, test=data.test, device=device, seed=seed, workers=workers,
-            hooks=Hooks(decays=is_weight, after_epoch=after_epoch), tensorboard=tensorboard,
+            model, data.train, recipe, folder=stage.folder, test=data.test, device=stage.device, seed=stage.seed, workers=workers,
+            hooks=Hooks(decays=is_weight, after_epoch=epochs_said(variant.role, recipe.epochs, stage.log, "training")),
+            tensorboard=tensorboard,
         )  # fmt: skip
         if is_main():
-            save_model(run.model_path, model, normalize=(data.mean, data.std), dataset=data.name, classes=data.classes)
+            file, factory = stage.model_path, factory_of(space)
+            save_model(file, model, normalize=(data.mean, data.std), dataset=data.name, classes=data.classes)
             sides = measure_files(
-                {"compressed": run.model_path}, data, device=device, workers=workers, factory=factory_of(space), latency=latency
-            )  # fmt: skip
-            read_back = load_result(run.model_path, space)
-            sides["compressed"]["macs_paper"] = count_cost(read_back, data.input_shape, PAPER).macs
-            best = best_test_top1(rows)
-            role = {"role": contender.role, "nev": list(contender.nev), "init": options.get("init", "scratch")}
-            run.finish({**sides, **role, "epochs": recipe.epochs, "best_test_top1": best})
-        barrier()
-    return run.metrics()
-
-
-def first_network(
-    space: Space, nev: NEV, init: str, net_cache: Path | None, data: DataBundle, device: torch.device, say: Say = print
-) -> nn.Module:
-    """The network before training: new weights, or generated ones with norms calibrated on training pictures."""
-    model = space.build(nev)
-    if init == "generated" and net_cache is not None:
-        saved = read_pruning_net(net_cache, space)
-        if foreign := saved.foreign_entries(nev):
-            say(
-                f"{net_cache} was not trained on entries such as {foreign[0]}: its weights for them are as they were drawn"
+                {"compressed": file}, data, device=stage.device, workers=workers, factory=factory, latency=latency
             )
-        judge = Judge(saved.net.to(device), data.train, data.test, device, *recipe_of(space.arch).calibration)
-        model.load_state_dict(judge.calibrated(nev).state_dict())
+            sides["compressed"]["macs_paper"] = count_cost(load_result(file, space), data.input_shape, PAPER).macs
+            about["init"] = "scratch" if net_cache is None else "generated"
+            stage.finish({**sides, **about, "epochs": recipe.epochs, "best_test_top1": best_test_top1(rows)})
+        barrier()
+    return stage.metrics()
+
+
+def generated(space: SearchSpace, nev: NEV, net_cache: Path, data: DataBundle, stage: Stage) -> nn.Module:
+    """The network of a vector with generated weights, batch norm calibrated on training images."""
+    saved = read_pruning_net(net_cache, space)
+    if untrained := saved.untrained_entries(nev):
+        stage.log(
+            f"{net_cache} was not trained on entries such as {untrained[0]}: its weights for them are as they were drawn"
+        )
+    net, calibration = saved.net.to(stage.device), recipe_of(space.arch).calibration
+    evaluator = CandidateEvaluator(net, data.train, data.test, stage.device, *calibration)
+    model = space.build(nev)
+    model.load_state_dict(evaluator.calibrated(nev).state_dict())
     return model
 
 
-def chosen_nev(settings: Vector, space: Space) -> NEV:
+def chosen_nev(settings: Vector, space: SearchSpace) -> NEV:
     """The vector of --nev, or of --rank in the search file."""
     if settings.nev is None:
         nev = nev_of_rank(settings.file, settings.rank, space)
@@ -168,57 +168,35 @@ def chosen_nev(settings: Vector, space: Space) -> NEV:
     return aligned(nev) if settings.rotated else nev
 
 
-def factory_of(space: Space) -> Callable[[], nn.Module] | None:
+def factory_of(space: SearchSpace) -> Callable[[], nn.Module] | None:
     """What reading a saved network needs besides its file: nothing for a registered one."""
     return space.factory if space.own else None
 
 
-def load_result(path: Path, space: Space) -> nn.Module:
+def load_result(path: Path, space: SearchSpace) -> nn.Module:
     return load_model(path, factory_of(space))
 
 
-def line_up(
-    space: Space, nev: NEV, folder: Path, unpruned: bool, count: int, seed: int, limits: tuple[int, int] = ALL_SCALES
-) -> list[Contender]:
-    """The networks to train, the chosen one last."""
-    cost = space_cost(space)
-    contenders = [Contender(UNPRUNED, space.unpruned, folder / UNPRUNED)] if unpruned else []
+def variants_of(
+    space: SearchSpace, nev: NEV, unpruned: bool, count: int, seed: int, limits: tuple[int, int] = ALL_SCALES
+) -> list[Variant]:
+    """The networks to train, the chosen one last. count: of random ones, whose MACs are the chosen one's or up to 2 % fewer."""
+    variants = [Variant(UNPRUNED, space.unpruned)] if unpruned else []
     if count:
-        macs = int(cost.macs([nev], CONV_LINEAR)[0])
-        breeder = Breeder(space, cost, Budget(int((1 - WINDOW) * macs), macs, CONV_LINEAR), Plan(), seed, limits)
-        for other in breeder.random(count, (seed, HOLDOUT_SEED), {nev}):
-            contenders.append(Contender(RANDOM, other, folder / f"{RANDOM}-{short(other)}"))
-    return [*contenders, Contender(CHOSEN, nev, folder / f"{CHOSEN}-{short(nev)}")]
+        macs = int(space_cost(space).macs([nev], CONV_LINEAR)[0])
+        window = MacsWindow(int((1 - TOLERANCE) * macs), macs, CONV_LINEAR)
+        evolution = Evolution(space, window, SearchSettings(), seed, limits)
+        variants += [Variant(RANDOM, other) for other in evolution.random(count, (seed, HOLDOUT_SEED), {nev})]
+    return [*variants, Variant(CHOSEN, nev)]
 
 
-def short(nev: NEV) -> str:
-    """Eight hex digits that name a vector's folder."""
-    return hashlib.sha256(json.dumps(list(nev)).encode()).hexdigest()[:8]
-
-
-def table(space: Space, contenders: Sequence[Contender]) -> str:
+def table(space: SearchSpace, variants: Sequence[Variant], metrics: Sequence[Mapping[str, Any]]) -> str:
     """One row per network, measured on what was read back from disk."""
-    rows = []
     dense = int(space_cost(space).macs([space.unpruned], CONV_LINEAR)[0])
-    for contender in contenders:
-        metrics = json.loads((contender.folder / "metrics.json").read_text(encoding="utf-8"))
-        side = metrics["compressed"]
-        share, paper = 100 * side["macs"] / dense, side["macs_paper"] / MILLION
-        rows.append(
-            [
-                contender.role,
-                f"{side['top1']:.2f}",
-                f"{paper:.3f}",
-                f"{share:.2f}",
-                f"{side['params']:,}",
-                contender.folder.name,
-            ]
-        )
+    rows = []
+    for variant, side in zip(variants, (found["compressed"] for found in metrics), strict=True):
+        top1, paper, kept = side["top1"], side["macs_paper"] / MILLION, 100 * side["macs"] / dense
+        rows.append([variant.role, f"{top1:.2f}", f"{paper:.3f}", f"{kept:.2f}", f"{side['params']:,}", variant.folder])
     return padded(
         markdown_table(["network", "top-1 %", "M MACs, paper's rule", "MACs kept %", "params", "folder"], rows)
     )
-
-
-def say(line: str) -> None:
-    if is_main():
-        print(line, flush=True)

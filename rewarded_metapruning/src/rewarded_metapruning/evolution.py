@@ -4,17 +4,19 @@ Every draw depends on (seed, generation) alone, so a search that is begun anew p
 same rewards: this is what makes resuming and sharing among processes exact.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from common.errors import UserError
-from rewarded_metapruning.closed_form import SpaceCost
-from rewarded_metapruning.recipes import Plan
-from rewarded_metapruning.scale import ALL_SCALES
-from rewarded_metapruning.settings import MILLION, PAPER
-from rewarded_metapruning.space import NEV, Space
+from common.target import Target
+from rewarded_metapruning.closed_form import SpaceCost, space_cost
+from rewarded_metapruning.recipes import SearchSettings
+from rewarded_metapruning.scale import ALL_SCALES, FULL
+from rewarded_metapruning.settings import CONV_LINEAR, MILLION, PAPER
+from rewarded_metapruning.space import NEV, SearchSpace
 
 ROUNDS = 60  # of proposals for a generation's mutants, and crossovers, before random vectors take their place
 RANDOM_ROUNDS = 20  # of uniform draws before vectors are led into the window
@@ -22,7 +24,7 @@ WALKS = 60  # vectors in a row that are led towards the window in vain, or to on
 
 
 @dataclass(frozen=True)
-class Budget:
+class MacsWindow:
     """MACs, by a rule, that a candidate may cost: least <= macs <= most."""
 
     least: int
@@ -31,6 +33,24 @@ class Budget:
 
     def holds(self, macs: np.ndarray) -> np.ndarray:
         return (self.least <= macs) & (macs <= self.most)
+
+
+def target_window(cost: SpaceCost, target: Target, limits: tuple[int, int] = ALL_SCALES) -> MacsWindow:
+    """[0.98, 1.00] of a fraction of the unpruned network's MACs, convolutions and linear layers.
+
+    Raises UserError, with what can be reached, if no vector with entries within ``limits`` meets the target.
+    """
+    space, (low, high) = cost.space, limits
+    dense, least, most = (
+        int(macs) for macs in cost.macs([(entry,) * space.length for entry in (FULL, low, high)], CONV_LINEAR)
+    )
+    window = MacsWindow(math.ceil(target.least * dense), int(target.fraction * dense), CONV_LINEAR)
+    if window.most < least or window.least > most:
+        target.refuse(
+            f"no vector of {space.arch} with entries {low} to {high}",
+            [(least if window.most < least else most) / dense],
+        )
+    return window
 
 
 def mutate(
@@ -55,35 +75,42 @@ def cross(random: np.random.Generator, parents: np.ndarray, count: int) -> np.nd
     return np.where(random.random((count, parents.shape[1])) < 0.5, parents[first], parents[second])
 
 
-class Breeder:
-    """Proposes generations of a space within a budget; ``limits``: least and largest scale index of a gene."""
+class Evolution:
+    """Proposes generations of a space whose MACs lie in a window; ``limits``: least and largest scale index of a gene.
+
+    Raises UserError for a window that no vector can lie in.
+    """
 
     def __init__(
-        self, space: Space, cost: SpaceCost, budget: Budget, plan: Plan, seed: int = 0,
+        self,
+        space: SearchSpace,
+        window: MacsWindow,
+        sizes: SearchSettings,
+        seed: int = 0,
         limits: tuple[int, int] = ALL_SCALES,
-    ) -> None:  # fmt: skip
-        self.space, self.cost, self.budget, self.plan, self.seed = space, cost, budget, plan, seed
-        self.limits = limits
-        self._refuse_unreachable()
+    ) -> None:
+        self.space, self.cost, self.window, self.sizes = space, space_cost(space), window, sizes
+        self.seed, self.limits = seed, limits
+        self._require_reachable()
 
     def generation(self, number: int, parents: Sequence[NEV], seen: set[NEV]) -> list[NEV]:
-        """``population`` different NEVs within the budget that are not among ``seen``: mutants, crossovers, random ones.
+        """``population`` different NEVs within the window that are not among ``seen``: mutants, crossovers, random ones.
 
         parents: the best so far, best first; none for the first generation. Raises UserError if there are not so many.
         """
         random = np.random.default_rng([self.seed, number])
         chosen: dict[NEV, None] = {}
         if parents:
-            genes = np.array([self.space.genes_of(nev) for nev in parents[: self.plan.parents]])
-            plan = self.plan
-            self._take(chosen, seen, plan.mutants, lambda n: mutate(random, genes, n, plan.mutation, self.limits))
+            genes = np.array([self.space.genes_of(nev) for nev in parents[: self.sizes.parents]])
+            sizes = self.sizes
+            self._take(chosen, seen, sizes.mutants, lambda n: mutate(random, genes, n, sizes.mutation, self.limits))
             if len(genes) > 1:
-                self._take(chosen, seen, len(chosen) + plan.crossovers, lambda n: cross(random, genes, n))
+                self._take(chosen, seen, len(chosen) + sizes.crossovers, lambda n: cross(random, genes, n))
         self._fill(chosen, seen, random)
         return list(chosen)
 
     def random(self, count: int, seed: Sequence[int], seen: set[NEV] | None = None) -> list[NEV]:
-        """Different random NEVs within the budget."""
+        """Different random NEVs within the window."""
         chosen: dict[NEV, None] = {}
         self._fill(chosen, seen or set(), np.random.default_rng(list(seed)), count)
         return list(chosen)
@@ -91,12 +118,12 @@ class Breeder:
     def _take(
         self, chosen: dict[NEV, None], seen: set[NEV], until: int, propose: Callable[[int], np.ndarray], rounds: int = ROUNDS
     ) -> None:  # fmt: skip
-        """Add proposals that are new and within the budget until ``chosen`` has so many."""
+        """Add proposals that are new and within the window until ``chosen`` has so many."""
         for _ in range(rounds):
             if len(chosen) >= until:
                 return
             proposals = propose(max(2 * (until - len(chosen)), 16))
-            for indices in proposals[self.budget.holds(self.cost.macs_of_genes(proposals, self.budget.rule))]:
+            for indices in proposals[self.window.holds(self.cost.macs_of_genes(proposals, self.window.rule))]:
                 nev = self.space.nev_of(indices)
                 if nev not in seen and len(chosen) < until:
                     chosen[nev] = None
@@ -104,9 +131,9 @@ class Breeder:
     def _fill(
         self, chosen: dict[NEV, None], seen: set[NEV], random: np.random.Generator, until: int | None = None
     ) -> None:
-        until = until or self.plan.population
+        until = until or self.sizes.population
         genes, (low, high) = len(self.space.genes), self.limits
-        low, high = max(low, self.space.description.fewest), min(high, self.space.description.most)
+        low, high = max(low, self.space.description.scale_min), min(high, self.space.description.scale_max)
         if low <= high:
             self._take(chosen, seen, until, lambda n: random.integers(low, high + 1, (n, genes)), RANDOM_ROUNDS)
         in_vain = 0
@@ -119,36 +146,36 @@ class Breeder:
         if len(chosen) == until:
             return
         raise UserError(
-            f"no more than {len(seen) + len(chosen)} different vectors were found within {self._window()}; widen the budget,"
+            f"no more than {len(seen) + len(chosen)} different vectors were found within {self._in_millions()}; widen the budget,"
             " or ask for fewer candidates"
         )
 
     def _walk(self, random: np.random.Generator) -> NEV | None:
-        """A random vector led into the budget, one random gene one step at a time; None if it gets past it for long."""
+        """A random vector led into the window, one random gene one step at a time; None if it gets past it for long."""
         low, high = self.limits
-        first = np.clip([self.space.description.fewest, self.space.description.most], low, high)
+        first = np.clip([self.space.description.scale_min, self.space.description.scale_max], low, high)
         indices = random.integers(first[0], first[1] + 1, (1, len(self.space.genes)))
         for _ in range(2 * (high - low + 1) * indices.shape[1]):
-            macs = int(self.cost.macs_of_genes(indices, self.budget.rule)[0])
-            if self.budget.least <= macs <= self.budget.most:
+            macs = int(self.cost.macs_of_genes(indices, self.window.rule)[0])
+            if self.window.least <= macs <= self.window.most:
                 return self.space.nev_of(indices[0])
-            step = -1 if macs > self.budget.most else 1
+            step = -1 if macs > self.window.most else 1
             movable = np.flatnonzero((indices[0] + step >= low) & (indices[0] + step <= high))
             if not len(movable):
                 return None
             indices[0, random.choice(movable)] += step
         return None
 
-    def _refuse_unreachable(self) -> None:
-        space, budget = self.space, self.budget
-        ends = self.cost.macs([(limit,) * space.length for limit in self.limits], budget.rule)
-        if budget.least > budget.most:
-            raise UserError(f"the budget {self._window()} is empty: its least is above its most")
-        if budget.most < ends[0] or budget.least > ends[1]:
+    def _require_reachable(self) -> None:
+        space, window = self.space, self.window
+        ends = self.cost.macs([(limit,) * space.length for limit in self.limits], window.rule)
+        if window.least > window.most:
+            raise UserError(f"the budget {self._in_millions()} is empty: its least is above its most")
+        if window.most < ends[0] or window.least > ends[1]:
             raise UserError(
-                f"{space.arch} cannot cost {self._window()}; its vectors cost {ends[0] / MILLION:.6g} to"
+                f"{space.arch} cannot cost {self._in_millions()}; its vectors cost {ends[0] / MILLION:.6g} to"
                 f" {ends[1] / MILLION:.6g} million MACs by this rule (scale indices {self.limits[0]} to {self.limits[1]})"
             )
 
-    def _window(self) -> str:
-        return f"{self.budget.least / MILLION:.6g} to {self.budget.most / MILLION:.6g} million MACs"
+    def _in_millions(self) -> str:
+        return f"{self.window.least / MILLION:.6g} to {self.window.most / MILLION:.6g} million MACs"

@@ -16,7 +16,7 @@ from common.errors import UserError
 from rewarded_metapruning.pruning_net import ARCH, PruningNet, recorded_arguments
 from rewarded_metapruning.scale import FULL
 from rewarded_metapruning.settings import BEST, CHECKPOINT
-from rewarded_metapruning.space import NEV, Space
+from rewarded_metapruning.space import NEV, SearchSpace
 
 SCALES = "scales"  # tensor (2,) int64 in checkpoint.pth.tar, and list in the header of model.safetensors
 
@@ -42,7 +42,7 @@ class SavedNet:
                 " leave --scales out, or train another PruningNet"
             )
 
-    def foreign_entries(self, nev: NEV) -> list[int]:
+    def untrained_entries(self, nev: NEV) -> list[int]:
         """Entries of a vector that it was not trained on."""
         low, high = self.limits or (0, FULL)
         return [entry for entry in nev if not low <= entry <= high]
@@ -79,7 +79,7 @@ def write_flat(folder: Path, tensors: Mapping[str, Tensor]) -> None:
         write_bytes(best, content.getvalue())
 
 
-def read_pruning_net(path: Path, space: Space) -> SavedNet:
+def read_pruning_net(path: Path, space: SearchSpace) -> SavedNet:
     """A PruningNet of this space from its model.safetensors or a checkpoint.pth.tar.
 
     Raises UserError for a file that is missing, damaged, or of another network's PruningNet.
@@ -99,7 +99,7 @@ def read_pruning_net(path: Path, space: Space) -> SavedNet:
     return SavedNet(net.eval(), _limits(path, limits), path)
 
 
-def _require_same(path: Path, header: Mapping, extra: Mapping, space: Space) -> None:
+def _require_same(path: Path, header: Mapping, extra: Mapping, space: SearchSpace) -> None:
     arguments = header["args"]
     if header["arch"] != ARCH and not (header["arch"] is None and "network" in extra):
         raise UserError(f"{path} holds a network, not a PruningNet; train.py makes one")

@@ -22,23 +22,23 @@ RESNET50_BLOCKS = (3, 4, 6, 3)
 class Description:
     """genes: each the layers whose width it sets; entries: how many entries of the vector a gene takes (all equal), 1 each
     if empty; hidden: units of a generator's hidden layer within blocks; norm_selectors: which gene chooses the norm of a layer whose own
-    width is fixed; fewest, most: range in which the first random vectors are drawn.
+    width is fixed; scale_min, scale_max: range in which the first random vectors are drawn.
     """
 
     genes: tuple[tuple[str, ...], ...]
     entries: tuple[int, ...] = ()
     hidden: int = 32
     norm_selectors: dict[str, int] = field(default_factory=dict)
-    fewest: int = 0
-    most: int = 30
+    scale_min: int = 0
+    scale_max: int = 30
 
 
-def resnet(blocks: Sequence[int], fewest: int = 0, most: int = 30) -> Description:
+def resnet(blocks: Sequence[int], scale_min: int = 0, scale_max: int = 30) -> Description:
     """Stem; the output of each stage but the last; the middle of each block, shared by its first two convolutions."""
     outputs = [("conv1",), *((f"layer{stage}.0.conv3",) for stage in range(1, len(blocks)))]
     places = [f"layer{stage}.{block}" for stage, count in enumerate(blocks, 1) for block in range(count)]
     middles = [(f"{place}.conv1", f"{place}.conv2") for place in places]
-    return Description((*outputs, *middles), fewest=fewest, most=most)
+    return Description((*outputs, *middles), scale_min=scale_min, scale_max=scale_max)
 
 
 def mobilenet_v1(layers: Sequence[tuple[int, int]]) -> Description:
@@ -59,7 +59,7 @@ def mobilenet_v2(stages: Sequence[tuple[int, int, int]]) -> Description:
 
 
 DESCRIPTIONS: dict[str, Description] = {
-    "resnet50": resnet(RESNET50_BLOCKS, fewest=12, most=23),
+    "resnet50": resnet(RESNET50_BLOCKS, scale_min=12, scale_max=23),
     "mobilenetv1": mobilenet_v1(MOBILENET_V1),
     "mobilenetv2": mobilenet_v2(MOBILENET_V2),
     "resnet-small": resnet([count for _, count, _ in RESNET_SMALL]),

@@ -8,9 +8,9 @@ from common.data.split import stratified_split
 from common.errors import UserError
 from common.factory import import_factory
 from common.models import find_architecture
-from rewarded_metapruning.own_network import own_space
+from rewarded_metapruning.custom_network import own_space
 from rewarded_metapruning.settings import DATA_DIR, HOLDOUT_SEED, Data, is_own
-from rewarded_metapruning.space import Space, find_space
+from rewarded_metapruning.space import SearchSpace, find_space
 
 
 def load_images(settings: Data) -> DataBundle:
@@ -40,12 +40,18 @@ def require_network(arch: str) -> None:
         find_architecture(arch)
 
 
-def space_of(arch: str, data: DataBundle) -> Space:
-    """The network's space for these images. Raises UserError if it does not read images of their size, or, for a user's own
-    network, if no PruningNet can be made for it.
+def space_of(arch: str, data: DataBundle) -> SearchSpace:
+    """The space of a command's network for these images: a registered one's, or that of a user's own, which is imported.
+
+    Raises UserError for a network that no PruningNet can be made for.
     """
     if is_own(arch):
         return own_space(arch, data.num_classes, data.input_shape)
+    return registered_space(arch, data)
+
+
+def registered_space(arch: str, data: DataBundle) -> SearchSpace:
+    """A registered network's space for these images. Raises UserError if it does not read images of their size."""
     own, shape = find_architecture(arch).input_shape, data.input_shape
     if own[1] == 224 and shape[1] != 224:
         raise UserError(

@@ -1,29 +1,29 @@
-"""The paper as ``compare`` calls it: a PruningNet for the baseline's architecture, a short search, its generated weights.
+"""The paper as ``compare`` calls it: a PruningNet for the network's architecture, a short search, the generated weights.
 
-Of the baseline only the architecture is used: the weights of the small network are generated, not inherited.
+Of the given network only the architecture is used: the weights of the small one are generated, not inherited.
 """
 
-from dataclasses import asdict, replace
-from pathlib import Path
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 
-from common.checkpoint import save_model
 from common.errors import UserError
-from common.formats import load_network
-from common.methods import Method, Task
-from common.runs import open_run
-from common.trained import Trained, normalized_as
+from common.methods import Decision, Method
+from common.runs import Stage
+from common.target import Target
+from common.trained_model import Limits, TrainedModel
 from common.training import TrainOptions
 from rewarded_metapruning.closed_form import space_cost
-from rewarded_metapruning.evolution import Breeder
+from rewarded_metapruning.custom_network import own_space
+from rewarded_metapruning.evaluator import CandidateEvaluator
+from rewarded_metapruning.evolution import Evolution, target_window
 from rewarded_metapruning.files import read_pruning_net
-from rewarded_metapruning.images import space_of
-from rewarded_metapruning.judge import Judge
-from rewarded_metapruning.ranking import Terms
-from rewarded_metapruning.recipes import Plan
+from rewarded_metapruning.images import registered_space
+from rewarded_metapruning.ranking import RewardSettings
+from rewarded_metapruning.recipes import SearchSettings
 from rewarded_metapruning.scale import FULL, scale
-from rewarded_metapruning.searching import search, target_budget
-from rewarded_metapruning.settings import CONV_LINEAR, HOLDOUT_SEED, MILLION, PACKAGE
-from rewarded_metapruning.space import Space
+from rewarded_metapruning.searching import digest_of, search
+from rewarded_metapruning.settings import HOLDOUT_SEED, PACKAGE
+from rewarded_metapruning.space import SearchSpace
 from rewarded_metapruning.training import train_pruning_net
 
 META = TrainOptions(
@@ -35,72 +35,84 @@ META = TrainOptions(
     weight_decay=0.0,
     label_smoothing=0.1,
 )
-PLAN, GENERATIONS = Plan(population=10, parents=4, mutants=5, crossovers=5), 2
-CALIBRATION = (3, 125)  # batches, and pictures in each
-HOLDOUT = 0.2
-SPREAD = 6  # scale indices on either side of the uniform network of the target: a narrow range is learnt in seconds
+SIZES = SearchSettings(population=10, parents=4, mutants=5, crossovers=5)
+SPREAD = 6  # scale indices on either side of the uniform network of the target: a narrow range is learned in seconds
 
 
-def compress(task: Task) -> Path:
-    """Train a PruningNet, search within the budget, save the best network with its generated weights; skips what is finished.
+@dataclass(frozen=True)
+class MetaPruning:
+    """How a vector is found.
 
-    Raises UserError for a network without a space or one that was pruned already, and for a budget out of reach.
+    Attributes:
+        training: Of the PruningNet.
+        sizes: Of a generation of the search.
+        calibration: Batches, and images in each, that batch norm is calibrated with.
+        holdout: Fraction of the training images that candidates are measured on.
     """
-    file = task.folder / "model.safetensors"
-    if file.is_file():
-        return file
-    baseline = load_network(task.baseline)
-    data = normalized_as(baseline, task.data)
-    space = _space(baseline, data)
-    cost = space_cost(space)
-    limits = limits_around(task.target)
-    # refuses before anything is trained
-    breeder = Breeder(space, cost, target_budget(cost, task.target), PLAN, task.seed, limits)
-    held = data.holdout(HOLDOUT, HOLDOUT_SEED)
-    recipe = replace(META, amp=task.recipe.amp)
-    options = {"arch": space.arch, "dataset": data.name, "seed": task.seed, "limits": limits, **asdict(recipe)}
-    run = open_run(task.folder / "pruning-net", PACKAGE, options, device=task.device, fingerprint=held.fingerprint)
-    train_pruning_net(run, space, held, recipe, task.device, task.seed, say=_silent, limits=limits)
-    net = read_pruning_net(run.model_path, space).net.to(task.device)
-    judge = Judge(net, held.train, held.test, task.device, *CALIBRATION, seed=task.seed, amp=recipe.amp)
-    terms = Terms(base_macs=int(cost.macs([space.unpruned])[0]) / MILLION)
-    folder = task.folder / "search"
-    options |= {"target": task.target, "pruning_net": Trained(net, data, space.arch).digest, **asdict(PLAN)}
-    open_run(folder, PACKAGE, options, device=task.device, fingerprint=held.fingerprint)
-    head = {"arch": space.arch, "selected_on": "holdout", "seed": task.seed, **asdict(terms), "target": task.target}
-    best = search(folder, head, breeder, cost, terms, judge, GENERATIONS, task.device, quiet=True)[0]
-    chosen = replace_calibration(judge, data).calibrated(best.nev)
-    chosen.architecture = baseline.architecture
-    extra = {"nev": list(best.nev), "macs": int(cost.macs([best.nev], CONV_LINEAR)[0])}
-    save_model(file, chosen, normalize=(data.mean, data.std), dataset=data.name, classes=data.classes, extra=extra)
-    return file
+
+    training: TrainOptions = META
+    sizes: SearchSettings = SIZES
+    generations: int = 2
+    calibration: tuple[int, int] = (3, 125)
+    holdout: float = 0.2
+
+
+def decide(how: MetaPruning, start: TrainedModel, target: Target | None, stage: Stage) -> Decision:
+    """Train a PruningNet, search within the target: the best candidate with its generated weights.
+
+    Raises UserError for a network without a space or one that was pruned already, and for a target out of reach.
+    """
+    assert target is not None
+    space, data, limits = space_of_start(start), start.data, limits_around(target.fraction)
+    window = target_window(space_cost(space), target, limits)  # rejects a target before anything is trained
+    evolution = Evolution(space, window, how.sizes, stage.seed, limits)
+    held = data.holdout(how.holdout, HOLDOUT_SEED)
+    recipe = replace(how.training, amp=stage.recipe is not None and stage.recipe.amp)
+    options = {"arch": space.arch, "dataset": data.name, "seed": stage.seed, "limits": limits, **asdict(recipe)}
+    meta = stage.part("pruning-net", options, package=PACKAGE, fingerprint=held.fingerprint)
+    train_pruning_net(meta, space, held, recipe, limits, start.workers)
+    net = read_pruning_net(meta.model_path, space).net.to(stage.device)
+    options |= {"target": target.fraction, "pruning_net": digest_of(net, data), **asdict(how.sizes)}
+    searched = stage.part("search", options, package=PACKAGE, fingerprint=held.fingerprint)
+    evaluator = CandidateEvaluator(
+        net, held.train, held.test, meta.device, *how.calibration, seed=stage.seed, workers=start.workers, amp=recipe.amp
+    )  # fmt: skip
+    reward = RewardSettings.of_space(space)
+    head = {"arch": space.arch, "selected_on": "holdout", "seed": stage.seed, **asdict(reward)}
+    head |= {"target": target.fraction}
+    best = search(searched, head, evolution, reward, evaluator, how.generations)[0]
+    network = replace(evaluator, calibration=data.train).calibrated(best.nev)  # on all training images: it is kept
+    if start.arch is not None:
+        network.architecture = start.model.architecture
+    return Decision(model=network, report={"nev": list(best.nev)})
 
 
 def limits_around(target: float) -> tuple[int, int]:
-    """Scale indices around the one whose uniform network has this share of the MACs, which grow with the square of widths."""
+    """Scale indices around the one whose uniform network has this fraction of the MACs, which grow with the square of widths."""
     middle = round((target**0.5 - scale(0)) / (scale(1) - scale(0)))
     return max(0, min(middle, FULL) - SPREAD), min(FULL, max(middle, 0) + SPREAD)
 
 
-def replace_calibration(judge: Judge, data) -> Judge:
-    """The same judge, calibrating on all training pictures: for the network that is kept."""
-    return replace(judge, calibration=data.train, _kept=[])
+def space_of_start(start: TrainedModel) -> SearchSpace:
+    """The space of a network at full width. Nothing that a file names is imported: a factory comes with the network.
 
-
-def _space(baseline, data) -> Space:
-    record = getattr(baseline, "architecture", None)
-    if record is None:
+    Raises UserError for a network that no PruningNet can be made for.
+    """
+    if start.limits != Limits():
+        raise UserError("rewarded meta-pruning chooses every width itself; it cannot keep to limits")
+    if start.arch is not None:
+        space = registered_space(start.arch, start.data)
+    elif start.factory is not None:
+        space = own_space(start.name, start.data.num_classes, start.data.input_shape, start.factory)
+    else:
         raise UserError("a PruningNet is made for a registered network; this one names no architecture")
-    space = space_of(record["arch"], data)  # the registry knew this name: no file makes us import a factory
-    found = {name: tuple(tensor.shape) for name, tensor in baseline.state_dict().items()}
+    found = {name: tuple(tensor.shape) for name, tensor in start.model.state_dict().items()}
     if found != space.full:
         differs = next((name for name in space.full if found.get(name) != space.full[name]), "its tensors' names")
-        raise UserError(f"a PruningNet is made for a network at full width; this {record['arch']} differs in {differs}")
+        raise UserError(f"a PruningNet is made for a network at full width; this {space.arch} differs in {differs}")
     return space
 
 
-def _silent(line: str) -> None:
-    """compare prints one table for all papers."""
-
-
-METHOD = Method("rewarded meta-pruning", compress, weights="generated", trains=True, paper="Shibu et al. 2023")
+METHOD = Method(
+    "rewarded meta-pruning", partial(decide, MetaPruning()), weights="generated", trains=True, paper="Shibu et al. 2023"
+)

@@ -19,7 +19,7 @@ from common.models import arguments_for, register, skeleton
 from common.models.arguments import Argument, Choice, Integer
 from rewarded_metapruning.scale import ALL_SCALES, SCALES, scale
 from rewarded_metapruning.settings import KNOWN_NETWORKS
-from rewarded_metapruning.space import NEV, NORMS, Space, find_space
+from rewarded_metapruning.space import NEV, NORMS, SearchSpace, find_space
 
 ARCH = "pruningnet"
 HIDDEN = 32  # units of the generator of a layer outside any block
@@ -70,7 +70,7 @@ class NormTable(nn.Module):
 class PruningNet(nn.Module):
     """(images (N, C, H, W), NEV or None for full width) -> (N, num_classes)."""
 
-    def __init__(self, space: Space) -> None:
+    def __init__(self, space: SearchSpace) -> None:
         super().__init__()
         self.space = space
         skeleton = space.shell()
@@ -160,7 +160,7 @@ def cropped(tensor: Tensor, shape: Sequence[int]) -> Tensor:
     return tensor[tuple(slice(size) for size in shape)]
 
 
-def block_genes(space: Space, model: nn.Module) -> tuple[dict[str, list[int]], set[str]]:
+def block_genes(space: SearchSpace, model: nn.Module) -> tuple[dict[str, list[int]], set[str]]:
     """({layer whose weight is generated: genes that its generator sees}, those of the layers that are outside any block).
 
     A generator sees all genes of its block, as the paper's do. A block is the nearest module around a layer that is no mere
@@ -236,7 +236,7 @@ ARGUMENTS: dict[str, Argument] = {
 register(ARCH, create_pruning_net, (3, 32, 32), ARGUMENTS, _larger_than_file)
 
 
-def recorded_arguments(space: Space) -> dict[str, Any]:
+def recorded_arguments(space: SearchSpace) -> dict[str, Any]:
     """What :func:`create_pruning_net` needs to build the PruningNet of this space again."""
     channels, size, _ = space.shape
     return {
@@ -244,6 +244,6 @@ def recorded_arguments(space: Space) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def draw(space: Space, seed: Sequence[int], limits: tuple[int, int] = ALL_SCALES) -> NEV:
+def draw(space: SearchSpace, seed: Sequence[int], limits: tuple[int, int] = ALL_SCALES) -> NEV:
     """A NEV whose every gene is uniform within ``limits`` (both included), drawn from this seed alone."""
     return space.nev_of(np.random.default_rng(list(seed)).integers(limits[0], limits[1] + 1, len(space.genes)).tolist())

@@ -3,16 +3,16 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from rewarded_metapruning.closed_form import SpaceCost
-from rewarded_metapruning.evolution import Breeder
-from rewarded_metapruning.judge import Judgement
+from rewarded_metapruning.closed_form import SpaceCost, space_cost
+from rewarded_metapruning.evaluator import CandidateMetrics
+from rewarded_metapruning.evolution import Evolution
 from rewarded_metapruning.settings import CONV_LINEAR, MILLION, PAPER
-from rewarded_metapruning.space import NEV
+from rewarded_metapruning.space import NEV, SearchSpace
 from rewarded_metapruning.tradeoff import reward
 
 
 @dataclass(frozen=True)
-class Terms:
+class RewardSettings:
     """The reward's constants: accuracy in percent, MACs in millions by the paper's rule."""
 
     base_accuracy: float = 100.0
@@ -20,13 +20,18 @@ class Terms:
     accuracy_power: float = 2.0
     macs_power: float = 1.0
 
+    @classmethod
+    def of_space(cls, space: SearchSpace) -> "RewardSettings":
+        """Those with the unpruned network's MACs as the base."""
+        return cls(base_macs=int(space_cost(space).macs([space.unpruned])[0]) / MILLION)
+
     def reward(self, accuracy: float, macs: float) -> float:
         return reward(accuracy, macs, self.base_accuracy, self.base_macs, self.accuracy_power, self.macs_power)
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A judged NEV. macs_paper: millions by the paper's rule; macs: convolutions and linear layers."""
+    """An evaluated NEV. macs_paper: millions by the paper's rule; macs: convolutions and linear layers."""
 
     nev: NEV
     generation: int
@@ -45,10 +50,9 @@ def ranked(candidates: Sequence[Candidate]) -> list[Candidate]:
 
 
 def run_search(
-    breeder: Breeder,
-    cost: SpaceCost,
-    terms: Terms,
-    judge_all: Callable[[list[NEV]], list[Judgement]],
+    evolution: Evolution,
+    reward: RewardSettings,
+    evaluate_all: Callable[[list[NEV]], list[CandidateMetrics]],
     generations: int,
     after_generation: Callable[[int, list[Candidate]], None] = lambda number, candidates: None,
 ) -> list[Candidate]:
@@ -59,21 +63,21 @@ def run_search(
     candidates: list[Candidate] = []
     seen: set[NEV] = set()
     for number in range(generations):
-        parents = [candidate.nev for candidate in ranked(candidates)[: breeder.plan.parents]]
-        pool = breeder.generation(number, parents, seen)
+        parents = [candidate.nev for candidate in ranked(candidates)[: evolution.sizes.parents]]
+        pool = evolution.generation(number, parents, seen)
         seen.update(pool)
-        judgements = judge_all(pool)
-        candidates += _candidates(cost, terms, pool, judgements, number)
+        candidates += _candidates(evolution.cost, reward, pool, evaluate_all(pool), number)
         after_generation(number, candidates)
     return candidates
 
 
 def _candidates(
-    cost: SpaceCost, terms: Terms, nevs: Sequence[NEV], judgements: Sequence[Judgement], generation: int
+    cost: SpaceCost, reward: RewardSettings, nevs: Sequence[NEV], metrics: Sequence[CandidateMetrics], generation: int
 ) -> list[Candidate]:
     paper, macs, params = cost.macs(nevs, PAPER), cost.macs(nevs, CONV_LINEAR), cost.params(nevs)
-    found = []
-    for nev, judged, p, m, n in zip(nevs, judgements, paper.tolist(), macs.tolist(), params.tolist(), strict=True):
-        worth = terms.reward(judged.top1, p / MILLION)
-        found.append(Candidate(nev, generation, p / MILLION, m, n, judged.top1, judged.top5, judged.loss, worth))
-    return found
+    return [
+        Candidate(
+            nev, generation, p / MILLION, m, n, got.top1, got.top5, got.loss, reward.reward(got.top1, p / MILLION)
+        )
+        for nev, got, p, m, n in zip(nevs, metrics, paper.tolist(), macs.tolist(), params.tolist(), strict=True)
+    ]

@@ -29,7 +29,7 @@ class Recipe:
 
 
 @dataclass(frozen=True)
-class Plan:
+class SearchSettings:
     """Sizes of the search: candidates a generation, of them at most ``mutants`` and ``crossovers``; the ``parents`` best breed.
 
     mutation: probability that a mutant's gene changes. Defaults are the paper's.

@@ -11,7 +11,7 @@ from common.runs import read_json
 from rewarded_metapruning.ranking import Candidate, ranked
 from rewarded_metapruning.scale import ALL_SCALES
 from rewarded_metapruning.settings import SEARCH_FILE
-from rewarded_metapruning.space import NEV, Space
+from rewarded_metapruning.space import NEV, SearchSpace
 
 
 def write_search(path: Path, head: Mapping[str, Any], candidates: Sequence[Candidate], finished: bool) -> None:
@@ -45,7 +45,7 @@ def searched_scales(path: Path | str) -> tuple[int, int]:
     return scales[0], scales[1]
 
 
-def nev_of_rank(path: Path | str, rank: int, space: Space) -> NEV:
+def nev_of_rank(path: Path | str, rank: int, space: SearchSpace) -> NEV:
     """The vector of this rank (1 is the best). Raises UserError for a rank that is not there or a file of another network."""
     content = read_search(path)
     if content["arch"] != space.arch:

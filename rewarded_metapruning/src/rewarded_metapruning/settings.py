@@ -14,7 +14,7 @@ from common.errors import UserError
 from common.options import Repeat, Run, Running, train_options
 from common.settings import flat, option, parse, section, settings
 from common.training.options import OPTIMIZERS, TrainOptions
-from rewarded_metapruning.recipes import SMALL, Plan, quarters, recipe_of
+from rewarded_metapruning.recipes import SMALL, SearchSettings, quarters, recipe_of
 from rewarded_metapruning.scale import ALL_SCALES, FULL
 
 PACKAGE = "rewarded_metapruning"
@@ -54,6 +54,11 @@ class Network:
     model: str | None = option(
         None, "PACKAGE.MODULE:FACTORY, a callable that builds your own network: every channel group is a gene"
     )
+
+    @property
+    def name(self) -> str:
+        """The network that is meant: PACKAGE.MODULE:FACTORY, or a registered name."""
+        return self.model or self.arch
 
 
 @settings
@@ -102,7 +107,7 @@ def net_cache_option(help: str) -> Any:
 
 
 @settings
-class Stage:
+class TrainingStage:
     """A stage that trains."""
 
     network: Network = section(Network)
@@ -126,7 +131,7 @@ class Stage:
 
 
 @settings
-class Train(Stage):
+class Train(TrainingStage):
     """Stage 1: train a PruningNet."""
 
     holdout: float = holdout_option()
@@ -145,11 +150,11 @@ class Searching:
     net_cache: str = net_cache_option("the PruningNet: checkpoint.pth.tar or model.safetensors")
     max_iters: int = option(20, "generations", type=positive_int, free=True)
     out: str = option(SEARCH, f"folder of {SEARCH_FILE}", free=True)
-    population: int = option(Plan.population, "candidates a generation")
-    parents: int = option(Plan.parents, "best candidates so far that breed")
+    population: int = option(SearchSettings.population, "candidates a generation")
+    parents: int = option(SearchSettings.parents, "best candidates so far that breed")
     mutants: int | None = option(None, "mutants a generation; half of the population if not given")
     crossovers: int | None = option(None, "crossovers a generation; half of the population if not given")
-    mutation: float = option(Plan.mutation, "probability that a mutant's gene changes")
+    mutation: float = option(SearchSettings.mutation, "probability that a mutant's gene changes")
     macs_min: float | None = option(None, "least MACs in millions, by the paper's rule")
     macs_max: float | None = option(None, "most MACs in millions, by the paper's rule")
     target_macs: float | None = option(
@@ -171,7 +176,7 @@ class Searching:
     plots: bool = option(False, "draw rewards by generation and accuracy against MACs", free=True)
 
     def __post_init__(self) -> None:
-        _ = self.plan
+        _ = self.sizes
         if self.target_macs is not None and (self.macs_min is not None or self.macs_max is not None):
             raise UserError("give --target-macs, or --macs-min and --macs-max, not both")
         for name, value in (("--macs-min", self.macs_min), ("--macs-max", self.macs_max)):
@@ -179,12 +184,14 @@ class Searching:
                 raise UserError(f"{name} {value}: millions of MACs, not negative")
 
     @property
-    def plan(self) -> Plan:
+    def sizes(self) -> SearchSettings:
         """Sizes of the search. Raises UserError for ones that do not go together."""
         half = self.population // 2
         mutants = half if self.mutants is None else self.mutants
         crossovers = half if self.crossovers is None else self.crossovers
-        return Plan(self.population, self.parents, mutants, crossovers if self.parents > 1 else 0, self.mutation)
+        return SearchSettings(
+            self.population, self.parents, mutants, crossovers if self.parents > 1 else 0, self.mutation
+        )
 
 
 @settings
@@ -237,7 +244,7 @@ class Vector:
 
 
 @settings
-class Evaluate(Stage):
+class Evaluate(TrainingStage):
     """Stage 3: train a chosen network."""
 
     scales: list[int] | None = scales_option("those of the search file; all with --nev")
@@ -315,7 +322,7 @@ def stage_command(
 
 def parse_stage(cls: type[Stage], argv: Sequence[str] | None = None, prog: str | None = None) -> Stage:
     """The settings of a stage. Raises UserError for a mistake, an unknown network among them."""
-    words = with_dashes(argv)
+    words = normalize_dashes(argv)
     network = network_of(words)
     imagenet = network in IMAGENET_NETWORKS or _reads_224(network)
     usual = {"arch": network, "dataset": "imagenet" if imagenet else "digits"}
@@ -323,7 +330,7 @@ def parse_stage(cls: type[Stage], argv: Sequence[str] | None = None, prog: str |
     return parse(cls, words, prog, PACKAGE, {**usual, **cls.usual(network)})
 
 
-def with_dashes(argv: Sequence[str] | None) -> list[str]:
+def normalize_dashes(argv: Sequence[str] | None) -> list[str]:
     """The original writes --max_iters, we write --max-iters: both are understood."""
     words = list(sys.argv[1:] if argv is None else argv)
     spelt = []

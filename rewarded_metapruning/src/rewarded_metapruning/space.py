@@ -35,7 +35,7 @@ class Gene:
 
 
 @dataclass(frozen=True, eq=False)
-class Space:
+class SearchSpace:
     """arch, num_classes, shape (C, H, W): the network and its pictures.
 
     factory    builds the network at full width
@@ -141,7 +141,7 @@ class Space:
         return model
 
 
-def find_space(arch: str, num_classes: int | None = None, shape: Sequence[int] | None = None) -> Space:
+def find_space(arch: str, num_classes: int | None = None, shape: Sequence[int] | None = None) -> SearchSpace:
     """The space of a registered network for this many classes (1000 for ImageNet's networks, else 10) and pictures (C, H, W).
 
     Raises UserError for a network whose pruned form is not a matter of leading channels (concatenations, flattened maps).
@@ -152,7 +152,7 @@ def find_space(arch: str, num_classes: int | None = None, shape: Sequence[int] |
 
 
 @lru_cache(maxsize=32)
-def _registered(arch: str, num_classes: int, shape: tuple[int, int, int]) -> Space:
+def _registered(arch: str, num_classes: int, shape: tuple[int, int, int]) -> SearchSpace:
     factory = partial(create_model, arch, num_classes=num_classes, **arguments_for(arch, shape))
     return space_of_factory(arch, factory, num_classes, shape, DESCRIPTIONS.get(arch))
 
@@ -164,7 +164,7 @@ def space_of_factory(
     shape: tuple[int, int, int],
     description: Description | None = None,
     own: bool = False,
-) -> Space:
+) -> SearchSpace:
     """The space of the network that ``factory`` builds: what ``description`` says, else a gene for each channel group.
 
     Raises UserError for a network that cannot be traced, or whose pruned form is not a matter of leading channels.
@@ -183,7 +183,7 @@ def space_of_factory(
     if strange:
         raise UserError(f"{name} keeps tensors that are no weights and no statistics of a norm: {', '.join(strange)}")
     dims, sources = _dims(name, model, groups, gene_of, full)
-    return Space(name, num_classes, shape, genes, entries, full, dims, sources, description, factory, own)
+    return SearchSpace(name, num_classes, shape, genes, entries, full, dims, sources, description, factory, own)
 
 
 def _genes(
@@ -259,7 +259,7 @@ def aligned(nev: Sequence[int]) -> NEV:
     return (nev[-1], *nev[:-1])
 
 
-def index_array(space: Space, nevs: Sequence[Sequence[int]]) -> np.ndarray:
+def index_array(space: SearchSpace, nevs: Sequence[Sequence[int]]) -> np.ndarray:
     """Scale indices (N, genes) int64 of several NEVs."""
     firsts = [space.entries.index(gene) for gene in range(len(space.genes))]
     return np.asarray(nevs, dtype=np.int64).reshape(len(nevs), space.length)[:, firsts]

@@ -1,6 +1,6 @@
 import sys
 
-from common.campaign.command import main
+from common.campaign.settings import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -17,7 +17,7 @@ from common.campaign.folder import ASKED, DONE, FAILED, JOB_KEYS, PLAN_COPY, Fol
 from common.campaign.plan import NAME
 from common.checkpoint import INDEX, join_shards, write_half
 from common.errors import UserError
-from common.runs import STATE
+from common.runs import PROGRESS, STATE
 
 SMALL = (".json", ".csv", ".txt", ".log", ".jsonl")
 SMALL_LIMIT = 2**20
@@ -62,7 +62,7 @@ def _wanted(folder: Folder, scratch: Path, size: int) -> Iterator[list[tuple[str
             yield _packed(folder, file, scratch / str(len(list(scratch.iterdir()))), size)
     for job in jobs:
         out = folder.root / "runs" / job["out"]
-        if job not in done and any(out.rglob(STATE)):
+        if job not in done and any(any(out.rglob(name)) for name in (STATE, PROGRESS)):
             files = sorted(file for file in out.rglob("*") if file.is_file() and file not in seen)
             seen |= set(files)
             yield [(_name(folder, file), file) for file in files]

@@ -1,94 +1,44 @@
-"""``python -m common.campaign run|status|collect|merge|tables``: a plan's results, as far as the time allows, on any machine."""
+"""What ``python -m common.campaign run|status|collect|merge|tables`` do."""
 
-import argparse
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from common import cli
 from common.campaign.estimate import SPEEDS, Estimates, epoch_seconds
 from common.campaign.folder import PLAN_COPY, Folder, identities, require_folder
 from common.campaign.plan import Job, Options, chosen, read_plan
+from common.campaign.settings import Collect, Merge, RunPlan, Status, Tables
 from common.errors import UserError
 from common.interruption import Stopped
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    return cli.run(_main, argv)
+def status(settings: Status) -> None:
+    print_status(Path(settings.folder))
 
 
-def build_parser() -> cli.Parser:
-    parser = cli.Parser(prog="python -m common.campaign", description=__doc__)
-    commands = parser.add_subparsers(dest="action", required=True, metavar="run|status|collect|merge|tables")
+def collect(settings: Collect) -> None:
+    from common.campaign import collect
 
-    def add(name: str, text: str) -> argparse.ArgumentParser:
-        return commands.add_parser(
-            name,
-            help=text,
-            description=text,
-            formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-            allow_abbrev=False,
-        )
-
-    run = add("run", "Do the jobs of a plan; options that it does not know go to the commands that do.")
-    run.add_argument("plan", help="a TOML file")
-    run.add_argument("--out", default="runs/campaign", help="folder of the campaign")
-    run.add_argument(
-        "--minutes", type=float, default=None, help="stop after this time; what is unfinished resumes later"
-    )
-    run.add_argument("--jobs", type=cli.positive_int, default=1, help="jobs side by side")
-    run.add_argument("--device", default=None, help="auto, cpu, cuda or cuda:N, for every command that knows it")
-    run.add_argument(
-        "--only",
-        action="append",
-        default=[],
-        metavar="TAG",
-        help="jobs with this tag, and what they need; may be repeated",
-    )
-    run.add_argument("--nice", action="store_true", help="give way to everything else on the machine")
-    run.add_argument("--quick", action="store_true", help="the plan's shortest options: to see that everything runs")
-    run.add_argument("--dry-run", action="store_true", help="print jobs, what they need, and how long they take")
-    status = add("status", "What is done, running, unfinished, failed, waiting.")
-    status.add_argument("folder", help="folder of a campaign")
-    collect = add("collect", "Pack what finished jobs made, and the state of unfinished ones where it fits.")
-    collect.add_argument("folder", help="folder of a campaign")
-    collect.add_argument("--to", required=True, help="folder for the pieces")
-    collect.add_argument("--files", type=cli.positive_int, default=8, help="pieces at most")
-    collect.add_argument("--mib", type=cli.positive_int, default=16, help="MiB of a piece at most")
-    merge = add("merge", "Unpack pieces into the folder of a campaign.")
-    merge.add_argument("pieces", nargs="+", help="files that `collect` wrote")
-    merge.add_argument("--into", required=True, help="folder of a campaign, made if missing")
-    tables = add("tables", "Add what finished jobs made to the packages' results, and write their tables again.")
-    tables.add_argument("folder", help="folder of a campaign")
-    return parser
+    folder = require_folder(Path(settings.folder))
+    written, left_out = collect.collect(folder, Path(settings.to), settings.files, settings.mib * 2**20)
+    for file in written:
+        print(f"{file}  {file.stat().st_size / 2**20:.1f} MiB")
+    for name in left_out:
+        print(f"left out, larger than a piece or than what is left: {name}")
 
 
-def _main(argv: Sequence[str] | None) -> None:
-    args, rest = build_parser().parse_known_args(argv)
-    if rest and args.action != "run":
-        raise UserError(f"unknown: {' '.join(rest)} (see python -m common.campaign {args.action} -h)")
-    if args.action == "run":
-        _run(args, split_options(rest))
-    elif args.action == "status":
-        print_status(Path(args.folder))
-    elif args.action == "collect":
-        from common.campaign.collect import collect
+def merge(settings: Merge) -> None:
+    from common.campaign import collect
 
-        written, left_out = collect(require_folder(Path(args.folder)), Path(args.to), args.files, args.mib * 2**20)
-        for file in written:
-            print(f"{file}  {file.stat().st_size / 2**20:.1f} MiB")
-        for name in left_out:
-            print(f"left out, larger than a piece or than what is left: {name}")
-    elif args.action == "merge":
-        from common.campaign.collect import merge
+    for name in collect.merge([Path(piece) for piece in settings.pieces], Path(settings.into)):
+        print(name)
 
-        for name in merge([Path(piece) for piece in args.pieces], Path(args.into)):
-            print(name)
-    else:
-        from common.campaign.tables import add_results
 
-        for line in add_results(require_folder(Path(args.folder))):
-            print(line)
+def tables(settings: Tables) -> None:
+    from common.campaign.tables import add_results
+
+    for line in add_results(require_folder(Path(settings.folder))):
+        print(line)
 
 
 def split_options(words: Sequence[str]) -> Options:
@@ -105,25 +55,28 @@ def split_options(words: Sequence[str]) -> Options:
     return tuple(found)
 
 
-def _run(args: argparse.Namespace, extra: Options) -> None:
-    if args.minutes is not None and args.minutes <= 0:
-        raise UserError(f"--minutes {args.minutes:g}: more than 0 are needed")
-    jobs = chosen(read_plan(args.plan), args.only)
+def run(settings: RunPlan, rest: Sequence[str]) -> None:
+    """rest: options that go to the commands that know them."""
+    extra = split_options(rest)
+    jobs = chosen(read_plan(settings.plan), settings.only)
     if not jobs:
-        raise UserError(f"{args.plan} has no jobs")
+        raise UserError(f"{settings.plan} has no jobs")
     from common.campaign.run import Runner, known_options
 
-    folder = Folder(Path(args.out))
-    names = identities(jobs, extra, args.quick, known_options(jobs, extra, _print))
+    folder = Folder(Path(settings.out))
+    names = identities(jobs, extra, settings.quick, known_options(jobs, extra, _print))
     estimates = Estimates(
-        folder.root / SPEEDS, "cuda" if str(args.device).startswith("cuda") else "cpu", options=extra, quick=args.quick
+        folder.root / SPEEDS,
+        "cuda" if str(settings.device).startswith("cuda") else "cpu",
+        options=extra,
+        quick=settings.quick,
     )
-    if args.dry_run:
+    if settings.dry_run:
         print(plan_text(jobs, folder, names, estimates))
         return
-    deadline = None if args.minutes is None else time.time() + 60 * args.minutes
+    deadline = None if settings.minutes is None else time.time() + 60 * settings.minutes
     runner = Runner(
-        jobs, names, folder, estimates, extra, args.device, args.quick, args.jobs, deadline, args.nice, _print,
+        jobs, names, folder, estimates, extra, settings.device, settings.quick, settings.jobs, deadline, settings.nice, _print,
         lambda: write_plan(folder, jobs, names),
     )  # fmt: skip
     runner.run()
@@ -202,7 +155,7 @@ def print_status(root: Path) -> None:
 
 
 def _state(folder: Folder, job: dict) -> tuple[str, str]:
-    from filelock import FileLock, Timeout
+    from common.executor import claimed
 
     name = job["name"]
     if folder.is_done(name, job["identity"]):
@@ -213,11 +166,9 @@ def _state(folder: Folder, job: dict) -> tuple[str, str]:
         return "done", f"{hours}{record.get('device', '')}{missing}"
     place = folder.job(name)
     if (place / "lock").exists():
-        try:
-            with FileLock(place / "lock").acquire(blocking=False):
-                pass
-        except Timeout:
-            return "running", ""
+        with claimed(place / "lock") as free:
+            if not free:
+                return "running", ""
     why = folder.why_failed(name)
     if why is not None:
         return "failed", why[:100]

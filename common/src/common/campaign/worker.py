@@ -1,8 +1,4 @@
-"""A process of a campaign that makes one job after another; it imports torch once.
-
-It speaks through a pipe: it gets an :class:`Order` and answers with an :class:`Outcome`. When the process that started it is
-gone it ends at once: every command can be resumed.
-"""
+"""What a process of a campaign does: it carries out one :class:`Order` after another, and imports torch once."""
 
 import contextlib
 import gc
@@ -10,23 +6,18 @@ import io
 import os
 import re
 import runpy
-import signal
 import sys
-import threading
 import time
 import traceback
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from multiprocessing.connection import Connection
 from pathlib import Path
-from types import FrameType
-from typing import NoReturn
 
 from common.campaign.plan import Options
-from common.cli import INTERRUPTED
-from common.interruption import DEADLINE, STOPPED, Stopped
+from common.executor import Result
+from common.interruption import DEADLINE
 
 # Options that a failed job is tried again without, and how many values each has.
 SPEED_UPS = {"--amp": 0, "--compile": 0, "--graph": 1}
@@ -54,58 +45,35 @@ class Order:
 
 @dataclass(frozen=True)
 class Outcome:
-    """The exit status, the words that ran, which extra options the command knows, seconds, and why it failed."""
+    """The words that ran, which of the extra options the command knows, seconds, device and commit."""
 
-    name: str
-    status: int
     words: tuple[str, ...]
     known: tuple[str, ...]
     seconds: float
-    why: str = ""
     device: str = ""
     commit: str | None = None
 
 
-def work(pipe: Connection, parent: int) -> None:
-    """Take orders until the pipe is closed."""
-    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent too, which sends SIGTERM
-    signal.signal(signal.SIGTERM, _stop)
-    known: dict[tuple[str, ...], str] = {}
-    with contextlib.suppress(EOFError, Stopped):
-        while True:
-            order = pipe.recv()
-            pipe.send(carry_out(order, known))
-
-
-def carry_out(order: Order, known: dict[tuple[str, ...], str]) -> Outcome:
-    """Run a command in this process; its output goes to the log."""
+def carry_out(order: Order) -> Result:
+    """Run a command in this process; its output goes to the log. The value of the result is an :class:`Outcome`."""
     start = time.monotonic()
     words: tuple[str, ...] = order.words
     found: tuple[str, ...] = ()
     try:
         with _surroundings(order):
             if order.options or order.extra or order.known_only:
-                text = _help(order.words, known)
-                words, found = with_options(order, text)
+                words, found = with_options(order, _help(order.words))
             if order.plain:
                 words = without_speed_ups(words)
             if order.known_only:
-                return Outcome(order.name, 0, words, found, 0.0)
+                return Result(0, Outcome(words, found, 0.0))
             print(f"\n$ {' '.join(words)}", flush=True)
             status = run_command(words)
-            interrupted = status == INTERRUPTED  # Ctrl-C does not reach this process: a second SIGTERM did
-            status = STOPPED if interrupted or (status and _stopping) else status
-            why = "" if status in (0, STOPPED) else _tail(Path(order.log))
-    except KeyboardInterrupt as stopped:  # of Stopped too: the command had no way to catch it
-        return Outcome(order.name, STOPPED, words, found, time.monotonic() - start, str(stopped))
-    except BaseException as error:  # whatever a command may raise, the others go on
-        if _stopping:  # in the middle of an import, say
-            return Outcome(order.name, STOPPED, words, found, time.monotonic() - start, "stopped")
+    except Exception as error:  # whatever a command may raise, the others go on
         why = f"{''.join(traceback.format_exception(error))}{type(error).__name__}: {error}"
-        return Outcome(order.name, 1, words, found, time.monotonic() - start, why)
-    device, commit = _environment()
-    return Outcome(order.name, status, words, found, time.monotonic() - start, why, device, commit)
+        return Result(1, why=why)
+    why = "" if status == 0 else _tail(Path(order.log))
+    return Result(status, Outcome(words, found, time.monotonic() - start, *_environment()), why)
 
 
 def with_options(order: Order, text: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -168,16 +136,19 @@ def run_command(words: Sequence[str]) -> int:
         return end.code if isinstance(end.code, int) else int(end.code is not None)
 
 
-def _help(words: Sequence[str], known: dict[tuple[str, ...], str]) -> str:
+_helps: dict[tuple[str, ...], str] = {}
+
+
+def _help(words: Sequence[str]) -> str:
     """What a command prints for -h. Sub-commands are told apart by their first word."""
     head = head_of(words)
     key = (os.getcwd(), *head)  # two packages may have scripts of one name
-    if key not in known:
+    if key not in _helps:
         out = io.StringIO()
         with contextlib.redirect_stdout(out):
             run_command([*head, "-h"])
-        known[key] = out.getvalue()
-    return known[key]
+        _helps[key] = out.getvalue()
+    return _helps[key]
 
 
 def head_of(words: Sequence[str]) -> tuple[str, ...]:
@@ -248,18 +219,3 @@ def _tail(log: Path) -> str:
         return "\n".join(log.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-TAIL:])
     except OSError:
         return ""
-
-
-_stopping: list[int] = []  # the signal that ends this process; a command may turn it into an error of its own
-
-
-def _stop(number: int, frame: FrameType | None) -> NoReturn:
-    _stopping.append(number)
-    raise Stopped("stopped")
-
-
-def _end_with(parent: int) -> None:
-    """End this process when its parent has ended, however it ended."""
-    while os.getppid() == parent:
-        time.sleep(0.5)
-    os._exit(1)

@@ -18,7 +18,9 @@ from common.testing.inputs import (
     write_pictures,
 )
 from common.testing.kill import killed_and_resumed
+from common.testing.methods import run_method
 from common.testing.mistakes import full_disk, left_behind, refusal, scripts_refuse
+from common.testing.options import check_options_honored, command_names
 from common.testing.pages import pages_are_current
 from common.testing.processes import calls_of_script, half_batches, in_processes, torchrun
 from common.testing.untrusted import HOSTILE_ARGUMENTS, HOSTILE_FACTS, bounded, rejected
@@ -28,6 +30,8 @@ __all__ = [
     "HOSTILE_FACTS",
     "bounded",
     "calls_of_script",
+    "check_options_honored",
+    "command_names",
     "factored_resnet20",
     "full_disk",
     "half_batches",
@@ -41,6 +45,7 @@ __all__ = [
     "random_network",
     "refusal",
     "rejected",
+    "run_method",
     "run_script",
     "script_runs_its_plan",
     "scripts_refuse",

@@ -1,5 +1,6 @@
 """Methods at the same number of parameters: the work of :mod:`model_preserving_id.experiments.ratios`."""
 
+import copy
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,17 +14,18 @@ from common.device import set_threads
 from common.errors import UserError
 from common.plots import figure
 from common.runs import describe_environment, writable_folder
-from common.trained import Trained
+from common.target import Target
+from common.trained_model import TrainedModel
 from model_preserving_id.activations import gather
 from model_preserving_id.command import trained_from_options
 from model_preserving_id.compensate import compensate
+from model_preserving_id.folded import FoldedNetwork
 from model_preserving_id.lrank import lrank
 from model_preserving_id.pca import pca
 from model_preserving_id.pictures import Pictures, pruning_pictures
 from model_preserving_id.prune import prune_network, shrink_all
 from model_preserving_id.ranking import rank_groups
 from model_preserving_id.settings import RATIO_LABELS, Ratios
-from model_preserving_id.subject import Subject
 from model_preserving_id.widths import by_budget, relative_loss
 
 STEPS = 8  # of the bisection for the share of MACs that leaves a share of the parameters
@@ -34,7 +36,6 @@ def run(settings: Ratios, command: str) -> None:
     out = writable_folder(settings.out)
     set_threads(settings.run.threads)
     trained = trained_from_options(settings)
-    trained.model.to(trained.device)
     pictures = pruning_pictures(
         trained.data, min(settings.prune_batch_size, len(trained.data.train)), settings.seed, device=trained.device, workers=trained.workers
     )  # fmt: skip
@@ -54,16 +55,17 @@ def run(settings: Ratios, command: str) -> None:
 class Comparison:
     """Networks by method and ratio; what several methods need is made once."""
 
-    def __init__(self, trained: Trained, pictures: Pictures, streams: str) -> None:
+    def __init__(self, trained: TrainedModel, pictures: Pictures, streams: str) -> None:
         self.trained, self.pictures, self.streams = trained, pictures, streams
-        self.params = count_cost(trained.model, trained.data.input_shape).params
-        subject = self.subject()
-        self.statistics = gather(subject.model, subject.all_readings(), pictures, device=trained.device)
-        self.rankings = rank_groups(subject, self.statistics)
+        self.model, self.example = copy.deepcopy(trained.model).to(trained.device), trained.example.to(trained.device)
+        self.params = count_cost(self.model, trained.data.input_shape).params
+        folded = self.folded()
+        self.statistics = gather(folded.model, folded.all_readings(), pictures, device=folded.device)
+        self.rankings = rank_groups(folded, self.statistics)
         self.half: list[nn.Module] = []
 
-    def subject(self) -> Subject:
-        return Subject(self.trained.model, self.trained.example_input.to(self.trained.device), streams=self.streams)
+    def folded(self) -> FoldedNetwork:
+        return FoldedNetwork(self.model, self.example, streams=self.streams)
 
     def point(self, method: str, ratio: float) -> dict[str, Any]:
         """Parameters and MACs left, top-1 and agreement on the test pictures; or why there are none."""
@@ -81,7 +83,7 @@ class Comparison:
         }  # fmt: skip
 
     def network(self, method: str, ratio: float) -> nn.Module:
-        model, shape = self.trained.model, self.trained.data.input_shape
+        model, shape = self.model, self.trained.data.input_shape
         factored: dict[str, Callable[[nn.Module, float], nn.Module]] = {
             "pca": lambda net, keep: pca(net, shape, self.pictures, keep),
             "lrank": lambda net, keep: lrank(net, shape, keep),
@@ -100,11 +102,11 @@ class Comparison:
                 name: model.get_submodule(name).weight.detach().abs().flatten(1).sum(1).tolist() for name in widths
             }
             kept = {name: top_channels(norms[name], width) for name, width in widths.items()}
-            return keep_channels(model, self.trained.example_input.to(self.trained.device), kept)
-        subject = self.subject()
-        shrink_all(subject, self.rankings, self.statistics, widths)
-        compensate(subject, self.pictures, "weights" if method == "id-weights" else "none")
-        return subject.cut()
+            return keep_channels(model, self.example, kept)
+        folded = self.folded()
+        shrink_all(folded, self.rankings, self.statistics, widths)
+        compensate(folded, self.pictures, "weights" if method == "id-weights" else "none")
+        return folded.pruned()
 
     def widths(self, ratio: float) -> dict[str, int]:
         """Of the budget of MACs that leaves this share of the parameters, or the most below it."""
@@ -112,14 +114,14 @@ class Comparison:
         loss = relative_loss(self.rankings, "frobenius")
         for _ in range(STEPS):
             middle = (low + high) / 2
-            subject = self.subject()
+            folded = self.folded()
             try:
-                widths = by_budget(self.rankings, subject.macs, subject.dense_macs, middle, loss)
+                widths = by_budget(self.rankings, folded.macs, folded.dense_macs, Target(middle), loss)
             except UserError:
                 low = middle
                 continue
             kept = {name: self.rankings[name].kept(width) for name, width in widths.items()}
-            small = keep_channels(self.trained.model, subject.example_input, kept)
+            small = keep_channels(self.model, self.example, kept)
             if sum(p.numel() for p in small.parameters()) <= ratio * self.params:
                 low, found = middle, widths
             else:
@@ -131,9 +133,7 @@ class Comparison:
     def id_at_half(self) -> nn.Module:
         if not self.half:
             self.half.append(
-                prune_network(
-                    self.trained.model, self.trained.example_input, self.pictures, target_macs=0.5, streams=self.streams
-                )
+                prune_network(self.model, self.example, self.pictures, target_macs=0.5, streams=self.streams)
             )
         return self.half[0]
 

@@ -18,7 +18,7 @@ from common.device import choose_device, set_threads
 from common.errors import UserError
 from common.plots import figure
 from common.runs import describe_environment, writable_folder
-from common.trained import normalized_as
+from common.trained_model import normalized_as
 from model_preserving_id.activations import eval_mode
 from model_preserving_id.pictures import pruning_pictures
 from model_preserving_id.pivoted import Pivoted, pivoted_cholesky

@@ -12,12 +12,13 @@ from common.device import set_threads
 from common.errors import UserError
 from common.plots import figure
 from common.runs import describe_environment, writable_folder
-from common.trained import Trained
+from common.target import Target
+from common.trained_model import TrainedModel
 from model_preserving_id.command import trained_from_options
+from model_preserving_id.folded import FoldedNetwork
 from model_preserving_id.iterate import IterOptions, Row, iterate
 from model_preserving_id.pictures import pruning_pictures
 from model_preserving_id.settings import MissingClass
-from model_preserving_id.subject import Subject
 
 MISSING, OTHERS = "#d40000", "#0072b2"
 
@@ -42,7 +43,7 @@ def run(settings: MissingClass, command: str) -> None:
     print(f"{out / 'missing_class.json'}, {out / 'per_class.png'}, {out / 'agreement.png'}")
 
 
-def follow(trained: Trained, settings: MissingClass) -> list[dict[str, Any]]:
+def follow(trained: TrainedModel, settings: MissingClass) -> list[dict[str, Any]]:
     """A point for the whole network and after each ``settings.every`` of the MACs."""
     pictures = pruning_pictures(
         trained.data, min(settings.prune_batch_size, len(trained.data.train)), settings.seed,
@@ -50,19 +51,19 @@ def follow(trained: Trained, settings: MissingClass) -> list[dict[str, Any]]:
     )  # fmt: skip
     points = [point(trained, None, 1.0)]
 
-    def see(subject: Subject, row: Row) -> None:
+    def see(folded: FoldedNetwork, row: Row) -> None:
         if points[-1]["macs_left"] - row["macs_left"] >= settings.every or row["macs_left"] <= settings.target_macs:
-            points.append(point(trained, subject, row["macs_left"]))
+            points.append(point(trained, folded, row["macs_left"]))
             print(" ".join(f"{name} {value}" for name, value in points[-1].items() if name != "per_class"), flush=True)
 
-    options = IterOptions(settings.target_macs, settings.k, streams=settings.streams)
-    iterate(trained.model, trained.example_input, pictures, options, device=trained.device, on_pick=see)
+    folded = FoldedNetwork(trained.model, trained.example, streams=settings.streams, device=trained.device)
+    iterate(folded, pictures, IterOptions(Target(settings.target_macs), settings.k), on_pick=see)
     return points
 
 
-def point(trained: Trained, subject: Subject | None, macs_left: float) -> dict[str, Any]:
+def point(trained: TrainedModel, folded: FoldedNetwork | None, macs_left: float) -> dict[str, Any]:
     """Share of the MACs, top-1, agreement and top-1 of every class, in percent, on the test pictures."""
-    accuracy = trained.accuracy if subject is None else trained.measure(subject.cut())
+    accuracy = trained.accuracy if folded is None else trained.measure(folded.pruned())
     found = by_class(accuracy.predictions, trained.data.test.labels, len(trained.data.classes))
     agreement = 100.0 if accuracy.agreement is None else round(accuracy.agreement, 4)
     return {"macs_left": macs_left, "top1": round(accuracy.top1, 4), "agreement": agreement, "per_class": found}

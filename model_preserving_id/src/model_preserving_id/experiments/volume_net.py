@@ -19,10 +19,11 @@ from common.cost import count_cost
 from common.device import choose_device, set_threads
 from common.plots import figure
 from common.runs import describe_environment, writable_folder
+from common.target import Target
 from model_preserving_id.experiments.molecules import Molecules, generate, read_lba
+from model_preserving_id.folded import FoldedNetwork
 from model_preserving_id.iterate import IterOptions, Row, iterate
 from model_preserving_id.settings import Volume
-from model_preserving_id.subject import Subject
 
 PRUNING = 80  # complexes of the validation part, as the original has it
 AMOUNTS = (0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5)  # of the filters that go, by norm
@@ -56,7 +57,7 @@ def run(settings: Volume, command: str) -> None:
     device = choose_device(settings.run.device)
     data = read_lba(settings.lba, settings.grid) if settings.lba else generate(settings.grid, settings.seed)
     model = trained(out / "dense.safetensors", data, settings, device)
-    points = [point("dense", model, data, 1.0), *by_id(model, data, settings, device), *by_norm(model, data)]
+    points = [point("dense", model, data, 1.0), *by_id(model, data, settings), *by_norm(model, data)]
     record = {
         "command": command,
         "data": data.name, "sizes": {part: len(boxes) for part, (boxes, _) in data.parts.items()}, "grid": settings.grid,
@@ -97,16 +98,17 @@ def trained(file: Path, data: Molecules, settings: Volume, device: torch.device)
     return load_model(file, build).to(device)
 
 
-def by_id(model: nn.Module, data: Molecules, settings: Volume, device: torch.device) -> list[dict[str, Any]]:
+def by_id(model: nn.Module, data: Molecules, settings: Volume) -> list[dict[str, Any]]:
     """A point after every pick of the iterative rule."""
     points: list[dict[str, Any]] = []
 
-    def see(subject: Subject, row: Row) -> None:
-        points.append(point("id", subject.cut(), data, row["macs_left"]))
+    def see(folded: FoldedNetwork, row: Row) -> None:
+        points.append(point("id", folded.pruned(), data, row["macs_left"]))
 
     inputs = list(data.parts["val"][0][:PRUNING].split(16))
-    options = IterOptions(settings.target_macs, settings.k)
-    iterate(model, inputs[0][:1], inputs, options, device=device, on_pick=see)
+    iterate(
+        FoldedNetwork(model, inputs[0][:1]), inputs, IterOptions(Target(settings.target_macs), settings.k), on_pick=see
+    )
     return points
 
 

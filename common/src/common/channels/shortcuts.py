@@ -1,0 +1,35 @@
+"""Option-A shortcuts as strided 1x1 convolutions, and back: as a convolution a shortcut can mix channels, not only select them."""
+
+import torch
+from torch import nn
+
+from common.models import PadShortcut
+
+
+def as_convolution(shortcut: PadShortcut, in_channels: int) -> nn.Conv2d:
+    """A strided 1x1 convolution without bias whose weight (C_out, C_in, 1, 1) is ``source`` written as zeros and ones."""
+    layer = nn.Conv2d(
+        in_channels, len(shortcut.source), 1, stride=shortcut.stride, bias=False, device=shortcut.source.device
+    )  # fmt: skip
+    fed = torch.nonzero(shortcut.source >= 0).flatten()
+    with torch.no_grad():
+        layer.weight.zero_()
+        layer.weight[fed, shortcut.source[fed]] = 1.0
+    return layer.train(shortcut.training)
+
+
+def restore_shortcuts(network: nn.Module, original: nn.Module) -> nn.Module:
+    """In place: what is an option-A shortcut in the original and a convolution here becomes a shortcut again.
+
+    Only if the convolution still selects: zeros, and one 1 in a row at most.
+    """
+    for name, module in original.named_modules():
+        layer = network.get_submodule(name) if isinstance(module, PadShortcut) else None
+        if not isinstance(layer, nn.Conv2d):
+            continue
+        rows = layer.weight.detach().flatten(1)
+        if bool(((rows == 0) | (rows == 1)).all()) and bool((rows.sum(1) <= 1).all()):
+            shortcut = PadShortcut(1, 1, layer.stride[0]).train(layer.training)
+            shortcut.source = torch.where(rows.sum(1) > 0, rows.argmax(1), -1)
+            network.set_submodule(name, shortcut)
+    return network

@@ -1,0 +1,47 @@
+"""Finished run folders of before, which stay readable: each package keeps some in ``tests/data/finished_run``."""
+
+import os
+import shutil
+from pathlib import Path
+
+from common.checkpoint import load_model
+from common.cost import count_cost
+from common.data import load_dataset
+from common.formats import load_network
+from common.measure import evaluate
+from common.runs import CONFIG, open_stage, read_json
+
+SHAPE = (3, 32, 32)  # of the digits that they were made with
+
+
+def finished_copy(test_file: str, to: Path) -> Path:
+    """Copy the folders beside a test file; they are below the present folder afterwards, as when they were made."""
+    shutil.copytree(Path(test_file).parent / "data" / "finished_run", to, dirs_exist_ok=True)
+    os.chdir(to)
+    return to
+
+
+def written(place: Path, *left_out: str) -> dict[Path, tuple[int, bytes]]:
+    """{file: (when it was written, its bytes)} without configurations, logs of lines, and files of these names."""
+    skipped = {CONFIG, *left_out}
+    files = [f for f in place.rglob("*") if f.is_file() and f.name not in skipped and f.suffix != ".log"]
+    return {file: (file.stat().st_mtime_ns, file.read_bytes()) for file in files}
+
+
+def check_network(folder: Path | str, macs: int, dense: Path | str, dense_macs: int) -> None:
+    """The network of a folder and the dense one have the recorded MACs, the former the recorded top-1 within a point."""
+    metrics = read_json(Path(folder) / "metrics.json")
+    model = load_network(Path(folder) / metrics.get("file", "model.safetensors"))
+    assert count_cost(model, SHAPE).macs == metrics["compressed"]["macs"] == macs
+    assert count_cost(load_model(dense), SHAPE).macs == metrics["baseline"]["macs"] == dense_macs
+    header = model.checkpoint_header["normalize"]
+    test = load_dataset("digits").test.normalized(header["mean"], header["std"])
+    found = evaluate(model, test).top1
+    assert abs(found - metrics["compressed"]["top1"]) <= 1, f"top-1 {found}, recorded {metrics['compressed']['top1']}"
+
+
+def check_opens(folder: Path | str, package: str, finished: bool = True) -> None:
+    """The folder opens as the same run, with its recorded options and on the same digits, and nothing in it is written again."""
+    config, before = read_json(Path(folder) / CONFIG), written(Path(folder))
+    stage = open_stage(folder, package, config["options"], fingerprint=load_dataset("digits").fingerprint)
+    assert stage.finished == finished and written(Path(folder)) == before

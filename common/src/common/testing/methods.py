@@ -1,0 +1,36 @@
+"""A method through the pipeline, as ``compare`` or a script would run it."""
+
+from pathlib import Path
+from typing import Any
+
+from common.methods import Method
+from common.pipeline import Training, compress
+from common.runs import open_stage
+from common.target import Target
+from common.trained_model import TrainedModel
+from common.training import TrainOptions
+
+
+def run_method(
+    method: Method,
+    start: TrainedModel,
+    fraction: float,
+    folder: Path,
+    *,
+    recipe: TrainOptions | None = None,
+    finetune: bool = False,
+    **more: Any,
+) -> dict[str, Any]:
+    """The metrics of a network compressed into ``folder``, without latency.
+
+    recipe: how the method trains where it trains. finetune: train the pruned network by it too. more: fields of Stage.
+    """
+    recipe = recipe or TrainOptions(epochs=0)
+    options = {"target": fraction, "arch": start.arch}
+    stage = open_stage(folder, "test", options, fingerprint=start.data.fingerprint, log=_silent, recipe=recipe, **more)
+    training = Training(recipe, log_test=False) if finetune else None
+    return compress(method, start, Target(fraction, method.axis), stage, training, latency=False)
+
+
+def _silent(line: str) -> None:
+    """Nobody reads it."""

@@ -1,0 +1,148 @@
+"""A command honors its options: each is read by its body, in runs that together take every way through it."""
+
+import ast
+import dataclasses
+import importlib
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from types import FrameType
+from typing import Any, TypeVar
+from unittest import mock
+
+from common import settings
+from common.api import source_folder
+
+T = TypeVar("T")
+
+
+def check_options_honored(
+    main: Callable[[list[str]], int], runs: Sequence[Sequence[str]], promised: Mapping[str, str] | None = None
+) -> str:
+    """Run a command with each of several lists of arguments: every option is read by its body in at least one run.
+
+    An option that matters in one mode only needs a run in that mode. Reading means access to the attribute. Validation
+    (``__post_init__``), ``flat`` (config.json), ``vars`` and ``dataclasses.replace`` read nothing;
+    :func:`common.options.train_options` reads what it hands on.
+
+    Args:
+        main: The command, in process: ``main(argv)`` returns an exit status, which has to be 0.
+        runs: Arguments. The first settings that a run builds are those that are watched.
+        promised: {field: reason} of the options that the original code's command lines have and that have no meaning here.
+            Their help has to say that they are accepted, and nothing may read them.
+
+    Returns:
+        The name of the command's class of settings.
+    """
+    promised = promised or {}
+    helps: dict[str, str] = {}
+    read: set[str] = set()
+    names: set[str] = set()
+    for argv in runs:
+        with _Watching() as watching:
+            status = main(list(argv))
+        assert status == 0, f"exit status {status} of {argv}"
+        helps |= watching.helps
+        read |= watching.read
+        names.add(watching.name)
+    assert len(names) == 1, f"runs of several commands, or of none: {sorted(names)}"
+    (name,) = names
+    unread = sorted(helps.keys() - read - promised.keys())
+    assert not unread, f"{name} accepts options that nothing reads: {', '.join(unread)}"
+    stale = sorted(promised.keys() - (helps.keys() - read))
+    assert not stale, f"{name}: listed as read by nothing, but read or gone: {', '.join(stale)}"
+    silent = sorted(field for field in promised if "accepted" not in helps[field])
+    assert not silent, f"{name}: the help does not say that these are only accepted: {', '.join(silent)}"
+    return name
+
+
+def command_names(package: str) -> set[str]:
+    """Names of a package's classes of settings that are commands: neither a section nor the base of another class."""
+    source = source_folder(package)
+    classes: list[type] = []
+    for file in sorted(source.rglob("*.py")):
+        names = list(_settings_in(ast.parse(file.read_text(encoding="utf-8"))))
+        if names:
+            module = importlib.import_module(".".join(file.relative_to(source.parent).with_suffix("").parts))
+            classes += [cls for cls in (getattr(module, name) for name in names) if isinstance(cls, type)]
+    parts = {vars(cls)["__option_types__"][field.name] for cls in classes for field in _fields(cls, "section")}
+    bases = {base for cls in [*classes, *parts] for base in cls.__mro__[1:]}
+    return {cls.__name__ for cls in set(classes) - parts - bases}
+
+
+def watch(values: T, read: set[str]) -> T:
+    """A copy of settings, its sections included, that adds to ``read`` the name of each option whose value is asked for."""
+    cls = type(values)
+    options = {field.name for field in _fields(cls, "option")}
+
+    def get(self: Any, name: str) -> Any:
+        if name in options and not _copies(sys._getframe(1)):
+            read.add(name)
+        return object.__getattribute__(self, name)
+
+    def validate(self: Any) -> None:  # of a copy that dataclasses.replace makes
+        before = set(read)
+        getattr(cls, "__post_init__", lambda self: None)(self)
+        read.intersection_update(before)
+
+    watched = type(cls.__name__, (cls,), {"__getattribute__": get, "__post_init__": validate})
+    copy: Any = object.__new__(watched)
+    sections = {field.name: watch(vars(values)[field.name], read) for field in _fields(cls, "section")}
+    vars(copy).update(vars(values) | sections)
+    return copy
+
+
+class _Watching:
+    """Inside it, the first settings that are built are watched."""
+
+    name = ""
+    done = False
+
+    def __enter__(self) -> "_Watching":
+        self.helps: dict[str, str] = {}
+        self.read: set[str] = set()
+        build, built = settings.build, self.building(settings.build)
+        importers = [
+            module for module in list(sys.modules.values()) if getattr(module, "__dict__", {}).get("build") is build
+        ]
+        self.patches = [mock.patch.object(module, "build", built) for module in importers]
+        for patch in self.patches:
+            patch.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for patch in self.patches:
+            patch.stop()
+
+    def building(self, build: Callable[..., Any]) -> Callable[..., Any]:
+        def built(cls: type, words: Mapping[str, Any]) -> Any:
+            if self.done:
+                return build(cls, words)
+            self.done = True  # at once, since it calls itself for sections
+            values = build(cls, words)
+            self.name, self.helps = cls.__name__, _helps(values)
+            return watch(values, self.read)
+
+        return built
+
+
+def _copies(frame: FrameType) -> bool:
+    """Whether a frame only copies or compares: a function of :mod:`dataclasses`, or one that it generated."""
+    return frame.f_globals.get("__name__") == "dataclasses" or frame.f_code.co_filename == "<string>"
+
+
+def _fields(cls: type, kind: str) -> list[dataclasses.Field]:
+    return [field for field in dataclasses.fields(cls) if kind in field.metadata]  # type: ignore[arg-type]
+
+
+def _helps(values: Any) -> dict[str, str]:
+    """{name of an option: its help}, those of the sections included."""
+    found = {field.name: field.metadata["option"][0] for field in _fields(type(values), "option")}
+    for field in _fields(type(values), "section"):
+        found |= _helps(vars(values)[field.name])
+    return found
+
+
+def _settings_in(module: ast.Module) -> Iterator[str]:
+    for node in module.body:
+        if isinstance(node, ast.ClassDef) and any(ast.unparse(d) == "settings" for d in node.decorator_list):
+            yield node.name

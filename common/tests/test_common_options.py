@@ -1,0 +1,181 @@
+"""Every command of common honors every one of its options; and how that is found out."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from test_common_results import TEXT
+from torch import nn
+
+from common import api, evaluate, export, fetch, latency, results, train
+from common.benchmark import run_benchmark
+from common.campaign.settings import main as campaign
+from common.channels import __main__ as channels
+from common.checkpoint import save_model
+from common.data import load_dataset
+from common.models import create_model
+from common.options import Training, train_options
+from common.settings import command, flat, option, section, settings
+from common.testing import check_options_honored, command_names, write_pictures
+from common.testing.options import watch
+
+COMMANDS = {
+    "Train": (
+        train.main,
+        "--arch lenet5 --weights {weights} --epochs 0 {data} --no-latency --out {out}/train",
+        "--model test_common_options:tiny --epochs 0 {data} --no-latency --out {out}/own",
+    ),
+    "Evaluate": (
+        evaluate.main,
+        "--arch lenet5 --weights {weights} {data} --no-latency --json {out}/figures.json",
+        "--model test_common_options:tiny --checkpoint {own} {data} --no-latency",
+    ),
+    "Export": (
+        export.main,
+        "--checkpoint {own} --model test_common_options:tiny --format pt2 --out {out}/m.pt2 {data}",
+    ),
+    "Latency": (
+        latency.main,
+        "--arch lenet5 --target-macs 0.5 --round-to 1 --batch-size 1 --repeats 1 --json {out}/latency.json",
+        "--checkpoint {network} --dense {network} --batch-size 1 --repeats 1",
+    ),
+    "Channels": (channels.main, "--arch lenet5", "--model test_common_options:tiny --input-shape 3 32 32"),
+    "Fetch": (fetch.main, "mnist --to {out}/mnist"),
+    "Results": (results.main, "{readme} --tables test_common_options"),
+    "Api": (api.main, "common"),
+    "Benchmark": (
+        lambda argv: run_benchmark(lambda repeats: ({"a": [1.0] * repeats}, []), argv),
+        "--json {out}/b.json",
+    ),
+}
+CAMPAIGN = {
+    "RunPlan": ("run {plan} --out {out}/campaign --quick", "run {plan} --out {out}/campaign --dry-run"),
+    "Status": ("status {campaign}",),
+    "Collect": ("collect {campaign} --to {out}/pieces",),
+    "Merge": ("merge {out}/pieces/piece-1.zip --into {out}/merged",),
+    "Tables": ("tables {campaign}",),
+}
+TABLES = {"speed": lambda: "fast", "speed.more": lambda: "faster"}
+
+
+def tiny(num_classes: int = 10):
+    return nn.Sequential(nn.Conv2d(3, 4, 5, stride=4), nn.ReLU(), nn.Flatten(), nn.Linear(196, num_classes))
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    """{name in the commands above: path}."""
+    root = tmp_path_factory.mktemp("files")
+    data = write_pictures(root / "images", classes=2, train=3, test=20)
+    paths = {name: root / f"{name}.safetensors" for name in ("network", "own")} | {"weights": root / "weights.pth"}
+    own, network = tiny(2), create_model("lenet5", num_classes=2, in_channels=3, image_size=32)
+    bundle = load_dataset(f"folder:{data}")
+    for name, model in (("own", own), ("network", network)):
+        save_model(paths[name], model, normalize=(bundle.mean, bundle.std))
+    torch.save(network.state_dict(), paths["weights"])
+    (root / "README.md").write_text(TEXT)
+    (root / "plan.toml").write_text('[[job]]\nname = "a"\nrun = "python x.py --out {out}"\n')
+    return {
+        **paths, "data": f"--dataset folder:{data}", "readme": root / "README.md", "plan": root / "plan.toml",
+        "campaign": root / "out" / "campaign", "out": root / "out",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_command_honors_its_options(name, files, monkeypatch):
+    monkeypatch.setattr(fetch, "fetch", lambda *arguments: [])
+    monkeypatch.setattr(api, "page_file", lambda package: files["out"] / "API.md")
+    main, *runs = COMMANDS[name]
+    assert check_options_honored(main, [run.format(**files).split() for run in runs]) == name
+
+
+def test_campaign_honors_its_options(files, monkeypatch):
+    """Its commands in turn, on a plan of one job that a worker need not do."""
+
+    def finish(runner):
+        runner.begin()
+        for name, identity in runner.identities.items():
+            runner.folder.finish(name, {"identity": identity})
+
+    monkeypatch.setattr("common.campaign.run.Runner.run", finish)
+    for name, runs in CAMPAIGN.items():
+        assert check_options_honored(campaign, [run.format(**files).split() for run in runs]) == name
+
+
+def test_list_of_commands_is_complete():
+    assert command_names("common") == COMMANDS.keys() | CAMPAIGN.keys()
+
+
+# ------------------------------------------------------------------------------------------------ how that is found out
+
+
+@settings
+class Shape:
+    """Shape."""
+
+    width: int = option(1, "width")
+    depth: int = option(1, "depth")
+
+    @property
+    def area(self) -> int:
+        return self.width * self.depth
+
+
+@settings
+class Build:
+    """Build."""
+
+    shape: Shape = section(Shape)
+    training: Training = section(Training)
+    color: str | None = option(None, "accepted; everything is white")
+    size: int = option(1, "size")
+
+    def __post_init__(self) -> None:
+        assert self.size > 0 and self.color != "red" and self.shape.area > 0
+
+
+def building(body):
+    return lambda argv: command(Build, body, argv, "build")
+
+
+def everything(given: Build) -> None:
+    assert isinstance(given, Build) and isinstance(given.shape, Shape)
+    _ = given.shape.area, given.size, train_options(given.training)
+
+
+def test_options_that_are_read_are_honored():
+    promised = {"color": "the original code's"}
+    assert check_options_honored(building(everything), [[]], promised) == "Build"
+    modes = building(lambda given: everything(given) if given.size > 1 else None)
+    assert check_options_honored(modes, [[], ["--size", "2"]], promised) == "Build"
+
+
+@pytest.mark.parametrize(
+    ("body", "promised", "message"),
+    [
+        (everything, {}, "nothing reads: color$"),
+        (lambda given: (everything(given), flat(given), vars(given), replace(given, size=2)), {}, "nothing reads: color$"),
+        (lambda given: (train_options(given.training, epochs=1, gamma=0.5), given.size, given.shape.width), {"color": ""},
+         "nothing reads: depth, epochs, gamma$"),
+        (lambda given: (everything(given), given.color), {"color": ""}, "read or gone: color$"),
+        (everything, {"color": "", "colour": ""}, "read or gone: colour$"),
+        (lambda given: train_options(given.training), {"color": "", "width": "", "depth": "", "size": ""},
+         "only accepted: depth, size, width$"),
+    ],
+)  # fmt: skip
+def test_options_that_nothing_reads_are_named(body, promised, message):
+    with pytest.raises(AssertionError, match=message):
+        check_options_honored(building(body), [[]], promised)
+
+
+def test_a_run_that_fails_counts_for_nothing():
+    with pytest.raises(AssertionError, match="exit status 2"):
+        check_options_honored(building(everything), [["--size", "x"]])
+
+
+def test_copies_of_watched_settings_are_watched():
+    read: set[str] = set()
+    copy = replace(watch(Build(), read), size=3)
+    assert read == set() and isinstance(copy, Build) and copy == replace(copy)
+    assert copy.size == 3 and copy.shape.area == 1
+    assert read == {"size", "width", "depth"}

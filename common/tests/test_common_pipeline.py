@@ -1,0 +1,149 @@
+"""The pipeline: what a method decides is applied, trained, saved, read back and measured; limits hold; chains have a reference."""
+
+import copy
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+
+from common.channels import channel_groups, keep_channels
+from common.checkpoint import load_model, save_model
+from common.errors import UserError
+from common.methods import Decision, Method
+from common.pipeline import Training, apply_decision, compress, fine_tuning
+from common.runs import open_stage
+from common.target import Target
+from common.testing import noise_bundle, random_network, run_method
+from common.trained_model import Limits, TrainedModel, checked, read_trained_model
+from common.training import TrainOptions, distillation
+
+RECIPE = TrainOptions(epochs=1, batch_size=10, learning_rate=0.05)
+
+
+@pytest.fixture
+def start(tmp_path):
+    """A ResNet-20 with random weights in a file, and noise."""
+    save_model(tmp_path / "dense.safetensors", random_network("resnet20"))
+    return read_trained_model(tmp_path / "dense.safetensors", noise_bundle(20, 20))
+
+
+def half(start: TrainedModel, target: Target | None, stage) -> Decision:
+    """A toy: the first half of every group."""
+    return Decision({group.name: range(group.size // 2) for group in start.groups}, report={"toy": 1})
+
+
+TOY = Method("toy", half)
+
+
+def test_the_result_is_what_was_decided_and_what_is_on_disk(start, tmp_path):
+    metrics = run_method(TOY, start, 0.5, tmp_path / "run")
+    expected = keep_channels(start.model, start.example, half(start, None, None).kept)
+    saved = load_model(tmp_path / "run" / metrics["file"])
+    assert all(torch.equal(saved.state_dict()[n], t) for n, t in expected.state_dict().items())
+    assert metrics["toy"] == 1 and metrics["after_cut"] == metrics["compressed"]
+    assert metrics["compressed"]["bytes"] == (tmp_path / "run" / metrics["file"]).stat().st_size
+    decision = json.loads((tmp_path / "run" / "decision.json").read_text())
+    assert decision["kept"]["conv1"] == list(range(8)) and decision["report"] == {"toy": 1}
+
+
+def test_the_starting_network_stays_as_it_was(start, tmp_path):
+    before = copy.deepcopy(start.model.state_dict())
+    run_method(TOY, start, 0.5, tmp_path / "run", recipe=RECIPE, finetune=True)
+    run_method(Method("nothing", lambda *_: Decision()), start, 0.5, tmp_path / "whole", recipe=RECIPE, finetune=True)
+    assert all(torch.equal(start.model.state_dict()[n], t) for n, t in before.items())
+    assert start.model.conv1.weight.is_contiguous()
+
+
+def test_fine_tuning_changes_the_network_after_it_was_measured_as_pruned(start, tmp_path):
+    tuned = run_method(TOY, start, 0.5, tmp_path / "tuned", recipe=RECIPE, finetune=True)
+    plain = run_method(TOY, start, 0.5, tmp_path / "plain")
+    same = ("top1", "loss", "macs", "agreement")
+    assert all(tuned["after_cut"][key] == plain["compressed"][key] for key in same)
+    assert tuned["compressed"]["loss"] != tuned["after_cut"]["loss"]
+
+
+def test_a_method_on_the_axis_of_bytes_is_not_trained_afterwards(start, tmp_path):
+    metrics = run_method(replace(TOY, axis="bytes"), start, 0.5, tmp_path / "run", recipe=RECIPE, finetune=True)
+    assert metrics["compressed"] == metrics["after_cut"]
+
+
+def test_a_finished_run_is_read_and_the_method_not_asked_again(start, tmp_path):
+    first = run_method(TOY, start, 0.5, tmp_path / "run")
+    assert run_method(replace(TOY, decide=None), start, 0.5, tmp_path / "run") == first
+
+
+def test_batch_norm_is_recalibrated_on_the_inputs_of_the_decision(start):
+    inputs = torch.randn(64, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    network = apply_decision(start, replace(half(start, None, None), recalibrate=[inputs]))
+    with torch.no_grad():
+        seen = network.conv1(inputs).double().mean((0, 2, 3))
+    assert torch.allclose(network.bn1.running_mean.double(), seen, atol=1e-5)
+    plain = apply_decision(start, half(start, None, None))
+    assert not torch.allclose(plain.bn1.running_mean.double(), seen, atol=1e-3)
+
+
+def test_agreement_is_held_against_the_reference(start, tmp_path):
+    run_method(TOY, start, 0.5, tmp_path / "one")
+    second = read_trained_model(tmp_path / "one" / "model.safetensors", start.data, reference=start)
+    metrics = run_method(Method("nothing", lambda *_: Decision()), second, 1.0, tmp_path / "two")
+    assert metrics["baseline"]["macs"] == start.cost.dense > metrics["compressed"]["macs"]
+    agree = (second.accuracy.predictions == start.accuracy.predictions).double().mean()
+    assert metrics["compressed"]["agreement"] == pytest.approx(100 * float(agree))
+
+
+def test_fine_tuning_is_distilled_from_the_reference_only_if_asked_for(start, tmp_path):
+    stage = open_stage(tmp_path / "stage", "test", {}, log=lambda line: None)
+    assert fine_tuning(stage, start, Training(RECIPE)).loss is None
+    student, batch = random_network("resnet20", 1).eval(), next(iter(start.data.train.batches(6)))
+    for trained in (start, TrainedModel("other", random_network("resnet20", 2), start.data, reference=start)):
+        loss = fine_tuning(stage, trained, Training(RECIPE, distill=0.9)).loss
+        expected, _ = distillation(start.copy(), 0.9)(student, batch)
+        assert torch.equal(loss(student, batch)[0], expected)
+
+
+@pytest.mark.parametrize(
+    ("limits", "word"),
+    [
+        (Limits(ignored=("conv1",)), "whole"),
+        (Limits(only=("layer1.0.conv1",)), "whole"),
+        (Limits(min_channels=9), "9 at least"),
+        (Limits(max_pruned=0.25), "at least"),
+        (Limits(round_to=5), "multiple of 5"),
+    ],
+)
+def test_a_decision_beyond_the_limits_is_refused(start, limits, word):
+    limited = replace(start, limits=limits)
+    with pytest.raises(UserError, match=word):
+        apply_decision(limited, half(start, None, None))
+    assert apply_decision(
+        replace(start, limits=Limits(min_channels=8, max_pruned=0.5, round_to=8)), half(start, None, None)
+    )
+
+
+def test_groups_are_those_that_may_lose_channels(start):
+    limited = replace(start, limits=Limits(ignored=("layer1.0.conv1",)))
+    names = [group.name for group in channel_groups(start.model, start.example)]
+    assert [group.name for group in limited.groups] == [name for name in names if name != "layer1.0.conv1"]
+    assert limited.cost.dense == start.cost.dense
+
+
+def test_a_network_that_cannot_be_used_is_refused_by_its_file(start):
+    data = start.data
+    damaged = random_network("resnet20")
+    with torch.no_grad():
+        damaged.conv1.weight[0] = float("nan")
+    for model, word in (
+        (damaged, "finite"),
+        (random_network("resnet20", num_classes=7), "noise has 10 classes"),
+        (nn.Linear(3, 10), "read"),
+    ):
+        with pytest.raises(UserError, match=word):
+            checked(TrainedModel("x", model, data))
+
+
+def test_a_run_without_a_target_keeps_what_the_method_says(start, tmp_path):
+    stage = open_stage(tmp_path / "run", "test", {}, log=lambda line: None)
+    metrics = compress(TOY, start, None, stage, latency=False, details=lambda outcome: {"mine": len(outcome.log)})
+    assert metrics["mine"] == 0 and metrics["compressed"]["macs"] < 0.5 * start.cost.dense

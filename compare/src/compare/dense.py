@@ -1,0 +1,84 @@
+"""The dense network of a seed: trained once, or given; everything is measured against what was read back from its file."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from common.checkpoint import save_model
+from common.data import DataBundle
+from common.measure import measure_files
+from common.models import arguments_for, create_model
+from common.runs import open_stage
+from common.train import train_baseline
+from common.trained_model import TrainedModel, normalized_as, read_trained_model
+from common.training import TrainOptions
+from compare.settings import PACKAGE
+
+Factory = Callable[[], nn.Module]
+
+
+def train_dense(
+    out: Path,
+    arch: str,
+    data: DataBundle,
+    recipe: TrainOptions,
+    device: torch.device,
+    seed: int,
+    factory: Factory | None = None,
+    force: bool = False,
+    latency: bool = True,
+    workers: int = 2,
+) -> TrainedModel:
+    """Train the network of a seed in OUT/seedS/baseline, unless that is done."""
+    options = {"arch": arch, "dataset": data.name, "seed": seed, **recipe.identity()}
+    stage = open_stage(
+        out / f"seed{seed}" / "baseline", PACKAGE, options, device=device, fingerprint=data.fingerprint, force=force
+    )  # fmt: skip
+    if not stage.finished:
+        torch.manual_seed(seed)
+        if factory:
+            model = factory()
+        else:
+            model = create_model(arch, num_classes=data.num_classes, **arguments_for(arch, data.input_shape))
+        train_baseline(stage, model, data, recipe, device, seed, workers, factory=factory, latency=latency)
+    return read_trained_model(stage.model_path, data, name=arch, factory=factory, device=device, workers=workers)
+
+
+def given_dense(
+    out: Path,
+    load: Callable[[], nn.Module],
+    file: Path,
+    digest: str,
+    data: DataBundle,
+    device: torch.device,
+    factory: Factory | None = None,
+    force: bool = False,
+    latency: bool = True,
+    workers: int = 2,
+    name: str | None = None,
+) -> TrainedModel:
+    """A network from elsewhere, kept as a checkpoint in OUT/baseline, the same for all seeds.
+
+    digest: of its file. name: that of its factory.
+    """
+    options = {"dataset": data.name, "seed": None, "source": file.name, "digest": digest}
+    stage = open_stage(
+        out / "baseline", PACKAGE, options, device=device, fingerprint=data.fingerprint, force=force
+    )  # fmt: skip
+    if not stage.finished:
+        model = load()
+        data = normalized_as(model, data)
+        save_model(
+            stage.model_path, model, normalize=(data.mean, data.std), dataset=data.name, classes=data.classes, factory=factory
+        )  # fmt: skip
+        arch = getattr(model, "architecture", {"arch": name})["arch"]
+        files = {"baseline": stage.model_path}
+        stage.finish(
+            {
+                "arch": arch,
+                **measure_files(files, data, device=device, workers=workers, factory=factory, latency=latency),
+            }
+        )
+    return read_trained_model(stage.model_path, data, name=name, factory=factory, device=device, workers=workers)

@@ -1,0 +1,43 @@
+"""What a paper's method has to beat: channels drawn by lot, and the largest L1 norm; the same fraction of every group."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from common.channels import ChannelGroup, top_channels
+from common.methods import Decide, Decision, Method
+from common.runs import Stage
+from common.target import Target, uniform_widths
+from common.trained_model import TrainedModel
+
+Score = Callable[[nn.Module, ChannelGroup, torch.Generator], Tensor]
+
+
+def l1_scores(model: nn.Module, group: ChannelGroup, generator: torch.Generator) -> Tensor:
+    """(C,): sums of |w| over all that produces a channel (Li et al. 2017, arXiv 1608.08710, section 3.1)."""
+    del generator
+    return sum(model.get_submodule(name).weight.detach().abs().flatten(1).sum(1) for name in group.producers)
+
+
+def random_scores(model: nn.Module, group: ChannelGroup, generator: torch.Generator) -> Tensor:
+    """(C,): lots."""
+    del model
+    return torch.rand(group.size, generator=generator)
+
+
+def ranked(score: Score) -> Decide:
+    """A method that keeps, in every group, the same fraction of the channels: those with the largest scores."""
+
+    def decide(start: TrainedModel, target: Target | None, stage: Stage) -> Decision:
+        assert target is not None
+        widths = uniform_widths(start.groups, start.cost, target, start.limits.round_to)
+        lots = torch.Generator().manual_seed(stage.seed)
+        scores = {group.name: score(start.model, group, lots).tolist() for group in start.groups}
+        return Decision({g.name: top_channels(scores[g.name], widths[g.name], blocks=g.blocks) for g in start.groups})
+
+    return decide
+
+
+L1_NORM = Method("L1 norm", ranked(l1_scores))
+RANDOM = Method("random", ranked(random_scores))

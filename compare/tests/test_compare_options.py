@@ -1,0 +1,61 @@
+"""Every command of the comparison honors every one of its options."""
+
+import os
+import sys
+from unittest import mock
+
+import pytest
+import torch
+from compare_helpers import write_rows
+from torch import nn
+
+from common.atomic import write_json
+from common.models import ARCHITECTURES, create_model
+from common.testing import check_options_honored, command_names, write_pictures
+from compare import picture, settings, sweep
+
+MODEL = "test_compare_options:tiny"
+ROW = "{data} --methods l1_norm --target-macs 0.5 --seeds 0 --finetune-epochs 0 --jobs 1 --no-latency"
+COMMANDS = {
+    "Compare": (
+        settings.main,
+        f"--arch lenet5 {ROW} --baseline-epochs 0 --out {{out}}/trained",
+        f"--arch lenet5 --weights {{root}}/lenet5.pth {ROW} --out {{out}}/read --no-report",
+        f"--model {MODEL} {ROW} --baseline-epochs 0 --out {{out}}/own --no-report",
+    ),
+    "Picture": (picture.main, "--out {root}/rows --png {out}/plots.png"),
+    "Sweep": (sweep.main, "--values 1 --out {out}/sweep -- python x.py {{value}} {{out}}"),
+}
+
+
+def tiny(num_classes: int = 10) -> nn.Module:
+    return nn.Sequential(
+        nn.Conv2d(3, 40, 5, stride=4), nn.ReLU(), nn.Conv2d(40, 50, 3), nn.ReLU(), nn.Flatten(), nn.Linear(1250, num_classes)
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def places(tmp_path_factory):
+    """{name in the commands above: folder or options} of trained weights, a dozen of images, a comparison."""
+    root = tmp_path_factory.mktemp("files")
+    images = write_pictures(root / "images", classes=2, train=6, test=2)
+    write_rows(root / "rows", seeds=(0,))
+    write_json(root / "out" / "sweep" / "value-1" / "metrics.json", {"compressed": {"top1": 90.0}})
+    torch.save(create_model("lenet5", num_classes=2, in_channels=3, image_size=32).state_dict(), root / "lenet5.pth")
+    return {"root": root, "data": f"--dataset folder:{images}", "out": root / "out"}
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_command_honors_its_options(name, places, monkeypatch):
+    monkeypatch.setitem(ARCHITECTURES, MODEL, None)  # forgotten after the test
+    monkeypatch.setattr(picture, "photograph", lambda html, png: None)
+    for module in ("nni", "nni.experiment"):  # its trials have been run: there is a figure
+        monkeypatch.setitem(sys.modules, module, mock.MagicMock())
+    main, *runs = COMMANDS[name]
+    with mock.patch.dict(os.environ):
+        found = check_options_honored(main, [run.format(**places).split() for run in runs])
+    assert found == name
+
+
+def test_list_of_commands_is_complete():
+    assert command_names("compare") == COMMANDS.keys()

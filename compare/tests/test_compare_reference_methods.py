@@ -1,0 +1,122 @@
+"""Reference methods meet their budgets, keep what they say, and torch-pruning cuts option-A networks as its user would."""
+
+import numpy as np
+import pytest
+import torch
+from compare_helpers import bundle, tiny
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from common.channels import channel_groups
+from common.checkpoint import load_model
+from common.cost import WidthCost, count_cost
+from common.data import DataBundle, MemoryImages
+from common.errors import UserError
+from common.methods import Method
+from common.models import PadShortcut, create_model
+from common.runs import open_stage
+from common.target import Target, uniform_widths
+from common.testing import run_method
+from common.trained_model import TrainedModel
+from compare import torch_pruning
+from compare.reference_methods import L1_NORM, RANDOM, l1_scores
+
+X = torch.zeros(1, 3, 32, 32)
+
+
+@pytest.fixture(scope="module")
+def resnet20():
+    torch.manual_seed(0)
+    return create_model("resnet20").eval()
+
+
+def pictures(count: int = 24) -> DataBundle:
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (count, 3, 32, 32), generator=generator).to(torch.uint8)
+    part = MemoryImages(images, torch.arange(count) % 10)
+    return DataBundle("noise", part, part, [str(i) for i in range(10)], (3, 32, 32), "0" * 16)
+
+
+def trained(model, data: DataBundle | None = None) -> TrainedModel:
+    return TrainedModel("net", model.eval(), data or pictures())
+
+
+GROUPS = channel_groups(create_model("resnet20"), X)
+COST = WidthCost(create_model("resnet20"), (3, 32, 32), GROUPS)
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.floats(0.05, 1.0))
+def test_equal_widths_meet_any_budget_and_stay_nearly_equal(target):
+    widths = uniform_widths(GROUPS, COST, Target(target))
+    assert 0.98 * target <= COST.macs(widths) / COST.dense <= target
+    shares = [widths[g.name] / g.size for g in GROUPS]
+    assert max(shares) - min(shares) <= 2.5 / 16  # a channel or two of the narrowest group
+
+
+def test_a_budget_that_no_width_meets_names_the_nearest():
+    model = torch.nn.Sequential(torch.nn.Conv2d(3, 2, 3), torch.nn.Flatten(), torch.nn.Linear(2 * 36, 4))
+    groups = channel_groups(model, torch.zeros(1, 3, 8, 8))
+    with pytest.raises(UserError, match="nearest keep 0.5000"):
+        uniform_widths(groups, WidthCost(model, (3, 8, 8), groups), Target(0.7))
+
+
+@pytest.mark.parametrize("method", [L1_NORM, RANDOM, torch_pruning.TORCH_PRUNING])
+def test_a_reference_method_meets_its_target_and_is_skipped_the_second_time(tmp_path, resnet20, method: Method):
+    metrics = run_method(method, trained(resnet20), 0.5, tmp_path)
+    file = tmp_path / metrics["file"]
+    share = count_cost(load_model(file), (3, 32, 32)).macs / count_cost(resnet20, (3, 32, 32)).macs
+    assert 0.49 <= share <= 0.5 and method.axis == "macs" and method.paper is None
+    written = file.stat().st_mtime_ns
+    assert run_method(method, trained(resnet20), 0.5, tmp_path) == metrics and file.stat().st_mtime_ns == written
+
+
+def test_l1_keeps_the_largest_filters(tmp_path):
+    torch.manual_seed(0)
+    model = tiny()
+    start = trained(model, bundle())
+    scores = l1_scores(model, start.groups[0], torch.Generator()).numpy()
+    assert scores == pytest.approx(np.abs(model[0].weight.detach().numpy()).sum((1, 2, 3)), rel=1e-5)
+    kept = L1_NORM.decide(start, Target(0.5), open_stage(tmp_path, "test", {})).kept[start.groups[0].name]
+    assert sorted(scores[kept].tolist()) == pytest.approx(sorted(scores.tolist())[-len(kept) :], rel=1e-5)
+
+
+@pytest.fixture(autouse=True)
+def few_gradients(monkeypatch):
+    monkeypatch.setattr(torch_pruning, "PICTURES", 4)
+
+
+def test_random_depends_on_the_seed_alone(tmp_path, resnet20):
+    first, again, other = (
+        RANDOM.decide(trained(resnet20), Target(0.5), open_stage(tmp_path, "test", {}, seed=seed)).kept
+        for seed in (0, 0, 1)
+    )
+    assert first == again != other
+
+
+def test_torch_pruning_spares_a_group_that_goes_too_far(tmp_path):
+    """Two layers of few channels: one channel of the first is worth 8 % of the MACs, so only the last steps fit."""
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(
+        torch.nn.Conv2d(3, 12, 3), torch.nn.ReLU(), torch.nn.Conv2d(12, 60, 1), torch.nn.ReLU(), torch.nn.AdaptiveAvgPool2d(1),
+        torch.nn.Flatten(), torch.nn.Linear(60, 10),
+    )  # fmt: skip
+    for target in (0.83, 0.62):
+        dense = count_cost(model, (3, 32, 32)).macs
+        small = torch_pruning.decide(trained(model), Target(target), open_stage(tmp_path, "test", {})).model
+        assert 0.98 * target <= count_cost(small, (3, 32, 32)).macs / dense <= target
+
+
+def test_torch_pruning_cuts_streams_with_option_a_shortcuts(tmp_path, resnet20):
+    """Its network equals one whose removed channels are masked: shortcuts are re-pointed, not left behind."""
+    small = torch_pruning.decide(trained(resnet20), Target(0.5), open_stage(tmp_path, "test", {})).model
+    shortcuts = [(a, b) for a, b in zip(resnet20.modules(), small.modules(), strict=True) if isinstance(a, PadShortcut)]
+    assert any(len(b.source) < len(a.source) for a, b in shortcuts)
+    for name, module in small.named_modules():
+        if isinstance(module, PadShortcut):
+            stage = int(name[5])
+            stream = getattr(small, f"layer{stage - 1}")[-1].bn2.num_features
+            assert len(module.source) == getattr(small, f"layer{stage}")[0].bn2.num_features
+            assert int(module.source.max()) < stream
+    assert not any("forward" in vars(m) for m in resnet20.modules())
+    assert small(torch.randn(2, 3, 32, 32)).isfinite().all()

@@ -1,0 +1,100 @@
+"""Every command of Deep Compression honors every one of its options."""
+
+import struct
+
+import pytest
+import torch
+from torch import nn
+
+from common.checkpoint import save_model
+from common.errors import UserError
+from common.models import create_model
+from common.testing import check_options_honored, command_names, write_pictures
+from deep_compression import choice, cifar10, figures, mnist, seed_main, seed_pipeline
+from deep_compression.commands import main
+
+NAMED = "--arch lenet5 --weights {root}/lenet5.pth {data} --no-latency --out {out}/named"
+OWN = (
+    "--model test_deep_compression_options:tiny --checkpoint {root}/own.safetensors {data} --no-latency --out {out}/own"
+)
+FILE = "{root}/own.dcz --model test_deep_compression_options:tiny"
+EPOCHS = "--epochs 0"
+MNIST = "--arch lenet300_100 --dataset-dir {root}/mnist --results {out}/results"
+COMMANDS = {  # the word after python -m deep_compression, if there is one, is the name in small letters
+    "Train": (main, f"train {NAMED} {EPOCHS}", f"train --model test_deep_compression_options:tiny {{data}} {EPOCHS} --no-latency --out {{out}}/own"),
+    "Prune": (main, f"prune {NAMED} {EPOCHS}", f"prune {OWN} {EPOCHS}"),
+    "Share": (main, f"share {NAMED} {EPOCHS}", f"share {OWN} {EPOCHS}"),
+    "Encode": (main, f"encode {NAMED}", f"encode {OWN}"),
+    "Compress": (main, f"compress {NAMED}-all {EPOCHS} --share-epochs 0", f"compress {OWN}-all {EPOCHS} --share-epochs 0"),
+    "Decode": (main, f"decode {FILE} --output {{out}}/decoded.safetensors"),
+    "Evaluate": (main, f"evaluate {FILE} --baseline {{root}}/own.safetensors {{data}} --no-latency --json {{out}}/values.json"),
+    "Report": (main, "report {root}/own.dcz --json {out}/report.json"),
+    "Pipeline": (
+        seed_main.main,
+        "--arch lenet5 {data} --base-epochs 0 --epoch 0 --iter 2 --lcluster 4 --no-latency --saved-dir {out}/trained",
+        "--arch lenet5 --pretrained {root}/lenet5.pth {data} --epoch 0 --density 0.5 --conv-bits 2 --fc-bits 2 --no-latency"
+        " --saved-dir {out}/read",
+    ),
+    "Mnist": (mnist.main, f"{MNIST} --seeds 1 --rows paper --epochs-factor 0.1 --out {{out}}/mnist"),
+    "Choose": (choice.main, f"{MNIST} --no-lossless --out {{out}}/choice"),
+    "Cifar10": (
+        cifar10.main,
+        "--arch lenet5 --weights {root}/lenet5.pth {data} --densities 0.5 --epochs 0 --share-epochs 0 --out {out}/cifar10",
+    ),
+    "Figures": (figures.main, "--out {out}/figures --docs {out}/figures"),
+}  # fmt: skip
+
+
+def tiny(num_classes: int = 10) -> nn.Module:
+    return nn.Sequential(nn.Conv2d(3, 4, 5, stride=4), nn.ReLU(), nn.Flatten(), nn.Linear(196, num_classes))
+
+
+def write_mnist(folder) -> None:
+    """MNIST's four files, of 120 and 10 images."""
+    folder.mkdir()
+    for part, count in (("train", 120), ("t10k", 10)):
+        pixels = torch.randint(0, 256, (count, 28, 28), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
+        images = struct.pack(">4i", 2051, count, 28, 28) + pixels.numpy().tobytes()
+        labels = struct.pack(">2i", 2049, count) + bytes(i % 10 for i in range(count))
+        (folder / f"{part}-images-idx3-ubyte").write_bytes(images)
+        (folder / f"{part}-labels-idx1-ubyte").write_bytes(labels)
+
+
+@pytest.fixture(scope="module")
+def places(tmp_path_factory):
+    """{name in the commands above: folder or options} of networks and a dozen of images."""
+    torch.manual_seed(0)
+    root = tmp_path_factory.mktemp("files")
+    images = write_pictures(root / "images", classes=2, train=6, test=2)
+    write_mnist(root / "mnist")
+    torch.save(create_model("lenet5", num_classes=2, in_channels=3, image_size=32).state_dict(), root / "lenet5.pth")
+    save_model(root / "own.safetensors", tiny(2))
+    data = f"--dataset folder:{images}"
+    places = {"root": root, "data": data, "out": root / "out"}
+    assert main(f"encode {OWN}".format(**places | {"out": root}).split()) == 0
+    (root / "own" / "encode" / "model.dcz").rename(root / "own.dcz")
+    return places
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_command_honors_its_options(name, places):
+    command, *runs = COMMANDS[name]
+    assert check_options_honored(command, [run.format(**places).split() for run in runs]) == name
+
+
+def test_base_network_is_trained_with_the_precision_of_the_rest(places, monkeypatch):
+    asked = []
+
+    def stop(run, model, data, training, *rest):
+        asked.append((training.amp, training.compile))
+        raise UserError("that is enough")
+
+    monkeypatch.setattr(seed_pipeline, "train_baseline", stop)
+    for i, words in enumerate((["--amp", "--compile"], ["--amp"], [])):
+        folder = places["out"] / f"precision-{i}"
+        assert seed_main.main([*places["data"].split(), "--arch", "lenet5", "--saved-dir", str(folder), *words]) == 2
+    assert asked == [(True, True), (True, False), (False, False)]
+
+
+def test_list_of_commands_is_complete():
+    assert command_names("deep_compression") | {"Train"} == COMMANDS.keys()

@@ -1,0 +1,111 @@
+"""Prune info and run folders that commit b50e727 finished are still read, drawn, kept, and skipped.
+
+They were made in ``data/finished_run`` by GENERATE and PRUNE; ``dense.safetensors`` is a ResNet-20 on digits cut to 3 % of its
+MACs. The flat file ``fine-tune/resnet20-0.7-weights.pth`` was left out.
+"""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from common import pipeline
+from common.checkpoint import load_model
+from common.cost import count_cost
+from common.data import load_dataset
+from common.runs import read_json
+from common.testing.finished import check_network, check_opens, finished_copy, written
+from redundancy_graph import generate, plots, tables
+from redundancy_graph.prune import read_kept
+from redundancy_graph.prune_info import read_prune_info
+from redundancy_graph.settings import Decisions, FineTune, main_cifar10, main_generate
+from redundancy_graph.weights import load_pruned_weights, read_network
+
+NETWORK = "--arch resnet20 --pretrained dense.safetensors --dataset digits --threshold 0.6 0.7"
+GENERATE = f"{NETWORK} --mini-batch 50 --device cpu --saved-dir prune-info --log-dir log"  # generate_prune_info.py
+PRUNE = (  # prune_cifar10.py
+    f"{NETWORK} --epochs 1 --batch-size 64 --mini-batch 50 --device cpu"
+    " --pruneinfo-dir prune-info --saved-dir fine-tune --log-dir log"
+)
+MACS = {"0.6": 245_416, "0.7": 533_486}
+DENSE_MACS = 1_214_318
+
+
+@pytest.fixture(autouse=True)
+def place(tmp_path, monkeypatch) -> Path:
+    """A copy of the folders, below the present folder as they were when they were made."""
+    monkeypatch.chdir(tmp_path)  # and back afterwards
+    return finished_copy(__file__, tmp_path)
+
+
+@pytest.mark.parametrize("threshold", MACS)
+def test_the_network_has_the_recorded_macs_widths_and_accuracy(threshold):
+    folder = f"fine-tune/resnet20-{threshold}"
+    check_network(folder, MACS[threshold], "dense.safetensors", DENSE_MACS)
+    metrics, modules = (
+        read_json(f"{folder}/metrics.json"),
+        dict(load_model(f"{folder}/model.safetensors").named_modules()),
+    )
+    widths = {name: int(entry.partition("/")[0]) for name, entry in metrics["kept"].items()}
+    assert {name: modules[name].out_channels for name in widths} == widths and len(widths) == 12
+
+
+def test_the_flat_file_has_the_same_tensors():
+    flat = load_pruned_weights("resnet20", "fine-tune/resnet20-0.6-weights.pth").state_dict()
+    model = load_model("fine-tune/resnet20-0.6/model.safetensors").state_dict()
+    assert flat.keys() == model.keys() and all(torch.equal(flat[name], model[name]) for name in model)
+
+
+@pytest.mark.parametrize("threshold", MACS)
+def test_the_prune_info_gives_the_recorded_cut(threshold):
+    file = Path(f"prune-info/resnet20-{threshold}.json")
+    report, metrics = read_json(file.with_suffix("") / "report.json"), read_json(f"fine-tune/{file.stem}/metrics.json")
+    info = read_prune_info(file)
+    assert len(info) == 12 and sum(removed for _, removed in info.values()) == report["filters_removed"]
+    start = read_network("resnet20", Path("dense.safetensors"), load_dataset("digits"))
+    target = Decisions(target_macs=report["macs"] / DENSE_MACS)
+    kept = read_kept(start, file, FineTune(decisions=target))  # raises for other MACs
+    sizes = {group.name: group.size for group in start.groups}
+    assert {name: f"{len(kept[name])}/{size}" for name, size in sizes.items()} == metrics["kept"] == report["layers"]
+
+
+@pytest.mark.parametrize("folder", [f"{kind}/resnet20-{t}" for kind in ("prune-info", "fine-tune") for t in MACS])
+def test_the_folder_opens_as_the_same_run(folder):
+    check_opens(folder, "redundancy_graph", finished=folder.startswith("fine-tune"))
+
+
+def test_the_same_commands_skip_them_and_others_are_refused(place, monkeypatch, capsys):
+    monkeypatch.setattr(generate, "gather", None)  # no image is looked at
+    monkeypatch.setattr(pipeline, "fit", None)  # nothing is trained
+    before = written(place)
+    assert main_generate(GENERATE.split()) == 0
+    assert capsys.readouterr().out.count("is there already") == 2
+    assert main_cifar10(PRUNE.split()) == 0
+    assert capsys.readouterr().out.count("is finished") == 2
+    again = written(place)
+    missing = place / "fine-tune" / "resnet20-0.7-weights.pth"  # made again from the run folder
+    assert again.keys() - before.keys() == {missing} and all(again[file] == before[file] for file in before)
+    assert count_cost(load_pruned_weights("resnet20", missing), (3, 32, 32)).macs == MACS["0.7"]
+    assert main_cifar10([*PRUNE.split(), "--momentum", "0.5"]) == 2
+    assert "--momentum 0.9" in capsys.readouterr().err
+    assert main_generate([*GENERATE.split(), "--seed", "1"]) == 2
+    assert "--seed 0" in capsys.readouterr().err
+
+
+def test_the_runs_are_drawn_by_falling_macs(place):
+    found = plots.finished_runs(place / "fine-tune", "resnet20")
+    assert [run["compressed"]["macs"] for run in found] == [MACS["0.7"], MACS["0.6"]]
+    plots.accuracy_against_macs(place / "accuracy.png", found)
+    assert (place / "accuracy.png").stat().st_size > 5000
+
+
+def test_they_become_rows_of_the_table(place, monkeypatch):
+    monkeypatch.setattr(tables, "RESULTS", place / "results")
+    for threshold in MACS:
+        file = tables.add_result(place / "fine-tune" / f"resnet20-{threshold}", tables.RESULTS)
+        assert file.name == f"run-resnet20-{threshold}.json" and len(read_json(file)["log"]) == 2
+    rows = [line.split(" | ") for line in tables.results_table().splitlines()[2:]]
+    assert [(row[1], row[2], row[5], row[8]) for row in rows] == [
+        ("0.7", "ours", "69.80", "56.07 %"),
+        ("0.6", "ours", "38.20", "79.79 %"),
+    ]

@@ -1,0 +1,68 @@
+"""Every command of rewarded meta-pruning honors every one of its options."""
+
+import pytest
+from rmp_helpers import write_pictures
+from torch import nn
+
+from common.testing import check_options_honored, command_names
+from rewarded_metapruning import comparison, cost, diagrams, evaluate, search, small_scale, train
+from rewarded_metapruning.recipes import SearchSettings
+
+DATA = "--dataset folder:{images} --pictures 20"
+NAMED = f"--arch resnet-small {DATA}"
+OWN = f"--model test_rewarded_metapruning_options:tiny {DATA}"
+SEARCH = "--max-iters 1 --population 2 --parents 1 --calibration-batches 1 --batch-size 9"
+EVALUATE = "--epochs 0 --save {out}/final"
+COMMANDS = {
+    "Train": (train.main, f"{NAMED} --epochs 0 --save {{out}}/named", f"{OWN} --epochs 0 --save {{out}}/own"),
+    "Search": (
+        search.main,
+        f"{NAMED} {SEARCH} --net-cache {{named}} --out {{out}}/search --plots",
+        f"{OWN} {SEARCH} --net-cache {{own}} --out {{out}}/search-own --macs-min 0",
+    ),
+    "Evaluate": (
+        evaluate.main,
+        f"{NAMED} {EVALUATE} --nev unpruned",
+        f"{OWN} {EVALUATE}-own --nev-file {{search}} --init generated --net-cache {{own}}",
+    ),
+    "Cost": (
+        cost.main,
+        "--arch resnet-small --json {out}/cost.json",
+        "--model test_rewarded_metapruning_options:tiny --input-shape 3 16 16",
+    ),
+    "SmallScale": (
+        small_scale.main,
+        f"{NAMED} --seeds 0 --meta-epochs 1 --epochs 1 --generations 1 --random 1 --results {{out}} --out {{out}}/small",
+    ),
+    "Diagrams": (diagrams.main, "--out {out}/docs"),
+}
+
+
+def tiny(num_classes: int = 10) -> nn.Module:
+    layers = [nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 6, 3), nn.ReLU()]
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, num_classes))
+
+
+@pytest.fixture(scope="module")
+def places(tmp_path_factory):
+    """{name in the commands above: path} of images, PruningNets, a search."""
+    root = tmp_path_factory.mktemp("files")
+    images, out = write_pictures(root / "images"), root / "out"
+    paths = {"images": images, "named": root / "named", "own": root / "own", "search": root / "search", "out": out}
+    for name, network in (("named", NAMED), ("own", OWN)):
+        assert train.main(f"{network} --epochs 0 --save {paths[name]}".format(**paths).split()) == 0
+    paths |= {name: paths[name] / "model.safetensors" for name in ("named", "own")}
+    assert search.main(f"{OWN} {SEARCH} --macs-min 0 --net-cache {{own}} --out {{search}}".format(**paths).split()) == 0
+    return paths | {"search": root / "search" / "search.json"}
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_command_honors_its_options(name, places, monkeypatch):
+    monkeypatch.setattr(comparison, "SIZES", SearchSettings(population=2, parents=1, mutants=1, crossovers=0))
+    monkeypatch.setattr(comparison, "CALIBRATION", (1, 9))
+    main, *runs = COMMANDS[name]
+    assert check_options_honored(main, [run.format(**places).split() for run in runs]) == name
+
+
+def test_list_of_commands_is_complete():
+    assert command_names("rewarded_metapruning") == COMMANDS.keys()
