@@ -35,7 +35,7 @@ def tiny_network(monkeypatch):
     monkeypatch.setitem(ARCHITECTURES, "tiny", Architecture(lambda num_classes=4: tiny(), (3, 8, 8)))
     monkeypatch.setattr(command.cli, "load_data", lambda args: bundle())
     monkeypatch.setattr(command, "methods", lambda: {"leading": LEADING, "bytes": BYTES})
-    for module in ("pipeline", "measure"):
+    for module in ("pipeline", "trained_model"):
         monkeypatch.setattr(
             f"common.{module}.latency_ms", lambda models, *a, **k: {name: {"1": 1.0, "64": 2.0} for name in models}
         )

@@ -27,7 +27,7 @@ def every_network():
 @pytest.fixture(autouse=True)
 def no_latency(monkeypatch):
     """A measurement of times takes time and shows nothing here."""
-    for module in ("common.pipeline", "common.measure"):
+    for module in ("common.pipeline", "common.trained_model"):
         monkeypatch.setattr(f"{module}.latency_ms", lambda models, *args, **kwargs: {n: {"64": 1.0} for n in models})
 
 

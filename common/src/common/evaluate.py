@@ -2,10 +2,8 @@
 
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from common.cli import positive_int
-from common.errors import UserError
 from common.options import Data, Network, Run
 from common.settings import command, option, section, settings
 
@@ -21,16 +19,6 @@ class Evaluate:
     json: str | None = option(None, "write the figures to this file too")
     no_latency: bool = option(False, "do not measure latency")
 
-    @property
-    def file(self) -> Path:
-        """The weights. Raises UserError if there are none."""
-        file = self.network.checkpoint or self.network.weights
-        if file is None:
-            raise UserError("say which weights: --checkpoint FILE, or --arch NAME --weights FILE")
-        if not Path(file).is_file():
-            raise UserError(f"{file}: no such file")
-        return Path(file)
-
 
 def main(argv: Sequence[str] | None = None) -> int:
     return command(Evaluate, evaluate, argv, "python -m common.evaluate")
@@ -38,28 +26,21 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def evaluate(settings: Evaluate) -> None:
     """The command: read the network and the data, measure, print."""
-    file = settings.file
-    import torch
-
     from common import measure
     from common.atomic import write_json
-    from common.cli import load_data
     from common.device import choose_device, set_threads
-    from common.factory import model_from_options
+    from common.trained_model import open_trained_model
 
     set_threads(settings.run.threads)
-    device = choose_device(settings.run.device)
-    data = load_data(settings.data)
-    model, _ = model_from_options(settings.network, data.num_classes, data.input_shape)
-    measure.require_fit(model, data, str(file))
-    model.to(device, memory_format=torch.channels_last)
-    images = data.test if settings.data.normalize else measure.test_images(model, data)
+    trained = open_trained_model(settings.network, settings.data, device=choose_device(settings.run.device))
     accuracy = measure.evaluate(
-        model, images, device=device, batch_size=settings.batch_size, workers=settings.data.workers
-    )
-    figures = measure.side(model, accuracy, data.input_shape, file.stat().st_size)
+        trained.copy(), trained.data.test,
+        device=trained.device, batch_size=settings.batch_size, workers=trained.workers,
+    )  # fmt: skip
+    figures = trained.side(trained.model, accuracy, trained.bytes)
     if not settings.no_latency:
-        figures["latency_ms"] = measure.latency_ms({"model": model}, data.input_shape, device=device)["model"]
+        timed = measure.latency_ms({"model": trained.copy()}, trained.data.input_shape, device=trained.device)
+        figures["latency_ms"] = timed["model"]
     print(as_table(figures))
     if settings.json:
         write_json(settings.json, figures)

@@ -2,9 +2,8 @@
 
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,11 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from common.checkpoint import load_model
 from common.cost import count_cost
-from common.data import DataBundle, ImageSet
+from common.data import ImageSet
 from common.device import exact_float32
-from common.errors import UserError
 from common.options import LATENCY_BATCHES, LATENCY_REPEATS
 
 BATCH_SIZE, BATCH_SIZE_ON_CUDA = 250, 2000  # of evaluation; the latter for images of 32 x 32 pixels or fewer
@@ -139,34 +136,6 @@ def _time_once(model: nn.Module, batch: Tensor, device: torch.device) -> float:
     return time.perf_counter() - start
 
 
-def measure_files(
-    files: Mapping[str, Path],
-    data: DataBundle,
-    *,
-    device: torch.device | str = "cpu",
-    workers: int = 2,
-    factory: Callable[[], nn.Module] | None = None,
-    latency: bool = True,
-) -> dict[str, dict[str, Any]]:
-    """The sides of metrics.json for saved networks, each read back from disk.
-
-    files: {"baseline": path, "compressed": path, ...}; the first one is the reference of ``agreement``.
-    """
-    models = {
-        name: load_model(path, factory).to(device, memory_format=torch.channels_last) for name, path in files.items()
-    }
-    sides: dict[str, dict[str, Any]] = {}
-    reference: Tensor | None = None
-    for name, model in models.items():
-        accuracy = evaluate(model, test_images(model, data), device=device, workers=workers, reference=reference)
-        sides[name] = side(model, accuracy, data.input_shape, Path(files[name]).stat().st_size)
-        reference = accuracy.predictions if reference is None else reference
-    if latency:
-        for name, milliseconds in latency_ms(models, data.input_shape, device=device).items():
-            sides[name]["latency_ms"] = milliseconds
-    return sides
-
-
 def side(model: nn.Module, accuracy: Accuracy, input_shape: Sequence[int], size: int) -> dict[str, Any]:
     """One side of metrics.json without its latency."""
     cost = count_cost(model, input_shape)
@@ -182,30 +151,3 @@ def side(model: nn.Module, accuracy: Accuracy, input_shape: Sequence[int], size:
     if accuracy.agreement is not None:
         measured["agreement"] = round(accuracy.agreement, 4)
     return measured
-
-
-@torch.no_grad()
-def require_fit(model: nn.Module, data: DataBundle, name: object) -> None:
-    """Raises UserError, naming the network's file, unless it reads the data's pictures and decides among all their classes."""
-    shape, parameter = tuple(data.input_shape), next(model.parameters(), None)
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        scores = model(torch.zeros(1, *shape, device=None if parameter is None else parameter.device))
-    except (RuntimeError, ValueError) as error:
-        reason = str(error).splitlines()[0][:200]
-        raise UserError(f"{name} does not read the pictures of {data.name}, {shape}: {reason}") from error
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
-    if scores.dim() != 2 or scores.shape[1] < data.num_classes:
-        raise UserError(f"{name} gives scores {tuple(scores.shape)}; {data.name} has {data.num_classes} classes")
-
-
-def test_images(model: nn.Module, data: DataBundle) -> ImageSet:
-    """The test pictures, normalised as the checkpoint says."""
-    normalize = getattr(model, "checkpoint_header", {}).get("normalize")
-    return data.test.normalized(normalize["mean"], normalize["std"]) if normalize else data.test
-
-
-test_images.__test__ = False  # type: ignore[attr-defined]  # pytest collects functions whose names begin with test

@@ -98,7 +98,7 @@ def train_baseline(
     """Train on all training pictures, save, read back, measure; the run's metrics."""
     from common.checkpoint import save_model
     from common.distributed import barrier, is_main
-    from common.measure import measure_files
+    from common.trained_model import read_trained_model
     from common.training import fit
 
     fit(
@@ -107,10 +107,8 @@ def train_baseline(
     )  # fmt: skip
     if is_main():
         save_model(run.model_path, model, normalize=(data.mean, data.std), dataset=data.name, classes=data.classes)
-        sides = measure_files(
-            {"baseline": run.model_path}, data, device=device, workers=workers, factory=factory, latency=latency
-        )
-        run.finish({"epochs": options.epochs, **sides})
+        trained = read_trained_model(run.model_path, data, factory=factory, device=device, workers=workers)
+        run.finish({"epochs": options.epochs, "baseline": trained.timed_side(latency)})
     barrier()
     return run.metrics()
 

@@ -18,7 +18,7 @@ from common.errors import UserError
 from common.factory import import_factory, model_from_options
 from common.formats import load_network
 from common.log import Say
-from common.measure import Accuracy, evaluate, require_fit, side
+from common.measure import Accuracy, evaluate, latency_ms, side
 from common.options import Data, Network
 
 CPU = torch.device("cpu")
@@ -164,6 +164,11 @@ class TrainedModel:
             return side(self.model, self.accuracy, self.data.input_shape, self.bytes)
         return side(model, accuracy, self.data.input_shape, size)
 
+    def timed_side(self, latency: bool = True) -> dict[str, Any]:
+        """The side of this network, with its latency if it is wanted."""
+        timed = latency_ms({"": self.copy()}, self.data.input_shape, device=self.device)[""] if latency else None
+        return self.side() | ({} if timed is None else {"latency_ms": timed})
+
 
 def say_result(label: str, sides: Mapping[str, Mapping[str, Any]], say: Say) -> None:
     """Print what came out, the sides of metrics.json: top-1 and agreement in percent, MACs and parameters in millions."""
@@ -189,12 +194,25 @@ def checked(trained: TrainedModel) -> TrainedModel:
     for name, tensor in trained.model.state_dict().items():
         if tensor.is_floating_point() and not tensor.isfinite().all():
             raise UserError(f"{file}: {name} holds values that are not finite; the weights are damaged")
-    require_fit(trained.model.eval(), data, file)
+    _require_fit(trained.model.eval(), data, file)
     record = getattr(trained.model, "architecture", None)
     classes = record["args"].get("num_classes", data.num_classes) if record else data.num_classes
     if classes != data.num_classes:
         raise UserError(f"{file} decides among {classes} classes, {data.name} has {data.num_classes}")
     return trained
+
+
+@torch.no_grad()
+def _require_fit(model: nn.Module, data: DataBundle, name: object) -> None:
+    """Raises UserError, naming the network's file, unless it reads the data's pictures and decides among all their classes."""
+    shape, parameter = tuple(data.input_shape), next(model.parameters(), None)
+    try:
+        scores = model(torch.zeros(1, *shape, device=None if parameter is None else parameter.device))
+    except (RuntimeError, ValueError) as error:
+        reason = str(error).splitlines()[0][:200]
+        raise UserError(f"{name} does not read the pictures of {data.name}, {shape}: {reason}") from error
+    if scores.dim() != 2 or scores.shape[1] < data.num_classes:
+        raise UserError(f"{name} gives scores {tuple(scores.shape)}; {data.name} has {data.num_classes} classes")
 
 
 def read_trained_model(file: Path, data: DataBundle, **more: Any) -> TrainedModel:

@@ -8,7 +8,6 @@ from torch import nn
 
 from common.checkpoint import save_model
 from common.data import DataBundle
-from common.measure import measure_files
 from common.models import arguments_for, create_model
 from common.runs import open_stage
 from common.train import train_baseline
@@ -74,11 +73,6 @@ def given_dense(
             stage.model_path, model, normalize=(data.mean, data.std), dataset=data.name, classes=data.classes, factory=factory
         )  # fmt: skip
         arch = getattr(model, "architecture", {"arch": name})["arch"]
-        files = {"baseline": stage.model_path}
-        stage.finish(
-            {
-                "arch": arch,
-                **measure_files(files, data, device=device, workers=workers, factory=factory, latency=latency),
-            }
-        )
+        trained = read_trained_model(stage.model_path, data, factory=factory, device=device, workers=workers)
+        stage.finish({"arch": arch, "baseline": trained.timed_side(latency)})
     return read_trained_model(stage.model_path, data, name=name, factory=factory, device=device, workers=workers)

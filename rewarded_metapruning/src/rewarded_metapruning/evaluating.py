@@ -21,10 +21,10 @@ from common.device import choose_device, set_threads
 from common.distributed import barrier, is_main, process_group
 from common.errors import UserError
 from common.log import epochs_said
-from common.measure import measure_files
 from common.results import markdown_table, padded
 from common.runs import MODEL, Stage
 from common.target import TOLERANCE
+from common.trained_model import read_trained_model
 from common.training import Hooks, TrainOptions, best_test_top1, fit
 from rewarded_metapruning.closed_form import named_nev, space_cost
 from rewarded_metapruning.evaluator import CandidateEvaluator
@@ -133,12 +133,11 @@ def train_variant(
         if is_main():
             file, factory = stage.model_path, factory_of(space)
             save_model(file, model, normalize=(data.mean, data.std), dataset=data.name, classes=data.classes)
-            sides = measure_files(
-                {"compressed": file}, data, device=stage.device, workers=workers, factory=factory, latency=latency
-            )
-            sides["compressed"]["macs_paper"] = count_cost(load_result(file, space), data.input_shape, PAPER).macs
+            small = read_trained_model(file, data, factory=factory, device=stage.device, workers=workers)
+            side = small.timed_side(latency)
+            side["macs_paper"] = count_cost(load_result(file, space), data.input_shape, PAPER).macs
             about["init"] = "scratch" if net_cache is None else "generated"
-            stage.finish({**sides, **about, "epochs": recipe.epochs, "best_test_top1": best_test_top1(rows)})
+            stage.finish({"compressed": side, **about, "epochs": recipe.epochs, "best_test_top1": best_test_top1(rows)})
         barrier()
     return stage.metrics()
 
