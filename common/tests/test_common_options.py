@@ -7,7 +7,7 @@ import torch
 from test_common_results import TEXT
 from torch import nn
 
-from common import api, evaluate, export, fetch, latency, results, train
+from common import evaluate, export, fetch, latency, results, train
 from common.benchmark import run_benchmark
 from common.campaign.settings import main as campaign
 from common.channels import __main__ as channels
@@ -42,7 +42,6 @@ COMMANDS = {
     "Channels": (channels.main, "--arch lenet5", "--model test_common_options:tiny --input-shape 3 32 32"),
     "Fetch": (fetch.main, "mnist --to {out}/mnist"),
     "Results": (results.main, "{readme} --tables test_common_options"),
-    "Api": (api.main, "common"),
     "Benchmark": (
         lambda argv: run_benchmark(lambda repeats: ({"a": [1.0] * repeats}, []), argv),
         "--json {out}/b.json",
@@ -84,7 +83,6 @@ def files(tmp_path_factory):
 @pytest.mark.parametrize("name", COMMANDS)
 def test_command_honors_its_options(name, files, monkeypatch):
     monkeypatch.setattr(fetch, "fetch", lambda *arguments: [])
-    monkeypatch.setattr(api, "page_file", lambda package: files["out"] / "API.md")
     main, *runs = COMMANDS[name]
     assert check_options_honored(main, [run.format(**files).split() for run in runs]) == name
 

@@ -203,7 +203,7 @@ def test_layout_of_a_package(package: str) -> None:
     assert project["project"]["version"] == table("common")["project"]["version"]
     assert project["tool"]["hatch"]["build"]["dev-mode-dirs"] == ["src"]
     assert "pytest" in project["tool"], "one pytest table per package"
-    assert (folder / "README.md").is_file() and (folder / "API.md").is_file()
+    assert (folder / "README.md").is_file()
     assert (folder / "src" / package / "__init__.py").is_file()
     assert list(folder.glob("tests/test_*.py")), "a package without a test is an empty shell"
     assert (folder / "tests" / f"test_{package}_options.py").is_file(), (

@@ -1,4 +1,4 @@
-"""What is generated is up to date: tables from the result files, here and in the root's README, and API.md from the source."""
+"""What is generated is up to date: tables from the result files, here and in the root's README."""
 
 import pytest
 

@@ -1,0 +1,33 @@
+"""Generated tables are up to date, and that is found out."""
+
+import pytest
+
+from common.tables import TABLES
+from common.testing import pages_are_current
+
+
+def test_pages_that_are_not_current_are_found_out(tmp_path, monkeypatch):
+    source = tmp_path / "apaper" / "src" / "apaper"
+    source.mkdir(parents=True)
+    (source / "__init__.py").write_text('"""A paper."""\n')
+    monkeypatch.syspath_prepend(str(source.parent))
+    readme, root = tmp_path / "apaper" / "README.md", tmp_path / "README.md"
+    block = "<!-- results:{0}:begin -->\n\n{1}\n\n<!-- results:{0}:end -->\n"
+    tables = {"a": lambda: "1", "b": lambda: "2"}
+    readme.write_text(block.format("a", "1"))
+    root.write_text(block.format("b", "2"))
+    pages_are_current("apaper", tables)
+    for file, text, message in (
+        (readme, block.format("a", "3"), r"\['a'\] are not up to date"),
+        (root, block.format("b", "3"), r"\['b'\] are not up to date"),
+        (root, "", r"{'b'}: no README shows"),
+    ):
+        right = file.read_text()
+        file.write_text(text)
+        with pytest.raises(AssertionError, match=message):
+            pages_are_current("apaper", tables)
+        file.write_text(right)
+
+
+def test_generated_pages_are_current():
+    pages_are_current("common", TABLES)
