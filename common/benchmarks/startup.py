@@ -64,9 +64,16 @@ def measure(repeats: int):
     heaviest = max(HEAVY, key=medians.__getitem__)
     print(json.dumps({name: round(value) for name, value in medians.items()}, indent=2))
     return series, [
-        Ratio(f"start of `{slowest}`, the slowest of {len(LIGHT)}", "nothing: processor time", medians[slowest] / 1000, 0.5, True, " s"),
+        Ratio(
+            f"start of `{slowest}`, the slowest of {len(LIGHT)}",
+            "nothing: processor time",
+            medians[slowest] / 1000,
+            0.5,
+            True,
+            " s",
+        ),
         Ratio(f"start of `{heaviest}`", "`import torch`", medians[heaviest] / medians["import torch"], 1.25, True),
-    ]  # fmt: skip
+    ]
 
 
 if __name__ == "__main__":

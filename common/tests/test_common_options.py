@@ -75,9 +75,13 @@ def files(tmp_path_factory):
     (root / "README.md").write_text(TEXT)
     (root / "plan.toml").write_text('[[job]]\nname = "a"\nrun = "python x.py --out {out}"\n')
     return {
-        **paths, "data": f"--dataset folder:{data}", "readme": root / "README.md", "plan": root / "plan.toml",
-        "campaign": root / "out" / "campaign", "out": root / "out",
-    }  # fmt: skip
+        **paths,
+        "data": f"--dataset folder:{data}",
+        "readme": root / "README.md",
+        "plan": root / "plan.toml",
+        "campaign": root / "out" / "campaign",
+        "out": root / "out",
+    }
 
 
 @pytest.mark.parametrize("name", COMMANDS)
@@ -152,15 +156,25 @@ def test_options_that_are_read_are_honored():
     ("body", "promised", "message"),
     [
         (everything, {}, "nothing reads: color$"),
-        (lambda given: (everything(given), flat(given), vars(given), replace(given, size=2)), {}, "nothing reads: color$"),
-        (lambda given: (train_options(given.training, epochs=1, gamma=0.5), given.size, given.shape.width), {"color": ""},
-         "nothing reads: depth, epochs, gamma$"),
+        (
+            lambda given: (everything(given), flat(given), vars(given), replace(given, size=2)),
+            {},
+            "nothing reads: color$",
+        ),
+        (
+            lambda given: (train_options(given.training, epochs=1, gamma=0.5), given.size, given.shape.width),
+            {"color": ""},
+            "nothing reads: depth, epochs, gamma$",
+        ),
         (lambda given: (everything(given), given.color), {"color": ""}, "read or gone: color$"),
         (everything, {"color": "", "colour": ""}, "read or gone: colour$"),
-        (lambda given: train_options(given.training), {"color": "", "width": "", "depth": "", "size": ""},
-         "only accepted: depth, size, width$"),
+        (
+            lambda given: train_options(given.training),
+            {"color": "", "width": "", "depth": "", "size": ""},
+            "only accepted: depth, size, width$",
+        ),
     ],
-)  # fmt: skip
+)
 def test_options_that_nothing_reads_are_named(body, promised, message):
     with pytest.raises(AssertionError, match=message):
         check_options_honored(building(body), [[]], promised)

@@ -71,9 +71,16 @@ def test_a_users_own_network_is_compared_with_its_factory(tmp_path):
 
 
 CONV = {
-    "kind": "conv2d", "in_channels": 16, "out_channels": 32, "groups": 1, "kernel_size": [1, 1], "stride": [2, 2],
-    "padding": [0, 0], "dilation": [1, 1], "bias": False,
-}  # fmt: skip
+    "kind": "conv2d",
+    "in_channels": 16,
+    "out_channels": 32,
+    "groups": 1,
+    "kernel_size": [1, 1],
+    "stride": [2, 2],
+    "padding": [0, 0],
+    "dilation": [1, 1],
+    "bias": False,
+}
 HOSTILE = [
     3,
     [],
@@ -85,13 +92,26 @@ HOSTILE = [
     {"layer2.0.shortcut": {"kind": "sequence", "layers": []}},
     {"layer2.0.shortcut": {"kind": "sequence", "layers": [CONV] * 9}},
     {"layer2.0.shortcut": {"kind": "sequence", "layers": [{"kind": "sequence", "layers": [CONV]}]}},
-    *({"layer2.0.shortcut": CONV | change} for change in (
-        {"stride": [0, 2]}, {"stride": 2}, {"stride": [2, 10**9]}, {"padding": [-1, 0]}, {"in_channels": 10**12},
-        {"in_channels": True}, {"out_channels": 1.5}, {"groups": 5}, {"bias": 1}, {"kernel_size": "11"}, {"dilation": None},
-        {"in_channels": 17}, {"bias": True},
-    )),
+    *(
+        {"layer2.0.shortcut": CONV | change}
+        for change in (
+            {"stride": [0, 2]},
+            {"stride": 2},
+            {"stride": [2, 10**9]},
+            {"padding": [-1, 0]},
+            {"in_channels": 10**12},
+            {"in_channels": True},
+            {"out_channels": 1.5},
+            {"groups": 5},
+            {"bias": 1},
+            {"kernel_size": "11"},
+            {"dilation": None},
+            {"in_channels": 17},
+            {"bias": True},
+        )
+    ),
     {f"layer{i}": CONV for i in range(10_001)},
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize("table", HOSTILE)

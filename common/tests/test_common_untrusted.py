@@ -44,11 +44,26 @@ HOSTILE_PICKLES = {
     **{
         f"dtype {kind.decode()}": array_pickle(kind, bytes(size))
         for kind, size in {
-            b"f8": 8, b"i4": 4, b"S8": 8, b"U2": 8, b"V8": 8, b"M8[s]": 8, b"m8[s]": 8, b"b1": 1, b"i1": 1, b"c16": 16,
-            b"u2": 2, b"<u1,O": 9, b"(2,)u1": 2, b"u1,u1": 2, b"1000000000u1": 8,
+            b"f8": 8,
+            b"i4": 4,
+            b"S8": 8,
+            b"U2": 8,
+            b"V8": 8,
+            b"M8[s]": 8,
+            b"m8[s]": 8,
+            b"b1": 1,
+            b"i1": 1,
+            b"c16": 16,
+            b"u2": 2,
+            b"<u1,O": 9,
+            b"(2,)u1": 2,
+            b"u1,u1": 2,
+            b"1000000000u1": 8,
         }.items()
     },
-    "a dtype with fields": array_pickle(b"V8", bytes(8), state=b"(I3\nS'|'\nN(S'a'\nt(dS'a'\n(cnumpy\ndtype\nI0\ntsI8\nI1\nI16\ntb"),
+    "a dtype with fields": array_pickle(
+        b"V8", bytes(8), state=b"(I3\nS'|'\nN(S'a'\nt(dS'a'\n(cnumpy\ndtype\nI0\ntsI8\nI1\nI16\ntb"
+    ),
     "a shape without end": array_pickle(b"u1", bytes(8), b"L1000000000000L\nI1000000000\n"),
     "a negative shape": array_pickle(b"u1", bytes(8), b"I-8\nI-1\n"),
     "a shape of no number": array_pickle(b"u1", bytes(8), b"S'8'\n"),
@@ -57,11 +72,18 @@ HOSTILE_PICKLES = {
     "a memo below zero": b"Np-1\n.",
     "a key that takes years": NESTED + b"}" + b"q\x000h\x00N\x86.",
     "a key of tuples": NESTED + b"q\x000}h\x00Ns.",
-    "keys that collide": b"\x80\x02}(" + b"".join(
-        b"\x8a\x0c" + ((i + 1) * (2**61 - 1)).to_bytes(12, "little") + b"N" for i in range(20_000)) + b"u.",
+    "keys that collide": b"\x80\x02}("
+    + b"".join(b"\x8a\x0c" + ((i + 1) * (2**61 - 1)).to_bytes(12, "little") + b"N" for i in range(20_000))
+    + b"u.",
     "a list as a key": b"\x80\x02}]Ns.",
-    "bytes that multiply": b"\x80\x02c_codecs\nencode\nq\x01" + b"X" + struct.pack("<I", 10**5) + b"a" * 10**5
-        + b"q\x02" + b"](" + b"h\x01h\x02\x85R" * 10**5 + b"e.",
+    "bytes that multiply": b"\x80\x02c_codecs\nencode\nq\x01"
+    + b"X"
+    + struct.pack("<I", 10**5)
+    + b"a" * 10**5
+    + b"q\x02"
+    + b"]("
+    + b"h\x01h\x02\x85R" * 10**5
+    + b"e.",
     "an array that it does not name": b"cnumpy\narray\n.",
     "a scalar of NumPy": pickle.dumps({"data": np.float64(1)}),
     "a random generator": pickle.dumps(np.random.default_rng(0)),
@@ -85,7 +107,7 @@ HOSTILE_PICKLES = {
     "below its mark": b"\x80\x02N(\x85.",
     "two values": b"\x80\x02NN.",
     "cut in an opcode": b"\x80\x02J\x01.",
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("case", HOSTILE_PICKLES)
@@ -108,9 +130,12 @@ def test_labels_of_many_digits_are_out_of_range(tmp_path):
 
 def test_plain_values_of_all_protocols_are_read():
     value = {
-        "text": "é\u4e2d", b"bytes": b"\x00\xff'\"\\", "numbers": [0, -1, 255, 65536, 2**31, -(2**70), 1.5, math.inf],
-        "nested": {"a": (1, (2, 3, 4, 5), ()), "b": [[], {}], 7: None}, "truth": [True, False],
-    }  # fmt: skip
+        "text": "é\u4e2d",
+        b"bytes": b"\x00\xff'\"\\",
+        "numbers": [0, -1, 255, 65536, 2**31, -(2**70), 1.5, math.inf],
+        "nested": {"a": (1, (2, 3, 4, 5), ()), "b": [[], {}], 7: None},
+        "truth": [True, False],
+    }
     for protocol in range(5):
         raw = pickle.dumps(value, protocol=protocol)
         makers = {("_codecs", "encode"): lambda text, _: text.encode("latin1")}
@@ -137,10 +162,27 @@ def opcodes_of(raw: bytes) -> list[bytes]:
 
 
 ALPHABET = [bytes([code]) for code in range(256)] + [
-    b"K\x05", b"I-1\n", b"L99999999999999999999L\n", b"J\xff\xff\xff\xff", b"r\xff\xff\xff\xff", b"j\xff\xff\xff\x00", b"cos\nsystem\n",
-    b"cnumpy\nndarray\n", b"cnumpy\ndtype\n", b"cnumpy.core.multiarray\n_reconstruct\n", b"c_codecs\nencode\n", b"U\x02O8", b"U\x02u1",
-    b"X\x01\x00\x00\x00a", b"T\x00\x00\x00\x80", b"h\x01", b"q\x01", b"\x85", b"(tR", b"}b",
-]  # fmt: skip
+    b"K\x05",
+    b"I-1\n",
+    b"L99999999999999999999L\n",
+    b"J\xff\xff\xff\xff",
+    b"r\xff\xff\xff\xff",
+    b"j\xff\xff\xff\x00",
+    b"cos\nsystem\n",
+    b"cnumpy\nndarray\n",
+    b"cnumpy\ndtype\n",
+    b"cnumpy.core.multiarray\n_reconstruct\n",
+    b"c_codecs\nencode\n",
+    b"U\x02O8",
+    b"U\x02u1",
+    b"X\x01\x00\x00\x00a",
+    b"T\x00\x00\x00\x80",
+    b"h\x01",
+    b"q\x01",
+    b"\x85",
+    b"(tR",
+    b"}b",
+]
 
 
 def mutated(parts: list[bytes], draw: random.Random) -> bytes:
@@ -247,14 +289,29 @@ HOSTILE_TENSORS = {
     "an offset below zero": zipped(state(tensor(b"K\x01\x85", b"K\x01\x85", b"J\xff\xff\xff\xff")), ONE),
     "a stride without end": zipped(state(tensor(b"K\x02\x85", b"\x8a\x09" + bytes(8) + b"\x01\x85")), ONE),
     "many dimensions": zipped(state(tensor(b"(" + b"K\x01" * 99 + b"t", b"(" + b"K\x01" * 99 + b"t")), ONE),
-    "a storage larger than the file": zipped(state(tensor(b"K\x01\x85", b"K\x01\x85", held=storage(b"FloatStorage", b"0", 2**40))), ONE),
-    "a storage that is not there": zipped(state(tensor(b"K\x01\x85", b"K\x01\x85", held=storage(b"FloatStorage", b"7", 1))), ONE),
-    "a storage of two types": zipped(state(tensor(b"K\x01\x85", b"K\x01\x85"), tensor(b"K\x01\x85", b"K\x01\x85", held=storage(b"IntStorage", b"0", 1))), ONE),
-    "a boolean of 7": zipped(state(tensor(b"K\x01\x85", b"K\x01\x85", held=storage(b"BoolStorage", b"0", 4))), {"data/0": b"\x00\x01\x07\x00"}),
+    "a storage larger than the file": zipped(
+        state(tensor(b"K\x01\x85", b"K\x01\x85", held=storage(b"FloatStorage", b"0", 2**40))), ONE
+    ),
+    "a storage that is not there": zipped(
+        state(tensor(b"K\x01\x85", b"K\x01\x85", held=storage(b"FloatStorage", b"7", 1))), ONE
+    ),
+    "a storage of two types": zipped(
+        state(
+            tensor(b"K\x01\x85", b"K\x01\x85"), tensor(b"K\x01\x85", b"K\x01\x85", held=storage(b"IntStorage", b"0", 1))
+        ),
+        ONE,
+    ),
+    "a boolean of 7": zipped(
+        state(tensor(b"K\x01\x85", b"K\x01\x85", held=storage(b"BoolStorage", b"0", 4))),
+        {"data/0": b"\x00\x01\x07\x00"},
+    ),
     "compressed": zipped(state(tensor(b"K\x01\x85", b"K\x01\x85")), ONE, zipfile.ZIP_DEFLATED),
     "many views of one storage": zipped(
-        b"\x80\x02](" + tensor(b"J\x00\x00\x01\x00\x85", b"K\x01\x85", held=storage(b"FloatStorage", b"0", 65536)) * 2000 + b"e.",
-        {"data/0": bytes(4 * 65536)}),
+        b"\x80\x02]("
+        + tensor(b"J\x00\x00\x01\x00\x85", b"K\x01\x85", held=storage(b"FloatStorage", b"0", 65536)) * 2000
+        + b"e.",
+        {"data/0": bytes(4 * 65536)},
+    ),
     "a key that takes years": zipped(NESTED + b"q\x000}h\x00Ns."),
     "itself": zipped(b"\x80\x02}q\x00U\x0astate_dicth\x00s."),
     "numbers for names": zipped(b"\x80\x02}K\x01" + tensor(b"K\x01\x85", b"K\x01\x85") + b"s.", ONE),
@@ -262,14 +319,26 @@ HOSTILE_TENSORS = {
     "no pickle": zipped(b""),
     "a TorchScript archive's code": zipped(b"\x80\x02c__torch__\nModule\n)\x81."),
     "the old layout, cut short": pickle.dumps(0x1950A86A20F9469CFC6C, 2) + pickle.dumps(1001, 2),
-    "the old layout, other storages": b"".join((
-        pickle.dumps(0x1950A86A20F9469CFC6C, 2), pickle.dumps(1001, 2), pickle.dumps({"little_endian": True}, 2),
-        state(tensor(b"K\x01\x85", b"K\x01\x85", held=storage(b"FloatStorage", b"0", 1))), pickle.dumps(["1"], 2), bytes(99))),
-    "the old layout, storages without end": b"".join((
-        pickle.dumps(0x1950A86A20F9469CFC6C, 2), pickle.dumps(1001, 2), pickle.dumps({"little_endian": True}, 2),
-        b"\x80\x02](" + b"".join(storage(b"FloatStorage", b"%06d" % i, 10**5) for i in range(20_000)) + b"e.")),
+    "the old layout, other storages": b"".join(
+        (
+            pickle.dumps(0x1950A86A20F9469CFC6C, 2),
+            pickle.dumps(1001, 2),
+            pickle.dumps({"little_endian": True}, 2),
+            state(tensor(b"K\x01\x85", b"K\x01\x85", held=storage(b"FloatStorage", b"0", 1))),
+            pickle.dumps(["1"], 2),
+            bytes(99),
+        )
+    ),
+    "the old layout, storages without end": b"".join(
+        (
+            pickle.dumps(0x1950A86A20F9469CFC6C, 2),
+            pickle.dumps(1001, 2),
+            pickle.dumps({"little_endian": True}, 2),
+            b"\x80\x02](" + b"".join(storage(b"FloatStorage", b"%06d" % i, 10**5) for i in range(20_000)) + b"e.",
+        )
+    ),
     "nothing": b"",
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("case", HOSTILE_TENSORS)
@@ -287,11 +356,19 @@ def test_tensor_files_equal_what_torch_reads(tmp_path):
     layer(torch.ones(2, 3)).sum().backward()
     optimizer.step()
     tensors = {
-        "transposed": torch.randn(4, 5).t(), "parameter": torch.nn.Parameter(torch.randn(3)), "scalar": torch.tensor(2.5),
-        "empty": torch.empty(0, 3), "half": torch.randn(3).half(), "bfloat": torch.randn(3).bfloat16(), "truth": torch.tensor([True, False]),
-        "bytes": torch.arange(7).to(torch.uint8), "channels_last": torch.randn(2, 3, 4, 5).to(memory_format=torch.channels_last),
-        "generator": torch.get_rng_state(), "view": torch.arange(10)[3:9:2], "complex": torch.randn(2, dtype=torch.complex64),
-    }  # fmt: skip
+        "transposed": torch.randn(4, 5).t(),
+        "parameter": torch.nn.Parameter(torch.randn(3)),
+        "scalar": torch.tensor(2.5),
+        "empty": torch.empty(0, 3),
+        "half": torch.randn(3).half(),
+        "bfloat": torch.randn(3).bfloat16(),
+        "truth": torch.tensor([True, False]),
+        "bytes": torch.arange(7).to(torch.uint8),
+        "channels_last": torch.randn(2, 3, 4, 5).to(memory_format=torch.channels_last),
+        "generator": torch.get_rng_state(),
+        "view": torch.arange(10)[3:9:2],
+        "complex": torch.randn(2, dtype=torch.complex64),
+    }
     plain = {"epoch": 3, "name": "é", "none": None, "rows": [{"a": 1.5}], "set": {1, 2}, "raw": b"\xff", "pair": (1, 2)}
     content = {**tensors, **plain, "layer": layer.state_dict(), "optimizer": optimizer.state_dict()}
     for zip_layout in (True, False):

@@ -36,9 +36,16 @@ def _pictures(count: int, seed: int) -> MemoryImages:
 def tiny() -> nn.Module:
     """Two convolutions of 40 and 50 channels: fine enough for budgets within 2 %."""
     return nn.Sequential(
-        nn.Conv2d(3, 40, 3, padding=1, bias=False), nn.BatchNorm2d(40), nn.ReLU(), nn.Conv2d(40, 50, 3, stride=2, bias=False),
-        nn.BatchNorm2d(50), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(50, len(CLASSES)),
-    )  # fmt: skip
+        nn.Conv2d(3, 40, 3, padding=1, bias=False),
+        nn.BatchNorm2d(40),
+        nn.ReLU(),
+        nn.Conv2d(40, 50, 3, stride=2, bias=False),
+        nn.BatchNorm2d(50),
+        nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(50, len(CLASSES)),
+    )
 
 
 def leading(model: nn.Module, group: ChannelGroup, generator: torch.Generator) -> torch.Tensor:
@@ -73,8 +80,20 @@ LAYERS = ["conv1", *(f"layer{s}.{b}.conv{c}" for s in (1, 2, 3) for b in (0, 1, 
 def write_rows(out: Path, seeds=(0, 1, 2), targets=(0.7, 0.5, 0.3), epochs: int = 2, chain: bool = True) -> Path:
     """A comparison's folder with rows of plausible figures, as ``compare`` would leave it."""
     for seed in seeds:
-        _write(out / f"seed{seed}" / "baseline", {"package": "common", "arch": "resnet20", "dataset": "digits", "seed": seed,
-               "commit": "abc", "seconds": 20.0, "baseline": _side(99.0, 1.0, 1.0, 1.0)}, seed, epochs)  # fmt: skip
+        _write(
+            out / f"seed{seed}" / "baseline",
+            {
+                "package": "common",
+                "arch": "resnet20",
+                "dataset": "digits",
+                "seed": seed,
+                "commit": "abc",
+                "seconds": 20.0,
+                "baseline": _side(99.0, 1.0, 1.0, 1.0),
+            },
+            seed,
+            epochs,
+        )
         for label, (method, paper, cut, tuned) in LOOKS.items():
             for target in targets:
                 depth = (1 - target) / 0.5
@@ -119,13 +138,39 @@ def _write_chain(out: Path, seed: int, epochs: int) -> None:
 
 def _row(label, method, paper, axis, targets, seed, epochs) -> dict:
     return {
-        "schema": 1, "package": "compare", "arch": "resnet20", "dataset": "digits", "seed": seed, "commit": "abcdef123456", "seconds": 12.0,
-        "label": label, "method": method, "chain": None, "step": None, "axis": axis, "targets": targets, "target": targets[axis], "missed": [],
-        "weights": "generated" if label == "meta-pruning" else "inherited", "trains": label == "DECORE", "paper": paper, "finetune_epochs": epochs,
-        "classes": CLASSES, "command": f"python -m compare --methods {method} --seeds {seed}", "file": "model.safetensors",
-        "per_class": {"top1": [98.0, 96.5, 99.0, 80.0], "dense_top1": [99.0, 98.5, 99.0, 98.0], "agreement": [98.0, 97.0, 99.5, 81.0]},
-        "widths": {n: [max(1, round((0.35 + 0.6 * abs(math.sin(i + len(label)))) * w)), w] for i, n in enumerate(LAYERS) for w in [16 * (1 + i // 6)]},
-    }  # fmt: skip
+        "schema": 1,
+        "package": "compare",
+        "arch": "resnet20",
+        "dataset": "digits",
+        "seed": seed,
+        "commit": "abcdef123456",
+        "seconds": 12.0,
+        "label": label,
+        "method": method,
+        "chain": None,
+        "step": None,
+        "axis": axis,
+        "targets": targets,
+        "target": targets[axis],
+        "missed": [],
+        "weights": "generated" if label == "meta-pruning" else "inherited",
+        "trains": label == "DECORE",
+        "paper": paper,
+        "finetune_epochs": epochs,
+        "classes": CLASSES,
+        "command": f"python -m compare --methods {method} --seeds {seed}",
+        "file": "model.safetensors",
+        "per_class": {
+            "top1": [98.0, 96.5, 99.0, 80.0],
+            "dense_top1": [99.0, 98.5, 99.0, 98.0],
+            "agreement": [98.0, 97.0, 99.5, 81.0],
+        },
+        "widths": {
+            n: [max(1, round((0.35 + 0.6 * abs(math.sin(i + len(label)))) * w)), w]
+            for i, n in enumerate(LAYERS)
+            for w in [16 * (1 + i // 6)]
+        },
+    }
 
 
 def _sides(cut: float, top1: float, macs: float, size: float, epochs: int) -> dict:
@@ -139,17 +184,31 @@ def _sides(cut: float, top1: float, macs: float, size: float, epochs: int) -> di
 
 def _side(top1: float, macs: float, size: float, time: float) -> dict:
     return {
-        "top1": round(top1, 2), "top5": 100.0, "loss": 0.1, "macs": round(40e6 * macs), "params": round(270e3 * size), "nonzero_params": round(270e3 * size),
-        "bytes": round(1.1e6 * size), "agreement": round(top1 * 0.99, 2), "latency_ms": {"1": 3 * time**0.5, "64": 60 * time},
-    }  # fmt: skip
+        "top1": round(top1, 2),
+        "top5": 100.0,
+        "loss": 0.1,
+        "macs": round(40e6 * macs),
+        "params": round(270e3 * size),
+        "nonzero_params": round(270e3 * size),
+        "bytes": round(1.1e6 * size),
+        "agreement": round(top1 * 0.99, 2),
+        "latency_ms": {"1": 3 * time**0.5, "64": 60 * time},
+    }
 
 
 def _write(folder: Path, metrics: dict, seed: int, epochs: int) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     config = {
-        "package": "compare", "data_fingerprint": "0123456789abcdef",
+        "package": "compare",
+        "data_fingerprint": "0123456789abcdef",
         "options": {"seed": seed, "finetune": {**vars(replace(RECIPE, epochs=epochs))}},
-        "environment": {"device": "cpu (a processor, 2 cores)", "threads": 2, "python": "3.11.7", "versions": {"torch": "2.15.0"}, "commit": "abcdef123456"},
-    }  # fmt: skip
+        "environment": {
+            "device": "cpu (a processor, 2 cores)",
+            "threads": 2,
+            "python": "3.11.7",
+            "versions": {"torch": "2.15.0"},
+            "commit": "abcdef123456",
+        },
+    }
     (folder / "metrics.json").write_text(json.dumps(metrics))
     (folder / "config.json").write_text(json.dumps(config))

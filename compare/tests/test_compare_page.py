@@ -99,8 +99,9 @@ def test_the_table_s_latency_is_a_share_of_the_dense_network_s(rows):
 
 def test_the_steps_of_a_chain_say_which_step_they_are(rows):
     assert [text.budget(group) for group in chained(rows)] == [
-        "50 % MACs, 3 % bytes (step 1 of 2)", "50 % MACs, 3 % bytes (step 2 of 2)"
-    ]  # fmt: skip
+        "50 % MACs, 3 % bytes (step 1 of 2)",
+        "50 % MACs, 3 % bytes (step 2 of 2)",
+    ]
 
 
 def test_means_and_sample_deviations_over_seeds(rows):
@@ -231,9 +232,18 @@ def test_a_browser_renders_it_without_a_complaint(tmp_path, rows, html, width):
     file = tmp_path / "report.html"
     file.write_text(html.replace("</body>", probe), encoding="utf-8")
     command = [
-        CHROMIUM, "--headless=new", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}", "--enable-logging=stderr", "--v=0",
-        f"--window-size={width},900", "--virtual-time-budget=3000", "--dump-dom", file.as_uri(),
-    ]  # fmt: skip
+        CHROMIUM,
+        "--headless=new",
+        "--no-sandbox",
+        "--disable-gpu",
+        f"--user-data-dir={tmp_path / 'profile'}",
+        "--enable-logging=stderr",
+        "--v=0",
+        f"--window-size={width},900",
+        "--virtual-time-budget=3000",
+        "--dump-dom",
+        file.as_uri(),
+    ]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
     assert "CONSOLE" not in done.stderr, done.stderr
     title = re.search(r"<title>(\{.*?\})</title>", done.stdout)[1]

@@ -98,9 +98,14 @@ def test_torch_pruning_spares_a_group_that_goes_too_far(tmp_path):
     """Two layers of few channels: one channel of the first is worth 8 % of the MACs, so only the last steps fit."""
     torch.manual_seed(0)
     model = torch.nn.Sequential(
-        torch.nn.Conv2d(3, 12, 3), torch.nn.ReLU(), torch.nn.Conv2d(12, 60, 1), torch.nn.ReLU(), torch.nn.AdaptiveAvgPool2d(1),
-        torch.nn.Flatten(), torch.nn.Linear(60, 10),
-    )  # fmt: skip
+        torch.nn.Conv2d(3, 12, 3),
+        torch.nn.ReLU(),
+        torch.nn.Conv2d(12, 60, 1),
+        torch.nn.ReLU(),
+        torch.nn.AdaptiveAvgPool2d(1),
+        torch.nn.Flatten(),
+        torch.nn.Linear(60, 10),
+    )
     for target in (0.83, 0.62):
         dense = count_cost(model, (3, 32, 32)).macs
         small = torch_pruning.decide(trained(model), Target(target), open_stage(tmp_path, "test", {})).model

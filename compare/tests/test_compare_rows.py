@@ -474,8 +474,11 @@ def test_recipe_of_fine_tuning_is_an_option_and_part_of_what_a_result_is(tmp_pat
     assert config["options"]["finetune"]["distill"] == 0.5 and config["options"]["finetune"]["schedule"] == "linear"
     usual = json.loads((tmp_path / "plain/seed0/leading-macs0.5/config.json").read_text())["options"]["finetune"]
     assert (usual["schedule"], usual["warmup_epochs"], usual["learning_rate"], usual["distill"]) == (
-        "linear", 0.5, 0.02, 0.9,
-    )  # fmt: skip
+        "linear",
+        0.5,
+        0.02,
+        0.9,
+    )
     assert run(tmp_path / "before", *words, "--schedule", "cosine", "--warmup-epochs", "0", "--distill", "0") == 0
     config = json.loads((tmp_path / "before/seed0/leading-macs0.5/config.json").read_text())
     assert "distill" not in config["options"]["finetune"]  # results of before know no such option

@@ -14,10 +14,16 @@ def small_net(classes: int = 10) -> nn.Module:
     """Two groups of channels, 6 and 12, with batch norm; a forward of 32x32 pictures takes no time."""
     torch.manual_seed(0)
     return nn.Sequential(
-        nn.Conv2d(3, 6, 5, stride=4), nn.BatchNorm2d(6), nn.ReLU(),
-        nn.Conv2d(6, 12, 3, stride=2), nn.BatchNorm2d(12), nn.ReLU(),
-        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(12, classes),
-    )  # fmt: skip
+        nn.Conv2d(3, 6, 5, stride=4),
+        nn.BatchNorm2d(6),
+        nn.ReLU(),
+        nn.Conv2d(6, 12, 3, stride=2),
+        nn.BatchNorm2d(12),
+        nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(12, classes),
+    )
 
 
 def without_norm() -> nn.Module:

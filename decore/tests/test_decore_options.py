@@ -34,8 +34,11 @@ def files(tmp_path_factory):
     named = create_model("lenet5", num_classes=2, in_channels=3, image_size=32)
     torch.save(named.state_dict(), root / "weights.pth")
     return {
-        "own": root / "own.safetensors", "weights": root / "weights.pth", "data": f"--dataset folder:{data}", "out": root / "out"
-    }  # fmt: skip
+        "own": root / "own.safetensors",
+        "weights": root / "weights.pth",
+        "data": f"--dataset folder:{data}",
+        "out": root / "out",
+    }
 
 
 @pytest.mark.parametrize("name", COMMANDS)

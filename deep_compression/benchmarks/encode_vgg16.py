@@ -13,8 +13,21 @@ import torch
 from common.benchmark import Ratio, Series, run_benchmark
 from deep_compression import kmeans_1d, load_compressed, save_compressed
 
-CONVS = ((64, 3), (64, 64), (128, 64), (128, 128), (256, 128), (256, 256), (256, 256), (512, 256), (512, 512), (512, 512),
-         (512, 512), (512, 512), (512, 512))  # fmt: skip
+CONVS = (
+    (64, 3),
+    (64, 64),
+    (128, 64),
+    (128, 128),
+    (256, 128),
+    (256, 256),
+    (256, 256),
+    (512, 256),
+    (512, 512),
+    (512, 512),
+    (512, 512),
+    (512, 512),
+    (512, 512),
+)
 LINEARS = ((4096, 25088), (4096, 4096), (1000, 4096))
 DENSITY = 0.075
 

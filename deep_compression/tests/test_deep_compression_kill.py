@@ -16,17 +16,25 @@ KILLS = 3
 TRAINING = ["--epochs", "3", "--batch-size", "128", "--no-augment"]
 SEEDS = ["--epoch", "1", "--iter", "3", "--lr1", "0.02,0.02,0.01", "--lcluster", "4,9", "--lr2", "1e-5,1e-5"]
 STAGES = {  # command: (main, its words, files that must be the same, how often it is killed)
-    "prune": (commands, ["prune", "--values", "0.4", "0.2", *TRAINING], ["prune/model.safetensors", "prune/rounds.json"], KILLS),
+    "prune": (
+        commands,
+        ["prune", "--values", "0.4", "0.2", *TRAINING],
+        ["prune/model.safetensors", "prune/rounds.json"],
+        KILLS,
+    ),
     "share": (commands, ["share", "--fc-bits", "3", "--bias-bits", "3", *TRAINING], ["share/model.safetensors"], KILLS),
     "encode": (commands, ["encode"], ["encode/model.dcz"], KILLS),
     "main.py": (
         seed_main,
         [*SEEDS, "--batch-size", "128", "--arch", "lenet300_100"],
-        ["lenet300_100_Pruned02/model.safetensors", "lenet300_100_Shared04/encode/model.dcz",
-         "lenet300_100_Shared09/encode/model.dcz"],
+        [
+            "lenet300_100_Pruned02/model.safetensors",
+            "lenet300_100_Shared04/encode/model.dcz",
+            "lenet300_100_Shared09/encode/model.dcz",
+        ],
         2 * KILLS,
     ),
-}  # fmt: skip
+}
 UNLIKE = ("seconds", "network", "commit")  # of metrics.json
 
 
@@ -58,6 +66,11 @@ def test_killed_again_and_again_it_ends_with_the_same_bits(stage, dense, tmp_pat
         ]
 
     killed_and_resumed(
-        module.main, [*words, "--saved-dir" if stage == "main.py" else "--out"], results, tmp_path, kills=kills,
-        preload=["deep_compression.commands", "deep_compression.seed_pipeline", "common.data"], between=(0.2, 0.9),
-    )  # fmt: skip
+        module.main,
+        [*words, "--saved-dir" if stage == "main.py" else "--out"],
+        results,
+        tmp_path,
+        kills=kills,
+        preload=["deep_compression.commands", "deep_compression.seed_pipeline", "common.data"],
+        between=(0.2, 0.9),
+    )

@@ -21,13 +21,24 @@ FILE = "{root}/own.dcz --model test_deep_compression_options:tiny"
 EPOCHS = "--epochs 0"
 MNIST = "--arch lenet300_100 --dataset-dir {root}/mnist --results {out}/results"
 COMMANDS = {  # the word after python -m deep_compression, if there is one, is the name in small letters
-    "Train": (main, f"train {NAMED} {EPOCHS}", f"train --model test_deep_compression_options:tiny {{data}} {EPOCHS} --no-latency --out {{out}}/own"),
+    "Train": (
+        main,
+        f"train {NAMED} {EPOCHS}",
+        f"train --model test_deep_compression_options:tiny {{data}} {EPOCHS} --no-latency --out {{out}}/own",
+    ),
     "Prune": (main, f"prune {NAMED} {EPOCHS}", f"prune {OWN} {EPOCHS}"),
     "Share": (main, f"share {NAMED} {EPOCHS}", f"share {OWN} {EPOCHS}"),
     "Encode": (main, f"encode {NAMED}", f"encode {OWN}"),
-    "Compress": (main, f"compress {NAMED}-all {EPOCHS} --share-epochs 0", f"compress {OWN}-all {EPOCHS} --share-epochs 0"),
+    "Compress": (
+        main,
+        f"compress {NAMED}-all {EPOCHS} --share-epochs 0",
+        f"compress {OWN}-all {EPOCHS} --share-epochs 0",
+    ),
     "Decode": (main, f"decode {FILE} --output {{out}}/decoded.safetensors"),
-    "Evaluate": (main, f"evaluate {FILE} --baseline {{root}}/own.safetensors {{data}} --no-latency --json {{out}}/values.json"),
+    "Evaluate": (
+        main,
+        f"evaluate {FILE} --baseline {{root}}/own.safetensors {{data}} --no-latency --json {{out}}/values.json",
+    ),
     "Report": (main, "report {root}/own.dcz --json {out}/report.json"),
     "Pipeline": (
         seed_main.main,
@@ -42,7 +53,7 @@ COMMANDS = {  # the word after python -m deep_compression, if there is one, is t
         "--arch lenet5 --weights {root}/lenet5.pth {data} --densities 0.5 --epochs 0 --share-epochs 0 --out {out}/cifar10",
     ),
     "Figures": (figures.main, "--out {out}/figures --docs {out}/figures"),
-}  # fmt: skip
+}
 
 
 def tiny(num_classes: int = 10) -> nn.Module:

@@ -86,9 +86,11 @@ def test_the_dead_stay_dead_under_every_rule():
     w = weights_of()["a"].clone()
     w[:5] = 0.0
     for masks in (
-        pr.masks_by_std({"a": w}, 0.0), pr.masks_by_density({"a": w}, 1.0),
-        pr.masks_by_global_density({"a": w}, 1.0), pr.masks_by_percentile({"a": w}, 0),
-    ):  # fmt: skip
+        pr.masks_by_std({"a": w}, 0.0),
+        pr.masks_by_density({"a": w}, 1.0),
+        pr.masks_by_global_density({"a": w}, 1.0),
+        pr.masks_by_percentile({"a": w}, 0),
+    ):
         assert torch.equal(masks["a"], w != 0)
 
 
@@ -144,12 +146,18 @@ def test_densities_of_a_network_and_csr():
 @pytest.mark.parametrize(
     "plan",
     [
-        {"rule": "magic"}, {"values": ()}, {"rule": "density", "values": (1.5,)}, {"values": (-1.0,)},
-        {"rule": "percentile", "values": (101.0,)}, {"values": (float("nan"),)}, {"values": (float("inf"),)},
+        {"rule": "magic"},
+        {"values": ()},
+        {"rule": "density", "values": (1.5,)},
+        {"values": (-1.0,)},
+        {"rule": "percentile", "values": (101.0,)},
+        {"values": (float("nan"),)},
+        {"values": (float("inf"),)},
         {"rule": "global-density", "values": (0.5,), "layers": {"a": (0.1,)}},
-        {"values": (1.0, 2.0, 3.0), "layers": {"a": (0.1, 0.2)}}, {"values": (1.0, 1.0), "learning_rates": (0.1,)},
+        {"values": (1.0, 2.0, 3.0), "layers": {"a": (0.1, 0.2)}},
+        {"values": (1.0, 1.0), "learning_rates": (0.1,)},
     ],
-)  # fmt: skip
+)
 def test_senseless_plans_are_refused(plan):
     with pytest.raises(UserError):
         PrunePlan(**plan)

@@ -205,9 +205,18 @@ def test_every_clusterer_by_name():
 
 @pytest.mark.parametrize(
     "plan",
-    [{"method": "x"}, {"init": "x"}, {"conv_bits": 0}, {"fc_bits": 13}, {"layer_bits": {"a": 99}}, {"clusters": 0},
-     {"bias_bits": 20}, {"rounding": "int8"}, {"lloyd_steps": -1}],
-)  # fmt: skip
+    [
+        {"method": "x"},
+        {"init": "x"},
+        {"conv_bits": 0},
+        {"fc_bits": 13},
+        {"layer_bits": {"a": 99}},
+        {"clusters": 0},
+        {"bias_bits": 20},
+        {"rounding": "int8"},
+        {"lloyd_steps": -1},
+    ],
+)
 def test_senseless_plans_of_sharing_are_refused(plan):
     with pytest.raises(UserError):
         SharePlan(**plan)

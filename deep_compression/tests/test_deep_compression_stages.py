@@ -228,17 +228,46 @@ def test_compress_as_one_command_and_a_channel_pruned_network(tmp_path, run):
         layer.bias = torch.nn.Parameter(torch.zeros(shape[0]))
     save_model(tmp_path / "small.safetensors", model)
     words = ("--dataset", "digits", "--no-latency", "--epochs", 1, "--share-epochs", 1, "--batch-size", 256)
-    status, out, _ = run(commands.main, "compress", "--checkpoint", tmp_path / "small.safetensors", *words,
-                         "--rule", "std", "--values", 1.0, "--out", tmp_path / "c")  # fmt: skip
+    status, out, _ = run(
+        commands.main,
+        "compress",
+        "--checkpoint",
+        tmp_path / "small.safetensors",
+        *words,
+        "--rule",
+        "std",
+        "--values",
+        1.0,
+        "--out",
+        tmp_path / "c",
+    )
     assert status == 0 and str(tmp_path / "c" / "encode") in out
     assert load_compressed_model(tmp_path / "c" / "encode" / "model.dcz").fc1.out_features == 100
 
 
 def test_the_seeds_command_line(tmp_path, run):
     words = (
-        "--dataset", "digits", "--arch", "lenet300_100", "--saved-dir", tmp_path, "--base-epochs", 1, "--epoch", 1,
-        "--iter", 3, "--lr1", "0.02,0.02,0.01", "--lcluster", "4,9", "--lr2", "1e-5,1e-5", "--no-latency", "--plots",
-    )  # fmt: skip
+        "--dataset",
+        "digits",
+        "--arch",
+        "lenet300_100",
+        "--saved-dir",
+        tmp_path,
+        "--base-epochs",
+        1,
+        "--epoch",
+        1,
+        "--iter",
+        3,
+        "--lr1",
+        "0.02,0.02,0.01",
+        "--lcluster",
+        "4,9",
+        "--lr2",
+        "1e-5,1e-5",
+        "--no-latency",
+        "--plots",
+    )
     status, out, _ = run(seed_main.main, *words)
     assert status == 0 and "lenet300_100_Shared09" in out
     assert {"lenet300_100_Pruned02.t7", "lenet300_100_Shared04.t7"} <= {p.name for p in tmp_path.iterdir()}
@@ -310,8 +339,13 @@ BAD = {
     "damaged file to evaluate": (commands, ["evaluate", "CUT", "--dataset", "digits"]),
     "a pickle with code in it": (commands, ["prune", "--dataset", "digits", "--arch", "lenet5", "--weights", "PICKLE"]),
     "a file where the folder should be": (
-        commands, ["encode", "--dataset", "digits", "--checkpoint", "GOOD", "--out", "TEXT"]),
-    "factory that is not there": (commands, ["encode", "--dataset", "digits", "--checkpoint", "GOOD", "--model", "no:no"]),
+        commands,
+        ["encode", "--dataset", "digits", "--checkpoint", "GOOD", "--out", "TEXT"],
+    ),
+    "factory that is not there": (
+        commands,
+        ["encode", "--dataset", "digits", "--checkpoint", "GOOD", "--model", "no:no"],
+    ),
     "seed: unknown arch": (seed_main, ["--dataset", "digits", "--arch", "x"]),
     "seed: no rounds": (seed_main, ["--dataset", "digits", "--iter", "1"]),
     "seed: no number": (seed_main, ["--dataset", "digits", "--lr1", "fast"]),
@@ -322,28 +356,37 @@ BAD = {
     "seed: one kind of bits": (seed_main, ["--dataset", "digits", "--conv-bits", "4"]),
     "seed: no such GPU": (seed_main, ["--dataset", "digits", "--device", "cuda:99"]),
     "seed: pretrained of text": (seed_main, ["--dataset", "digits", "--arch", "lenet5", "--pretrained", "TEXT"]),
-    "seed: pretrained with code in it": (seed_main, ["--dataset", "digits", "--arch", "lenet5", "--pretrained", "PICKLE"]),
+    "seed: pretrained with code in it": (
+        seed_main,
+        ["--dataset", "digits", "--arch", "lenet5", "--pretrained", "PICKLE"],
+    ),
     "seed: negative epochs": (seed_main, ["--dataset", "digits", "--epoch", "-1"]),
     "seed: unknown clustering": (seed_main, ["--cluster_method", "medians"]),
     "loss that is not finite": (
-        commands, ["prune", "--dataset", "digits", "--checkpoint", "GOOD", "--learning-rate", "1e30", "--epochs", "1"]),
+        commands,
+        ["prune", "--dataset", "digits", "--checkpoint", "GOOD", "--learning-rate", "1e30", "--epochs", "1"],
+    ),
     "learning rate nan": (commands, ["prune", "--dataset", "digits", "--checkpoint", "GOOD", "--learning-rate", "nan"]),
     "abbreviated option": (commands, ["prune", "--dataset", "digits", "--checkpoint", "GOOD", "--val", "0.1"]),
     "steps without end": (commands, ["share", "--dataset", "digits", "--checkpoint", "GOOD", "--lloyd-steps", "-1"]),
     "bits of a layer that is not there": (
-        commands, ["share", "--dataset", "digits", "--checkpoint", "GOOD", "--layer-bits", "fc9=4"]),
+        commands,
+        ["share", "--dataset", "digits", "--checkpoint", "GOOD", "--layer-bits", "fc9=4"],
+    ),
     "unknown coder": (commands, ["encode", "--dataset", "digits", "--checkpoint", "GOOD", "--coder", "zip"]),
     "pictures of another shape": (commands, ["encode", "--dataset", "PICTURES", "--checkpoint", "GOOD"]),
     "pictures of another shape to evaluate": (commands, ["evaluate", "GOOD", "--dataset", "PICTURES"]),
     "baseline of another shape": (
-        commands, ["encode", "--dataset", "digits", "--checkpoint", "GOOD", "--baseline", "MNISTNET"]),
+        commands,
+        ["encode", "--dataset", "digits", "--checkpoint", "GOOD", "--baseline", "MNISTNET"],
+    ),
     "folder without pictures": (commands, ["encode", "--dataset", "folder:NONE", "--checkpoint", "GOOD"]),
     "MNIST that is not there": (mnist, ["--dataset-dir", "NONE"]),
     "choice without MNIST": (choice, ["--dataset-dir", "NONE"]),
     "CIFAR-10: unknown arch": (cifar10, ["--dataset", "digits", "--arch", "resnet57", "--weights", "NONE"]),
     "CIFAR-10: missing weights": (cifar10, ["--dataset", "digits", "--weights", "NONE"]),
     "CIFAR-10: density in percent": (cifar10, ["--dataset", "digits", "--weights", "NONE", "--densities", "30"]),
-}  # fmt: skip
+}
 
 
 class Evil:

@@ -68,8 +68,11 @@ def test_what_was_published_needs_no_results(tmp_path, monkeypatch):
         ("VGG-16, ImageNet", "31.50 / 11.32", "31.17 / 10.91", "552 MB", "11.3 MB", "49x"),
     ]
     assert {line[2]: line[4] for line in lines[2:]} == {
-        "25 rounds of pruning": "7.82", "k = 4": "9.07", "k = 9": "8.14", "k = 13": "7.77"
-    }  # fmt: skip
+        "25 rounds of pruning": "7.82",
+        "k = 4": "9.07",
+        "k = 9": "8.14",
+        "k = 13": "7.77",
+    }
 
 
 def test_the_histograms_of_a_run_count_its_living_weights(tmp_path):

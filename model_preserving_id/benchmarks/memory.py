@@ -66,9 +66,13 @@ def _main(argv: Sequence[str] | None) -> None:
     left = sum(p.numel() for p in smaller.parameters()) / sum(p.numel() for p in model.parameters())
     print(f"{args.pictures} pictures: {series}, {left:.3f} of the parameters left")
     ratio = Ratio(
-        f"VGG-16 at 224 pixels to half the MACs, {args.pictures} pictures: peak memory of the process", "",
-        series["peak, GB"][0], 4.0, at_most=True, unit=" GB",
-    )  # fmt: skip
+        f"VGG-16 at 224 pixels to half the MACs, {args.pictures} pictures: peak memory of the process",
+        "",
+        series["peak, GB"][0],
+        4.0,
+        at_most=True,
+        unit=" GB",
+    )
     print(f"{ratio.what}: {ratio.value:.2f} GB, {'within' if ratio.reached else 'NOT within'} 4 GB")
     if args.json:
         write_benchmark(args.json, "python benchmarks/memory.py", "GB", series, [ratio])

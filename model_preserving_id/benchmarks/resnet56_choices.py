@@ -115,9 +115,18 @@ class Known:
 
 
 def pruned(
-    known: Known, target: float, *, pictures: int = 500, score: str = "frobenius", compensation: str = "none",
-    streams: str = "off", how: str = "budget", refresh_bn: bool = False, round_to: int = 1, solve_with: int | None = None,
-) -> torch.nn.Module:  # fmt: skip
+    known: Known,
+    target: float,
+    *,
+    pictures: int = 500,
+    score: str = "frobenius",
+    compensation: str = "none",
+    streams: str = "off",
+    how: str = "budget",
+    refresh_bn: bool = False,
+    round_to: int = 1,
+    solve_with: int | None = None,
+) -> torch.nn.Module:
     """The network of one row."""
     inputs = pruning_pictures(known.data, pictures, SEED)
     example = torch.zeros(1, *known.data.input_shape)

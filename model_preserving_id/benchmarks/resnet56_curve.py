@@ -43,9 +43,7 @@ from model_preserving_id.streams import is_stream
 from model_preserving_id.tables import RESULTS
 from model_preserving_id.widths import by_budget, measured_loss
 
-COMPENSATED = {
-    "id": "none", "id-t": "t", "id-weights": "weights", "l1-weights": "weights", "random-weights": "weights"
-}  # fmt: skip
+COMPENSATED = {"id": "none", "id-t": "t", "id-weights": "weights", "l1-weights": "weights", "random-weights": "weights"}
 METHODS = ("id", "id-weights", "without-t", "l1", "random", "group-norm")
 MORE = ("id-t", "l1-weights", "random-weights")  # only where they are asked for
 TARGETS = (0.75, 0.6, 0.5, 0.8, 0.9, 0.7, 0.4)
@@ -175,9 +173,13 @@ def group_norm(model: nn.Module, example: torch.Tensor, target: float) -> nn.Mod
     def at(ratio: float) -> tuple[nn.Module, float]:
         smaller = copy.deepcopy(model)
         pruner = tp.pruner.BasePruner(
-            smaller, example, importance=tp.importance.GroupMagnitudeImportance(p=2), pruning_ratio=ratio,
-            global_pruning=True, ignored_layers=[smaller.get_submodule(name) for name in [*streams, "linear"]],
-        )  # fmt: skip
+            smaller,
+            example,
+            importance=tp.importance.GroupMagnitudeImportance(p=2),
+            pruning_ratio=ratio,
+            global_pruning=True,
+            ignored_layers=[smaller.get_submodule(name) for name in [*streams, "linear"]],
+        )
         pruner.step()
         return smaller, count_cost(smaller, example.shape[1:]).macs / dense
 

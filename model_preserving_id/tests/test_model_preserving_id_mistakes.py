@@ -103,7 +103,7 @@ PRUNE = [
     ("--checkpoint {good} --seed -1", "--seed: -1"),
     ("--checkpoint {good} --out {file}", "file"),
     ("--checkpoint {good} --colour red", "colour"),
-]  # fmt: skip
+]
 TRAIN = [
     ("", "--pretrained"),
     ("--pretrained nothing.pt", "no such file"),
@@ -128,7 +128,7 @@ TRAIN = [
     ("--pretrained {dense} --dataset mnist --dataset-dir {folder}", "mnist"),
     ("--pretrained {dense} --device tpu", "tpu"),
     ("--pretrained {dense} --seed -1", "--seed: -1"),
-]  # fmt: skip
+]
 EXPERIMENTS = [
     (wide, "", "--checkpoint"),
     (wide, "--checkpoint {good} --dataset digits", "two linear layers"),

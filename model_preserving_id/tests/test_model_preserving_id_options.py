@@ -58,8 +58,13 @@ PROMISED = {  # the original's train.py has them
 
 def tiny(num_classes: int = 10) -> nn.Module:
     return nn.Sequential(
-        nn.Conv2d(3, 20, 5, stride=4), nn.ReLU(), nn.Conv2d(20, 30, 3), nn.ReLU(), nn.Flatten(), nn.Linear(750, num_classes)
-    )  # fmt: skip
+        nn.Conv2d(3, 20, 5, stride=4),
+        nn.ReLU(),
+        nn.Conv2d(20, 30, 3),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Linear(750, num_classes),
+    )
 
 
 @pytest.fixture(scope="module")

@@ -27,9 +27,16 @@ SHAPE = (3, 12, 12)
 def chain() -> nn.Sequential:
     torch.manual_seed(0)
     return nn.Sequential(
-        nn.Conv2d(3, 10, 3), nn.ReLU(), nn.Conv2d(10, 12, 3), nn.ReLU(), nn.Conv2d(12, 8, 3), nn.ReLU(),
-        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 5),
-    ).eval()  # fmt: skip
+        nn.Conv2d(3, 10, 3),
+        nn.ReLU(),
+        nn.Conv2d(10, 12, 3),
+        nn.ReLU(),
+        nn.Conv2d(12, 8, 3),
+        nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(8, 5),
+    ).eval()
 
 
 def test_a_layer_with_dead_channels_is_picked_first_and_for_nothing():

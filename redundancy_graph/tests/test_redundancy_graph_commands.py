@@ -84,9 +84,17 @@ class Place:
 
     def common(self, log: str = "log") -> list[str]:
         return [
-            "--arch", "resnet20", "--pretrain-dir", str(self.weights.parent), "--dataset", f"folder:{self.pictures}",
-            "--log-dir", str(self.root / log), "--device", "cpu",
-        ]  # fmt: skip
+            "--arch",
+            "resnet20",
+            "--pretrain-dir",
+            str(self.weights.parent),
+            "--dataset",
+            f"folder:{self.pictures}",
+            "--log-dir",
+            str(self.root / log),
+            "--device",
+            "cpu",
+        ]
 
     def generate(self, *options: str, out: str = "info") -> int:
         return main_generate([*self.common(), "--mini-batch", "8", "--saved-dir", str(self.root / out), *options])

@@ -29,8 +29,13 @@ COMMANDS = {
 
 def tiny(num_classes: int = 10) -> nn.Module:
     return nn.Sequential(
-        nn.Conv2d(3, 6, 5, stride=4), nn.ReLU(), nn.Conv2d(6, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(200, num_classes)
-    )  # fmt: skip
+        nn.Conv2d(3, 6, 5, stride=4),
+        nn.ReLU(),
+        nn.Conv2d(6, 8, 3),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Linear(200, num_classes),
+    )
 
 
 @pytest.fixture(scope="module")

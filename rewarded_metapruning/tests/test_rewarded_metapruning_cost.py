@@ -29,8 +29,20 @@ SMALL = ("resnet-small", "mobilenetv1-small", "mobilenetv2-small", "resnet20", "
 FIGURES = [
     ("resnet50", (30,) * 20, False, 4111.714, 4089.184),
     ("resnet50", RESNET50, False, 1950.243, 1936.293),
-    ("resnet50", (20, 28, 21, 15, 11, 15, 21, 20, 12, 24, 16, 22, 20, 18, 19, 22, 15, 23, 22, 22), False, 2021.287, 2004.715),
-    ("resnet50", (17, 17, 22, 16, 23, 14, 16, 21, 17, 19, 19, 20, 19, 16, 21, 22, 13, 22, 10, 23), False, 1862.166, 1847.384),
+    (
+        "resnet50",
+        (20, 28, 21, 15, 11, 15, 21, 20, 12, 24, 16, 22, 20, 18, 19, 22, 15, 23, 22, 22),
+        False,
+        2021.287,
+        2004.715,
+    ),
+    (
+        "resnet50",
+        (17, 17, 22, 16, 23, 14, 16, 21, 17, 19, 19, 20, 19, 16, 21, 22, 13, 22, 10, 23),
+        False,
+        1862.166,
+        1847.384,
+    ),
     ("resnet50", (19, 9, 15, 13, 10, 9, 10, 6, 9, 13, 11, 12, 7, 18, 7, 13, 12, 10, 19, 18), False, 1038.427, 1027.555),
     ("resnet50", (0,) * 20, False, 85.694, 82.877),
     ("mobilenetv1", (30,) * 13, False, 573.834, 568.740),
@@ -42,7 +54,7 @@ FIGURES = [
     ("mobilenetv2", (30,) * 35, False, 579.304, 569.521),
     ("mobilenetv2", MOBILENET2, False, 199.825, 194.574),
     ("mobilenetv2", (0,) * 35, False, 13.810, 12.754),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(("arch", "nev", "rotated", "paper", "macs"), FIGURES)
@@ -54,8 +66,13 @@ def test_published_costs_to_the_unit(arch, nev, rotated, paper, macs):
 
 @pytest.mark.parametrize(
     ("arch", "params", "rotated"),
-    [("resnet50", 15.423, False), ("mobilenetv1", 2.995, False), ("mobilenetv1", 3.033, True), ("mobilenetv2", 3.012, False)],
-)  # fmt: skip
+    [
+        ("resnet50", 15.423, False),
+        ("mobilenetv1", 2.995, False),
+        ("mobilenetv1", 3.033, True),
+        ("mobilenetv2", 3.012, False),
+    ],
+)
 def test_built_networks_have_the_published_params_and_cost(arch, params, rotated):
     nev = PUBLISHED[arch].nev
     model = create_pruned(arch, nev, rotated=rotated)
@@ -69,13 +86,41 @@ def test_published_widths():
     assert resnet[:4] == (33, 133, 296, 778)
     assert resnet[4:] == (46, 48, 44, 85, 74, 97, 74, 179, 194, 117, 217, 163, 140, 373, 373, 373)
     assert find_space("mobilenetv1").widths(MOBILENET1) == (
-        21, 46, 39, 66, 186, 125, 419, 343, 389, 481, 404, 389, 716,
-    )  # fmt: skip
+        21,
+        46,
+        39,
+        66,
+        186,
+        125,
+        419,
+        343,
+        389,
+        481,
+        404,
+        389,
+        716,
+    )
     space = find_space("mobilenetv2")
     assert space.widths(MOBILENET2)[:8] == (13, 8, 19, 28, 51, 60, 143, 232)
     assert space.widths(MOBILENET2)[8:] == (
-        26, 56, 91, 162, 145, 121, 176, 448, 432, 274, 306, 316, 269, 578, 1102, 981, 981,
-    )  # fmt: skip
+        26,
+        56,
+        91,
+        162,
+        145,
+        121,
+        176,
+        448,
+        432,
+        274,
+        306,
+        316,
+        269,
+        578,
+        1102,
+        981,
+        981,
+    )
     rotated = create_pruned("mobilenetv1", MOBILENET1, rotated=True)
     made = [rotated.conv.out_channels, *(block.pointwise.out_channels for block in rotated.blocks)]
     assert made == [22, 42, 93, 39, 133, 186, 250, 419, 343, 389, 481, 404, 778, 1024]
@@ -164,10 +209,16 @@ def test_untied_stage_and_wrong_rotation_are_refused():
 @pytest.mark.parametrize(
     "text",
     [
-        "14,14,16", "[14, 14, 16]", "(14, 14, 16)", "14 14 16", "np.array([14, 14, 16])", "tuple([14,14,16,])",
-        "network_encoding_vector = np.array([14, 14, 16])", "network_encoding_vector=[14,14,16]",
+        "14,14,16",
+        "[14, 14, 16]",
+        "(14, 14, 16)",
+        "14 14 16",
+        "np.array([14, 14, 16])",
+        "tuple([14,14,16,])",
+        "network_encoding_vector = np.array([14, 14, 16])",
+        "network_encoding_vector=[14,14,16]",
     ],
-)  # fmt: skip
+)
 def test_vectors_are_read_as_people_write_them(text):
     assert parse_nev(text) == (14, 14, 16)
 

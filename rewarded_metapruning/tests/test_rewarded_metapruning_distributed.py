@@ -20,16 +20,27 @@ from rewarded_metapruning.training import RandomVectors, is_weight
 PLAIN = "test_rewarded_metapruning_distributed:without_norm"
 CASES = {PLAIN: "--model", "resnet-small": "--arch"}
 RECIPE = TrainOptions(
-    epochs=2, batch_size=16, learning_rate=0.05, momentum=0.9, weight_decay=1e-3, schedule="constant", label_smoothing=0.1
-)  # fmt: skip
+    epochs=2,
+    batch_size=16,
+    learning_rate=0.05,
+    momentum=0.9,
+    weight_decay=1e-3,
+    schedule="constant",
+    label_smoothing=0.1,
+)
 TOLERANCE = {"rtol": 1e-4, "atol": 1e-5}
 
 
 def without_norm(num_classes: int = 2) -> nn.Module:
     return nn.Sequential(
-        nn.Conv2d(3, 12, 3, stride=2), nn.ReLU(), nn.Conv2d(12, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+        nn.Conv2d(3, 12, 3, stride=2),
+        nn.ReLU(),
+        nn.Conv2d(12, 8, 3),
+        nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
         nn.Linear(8, num_classes),
-    )  # fmt: skip
+    )
 
 
 def words(root: Path, network: str) -> list[str]:
@@ -102,5 +113,10 @@ def test_only_one_process_writes(root):
     for place in range(len(CASES)):
         left = {path.name for path in (root / "two" / str(place)).iterdir()}
         assert left == {
-            "config.json", "log.csv", "metrics.json", "model.safetensors", "checkpoint.pth.tar", "model_best.pth.tar",
-        }  # fmt: skip
+            "config.json",
+            "log.csv",
+            "metrics.json",
+            "model.safetensors",
+            "checkpoint.pth.tar",
+            "model_best.pth.tar",
+        }

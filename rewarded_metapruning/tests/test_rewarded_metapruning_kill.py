@@ -55,9 +55,14 @@ def test_killed_it_goes_on_to_the_same_bits(command, root, tmp_path):
         return [(folder / name).read_bytes() for name in RESULTS[command]]
 
     folder = killed_and_resumed(
-        COMMANDS[command], [*words_of(command, root), PLACES[command]], contents, tmp_path, kills=2, preload=PRELOAD,
+        COMMANDS[command],
+        [*words_of(command, root), PLACES[command]],
+        contents,
+        tmp_path,
+        kills=2,
+        preload=PRELOAD,
         between=(0.3, 0.8),
-    )  # fmt: skip
+    )
     if command == "search":
         nevs = [tuple(json.loads(line)["nev"]) for line in (folder / "tested-0.jsonl").read_text().splitlines()]
         assert len(nevs) == len(set(nevs)) == 24

@@ -61,7 +61,11 @@ MISTAKES = {
     "network of concatenations": (TRAIN, ["--arch", "densenet40"], "leading channels"),
     "unknown option": (TRAIN, ["--learning-rates", "0.1"], "--learning-rates -h"),
     "abbreviated option": (SEARCH, [*NET, "--max-it", "3"], "--max-it"),
-    "no ImageNet": (TRAIN, ["--arch", "resnet50", "--dataset", "imagenet", "--data", "{root}/none"], "imagenet none --dataset-dir"),
+    "no ImageNet": (
+        TRAIN,
+        ["--arch", "resnet50", "--dataset", "imagenet", "--data", "{root}/none"],
+        "imagenet none --dataset-dir",
+    ),
     "small pictures for a large network": (TRAIN, ["--arch", "resnet50"], "224"),
     "unknown data set": (TRAIN, ["--dataset", "imagenette"], "imagenette"),
     "more pictures than there are": (TRAIN, ["--pictures", "4000"], "--pictures 4000 40"),
@@ -77,7 +81,11 @@ MISTAKES = {
     "no PruningNet": (SEARCH, ["--net_cache=./nowhere/checkpoint.pth.tar"], "nowhere/checkpoint.pth.tar train.py"),
     "a PruningNet cut short": (SEARCH, ["--net-cache", "{root}/short.pth.tar"], "short.pth.tar"),
     "a PruningNet with code in it": (SEARCH, ["--net-cache", "{root}/evil.pth.tar"], "evil.pth.tar"),
-    "another network's PruningNet": (SEARCH, ["--net-cache", "{root}/other.safetensors"], "mobilenetv1-small resnet-small"),
+    "another network's PruningNet": (
+        SEARCH,
+        ["--net-cache", "{root}/other.safetensors"],
+        "mobilenetv1-small resnet-small",
+    ),
     "another network's tensors": (SEARCH, ["--net-cache", "{root}/other.pth.tar"], "other.pth.tar tensor"),
     "scales that the PruningNet never drew": (SEARCH, [*NET, "--scales", "14", "27"], "14 to 26 --scales 14 27"),
     "an empty window": (SEARCH, [*NET, "--macs-min", "2", "--macs-max", "1"], "least most"),
@@ -109,7 +117,7 @@ MISTAKES = {
     "generated without a PruningNet": (EVALUATE, [*NEV, "--init", "generated", "--net-cache", "{root}/no"], "train.py"),
     "no random vectors": (SCALE, ["--random", "0"], "--random 0"),
     "a cost of a short vector": (COST, ["--nev", "1,2"], "7 entries"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", MISTAKES)

@@ -110,9 +110,13 @@ def record(seed: int, chosen: float, randoms: tuple[float, ...]) -> dict:
     networks += [{**network, "role": "random", "top1": top1} for top1 in randoms]
     history = [{"best_so_far": 1.0 + g, "best": 1.0 + g, "median": 0.8, "worst": 0.5} for g in range(3)]
     return {
-        "arch": "resnet-small", "dataset": "cifar10", "seed": seed, "networks": networks,
-        "meta": {"seconds": 60.0, "unpruned_top1": 45.0}, "search": {"history": history, "tested": 60},
-    }  # fmt: skip
+        "arch": "resnet-small",
+        "dataset": "cifar10",
+        "seed": seed,
+        "networks": networks,
+        "meta": {"seconds": 60.0, "unpruned_top1": 45.0},
+        "search": {"history": history, "tested": 60},
+    }
 
 
 def test_the_small_table_has_means_deviations_and_differences_by_seed(tmp_path):

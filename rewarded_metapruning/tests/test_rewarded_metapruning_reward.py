@@ -81,10 +81,16 @@ def test_powers():
 @pytest.mark.parametrize(
     "bad",
     [
-        (math.nan, 100, 70, 200), (50, math.inf, 70, 200), (50, 0, 70, 200), (50, 100, 0, 200), (50, 100, 70, -1),
-        (-1, 100, 70, 200), (50, 100, 70, 200, 0), (50, 100, 70, 200, 2, -1),
+        (math.nan, 100, 70, 200),
+        (50, math.inf, 70, 200),
+        (50, 0, 70, 200),
+        (50, 100, 0, 200),
+        (50, 100, 70, -1),
+        (-1, 100, 70, 200),
+        (50, 100, 70, 200, 0),
+        (50, 100, 70, 200, 2, -1),
     ],
-)  # fmt: skip
+)
 def test_values_that_make_no_sense_are_refused(bad):
     with pytest.raises(UserError):
         reward(*bad)

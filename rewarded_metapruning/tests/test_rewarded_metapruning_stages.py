@@ -73,8 +73,13 @@ def found(root) -> Path:
 def test_training_leaves_a_run_folder_and_the_original_s_files(root):
     folder = root / "meta"
     assert {path.name for path in folder.iterdir()} == {
-        "config.json", "log.csv", "metrics.json", "model.safetensors", "checkpoint.pth.tar", "model_best.pth.tar",
-    }  # fmt: skip
+        "config.json",
+        "log.csv",
+        "metrics.json",
+        "model.safetensors",
+        "checkpoint.pth.tar",
+        "model_best.pth.tar",
+    }
     metrics = json.loads((folder / "metrics.json").read_text())
     assert metrics["length"] == 7 and 0 <= metrics["unpruned_top1"] <= 100
     with open(folder / "log.csv", newline="") as file:
@@ -207,8 +212,12 @@ def test_vectors_are_taken_from_the_command_line_too(root, tmp_path):
 
 def test_underscores_of_the_original_are_understood():
     assert normalize_dashes(["--max_iters=20", "--net_cache", "a_b.tar", "-j", "3"]) == [
-        "--max-iters=20", "--net-cache", "a_b.tar", "-j", "3",
-    ]  # fmt: skip
+        "--max-iters=20",
+        "--net-cache",
+        "a_b.tar",
+        "-j",
+        "3",
+    ]
 
 
 def test_paper_s_settings_are_the_defaults():
@@ -221,8 +230,12 @@ def test_paper_s_settings_are_the_defaults():
             settings = parse_stage(stage, ["--arch", arch, "--data", "./ImageNet2012"])
             recipe = settings.recipe
             assert (
-                recipe.epochs, recipe.batch_size, recipe.learning_rate, recipe.schedule, recipe.weight_decay
-            ) == expected  # fmt: skip
+                recipe.epochs,
+                recipe.batch_size,
+                recipe.learning_rate,
+                recipe.schedule,
+                recipe.weight_decay,
+            ) == expected
             assert (recipe.momentum, recipe.label_smoothing, settings.data.dataset) == (0.9, 0.1, "imagenet")
             if recipe.schedule == "multi-step":
                 assert recipe.milestones == (recipe.epochs // 4, recipe.epochs // 2, 3 * recipe.epochs // 4)

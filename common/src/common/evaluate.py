@@ -34,9 +34,12 @@ def evaluate(settings: Evaluate) -> None:
     set_threads(settings.run.threads)
     trained = open_trained_model(settings.network, settings.data, device=choose_device(settings.run.device))
     accuracy = measure.evaluate(
-        trained.copy(), trained.data.test,
-        device=trained.device, batch_size=settings.batch_size, workers=trained.workers,
-    )  # fmt: skip
+        trained.copy(),
+        trained.data.test,
+        device=trained.device,
+        batch_size=settings.batch_size,
+        workers=trained.workers,
+    )
     figures = trained.side(trained.model, accuracy, trained.bytes)
     if not settings.no_latency:
         timed = measure.latency_ms({"model": trained.copy()}, trained.data.input_shape, device=trained.device)

@@ -70,9 +70,15 @@ def _write_onnx(model: nn.Module, pictures: Tensor, file: Path) -> Callable[[Ten
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         torch.onnx.export(
-            model, (pictures,), str(file), dynamo=False, opset_version=OPSET, input_names=["pictures"], output_names=["scores"],
+            model,
+            (pictures,),
+            str(file),
+            dynamo=False,
+            opset_version=OPSET,
+            input_names=["pictures"],
+            output_names=["scores"],
             dynamic_axes={"pictures": {0: "batch"}, "scores": {0: "batch"}},
-        )  # fmt: skip
+        )
     onnx.checker.check_model(onnx.load(str(file)), full_check=True)
     session = onnxruntime.InferenceSession(file.read_bytes(), providers=["CPUExecutionProvider"])
     return lambda batch: torch.from_numpy(np.asarray(session.run(None, {"pictures": batch.numpy()})[0]))

@@ -76,10 +76,21 @@ def gains(series: Mapping[str, Mapping[str, Sequence[float]]], macs: Mapping[str
 def gains_table(found: Sequence[Gain]) -> str:
     """Markdown: latency gained over MACs saved."""
     header = ["network", "batch", "dense ms", "ms", "latency saved %", "MACs saved %", "latency over MACs"]
-    return markdown_table(header, [
-        [g.network, g.batch, f"{g.dense_ms:.2f}", f"{g.ms:.2f}", f"{100 * g.latency_saved:.1f}", f"{100 * g.macs_saved:.1f}", f"{g.ratio:.2f}"]
-        for g in found
-    ])  # fmt: skip
+    return markdown_table(
+        header,
+        [
+            [
+                g.network,
+                g.batch,
+                f"{g.dense_ms:.2f}",
+                f"{g.ms:.2f}",
+                f"{100 * g.latency_saved:.1f}",
+                f"{100 * g.macs_saved:.1f}",
+                f"{g.ratio:.2f}",
+            ]
+            for g in found
+        ],
+    )
 
 
 @settings

@@ -45,7 +45,7 @@ def save_network(path: Path, network: nn.Module, start: TrainedModel) -> None:
     data = start.data
     save_model(
         path, network, normalize=(data.mean, data.std), dataset=data.name, classes=data.classes, factory=start.factory
-    )  # fmt: skip
+    )
 
 
 Decide = Callable[[TrainedModel, Target | None, Stage], Decision]

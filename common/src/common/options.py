@@ -9,9 +9,21 @@ from common.settings import option, settings
 from common.training.options import GRAPHS, OPTIMIZERS, SCHEDULES, TrainOptions
 
 ARCHITECTURE_NAMES = (
-    "vgg16", "resnet20", "resnet32", "resnet44", "resnet56", "resnet110", "densenet40", "resnet50", "mobilenet_v1",
-    "mobilenet_v2", "vgg16_imagenet", "lenet300_100", "lenet5", "fc4096",
-)  # fmt: skip
+    "vgg16",
+    "resnet20",
+    "resnet32",
+    "resnet44",
+    "resnet56",
+    "resnet110",
+    "densenet40",
+    "resnet50",
+    "mobilenet_v1",
+    "mobilenet_v2",
+    "vgg16_imagenet",
+    "lenet300_100",
+    "lenet5",
+    "fc4096",
+)
 LATENCY_BATCHES = (1, 64)  # images at once
 LATENCY_REPEATS = 9
 SHORTCUTS = ("pad", "conv3x3")
@@ -92,13 +104,18 @@ class Running:
     """Running."""
 
     evaluate_every: int = option(
-        1, "evaluate the test set after every N-th epoch, for the log; after the last one always",
-        type=positive_int, metavar="N", free=True,
-    )  # fmt: skip
+        1,
+        "evaluate the test set after every N-th epoch, for the log; after the last one always",
+        type=positive_int,
+        metavar="N",
+        free=True,
+    )
     keep_every: float | None = option(
-        None, "write the state for resuming at most this often; after every epoch on a CPU, else every 60 seconds",
-        metavar="SECONDS", free=True,
-    )  # fmt: skip
+        None,
+        "write the state for resuming at most this often; after every epoch on a CPU, else every 60 seconds",
+        metavar="SECONDS",
+        free=True,
+    )
     deterministic: bool = option(False, "on CUDA: resume bit-identical, more slowly", free=True)
     graph: str = option("off", "on CUDA: replay the step as a CUDA graph", choices=GRAPHS, free=True)
 

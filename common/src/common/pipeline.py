@@ -136,10 +136,18 @@ def train(
     """
     recipe, data = training.recipe, start.data
     return fit(
-        network, data.train, recipe, folder=stage.folder, test=data.test if training.log_test else None, device=start.device,
-        seed=stage.seed, workers=start.workers, tensorboard=training.tensorboard, stage=name,
+        network,
+        data.train,
+        recipe,
+        folder=stage.folder,
+        test=data.test if training.log_test else None,
+        device=start.device,
+        seed=stage.seed,
+        workers=start.workers,
+        tensorboard=training.tensorboard,
+        stage=name,
         hooks=hooks or fine_tuning(stage, start, training),
-    )  # fmt: skip
+    )
 
 
 def fine_tuning(stage: Stage, start: TrainedModel, training: Training) -> Hooks:

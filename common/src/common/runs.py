@@ -32,9 +32,18 @@ DECISION = "decision.json"  # which channels stay, by group
 PROGRESS = "progress.pt"  # of a method that is deciding, as STATE is of training
 # May differ when a run is resumed.
 FREE_OPTIONS = (
-    "force", "workers", "threads", "device", "json", "tensorboard",
-    "no_latency", "evaluate_every", "keep_every", "deterministic", "graph",
-)  # fmt: skip
+    "force",
+    "workers",
+    "threads",
+    "device",
+    "json",
+    "tensorboard",
+    "no_latency",
+    "evaluate_every",
+    "keep_every",
+    "deterministic",
+    "graph",
+)
 COMMIT = "COMPRESSION_COMMIT"  # in the environment: the commit, where the code was copied without git
 LIBRARIES = ("torch", "torchvision", "torch-pruning", "numpy", "safetensors")
 
@@ -100,10 +109,15 @@ class Stage:
         """
         place = folder or ((self.shared if shared and self.shared else self.folder) / name)
         found = open_stage(
-            place, package or self.package, options, device=self.device, fingerprint=fingerprint,
+            place,
+            package or self.package,
+            options,
+            device=self.device,
+            fingerprint=fingerprint,
             force=self.force and not (shared and self.shared),  # who owns the shared folder has emptied it
-            seed=self.seed, log=self.log,
-        )  # fmt: skip
+            seed=self.seed,
+            log=self.log,
+        )
         return replace(found, recipe=self.recipe)
 
     def metrics(self) -> dict[str, Any]:
@@ -167,7 +181,7 @@ def open_stage(
         write_json(folder / CONFIG, config)
     return Stage(
         folder, package, config, device=device, force=force, seconds_before=_seconds_logged(folder / LOG), **more
-    )  # fmt: skip
+    )
 
 
 def writable_folder(path: Path | str) -> Path:

@@ -204,9 +204,12 @@ def subcommands(
         for name, (cls, _) in table.items():
             about = (cls.__doc__ or "").strip()
             place = places.add_parser(
-                name, help=about, description=about, allow_abbrev=False,
+                name,
+                help=about,
+                description=about,
+                allow_abbrev=False,
                 formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-            )  # fmt: skip
+            )
             add_options(place, cls)
         found, unknown = parser.parse_known_args(words)
         given = vars(found)

@@ -67,15 +67,26 @@ def train(settings: Train) -> None:
         torch.manual_seed(seed)
         model, _ = model_from_options(settings.network, data.num_classes, data.input_shape)
         run = open_stage(
-            folder, "common", flat(settings),
-            device=device, fingerprint=data.fingerprint, force=settings.repeat.force,
-        )  # fmt: skip
+            folder,
+            "common",
+            flat(settings),
+            device=device,
+            fingerprint=data.fingerprint,
+            force=settings.repeat.force,
+        )
         if not run.finished:
             train_baseline(
-                run, model, data, options, device, seed, settings.data.workers,
+                run,
+                model,
+                data,
+                options,
+                device,
+                seed,
+                settings.data.workers,
                 factory=import_factory(own, data.num_classes) if own else None,
-                tensorboard=settings.tensorboard, latency=not settings.no_latency,
-            )  # fmt: skip
+                tensorboard=settings.tensorboard,
+                latency=not settings.no_latency,
+            )
         if is_main():
             measured = run.metrics()["baseline"]
             print(
@@ -102,9 +113,16 @@ def train_baseline(
     from common.training import fit
 
     fit(
-        model, data.train, options,
-        folder=run.folder, test=data.test, device=device, seed=seed, workers=workers, tensorboard=tensorboard,
-    )  # fmt: skip
+        model,
+        data.train,
+        options,
+        folder=run.folder,
+        test=data.test,
+        device=device,
+        seed=seed,
+        workers=workers,
+        tensorboard=tensorboard,
+    )
     if is_main():
         save_model(run.model_path, model, normalize=(data.mean, data.std), dataset=data.name, classes=data.classes)
         trained = read_trained_model(run.model_path, data, factory=factory, device=device, workers=workers)

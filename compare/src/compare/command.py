@@ -56,9 +56,15 @@ def compare(settings: Compare) -> list[str]:
     device = choose_device(settings.run.device)
     wanted, todo = _planned(settings)
     comparison = Comparison(
-        Path(settings.run.out), wanted, finetune_recipe(settings), command_words(settings), settings.data.workers, settings.run.force,
-        not settings.run.no_latency, _given(settings.tuning.distill, usual_recipe(settings.data.dataset).distill),
-    )  # fmt: skip
+        Path(settings.run.out),
+        wanted,
+        finetune_recipe(settings),
+        command_words(settings),
+        settings.data.workers,
+        settings.run.force,
+        not settings.run.no_latency,
+        _given(settings.tuning.distill, usual_recipe(settings.data.dataset).distill),
+    )
     return _run_all(todo, comparison, dense_networks(settings, load_data(settings), device))
 
 

@@ -34,7 +34,7 @@ def train_dense(
     options = {"arch": arch, "dataset": data.name, "seed": seed, **recipe.identity()}
     stage = open_stage(
         out / f"seed{seed}" / "baseline", PACKAGE, options, device=device, fingerprint=data.fingerprint, force=force
-    )  # fmt: skip
+    )
     if not stage.finished:
         torch.manual_seed(seed)
         if factory:
@@ -63,15 +63,18 @@ def given_dense(
     digest: of its file. name: that of its factory.
     """
     options = {"dataset": data.name, "seed": None, "source": file.name, "digest": digest}
-    stage = open_stage(
-        out / "baseline", PACKAGE, options, device=device, fingerprint=data.fingerprint, force=force
-    )  # fmt: skip
+    stage = open_stage(out / "baseline", PACKAGE, options, device=device, fingerprint=data.fingerprint, force=force)
     if not stage.finished:
         model = load()
         data = normalized_as(model, data)
         save_model(
-            stage.model_path, model, normalize=(data.mean, data.std), dataset=data.name, classes=data.classes, factory=factory
-        )  # fmt: skip
+            stage.model_path,
+            model,
+            normalize=(data.mean, data.std),
+            dataset=data.name,
+            classes=data.classes,
+            factory=factory,
+        )
         arch = getattr(model, "architecture", {"arch": name})["arch"]
         trained = read_trained_model(stage.model_path, data, factory=factory, device=device, workers=workers)
         stage.finish({"arch": arch, "baseline": trained.timed_side(latency)})

@@ -55,9 +55,14 @@ def run_job(job: Job, comparison: Comparison, dense: TrainedModel) -> dict[str, 
         step = Step(name, comparison.methods[name], start, place, target, handed, number + 1)
         metrics = run_step(step, job, comparison, dense)
         start = read_trained_model(
-            place / metrics["file"], dense.data, name=dense.name, factory=dense.factory, device=dense.device,
-            workers=dense.workers, reference=dense,
-        )  # fmt: skip
+            place / metrics["file"],
+            dense.data,
+            name=dense.name,
+            factory=dense.factory,
+            device=dense.device,
+            workers=dense.workers,
+            reference=dense,
+        )
     return metrics
 
 
@@ -80,24 +85,30 @@ def run_step(step: Step, job: Job, comparison: Comparison, dense: TrainedModel) 
     """One method in a folder of its own; a finished one is only read."""
     shared = comparison.out / f"seed{job.seed}" / "shared" / step.name
     stage = open_stage(
-        step.folder, PACKAGE, _options(step, job, comparison, dense), device=dense.device,
-        fingerprint=dense.data.fingerprint, force=comparison.force, seed=job.seed, log=_silent, recipe=comparison.recipe,
+        step.folder,
+        PACKAGE,
+        _options(step, job, comparison, dense),
+        device=dense.device,
+        fingerprint=dense.data.fingerprint,
+        force=comparison.force,
+        seed=job.seed,
+        log=_silent,
+        recipe=comparison.recipe,
         shared=shared if step.start is dense else None,
-    )  # fmt: skip
+    )
     cpu = time.process_time()
 
     def details(outcome: Outcome) -> Mapping[str, Any]:
         return {
-            **_about(step, job, outcome), "command": _command(job, comparison),
+            **_about(step, job, outcome),
+            "command": _command(job, comparison),
             "finetune_epochs": 0 if step.method.axis == "bytes" else comparison.recipe.epochs,
             "cpu_seconds": round(time.process_time() - cpu, 1),
-        }  # fmt: skip
+        }
 
     training = Training(comparison.recipe, comparison.distill, log_test=False)
     target = Target(step.handed, step.method.axis)
-    return compress(
-        step.method, step.start, target, stage, training, latency=comparison.latency, details=details
-    )  # fmt: skip
+    return compress(step.method, step.start, target, stage, training, latency=comparison.latency, details=details)
 
 
 def _silent(line: str) -> None:

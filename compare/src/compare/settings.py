@@ -66,10 +66,12 @@ class FineTuning:
     warmup_epochs: float | None = option(None, "epochs of linear warm-up; 0 for digits, else 0.5")
     label_smoothing: float = option(0.0, "label smoothing")
     distill: float | None = option(
-        None, "weight of the distance to the dense network's outputs in the loss, the rest is cross-entropy; "
+        None,
+        "weight of the distance to the dense network's outputs in the loss, the rest is cross-entropy; "
         "0 for digits, else 0.9",
-        type=share, metavar="W",
-    )  # fmt: skip
+        type=share,
+        metavar="W",
+    )
     amp: bool = option(False, "automatic mixed precision (bfloat16)")
 
 
@@ -81,9 +83,10 @@ class Execution:
     device: str = option("auto", "auto, cpu, cuda or cuda:N")
     threads: int | None = option(None, "threads on the CPU; torch's choice if not given")
     jobs: int | None = option(
-        None, "processes that share out the rows; on a CPU one for each seed, as far as there are cores; else one",
+        None,
+        "processes that share out the rows; on a CPU one for each seed, as far as there are cores; else one",
         type=positive_int,
-    )  # fmt: skip
+    )
     force: bool = option(False, "make rows anew that are there with other options")
     no_latency: bool = option(False, "do not measure latency")
     no_report: bool = option(False, "only the rows; --report-only makes the report later")
@@ -96,9 +99,11 @@ class Compare:
 
     data: Data = section(Data)
     holdout: float | None = option(
-        None, "train without this share of the training pictures and measure on it instead of the test set: for choices",
-        type=fraction, metavar="F",
-    )  # fmt: skip
+        None,
+        "train without this share of the training pictures and measure on it instead of the test set: for choices",
+        type=fraction,
+        metavar="F",
+    )
     network: Network = section(Network)
     rows: Rows = section(Rows)
     tuning: FineTuning = section(FineTuning)

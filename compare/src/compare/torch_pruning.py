@@ -85,10 +85,16 @@ def _pruner(model: nn.Module, shape: Sequence[int], spared: Set[str]) -> tp.prun
     ignored = [*_last_layers(model), *(module for name, module in model.named_modules() if name in spared)]
     shortcuts = show_shortcuts_as_nodes(model)
     pruner = tp.pruner.BasePruner(
-        model, example, importance=tp.importance.GroupTaylorImportance(), global_pruning=True, pruning_ratio=1.0,
-        max_pruning_ratio=1 - KEEP, iterative_steps=STEPS, ignored_layers=ignored,
+        model,
+        example,
+        importance=tp.importance.GroupTaylorImportance(),
+        global_pruning=True,
+        pruning_ratio=1.0,
+        max_pruning_ratio=1 - KEEP,
+        iterative_steps=STEPS,
+        ignored_layers=ignored,
         customized_pruners={PadShortcut: CuttingShortcutPruner()},
-    )  # fmt: skip
+    )
     for shortcut in shortcuts:  # traced once and for all: gradients flow again
         del shortcut.forward
     return pruner

@@ -57,9 +57,15 @@ def prune_one(
     """One run through the pipeline. policy_folder: shared by runs that differ in the cut and the fine-tuning only."""
     options = identity(start) | plan.identity() | {"penalty": shown_penalty(plan), "seed": plan.seed}
     stage = open_stage(
-        folder, PACKAGE, options, device=start.device, fingerprint=start.data.fingerprint, force=settings.repeat.force,
-        seed=plan.seed, log=say,
-    )  # fmt: skip
+        folder,
+        PACKAGE,
+        options,
+        device=start.device,
+        fingerprint=start.data.fingerprint,
+        force=settings.repeat.force,
+        seed=plan.seed,
+        log=say,
+    )
 
     def details(outcome: Outcome) -> dict[str, Any]:
         say_result(folder.name, outcome.sides, say)

@@ -43,10 +43,15 @@ def investigate_policies(settings: InvestigatePolicies, command: str) -> None:
             say(command)
             say(str(describe_environment(trained.device)))
             run = open_stage(
-                folder, PACKAGE, identity(trained) | plan.policy_identity() | measured | {"frozen": True},
-                device=trained.device, fingerprint=trained.data.fingerprint, force=settings.repeat.force,
-                seed=settings.repeat.seed, log=say,
-            )  # fmt: skip
+                folder,
+                PACKAGE,
+                identity(trained) | plan.policy_identity() | measured | {"frozen": True},
+                device=trained.device,
+                fingerprint=trained.data.fingerprint,
+                force=settings.repeat.force,
+                seed=settings.repeat.seed,
+                log=say,
+            )
             if not run.finished:
                 policy = policy_phase(trained, plan, run, saved / f"{label}-frozen-policy", settings.tensorboard)
                 if is_main():

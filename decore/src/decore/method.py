@@ -55,9 +55,7 @@ def usual_plan(start: TrainedModel, stage: Stage) -> Plan:
     assert stage.recipe is not None
     pictures = min(PICTURES, len(start.data.train))
     recipe = replace(stage.recipe, epochs=max(1, round(SEEN / pictures)), batch_size=64, augment=False)
-    return Plan(
-        policy=POLICY, policy_recipe=recipe, auto_penalty=True, slack=SLACK, pictures=pictures, seed=stage.seed
-    )  # fmt: skip
+    return Plan(policy=POLICY, policy_recipe=recipe, auto_penalty=True, slack=SLACK, pictures=pictures, seed=stage.seed)
 
 
 def _inputs(start: TrainedModel, plan: Plan) -> Iterator[Tensor]:

@@ -90,9 +90,14 @@ class Plan:
     def policy_identity(self) -> dict[str, Any]:
         """All that the policy phase's result depends on, besides network and data."""
         return {
-            **asdict(self.policy), "recipe": self.policy_recipe.identity(), "auto_penalty": self.auto_penalty,
-            "slack": self.slack, "pictures": self.pictures, "init": self.init, "seed": self.seed,
-        }  # fmt: skip
+            **asdict(self.policy),
+            "recipe": self.policy_recipe.identity(),
+            "auto_penalty": self.auto_penalty,
+            "slack": self.slack,
+            "pictures": self.pictures,
+            "init": self.init,
+            "seed": self.seed,
+        }
 
     def identity(self) -> dict[str, Any]:
         """All that the whole run's result depends on, besides network and data."""

@@ -195,6 +195,14 @@ def train_policy(
         )
     with training.masking:
         return fit(
-            learner, train, recipe, hooks=training.hooks(), stage="policy", device=device, seed=seed, workers=workers,
-            folder=folder, tensorboard=tensorboard,
-        )  # fmt: skip
+            learner,
+            train,
+            recipe,
+            hooks=training.hooks(),
+            stage="policy",
+            device=device,
+            seed=seed,
+            workers=workers,
+            folder=folder,
+            tensorboard=tensorboard,
+        )

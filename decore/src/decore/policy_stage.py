@@ -43,9 +43,12 @@ class Policy:
 def identity(trained: TrainedModel) -> dict[str, Any]:
     """What every result depends on besides the plan."""
     return {
-        "arch": trained.name, "dataset": trained.data.name, "weights_digest": trained.digest, "mean": trained.data.mean,
+        "arch": trained.name,
+        "dataset": trained.data.name,
+        "weights_digest": trained.digest,
+        "mean": trained.data.mean,
         "std": trained.data.std,
-    }  # fmt: skip
+    }
 
 
 def shown_penalty(plan: Plan) -> float | str:
@@ -62,7 +65,7 @@ def policy_phase(
     options = identity(trained) | plan.policy_identity() | {"penalty": shown_penalty(plan)}
     run = stage.part(
         "policy", options, package=PACKAGE, fingerprint=trained.data.fingerprint, shared=True, folder=folder
-    )  # fmt: skip
+    )
     folder = run.folder
     pictures = plan.policy_pictures(trained.data.train)
     if not run.finished:
@@ -73,9 +76,18 @@ def policy_phase(
         if plan.auto_penalty:
             options = replace(options, penalty=fitted_penalty(trained, pictures, plan, stage.log))
         rows = train_policy(
-            model, agents, pictures, plan.policy_recipe, options, cost, device=trained.device, seed=plan.seed,
-            workers=trained.workers, folder=folder, tensorboard=tensorboard,
-        )  # fmt: skip
+            model,
+            agents,
+            pictures,
+            plan.policy_recipe,
+            options,
+            cost,
+            device=trained.device,
+            seed=plan.seed,
+            workers=trained.workers,
+            folder=folder,
+            tensorboard=tensorboard,
+        )
         if is_main():
             if not rows:
                 write_csv(folder / LOG, [])

@@ -40,25 +40,31 @@ class AgentTraining:
     init: float = option(INIT, "weight of a fresh agent; sigmoid(6.9) = 0.999")
     slack: float = option(
         0.01, "with --penalty auto: by how much accuracy under masks may fall below the dense network's, as a share"
-    )  # fmt: skip
+    )
     pictures: int | None = option(
         None, "how many training pictures the policy phase sees; all if not given", type=positive_int
-    )  # fmt: skip
+    )
     no_augment: bool = option(False, "policy phase on pictures as they are, not cropped and flipped")
     reward_top: int = option(1, "a decision is right if the label is among these", choices=(1, 5))
     baseline: bool = option(False, "subtract a moving average from each layer's reward")
     entropy: float = option(0.0, "weight of the agents' entropy in their objective")
     weigh_macs: bool = option(False, "reward a dropped channel by the MACs it costs, not by 1")
     holdout: float | None = option(
-        None, "choose settings with this: that share of the training pictures takes the place of the test pictures",
+        None,
+        "choose settings with this: that share of the training pictures takes the place of the test pictures",
         metavar="F",
-    )  # fmt: skip
+    )
 
     def policy_options(self, penalty: float | str, frozen: bool) -> PolicyOptions:
         return PolicyOptions(
-            penalty=0.0 if penalty == AUTO else float(penalty), learning_rate=self.agents_learning_rate, frozen=frozen,
-            top=self.reward_top, baseline=self.baseline, entropy=self.entropy, weigh_macs=self.weigh_macs,
-        )  # fmt: skip
+            penalty=0.0 if penalty == AUTO else float(penalty),
+            learning_rate=self.agents_learning_rate,
+            frozen=frozen,
+            top=self.reward_top,
+            baseline=self.baseline,
+            entropy=self.entropy,
+            weigh_macs=self.weigh_macs,
+        )
 
 
 @settings
@@ -66,15 +72,17 @@ class Phases:
     """Phases."""
 
     policy_epochs: int | None = option(
-        None, "how many of --epochs agents learn in, the rest is fine-tuning; 13 of 15, as the paper's 260 of 300, if not given"
-    )  # fmt: skip
+        None,
+        "how many of --epochs agents learn in, the rest is fine-tuning; 13 of 15, as the paper's 260 of 300, if not given",
+    )
     policy_schedule: str = option("constant", "learning rate of the policy phase", choices=POLICY_SCHEDULES)
     finetune_learning_rate: float | None = option(None, "where fine-tuning begins; --learning-rate if not given")
     freeze: bool = option(False, "train the agents alone; the network learns in fine-tuning only")
     distill: float = option(
-        0.0, "share of the fine-tuning loss that pulls towards the dense network's outputs; the paper has 0",
+        0.0,
+        "share of the fine-tuning loss that pulls towards the dense network's outputs; the paper has 0",
         metavar="SHARE",
-    )  # fmt: skip
+    )
 
 
 @settings
@@ -83,9 +91,11 @@ class Cut:
 
     threshold: float = option(0.5, "channels of this probability and above stay")
     target_macs: float | None = option(
-        None, "fraction of the dense MACs to keep: moves the cut so that [0.98 F, F] is met, or raises an error",
-        type=fraction, metavar="F",
-    )  # fmt: skip
+        None,
+        "fraction of the dense MACs to keep: moves the cut so that [0.98 F, F] is met, or raises an error",
+        type=fraction,
+        metavar="F",
+    )
     round_to: int = option(1, "round widths up to a multiple of this", type=positive_int)
     refresh: int = option(2000, "pictures that batch norm is measured on after the cut; 0: none")
 
@@ -97,8 +107,9 @@ class PruneModel:
     penalty: list[float | str] = option(
         [50.0],
         "what a wrong decision costs; several give a run each and a plot of the front; 'auto' fits it, see --slack",
-        type=penalty_or_auto, metavar="LAMBDA",
-    )  # fmt: skip
+        type=penalty_or_auto,
+        metavar="LAMBDA",
+    )
     saved_dir: str = option("runs", "folder of the run folders", free=True)
     tensorboard: str | None = option(None, "folder for TensorBoard", free=True)
     no_latency: bool = option(False, "do not measure latency", free=True)
@@ -108,9 +119,12 @@ class PruneModel:
     agents: AgentTraining = section(AgentTraining)
     phases: Phases = section(Phases)
     training: Training = section(
-        Training, epochs=RECIPE.epochs, batch_size=RECIPE.batch_size, learning_rate=RECIPE.learning_rate,
+        Training,
+        epochs=RECIPE.epochs,
+        batch_size=RECIPE.batch_size,
+        learning_rate=RECIPE.learning_rate,
         weight_decay=RECIPE.weight_decay,
-    )  # fmt: skip
+    )
     cut: Cut = section(Cut)
     run: Run = section(Run)
     repeat: Repeat = section(Repeat)
@@ -137,13 +151,24 @@ class PruneModel:
             policy=agents.policy_options(penalty, phases.freeze),
             # hooks read masks that change with every batch, which torch.compile does not like: it compiles fine-tuning only
             policy_recipe=train_options(
-                *sections, epochs=policy_epochs, schedule=phases.policy_schedule, augment=not agents.no_augment, compile=False
+                *sections,
+                epochs=policy_epochs,
+                schedule=phases.policy_schedule,
+                augment=not agents.no_augment,
+                compile=False,
             ),
             recipe=train_options(*sections, epochs=epochs - policy_epochs, learning_rate=rate),
-            auto_penalty=penalty == AUTO, slack=agents.slack, pictures=agents.pictures, init=agents.init,
-            threshold=cut.threshold, target_macs=cut.target_macs, round_to=cut.round_to, refresh=cut.refresh,
-            distill=phases.distill, seed=self.repeat.seed,
-        )  # fmt: skip
+            auto_penalty=penalty == AUTO,
+            slack=agents.slack,
+            pictures=agents.pictures,
+            init=agents.init,
+            threshold=cut.threshold,
+            target_macs=cut.target_macs,
+            round_to=cut.round_to,
+            refresh=cut.refresh,
+            distill=phases.distill,
+            seed=self.repeat.seed,
+        )
 
 
 @settings
@@ -176,9 +201,12 @@ class InvestigatePolicies:
             policy_recipe=train_options(
                 epochs=self.epochs, batch_size=self.batch_size, augment=not agents.no_augment, amp=self.amp
             ),
-            auto_penalty=self.penalty == AUTO, slack=agents.slack, pictures=agents.pictures, init=agents.init,
+            auto_penalty=self.penalty == AUTO,
+            slack=agents.slack,
+            pictures=agents.pictures,
+            init=agents.init,
             seed=self.repeat.seed,
-        )  # fmt: skip
+        )
 
 
 def labels(name: str, penalties: Sequence[float | str], target_macs: float | None = None) -> dict[str, float | str]:

@@ -67,10 +67,16 @@ def points(settings: Cifar10, data: DataBundle, device: torch.device) -> Iterato
             encoded = stages.encode(shared, replace(chain, folder=place), plan.encode)
             point = f"{label}-bits{bits}-epochs{epochs}" + ("" if centroid_epochs == 1 else f"-{centroid_epochs}")
             yield read_json(encoded / "metrics.json") | {
-                "point": point, "density": density, "bits": bits, "epochs": epochs, "share_epochs": centroid_epochs,
-                "learning_rate": settings.learning_rate, "gradual": settings.gradual, "amp": settings.amp,
+                "point": point,
+                "density": density,
+                "bits": bits,
+                "epochs": epochs,
+                "share_epochs": centroid_epochs,
+                "learning_rate": settings.learning_rate,
+                "gradual": settings.gradual,
+                "amp": settings.amp,
                 "top1_pruned": read_json(folder / "prune" / "metrics.json")["compressed"]["top1"],
-            }  # fmt: skip
+            }
         start = pruned if settings.gradual else dense
 
 

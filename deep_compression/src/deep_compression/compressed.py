@@ -162,9 +162,19 @@ def _tensor_account(
         return TensorAccount(*common, "raw", elements, nonzero, elements, 0, 8 * item, 0, 0, 0, elements * item, {})
     width = 8 * item if info.form == "pruned" else max(1, (info.codebook - 1).bit_length())
     return TensorAccount(
-        *common, info.form, elements, nonzero, info.entries, info.codebook, width, info.index_bits,
-        info.weight_payload_bits, info.gap_payload_bits, entry.block, dict(used),
-    )  # fmt: skip
+        *common,
+        info.form,
+        elements,
+        nonzero,
+        info.entries,
+        info.codebook,
+        width,
+        info.index_bits,
+        info.weight_payload_bits,
+        info.gap_payload_bits,
+        entry.block,
+        dict(used),
+    )
 
 
 def header_of(about: Mapping[str, Any]) -> dict[str, Any]:

@@ -55,7 +55,9 @@ COURSES = {
     "lenet300_100": Course(
         _sgd(10, 0.1),
         Recipe(
-            PrunePlan("density", (0.3, 0.14, 0.08), {"fc2": (0.35, 0.18, 0.09), "fc3": (0.7, 0.4, 0.26)}, last_epochs=4),
+            PrunePlan(
+                "density", (0.3, 0.14, 0.08), {"fc2": (0.35, 0.18, 0.09), "fc3": (0.7, 0.4, 0.26)}, last_epochs=4
+            ),
             _sgd(1, 0.1),
             SharePlan(fc_bits=5, lloyd_steps=0),
             CENTROIDS,
@@ -72,8 +74,10 @@ COURSES = {
         _sgd(5, 0.05, warmup_epochs=1),
         Recipe(
             PrunePlan(
-                "density", (0.25, 0.08),
-                {"conv1": (0.8, 0.66), "conv2": (0.35, 0.12), "fc2": (0.5, 0.19)}, last_epochs=4,
+                "density",
+                (0.25, 0.08),
+                {"conv1": (0.8, 0.66), "conv2": (0.35, 0.12), "fc2": (0.5, 0.19)},
+                last_epochs=4,
             ),
             _sgd(1, 0.05),
             SharePlan(conv_bits=8, fc_bits=5, lloyd_steps=0, rounding="bfloat16"),
@@ -87,7 +91,7 @@ COURSES = {
         ),
         (0.04, 8, 0.05),
     ),
-}  # fmt: skip
+}
 
 
 def shortened(course: Course, factor: float) -> Course:

@@ -62,11 +62,18 @@ def weight_counts(folder: Path, bins: int = 60, shown: int = 6) -> dict[str, Any
     for name in (names[round(i * (len(names) - 1) / (shown - 1))] for i in range(shown)):
         living = pruned[name][pruned[name] != 0].double().numpy()
         edges = np.linspace(-1, 1, bins + 1) * np.quantile(np.abs(living), 0.995)
-        layers.append({
-            "name": name, "density": 100 * len(living) / dense[name].numel(), "edges": edges.round(6).tolist(),
-            "dense": np.histogram(dense[name].double().numpy(), edges)[0].tolist(), "pruned": np.histogram(living, edges)[0].tolist(),
-            "values": sorted({round(v, 6) for v in shared[name][shared[name] != 0].tolist() if abs(v) <= edges[-1]}),
-        })  # fmt: skip
+        layers.append(
+            {
+                "name": name,
+                "density": 100 * len(living) / dense[name].numel(),
+                "edges": edges.round(6).tolist(),
+                "dense": np.histogram(dense[name].double().numpy(), edges)[0].tolist(),
+                "pruned": np.histogram(living, edges)[0].tolist(),
+                "values": sorted(
+                    {round(v, 6) for v in shared[name][shared[name] != 0].tolist() if abs(v) <= edges[-1]}
+                ),
+            }
+        )
     return {"command": f"python -m deep_compression.figures --weights {'/'.join(folder.parts[-4:])}", "layers": layers}
 
 

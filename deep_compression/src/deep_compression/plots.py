@@ -180,9 +180,13 @@ def accuracy_against_size(path: Path, networks: Mapping[str, Mapping[str, Any]])
                 after = points[i + 1] if i + 1 < len(points) else (math.inf, top1)
                 above = after[0] - size < 20_000 and after[1] < top1  # their texts would lie on one another
                 axes.annotate(
-                    text, (size / 1000, top1), xytext=(0, 6 if above else -11), textcoords="offset points", fontsize=7,
+                    text,
+                    (size / 1000, top1),
+                    xytext=(0, 6 if above else -11),
+                    textcoords="offset points",
+                    fontsize=7,
                     ha="center",
-                )  # fmt: skip
+                )
             axes.axhline(found["dense"], color=colour, linewidth=1, linestyle="--", label=f"{title}, dense")
         axes.margins(x=0.12)
         axes.set_xlabel("file, thousand bytes")

@@ -79,9 +79,17 @@ def total_row(account: Account) -> LayerRow:
 
 
 HEADER = (
-    "layer", "weights", "weights% (P)", "weight bits (P+Q)", "weight bits (P+Q+H)", "index bits (P+Q)", "index bits (P+Q+H)",
-    "rate % (P+Q)", "rate % (P+Q+H)", "bytes",
-)  # fmt: skip
+    "layer",
+    "weights",
+    "weights% (P)",
+    "weight bits (P+Q)",
+    "weight bits (P+Q+H)",
+    "index bits (P+Q)",
+    "index bits (P+Q+H)",
+    "rate % (P+Q)",
+    "rate % (P+Q+H)",
+    "bytes",
+)
 
 
 def layer_table(account: Account) -> str:
@@ -96,9 +104,17 @@ def _cells(row: LayerRow) -> Sequence[object]:
         else f"{row.rate_coded:.2f}"
     )
     return (
-        row.name, f"{row.weights:,}", f"{row.density:.2f}", f"{row.weight_bits:.1f}", f"{row.weight_bits_coded:.2f}",
-        f"{row.index_bits:.1f}", f"{row.index_bits_coded:.2f}", f"{row.rate_shared:.2f}", rate, f"{row.bytes:,}",
-    )  # fmt: skip
+        row.name,
+        f"{row.weights:,}",
+        f"{row.density:.2f}",
+        f"{row.weight_bits:.1f}",
+        f"{row.weight_bits_coded:.2f}",
+        f"{row.index_bits:.1f}",
+        f"{row.index_bits_coded:.2f}",
+        f"{row.rate_shared:.2f}",
+        rate,
+        f"{row.bytes:,}",
+    )
 
 
 def byte_table(account: Account) -> str:

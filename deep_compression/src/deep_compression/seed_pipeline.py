@@ -76,22 +76,39 @@ def base_file(settings: Pipeline, stage: Stage, name: str, data: DataBundle, fac
         barrier()
         return path
     options = {
-        "arch": settings.arch, "model": settings.model, "dataset": data.name, "seed": stage.seed, "stage": "base",
-        "epochs": settings.base_epochs, "learning_rate": settings.base_learning_rate, "batch_size": settings.batch_size,
+        "arch": settings.arch,
+        "model": settings.model,
+        "dataset": data.name,
+        "seed": stage.seed,
+        "stage": "base",
+        "epochs": settings.base_epochs,
+        "learning_rate": settings.base_learning_rate,
+        "batch_size": settings.batch_size,
         **{name: value for name, value in flat(settings.precision).items() if value},
-    }  # fmt: skip
+    }
     part = stage.part(f"{name}_base", options, fingerprint=data.fingerprint)
     if not part.finished:
         torch.manual_seed(stage.seed)
         model = factory() if factory else _named(settings, None, data)
         training = train_options(
-            settings.precision, epochs=settings.base_epochs, batch_size=settings.batch_size,
-            learning_rate=settings.base_learning_rate, momentum=0.9, weight_decay=5e-4,
-        )  # fmt: skip
+            settings.precision,
+            epochs=settings.base_epochs,
+            batch_size=settings.batch_size,
+            learning_rate=settings.base_learning_rate,
+            momentum=0.9,
+            weight_decay=5e-4,
+        )
         train_baseline(
-            part, model, data, training, torch.device(stage.device), stage.seed, settings.data.workers, factory,
+            part,
+            model,
+            data,
+            training,
+            torch.device(stage.device),
+            stage.seed,
+            settings.data.workers,
+            factory,
             settings.tensorboard,
-        )  # fmt: skip
+        )
     return part.model_path
 
 

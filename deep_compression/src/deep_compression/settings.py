@@ -117,10 +117,16 @@ class Sharing:
         from deep_compression.plan import SharePlan
 
         return SharePlan(
-            self.method, self.init, self.conv_bits, self.fc_bits,
+            self.method,
+            self.init,
+            self.conv_bits,
+            self.fc_bits,
             {name: int(values[0]) for name, values in self.layer_bits.items()},
-            self.clusters, self.bias_bits, self.rounding, self.lloyd_steps,
-        )  # fmt: skip
+            self.clusters,
+            self.bias_bits,
+            self.rounding,
+            self.lloyd_steps,
+        )
 
 
 @settings
@@ -276,9 +282,11 @@ class Original:
         (8, 13, 18, 23), "epochs after which lr2 is multiplied by --factor", "--lrsch_2", type=whole_numbers, nargs=None
     )
     lcluster: tuple[int, ...] = option(
-        (4, 5, 7, 9, 11, 13, 15, 18, 20, 25, 35), "clusters per layer, one network for each",
-        type=whole_numbers, nargs=None,
-    )  # fmt: skip
+        (4, 5, 7, 9, 11, 13, 15, 18, 20, 25, 35),
+        "clusters per layer, one network for each",
+        type=whole_numbers,
+        nargs=None,
+    )
     cluster_method: str = option("GMM", "how weights are clustered", "--cluster_method", choices=METHODS)
     factor: float = option(0.2, "by which learning rates are multiplied")
     epoch: int = option(25, "epochs of each round of pruning and of each sharing")
@@ -298,9 +306,10 @@ class Pipeline:
     arch: str = option("vgg19", f"one of {', '.join((*ARCHITECTURE_NAMES, 'vgg19'))}")
     model: str | None = option(None, "PACKAGE.MODULE:FACTORY, your own network")
     pretrained: str | None = option(
-        None, f"trained weights or checkpoint; SAVED_DIR/{BASE} if that is there, else the base is trained",
+        None,
+        f"trained weights or checkpoint; SAVED_DIR/{BASE} if that is there, else the base is trained",
         metavar="FILE",
-    )  # fmt: skip
+    )
     saved_dir: str = option("checkpoint", "folder of the run folders and of the original code's flat files")
     batch_size: int = option(128, "images per step", type=positive_int)
     base_epochs: int = option(100, "epochs of the base network, where it has to be trained")
@@ -308,9 +317,11 @@ class Pipeline:
     quality: float = option(1.0, "threshold of pruning, in standard deviations of a layer's weights")
     alive: bool = option(False, "standard deviation of the remaining weights only")
     density: tuple[float, ...] | None = option(
-        None, "fractions of each layer that remain, one per round, instead of --quality and --iter",
-        type=numbers, nargs=None,
-    )  # fmt: skip
+        None,
+        "fractions of each layer that remain, one per round, instead of --quality and --iter",
+        type=numbers,
+        nargs=None,
+    )
     conv_bits: int | None = option(None, "bits per weight of convolutions, instead of --lcluster")
     fc_bits: int | None = option(None, "bits per weight of linear layers, instead of --lcluster")
     bias_bits: int | None = option(None, "share biases too, with this number of bits")
@@ -391,9 +402,16 @@ class Pipeline:
 
     def _training(self, rate: float, milestones: tuple[int, ...]) -> TrainOptions:
         return train_options(
-            self.precision, epochs=self.original.epoch, batch_size=self.batch_size, learning_rate=rate, momentum=0.9,
-            weight_decay=0.0, schedule="multi-step", milestones=milestones, gamma=self.original.factor,
-        )  # fmt: skip
+            self.precision,
+            epochs=self.original.epoch,
+            batch_size=self.batch_size,
+            learning_rate=rate,
+            momentum=0.9,
+            weight_decay=0.0,
+            schedule="multi-step",
+            milestones=milestones,
+            gamma=self.original.factor,
+        )
 
 
 # ---------------------------------------------------------------------------------------- commands of the README's rows

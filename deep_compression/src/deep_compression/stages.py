@@ -213,7 +213,7 @@ def encode(start: TrainedModel, stage: Stage, plan: Encoding, *, latency: bool =
     method = Method("encode", lambda *_: Decision(), axis="bytes", save=write, suffix=SUFFIX)
     pipeline.compress(
         method, start, None, part, latency=latency, details=lambda outcome: sizes(outcome.network, accounts[0])
-    )  # fmt: skip
+    )
     return part.folder
 
 
@@ -259,6 +259,12 @@ def _part(
 def opened(file: Path, start: TrainedModel) -> TrainedModel:
     """The network of a file that was made from ``start``, held against the same dense network."""
     return read_trained_model(
-        file, start.data, name=start.name, factory=start.factory, device=start.device, workers=start.workers,
-        reference=start.reference or start, limits=start.limits,
-    )  # fmt: skip
+        file,
+        start.data,
+        name=start.name,
+        factory=start.factory,
+        device=start.device,
+        workers=start.workers,
+        reference=start.reference or start,
+        limits=start.limits,
+    )

@@ -149,8 +149,18 @@ def layer_tables(arch: str, row: str) -> str:
     if not path.is_file():
         return NONE
     report = read_json(path)["report"]
-    header = ("layer", "", "weights", "weights% (P)", "weight bits (P+Q)", "(P+Q+H)", "index bits (P+Q)", "(P+Q+H)",
-              "rate % (P+Q)", "(P+Q+H)")  # fmt: skip
+    header = (
+        "layer",
+        "",
+        "weights",
+        "weights% (P)",
+        "weight bits (P+Q)",
+        "(P+Q+H)",
+        "index bits (P+Q)",
+        "(P+Q+H)",
+        "rate % (P+Q)",
+        "(P+Q+H)",
+    )
     published = LAYERS[arch]
     lines = []
     for ours in [*report["layers"], report["total"]]:
@@ -175,19 +185,38 @@ def cifar_runs() -> list[dict[str, Any]]:
 
 def cifar_table() -> str:
     """Accuracy against file size of the CIFAR-10 networks."""
-    header = ("network", "weights left", "bits", "epochs after pruning", "of centroids", "dense top-1", "top-1", "drop",
-              "dense bytes", "file bytes", "rate")  # fmt: skip
+    header = (
+        "network",
+        "weights left",
+        "bits",
+        "epochs after pruning",
+        "of centroids",
+        "dense top-1",
+        "top-1",
+        "drop",
+        "dense bytes",
+        "file bytes",
+        "rate",
+    )
     lines = []
     for run in cifar_runs():
         dense, small = run["baseline"]["top1"], run["compressed"]["top1"]
         epochs = f"{run['epochs']}{' per density' if run.get('gradual') else ''}"
         lines.append(
             (
-                TITLES.get(run["arch"], run["arch"]), f"{100 * run['density']:.0f} %", run["bits"], epochs,
-                run.get("share_epochs", 1), f"{dense:.2f}", f"{small:.2f}", f"{dense - small:.2f}",
-                f"{run['weight_bytes']:,}", f"{run['compressed']['bytes']:,}", f"{run['rate']:.1f}x",
+                TITLES.get(run["arch"], run["arch"]),
+                f"{100 * run['density']:.0f} %",
+                run["bits"],
+                epochs,
+                run.get("share_epochs", 1),
+                f"{dense:.2f}",
+                f"{small:.2f}",
+                f"{dense - small:.2f}",
+                f"{run['weight_bytes']:,}",
+                f"{run['compressed']['bytes']:,}",
+                f"{run['rate']:.1f}x",
             )
-        )  # fmt: skip
+        )
     return markdown_table(header, lines) if lines else NONE
 
 

@@ -77,8 +77,15 @@ def open_prune_stage(
     options = {**more, **flat(pruning), "seed": seed, "arch": start.name, "dataset": start.data.name}
     options |= {"weights_digest": start.digest, "mean": start.data.mean, "std": start.data.std}
     return open_stage(
-        folder, PACKAGE, options, device=start.device, fingerprint=start.data.fingerprint, force=force, seed=seed, log=say
-    )  # fmt: skip
+        folder,
+        PACKAGE,
+        options,
+        device=start.device,
+        fingerprint=start.data.fingerprint,
+        force=force,
+        seed=seed,
+        log=say,
+    )
 
 
 def prune_into(

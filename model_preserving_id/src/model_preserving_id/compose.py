@@ -71,7 +71,7 @@ def _compose(
     options |= {"dataset": data.name, "weights_digest": start.digest, "mean": data.mean, "std": data.std}
     stage = open_stage(
         home / name, PACKAGE, options, device=place, fingerprint=data.fingerprint, force=force, seed=seed, log=say
-    )  # fmt: skip
+    )
 
     def details(outcome: Outcome) -> Mapping[str, Any]:
         say_result(start.name, outcome.sides, say)

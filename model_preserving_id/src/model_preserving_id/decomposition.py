@@ -105,9 +105,13 @@ class _Rows:
         rows = as_rows(first)
         again = None if once is z else blocks
         return _Rows(
-            rows.shape[1], rows.dtype, rows.device, isinstance(first, Tensor), again,
+            rows.shape[1],
+            rows.dtype,
+            rows.device,
+            isinstance(first, Tensor),
+            again,
             chain([first], once) if again is None and once is not None else None,
-        )  # fmt: skip
+        )
 
     def read(self) -> Iterator[Tensor]:
         for block in self.again if self.again is not None else self.once or ():

@@ -32,9 +32,19 @@ from model_preserving_id.portable import arch_of, as_network, data_of
 from model_preserving_id.settings import CHECKPOINT, PACKAGE, FineTune
 
 NOT_PART_OF_A_RUN = (
-    "force", "log_dir", "resume", "print_freq", "evaluate", "world_size", "rank", "dist_url", "dist_backend", "gpu",
-    "multiprocessing_distributed", "tensorboard_dir",
-)  # fmt: skip
+    "force",
+    "log_dir",
+    "resume",
+    "print_freq",
+    "evaluate",
+    "world_size",
+    "rank",
+    "dist_url",
+    "dist_backend",
+    "gpu",
+    "multiprocessing_distributed",
+    "tensorboard_dir",
+)
 
 
 def finetune(settings: FineTune, command: str) -> None:
@@ -69,9 +79,14 @@ def train(settings: FineTune, command: str = "train.py") -> dict[str, Any]:
         options = {name: value for name, value in flat(settings).items() if name not in NOT_PART_OF_A_RUN}
         options |= {"dataset": data.name, "mean": data.mean, "std": data.std, "weights_digest": start.digest}
         stage = open_stage(
-            settings.log_dir, PACKAGE, options, device=device, fingerprint=data.fingerprint, force=settings.repeat.force,
+            settings.log_dir,
+            PACKAGE,
+            options,
+            device=device,
+            fingerprint=data.fingerprint,
+            force=settings.repeat.force,
             seed=settings.repeat.seed,
-        )  # fmt: skip
+        )
 
         def details(outcome: Outcome) -> Mapping[str, Any]:
             after_cut = start.side(outcome.network, _accuracy(start), start.bytes)

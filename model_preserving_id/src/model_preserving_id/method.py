@@ -35,9 +35,14 @@ def decide(
     """
     data = start.data
     images = pruning_pictures(
-        data, pruning.prune_batch_size or min(PICTURES, len(data.train)), stage.seed, without_class=pruning.without_class,
-        batch_size=pruning.forward_blocksize, device=start.device, workers=start.workers,
-    )  # fmt: skip
+        data,
+        pruning.prune_batch_size or min(PICTURES, len(data.train)),
+        stage.seed,
+        without_class=pruning.without_class,
+        batch_size=pruning.forward_blocksize,
+        device=start.device,
+        workers=start.workers,
+    )
     stage.log(f"{start.name} on {data.name}: {pruning.label} with {len(images.images)} pictures")
     began, cpu = time.monotonic(), time.process_time()
     folded = FoldedNetwork(

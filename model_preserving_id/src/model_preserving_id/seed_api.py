@@ -97,17 +97,20 @@ def _prune(args: argparse.Namespace, folder: str | Path, pruning: Pruning, seed:
     options = {
         name: value for name, value in vars(args).items() if name not in ("force", "latency", "log_interval", "skip")
     }
-    stage = open_prune_stage(
-        folder, start, pruning, seed, options, force=getattr(args, "force", False), say=say
-    )  # fmt: skip
+    stage = open_prune_stage(folder, start, pruning, seed, options, force=getattr(args, "force", False), say=say)
 
     def keep(model: nn.Module, count: int) -> None:
         save_seed_file(folder, f"modelIDiter_cnt{count}.pt", model, start, args.dataset_dir)
 
     prune_into(
-        stage, start, pruning, f"{pruning.method}({shlex.quote(args.arch)}, {folder})",
-        log_interval=getattr(args, "log_interval", 0), latency=getattr(args, "latency", False), on_evaluation=keep,
-    )  # fmt: skip
+        stage,
+        start,
+        pruning,
+        f"{pruning.method}({shlex.quote(args.arch)}, {folder})",
+        log_interval=getattr(args, "log_interval", 0),
+        latency=getattr(args, "latency", False),
+        on_evaluation=keep,
+    )
     model = as_network(stage.model_path)
     save_seed_file(folder, final, model, start, args.dataset_dir)
     return model

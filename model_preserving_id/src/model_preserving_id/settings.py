@@ -48,8 +48,10 @@ class Pruning:
     method: str = option(
         "iditer",
         "iditer: layer by layer down to --target-macs; budget: the same in one shot; frac: every layer keeps --k; eps: by accuracy",
-        "--method", "--k-args", choices=METHODS,
-    )  # fmt: skip
+        "--method",
+        "--k-args",
+        choices=METHODS,
+    )
     k: float = option(0.95, "fraction of channels kept: by a step of iditer, or in every layer by frac", type=fraction)
     eps: float | None = option(None, "largest |r_k+1,k+1| / |r_11| of a layer, for --method eps", type=below_one)
     target_macs: float = option(0.5, "fraction of the MACs to keep, met within [0.98 F, F]", type=fraction, metavar="F")
@@ -175,9 +177,14 @@ class FineTune:
     def recipe(self) -> TrainOptions:
         """The training that these options describe. Raises UserError for a value out of range."""
         return train_options(
-            epochs=max(0, self.epochs - self.start_epoch), batch_size=self.batch_size, learning_rate=self.lr,
-            momentum=self.momentum, weight_decay=self.weight_decay, schedule=self.more.schedule, amp=self.more.amp,
-        )  # fmt: skip
+            epochs=max(0, self.epochs - self.start_epoch),
+            batch_size=self.batch_size,
+            learning_rate=self.lr,
+            momentum=self.momentum,
+            weight_decay=self.weight_decay,
+            schedule=self.more.schedule,
+            amp=self.more.amp,
+        )
 
 
 @settings

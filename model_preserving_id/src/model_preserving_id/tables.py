@@ -148,9 +148,14 @@ def wide_table() -> str:
     shown = points[:: max(1, len(points) // 9)]
     shown = shown if shown[-1] is points[-1] else [*shown, points[-1]]
     rows = [
-        [p["k"], *(f"{p[name]:.2e}" for name in ("sigma", "frobenius", "pivot")), *(f"{p[name]['top1']:.2f}" for name in record["dense"]), f"{p['test']['agreement']:.2f}"]
+        [
+            p["k"],
+            *(f"{p[name]:.2e}" for name in ("sigma", "frobenius", "pivot")),
+            *(f"{p[name]['top1']:.2f}" for name in record["dense"]),
+            f"{p['test']['agreement']:.2f}",
+        ]
         for p in shown
-    ]  # fmt: skip
+    ]
     rows.append(["dense", "", "", "", *(f"{record['dense'][name]:.2f}" for name in record["dense"]), ""])
     header = [
         "k",

@@ -36,9 +36,14 @@ def gather(start: TrainedModel, how: Decisions, mini_batch: int, seed: int) -> l
     pictures = choose_pictures(start.data.train, mini_batch, seed)
     layers = layers_to_hash(start.model, start.groups, how.decider)
     hashes = collect_hashes(
-        start.model, pictures, layers,
-        device=start.device, workers=start.workers, bn_mode=how.bn_mode, augment=how.augment,
-    )  # fmt: skip
+        start.model,
+        pictures,
+        layers,
+        device=start.device,
+        workers=start.workers,
+        bn_mode=how.bn_mode,
+        augment=how.augment,
+    )
     return gather_evidence(start.model, start.groups, hashes, how.decider)
 
 

@@ -54,9 +54,15 @@ def prune_one(
 ) -> None:
     """One network through the pipeline, and the flat file of its weights beside the run folder."""
     stage = open_stage(
-        Path(settings.saved_dir) / label, PACKAGE, run_options(settings, start, threshold, kept), device=start.device,
-        fingerprint=start.data.fingerprint, force=settings.repeat.force, seed=settings.repeat.seed, log=say,
-    )  # fmt: skip
+        Path(settings.saved_dir) / label,
+        PACKAGE,
+        run_options(settings, start, threshold, kept),
+        device=start.device,
+        fingerprint=start.data.fingerprint,
+        force=settings.repeat.force,
+        seed=settings.repeat.seed,
+        log=say,
+    )
     was_finished, sizes = stage.finished, {group.name: group.size for group in start.all_groups}
 
     def details(outcome: Outcome) -> dict[str, Any]:

@@ -57,9 +57,7 @@ def mini_batch_option() -> Any:
 class Source:
     """Network and data."""
 
-    pretrained: str | None = option(
-        None, "trained weights, instead of PRETRAIN_DIR/ARCH-weights.pth", metavar="FILE"
-    )  # fmt: skip
+    pretrained: str | None = option(None, "trained weights, instead of PRETRAIN_DIR/ARCH-weights.pth", metavar="FILE")
     model: str | None = option(None, "PACKAGE.MODULE:FACTORY, your own network; needs --pretrained")
     dataset: str | None = option(
         None,
@@ -69,7 +67,7 @@ class Source:
     normalize: str | None = option(None, "imagenet or cifar10: mean and deviation other than the weights'")
     workers: int = option(
         2, "processes that read pictures which do not fit in memory", type=not_negative_int, free=True
-    )  # fmt: skip
+    )
 
     def __post_init__(self) -> None:
         if self.model and not self.pretrained:
@@ -81,17 +79,21 @@ class Decisions:
     """Decisions."""
 
     target_macs: float | None = option(
-        None, "fraction of the dense MACs to keep: instead of --threshold, the threshold that meets [0.98 F, F]",
-        type=fraction, metavar="F",
-    )  # fmt: skip
+        None,
+        "fraction of the dense MACs to keep: instead of --threshold, the threshold that meets [0.98 F, F]",
+        type=fraction,
+        metavar="F",
+    )
     decider: str = option(
-        DECIDERS[0], "layer that decides for coupled filters: the one nearest to the input, or all of them together",
+        DECIDERS[0],
+        "layer that decides for coupled filters: the one nearest to the input, or all of them together",
         choices=DECIDERS,
-    )  # fmt: skip
+    )
     bn_mode: str = option(
-        BN_MODES[0], "batch norm while maps are taken: the network's statistics, or those of the pictures, as the authors",
+        BN_MODES[0],
+        "batch norm while maps are taken: the network's statistics, or those of the pictures, as the authors",
         choices=BN_MODES,
-    )  # fmt: skip
+    )
     augment: bool = option(False, "crop and flip the pictures that maps are taken of, as the authors")
     vgg_hidden: str = option(
         HIDDEN[0],
@@ -107,7 +109,7 @@ class Plots:
     plots: bool = option(False, "draw kept filters per layer, a heat map, accuracy against MACs", free=True)
     plot_layer: str | None = option(
         None, "layer of the heat map; the one that loses most filters if not given", free=True
-    )  # fmt: skip
+    )
 
 
 @settings
@@ -163,10 +165,17 @@ class FineTune:
     def recipe(self) -> TrainOptions:
         """SGD with the learning rate divided by ten after every ``--adjust`` epochs, as in the original code."""
         return train_options(
-            self.precision, self.running,
-            epochs=self.epochs, batch_size=self.batch_size, learning_rate=self.learning_rate, momentum=self.momentum,
-            weight_decay=self.weight_decay, schedule="multi-step", milestones=milestones(self.epochs, self.adjust), gamma=0.1,
-        )  # fmt: skip
+            self.precision,
+            self.running,
+            epochs=self.epochs,
+            batch_size=self.batch_size,
+            learning_rate=self.learning_rate,
+            momentum=self.momentum,
+            weight_decay=self.weight_decay,
+            schedule="multi-step",
+            milestones=milestones(self.epochs, self.adjust),
+            gamma=0.1,
+        )
 
 
 @settings

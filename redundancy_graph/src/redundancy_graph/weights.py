@@ -36,8 +36,15 @@ def open_network(settings: Generate | FineTune, device: torch.device) -> Trained
     factory = import_factory(source.model, data.num_classes) if source.model else None
     name = source.model.replace(":", ".") if source.model else arch
     return read_network(
-        arch, weights, data, normalize=source.normalize, factory=factory, name=name, device=device, workers=source.workers
-    )  # fmt: skip
+        arch,
+        weights,
+        data,
+        normalize=source.normalize,
+        factory=factory,
+        name=name,
+        device=device,
+        workers=source.workers,
+    )
 
 
 def _require(weights: Path) -> None:

@@ -236,8 +236,10 @@ def describe(space: SearchSpace, nev: NEV) -> dict:
     figures: dict = {"arch": space.arch, "nev": list(nev)}
     figures["widths"] = {gene.name: w for gene, w in zip(space.genes, widths, strict=True)}
     for key, values in {
-        "macs_paper": cost.macs(both, PAPER), "macs": cost.macs(both, CONV_LINEAR), "params": cost.params(both)
-    }.items():  # fmt: skip
+        "macs_paper": cost.macs(both, PAPER),
+        "macs": cost.macs(both, CONV_LINEAR),
+        "params": cost.params(both),
+    }.items():
         figures[key] = int(values[0])
         figures[f"{key}_share"] = round(int(values[0]) / int(values[1]), 6)
     return figures

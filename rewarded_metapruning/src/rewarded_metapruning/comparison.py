@@ -101,11 +101,21 @@ def one_seed(settings: SmallScale, data: DataBundle, seed: int, device: torch.de
         entry |= {key: side[key] for key in ("top1", "loss", "macs", "macs_paper", "params")}
         networks.append({**entry, "seconds": metrics["seconds"]})
     return {
-        **options, "shape": list(space.shape), "target": target.fraction, "rule": CONV_LINEAR,
+        **options,
+        "shape": list(space.shape),
+        "target": target.fraction,
+        "rule": CONV_LINEAR,
         "meta": {**_recipe(meta), **{key: trained.metrics()[key] for key in ("unpruned_top1", "seconds")}},
-        "search": {**asdict(SIZES), "generations": settings.generations, "held_out": len(held.test), **_history(searched)},
-        "final": _recipe(final), "networks": networks, "data_fingerprint": data.fingerprint,
-    }  # fmt: skip
+        "search": {
+            **asdict(SIZES),
+            "generations": settings.generations,
+            "held_out": len(held.test),
+            **_history(searched),
+        },
+        "final": _recipe(final),
+        "networks": networks,
+        "data_fingerprint": data.fingerprint,
+    }
 
 
 def _recipe(options: TrainOptions) -> dict[str, Any]:

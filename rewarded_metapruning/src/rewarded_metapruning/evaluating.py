@@ -85,17 +85,33 @@ def evaluate(settings: Evaluate) -> None:
         limits = scale_limits(settings.scales, ALL_SCALES if vector.nev is not None else searched_scales(vector.file))
         variants = variants_of(space, nev, unpruned, count, seed, limits)
         options = recorded(
-            settings, "save", "beside", "nev", "nev_file", "rank", "net_cache", "tensorboard", "rotated",
-            scales=list(limits), holdout=0.1,
-        )  # fmt: skip
+            settings,
+            "save",
+            "beside",
+            "nev",
+            "nev_file",
+            "rank",
+            "net_cache",
+            "tensorboard",
+            "rotated",
+            scales=list(limits),
+            holdout=0.1,
+        )
         place = Stage(Path(settings.save), PACKAGE, {}, seed=seed, device=device, log=log, force=settings.repeat.force)
         metrics = [
             train_variant(
-                variant, place, options, space, data, settings.recipe, workers=settings.data.workers,
-                net_cache=Path(vector.net_cache) if vector.init == "generated" else None, tensorboard=settings.tensorboard,
+                variant,
+                place,
+                options,
+                space,
+                data,
+                settings.recipe,
+                workers=settings.data.workers,
+                net_cache=Path(vector.net_cache) if vector.init == "generated" else None,
+                tensorboard=settings.tensorboard,
             )
             for variant in variants
-        ]  # fmt: skip
+        ]
         if is_main():
             file = place.folder / variants[-1].folder / MODEL
             write_flat(place.folder, load_result(file, space).state_dict())
@@ -126,10 +142,17 @@ def train_variant(
         torch.manual_seed(stage.seed)
         model = space.build(variant.nev) if net_cache is None else generated(space, variant.nev, net_cache, data, stage)
         rows = fit(
-            model, data.train, recipe, folder=stage.folder, test=data.test, device=stage.device, seed=stage.seed, workers=workers,
+            model,
+            data.train,
+            recipe,
+            folder=stage.folder,
+            test=data.test,
+            device=stage.device,
+            seed=stage.seed,
+            workers=workers,
             hooks=Hooks(decays=is_weight, after_epoch=epochs_said(variant.role, recipe.epochs, stage.log, "training")),
             tensorboard=tensorboard,
-        )  # fmt: skip
+        )
         if is_main():
             file, factory = stage.model_path, factory_of(space)
             save_model(file, model, normalize=(data.mean, data.std), dataset=data.name, classes=data.classes)

@@ -73,9 +73,15 @@ class CandidateEvaluator:
         if self._kept:
             return self._kept
         batches = self.calibration.batches(
-            self.batch_size, augment=True, shuffle=True, seed=self.seed, device=self.device, workers=self.workers,
-            channels_last=True, min_part=MIN_PART,
-        )  # fmt: skip
+            self.batch_size,
+            augment=True,
+            shuffle=True,
+            seed=self.seed,
+            device=self.device,
+            workers=self.workers,
+            channels_last=True,
+            min_part=MIN_PART,
+        )
         inputs = (batch.images for batch in islice(batches, self.batches))
         bytes_of_all = 4 * self.batches * self.batch_size * torch.Size(self.calibration.image_shape).numel()
         if isinstance(self.calibration, MemoryImages) and bytes_of_all <= KEPT_BYTES:

@@ -116,8 +116,13 @@ class Evolution:
         return list(chosen)
 
     def _take(
-        self, chosen: dict[NEV, None], seen: set[NEV], until: int, propose: Callable[[int], np.ndarray], rounds: int = ROUNDS
-    ) -> None:  # fmt: skip
+        self,
+        chosen: dict[NEV, None],
+        seen: set[NEV],
+        until: int,
+        propose: Callable[[int], np.ndarray],
+        rounds: int = ROUNDS,
+    ) -> None:
         """Add proposals that are new and within the window until ``chosen`` has so many."""
         for _ in range(rounds):
             if len(chosen) >= until:

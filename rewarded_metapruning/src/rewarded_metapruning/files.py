@@ -56,9 +56,15 @@ def save_pruning_net(path: Path, net: PruningNet, data: DataBundle, limits: tupl
     space = net.space
     arch, arguments = (None, None) if space.own else (ARCH, recorded_arguments(space))
     save_model(
-        path, net, arch, arguments, normalize=(data.mean, data.std), dataset=data.name, classes=data.classes,
+        path,
+        net,
+        arch,
+        arguments,
+        normalize=(data.mean, data.std),
+        dataset=data.name,
+        classes=data.classes,
         extra={SCALES: list(limits), "network": space.arch},
-    )  # fmt: skip
+    )
 
 
 def write_pruning_net(folder: Path, net: PruningNet, limits: tuple[int, int]) -> None:

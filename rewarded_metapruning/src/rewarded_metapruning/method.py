@@ -75,8 +75,15 @@ def decide(how: MetaPruning, start: TrainedModel, target: Target | None, stage: 
     options |= {"target": target.fraction, "pruning_net": digest_of(net, data), **asdict(how.sizes)}
     searched = stage.part("search", options, package=PACKAGE, fingerprint=held.fingerprint)
     evaluator = CandidateEvaluator(
-        net, held.train, held.test, meta.device, *how.calibration, seed=stage.seed, workers=start.workers, amp=recipe.amp
-    )  # fmt: skip
+        net,
+        held.train,
+        held.test,
+        meta.device,
+        *how.calibration,
+        seed=stage.seed,
+        workers=start.workers,
+        amp=recipe.amp,
+    )
     reward = RewardSettings.of_space(space)
     head = {"arch": space.arch, "selected_on": "holdout", "seed": stage.seed, **asdict(reward)}
     head |= {"target": target.fraction}

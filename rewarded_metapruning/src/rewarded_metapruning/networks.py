@@ -20,9 +20,21 @@ if TYPE_CHECKING:
 
 # (channels, stride): the stem, then the blocks
 MOBILENET_V1 = (
-    (32, 2), (64, 1), (128, 2), (128, 1), (256, 2), (256, 1), (512, 2),
-    (512, 1), (512, 1), (512, 1), (512, 1), (512, 1), (1024, 2), (1024, 1),
-)  # fmt: skip
+    (32, 2),
+    (64, 1),
+    (128, 2),
+    (128, 1),
+    (256, 2),
+    (256, 1),
+    (512, 2),
+    (512, 1),
+    (512, 1),
+    (512, 1),
+    (512, 1),
+    (512, 1),
+    (1024, 2),
+    (1024, 1),
+)
 MOBILENET_V1_SMALL = ((16, 1), (32, 1), (64, 2), (64, 1), (128, 2), (128, 1))
 # (channels, blocks, stride): the stem, then the stages
 MOBILENET_V2 = ((44, 1, 2), (22, 1, 1), (33, 2, 2), (44, 3, 2), (88, 4, 2), (132, 3, 1), (224, 3, 2), (448, 1, 1))
@@ -86,9 +98,13 @@ class MobileNetV2(nn.Module):
     """Stem, stages of inverted residuals, 1x1 head. (N, in_channels, H, W) -> (N, num_classes)."""
 
     def __init__(
-        self, stages: tuple[tuple[int, int, int], ...], head: int, pool: int | None, num_classes: int = 10,
+        self,
+        stages: tuple[tuple[int, int, int], ...],
+        head: int,
+        pool: int | None,
+        num_classes: int = 10,
         in_channels: int = 3,
-    ) -> None:  # fmt: skip
+    ) -> None:
         super().__init__()
         (stem, _, stride), *rest = stages
         self.conv = nn.Conv2d(in_channels, stem, 3, stride=stride, padding=1, bias=False)
@@ -114,9 +130,12 @@ class SmallResNet(nn.Module):
     """Bottleneck blocks after a 3x3 stem of stride 2; module names as torchvision's ResNets. (N, C, H, W) -> (N, classes)."""
 
     def __init__(
-        self, stages: tuple[tuple[int, int, int], ...] = RESNET_SMALL, stem: int = 16, num_classes: int = 10,
+        self,
+        stages: tuple[tuple[int, int, int], ...] = RESNET_SMALL,
+        stem: int = 16,
+        num_classes: int = 10,
         in_channels: int = 3,
-    ) -> None:  # fmt: skip
+    ) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(in_channels, stem, 3, stride=2, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(stem)

@@ -239,9 +239,7 @@ register(ARCH, create_pruning_net, (3, 32, 32), ARGUMENTS, _larger_than_file)
 def recorded_arguments(space: SearchSpace) -> dict[str, Any]:
     """What :func:`create_pruning_net` needs to build the PruningNet of this space again."""
     channels, size, _ = space.shape
-    return {
-        "num_classes": space.num_classes, "network": space.arch, "in_channels": channels, "image_size": size
-    }  # fmt: skip
+    return {"num_classes": space.num_classes, "network": space.arch, "in_channels": channels, "image_size": size}
 
 
 def draw(space: SearchSpace, seed: Sequence[int], limits: tuple[int, int] = ALL_SCALES) -> NEV:

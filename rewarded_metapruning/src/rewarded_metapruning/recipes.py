@@ -56,10 +56,14 @@ class SearchSettings:
 
 def _options(epochs: int, batch_size: int, learning_rate: float, schedule: str, weight_decay: float) -> TrainOptions:
     return TrainOptions(
-        epochs=epochs, batch_size=batch_size, learning_rate=learning_rate, schedule=schedule,
-        milestones=quarters(epochs) if schedule == "multi-step" else (), weight_decay=weight_decay,
+        epochs=epochs,
+        batch_size=batch_size,
+        learning_rate=learning_rate,
+        schedule=schedule,
+        milestones=quarters(epochs) if schedule == "multi-step" else (),
+        weight_decay=weight_decay,
         label_smoothing=SMOOTHING,
-    )  # fmt: skip
+    )
 
 
 def quarters(epochs: int) -> tuple[int, ...]:
@@ -69,18 +73,30 @@ def quarters(epochs: int) -> tuple[int, ...]:
 
 RECIPES: dict[str, Recipe] = {
     "resnet50": Recipe(
-        _options(32, 256, 0.1, "multi-step", 1e-4), _options(320, 512, 0.2, "multi-step", 1e-4),
-        base_accuracy=70.6, base_macs=4100, macs_min=1950, macs_max=2050, calibration=(100, 1000),
+        _options(32, 256, 0.1, "multi-step", 1e-4),
+        _options(320, 512, 0.2, "multi-step", 1e-4),
+        base_accuracy=70.6,
+        base_macs=4100,
+        macs_min=1950,
+        macs_max=2050,
+        calibration=(100, 1000),
     ),
     "mobilenetv1": Recipe(
-        _options(64, 512, 0.25, "linear", 4e-5), _options(320, 2048, 0.5, "linear", 4e-5),
-        base_accuracy=69.76, macs_max=330, calibration=(100, 1000),
+        _options(64, 512, 0.25, "linear", 4e-5),
+        _options(320, 2048, 0.5, "linear", 4e-5),
+        base_accuracy=69.76,
+        macs_max=330,
+        calibration=(100, 1000),
     ),
     "mobilenetv2": Recipe(
-        _options(64, 512, 0.25, "linear", 0.0), _options(400, 1024, 0.5, "linear", 4e-5),
-        base_accuracy=70.6, base_macs=4100, macs_max=330, calibration=(100, 1000),
+        _options(64, 512, 0.25, "linear", 0.0),
+        _options(400, 1024, 0.5, "linear", 4e-5),
+        base_accuracy=70.6,
+        base_macs=4100,
+        macs_max=330,
+        calibration=(100, 1000),
     ),
-}  # fmt: skip
+}
 SMALL = Recipe(_options(20, 64, 0.1, "linear", 1e-4), _options(20, 64, 0.1, "linear", 1e-4))
 
 

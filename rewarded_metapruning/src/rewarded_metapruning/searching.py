@@ -63,14 +63,30 @@ def search_command(settings: Search) -> None:
             settings, "out", "max_iters", "plots", "net_cache", scales=list(limits), pruning_net=digest, compile=False
         )
         stage = open_stage(
-            how.out, PACKAGE, options, device=device, fingerprint=data.fingerprint, force=settings.repeat.force, seed=seed, log=log
-        )  # fmt: skip
+            how.out,
+            PACKAGE,
+            options,
+            device=device,
+            fingerprint=data.fingerprint,
+            force=settings.repeat.force,
+            seed=seed,
+            log=log,
+        )
         head = {
-            "arch": space.arch, "num_classes": space.num_classes, "shape": list(space.shape), "dataset": data.name,
-            "selected_on": how.select_on, "seed": seed, "scales": list(limits), "base_accuracy": reward.base_accuracy,
-            "base_macs": reward.base_macs, "accuracy_power": reward.accuracy_power, "macs_power": reward.macs_power,
-            "budget": {"rule": window.rule, "least": window.least, "most": window.most}, "pruning_net": digest,
-        }  # fmt: skip
+            "arch": space.arch,
+            "num_classes": space.num_classes,
+            "shape": list(space.shape),
+            "dataset": data.name,
+            "selected_on": how.select_on,
+            "seed": seed,
+            "scales": list(limits),
+            "base_accuracy": reward.base_accuracy,
+            "base_macs": reward.base_macs,
+            "accuracy_power": reward.accuracy_power,
+            "macs_power": reward.macs_power,
+            "budget": {"rule": window.rule, "least": window.least, "most": window.most},
+            "pruning_net": digest,
+        }
         search(stage, head, evolution, reward, build_evaluator(settings, net, data, stage), how.max_iters)
         if how.plots and is_main():
             from rewarded_metapruning import plots
@@ -107,10 +123,14 @@ def search(
         of_this = [c for c in candidates if c.generation == number]
         best, middle = ranked(candidates)[0], ranked(of_this)[len(of_this) // 2]
         row = {
-            "generation": number, "tested": len(candidates), "best_reward": round(best.reward, 6),
-            "median_reward": round(middle.reward, 6), "best_top1": best.top1, "best_macs_paper": best.macs_paper,
+            "generation": number,
+            "tested": len(candidates),
+            "best_reward": round(best.reward, 6),
+            "median_reward": round(middle.reward, 6),
+            "best_top1": best.top1,
+            "best_macs_paper": best.macs_paper,
             "seconds": round(time.monotonic() - started, 2),
-        }  # fmt: skip
+        }
         rows.append(row)
         started = time.monotonic()
         stage.log(
@@ -154,9 +174,16 @@ def reward_of(settings: Searching, space: SearchSpace) -> RewardSettings:
 def build_evaluator(settings: Search, net: PruningNet, data: DataBundle, stage: Stage) -> CandidateEvaluator:
     held, how = data.holdout(settings.holdout, HOLDOUT_SEED), settings.searching
     return CandidateEvaluator(
-        net, held.train, data.test if how.select_on == "test" else held.test, stage.device, how.calibration_batches,
-        how.batch_size, stage.seed, settings.data.workers, settings.precision.amp,
-    )  # fmt: skip
+        net,
+        held.train,
+        data.test if how.select_on == "test" else held.test,
+        stage.device,
+        how.calibration_batches,
+        how.batch_size,
+        stage.seed,
+        settings.data.workers,
+        settings.precision.amp,
+    )
 
 
 def digest_of(net: PruningNet, data: DataBundle) -> str:

@@ -94,8 +94,11 @@ def holdout_option() -> Any:
 
 def scales_option(default: str) -> Any:
     return option(
-        None, f"least and largest entry of vectors that are sampled; if not given, {default}", nargs=2, metavar=("LOW", "HIGH")
-    )  # fmt: skip
+        None,
+        f"least and largest entry of vectors that are sampled; if not given, {default}",
+        nargs=2,
+        metavar=("LOW", "HIGH"),
+    )
 
 
 def tensorboard_option() -> Any:
@@ -158,9 +161,11 @@ class Searching:
     macs_min: float | None = option(None, "least MACs in millions, by the paper's rule")
     macs_max: float | None = option(None, "most MACs in millions, by the paper's rule")
     target_macs: float | None = option(
-        None, "fraction F of the unpruned MACs (convolutions and linear layers) to keep: candidates lie within [0.98 F, F]",
-        type=fraction, metavar="F",
-    )  # fmt: skip
+        None,
+        "fraction F of the unpruned MACs (convolutions and linear layers) to keep: candidates lie within [0.98 F, F]",
+        type=fraction,
+        metavar="F",
+    )
     base_acc: float = option(SMALL.base_accuracy, "the reward's base accuracy, percent")
     base_macs: float | None = option(
         SMALL.base_macs, "the reward's base MACs, millions; the unpruned network's if not given"
@@ -168,9 +173,10 @@ class Searching:
     acc_power: float = option(2.0, "exponent of the accuracy coefficient")
     macs_power: float = option(1.0, "exponent of the efficiency coefficient")
     select_on: str = option(
-        "holdout", "images that candidates are judged on: held out from the training set, or, as the original, the test set",
+        "holdout",
+        "images that candidates are judged on: held out from the training set, or, as the original, the test set",
         choices=SELECTIONS,
-    )  # fmt: skip
+    )
     calibration_batches: int = option(SMALL.calibration[0], "batches that norms are calibrated with", type=positive_int)
     batch_size: int = option(SMALL.calibration[1], "images in each", type=positive_int)
     plots: bool = option(False, "draw rewards by generation and accuracy against MACs", free=True)
@@ -216,8 +222,11 @@ class Search:
         recipe = recipe_of(network)
         batches, size = recipe.calibration
         return {
-            "base_acc": recipe.base_accuracy, "base_macs": recipe.base_macs, "calibration_batches": batches, "batch_size": size
-        }  # fmt: skip
+            "base_acc": recipe.base_accuracy,
+            "base_macs": recipe.base_macs,
+            "calibration_batches": batches,
+            "batch_size": size,
+        }
 
 
 @settings

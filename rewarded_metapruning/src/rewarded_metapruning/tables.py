@@ -54,11 +54,17 @@ def count_published() -> dict[str, Any]:
         for label, nev, rotated, claimed in forms:
             model = create_pruned(arch, nev, rotated=rotated)
             counted = count_cost(model, space.shape, "rewarded_metapruning")
-            rows.append({
-                "network": published.title, "vector": label, "claimed": claimed,
-                "paper": network_cost(arch, nev, rotated=rotated), "counted": counted.macs / MILLION,
-                "conv_linear": network_cost(arch, nev, CONV_LINEAR, rotated), "params": counted.params / MILLION,
-            })  # fmt: skip
+            rows.append(
+                {
+                    "network": published.title,
+                    "vector": label,
+                    "claimed": claimed,
+                    "paper": network_cost(arch, nev, rotated=rotated),
+                    "counted": counted.macs / MILLION,
+                    "conv_linear": network_cost(arch, nev, CONV_LINEAR, rotated),
+                    "params": counted.params / MILLION,
+                }
+            )
     return {
         "command": "python -m rewarded_metapruning.tables --costs",
         "rows": rows,
@@ -147,11 +153,18 @@ def stages_table(folder: Path = RESULTS) -> str:
     rows = []
     for r in records:
         rewards = r["search"]["history"]
-        rows.append([
-            setting_of(r), r["seed"], round(r["meta"]["seconds"]), f"{r['meta']['unpruned_top1']:.1f}", r["search"]["tested"],
-            f"{rewards[0]['best_so_far']:.4f}", f"{rewards[-1]['best_so_far']:.4f}",
-            round(sum(n["seconds"] for n in r["networks"])),
-        ])  # fmt: skip
+        rows.append(
+            [
+                setting_of(r),
+                r["seed"],
+                round(r["meta"]["seconds"]),
+                f"{r['meta']['unpruned_top1']:.1f}",
+                r["search"]["tested"],
+                f"{rewards[0]['best_so_far']:.4f}",
+                f"{rewards[-1]['best_so_far']:.4f}",
+                round(sum(n["seconds"] for n in r["networks"])),
+            ]
+        )
     return markdown_table(header, rows)
 
 

@@ -32,9 +32,15 @@ def train(settings: Train) -> None:
         held, space = data.holdout(settings.holdout, HOLDOUT_SEED), space_of(arch, data)
         options = recorded(settings, "save", scales=list(limits), compile=False)
         stage = open_stage(
-            settings.save, PACKAGE, options, device=device, fingerprint=held.fingerprint, force=settings.repeat.force,
-            seed=settings.repeat.seed, log=log,
-        )  # fmt: skip
+            settings.save,
+            PACKAGE,
+            options,
+            device=device,
+            fingerprint=held.fingerprint,
+            force=settings.repeat.force,
+            seed=settings.repeat.seed,
+            log=log,
+        )
         train_pruning_net(stage, space, held, settings.recipe, limits, settings.data.workers, settings.tensorboard)
         top1 = stage.metrics()["unpruned_top1"]
         log(f"{stage.model_path}: generates {space.arch}; at full width {top1:.2f} % on held-out pictures")
@@ -67,9 +73,16 @@ def train_pruning_net(
         fixed_shapes=False,  # every step has other widths
     )
     rows = fit(
-        net, held.train, recipe, folder=stage.folder, device=stage.device, seed=stage.seed, workers=workers, hooks=hooks,
+        net,
+        held.train,
+        recipe,
+        folder=stage.folder,
+        device=stage.device,
+        seed=stage.seed,
+        workers=workers,
+        hooks=hooks,
         tensorboard=tensorboard,
-    )  # fmt: skip
+    )
     if is_main():
         save_pruning_net(stage.model_path, net, held, limits)
         write_pruning_net(stage.folder, read_pruning_net(stage.model_path, space).net, limits)

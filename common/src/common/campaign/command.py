@@ -76,9 +76,19 @@ def run(settings: RunPlan, rest: Sequence[str]) -> None:
         return
     deadline = None if settings.minutes is None else time.time() + 60 * settings.minutes
     runner = Runner(
-        jobs, names, folder, estimates, extra, settings.device, settings.quick, settings.jobs, deadline, settings.nice, _print,
+        jobs,
+        names,
+        folder,
+        estimates,
+        extra,
+        settings.device,
+        settings.quick,
+        settings.jobs,
+        deadline,
+        settings.nice,
+        _print,
         lambda: write_plan(folder, jobs, names),
-    )  # fmt: skip
+    )
     runner.run()
     _print(summary(jobs, folder, names))
     for job in jobs:
@@ -101,10 +111,17 @@ def write_plan(folder: Folder, jobs: Sequence[Job], names: dict[str, str]) -> No
     from common.atomic import write_json
 
     content = [
-        {"name": j.name, "out": j.out, "package": j.package, "keep": list(j.keep), "needs": list(j.needs),
-         "tags": list(j.tags), "identity": names[j.name]}
+        {
+            "name": j.name,
+            "out": j.out,
+            "package": j.package,
+            "keep": list(j.keep),
+            "needs": list(j.needs),
+            "tags": list(j.tags),
+            "identity": names[j.name],
+        }
         for j in jobs
-    ]  # fmt: skip
+    ]
     own = {job.name for job in jobs}
     try:
         before = folder.jobs()

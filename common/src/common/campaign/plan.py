@@ -38,10 +38,18 @@ from common.errors import UserError
 
 DATA = ("data/{}", "{}/dataset", "../data/{}")
 WEIGHTS = (
-    "data/weights/{}.safetensors", "data/weights/{}-*.th", "data/weights/{}-*.pth", "data/weights/{}.pth",
-    "cifar10/pre-train/{}-weights.pth", "imagenet/pre-train/{}-weights.pth", "../data/weights/{}.safetensors",
-    "../data/weights/{}-*.th", "../data/weights/{}-*.pth", "weights/{}.safetensors", "../weights/{}.safetensors",
-)  # fmt: skip
+    "data/weights/{}.safetensors",
+    "data/weights/{}-*.th",
+    "data/weights/{}-*.pth",
+    "data/weights/{}.pth",
+    "cifar10/pre-train/{}-weights.pth",
+    "imagenet/pre-train/{}-weights.pth",
+    "../data/weights/{}.safetensors",
+    "../data/weights/{}-*.th",
+    "../data/weights/{}-*.pth",
+    "weights/{}.safetensors",
+    "../weights/{}.safetensors",
+)
 WEIGHTS_FOLDER = "WEIGHTS"  # in the environment: the folder of weights, instead of the usual places
 NAME = re.compile(r"[A-Za-z0-9][\w.=-]*(?:/[A-Za-z0-9][\w.=-]*)*")
 REFERENCE = re.compile(r"\{([^{}]+)\}")
@@ -191,9 +199,12 @@ def _read(path: Path, above: tuple[Path, ...]) -> list[Job]:
             f"{path}: unknown {', '.join(sorted(unknown))}; a plan has include, only, defaults, quick and job"
         )
     for name, (kind, what) in {
-        "include": (list, "a list of files"), "only": (list, "a list of tags"), "job": (list, "tables [[job]]"),
-        "defaults": (dict, "a table"), "quick": (dict, "a table"),
-    }.items():  # fmt: skip
+        "include": (list, "a list of files"),
+        "only": (list, "a list of tags"),
+        "job": (list, "tables [[job]]"),
+        "defaults": (dict, "a table"),
+        "quick": (dict, "a table"),
+    }.items():
         if not isinstance(content.get(name, kind()), kind):
             raise UserError(f"{path}: {name} expects {what}")
     jobs: list[Job] = []
@@ -253,9 +264,20 @@ def _job(entry: Mapping[str, Any], path: Path, options, quick, point: Mapping[st
     if not NAME.fullmatch(out):
         raise UserError(f"{path}: {name}: {out!r} is no name of a folder")
     return Job(
-        name, words, path.parent, out, needs, float(entry.get("priority", 0)), tuple(entry.get("tags", ())),
-        tuple(filled(pattern) for pattern in entry.get("keep", ())), entry.get("hours"), entry.get("epochs"), options, (*quick, *options_of(entry.get("quick", {}), path)), bool(entry.get("alone", False)),
-    )  # fmt: skip
+        name,
+        words,
+        path.parent,
+        out,
+        needs,
+        float(entry.get("priority", 0)),
+        tuple(entry.get("tags", ())),
+        tuple(filled(pattern) for pattern in entry.get("keep", ())),
+        entry.get("hours"),
+        entry.get("epochs"),
+        options,
+        (*quick, *options_of(entry.get("quick", {}), path)),
+        bool(entry.get("alone", False)),
+    )
 
 
 def _apart(word: str) -> tuple[str, ...]:

@@ -18,7 +18,7 @@ class RunPlan:
     device: str | None = option(None, "auto, cpu, cuda or cuda:N, for every command that knows it")
     only: list[str] = option(
         [], "jobs with this tag, and what they need; may be repeated", action="append", type=str, metavar="TAG"
-    )  # fmt: skip
+    )
     nice: bool = option(False, "give way to everything else on the machine")
     quick: bool = option(False, "the plan's shortest options: to see that everything runs")
     dry_run: bool = option(False, "print jobs, what they need, and how long they take")

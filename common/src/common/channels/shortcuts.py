@@ -10,7 +10,7 @@ def as_convolution(shortcut: PadShortcut, in_channels: int) -> nn.Conv2d:
     """A strided 1x1 convolution without bias whose weight (C_out, C_in, 1, 1) is ``source`` written as zeros and ones."""
     layer = nn.Conv2d(
         in_channels, len(shortcut.source), 1, stride=shortcut.stride, bias=False, device=shortcut.source.device
-    )  # fmt: skip
+    )
     fed = torch.nonzero(shortcut.source >= 0).flatten()
     with torch.no_grad():
         layer.weight.zero_()

@@ -37,16 +37,26 @@ def run(settings: Ratios, command: str) -> None:
     set_threads(settings.run.threads)
     trained = trained_from_options(settings)
     pictures = pruning_pictures(
-        trained.data, min(settings.prune_batch_size, len(trained.data.train)), settings.seed, device=trained.device, workers=trained.workers
-    )  # fmt: skip
+        trained.data,
+        min(settings.prune_batch_size, len(trained.data.train)),
+        settings.seed,
+        device=trained.device,
+        workers=trained.workers,
+    )
     compare = Comparison(trained, pictures, settings.streams)
     points = [compare.point(method, ratio) for method in settings.methods for ratio in settings.ratios]
     record = {
         "command": command,
-        "arch": trained.name, "dataset": trained.data.name, "dense_top1": trained.accuracy.top1, "pictures": len(pictures.images),
-        "seed": settings.seed, "points": points, "labels": RATIO_LABELS, "left_out": {"ALDS": "no kept implementation on a package index"},
+        "arch": trained.name,
+        "dataset": trained.data.name,
+        "dense_top1": trained.accuracy.top1,
+        "pictures": len(pictures.images),
+        "seed": settings.seed,
+        "points": points,
+        "labels": RATIO_LABELS,
+        "left_out": {"ALDS": "no kept implementation on a package index"},
         "environment": describe_environment(trained.device),
-    }  # fmt: skip
+    }
     write_json(out / "ratios.json", record)
     plot(record, out / "ratios.png")
     print(f"{out / 'ratios.json'}, {out / 'ratios.png'}")
@@ -78,9 +88,14 @@ class Comparison:
         cost = count_cost(model, self.trained.data.input_shape)
         print(f"{method} {ratio:g}: {accuracy.top1:.2f} / {accuracy.agreement:.2f}", flush=True)
         return {
-            "method": method, "ratio": ratio, "params": cost.params, "params_left": round(cost.params / self.params, 4),
-            "macs": cost.macs, "top1": round(accuracy.top1, 4), "agreement": round(accuracy.agreement or 0.0, 4),
-        }  # fmt: skip
+            "method": method,
+            "ratio": ratio,
+            "params": cost.params,
+            "params_left": round(cost.params / self.params, 4),
+            "macs": cost.macs,
+            "top1": round(accuracy.top1, 4),
+            "agreement": round(accuracy.agreement or 0.0, 4),
+        }
 
     def network(self, method: str, ratio: float) -> nn.Module:
         model, shape = self.model, self.trained.data.input_shape

@@ -57,9 +57,14 @@ def run(settings: Wide, command: str) -> None:
             point[name] = found[point["k"]]
     record = {
         "command": command,
-        "dataset": data.name, "hidden": first.out_features, "pictures": len(pictures.images), "seed": settings.seed,
-        "dense": dense, "points": points, "environment": describe_environment(device),
-    }  # fmt: skip
+        "dataset": data.name,
+        "hidden": first.out_features,
+        "pictures": len(pictures.images),
+        "seed": settings.seed,
+        "dense": dense,
+        "points": points,
+        "environment": describe_environment(device),
+    }
     write_json(out / "wide.json", record)
     plot(record, out)
     print(f"{out / 'wide.json'}, {out / 'metrics.png'}, {out / 'accuracy.png'}")

@@ -34,10 +34,16 @@ def run(settings: MissingClass, command: str) -> None:
     points = follow(trained, settings)
     record = {
         "command": command,
-        "arch": trained.name, "dataset": trained.data.name, "classes": list(trained.data.classes),
-        "without_class": settings.without_class, "pictures": settings.prune_batch_size, "k": settings.k, "seed": settings.seed,
-        "points": points, "environment": describe_environment(trained.device),
-    }  # fmt: skip
+        "arch": trained.name,
+        "dataset": trained.data.name,
+        "classes": list(trained.data.classes),
+        "without_class": settings.without_class,
+        "pictures": settings.prune_batch_size,
+        "k": settings.k,
+        "seed": settings.seed,
+        "points": points,
+        "environment": describe_environment(trained.device),
+    }
     write_json(out / "missing_class.json", record)
     plot(record, out)
     print(f"{out / 'missing_class.json'}, {out / 'per_class.png'}, {out / 'agreement.png'}")
@@ -46,9 +52,13 @@ def run(settings: MissingClass, command: str) -> None:
 def follow(trained: TrainedModel, settings: MissingClass) -> list[dict[str, Any]]:
     """A point for the whole network and after each ``settings.every`` of the MACs."""
     pictures = pruning_pictures(
-        trained.data, min(settings.prune_batch_size, len(trained.data.train)), settings.seed,
-        without_class=settings.without_class, device=trained.device, workers=trained.workers,
-    )  # fmt: skip
+        trained.data,
+        min(settings.prune_batch_size, len(trained.data.train)),
+        settings.seed,
+        without_class=settings.without_class,
+        device=trained.device,
+        workers=trained.workers,
+    )
     points = [point(trained, None, 1.0)]
 
     def see(folded: FoldedNetwork, row: Row) -> None:

@@ -60,10 +60,14 @@ def run(settings: Volume, command: str) -> None:
     points = [point("dense", model, data, 1.0), *by_id(model, data, settings), *by_norm(model, data)]
     record = {
         "command": command,
-        "data": data.name, "sizes": {part: len(boxes) for part, (boxes, _) in data.parts.items()}, "grid": settings.grid,
-        "seed": settings.seed, "macs": count_cost(model, data.input_shape).macs, "points": points,
+        "data": data.name,
+        "sizes": {part: len(boxes) for part, (boxes, _) in data.parts.items()},
+        "grid": settings.grid,
+        "seed": settings.seed,
+        "macs": count_cost(model, data.input_shape).macs,
+        "points": points,
         "environment": describe_environment(device),
-    }  # fmt: skip
+    }
     write_json(out / "volume.json", record)
     plot(record, out / "volume.png")
     print(f"{out / 'volume.json'}, {out / 'volume.png'}")
@@ -135,9 +139,12 @@ def point(method: str, model: nn.Module, data: Molecules, macs_left: float) -> d
     found = torch.cat([model(batch.to(device)).cpu() for batch in boxes.split(16)]).flatten().double().numpy()
     wanted = wanted.flatten().double().numpy()
     return {
-        "method": method, "macs_left": round(macs_left, 6), "rmse": round(float(np.sqrt(np.mean((found - wanted) ** 2))), 5),
-        "pearson": correlation(found, wanted), "spearman": correlation(ranks(found), ranks(wanted)),
-    }  # fmt: skip
+        "method": method,
+        "macs_left": round(macs_left, 6),
+        "rmse": round(float(np.sqrt(np.mean((found - wanted) ** 2))), 5),
+        "pearson": correlation(found, wanted),
+        "spearman": correlation(ranks(found), ranks(wanted)),
+    }
 
 
 def ranks(values: np.ndarray) -> np.ndarray:
