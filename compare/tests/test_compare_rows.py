@@ -498,3 +498,16 @@ def test_fault_2_without_latency_the_tables_and_the_page_leave_it_out(tmp_path, 
     page = (tmp_path / "report.html").read_text()
     assert "Accuracy against latency" not in page and "Latency on" not in page and "Accuracy against MACs" in page
     assert "latency64_kept" in (tmp_path / "results.csv").read_text().splitlines()[0]
+
+
+def test_batch_norm_is_recalibrated_if_it_is_asked_for(tmp_path, monkeypatch):
+    words = ["--methods", "leading", "--target-macs", "0.5", "--target-bytes", "0.5", "--finetune-epochs", "0"]
+    assert run(tmp_path / "plain", *words) == 0 and run(tmp_path / "again", *words, "--recalibrate", "24") == 0
+    plain, again = (tmp_path / name / "seed0" / "leading-macs0.5" for name in ("plain", "again"))
+    one, two = (load_model(folder / "model.safetensors", tiny) for folder in (plain, again))
+    assert torch.equal(one[0].weight, two[0].weight) and not torch.equal(one[1].running_mean, two[1].running_mean)
+    config = json.loads((again / "config.json").read_text())["options"]["finetune"]
+    assert config["recalibrate"] == 24
+    assert "--recalibrate 24" in json.loads((again / "metrics.json").read_text())["command"]
+    assert "recalibrate" not in json.loads((plain / "config.json").read_text())["options"]["finetune"]
+    assert main([*f"--dataset greys --arch tiny --out {tmp_path / 'x'}".split(), "--recalibrate", "-1"]) == 2

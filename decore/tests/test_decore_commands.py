@@ -13,7 +13,7 @@ from common.data import load_dataset
 from common.errors import UserError
 from common.methods import Decision, methods
 from common.models import create_model
-from common.pipeline import apply_decision
+from common.pipeline import apply_decision, images_for_recalibration
 from common.runs import open_stage, read_json
 from common.settings import parse
 from common.target import Target
@@ -155,7 +155,7 @@ def test_the_refreshed_statistics_are_those_of_the_cut_network(tmp_path):
     with torch.no_grad():
         policy.agents.weight.normal_(3, 1, generator=torch.Generator().manual_seed(0))
     _, kept = method.cut(policy, plan, Target(0.7))
-    smaller = apply_decision(trained, Decision(kept, policy.model, method._inputs(trained, plan)))
+    smaller = apply_decision(trained, Decision(kept, policy.model, images_for_recalibration(trained, 60, 0)))
     seen = []
     smaller.conv1.register_forward_hook(lambda module, inputs, output: seen.append(output.double()))
     with torch.no_grad():

@@ -6,12 +6,13 @@ start: TrainedModel ─► method.decide ─► Decision ─► apply_decision �
 """
 
 import copy
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from common.atomic import write_csv, write_json
 from common.batchnorm import refresh_batch_norm
@@ -27,6 +28,8 @@ from common.target import Target
 from common.trained_model import TrainedModel
 from common.training import Hooks, TrainOptions, distillation, fit
 
+RECALIBRATION_BATCH = 250  # images
+
 
 @dataclass(frozen=True)
 class Training:
@@ -35,12 +38,14 @@ class Training:
     Attributes:
         recipe: No epochs leave it as it was pruned.
         distill: Weight of the distance to the dense network's outputs in the loss; the rest is cross-entropy.
+        recalibrate: Training images that batch norm is recalibrated on after pruning, where the method says nothing of it.
         log_test: Whether the test set is evaluated for the log.
         tensorboard: Folder for TensorBoard.
     """
 
     recipe: TrainOptions
     distill: float = 0.0
+    recalibrate: int = 0
     log_test: bool = True
     tensorboard: str | None = None
 
@@ -90,6 +95,8 @@ def compress(
             stage.log(f"{stage.folder.name} is finished: {stage.folder / METRICS}")
         return stage.metrics()
     decision = method.decide(start, target, stage)
+    if training and training.recalibrate and method.axis != "bytes" and not decision.recalibrate:
+        decision = replace(decision, recalibrate=images_for_recalibration(start, training.recalibrate, stage.seed))
     if is_main():
         kept = {name: [int(channel) for channel in channels] for name, channels in decision.kept.items()}
         write_json(stage.folder / DECISION, {"kept": kept, "report": decision.report})
@@ -120,6 +127,16 @@ def apply_decision(start: TrainedModel, decision: Decision) -> nn.Module:
     if decision.recalibrate:
         refresh_batch_norm(network, decision.recalibrate, start.device)
     return network.eval()
+
+
+def images_for_recalibration(start: TrainedModel, count: int, seed: int) -> Iterator[Tensor]:
+    """Batches (N, C, H, W) of training images as they are, without augmentation, drawn by the seed."""
+    train, generator = start.data.train, torch.Generator().manual_seed(seed)
+    chosen = torch.randperm(len(train), generator=generator)[: min(count, len(train))]
+    for batch in train.subset(chosen).batches(
+        RECALIBRATION_BATCH, device=start.device, workers=start.workers, channels_last=True, min_part=2
+    ):
+        yield batch.images
 
 
 def train(

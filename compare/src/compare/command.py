@@ -64,6 +64,7 @@ def compare(settings: Compare) -> list[str]:
         settings.run.force,
         not settings.run.no_latency,
         _given(settings.tuning.distill, usual_recipe(settings.data.dataset).distill),
+        settings.tuning.recalibrate,
     )
     return _run_all(todo, comparison, dense_networks(settings, load_data(settings), device))
 
@@ -298,6 +299,8 @@ def command_words(settings: Compare) -> tuple[str, ...]:
     if not network.baseline and not network.model:
         words += ["--arch", network.arch]
     words += ["--finetune-epochs", str(tuning.finetune_epochs)]
+    if tuning.recalibrate:
+        words += ["--recalibrate", str(tuning.recalibrate)]
     if tuning.label_smoothing:
         words += ["--label-smoothing", str(tuning.label_smoothing)]
     if tuning.weight_decay != 5e-4:

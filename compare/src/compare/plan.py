@@ -45,7 +45,7 @@ class Comparison:
     """What all rows share.
 
     command: words that make the same comparison, without what names single rows. distill: weight of the distance to the dense
-    network's outputs in the loss of fine-tuning.
+    network's outputs in the loss of fine-tuning. recalibrate: training images that batch norm is recalibrated on.
     """
 
     out: Path
@@ -56,6 +56,7 @@ class Comparison:
     force: bool = False
     latency: bool = True
     distill: float = 0.0
+    recalibrate: int = 0
     details: Mapping[str, object] = field(default_factory=dict)
 
 

@@ -106,7 +106,7 @@ def run_step(step: Step, job: Job, comparison: Comparison, dense: TrainedModel) 
             "cpu_seconds": round(time.process_time() - cpu, 1),
         }
 
-    training = Training(comparison.recipe, comparison.distill, log_test=False)
+    training = Training(comparison.recipe, comparison.distill, comparison.recalibrate, log_test=False)
     target = Target(step.handed, step.method.axis)
     return compress(step.method, step.start, target, stage, training, latency=comparison.latency, details=details)
 
@@ -116,6 +116,7 @@ def _silent(line: str) -> None:
 
 
 def _options(step: Step, job: Job, comparison: Comparison, dense: TrainedModel) -> dict[str, Any]:
+    more = {"distill": comparison.distill, "recalibrate": comparison.recalibrate}
     return {
         "method": step.name,
         "chain": list(job.methods) if job.is_chain else None,
@@ -124,7 +125,7 @@ def _options(step: Step, job: Job, comparison: Comparison, dense: TrainedModel) 
         "arch": dense.arch or dense.name,
         "dataset": dense.data.name,
         "start_digest": file_digest(step.start.file),
-        "finetune": comparison.recipe.identity() | ({"distill": comparison.distill} if comparison.distill else {}),
+        "finetune": comparison.recipe.identity() | {name: value for name, value in more.items() if value},
     }
 
 

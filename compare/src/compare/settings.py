@@ -72,6 +72,12 @@ class FineTuning:
         type=share,
         metavar="W",
     )
+    recalibrate: int = option(
+        0,
+        "training images that batch norm is recalibrated on after pruning, before fine-tuning; 0 leaves it",
+        type=not_negative_int,
+        metavar="N",
+    )
     amp: bool = option(False, "automatic mixed precision (bfloat16)")
 
 

@@ -1,19 +1,16 @@
 """DECORE: agents learn which channels to keep; those of lowest probability go. (Sections 3 and 5)"""
 
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-import torch
-from torch import Tensor
-
 from common.methods import Decision, Method
+from common.pipeline import images_for_recalibration
 from common.runs import Stage
 from common.target import Target
 from common.trained_model import TrainedModel
 from decore.cut import kept_channels, meet_target
 from decore.plan import Plan, PolicyOptions
-from decore.policy_stage import BATCH, Policy, policy_phase
+from decore.policy_stage import Policy, policy_phase
 
 SEEN = 16_000  # images that the policy phase sees, epochs together: half a minute of a small ResNet on one core
 PICTURES = 4_000
@@ -38,7 +35,8 @@ def decide(
     policy = policy_phase(start, plan, stage, policy_folder, tensorboard)
     least, kept = cut(policy, plan, target)
     report = {"penalty": policy.metrics["penalty"], "policy": policy.metrics, "least_weight": least}
-    return Decision(kept, policy.model, _inputs(start, plan) if plan.refresh else (), report)
+    images = images_for_recalibration(start, plan.refresh, plan.seed) if plan.refresh else ()
+    return Decision(kept, policy.model, images, report)
 
 
 def cut(policy: Policy, plan: Plan, target: Target | None) -> tuple[float, dict[str, list[int]]]:
@@ -56,17 +54,6 @@ def usual_plan(start: TrainedModel, stage: Stage) -> Plan:
     pictures = min(PICTURES, len(start.data.train))
     recipe = replace(stage.recipe, epochs=max(1, round(SEEN / pictures)), batch_size=64, augment=False)
     return Plan(policy=POLICY, policy_recipe=recipe, auto_penalty=True, slack=SLACK, pictures=pictures, seed=stage.seed)
-
-
-def _inputs(start: TrainedModel, plan: Plan) -> Iterator[Tensor]:
-    """Training images as they are, for batch norm."""
-    train = start.data.train
-    count = min(plan.refresh, len(train))
-    chosen = torch.randperm(len(train), generator=torch.Generator().manual_seed(plan.seed))[:count]
-    batches = train.subset(chosen).batches(
-        BATCH, device=start.device, workers=start.workers, channels_last=True, min_part=2
-    )
-    yield from (batch.images for batch in batches)
 
 
 METHOD = Method("DECORE", decide, trains=True, paper="Alwani et al. 2022")
