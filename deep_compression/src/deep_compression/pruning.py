@@ -7,7 +7,7 @@ Biases and norms are not pruned. A weight that is zero is dead and stays dead.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
@@ -151,9 +151,3 @@ def total_density(model: nn.Module) -> float:
 def csr_numbers(weight: Tensor) -> int:
     """Numbers that a CSR matrix of a weight takes: 2a + n + 1, for a living weights and n rows (section 2)."""
     return 2 * int((weight != 0).sum()) + weight.shape[0] + 1
-
-
-def shares_of_weights(weights: Mapping[str, Tensor], masks: Masks) -> Iterator[tuple[str, int, int]]:
-    """(layer, weights, living ones)."""
-    for name, weight in weights.items():
-        yield name, weight.numel(), int(masks[name].sum())

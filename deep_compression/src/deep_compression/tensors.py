@@ -41,15 +41,6 @@ def from_bits(bits: np.ndarray, code: str, shape: tuple[int, ...]) -> torch.Tens
     return flat.view(dtype).reshape(shape)
 
 
-def as_values(bits: np.ndarray, code: str) -> np.ndarray:
-    """Floating-point bit patterns as float64 (or float32) values, for tables and plots."""
-    return from_bits(bits, code, (len(bits),)).double().numpy()
-
-
-def is_float(code: str) -> bool:
-    return code in ("f8", "f4", "f2", "b2")
-
-
 def count(shape: tuple[int, ...]) -> int:
     return math.prod(shape)
 

@@ -1,7 +1,6 @@
 """Stratified splits: both parts have the classes in the proportions of the whole."""
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from common.errors import UserError
@@ -61,8 +60,3 @@ def held_out_count(size: int, fraction: float) -> int:
     if not 0 < fraction < 1:
         raise UserError(f"a hold-out fraction of {fraction} makes no sense; give one between 0 and 1, such as 0.1")
     return round(size * fraction)
-
-
-def class_counts(labels: Tensor, num_classes: int) -> list[int]:
-    """How many examples each class has."""
-    return torch.bincount(labels, minlength=num_classes).tolist()
