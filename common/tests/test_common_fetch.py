@@ -5,6 +5,7 @@ import hashlib
 import io
 import tarfile
 import threading
+import tracemalloc
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -13,8 +14,9 @@ import pytest
 
 from common import fetch as fetching
 from common.data import load_dataset
+from common.downloads import ITEMS, Item, default_root
 from common.errors import UserError
-from common.fetch import ITEMS, Item, default_root, fetch
+from common.fetch import fetch
 
 SHARED = Path(__file__).resolve().parents[3] / "shared"
 CONTENT = bytes(range(256)) * 4000  # 1 MB
@@ -149,6 +151,15 @@ def test_a_wrong_file_is_refused_and_nothing_left(site, tmp_path, size, sent):
         assert files_in(tmp_path) == []
 
 
+def test_a_file_that_is_too_long_is_not_read_to_its_end(site, tmp_path, monkeypatch):
+    site.files["thing.bin"], site.length, sizes = CONTENT + bytes(10**6), False, []
+    monkeypatch.setattr(fetching, "BLOCK", 1000)
+    monkeypatch.setattr(fetching, "sha256_of", lambda path: str(sizes.append(path.stat().st_size)))
+    with pytest.raises(UserError, match="nothing was kept"):
+        get(plain_item(), tmp_path, base_url=site.url)
+    assert sizes == [pytest.approx(len(CONTENT), abs=1000)] and files_in(tmp_path) == []
+
+
 def test_what_the_server_refuses_and_who_does_not_answer_are_one_line(site, tmp_path):
     with pytest.raises(UserError, match="the server says 404"):
         get(plain_item(), tmp_path, base_url=site.url)
@@ -177,7 +188,7 @@ def test_a_full_disk_is_said_and_not_retried(site, tmp_path, monkeypatch):
     def full(*args, **kwargs):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(fetching.os, "fsync", full)
+    monkeypatch.setattr(fetching, "open", full, raising=False)
     with pytest.raises(OSError, match="No space left"):
         get(plain_item(), tmp_path, base_url=site.url)
     assert len(site.seen) == 1
@@ -293,6 +304,16 @@ def test_from_a_folder_wrong_content_is_refused(tmp_path, wrong):
     (tmp_path / "x-ubyte.gz").write_bytes(gzip.compress(content)[:-9])
     with pytest.raises(UserError, match="not a whole gzip file"):
         get(gz_item(content, b""), tmp_path / "to", source=tmp_path)
+
+
+def test_no_more_is_unpacked_than_belongs_there(tmp_path):
+    (tmp_path / "x-ubyte.gz").write_bytes(gzip.compress(bytes(40_000_000)))
+    tracemalloc.start()
+    with pytest.raises(UserError, match="holds something else"):
+        get(gz_item(b"digits", b""), tmp_path / "to", source=tmp_path)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 10_000_000
 
 
 def test_from_a_folder_a_plain_file_is_checked(tmp_path):

@@ -339,6 +339,9 @@ def test_fault_1_a_wheel_is_built_without_network_and_holds_the_entry_point(pack
     with zipfile.ZipFile(wheel) as archive:
         names = archive.namelist()
         entries = [archive.read(name).decode() for name in names if name.endswith("/entry_points.txt")]
+    source = ROOT / package / "src"
+    data = [path for kind in ("css", "js", "json", "toml") for path in source.rglob(f"*.{kind}")]
+    assert {path.relative_to(source).as_posix() for path in data} <= set(names)
     assert f"{package}/__init__.py" in names and not any(name.startswith(("tests/", "benchmarks/")) for name in names)
     wanted = table(package)["project"].get("entry-points", {}).get("compression_papers.methods", {})
     assert all(f"{name} = {value}" in "".join(entries) for name, value in wanted.items())

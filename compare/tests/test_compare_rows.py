@@ -33,7 +33,7 @@ KEYS = ("top1", "agreement", "loss", "macs", "params", "bytes")
 def tiny_network(monkeypatch):
     """``--arch tiny`` on ``--dataset greys``, and two methods, without anything installed."""
     monkeypatch.setitem(ARCHITECTURES, "tiny", Architecture(lambda num_classes=4: tiny(), (3, 8, 8)))
-    monkeypatch.setattr(command.cli, "load_data", lambda args: bundle())
+    monkeypatch.setattr(command, "load_data", lambda args: bundle())
     monkeypatch.setattr(command, "methods", lambda: {"leading": LEADING, "bytes": BYTES})
     for module in ("pipeline", "trained_model"):
         monkeypatch.setattr(

@@ -5,14 +5,10 @@ import shlex
 import sys
 from collections.abc import Callable, Sequence
 from importlib import metadata
-from typing import TYPE_CHECKING, NoReturn
+from typing import NoReturn
 
 from common.errors import UserError
 from common.interruption import STOPPED, Stopped
-
-if TYPE_CHECKING:
-    from common.data import DataBundle
-    from common.options import Data
 
 MISTAKE = 2
 INTERRUPTED = 130
@@ -71,13 +67,6 @@ def command_line(prog: str, argv: Sequence[str] | None) -> str:
 def _refuse(message: str) -> int:
     print(f"error: {' '.join(message.split())}", file=sys.stderr)
     return MISTAKE
-
-
-def load_data(settings: "Data") -> "DataBundle":
-    """The DataBundle that the options name."""
-    from common.data import load_dataset
-
-    return load_dataset(settings.dataset, settings.dataset_dir, normalize=settings.normalize)
 
 
 def positive_int(text: str) -> int:

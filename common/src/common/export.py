@@ -13,7 +13,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from common import cli
 from common.atomic import atomic_file
 from common.errors import UserError
 from common.options import Data
@@ -126,6 +125,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def export(settings: Export) -> None:
     """The command: read the network, write it, compare."""
+    from common.data import load_data
     from common.factory import import_factory
     from common.formats import load_network
     from common.trained_model import normalized_as
@@ -136,7 +136,7 @@ def export(settings: Export) -> None:
         raise UserError(
             f"{settings.checkpoint} does not say what pictures it reads: give --dataset to compare the outputs on"
         )
-    data = normalized_as(model, cli.load_data(replace(settings.data, dataset=dataset)))
+    data = normalized_as(model, load_data(replace(settings.data, dataset=dataset)))
     pictures = some_pictures(data, workers=settings.data.workers)
     difference = export_network(model, pictures, settings.out, settings.format)
     size = Path(settings.out).stat().st_size

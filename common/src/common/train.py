@@ -50,7 +50,7 @@ def train(settings: Train) -> None:
     """The command: read the data, train, save, measure."""
     import torch
 
-    from common.cli import load_data
+    from common.data import load_data
     from common.device import choose_device, set_threads
     from common.distributed import is_main, process_group
     from common.factory import import_factory, model_from_options

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from common.channels import ChannelGroup, channel_groups
 from common.cost import WidthCost
-from common.data import DataBundle
+from common.data import DataBundle, load_data
 from common.errors import UserError
 from common.factory import import_factory, model_from_options
 from common.formats import load_network
@@ -228,8 +228,6 @@ def read_trained_model(file: Path, data: DataBundle, **more: Any) -> TrainedMode
 
 def open_trained_model(network: Network, source: Data, **more: Any) -> TrainedModel:
     """The trained network that a command's options name, with its data; checked. more: other fields of :class:`TrainedModel`."""
-    from common.cli import load_data
-
     file = network.checkpoint or network.weights
     if not file:
         raise UserError("say which trained weights: --weights FILE (with --arch or --model) or --checkpoint FILE")

@@ -13,10 +13,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from common import cli
 from common.atomic import write_json, write_text
 from common.checkpoint import file_digest, load_tensors, read_tensors
-from common.data import DataBundle
+from common.data import DataBundle, load_data
 from common.device import choose_device, set_threads
 from common.errors import UserError
 from common.executor import Processes, claimed
@@ -66,7 +65,7 @@ def compare(settings: Compare) -> list[str]:
         _given(settings.tuning.distill, usual_recipe(settings.data.dataset).distill),
         settings.tuning.recalibrate,
     )
-    return _run_all(todo, comparison, dense_networks(settings, load_data(settings), device))
+    return _run_all(todo, comparison, dense_networks(settings, comparison_data(settings), device))
 
 
 def usual_jobs(settings: Compare) -> int:
@@ -76,9 +75,9 @@ def usual_jobs(settings: Compare) -> int:
     return max(1, min(len(settings.rows.seeds), torch.get_num_threads() // (settings.run.threads or 1)))
 
 
-def load_data(settings: Compare) -> DataBundle:
+def comparison_data(settings: Compare) -> DataBundle:
     """The pictures of a comparison; with ``--holdout`` a part of the training pictures stands for the test set."""
-    data = cli.load_data(settings.data)
+    data = load_data(settings.data)
     return data if settings.holdout is None else data.holdout(settings.holdout)
 
 
@@ -106,7 +105,7 @@ def _in_processes(settings: Compare, argv: Sequence[str] | None, count: int) -> 
     threads = settings.run.threads or max(1, torch.get_num_threads() // count)
     set_threads(threads)  # as each process: the network of a seed does not depend on who trains it
     finetune_recipe(settings)
-    dense_networks(settings, load_data(settings), choose_device(settings.run.device))(
+    dense_networks(settings, comparison_data(settings), choose_device(settings.run.device))(
         seeds[0]
     )  # a mistake is told once
     since = time.time()

@@ -60,10 +60,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def choose_all(settings: Choose, line: str) -> None:
     """Choose for each network, print and keep what was tried. line: the command as typed, for result files."""
+    from common.data import load_data
     from deep_compression.stages import chain
 
     set_threads(settings.run.threads)
-    device, data = choose_device(settings.run.device), cli.load_data(settings.data).holdout(HOLDOUT)
+    device, data = choose_device(settings.run.device), load_data(settings.data).holdout(HOLDOUT)
     seed = settings.repeat.seed
     for arch in settings.arch:
         candidates = replace(CANDIDATES[arch], lossless=()) if settings.no_lossless else CANDIDATES[arch]

@@ -31,8 +31,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def run_points(settings: Cifar10, line: str) -> None:
     """Print a table and keep the metrics of all points. line: the command as typed, for result files."""
+    from common.data import load_data
+
     set_threads(settings.run.threads)
-    device, data = choose_device(settings.run.device), cli.load_data(settings.data)
+    device, data = choose_device(settings.run.device), load_data(settings.data)
     header = ("network", "density", "bits", "dense top-1", "top-1", "bytes", "rate")
     lines = []
     for metrics in points(settings, data, device):

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 from common import train as baseline
 from common.atomic import write_json
-from common.cli import load_data
 from common.device import choose_device, set_threads
 from common.distributed import barrier, is_main, process_group
 from common.errors import UserError
@@ -53,6 +52,7 @@ def train(settings: baseline.Train) -> None:
 
 def run_stage(settings: StageOptions) -> None:
     """Run one stage, or all of them for `compress`, in run folders."""
+    from common.data import load_data
     from common.factory import import_factory
     from common.trained_model import read_trained_model
     from deep_compression import stages
@@ -152,6 +152,7 @@ def decode(settings: Decode) -> None:
 
 def evaluate(settings: Evaluate) -> None:
     """Measure a file and print the values."""
+    from common.data import load_data
     from common.factory import import_factory
     from common.measure import latency_ms
     from common.trained_model import read_trained_model

@@ -37,10 +37,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def run_rows(settings: Mnist, line: str) -> None:
     """All rows of all networks and seeds. line: the command as typed, for result files."""
+    from common.data import load_data
     from deep_compression.stages import chain
 
     set_threads(settings.run.threads)
-    device, data = choose_device(settings.run.device), cli.load_data(settings.data)
+    device, data = choose_device(settings.run.device), load_data(settings.data)
     data = data.holdout(HOLDOUT) if settings.holdout else data
     first, workers = settings.repeat.seed, settings.data.workers
     for arch in settings.arch:

@@ -13,8 +13,7 @@ from torch import nn
 
 from common.atomic import atomic_file
 from common.checkpoint import load_weights, save_model
-from common.cli import load_data
-from common.data import DataBundle
+from common.data import DataBundle, load_data
 from common.device import choose_device, set_threads
 from common.distributed import barrier, is_main, process_group
 from common.errors import UserError

@@ -9,7 +9,7 @@ from typing import Any
 from torch import nn
 
 from common.atomic import write_csv
-from common.cli import load_data
+from common.data import load_data
 from common.device import choose_device, set_threads
 from common.factory import import_factory
 from common.log import Say

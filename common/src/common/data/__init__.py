@@ -10,7 +10,7 @@ from common.data.bundle import DataBundle
 from common.data.folder import FolderImages
 from common.data.memory import MemoryImages
 from common.data.normalization import NORMALIZATIONS
-from common.data.registry import DATASETS, load_dataset
+from common.data.registry import DATASETS, load_data, load_dataset
 
 __all__ = [
     "DATASETS",
@@ -22,6 +22,7 @@ __all__ = [
     "MemoryImages",
     "batch_count",
     "epoch_order",
+    "load_data",
     "load_dataset",
     "rank_parts",
 ]

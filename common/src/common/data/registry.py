@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
@@ -21,8 +21,11 @@ from common.data.folder import FolderImages
 from common.data.listing import Listing, list_train_and_test
 from common.data.memory import MemoryImages
 from common.data.normalization import IMAGENET, MEASURED, NORMALIZATIONS, Statistics
+from common.downloads import ITEMS, default_root
 from common.errors import UserError
-from common.fetch import ITEMS, default_root
+
+if TYPE_CHECKING:
+    from common.options import Data
 
 MEMORY_PIXELS = 64  # pictures up to this many pixels a side, all of one size ...
 MEMORY_BYTES = 2 * 1024**3  # ... and up to this many bytes together are held in memory
@@ -55,7 +58,7 @@ def load_dataset(name: str, root: str | os.PathLike | None = None, normalize: st
     """A data set by name, or `folder:PATH` with PATH/train and PATH/test (or PATH/val).
 
     `root` is the folder of the data set (or the one above a folder of its name); None looks in
-    :func:`common.fetch.default_root`. `normalize` names a normalisation other than the data set's default: one of
+    :func:`common.downloads.default_root`. `normalize` names a normalisation other than the data set's default: one of
     NORMALIZATIONS, or "dataset" for what was measured on its own training pictures.
     Raises UserError, in one line, for an unknown name and for missing or damaged data.
     """
@@ -74,6 +77,11 @@ def load_dataset(name: str, root: str | os.PathLike | None = None, normalize: st
     digest = hashlib.sha256(f"{loaded.train.fingerprint()} {loaded.test.fingerprint()}".encode()).hexdigest()
     bundle = DataBundle(name, loaded.train, loaded.test, loaded.classes, loaded.train.image_shape, digest[:16])
     return bundle.with_normalization(mean, std)
+
+
+def load_data(settings: "Data") -> DataBundle:
+    """The data set that a command's options name."""
+    return load_dataset(settings.dataset, settings.dataset_dir, normalize=settings.normalize)
 
 
 def load_picture_folder(path: Path) -> Loaded:
