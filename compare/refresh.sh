@@ -6,12 +6,12 @@ cd -- "$(dirname -- "${BASH_SOURCE[0]}")"
 for name in digits resnet56 resnet56-tuned resnet20; do
   if [ -d "$folder/$name" ]; then
     python -m compare --report-only --out "$folder/$name" > /dev/null
-    python -m compare.tables --add "$folder/$name"
+    python -m compare.paper.tables --add "$folder/$name"
   fi
 done
 for rate in "$folder"/rate-*; do
-  if [ -d "$rate" ]; then python -m compare.tables --add "$rate"; fi
+  if [ -d "$rate" ]; then python -m compare.paper.tables --add "$rate"; fi
 done
 for name in digits resnet20; do
-  if [ -d "$folder/$name" ]; then python -m compare.picture --out "$folder/$name" --png "results/$name.png"; fi
+  if [ -d "$folder/$name" ]; then python -m compare.paper.picture --out "$folder/$name" --png "results/$name.png"; fi
 done

@@ -4,4 +4,4 @@
 set -euo pipefail
 here=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd)
 cd "$here"
-exec "${PYTHON:-python}" -m deep_compression.mnist --results results "$@"
+exec "${PYTHON:-python}" -m deep_compression.paper.mnist --results results "$@"

@@ -25,10 +25,10 @@ from torchvision import transforms
 from torchvision.datasets import ImageFolder
 
 from common import cli
-from common.benchmark import Ratio, write_benchmark
 from common.data import load_dataset
 from common.data.cifar import CIFAR10_CLASSES
 from common.data.normalization import IMAGENET
+from common.reporting.benchmark import Ratio, write_benchmark
 
 FLOOR = 10
 

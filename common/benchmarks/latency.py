@@ -8,12 +8,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from common import cli
-from common.benchmark import Ratio, write_benchmark
 from common.cost import count_cost
 from common.device import set_threads
 from common.latency import DENSE, gains, gains_table, half_network
 from common.measure import latency_series
 from common.models import create_model, input_shape
+from common.reporting.benchmark import Ratio, write_benchmark
 
 FLOORS = {"vgg16": 0.85, "resnet56": 0.60}
 NAMES = {"vgg16": "VGG-16", "resnet56": "ResNet-56"}

@@ -12,7 +12,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from common.benchmark import Ratio, run_benchmark
+from common.reporting.benchmark import Ratio, run_benchmark
 
 ROOT = Path(__file__).resolve().parents[2]
 TORCH = [sys.executable, "-c", "import torch"]

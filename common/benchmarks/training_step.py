@@ -15,10 +15,10 @@ import statistics
 import torch
 import torch.nn.functional as F
 
-from common.benchmark import Ratio, interleaved, write_benchmark
 from common.data.memory import MemoryImages
+from common.markdown import markdown_table
 from common.models import create_model
-from common.results import markdown_table
+from common.reporting.benchmark import Ratio, interleaved, write_benchmark
 from common.training import Hooks, TrainOptions, make_optimizer
 from common.training.step import Step
 

@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from common.benchmark import Ratio, interleaved, run_benchmark, speed_table, times_faster, write_benchmark
-from common.results import replace_block
-from common.tables import TABLES
+from common.paper.tables import TABLES
+from common.reporting.benchmark import Ratio, interleaved, run_benchmark, speed_table, times_faster, write_benchmark
+from common.reporting.results import replace_block
 
 README = Path(__file__).resolve().parents[1] / "README.md"
 

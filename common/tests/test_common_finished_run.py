@@ -18,7 +18,7 @@ from common.cost import count_cost
 from common.data import load_dataset
 from common.errors import UserError
 from common.formats import load_network
-from common.results import keep_run
+from common.reporting.results import keep_run
 
 COMMAND = (  # after python -m common.train
     "--model common_finished_network:build --dataset digits --epochs 2 --batch-size 64 --device cpu --out train"

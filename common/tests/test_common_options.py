@@ -7,14 +7,15 @@ import torch
 from test_common_results import TEXT
 from torch import nn
 
-from common import evaluate, export, fetch, latency, results, train
-from common.benchmark import run_benchmark
+from common import evaluate, export, fetch, latency, train
 from common.campaign.settings import main as campaign
 from common.channels import __main__ as channels
 from common.checkpoint import save_model
 from common.data import load_dataset
 from common.models import create_model
 from common.options import Training, train_options
+from common.reporting import results
+from common.reporting.benchmark import run_benchmark
 from common.settings import command, flat, option, section, settings
 from common.testing import check_options_honored, command_names, write_pictures
 from common.testing.options import watch

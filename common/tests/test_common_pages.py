@@ -2,7 +2,7 @@
 
 import pytest
 
-from common.tables import TABLES
+from common.paper.tables import TABLES
 from common.testing import pages_are_current
 
 

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from common import results
+from common import markdown
 from common.errors import UserError
+from common.reporting import results
 
 TEXT = """# Title
 
@@ -32,13 +33,13 @@ def readme(tmp_path: Path) -> Path:
 @pytest.fixture
 def tables(monkeypatch: pytest.MonkeyPatch) -> str:
     module = types.ModuleType("a_paper_tables")
-    module.TABLES = {"speed": lambda: "fast", "speed.more": lambda: results.markdown_table(["a"], [[1]])}
+    module.TABLES = {"speed": lambda: "fast", "speed.more": lambda: markdown.markdown_table(["a"], [[1]])}
     monkeypatch.setitem(sys.modules, module.__name__, module)
     return module.__name__
 
 
 def test_markdown_table_aligns_numbers_and_escapes() -> None:
-    table = results.markdown_table(["network", "top-1", "note"], [["a|b", "93.39", None], ["c\nd", "-", "1 of 2 x"]])
+    table = markdown.markdown_table(["network", "top-1", "note"], [["a|b", "93.39", None], ["c\nd", "-", "1 of 2 x"]])
     assert table.splitlines() == [
         "| network | top-1 | note |",
         "| --- | ---: | ---: |",
@@ -48,12 +49,12 @@ def test_markdown_table_aligns_numbers_and_escapes() -> None:
 
 
 def test_markdown_table_without_rows_has_a_header() -> None:
-    assert results.markdown_table(["a", "b"], []) == "| a | b |\n| --- | --- |\n"
+    assert markdown.markdown_table(["a", "b"], []) == "| a | b |\n| --- | --- |\n"
 
 
 def test_markdown_table_refuses_a_ragged_row() -> None:
     with pytest.raises(ValueError, match="has 1 cells, the header has 2"):
-        results.markdown_table(["a", "b"], [["x"]])
+        markdown.markdown_table(["a", "b"], [["x"]])
 
 
 def test_replace_block_changes_only_its_block(readme: Path) -> None:
@@ -159,7 +160,7 @@ def test_a_package_s_command_rewrites_its_tables_in_the_readme_above(readme: Pat
 
 
 def test_padded_for_a_terminal():
-    table = results.padded(results.markdown_table(["name", "n"], [["a", 1], ["long name", 1000]]))
+    table = markdown.padded(markdown.markdown_table(["name", "n"], [["a", 1], ["long name", 1000]]))
     assert table.splitlines() == [
         "| name      |    n |",
         "| --------- | ---: |",

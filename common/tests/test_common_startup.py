@@ -8,7 +8,7 @@ from common.testing.startup import heavy_starts
 from common.training import TrainOptions
 
 HERE = Path(__file__).resolve().parents[1]
-NAMES = ("train", "evaluate", "export", "latency", "fetch", "channels", "results", "tables")
+NAMES = ("train", "evaluate", "export", "latency", "fetch", "channels", "reporting.results", "paper.tables")
 
 
 def test_commands_start_without_torch():

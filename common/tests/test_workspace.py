@@ -4,6 +4,7 @@ import ast
 import json
 import os
 import re
+import runpy
 import shutil
 import subprocess
 import sys
@@ -328,15 +329,24 @@ def test_weights_have_a_record_and_a_row_with_its_values():
         assert all(value in rows[name] for value in values), (name, values)
 
 
-@pytest.mark.parametrize("package", PACKAGES)
-def test_fault_1_a_wheel_is_built_without_network_and_holds_the_entry_point(package, tmp_path):
-    """For a machine without network: `pip install --no-index --no-deps` of such wheels is all that `compare` needs to find methods."""
+@pytest.fixture(scope="module")
+def wheels(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The wheel of each package, built without network."""
     nowhere = {**os.environ, **dict.fromkeys(("http_proxy", "https_proxy", "ALL_PROXY"), "http://127.0.0.1:9")}
-    command = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)]
-    run = subprocess.run(command, cwd=ROOT / package, env=nowhere, capture_output=True, text=True, check=False)
-    assert run.returncode == 0, run.stderr
-    (wheel,) = tmp_path.glob("*.whl")
-    with zipfile.ZipFile(wheel) as archive:
+    found = {}
+    for package in PACKAGES:
+        folder = tmp_path_factory.mktemp(package)
+        command = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(folder)]
+        run = subprocess.run(command, cwd=ROOT / package, env=nowhere, capture_output=True, text=True, check=False)
+        assert run.returncode == 0, run.stderr
+        (found[package],) = folder.glob("*.whl")
+    return found
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_fault_1_a_wheel_is_built_without_network_and_holds_the_entry_point(package, wheels):
+    """For a machine without network: `pip install --no-index --no-deps` of such wheels is all that `compare` needs to find methods."""
+    with zipfile.ZipFile(wheels[package]) as archive:
         names = archive.namelist()
         entries = [archive.read(name).decode() for name in names if name.endswith("/entry_points.txt")]
     source = ROOT / package / "src"
@@ -345,3 +355,77 @@ def test_fault_1_a_wheel_is_built_without_network_and_holds_the_entry_point(pack
     assert f"{package}/__init__.py" in names and not any(name.startswith(("tests/", "benchmarks/")) for name in names)
     wanted = table(package)["project"].get("entry-points", {}).get("compression_papers.methods", {})
     assert all(f"{name} = {value}" in "".join(entries) for name, value in wanted.items())
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_wheel_holds_all_modules_but_those_of_paper(package, wheels):
+    source = ROOT / package / "src"
+    modules = {str(file.relative_to(source)) for file in source.rglob("*.py")}
+    paper = {name for name in modules if name.startswith(f"{package}/paper/")}
+    assert f"{package}/paper/tables.py" in paper
+    with zipfile.ZipFile(wheels[package]) as archive:
+        names = archive.namelist()
+    assert {name for name in names if name.endswith(".py")} == modules - paper
+    assert not [name for name in names if "/paper/" in name]
+
+
+def test_modules_of_the_wheels_import_without_paper(wheels, tmp_path):
+    for wheel in wheels.values():
+        with zipfile.ZipFile(wheel) as archive:
+            archive.extractall(tmp_path)
+    files = [file.relative_to(tmp_path).with_suffix("") for file in tmp_path.rglob("*.py")]
+    modules = sorted(".".join(file.parts) for file in files if file.name != "__main__")
+    code = f"""
+import importlib, importlib.util
+for name in {modules}:
+    importlib.import_module(name.removesuffix(".__init__"))
+for package in {PACKAGES}:
+    assert importlib.import_module(package).__file__.startswith({str(tmp_path)!r})
+    assert importlib.util.find_spec(package + ".paper") is None
+"""
+    # The folder of the wheels comes before editable installs.
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    run = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+    )
+    assert len(modules) > 200 and run.returncode == 0, run.stderr
+
+
+# ------------------------------------------------------------------------------------------------------ stored commands
+
+
+@pytest.fixture(scope="module")
+def migration() -> dict:
+    return runpy.run_path(str(ROOT / "scripts" / "migrate_commands.py"))
+
+
+def module_exists(name: str) -> bool:
+    path = ROOT.joinpath(name.split(".")[0], "src", *name.split("."))
+    return path.with_suffix(".py").is_file() or (path / "__main__.py").is_file()
+
+
+def test_modules_that_commands_are_migrated_to_exist(migration):
+    moved = migration["MOVED"]
+    assert all(map(module_exists, moved.values())) and not any(map(module_exists, moved))
+
+
+def test_stored_commands_name_modules_that_exist(migration):
+    """What they call is there today: `python scripts/migrate_commands.py` has been applied."""
+    call = re.compile(rf"-m ((?:{'|'.join(PACKAGES)})[\w.]*)")
+    files = sorted(ROOT.glob("[!.]*/results/*.json"))
+    assert len(files) > 100
+    for file in files:
+        text = file.read_text(encoding="utf-8")
+        assert migration["migrated"](text) == text, file
+        assert [name for name in call.findall(text) if not module_exists(name)] == [], file
+
+
+def test_migration_renames_whole_names_once(tmp_path, migration, capsys):
+    file = tmp_path / "folder" / "run.json"
+    file.parent.mkdir()
+    kept = "-m decore.tables_of_mine -m deep_compression --note deep_compression.choice"
+    file.write_text(f"\"'python -m decore.tables' --add a {kept}\"")
+    for printed in (f"{file}\n", ""):
+        migration["main"]([str(tmp_path)])
+        assert file.read_text() == f"\"'python -m decore.paper.tables' --add a {kept}\""
+        assert capsys.readouterr().out == printed

@@ -14,7 +14,8 @@ from common import pipeline
 from common.checkpoint import load_model
 from common.runs import read_json
 from common.testing.finished import check_network, check_opens, finished_copy
-from compare import account, findings, page, report, tables, text
+from compare import account, findings, page, report, text
+from compare.paper import tables
 from compare.rows import chained, read_rows, single
 from compare.settings import main
 

@@ -12,7 +12,8 @@ from torch import nn
 from common.atomic import write_json
 from common.models import ARCHITECTURES, create_model
 from common.testing import check_options_honored, command_names, write_pictures
-from compare import picture, settings, sweep
+from compare import settings, sweep
+from compare.paper import picture
 
 MODEL = "test_compare_options:tiny"
 ROW = "{data} --methods l1_norm --target-macs 0.5 --seeds 0 --finetune-epochs 0 --jobs 1 --no-latency"

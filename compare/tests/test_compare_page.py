@@ -9,8 +9,9 @@ from html.parser import HTMLParser
 import pytest
 from compare_helpers import LOOKS, write_rows
 
-from common.results import padded
-from compare import charts, findings, page, picture, text
+from common.markdown import padded
+from compare import charts, findings, page, text
+from compare.paper import picture
 from compare.rows import Group, chained, csv_rows, read_rows, single
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)

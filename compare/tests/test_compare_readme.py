@@ -1,8 +1,8 @@
 """What is generated is up to date: tables from the result files, here and in the root's README."""
 
 from common.testing import pages_are_current
+from compare.paper.tables import TABLES, tried_rates
 from compare.settings import usual_recipe
-from compare.tables import TABLES, tried_rates
 
 
 def test_generated_pages_are_current():

@@ -2,7 +2,7 @@
 
     python benchmarks/every_network.py [--networks vgg16 resnet110 densenet40] [--dataset digits] [--target-macs 0.7]
 
-What is finished is skipped; ``python -m decore.tables --add RUN_FOLDER ...`` keeps the rows. Beneath each stand the published ones.
+What is finished is skipped; ``python -m decore.paper.tables --add RUN_FOLDER ...`` keeps the rows. Beneath each stand the published ones.
 """
 
 import argparse
@@ -11,10 +11,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from common import train
-from common.results import padded
+from common.markdown import padded
 from common.runs import METRICS, read_json
+from decore.paper.tables import end_to_end
 from decore.settings import main_prune
-from decore.tables import end_to_end
 
 NETWORKS = ("vgg16", "resnet56", "resnet110", "densenet40")
 

@@ -14,11 +14,11 @@ import statistics
 
 import torch
 
-from common.benchmark import Ratio, interleaved, write_benchmark
 from common.cost import WidthCost
 from common.data import Batch
+from common.markdown import markdown_table
 from common.models import create_model
-from common.results import markdown_table
+from common.reporting.benchmark import Ratio, interleaved, write_benchmark
 from common.training import Hooks, TrainOptions, make_optimizer
 from common.training.step import Step
 from decore import Agents

@@ -21,8 +21,9 @@ from common.testing import run_method, write_pictures
 from common.testing.notebooks import options_of
 from common.trained_model import read_trained_model
 from common.training import TrainOptions
-from decore import investigate, method, policy_stage, tables
+from decore import investigate, method, policy_stage
 from decore.agents import Agents
+from decore.paper import tables
 from decore.plan import Plan, PolicyOptions
 from decore.seed_names import BINARY_INV, attach_agents, train, validate
 from decore.settings import PruneModel, main_investigate, main_prune

@@ -14,9 +14,10 @@ from common.runs import read_json
 from common.settings import parse
 from common.target import Target
 from common.testing.finished import check_network, check_opens, finished_copy, written
-from decore import plots, policy_stage, tables
+from decore import plots, policy_stage
 from decore.command import open_trained
 from decore.method import cut
+from decore.paper import tables
 from decore.settings import PruneModel, main_investigate, main_prune
 
 AGENTS = "--batch-size 50 --no-augment --init 2 --agents-learning-rate 0.1"

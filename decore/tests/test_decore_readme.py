@@ -3,9 +3,9 @@
 import pytest
 
 from common.testing import pages_are_current
-from decore import tables
-from decore.published import PUBLISHED
-from decore.tables import TABLES, published_rows, results_table
+from decore.paper import tables
+from decore.paper.published import PUBLISHED
+from decore.paper.tables import TABLES, published_rows, results_table
 
 
 def test_generated_pages_are_current():

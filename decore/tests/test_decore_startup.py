@@ -13,7 +13,7 @@ MODULES = {"agents.py", "models.py", "training_utils.py"}  # the original code's
 
 
 def test_commands_start_without_torch():
-    assert heavy_starts([*COMMANDS, ["-m", "decore.tables"]], HERE) == []
+    assert heavy_starts([*COMMANDS, ["-m", "decore.paper.tables"]], HERE) == []
 
 
 def test_list_of_commands_is_complete():

@@ -7,7 +7,7 @@ from functools import partial
 
 import numpy as np
 
-from common.benchmark import Ratio, Series, interleaved, run_benchmark
+from common.reporting.benchmark import Ratio, Series, interleaved, run_benchmark
 from deep_compression.cursor import Cursor
 from deep_compression.streams import decode_stream, encode_stream
 

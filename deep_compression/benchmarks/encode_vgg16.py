@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from common.benchmark import Ratio, Series, run_benchmark
+from common.reporting.benchmark import Ratio, Series, run_benchmark
 from deep_compression import kmeans_1d, load_compressed, save_compressed
 
 CONVS = (

@@ -9,7 +9,7 @@ import constriction
 import dahuffman
 import numpy as np
 
-from common.benchmark import Ratio, Series, interleaved, run_benchmark, times_faster
+from common.reporting.benchmark import Ratio, Series, interleaved, run_benchmark, times_faster
 from deep_compression import huffman_decode, huffman_encode
 from deep_compression.huffman import optimal_bits
 

@@ -8,7 +8,7 @@ import kmeans1d
 import numpy as np
 from sklearn.cluster import KMeans
 
-from common.benchmark import Ratio, Series, interleaved, run_benchmark, times_faster
+from common.reporting.benchmark import Ratio, Series, interleaved, run_benchmark, times_faster
 from deep_compression.choices import INITS
 from deep_compression.kmeans import inertia, kmeans_1d
 

@@ -6,8 +6,8 @@ import sys
 
 import torch
 
-from common.benchmark import Ratio, Series, interleaved, run_benchmark, times_faster
 from common.models import create_model
+from common.reporting.benchmark import Ratio, Series, interleaved, run_benchmark, times_faster
 from deep_compression.pruning import Held, masks_by_density, prunable_weights
 from deep_compression.sharing import SharedTraining, clusterer, clusters_for, share_network
 

@@ -13,7 +13,7 @@ from common import pipeline
 from common.checkpoint import load_model
 from common.cost import count_cost
 from common.formats import load_network
-from common.results import keep_run
+from common.reporting.results import keep_run
 from common.runs import read_json
 from common.testing.finished import check_opens, finished_copy, written
 from deep_compression import commands, load_compressed, plots, report

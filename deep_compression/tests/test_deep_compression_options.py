@@ -10,8 +10,9 @@ from common.checkpoint import save_model
 from common.errors import UserError
 from common.models import create_model
 from common.testing import check_options_honored, command_names, write_pictures
-from deep_compression import choice, cifar10, figures, mnist, seed_main, seed_pipeline
+from deep_compression import seed_main, seed_pipeline
 from deep_compression.commands import main
+from deep_compression.paper import choice, cifar10, figures, mnist
 
 NAMED = "--arch lenet5 --weights {root}/lenet5.pth {data} --no-latency --out {out}/named"
 OWN = (

@@ -1,7 +1,7 @@
 """What is generated is up to date: tables from the result files, here and in the root's README."""
 
 from common.testing import pages_are_current
-from deep_compression.tables import TABLES
+from deep_compression.paper.tables import TABLES
 
 
 def test_generated_pages_are_current():

@@ -11,8 +11,8 @@ from safetensors.torch import save_file
 from common.data import load_dataset
 from common.errors import UserError
 from common.models import create_model
-from deep_compression import choice, cifar10, figures, tables
-from deep_compression.courses import COURSES, lossless, shortened
+from deep_compression.paper import choice, cifar10, figures, tables
+from deep_compression.paper.courses import COURSES, lossless, shortened
 from deep_compression.stages import chain
 
 WORDS = ["--dataset", "digits", "--arch", "lenet300_100", "--epochs", "1", "--bits", "3", "--threads", "1"]

@@ -8,8 +8,9 @@ from common.errors import UserError
 from common.settings import parse
 from common.testing.startup import heavy_starts
 from deep_compression import commands
-from deep_compression.courses import COURSES
-from deep_compression.settings import LENETS, Cifar10, Compress, Encode, Pipeline, Prune, Share
+from deep_compression.paper.courses import COURSES
+from deep_compression.paper.settings import LENETS, Cifar10
+from deep_compression.settings import Compress, Encode, Pipeline, Prune, Share
 
 HOME = Path(__file__).parents[1]
 MODULES = ("mnist", "choice", "cifar10", "figures", "tables")
@@ -17,7 +18,7 @@ COMMANDS = [
     ["main.py"],
     ["-m", "deep_compression"],
     *(["-m", "deep_compression", stage] for stage in commands.COMMANDS),
-    *(["-m", f"deep_compression.{name}"] for name in MODULES),
+    *(["-m", f"deep_compression.paper.{name}"] for name in MODULES),
 ]
 
 
@@ -26,9 +27,10 @@ def test_commands_start_without_torch():
 
 
 def test_every_command_is_listed():
-    modules = (HOME / "src" / "deep_compression").glob("*.py")
-    mains = {file.stem for file in modules if '__name__ == "__main__"' in file.read_text(encoding="utf-8")}
-    assert mains == {"__main__", *MODULES}
+    source = HOME / "src" / "deep_compression"
+    files = [file for file in source.rglob("*.py") if '__name__ == "__main__"' in file.read_text(encoding="utf-8")]
+    mains = {str(file.relative_to(source)) for file in files}
+    assert mains == {"__main__.py", *(f"paper/{name}.py" for name in MODULES)}
     assert [[file.name] for file in HOME.glob("*.py")] == COMMANDS[:1]
 
 

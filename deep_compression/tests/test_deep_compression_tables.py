@@ -9,8 +9,9 @@ import torch
 from common.checkpoint import save_model
 from common.errors import UserError
 from common.models import create_model
-from common.results import block_names, replace_block
-from deep_compression import figures, save_compressed, tables
+from common.reporting.results import block_names, replace_block
+from deep_compression import save_compressed
+from deep_compression.paper import figures, tables
 
 README = Path(__file__).parents[1] / "README.md"
 

@@ -22,9 +22,9 @@ import torch
 from scipy.linalg import interpolative, qr, solve_triangular
 
 from common import cli
-from common.benchmark import Ratio, write_benchmark
 from common.device import set_threads
-from common.results import markdown_table
+from common.markdown import markdown_table
+from common.reporting.benchmark import Ratio, write_benchmark
 from model_preserving_id import interpolative_decomposition
 
 RANK = 256

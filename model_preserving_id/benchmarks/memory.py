@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 
 from common import cli
-from common.benchmark import Ratio, write_benchmark
 from common.device import set_threads
 from common.models import create_model
+from common.reporting.benchmark import Ratio, write_benchmark
 from model_preserving_id import prune_network
 
 BLOCK = 25  # pictures that go through the network at once, as the original's forward_blocksize

@@ -31,10 +31,10 @@ from model_preserving_id.compensate import compensate
 from model_preserving_id.damage import DAMAGE_INPUTS, first_inputs, measure_damage, outputs_of
 from model_preserving_id.folded import FoldedNetwork
 from model_preserving_id.iterate import IterOptions, iterate
+from model_preserving_id.paper.tables import CHOICES, RESULTS
 from model_preserving_id.pictures import Pictures, pruning_pictures
 from model_preserving_id.prune import shrink_all
 from model_preserving_id.ranking import rank_groups
-from model_preserving_id.tables import CHOICES, RESULTS
 from model_preserving_id.widths import by_budget, by_eps, by_fraction, measured_loss, relative_loss
 
 SEED = 2

@@ -36,11 +36,11 @@ from model_preserving_id.activations import gather
 from model_preserving_id.compensate import compensate
 from model_preserving_id.damage import DAMAGE_INPUTS, first_inputs, measure_damage
 from model_preserving_id.folded import FoldedNetwork
+from model_preserving_id.paper.tables import RESULTS
 from model_preserving_id.pictures import pruning_pictures
 from model_preserving_id.prune import shrink_all
 from model_preserving_id.ranking import rank_groups
 from model_preserving_id.streams import is_stream
-from model_preserving_id.tables import RESULTS
 from model_preserving_id.widths import by_budget, measured_loss
 
 COMPENSATED = {"id": "none", "id-t": "t", "id-weights": "weights", "l1-weights": "weights", "random-weights": "weights"}

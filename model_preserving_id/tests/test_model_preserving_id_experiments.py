@@ -15,9 +15,11 @@ from common.data import load_dataset
 from common.errors import UserError
 from common.models import create_model
 from common.testing.notebooks import options_of
-from model_preserving_id import prune_network, tables
+from model_preserving_id import prune_network
 from model_preserving_id.activations import gather
-from model_preserving_id.experiments import (
+from model_preserving_id.folded import FoldedNetwork
+from model_preserving_id.paper import tables
+from model_preserving_id.paper.experiments import (
     missing_class,
     molecules,
     one_layer,
@@ -27,10 +29,9 @@ from model_preserving_id.experiments import (
     volume_net,
     wide,
 )
-from model_preserving_id.folded import FoldedNetwork
+from model_preserving_id.paper.settings import RATIO_LABELS
 from model_preserving_id.pictures import pruning_pictures
 from model_preserving_id.pivoted import pivoted_cholesky
-from model_preserving_id.settings import RATIO_LABELS
 
 CPU = ["--threads", "1", "--device", "cpu"]
 NOTEBOOKS = {path.stem: path for path in sorted((Path(__file__).resolve().parents[1] / "notebooks").glob("*.ipynb"))}
@@ -204,7 +205,7 @@ def test_a_notebook_calls_its_experiment_with_options_that_exist(name, commands)
     """Without a kernel; on data that need no download, with the network that it has just trained."""
     assert len(NOTEBOOKS) == 4
     calls = options_of(NOTEBOOKS[name])
-    assert [prog.removeprefix("python -m model_preserving_id.experiments.") for prog, _ in calls] == [
+    assert [prog.removeprefix("python -m model_preserving_id.paper.experiments.") for prog, _ in calls] == [
         command.replace("common.train", "python -m common.train") for command in commands
     ]
     assert all(options.out.startswith("../runs/notebook/") for _, options in calls)

@@ -15,7 +15,8 @@ from common.checkpoint import load_model
 from common.cost import count_cost
 from common.runs import read_json
 from common.testing.finished import check_network, check_opens, finished_copy, written
-from model_preserving_id import method, tables
+from model_preserving_id import method
+from model_preserving_id.paper import tables
 from model_preserving_id.portable import as_network
 from model_preserving_id.seed_api import create_args, iditer
 from model_preserving_id.settings import prune_main, train_main

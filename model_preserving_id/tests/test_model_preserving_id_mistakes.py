@@ -10,8 +10,8 @@ from common.checkpoint import save_model
 from common.data import load_dataset
 from common.models import create_model
 from common.testing import HOSTILE_ARGUMENTS, HOSTILE_FACTS, refusal, rejected
-from model_preserving_id import tables
-from model_preserving_id.experiments import missing_class, ratios, volume, wide
+from model_preserving_id.paper import tables
+from model_preserving_id.paper.experiments import missing_class, ratios, volume, wide
 from model_preserving_id.portable import to_dict
 from model_preserving_id.settings import prune_main, train_main
 

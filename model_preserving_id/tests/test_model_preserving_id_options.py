@@ -11,8 +11,8 @@ from torch import nn
 from common.checkpoint import save_model
 from common.models import create_model
 from common.testing import check_options_honored, command_names, write_pictures
-from model_preserving_id import diagrams
-from model_preserving_id.experiments import missing_class, ratios, volume, wide
+from model_preserving_id.paper import diagrams
+from model_preserving_id.paper.experiments import missing_class, ratios, volume, wide
 from model_preserving_id.settings import prune_main, train_main
 
 OWN = "--model test_model_preserving_id_options:tiny --checkpoint {root}/own.safetensors {data}"

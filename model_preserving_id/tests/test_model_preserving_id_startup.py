@@ -19,9 +19,9 @@ COMMANDS = [
     ["main.py"],
     ["train.py"],
     ["-m", "model_preserving_id"],
-    ["-m", "model_preserving_id.diagrams"],
-    ["-m", "model_preserving_id.tables"],
-    *(["-m", f"model_preserving_id.experiments.{name}"] for name in EXPERIMENTS),
+    ["-m", "model_preserving_id.paper.diagrams"],
+    ["-m", "model_preserving_id.paper.tables"],
+    *(["-m", f"model_preserving_id.paper.experiments.{name}"] for name in EXPERIMENTS),
 ]
 
 

@@ -21,8 +21,8 @@ from common.atomic import write_json
 from common.checkpoint import save_model
 from common.data import DataBundle, load_dataset
 from common.device import set_threads
+from common.markdown import markdown_table
 from common.models import create_model
-from common.results import markdown_table
 from common.training import TrainOptions, fit
 from redundancy_graph.evidence import gather
 from redundancy_graph.settings import Decisions

@@ -16,8 +16,8 @@ from torch import nn
 from common.atomic import write_json
 from common.checkpoint import file_digest
 from common.device import choose_device, set_threads
+from common.markdown import markdown_table
 from common.options import Run
-from common.results import markdown_table
 from common.settings import command, option, section, settings
 from common.trained_model import TrainedModel
 from redundancy_graph.decision import decide_group, report

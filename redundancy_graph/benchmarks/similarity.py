@@ -16,8 +16,8 @@ import numpy as np
 import torch
 from scipy.fftpack import dct
 
-from common.benchmark import Ratio, write_benchmark
 from common.device import set_threads
+from common.reporting.benchmark import Ratio, write_benchmark
 from redundancy_graph import filter_similarity, select_filters
 
 FLOOR = 100

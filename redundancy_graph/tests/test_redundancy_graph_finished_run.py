@@ -15,7 +15,8 @@ from common.cost import count_cost
 from common.data import load_dataset
 from common.runs import read_json
 from common.testing.finished import check_network, check_opens, finished_copy, written
-from redundancy_graph import generate, plots, tables
+from redundancy_graph import generate, plots
+from redundancy_graph.paper import tables
 from redundancy_graph.prune import read_kept
 from redundancy_graph.prune_info import read_prune_info
 from redundancy_graph.settings import Decisions, FineTune, main_cifar10, main_generate

@@ -1,7 +1,7 @@
 """What is generated is up to date: tables from the result files, here and in the root's README."""
 
 from common.testing import pages_are_current
-from redundancy_graph.tables import TABLES
+from redundancy_graph.paper.tables import TABLES
 
 
 def test_generated_pages_are_current():

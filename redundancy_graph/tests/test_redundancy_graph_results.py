@@ -12,14 +12,15 @@ from common.checkpoint import load_model, save_model
 from common.cost import count_cost
 from common.data import DataBundle, load_dataset
 from common.errors import UserError
-from common.results import block_names, replace_block
+from common.reporting.results import block_names, replace_block
 from common.testing import run_method
 from common.trained_model import read_trained_model
-from redundancy_graph import plots, tables
+from redundancy_graph import plots
 from redundancy_graph.decision import GroupDecision
 from redundancy_graph.evidence import Evidence
 from redundancy_graph.method import METHOD
-from redundancy_graph.published import PUBLISHED
+from redundancy_graph.paper import tables
+from redundancy_graph.paper.published import PUBLISHED
 
 SEED_DROPS = {  # the printed "Top-1 drop" column, to check the other two
     "vgg16": (0.16, 0.35, 0.79),
@@ -34,7 +35,7 @@ def test_the_readme_says_what_is_generated():
     assert block_names(tables.README) == list(tables.TABLES)
     for name, table in tables.TABLES.items():
         assert not replace_block(tables.README, name, table(), check=True), (
-            f"python -m redundancy_graph.tables ({name})"
+            f"python -m redundancy_graph.paper.tables ({name})"
         )
 
 

@@ -12,7 +12,7 @@ COMMANDS = [["generate_prune_info.py"], ["prune_cifar10.py"], ["prune_imagenet.p
 
 
 def test_commands_start_without_torch():
-    assert heavy_starts([*COMMANDS, ["-m", "redundancy_graph.tables"]], HERE) == []
+    assert heavy_starts([*COMMANDS, ["-m", "redundancy_graph.paper.tables"]], HERE) == []
 
 
 def test_list_of_commands_is_complete():

@@ -18,9 +18,9 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
-from common.benchmark import Ratio, write_benchmark
 from common.data import DataBundle, MemoryImages, load_dataset
 from common.device import set_threads
+from common.reporting.benchmark import Ratio, write_benchmark
 from rewarded_metapruning.evaluator import CandidateEvaluator
 from rewarded_metapruning.pruning_net import PruningNet, draw
 from rewarded_metapruning.space import NEV, SearchSpace, find_space

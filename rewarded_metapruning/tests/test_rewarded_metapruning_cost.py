@@ -16,10 +16,10 @@ from rewarded_metapruning import create_pruned, network_cost
 from rewarded_metapruning.closed_form import space_cost
 from rewarded_metapruning.cost import main
 from rewarded_metapruning.pruning_net import draw
-from rewarded_metapruning.published import PUBLISHED
 from rewarded_metapruning.scale import SCALES, scale, width
 from rewarded_metapruning.settings import CONV_LINEAR, MILLION, PAPER
 from rewarded_metapruning.space import find_space, parse_nev
+from rewarded_metapruning.vectors import PUBLISHED
 
 RESNET50, MOBILENET1, MOBILENET2 = (PUBLISHED[arch].nev for arch in ("resnet50", "mobilenetv1", "mobilenetv2"))
 METAPRUNING_V1 = (28, 18, 10, 23, 23, 22, 22, 13, 17, 28, 17, 25, 29)

@@ -9,8 +9,9 @@ from rmp_helpers import pruning_net, write_pictures
 
 from common.data import load_dataset
 from common.testing import hostile_pickle
-from rewarded_metapruning import cost, evaluate, search, small_scale, tables, train
+from rewarded_metapruning import cost, evaluate, search, train
 from rewarded_metapruning.files import save_pruning_net, write_flat
+from rewarded_metapruning.paper import small_scale, tables
 
 TRAIN, SEARCH, EVALUATE, COST, SCALE = train.main, search.main, evaluate.main, cost.main, small_scale.main
 PUBLISHED = "14,14,16,22,21,22,20,19,16,22,16,20,22,12,25,18,15,21,21,21"

@@ -5,7 +5,8 @@ from rmp_helpers import write_pictures
 from torch import nn
 
 from common.testing import check_options_honored, command_names
-from rewarded_metapruning import comparison, cost, diagrams, evaluate, search, small_scale, train
+from rewarded_metapruning import cost, evaluate, search, train
+from rewarded_metapruning.paper import comparison, diagrams, small_scale
 from rewarded_metapruning.recipes import SearchSettings
 
 DATA = "--dataset folder:{images} --pictures 20"

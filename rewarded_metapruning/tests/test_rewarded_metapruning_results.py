@@ -10,10 +10,11 @@ import pytest
 from PIL import Image, ImageChops, ImageStat
 
 from common.models import find_architecture
-from common.results import block_names
+from common.reporting.results import block_names
 from common.settings import parser_of
 from common.testing import pages_are_current
-from rewarded_metapruning import diagrams, plots, tables
+from rewarded_metapruning import plots
+from rewarded_metapruning.paper import diagrams, figures, tables
 from rewarded_metapruning.settings import Evaluate, Search, Train, parse_stage
 
 README = tables.README
@@ -132,7 +133,7 @@ def test_the_small_table_has_means_deviations_and_differences_by_seed(tmp_path):
 def test_pictures_are_drawn(tmp_path):
     records = [record(0, 58.0, (55.0,)), record(1, 59.0, (56.0,))]
     plots.rewards(tmp_path / "r.png", records)
-    plots.accuracy_against_macs(tmp_path / "a.png", records)
+    figures.accuracy_against_macs(tmp_path / "a.png", records)
     assert (tmp_path / "r.png").stat().st_size > 10_000 < (tmp_path / "a.png").stat().st_size
 
 
@@ -144,7 +145,7 @@ def test_pictures_in_the_repository_are_small():
 
 def test_result_files_say_how_they_were_made():
     for result in tables.results():
-        assert result["command"].startswith("python -m rewarded_metapruning.small_scale")
+        assert result["command"].startswith("python -m rewarded_metapruning.paper.small_scale")
         assert result["environment"]["commit"] and result["data_fingerprint"]
         roles = [network["role"] for network in result["networks"]]
         assert roles[0] == "unpruned" and roles[-1] == "chosen" and roles.count("random") >= 1

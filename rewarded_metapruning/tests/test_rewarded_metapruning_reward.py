@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from common.errors import UserError
 from rewarded_metapruning import reward
-from rewarded_metapruning.published import LOGGED
+from rewarded_metapruning.paper.published import LOGGED
 
 accuracies = st.floats(0, 100)
 costs = st.floats(1, 10_000)

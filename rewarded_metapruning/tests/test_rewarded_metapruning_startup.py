@@ -21,7 +21,7 @@ from rewarded_metapruning.settings import (
 )
 
 SCRIPTS = ("train.py", "search.py", "evaluate.py")
-MODULES = ("train", "search", "evaluate", "cost", "diagrams", "small_scale", "tables")
+MODULES = ("train", "search", "evaluate", "cost", "paper.diagrams", "paper.small_scale", "paper.tables")
 
 
 def test_help_version_and_mistakes_import_no_torch():
@@ -34,7 +34,7 @@ OUT_OF_RANGE = {
     "search": ["--parents 0", "--population 4 --mutants 9", "--macs-max nan", "--target-macs 2", "--select-on all"],
     "evaluate": ["--beside everything", "--rank 0", "--init new", "--epochs -1", "--scales 0 31"],
     "cost": ["--model package.module:factory", "--num-classes 0"],
-    "small_scale": ["--random 0", "--meta-optimizer lion"],
+    "paper.small_scale": ["--random 0", "--meta-optimizer lion"],
 }
 
 

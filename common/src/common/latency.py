@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING
 from common.atomic import write_json
 from common.cli import fraction, positive_int
 from common.errors import UserError
+from common.markdown import markdown_table, padded
 from common.options import LATENCY_BATCHES, LATENCY_REPEATS, Run
-from common.results import markdown_table, padded
 from common.runs import describe_environment
 from common.settings import command, option, section, settings
 

@@ -22,7 +22,7 @@ from typing import Any
 from common.atomic import write_csv, write_json
 from common.cli import positive_int
 from common.errors import UserError
-from common.results import markdown_table, padded
+from common.markdown import markdown_table, padded
 from common.runs import METRICS, read_json
 from common.settings import REQUIRED, command, option, settings
 from compare.settings import PACKAGE

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from common.results import markdown_table, padded
+from common.markdown import markdown_table, padded
 from compare.findings import counted, threads
 from compare.rows import Group, Rows, chained, single
 

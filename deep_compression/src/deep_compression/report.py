@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from common.results import markdown_table
+from common.markdown import markdown_table
 from deep_compression.compressed import Account, TensorAccount
 from deep_compression.tensors import item_size
 

@@ -19,8 +19,8 @@ from common.distributed import barrier, is_main, process_group
 from common.errors import UserError
 from common.factory import import_factory, named_model
 from common.formats import load_network
+from common.markdown import markdown_table
 from common.options import train_options
-from common.results import markdown_table
 from common.runs import LOG, Stage, read_json
 from common.settings import flat
 from common.train import train_baseline

@@ -14,6 +14,7 @@ from common.device import choose_device, set_threads
 from common.factory import import_factory
 from common.log import Say
 from common.measure import Accuracy
+from common.options import Data, Network, Run
 from common.pipeline import Outcome, compress
 from common.runs import Stage, open_stage
 from common.settings import flat
@@ -23,7 +24,7 @@ from model_preserving_id.folded import FoldedNetwork
 from model_preserving_id.iterate import Row
 from model_preserving_id.method import METHOD, decide
 from model_preserving_id.portable import save_dict, to_dict
-from model_preserving_id.settings import PACKAGE, MissingClass, Prune, Pruning, Ratios
+from model_preserving_id.settings import PACKAGE, Prune, Pruning
 
 EVALUATIONS = "evaluations.csv"
 NOT_PART_OF_A_RUN = ("force", "out", "log_interval", "no_latency")
@@ -33,7 +34,7 @@ def prune(settings: Prune, command: str) -> None:
     """Prune a network into a run folder. command: the command line, for metrics.json."""
     set_threads(settings.run.threads)
     pruning, seed = settings.pruning, settings.repeat.seed
-    start = trained_from_options(settings, limits=limits_of(pruning))
+    start = trained_from_options(settings.network, settings.data, settings.run, limits=limits_of(pruning))
     folder = Path(settings.out or f"runs/{start.data.name}/{start.name}-{pruning.label}")
     stage = open_prune_stage(folder, start, pruning, seed, extra_options(settings), force=settings.repeat.force)
     prune_into(stage, start, pruning, command, log_interval=settings.log_interval, latency=not settings.no_latency)
@@ -49,10 +50,9 @@ def limits_of(pruning: Pruning) -> Limits:
     return Limits(ignored=tuple(pruning.skip), round_to=pruning.round_to)
 
 
-def trained_from_options(settings: Prune | MissingClass | Ratios, **more: Any) -> TrainedModel:
+def trained_from_options(network: Network, chosen: Data, run: Run, **more: Any) -> TrainedModel:
     """Network and data as the options name them; a factory's network may come without a file. more: other fields. Raises UserError."""
-    network, chosen = settings.network, settings.data
-    more["device"] = choose_device(settings.run.device)
+    more["device"] = choose_device(run.device)
     if not network.model or network.weights or network.checkpoint:
         return open_trained_model(network, chosen, **more)
     data = load_data(chosen)

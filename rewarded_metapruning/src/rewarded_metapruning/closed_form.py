@@ -17,10 +17,10 @@ from common.atomic import write_json
 from common.cost import RULES, count_cost
 from common.errors import UserError
 from rewarded_metapruning.custom_network import own_space
-from rewarded_metapruning.published import PUBLISHED
 from rewarded_metapruning.scale import SCALES, width
 from rewarded_metapruning.settings import CONV_LINEAR, MILLION, PAPER, Cost
 from rewarded_metapruning.space import NEV, OTHER_CLASSES, SearchSpace, aligned, find_space, index_array, parse_nev
+from rewarded_metapruning.vectors import PUBLISHED
 
 LABEL = 10_007  # wider than any layer: what is LABEL + g wide is as wide as gene g
 

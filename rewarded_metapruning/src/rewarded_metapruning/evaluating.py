@@ -21,7 +21,7 @@ from common.device import choose_device, set_threads
 from common.distributed import barrier, is_main, process_group
 from common.errors import UserError
 from common.log import epochs_said
-from common.results import markdown_table, padded
+from common.markdown import markdown_table, padded
 from common.runs import MODEL, Stage
 from common.target import TOLERANCE
 from common.trained_model import read_trained_model

@@ -1,4 +1,4 @@
-"""Pictures of searches and of the small-scale comparison."""
+"""Pictures of searches."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -8,13 +8,6 @@ import numpy as np
 
 from common.errors import UserError
 from common.plots import COLORS, KEPT, figure
-from rewarded_metapruning.settings import MILLION
-
-ROLES = {
-    "chosen": ("searched", COLORS[1], "o"),
-    "random": ("random, same budget", COLORS[0], "s"),
-    "unpruned": ("unpruned", COLORS[6], "^"),
-}
 
 
 def rewards(path: Path, searches: Sequence[Mapping[str, Any]]) -> None:
@@ -37,7 +30,7 @@ def rewards(path: Path, searches: Sequence[Mapping[str, Any]]) -> None:
         axes.set_xlabel("generation")
         axes.set_ylabel("reward")
         axes.set_xticks(places[:: max(1, len(places) // 10)])
-        axes.set_title(_title(searches))
+        axes.set_title(title(searches))
         axes.legend()
 
 
@@ -65,32 +58,12 @@ def candidates(path: Path, search: Mapping[str, Any]) -> None:
         axes.figure.colorbar(drawn, ax=axes, label="generation")
         axes.set_xlabel("MACs by the paper's rule, millions")
         axes.set_ylabel("top-1 with generated weights, %")
-        axes.set_title(_title([search]))
+        axes.set_title(title([search]))
         axes.legend()
 
 
-def accuracy_against_macs(path: Path, records: Sequence[Mapping[str, Any]]) -> None:
-    """Test accuracy of every trained network of the small-scale comparison; roles side by side, with their means."""
-    if not records:
-        raise UserError("no small-scale results to draw")
-    with figure(path, width=8.0, height=4.0, ncols=2) as (left, right):
-        for place, (role, (label, color, marker)) in enumerate(ROLES.items()):
-            found = [n for record in records for n in record["networks"] if n["role"] == role]
-            macs, top1 = [n["macs"] / MILLION for n in found], [n["top1"] for n in found]
-            left.scatter(macs, top1, color=color, marker=marker, s=26, label=label)
-            right.scatter(
-                np.full(len(top1), place) + np.linspace(-0.15, 0.15, len(top1)), top1, color=color, marker=marker, s=26
-            )
-            right.hlines(np.mean(top1), place - 0.28, place + 0.28, color=color)
-        left.set_xlabel("MACs, millions")
-        left.set_ylabel("top-1 on the test pictures, %")
-        left.legend(fontsize=8, loc="center")
-        right.set_xticks(range(len(ROLES)), [label.replace(", ", ",\n") for label, _, _ in ROLES.values()])
-        right.set_title("lines: means", fontsize=9)
-        left.set_title(_title(records), fontsize=9)
-
-
-def _title(searches: Sequence[Mapping[str, Any]]) -> str:
+def title(searches: Sequence[Mapping[str, Any]]) -> str:
+    """Network, data and number of seeds."""
     first = searches[0]
     several = f", {len(searches)} seeds" if len(searches) > 1 else ""
     return f"{first['arch']} on {first['dataset']}{several}"

@@ -5,7 +5,6 @@ import math
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import fields, replace
-from pathlib import Path
 from typing import Any, TypeVar
 
 from common import cli, options
@@ -13,12 +12,11 @@ from common.cli import fraction, not_negative_int, positive_int
 from common.errors import UserError
 from common.options import Repeat, Run, Running, train_options
 from common.settings import flat, option, parse, section, settings
-from common.training.options import OPTIMIZERS, TrainOptions
+from common.training.options import TrainOptions
 from rewarded_metapruning.recipes import SMALL, SearchSettings, quarters, recipe_of
 from rewarded_metapruning.scale import ALL_SCALES, FULL
 
 PACKAGE = "rewarded_metapruning"
-HOME = Path(__file__).resolve().parents[2]
 DATA_DIR = "./ImageNet2012"  # where the original's README wants ImageNet
 PRUNING_NET = "./training/models"
 SEARCH = "./searching"
@@ -283,40 +281,6 @@ class Cost:
     def __post_init__(self) -> None:
         if self.network.model is not None and self.input_shape is None:
             raise UserError("say what your own network reads: --input-shape 3 224 224")
-
-
-@settings
-class SmallScale:
-    """Searched against random vectors."""
-
-    arch: str = option("resnet-small", "the network")
-    data: Data = section(Data, dataset="cifar10", pictures=10_000)
-    run: Run = section(Run)
-    precision: Precision = section(Precision)
-    force: bool = option(False, "start again where a result or another run is found")
-    seeds: list[int] = option([0, 1, 2, 3, 4], "seeds of everything that is drawn: one result each")
-    target_macs: float = option(0.5, "fraction of the unpruned MACs", type=fraction)
-    meta_epochs: int = option(12, "epochs of the PruningNet", type=positive_int)
-    epochs: int = option(10, "epochs of each network", type=positive_int)
-    generations: int = option(8, "generations of the search", type=positive_int)
-    scales: list[int] = option(list(ALL_SCALES), "entries that are sampled", nargs=2, metavar=("LOW", "HIGH"))
-    meta_optimizer: str = option("sgd", "that of the PruningNet", choices=OPTIMIZERS)
-    meta_learning_rate: float = option(SMALL.meta.learning_rate, "of the PruningNet")
-    random: int = option(2, "random vectors per seed")
-    out: str = option("runs/small-scale", "folder of the run folders", free=True)
-    results: str = option(str(HOME / "results"), "folder of the result files", free=True)
-
-    def __post_init__(self) -> None:
-        scale_limits(self.scales)
-        if self.random < 1:
-            raise UserError(f"--random {self.random}: at least one, else there is nothing to compare with")
-
-
-@settings
-class Diagrams:
-    """The README's drawings of the method."""
-
-    out: str = option(str(HOME / "docs"), "folder of the drawings")
 
 
 Stage = TypeVar("Stage", Train, Search, Evaluate)

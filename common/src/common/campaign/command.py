@@ -132,7 +132,7 @@ def write_plan(folder: Folder, jobs: Sequence[Job], names: dict[str, str]) -> No
 
 def plan_text(jobs: Sequence[Job], folder: Folder, names: dict[str, str], estimates: Estimates) -> str:
     """Jobs in the order of their priority with needs and estimated hours here and on an H100, and the sums of the tags."""
-    from common.results import markdown_table, padded
+    from common.markdown import markdown_table, padded
 
     card = Estimates(folder.root / "no file", "cuda", options=estimates.options, quick=estimates.quick)
     rows: list[list[str]] = []
@@ -159,7 +159,7 @@ def plan_text(jobs: Sequence[Job], folder: Folder, names: dict[str, str], estima
 
 def print_status(root: Path) -> None:
     """A line for each job of all calls so far: its state, epochs, seconds per epoch."""
-    from common.results import markdown_table, padded
+    from common.markdown import markdown_table, padded
 
     folder = require_folder(root)
     rows = []

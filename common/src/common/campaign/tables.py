@@ -12,7 +12,7 @@ from common.runs import METRICS, read_json
 
 
 def add_results(folder: Folder) -> Iterator[str]:
-    """Call ``python -m PACKAGE.tables --add`` with the run folders of every finished job that the package keeps; lines about it."""
+    """Call ``python -m PACKAGE.paper.tables --add`` with the run folders of every finished job that the package keeps; lines about it."""
     runs: dict[str, list[Path]] = {}
     for job in folder.jobs():
         if folder.is_done(job["name"], job["identity"]):
@@ -45,7 +45,7 @@ def run_folders(out: Path) -> dict[str, list[Path]]:
 
 def _tables_of(package: str) -> Callable[[list[str]], Any] | None:
     """``main`` of a package's tables, if it takes --add."""
-    if not package.isidentifier() or find_spec(package) is None or find_spec(f"{package}.tables") is None:
-        return None
-    module = importlib.import_module(f"{package}.tables")
+    if not package.isidentifier() or not all(map(find_spec, (package, f"{package}.paper", f"{package}.paper.tables"))):
+        return None  # not installed, or from a wheel
+    module = importlib.import_module(f"{package}.paper.tables")
     return module.main if hasattr(module, "add_result") or package == "compare" else None

@@ -4,7 +4,7 @@ import importlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from common.results import block_names, stale_blocks
+from common.reporting.results import block_names, stale_blocks
 
 
 def source_folder(package: str) -> Path:
@@ -18,6 +18,6 @@ def pages_are_current(package: str, tables: Mapping[str, Callable[[], str]]) -> 
     shown: set[str] = set()
     for file in (readme, readme.parents[1] / "README.md"):
         stale = stale_blocks(file, tables)
-        assert not stale, f"{file}: {stale} are not up to date: python -m {package}.tables"
+        assert not stale, f"{file}: {stale} are not up to date: python -m {package}.paper.tables"
         shown |= set(block_names(file))
     assert set(tables) <= shown, f"{set(tables) - shown}: no README shows these tables"

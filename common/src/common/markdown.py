@@ -1,0 +1,41 @@
+"""Tables in Markdown, for READMEs, reports and terminals."""
+
+import re
+from collections.abc import Iterable, Sequence
+
+
+def markdown_table(header: Sequence[object], rows: Iterable[Sequence[object]]) -> str:
+    """A Markdown table; a column whose every cell starts like a number (or is empty or a dash) is aligned to the right.
+
+    Cells are written with `str`, so the caller decides the digits; `None` becomes an empty cell, `|` is escaped, a line
+    break becomes a space. Raises `ValueError` for a row of another length than the header.
+    """
+    head = [_cell(cell) for cell in header]
+    body = [[_cell(cell) for cell in row] for row in rows]
+    for row in body:
+        if len(row) != len(head):
+            raise ValueError(f"a row has {len(row)} cells, the header has {len(head)}: {row}")
+    rulers = ["---:" if body and all(map(_is_numeric, column)) else "---" for column in zip(*body, strict=True)]
+    lines = [head, rulers or ["---"] * len(head), *body]
+    return "".join("| " + " | ".join(line) + " |\n" for line in lines)
+
+
+def padded(table: str) -> str:
+    """A Markdown table for a terminal: every column as wide as its widest cell, numbers to the right."""
+    rows = [
+        [cell.strip() for cell in line.strip().removeprefix("|").removesuffix("|").split("|")]
+        for line in table.splitlines()
+    ]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    right = [cell.endswith(":") for cell in rows[1]]
+    rows[1] = ["-" * (width - 1) + ":" if r else "-" * width for width, r in zip(widths, right, strict=True)]
+    cells = [[c.rjust(w) if r else c.ljust(w) for c, w, r in zip(row, widths, right, strict=True)] for row in rows]
+    return "".join("| " + " | ".join(row) + " |\n" for row in cells)
+
+
+def _cell(value: object) -> str:
+    return "" if value is None else " ".join(str(value).split()).replace("|", "\\|")
+
+
+def _is_numeric(cell: str) -> bool:
+    return cell in ("", "-", "–", "—") or re.match(r"[-+−±<>~]?\d", cell) is not None

@@ -1,0 +1,1 @@
+"""The tables of common's README; not part of the wheel."""

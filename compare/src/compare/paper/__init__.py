@@ -1,0 +1,1 @@
+"""The README's tables and pictures; not part of the wheel."""

@@ -1,0 +1,172 @@
+"""The tables of the README, made from ``results/*.json`` and from the published numbers.
+
+python -m decore.paper.tables --add RUN_FOLDER ...    finished runs become results/run-<folder>.json or results/policies-<folder>.json
+python -m decore.paper.tables                         rewrite the README's tables; --check writes nothing
+"""
+
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from common.errors import UserError
+from common.markdown import markdown_table
+from common.reporting.benchmark import speed_table
+from common.reporting.results import keep_run, tables_command
+from common.runs import METRICS, read_json
+from decore.paper.published import PUBLISHED, PublishedTable
+from decore.plan import PACKAGE
+
+HOME = Path(__file__).resolve().parents[3]  # the package's folder in a checkout
+RESULTS = HOME / "results"
+DATA_SETS = ("cifar10", "imagenet")  # the papers'
+NONE = "Not measured yet."
+TITLES = {table.arch: table.title for table in PUBLISHED} | {"resnet20": "ResNet-20"}
+
+
+def results_table() -> str:
+    """Every run on the papers' data sets; beneath a network's runs the published rows of paper and seed, marked."""
+    runs = [run for run in _read("run-*.json") if run["dataset"] in DATA_SETS]
+    header = ["network", "row", "dense top-1", "after the cut", "top-1", "drop", "agreement", "MACs removed"]
+    header += ["params removed", "ms, batch 64", "policy / fine-tuning epochs", "minutes"]
+    rows: list[list[Any]] = []
+    archs = list(dict.fromkeys([run["arch"] for run in runs] + [table.arch for table in PUBLISHED]))
+    for arch in sorted(archs, key=lambda arch: (arch not in {run["arch"] for run in runs}, archs.index(arch))):
+        ours = [run for run in runs if run["arch"] == arch]
+        rows += [_row(run) for run in sorted(ours, key=lambda run: -run["compressed"]["macs"])]
+        for table in PUBLISHED:
+            if table.arch == arch:
+                rows += published_rows(table)
+    return markdown_table(header, rows)
+
+
+def _row(run: Mapping[str, Any]) -> list[Any]:
+    dense, small, options = run["baseline"], run["compressed"], run["options"]
+    target = f", {options['target_macs']:g} of the MACs" if options["target_macs"] is not None else ""
+    how = ", frozen" if options["policy"]["frozen"] else ""
+    how += ", distilled" if options.get("distill") else ""
+    pictures = run["policy"]["pictures"]
+    row = [TITLES.get(run["arch"], run["arch"]), f"ours, penalty {run['penalty']:.4g}{how}{target}"]
+    row += [*_top1(run), f"{small['agreement']:.2f}", *_removed(run)]
+    latency = " → ".join(f"{side['latency_ms']['64']:.0f}" for side in (dense, small)) if "latency_ms" in dense else ""
+    epochs = f"{run['policy_epochs']} of {pictures:,} pictures / {run['epochs']}"
+    return [*row, latency, epochs, f"{(run['seconds']) / 60:.0f}"]
+
+
+def _top1(run: Mapping[str, Any]) -> list[str]:
+    """Of the dense network, after the cut, and at the end; the drop."""
+    dense, cut, small = (run[side]["top1"] for side in ("baseline", "after_cut", "compressed"))
+    return [f"{value:.2f}" for value in (dense, cut, small, dense - small)]
+
+
+def _removed(run: Mapping[str, Any]) -> list[str]:
+    """Shares of the MACs and of the parameters."""
+    dense, small = run["baseline"], run["compressed"]
+    return [f"{100 * (1 - small[what] / dense[what]):.1f} %" for what in ("macs", "params")]
+
+
+def small_table() -> str:
+    """Runs at small scale, on other pictures than the papers': what the penalty does, beside what its sign condition asks for."""
+    runs = [run for run in _small_runs() if run["options"]["target_macs"] is None]
+    if not runs:
+        return NONE
+    header = ["network", "penalty", "asks for", "right under masks", "dense top-1", "after the cut", "top-1", "drop"]
+    header += ["MACs removed", "params removed", "policy / fine-tuning epochs"]
+    order = sorted(runs, key=lambda run: (run["arch"], run["penalty"]))
+    return markdown_table(header, [_small_row(run) for run in order])
+
+
+def networks_table() -> str:
+    """The paper's networks end to end at small scale (``benchmarks/every_network.py``), the published rows beneath each."""
+    runs = [run for run in _small_runs() if run["options"]["target_macs"] is not None]
+    order = [*(table.arch for table in PUBLISHED), *(run["arch"] for run in runs)]
+    return end_to_end(sorted(runs, key=lambda run: order.index(run["arch"]))) if runs else NONE
+
+
+def end_to_end(runs: Sequence[Mapping[str, Any]]) -> str:
+    """The metrics of one run per network, each with its published rows."""
+    rows: list[list[Any]] = []
+    for run in runs:
+        name = f"{TITLES.get(run['arch'], run['arch'])} on {run['dataset']}"
+        rows.append([name, f"ours, small scale, penalty {run['penalty']:.3g}", *_top1(run), *_removed(run)])
+        published = (row for table in PUBLISHED if table.arch == run["arch"] for row in published_rows(table))
+        rows += [[*row[:6], *row[7:9]] for row in published]
+    header = ["network", "row", "dense top-1", "after the cut", "top-1", "drop", "MACs removed", "params removed"]
+    return markdown_table(header, rows)
+
+
+def _small_runs() -> list[dict[str, Any]]:
+    return [run for run in _read("run-*.json") if run["dataset"] not in DATA_SETS]
+
+
+def _small_row(run: Mapping[str, Any]) -> list[Any]:
+    from decore.reward import required_accuracy  # imports torch
+
+    last = run["policy"]["last_epoch"]
+    row: list[Any] = [f"{TITLES.get(run['arch'], run['arch'])} on {run['dataset']}", f"{run['penalty']:.4g}"]
+    row += [f"{100 * required_accuracy(run['penalty']):.2f}", f"{last['masked_accuracy']:.2f}" if last else ""]
+    row += [*_top1(run), *_removed(run)]
+    return [*row, f"{run['policy_epochs']} of {run['policy']['pictures']:,} pictures / {run['epochs']}"]
+
+
+def published_rows(table: PublishedTable) -> list[list[Any]]:
+    rows = []
+    for row in table.rows:
+        top1 = f"{row.top1:.2f}" if row.top5 is None else f"{row.top1:.2f} ({row.top5:.2f})"
+        dense = f"{table.top1:.2f}" if table.top5 is None else f"{table.top1:.2f} ({table.top5:.2f})"
+        label = f"published ({table.source}), DECORE-{row.penalty:g}"
+        drop = f"{table.top1 - row.top1:.2f}"
+        shares = [f"{row.macs_drop:g} %", f"{row.params_drop:g} %"]
+        rows.append([table.title, label, dense, "", top1, drop, "", *shares, "", "", ""])
+    return rows
+
+
+def policies_table() -> str:
+    """Accuracy of the frozen network as channels are dropped in the order of the agents' weights (section 5)."""
+    files = _read("policies-*.json")
+    if not files:
+        return "Not measured yet: `python investigate_policies.py` does it."
+    rows = []
+    for file in files:
+        network = f"{TITLES.get(file['arch'], file['arch'])}, penalty {file['penalty']:.4g}"
+        curves = file["curves"]
+        for low, random, high in zip(curves["low"], curves["random"], curves["high"], strict=True):
+            spread = f" ± {random['deviation']:.2f}" if "deviation" in random else ""
+            row = [network, f"{100 * low['dropped']:.1f} %", f"{low['top1']:.2f}"]
+            rows.append([*row, f"{random['top1']:.2f}{spread}", f"{high['top1']:.2f}"])
+    return markdown_table(
+        ["network", "channels dropped", "lowest weight first", "random", "highest weight first"], rows
+    )
+
+
+TABLES: dict[str, Callable[[], str]] = {
+    "decore": results_table,
+    "decore.small": small_table,
+    "decore.networks": networks_table,
+    "decore.policies": policies_table,
+    "decore.speed": lambda: speed_table(RESULTS),
+}
+
+
+def add_result(folder: Path | str, results: Path = RESULTS) -> Path:
+    """A finished run folder as one JSON file among the results: see :func:`common.reporting.results.keep_run`."""
+    metrics_file = Path(folder) / METRICS
+    metrics = read_json(metrics_file) if metrics_file.is_file() else {}
+    if metrics and not ("curves" in metrics or "compressed" in metrics):
+        raise UserError(f"{folder} holds no run of prune_model.py or investigate_policies.py")
+    kind = "policies" if "curves" in metrics else "run"
+    data = str(metrics.get("dataset"))
+    place = f"-{data}" if kind == "run" and data not in DATA_SETS and not {":", "/"} & set(data) else ""
+    return keep_run(folder, PACKAGE, results, f"{kind}-{Path(folder).name.removesuffix('-policies')}{place}.json")
+
+
+def _read(pattern: str) -> list[dict[str, Any]]:
+    return [read_json(file) for file in sorted(RESULTS.glob(pattern))]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    return tables_command(PACKAGE, HOME / "README.md", TABLES, argv, add=add_result)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,97 @@
+"""Accuracy against file size on CIFAR-10: ``python -m deep_compression.paper.cifar10``, from the networks that `common.fetch` gets."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from common import cli
+from common.atomic import write_json
+from common.device import choose_device, set_threads
+from common.markdown import markdown_table
+from common.runs import read_json
+from common.settings import command
+from deep_compression.paper.settings import Cifar10
+from deep_compression.settings import PACKAGE
+
+if TYPE_CHECKING:
+    import torch
+
+    from common.data import DataBundle
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    line = cli.command_line("python -m deep_compression.paper.cifar10", argv)
+    return command(
+        Cifar10, lambda settings: run_points(settings, line), argv, "python -m deep_compression.paper.cifar10", PACKAGE
+    )
+
+
+def run_points(settings: Cifar10, line: str) -> None:
+    """Print a table and keep the metrics of all points. line: the command as typed, for result files."""
+    from common.data import load_data
+
+    set_threads(settings.run.threads)
+    device, data = choose_device(settings.run.device), load_data(settings.data)
+    header = ("network", "density", "bits", "dense top-1", "top-1", "bytes", "rate")
+    lines = []
+    for metrics in points(settings, data, device):
+        if settings.results:
+            write_json(Path(settings.results) / f"cifar10-{metrics['point']}.json", {**metrics, "command": line})
+        small, before = metrics["compressed"], metrics["baseline"]
+        accuracies = (f"{before['top1']:.2f}", f"{small['top1']:.2f}")
+        sizes = (f"{small['bytes']:,}", f"{metrics['rate']:.1f}x")
+        lines.append((settings.arch, metrics["density"], metrics["bits"], *accuracies, *sizes))
+        print(markdown_table(header, lines), flush=True)
+
+
+def points(settings: Cifar10, data: DataBundle, device: torch.device) -> Iterator[dict[str, Any]]:
+    """Metrics of each density with each number of bits, as they get ready; nothing is chosen by them."""
+    from common.trained_model import read_trained_model
+    from deep_compression import stages
+
+    arch, seed, epochs, centroid_epochs = settings.arch, settings.repeat.seed, settings.epochs, settings.share_epochs
+    out = Path(settings.out) / f"{arch}-{seed}"
+    file = dense_file(arch, settings.weights, data, out / "dense.safetensors")
+    dense = start = read_trained_model(file, data, device=device, workers=settings.data.workers)
+    chain = stages.chain(out, data, device, seed, settings.repeat.force)
+    label = arch
+    for density in settings.densities:
+        label = f"{label if settings.gradual else arch}-density{density:g}"
+        folder = out / f"{label.removeprefix(f'{arch}-')}-epochs{epochs}"
+        for bits in settings.bits:
+            plan = settings.recipe(density, bits)
+            pruned = stages.prune(start, replace(chain, folder=folder), plan.prune, plan.prune_training)
+            place = folder / (f"bits{bits}" if centroid_epochs == 1 else f"bits{bits}-epochs{centroid_epochs}")
+            shared = stages.share(pruned, replace(chain, folder=place), plan.share, plan.share_training)
+            encoded = stages.encode(shared, replace(chain, folder=place), plan.encode)
+            point = f"{label}-bits{bits}-epochs{epochs}" + ("" if centroid_epochs == 1 else f"-{centroid_epochs}")
+            yield read_json(encoded / "metrics.json") | {
+                "point": point,
+                "density": density,
+                "bits": bits,
+                "epochs": epochs,
+                "share_epochs": centroid_epochs,
+                "learning_rate": settings.learning_rate,
+                "gradual": settings.gradual,
+                "amp": settings.amp,
+                "top1_pruned": read_json(folder / "prune" / "metrics.json")["compressed"]["top1"],
+            }
+        start = pruned if settings.gradual else dense
+
+
+def dense_file(arch: str, weights: str, data: DataBundle, path: Path) -> Path:
+    """The trained network as a checkpoint of ours."""
+    from common.checkpoint import save_model
+    from common.factory import named_model
+
+    model = named_model(arch, weights, data.num_classes, data.input_shape)
+    save_model(path, model, normalize=(data.mean, data.std), dataset=data.name, classes=data.classes)
+    return path
+
+
+if __name__ == "__main__":
+    sys.exit(main())

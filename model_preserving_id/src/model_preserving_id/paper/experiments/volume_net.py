@@ -1,0 +1,172 @@
+"""A three-dimensional network and its pruning: the work of :mod:`model_preserving_id.paper.experiments.volume`."""
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from common.atomic import write_json
+from common.channels import channel_groups, keep_channels, top_channels
+from common.checkpoint import load_model, read_checkpoint, save_model
+from common.cost import count_cost
+from common.device import choose_device, set_threads
+from common.plots import figure
+from common.runs import describe_environment, writable_folder
+from common.target import Target
+from model_preserving_id.folded import FoldedNetwork
+from model_preserving_id.iterate import IterOptions, Row, iterate
+from model_preserving_id.paper.experiments.molecules import Molecules, generate, read_lba
+from model_preserving_id.paper.settings import Volume
+
+PRUNING = 80  # complexes of the validation part, as the original has it
+AMOUNTS = (0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5)  # of the filters that go, by norm
+
+
+class VolumeNet(nn.Module):
+    """Four convolutions 3^3 with ReLU, max-pool 2 after the second and the fourth, a hidden layer, one number.
+
+    (N, channels, S, S, S) -> (N, 1)
+    """
+
+    def __init__(self, grid: int, widths: Sequence[int], hidden: int, channels: int = 5) -> None:
+        super().__init__()
+        sizes = [channels, *widths]
+        self.convs = nn.ModuleList(nn.Conv3d(a, b, 3) for a, b in pairwise(sizes))
+        left = ((grid - 4) // 2 - 4) // 2
+        self.hidden, self.out = nn.Linear(widths[-1] * left**3, hidden), nn.Linear(hidden, 1)
+        self.drop, self.drop_hidden = nn.Dropout(0.1), nn.Dropout(0.25)
+
+    def forward(self, x: Tensor) -> Tensor:
+        for i, conv in enumerate(self.convs):
+            x = F.relu(conv(x))
+            x = F.max_pool3d(x, 2) if i % 2 else x
+        return self.out(self.drop_hidden(F.relu(self.hidden(self.drop(x.flatten(1))))))
+
+
+def run(settings: Volume, command: str) -> None:
+    """Measure, and leave the files in ``settings.out``. command: the command line, for the record."""
+    out = writable_folder(settings.out)
+    set_threads(settings.run.threads)
+    device = choose_device(settings.run.device)
+    data = read_lba(settings.lba, settings.grid) if settings.lba else generate(settings.grid, settings.seed)
+    model = trained(out / "dense.safetensors", data, settings, device)
+    points = [point("dense", model, data, 1.0), *by_id(model, data, settings), *by_norm(model, data)]
+    record = {
+        "command": command,
+        "data": data.name,
+        "sizes": {part: len(boxes) for part, (boxes, _) in data.parts.items()},
+        "grid": settings.grid,
+        "seed": settings.seed,
+        "macs": count_cost(model, data.input_shape).macs,
+        "points": points,
+        "environment": describe_environment(device),
+    }
+    write_json(out / "volume.json", record)
+    plot(record, out / "volume.png")
+    print(f"{out / 'volume.json'}, {out / 'volume.png'}")
+
+
+def trained(file: Path, data: Molecules, settings: Volume, device: torch.device) -> nn.Module:
+    """Adam 1e-3, batches of 16, mean squared error, as the original trains."""
+    torch.manual_seed(settings.seed)
+    build = partial(VolumeNet, settings.grid, tuple(settings.widths), settings.hidden)
+    recipe = {
+        "data": data.name,
+        "grid": settings.grid,
+        "widths": settings.widths,
+        "hidden": settings.hidden,
+        "epochs": settings.epochs,
+        "seed": settings.seed,
+    }
+    if file.is_file() and read_checkpoint(file)[0]["extra"] == recipe:
+        return load_model(file, build).to(device)
+    model = build().to(device)
+    boxes, affinities = (tensor.to(device) for tensor in data.parts["train"])
+    with torch.no_grad():
+        model.out.bias.fill_(float(affinities.mean()))
+    optimizer = torch.optim.Adam(model.parameters(), 1e-3)
+    model.train()
+    for _ in tqdm(range(settings.epochs), desc="training", disable=None, leave=False):
+        for batch in torch.randperm(len(boxes)).split(16):
+            optimizer.zero_grad()
+            F.mse_loss(model(boxes[batch]), affinities[batch]).backward()
+            optimizer.step()
+    save_model(file, model, factory=build, extra=recipe)
+    return load_model(file, build).to(device)
+
+
+def by_id(model: nn.Module, data: Molecules, settings: Volume) -> list[dict[str, Any]]:
+    """A point after every pick of the iterative rule."""
+    points: list[dict[str, Any]] = []
+
+    def see(folded: FoldedNetwork, row: Row) -> None:
+        points.append(point("id", folded.pruned(), data, row["macs_left"]))
+
+    inputs = list(data.parts["val"][0][:PRUNING].split(16))
+    iterate(
+        FoldedNetwork(model, inputs[0][:1]), inputs, IterOptions(Target(settings.target_macs), settings.k), on_pick=see
+    )
+    return points
+
+
+def by_norm(model: nn.Module, data: Molecules) -> list[dict[str, Any]]:
+    """The same share of the filters with the smallest L2 norms goes from every layer."""
+    example = torch.zeros(1, *data.input_shape, device=next(model.parameters()).device)
+    dense, points = count_cost(model, data.input_shape).macs, []
+    for amount in AMOUNTS:
+        kept = {}
+        for group in channel_groups(model, example):
+            norms = model.get_submodule(group.name).weight.detach().flatten(1).norm(dim=1).tolist()
+            kept[group.name] = top_channels(norms, max(1, round((1 - amount) * group.size)))
+        smaller = keep_channels(model, example, kept)
+        points.append(point("l2", smaller, data, count_cost(smaller, data.input_shape).macs / dense))
+    return points
+
+
+@torch.no_grad()
+def point(method: str, model: nn.Module, data: Molecules, macs_left: float) -> dict[str, Any]:
+    """RMSE and correlations on the test part, in eval mode."""
+    boxes, wanted = data.parts["test"]
+    device = next(model.parameters()).device
+    model.eval()
+    found = torch.cat([model(batch.to(device)).cpu() for batch in boxes.split(16)]).flatten().double().numpy()
+    wanted = wanted.flatten().double().numpy()
+    return {
+        "method": method,
+        "macs_left": round(macs_left, 6),
+        "rmse": round(float(np.sqrt(np.mean((found - wanted) ** 2))), 5),
+        "pearson": correlation(found, wanted),
+        "spearman": correlation(ranks(found), ranks(wanted)),
+    }
+
+
+def ranks(values: np.ndarray) -> np.ndarray:
+    """Places in ascending order, equal values sharing the middle of theirs."""
+    _, at, counts = np.unique(values, return_inverse=True, return_counts=True)
+    return (np.cumsum(counts) - (counts - 1) / 2)[at]
+
+
+def correlation(one: np.ndarray, two: np.ndarray) -> float:
+    """Pearson's; 0 where one side does not vary."""
+    one, two = one - one.mean(), two - two.mean()
+    scale = np.linalg.norm(one) * np.linalg.norm(two)
+    return round(float(one @ two / scale), 5) if scale > 0 else 0.0
+
+
+def plot(record: Mapping[str, Any], file: Path) -> None:
+    with figure(file) as axes:
+        for method, label in (("id", "ID, layer by layer"), ("l2", "smallest L2 norms, every layer alike")):
+            shown = [(p["macs_left"], p["rmse"]) for p in record["points"] if p["method"] == method]
+            axes.plot(*zip(*shown, strict=True), marker=".", label=label)
+        axes.axhline(record["points"][0]["rmse"], color="red", linewidth=0.8, label="the whole network")
+        axes.invert_xaxis()
+        title = f"{record['data']} set, boxes of {record['grid']}³"
+        axes.set(xlabel="fraction of the MACs left", ylabel="test RMSE", title=title)
+        axes.figure.legend(loc="outside upper center", ncols=3)
