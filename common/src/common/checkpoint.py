@@ -17,8 +17,9 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from common.atomic import atomic_file, write_json
+from common.channels.resize import fit_shapes
 from common.errors import UserError
-from common.models import PadShortcut, checked_arguments, is_known, skeleton
+from common.models import checked_arguments, is_known, skeleton
 from common.replaced import build_replaced, replaced_layers
 from common.tensor_files import read_tensor_file
 
@@ -202,26 +203,6 @@ def read_tensors(path: Path | str) -> dict[str, Tensor]:
     return _strip_prefix(_find_state_dict(read_tensor_file(path), path))
 
 
-def fit_shapes(model: nn.Module, tensors: Mapping[str, Tensor], path: Path | str = "the file") -> None:
-    """Give every module the shapes that its tensors have, so that a dense network can take pruned weights."""
-    for name, module in model.named_modules():
-        own = {
-            k: tensors[f"{name}.{k}" if name else k]
-            for k in _own_tensors(module)
-            if (f"{name}.{k}" if name else k) in tensors
-        }
-        for key, tensor in own.items():
-            current = _own_tensors(module)[key]
-            if current.dim() != tensor.dim():
-                raise UserError(
-                    f"{path}: {name}.{key} has {tensor.dim()} dimensions, the network wants {current.dim()}"
-                )
-            if current.shape != tensor.shape:
-                _replace(module, key, torch.empty(tensor.shape, dtype=current.dtype, device=current.device))
-        if own:
-            _fit_attributes(module, own)
-
-
 def load_tensors(
     model: nn.Module,
     tensors: Mapping[str, Tensor],
@@ -348,41 +329,6 @@ def _strip_prefix(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     while tensors and all(name.startswith("module.") for name in tensors):
         tensors = {name.removeprefix("module."): tensor for name, tensor in tensors.items()}
     return dict(tensors)
-
-
-def _own_tensors(module: nn.Module) -> dict[str, Tensor]:
-    own = {**module._parameters, **module._buffers}
-    return {name: tensor for name, tensor in own.items() if tensor is not None}
-
-
-def _replace(module: nn.Module, key: str, tensor: Tensor) -> None:
-    if key in module._parameters:
-        requires_grad = module._parameters[key].requires_grad  # type: ignore[union-attr]
-        module._parameters[key] = nn.Parameter(tensor, requires_grad=requires_grad)
-    else:
-        module._buffers[key] = tensor
-
-
-def _fit_attributes(module: nn.Module, own: Mapping[str, Tensor]) -> None:
-    """Widths that modules keep as numbers beside their tensors."""
-    weight = own.get("weight")
-    if weight is None and isinstance(module, nn.modules.batchnorm._BatchNorm) and "running_mean" in own:
-        module.num_features = len(own["running_mean"])
-    if weight is None or isinstance(module, PadShortcut):
-        return
-    if isinstance(module, (nn.Conv1d, nn.Conv2d, nn.Conv3d)):
-        depthwise = 1 < module.groups == module.in_channels == module.out_channels
-        module.out_channels = weight.shape[0]
-        module.groups = weight.shape[0] if depthwise else module.groups
-        module.in_channels = weight.shape[1] * module.groups
-    elif isinstance(module, nn.Linear):
-        module.out_features, module.in_features = weight.shape
-    elif isinstance(module, nn.LayerNorm):
-        module.normalized_shape = tuple(weight.shape)
-    else:
-        for name in ("num_features", "num_channels", "num_parameters"):
-            if hasattr(module, name):
-                setattr(module, name, weight.shape[0])
 
 
 def _normalization(pair: tuple[Sequence[float], Sequence[float]] | None) -> dict[str, list[float]] | None:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from common.channels.resize import is_depthwise
 from common.errors import UserError
 from common.models import is_known, skeleton
 
@@ -127,6 +128,6 @@ def _numbers(module: nn.Module) -> Mapping[str, Any]:
         return {"bias": module.bias is not None}
     if not isinstance(module, nn.Conv2d):
         return {}
-    depthwise = 1 < module.groups == module.in_channels == module.out_channels
     numbers = {name: getattr(module, name) for name in CONV_PAIRS}
-    return {**numbers, "groups": "depthwise" if depthwise else module.groups, "bias": module.bias is not None}
+    groups = "depthwise" if is_depthwise(module) else module.groups
+    return {**numbers, "groups": groups, "bias": module.bias is not None}

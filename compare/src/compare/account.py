@@ -1,11 +1,9 @@
 """What a row says beside top-1: accuracy and agreement of each class, and the width of each layer."""
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 
-LAYERS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
+from common.channels.resize import WEIGHTED, width
 
 
 def per_class(labels: Tensor, decisions: Tensor, reference: Tensor, classes: int) -> dict[str, list[float]]:
@@ -30,11 +28,11 @@ def widths(model: nn.Module, dense: nn.Module) -> dict[str, list[int]]:
     """{layer: [width now, width of the dense network]}; of a layer that was replaced, the narrowest part counts."""
     found = {}
     for name, module in dense.named_modules():
-        if not isinstance(module, LAYERS):
+        if not isinstance(module, WEIGHTED):
             continue
-        parts = [part for part in _submodule(model, name).modules() if isinstance(part, LAYERS)]
+        parts = [part for part in _submodule(model, name).modules() if isinstance(part, WEIGHTED)]
         if parts:
-            found[name] = [min(_width(part) for part in parts), _width(module)]
+            found[name] = [min(width(part, "out") for part in parts), width(module, "out")]
     return found
 
 
@@ -43,7 +41,3 @@ def _submodule(model: nn.Module, name: str) -> nn.Module:
         return model.get_submodule(name)
     except AttributeError:
         return nn.Identity()
-
-
-def _width(module: Any) -> int:
-    return module.out_features if isinstance(module, nn.Linear) else module.out_channels

@@ -11,7 +11,8 @@ import numpy as np
 from torch import Tensor, nn
 
 from common.atomic import write_bytes
-from common.checkpoint import build_recorded, check_facts, fit_shapes, load_tensors
+from common.channels.resize import fit_shapes
+from common.checkpoint import build_recorded, check_facts, load_tensors
 from common.errors import UserError
 from common.replaced import build_replaced, replaced_layers
 from deep_compression import container

@@ -15,12 +15,11 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from common.channels import ChannelGroup
+from common.channels.resize import CONVOLUTIONS
 from common.device import exact_float32
 from common.errors import UserError
 from common.models import PadShortcut
 from model_preserving_id.rows import Gram
-
-CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
 @dataclass(frozen=True, eq=False)

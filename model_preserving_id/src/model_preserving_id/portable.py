@@ -12,7 +12,8 @@ import torch
 from torch import nn
 
 from common.atomic import atomic_file
-from common.checkpoint import build_recorded, check_facts, fit_shapes, load_model, load_tensors
+from common.channels.resize import fit_shapes
+from common.checkpoint import build_recorded, check_facts, load_model, load_tensors
 from common.errors import UserError
 from common.models import ARCHITECTURES, is_known, skeleton
 from common.replaced import build_replaced, describe_replaced

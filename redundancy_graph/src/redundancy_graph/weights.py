@@ -9,7 +9,8 @@ import torch
 from torch import nn
 
 from common.atomic import write_bytes
-from common.checkpoint import fit_shapes, load_model, load_tensors, read_tensors
+from common.channels.resize import fit_shapes
+from common.checkpoint import load_model, load_tensors, read_tensors
 from common.data import DataBundle, load_dataset
 from common.errors import UserError
 from common.factory import import_factory, named_model

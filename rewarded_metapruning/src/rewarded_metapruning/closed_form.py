@@ -1,20 +1,24 @@
 """What a NEV costs, in closed form: no network is built or run for it.
 
 One forward pass without arithmetic, in which every gene has a width that no layer has, tells which genes each call's
-channels belong to; a cost is then a sum of products of widths. By two rules: ``paper`` (that of the paper's "FLOPs":
-``rewarded_metapruning`` in common.cost) and ``conv_linear``.
+channels belong to; a cost is then a sum of products of widths. By two rules of common.cost.rules: ``rewarded_metapruning``
+(the paper's "FLOPs", ``paper`` for short) and ``conv_linear``.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from math import prod
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from common.atomic import write_json
 from common.cost import RULES, count_cost
+from common.cost.calls import Call, trace_calls
+from common.cost.rules import conv_linear, rewarded_metapruning
+from common.cost.rules.factors import Factors
 from common.errors import UserError
 from rewarded_metapruning.custom_network import own_space
 from rewarded_metapruning.scale import SCALES, width
@@ -23,6 +27,7 @@ from rewarded_metapruning.space import NEV, OTHER_CLASSES, SearchSpace, aligned,
 from rewarded_metapruning.vectors import PUBLISHED
 
 LABEL = 10_007  # wider than any layer: what is LABEL + g wide is as wide as gene g
+Term = tuple[int, tuple[int, ...]]  # coefficient, and sizes to multiply it with: some of them labels
 
 
 @dataclass(frozen=True)
@@ -44,12 +49,12 @@ class SpaceCost:
     def __init__(self, space: SearchSpace) -> None:
         self.space = space
         self.table = np.array([[width(g.base, i) for i in range(SCALES)] for g in space.genes], dtype=np.int64)
-        calls = _labelled_calls(space)
-        self.rules = {
-            PAPER: _products(space, calls, [_paper_terms]),
-            CONV_LINEAR: _products(space, calls, [_mac_terms]),
-        }
-        self._params = _params(space)
+        labels = [LABEL + gene for gene in range(len(space.genes))]
+        calls = _labelled_calls(space, labels)
+        rules = {PAPER: rewarded_metapruning.factors, CONV_LINEAR: conv_linear.factors}
+        self.rules = {name: _products(labels, _terms(calls, factors)) for name, factors in rules.items()}
+        trainable = [name for name, _ in space.shell().named_parameters()]
+        self._params = _products(labels, [(1, space.shape_of(name, labels)) for name in trainable])
         self._columns = np.arange(len(space.genes))
 
     def macs(self, nevs: Sequence[Sequence[int]], rule: str = PAPER) -> np.ndarray:
@@ -111,89 +116,32 @@ def _oriented(space: SearchSpace, nev: Sequence[int], rotated: bool) -> NEV:
     return aligned(nev) if rotated else nev
 
 
-@dataclass(frozen=True)
-class _Call:
-    """A call of a leaf module: the module, the shapes (1, C, H, W) or (1, C) of input and output."""
-
-    module: nn.Module
-    inputs: tuple[int, ...]
-    outputs: tuple[int, ...]
-
-
-def _labelled_calls(space: SearchSpace) -> list[_Call]:
-    labels = [LABEL + gene for gene in range(len(space.genes))]
-    model = space.shell(labels).eval()
+def _labelled_calls(space: SearchSpace, labels: Sequence[int]) -> list[Call]:
+    model = space.shell(labels)
     for name, (source, _, after) in space.sources.items():
         sizes = len(source) if after is None else labels[after]
         model.get_submodule(name).source = torch.empty(sizes, dtype=torch.int64, device="meta")
-    calls: list[_Call] = []
-
-    def record(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        calls.append(_Call(module, tuple(inputs[0].shape), tuple(output.shape)))
-
-    for module in model.modules():
-        if not any(module.children()):
-            module.register_forward_hook(record)
-    with torch.no_grad():
-        model(torch.empty(1, *space.shape, device="meta"))
-    return calls
+    return trace_calls(model, space.shape)
 
 
-def _paper_terms(call: _Call) -> list[tuple[int, int, int]]:
-    """MACs, linear biases, 1 per norm input element, 1 per ReLU-module input element, k^2 per pooling-module output."""
-    terms = _mac_terms(call)
-    if isinstance(call.module, nn.Linear) and call.module.bias is not None:
-        terms.append((1, call.outputs[1], 1))
-    if isinstance(call.module, (nn.BatchNorm1d, nn.BatchNorm2d, nn.ReLU)):
-        terms.append((_area(call.inputs), call.inputs[1], 1))
-    if isinstance(call.module, (nn.MaxPool2d, nn.AvgPool2d)):
-        size = call.module.kernel_size
-        window = size * size if isinstance(size, int) else size[0] * size[1]
-        terms.append((window * _area(call.outputs), call.outputs[1], 1))
-    return terms
+def _terms(calls: Sequence[Call], factors: Callable[[nn.Module], Factors]) -> list[Term]:
+    """Cost of the calls by a rule, as products of sizes."""
+    terms: list[Term] = []
+    for call in calls:
+        of = factors(call.module)
+        if call.positions:
+            terms.append((of.macs * call.positions, tuple(call.module.weight.shape)))
+        terms += [(of.inputs, call.input_shape), (of.outputs, call.output_shape)]
+    return [term for term in terms if term[0]]
 
 
-def _mac_terms(call: _Call) -> list[tuple[int, int, int]]:
-    """Terms (coefficient, channels, channels) of convolutions and linear layers."""
-    module, outputs = call.module, call.outputs
-    if isinstance(module, nn.Linear):
-        return [(1, outputs[-1], call.inputs[-1])]
-    if not isinstance(module, nn.Conv2d):
-        return []
-    window = module.kernel_size[0] * module.kernel_size[1]
-    return [(window * _area(outputs), outputs[1], module.weight.shape[1])]
-
-
-def _area(shape: tuple[int, ...]) -> int:
-    return int(np.prod(shape[2:], dtype=np.int64))
-
-
-def _products(space: SearchSpace, calls: Sequence[_Call], rules) -> Products:
-    return _from_terms(space, [term for call in calls for rule in rules for term in rule(call)])
-
-
-def _params(space: SearchSpace) -> Products:
-    trainable = {name for name, _ in space.shell().named_parameters()}
-    terms = []
-    for name in trainable:
-        genes = [gene for gene in space.dims[name] if gene is not None]
-        fixed = [size for size, gene in zip(space.full[name], space.dims[name], strict=True) if gene is None]
-        labels = [*(LABEL + gene for gene in genes), 1, 1][:2]
-        terms.append((int(np.prod(fixed, dtype=np.int64)), *labels))
-    return _from_terms(space, terms)
-
-
-def _from_terms(space: SearchSpace, terms: Sequence[tuple[int, int, int]]) -> Products:
-    """Labels become gene numbers, other sizes join the coefficient."""
+def _products(labels: Sequence[int], terms: Sequence[Term]) -> Products:
+    """Sum of terms: labels become gene numbers, other sizes join the coefficient."""
     rows = []
-    for coefficient, *sizes in terms:
-        genes = []
-        for size in sizes:
-            if LABEL <= size < LABEL + len(space.genes):
-                genes.append(size - LABEL)
-            else:
-                coefficient, genes = coefficient * size, [*genes, -1]
-        rows.append((coefficient, *genes))
+    for coefficient, sizes in terms:
+        genes = [labels.index(size) for size in sizes if size in labels]
+        fixed = prod(size for size in sizes if size not in labels)
+        rows.append((coefficient * fixed, *genes, *[-1] * (2 - len(genes))))
     return Products(*(np.array(column, dtype=np.int64) for column in zip(*rows, strict=True)))
 
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from common.channels import ChannelGroup, channel_groups
-from common.checkpoint import fit_shapes
+from common.channels.resize import fit_shapes
 from common.errors import UserError
 from common.models import PadShortcut, arguments_for, create_model, find_architecture
 from rewarded_metapruning.genes import DESCRIPTIONS, Description

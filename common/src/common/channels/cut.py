@@ -8,11 +8,11 @@ from torch import Tensor, nn
 
 from common.channels.groups import ChannelGroup, groups_of_traces
 from common.channels.mask import masked
+from common.channels.resize import remove_channels
 from common.channels.select import rounded, top_channels
-from common.channels.trace import CONVOLUTIONS, Touch, trace
+from common.channels.trace import Touch, trace
 from common.device import exact_float32
 from common.errors import UserError
-from common.models.shortcut import PadShortcut
 
 TOLERANCE = 1e-5
 
@@ -74,83 +74,7 @@ def _cut(model: nn.Module, touches: Mapping[str, Sequence[Touch]], kept: Mapping
             removed.setdefault((touch.module, touch.side), set()).update(gone)
     for (name, side), gone in removed.items():
         if gone:
-            _cut_module(name, modules[name], side, gone)
-
-
-def _cut_module(name: str, module: nn.Module, side: str, gone: set[int]) -> None:
-    width = _width(module, side)
-    kept = torch.tensor([i for i in range(width) if i not in gone], dtype=torch.int64)
-    if isinstance(module, PadShortcut) and side == "in":  # it may lose all that it reads: then it adds zero
-        module.keep_inputs(kept, width)
-        return
-    if not len(kept):
-        raise UserError(f"{name}: no channel would be left; keep at least one")
-    if isinstance(module, PadShortcut):
-        module.keep_outputs(kept)
-    elif isinstance(module, CONVOLUTIONS) and side != "both" and module.groups > 1:
-        _cut_grouped(name, module, side, kept)
-    elif side == "in":
-        _slice_tensors(module, ("weight",), kept, dim=1)
-        _set_width(module, ("in_channels", "in_features"), len(kept))
-    else:
-        _slice_tensors(module, ("weight", "bias", "running_mean", "running_var"), kept, dim=0)
-        names = ("out_channels", "out_features", "num_features", "num_channels", "num_parameters")
-        _set_width(module, names, len(kept))
-        if side == "both":
-            _set_width(module, ("in_channels", "groups"), len(kept))
-        if isinstance(module, nn.LayerNorm):
-            module.normalized_shape = (len(kept),)
-
-
-def _width(module: nn.Module, side: str) -> int:
-    """How many channels stand on one side of a module. A shortcut's input is not recorded: one past the last fed is enough."""
-    if isinstance(module, PadShortcut):
-        return len(module.source) if side == "out" else int(module.source.max()) + 1
-    if isinstance(module, nn.Linear):
-        return module.in_features if side == "in" else module.out_features
-    if isinstance(module, CONVOLUTIONS):
-        return module.in_channels if side == "in" else module.out_channels
-    for name in ("num_features", "num_channels", "num_parameters"):
-        if hasattr(module, name):
-            return getattr(module, name)
-    return module.normalized_shape[0]
-
-
-def _cut_grouped(name: str, module: nn.Module, side: str, kept: Tensor) -> None:
-    """A grouped convolution keeps the same number of channels in each of its groups."""
-    groups, width = module.groups, _width(module, side)
-    runs = kept // (width // groups)
-    if len(kept) % groups or (torch.bincount(runs, minlength=groups) != len(kept) // groups).any():
-        raise UserError(
-            f"{name} has {groups} groups: keep the same number of channels in each run of {width // groups}"
-        )
-    if side == "out":
-        _slice_tensors(module, ("weight", "bias"), kept, dim=0)
-        module.out_channels = len(kept)
-        return
-    local = (kept % (width // groups)).view(groups, -1)
-    blocks = module.weight.detach().chunk(groups, dim=0)
-    cut = [block.index_select(1, rows.to(block.device)) for block, rows in zip(blocks, local, strict=True)]
-    module.weight = nn.Parameter(torch.cat(cut), requires_grad=module.weight.requires_grad)
-    module.in_channels = len(kept)
-
-
-def _slice_tensors(module: nn.Module, names: Sequence[str], kept: Tensor, dim: int) -> None:
-    for name in names:
-        tensor = getattr(module, name, None)
-        if tensor is None or (isinstance(module, nn.PReLU) and tensor.numel() == 1):
-            continue
-        cut = tensor.detach().index_select(dim, kept.to(tensor.device)).clone()
-        if isinstance(tensor, nn.Parameter):
-            setattr(module, name, nn.Parameter(cut, requires_grad=tensor.requires_grad))
-        else:
-            module.register_buffer(name, cut)
-
-
-def _set_width(module: nn.Module, names: Sequence[str], width: int) -> None:
-    for name in names:
-        if hasattr(module, name) and not (isinstance(module, nn.PReLU) and module.num_parameters == 1):
-            setattr(module, name, width)
+            remove_channels(name, modules[name], side, gone)
 
 
 def _compare(

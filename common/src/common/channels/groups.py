@@ -5,7 +5,8 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from common.channels.trace import CONVOLUTIONS, Trace, trace
+from common.channels.resize import CONVOLUTIONS, WEIGHTED
+from common.channels.trace import Trace, trace
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,7 @@ def _group(model: nn.Module, found: Trace) -> ChannelGroup | None:
             for position, channel in sorted(zip(touch.positions, touch.channels, strict=True)):
                 positions[channel].append(position)
             consumers.append((touch.module, positions))
-        elif touch.side == "out" and isinstance(module, (*CONVOLUTIONS, nn.Linear)):
+        elif touch.side == "out" and isinstance(module, WEIGHTED):
             producers.append(touch.module)
         else:
             followers.append(touch.module)

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from common.channels.groups import ChannelGroup
+from common.channels.resize import channel_dim
 
 Reads = list[tuple[int, list[list[int]]]]  # (first column of a group, input positions of each of its channels)
 
@@ -70,7 +71,7 @@ class Masking:
             if self._masks is None:
                 return None
             x = inputs[0]
-            dim = x.dim() - 1 if isinstance(module, nn.Linear) else 1
+            dim = channel_dim(module, x)
             width, total = x.shape[dim], self._masks.shape[-1]
             if (width, x.device) not in indices:
                 indices[width, x.device] = _column_of_position(reads, width, total, x.device)

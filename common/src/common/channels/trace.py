@@ -13,12 +13,9 @@ from torch_pruning.dependency import DependencyGraph
 from torch_pruning.dependency.node import Node
 from torch_pruning.pruner.function import BasePruningFunc
 
+from common.channels.resize import NORMS, WEIGHTED, is_depthwise
 from common.errors import UserError
 from common.models.shortcut import PadShortcut
-
-CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
-WEIGHTED = (*CONVOLUTIONS, nn.Linear)
-NORMS = (nn.modules.batchnorm._BatchNorm, nn.modules.instancenorm._InstanceNorm, nn.GroupNorm, nn.LayerNorm, nn.PReLU)
 
 
 @dataclass(frozen=True)
@@ -83,7 +80,7 @@ def trace(model: nn.Module, example_input: Tensor) -> list[Trace]:
     traces: list[Trace] = []
     seen: set[str] = set()
     for name, module in model.named_modules():
-        if not isinstance(module, WEIGHTED) or _is_depthwise(module) or name in seen or module not in graph.module2node:
+        if not isinstance(module, WEIGHTED) or is_depthwise(module) or name in seen or module not in graph.module2node:
             continue
         width = graph.get_out_channels(module)
         group = graph.get_pruning_group(
@@ -176,7 +173,7 @@ def _translate(
         if len(set(positions)) != len(positions):
             obstacle = f"{name} reads several of these channels at one position"
         side = "in" if reads_only else "out"
-        if isinstance(module, NORMS) or _is_depthwise(module):
+        if isinstance(module, NORMS) or is_depthwise(module):
             side = "both"
         elif not isinstance(module, (*WEIGHTED, PadShortcut)):
             obstacle = f"{name} is a {type(module).__name__}, which common.channels does not cut"
@@ -206,11 +203,6 @@ def _depths(graph: DependencyGraph) -> dict[Node, int]:
                 before = max((depths.get(n, 0) for n in node.inputs), default=0)
                 depths[node] = before + isinstance(node.module, WEIGHTED)
     return depths
-
-
-def _is_depthwise(module: nn.Module) -> bool:
-    """Every channel of its own: it follows the producer of its input like a norm does."""
-    return isinstance(module, CONVOLUTIONS) and 1 < module.groups == module.in_channels == module.out_channels
 
 
 def _device(model: nn.Module) -> torch.device:

@@ -1,0 +1,101 @@
+"""Calls of a network's modules in the forward pass of one example, and their MACs."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import prod
+
+import torch
+from torch import Tensor, nn
+
+from common.channels.resize import CONVOLUTIONS
+from common.errors import UserError
+
+TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+ANY_CONVOLUTION = (*CONVOLUTIONS, *TRANSPOSED)
+LAYERS = (*ANY_CONVOLUTION, nn.Linear)
+
+
+@dataclass(frozen=True)
+class Call:
+    """One call of a leaf module on one example, with the shapes of its input and output."""
+
+    name: str
+    module: nn.Module
+    input_shape: tuple[int, ...]
+    output_shape: tuple[int, ...]
+
+    @property
+    def inputs(self) -> int:
+        """Number of elements of the input."""
+        return prod(self.input_shape)
+
+    @property
+    def outputs(self) -> int:
+        """Number of elements of the output."""
+        return prod(self.output_shape)
+
+    @property
+    def positions(self) -> int:
+        """Number of times that a convolution or linear layer uses each of its weights; 0 for any other module."""
+        if not isinstance(self.module, LAYERS):
+            return 0
+        elements = self.inputs if isinstance(self.module, TRANSPOSED) else self.outputs
+        return elements // self.module.weight.shape[0]
+
+    @property
+    def macs(self) -> int:
+        """MACs of a convolution or linear layer; 0 for any other module."""
+        return self.positions * self.module.weight.numel() if isinstance(self.module, LAYERS) else 0
+
+
+def layer_macs(model: nn.Module, input_shape: Sequence[int]) -> dict[str, int]:
+    """MACs of each convolution and linear layer for one example, by module name, in order of execution."""
+    macs: dict[str, int] = {}
+    for call in trace_calls(model, input_shape):
+        if isinstance(call.module, LAYERS):
+            macs[call.name] = macs.get(call.name, 0) + call.macs
+    return macs
+
+
+def trace_calls(model: nn.Module, input_shape: Sequence[int]) -> list[Call]:
+    """Record every call of a leaf module in the forward pass of one example, as :func:`run_example` runs it."""
+    calls: list[Call] = []
+
+    def record(name: str):
+        def hook(module: nn.Module, inputs, output) -> None:
+            if isinstance(output, Tensor) and inputs and isinstance(inputs[0], Tensor):
+                calls.append(Call(name, module, tuple(inputs[0].shape), tuple(output.shape)))
+
+        return hook
+
+    leaves = [(name, module) for name, module in model.named_modules() if not any(module.children())]
+    handles = [module.register_forward_hook(record(name)) for name, module in leaves]
+    try:
+        run_example(model, input_shape)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return calls
+
+
+def run_example(model: nn.Module, input_shape: Sequence[int]) -> None:
+    """Run one example of zeros in eval mode without gradients; every module's mode is restored.
+
+    input_shape: (C, H, W). Raises UserError if the network does not take it.
+    """
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        with torch.no_grad():
+            model(example_of_zeros(model, input_shape))
+    except (RuntimeError, ValueError, IndexError) as error:
+        raise UserError(f"the network does not run on an example of shape {tuple(input_shape)}: {error}") from error
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+
+
+def example_of_zeros(model: nn.Module, input_shape: Sequence[int]) -> Tensor:
+    """One example (1, C, H, W) of zeros, of the device and type of the network's parameters."""
+    parameter = next(model.parameters(), torch.empty(0))
+    return torch.zeros((1, *input_shape), device=parameter.device, dtype=parameter.dtype)

@@ -1,0 +1,63 @@
+"""MACs of a network for any widths of its channel groups, in closed form."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from torch import nn
+
+from common.channels import ChannelGroup
+from common.channels.resize import is_depthwise, width
+from common.cost.calls import layer_macs
+
+
+class WidthCost:
+    """MACs of a network for any widths of its channel groups, in closed form: no network is built or run.
+
+    Exact for kept sets whose channels are read at equally many positions each, as in all registered networks.
+    """
+
+    def __init__(self, model: nn.Module, input_shape: Sequence[int], groups: Sequence[ChannelGroup]) -> None:
+        modules = dict(model.named_modules())
+        made_by = {producer: group for group in groups for producer in (*group.producers, *group.followers)}
+        self.layers = [
+            _LayerCost.of(name, modules[name], macs, made_by, groups)
+            for name, macs in layer_macs(model, input_shape).items()
+        ]
+        self.sizes = {group.name: group.size for group in groups}
+        self.dense = self.macs({})
+
+    def macs(self, kept: Mapping[str, int]) -> int:
+        """MACs when group ``name`` keeps ``kept[name]`` channels; groups that are not named keep all."""
+        widths = {**self.sizes, **kept}
+        return sum(layer.macs(widths) for layer in self.layers)
+
+
+@dataclass(frozen=True)
+class _LayerCost:
+    per_pair: int  # MACs per (output channel, input channel), per channel for a depthwise layer; times `groups`
+    groups: int
+    out: tuple[int, str | None]  # outputs outside any group, and the group that makes the rest
+    reads: tuple[int, tuple[tuple[str, int], ...]]  # inputs outside any group, and (group, positions per channel)
+    depthwise: bool
+
+    @staticmethod
+    def of(
+        name: str, module: nn.Module, macs: int, made_by: Mapping[str, ChannelGroup], groups: Sequence[ChannelGroup]
+    ) -> "_LayerCost":
+        out_width, in_width, conv_groups = width(module, "out"), width(module, "in"), getattr(module, "groups", 1)
+        maker = made_by.get(name)
+        out = (0, maker.name) if maker else (out_width, None)
+        if is_depthwise(module):
+            return _LayerCost(macs // out_width, 1, out, (1, ()), True)
+        reads = tuple((g.name, len(p[0])) for g in groups for consumer, p in g.consumers if consumer == name)
+        covered = sum(len(q) for g in groups for consumer, p in g.consumers if consumer == name for q in p)
+        return _LayerCost(
+            macs * conv_groups // (out_width * in_width), conv_groups, out, (in_width - covered, reads), False
+        )
+
+    def macs(self, widths: Mapping[str, int]) -> int:
+        outputs = self.out[0] + (widths[self.out[1]] if self.out[1] else 0)
+        if self.depthwise:
+            return self.per_pair * outputs
+        inputs = self.reads[0] + sum(widths[name] * positions for name, positions in self.reads[1])
+        return self.per_pair * outputs * inputs // self.groups
