@@ -121,7 +121,7 @@ def trial_table() -> str:
         return NONE
     labels = list(lines[0][0])
     lines.sort(key=lambda line: (line[1]["epochs"], -sum(group.mean("top1") for group in line[0].values())))
-    header = ["epochs", "schedule", "rate", "batch", "label smoothing", "distillation", *labels]
+    header = ["epochs", "schedule", "rate", "batch", "label smoothing", "distillation", "recalibrated on", *labels]
     return markdown_table(
         header, [[*_recipe_cells(recipe), *(_mean(groups[n]) for n in labels)] for groups, recipe in lines]
     )
@@ -130,7 +130,7 @@ def trial_table() -> str:
 def _recipe_cells(recipe) -> list[object]:
     warm = f", warm-up {recipe['warmup_epochs']:g}" if recipe["warmup_epochs"] else ""
     own = [recipe["epochs"], recipe["schedule"] + warm, recipe["learning_rate"], recipe["batch_size"]]
-    return [*own, recipe["label_smoothing"] or "", recipe.get("distill") or ""]
+    return [*own, recipe["label_smoothing"] or "", recipe.get("distill") or "", recipe.get("recalibrate") or ""]
 
 
 def _mean(group) -> str:
