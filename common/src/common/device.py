@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from common.errors import UserError
 
@@ -53,7 +53,8 @@ def exact_float32() -> Iterator[None]:
     if not torch.cuda.is_available():
         yield
         return
-    places = (torch.backends.cudnn.conv, torch.backends.cudnn.rnn, torch.backends.cuda.matmul)
+    cudnn: Any = torch.backends.cudnn  # replaces itself in sys.modules, by an object that has more attributes
+    places: tuple[Any, ...] = (cudnn.conv, cudnn.rnn, torch.backends.cuda.matmul)
     before = [place.fp32_precision for place in places]
     try:
         for place in places:

@@ -14,6 +14,7 @@ from tqdm import tqdm
 from common.cost import count_cost
 from common.data import ImageSet
 from common.device import exact_float32
+from common.layers import placed
 from common.options import LATENCY_BATCHES, LATENCY_REPEATS
 
 BATCH_SIZE, BATCH_SIZE_ON_CUDA = 250, 2000  # of evaluation; the latter for images of 32 x 32 pixels or fewer
@@ -110,7 +111,7 @@ def latency_series(
     device = torch.device(device)
     result: dict[str, dict[str, list[float]]] = {name: {} for name in models}
     for model in models.values():
-        model.to(device, memory_format=torch.channels_last).eval()
+        placed(model, device).eval()
     for batch_size in batch_sizes:
         batch = torch.randn(batch_size, *input_shape, device=device)
         if batch.dim() == 4:

@@ -57,7 +57,7 @@ def section(cls: type, title: str | None = None, **defaults: Any) -> Any:
     return dataclasses.field(default_factory=lambda: cls(**defaults), metadata={"section": title})
 
 
-@dataclass_transform(field_specifiers=(option, section), frozen_default=True, kw_only_default=True)
+@dataclass_transform(frozen_default=True, kw_only_default=True)
 def settings(cls: type[T]) -> type[T]:
     """Make a class of options a frozen dataclass."""
     # Now, since a command's module may be run under a name by which nobody finds it again.
@@ -84,7 +84,7 @@ def add_options(parser: argparse.ArgumentParser, cls: type, defaults: Mapping[st
 def _add_all(parser: argparse.ArgumentParser, place: Any, cls: type, values: Any, defaults: Mapping[str, Any]) -> None:
     """values: a section's own defaults; None: those of the class, which need not make settings that are possible."""
     hints = cls.__option_types__  # type: ignore[attr-defined]
-    for field in dataclasses.fields(cls):  # type: ignore[arg-type]
+    for field in dataclasses.fields(cls):
         value = _default(field) if values is None else getattr(values, field.name)
         if "section" in field.metadata:
             title = field.metadata["section"] or (type(value).__doc__ or "").strip().rstrip(".").lower()
@@ -94,7 +94,7 @@ def _add_all(parser: argparse.ArgumentParser, place: Any, cls: type, values: Any
 
 
 def _default(field: dataclasses.Field) -> Any:
-    return field.default if field.default is not dataclasses.MISSING else field.default_factory()  # type: ignore[misc,operator]
+    return field.default if field.default is not dataclasses.MISSING else field.default_factory()  # type: ignore[operator]
 
 
 def _add(place: Any, field: dataclasses.Field, hint: Any, default: Any) -> None:
@@ -165,7 +165,7 @@ def flat(values: Any, identity: bool = False) -> dict[str, Any]:
 def free_names(cls: type) -> set[str]:
     """Names of the options that may differ when a run is resumed."""
     found: set[str] = set()
-    for field in dataclasses.fields(cls):  # type: ignore[arg-type]
+    for field in dataclasses.fields(cls):
         if "section" in field.metadata:
             found |= free_names(type(_default(field)))
         elif field.metadata.get("free"):

@@ -12,11 +12,13 @@ import torch
 from torch import Tensor, nn
 
 from common.channels import ChannelGroup, channel_groups
+from common.checkpoint import file_digest
 from common.cost import WidthCost
 from common.data import DataBundle, load_data
 from common.errors import UserError
 from common.factory import import_factory, model_from_options
 from common.formats import load_network
+from common.layers import placed
 from common.log import Say
 from common.measure import Accuracy, evaluate, latency_ms, side
 from common.options import Data, Network
@@ -138,6 +140,11 @@ class TrainedModel:
             digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
         return digest.hexdigest()[:16]
 
+    @property
+    def file_digest(self) -> str:
+        """The same of its file's bytes; of its tensors if there is no file."""
+        return self.digest if self.file is None else file_digest(self.file)
+
     @cached_property
     def accuracy(self) -> Accuracy:
         """On the test images; measured once, when it is first asked for."""
@@ -153,7 +160,7 @@ class TrainedModel:
 
     def _placed(self, model: nn.Module) -> nn.Module:
         images = len(self.data.input_shape) == 3
-        return model.to(self.device, memory_format=torch.channels_last if images else torch.preserve_format)
+        return placed(model, self.device, torch.channels_last if images else torch.preserve_format)
 
     def _evaluate(self, model: nn.Module, reference: Tensor | None) -> Accuracy:
         return evaluate(model, self.data.test, device=self.device, workers=self.workers, reference=reference)

@@ -109,7 +109,8 @@ def _in_processes(settings: Compare, argv: Sequence[str] | None, count: int) -> 
         seeds[0]
     )  # a mistake is told once
     since = time.time()
-    with Processes() as processes:
+    processes: Processes[int] = Processes()
+    with processes:
         for i in range(count):
             first = i % len(seeds)
             turned = [str(seed) for seed in (*seeds[first:], *seeds[:first])]
@@ -160,7 +161,8 @@ def _given(value: float | None, usual: float) -> float:
 
 def dense_networks(settings: Compare, data: DataBundle, device: torch.device) -> Callable[[int], TrainedModel]:
     """seed -> its dense network; the one that was given, or one trained for each seed. The last one is remembered."""
-    out, found = Path(settings.run.out), {}
+    out = Path(settings.run.out)
+    found: dict[int | None, TrainedModel] = {}
     if settings.run.force:
         for folder in out.glob("seed*/shared"):
             shutil.rmtree(folder)
@@ -182,8 +184,12 @@ def _dense(settings: Compare, data: DataBundle, device: torch.device, seed: int)
         raise UserError("--baseline and --weights: give one of them")
     file = network.baseline or network.weights
     factory = import_factory(network.model, data.num_classes) if network.model else None
-    how = {"factory": factory, "force": settings.run.force, "latency": not settings.run.no_latency}
-    how["workers"] = settings.data.workers
+    how: dict[str, Any] = {
+        "factory": factory,
+        "force": settings.run.force,
+        "latency": not settings.run.no_latency,
+        "workers": settings.data.workers,
+    }
     if file is None:
         recipe = plan.baseline_recipe(settings.data.dataset)
         epochs = recipe.epochs if network.baseline_epochs is None else network.baseline_epochs

@@ -113,8 +113,10 @@ def _yardstick(groups: Sequence[Group]) -> list[str]:
 
 
 def _latency(groups: Sequence[Group]) -> list[str]:
-    target = middle(_targets(groups)) if groups else None
-    here = [g for g in (_at(groups, target) if groups else []) if g.has("latency64_kept")]
+    if not groups:
+        return []
+    target = middle(_targets(groups))
+    here = [g for g in _at(groups, target) if g.has("latency64_kept")]
     if len(here) < 2:
         return []
     shares = {g.label: 100 * g.mean("latency64_kept") for g in here}

@@ -8,7 +8,7 @@ from typing import Any
 
 from compare.charts import Point, Style, dense_mark, legend_mark, plot, strip, styles
 from compare.findings import counted, findings, middle, threads, trained
-from compare.rows import MEASURES, Group, Rows, chained, method_order, single
+from compare.rows import Group, Rows, chained, method_order, single
 from compare.text import budget, methods_note, seeds_note, spread
 
 CLASSES_SHOWN = 20  # with more of them, per-class tables would not be read
@@ -102,7 +102,7 @@ def _findings(rows: Rows) -> str:
 def _plots(groups: Sequence[Group], look: dict[str, Style], rows: Rows) -> str:
     if not groups:
         return ""
-    dense = statistics.mean(MEASURES["dense_top1"](row) for row in rows.metrics)
+    dense = statistics.mean(float(row["baseline"]["top1"]) for row in rows.metrics)
     macs = [g for g in groups if g.first["axis"] == "macs"]
     drawn = []
     if trained(macs):

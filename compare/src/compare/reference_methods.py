@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from common.channels import ChannelGroup, top_channels
+from common.layers import weight_of
 from common.methods import Decide, Decision, Method
 from common.runs import Stage
 from common.target import Target, uniform_widths
@@ -17,7 +18,8 @@ Score = Callable[[nn.Module, ChannelGroup, torch.Generator], Tensor]
 def l1_scores(model: nn.Module, group: ChannelGroup, generator: torch.Generator) -> Tensor:
     """(C,): sums of |w| over all that produces a channel (Li et al. 2017, arXiv 1608.08710, section 3.1)."""
     del generator
-    return sum(model.get_submodule(name).weight.detach().abs().flatten(1).sum(1) for name in group.producers)
+    weights = (weight_of(model.get_submodule(name)).detach() for name in group.producers)
+    return sum((weight.abs().flatten(1).sum(1) for weight in weights), torch.zeros(()))
 
 
 def random_scores(model: nn.Module, group: ChannelGroup, generator: torch.Generator) -> Tensor:

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from common.checkpoint import file_digest
 from common.errors import UserError
 from common.methods import Method
 from common.pipeline import Outcome, Training, compress
@@ -124,7 +123,7 @@ def _options(step: Step, job: Job, comparison: Comparison, dense: TrainedModel) 
         "seed": job.seed,
         "arch": dense.arch or dense.name,
         "dataset": dense.data.name,
-        "start_digest": file_digest(step.start.file),
+        "start_digest": step.start.file_digest,
         "finetune": comparison.recipe.identity() | {name: value for name, value in more.items() if value},
     }
 

@@ -91,7 +91,8 @@ class Group:
 def read_rows(out: Path) -> Rows:
     """All finished rows below a comparison's folder."""
     files = sorted([*out.glob(f"seed*/*/{METRICS}"), *out.glob(f"seed*/*/step*/{METRICS}")])
-    metrics, baselines = [], []
+    metrics: list[Row] = []
+    baselines: list[Row] = []
     for file in [*sorted(out.glob(f"baseline/{METRICS}")), *files]:
         row = read_json(file)
         if row.get("package") != PACKAGE and file.parent.name != "baseline":

@@ -16,6 +16,7 @@ from common.channels.trace import ShortcutPruner, show_shortcuts_as_nodes
 from common.cost import layer_macs
 from common.data import DataBundle
 from common.errors import UserError
+from common.layers import weight_of
 from common.methods import Decision, Method
 from common.models import PadShortcut
 from common.runs import Stage
@@ -68,11 +69,13 @@ def _pruned(model: nn.Module, data: DataBundle, target: float, seed: int) -> nn.
 
 def _macs_per_weight(model: nn.Module, shape: Sequence[int]) -> dict[str, float]:
     """How often each layer uses a weight for one example: that does not change when channels go."""
-    return {name: macs / model.get_submodule(name).weight.numel() for name, macs in layer_macs(model, shape).items()}
+    return {
+        name: macs / weight_of(model.get_submodule(name)).numel() for name, macs in layer_macs(model, shape).items()
+    }
 
 
 def _macs(model: nn.Module, per_weight: Mapping[str, float]) -> int:
-    return round(sum(often * model.get_submodule(name).weight.numel() for name, often in per_weight.items()))
+    return round(sum(often * weight_of(model.get_submodule(name)).numel() for name, often in per_weight.items()))
 
 
 def _groups(pruner: tp.pruner.BasePruner) -> Iterator[tp.dependency.Group]:
@@ -103,11 +106,11 @@ def _pruner(model: nn.Module, shape: Sequence[int], spared: Set[str]) -> tp.prun
 class CuttingShortcutPruner(ShortcutPruner):
     """What torch-pruning calls when a stream beside an option-A shortcut loses channels."""
 
-    def prune_out_channels(self, layer: nn.Module, idxs: Sequence[int]) -> nn.Module:
+    def prune_out_channels(self, layer: PadShortcut, idxs: Sequence[int]) -> nn.Module:
         layer.keep_outputs(_others(len(layer.source), idxs))
         return layer
 
-    def prune_in_channels(self, layer: nn.Module, idxs: Sequence[int]) -> nn.Module:
+    def prune_in_channels(self, layer: PadShortcut, idxs: Sequence[int]) -> nn.Module:
         kept = _others(layer.traced_in_channels, idxs)
         layer.keep_inputs(kept, layer.traced_in_channels)
         layer.traced_in_channels = len(kept)
@@ -118,7 +121,7 @@ def _others(width: int, gone: Sequence[int]) -> torch.Tensor:
     return torch.tensor(sorted(set(range(width)) - set(gone)), dtype=torch.int64)
 
 
-def _last_layers(model: nn.Module) -> list[nn.Module]:
+def _last_layers(model: nn.Module) -> list[nn.Linear]:
     """The classifier: the last linear layer."""
     return [module for module in model.modules() if isinstance(module, nn.Linear)][-1:]
 

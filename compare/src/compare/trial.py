@@ -18,7 +18,8 @@ def main() -> int:
     folder = trial_folder(settings["out"], value)
     command = filled(settings["command"], value, folder)
     try:
-        with Processes() as processes:
+        processes: Processes[str] = Processes()
+        with processes:
             processes.start(value, call, command, working_folder(settings))
             ((_, result),) = processes.finish()
     except Stopped:

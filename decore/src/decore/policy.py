@@ -5,6 +5,7 @@ of the paper) only the agents learn, and nothing is back-propagated through the 
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,9 @@ from common.channels import Masking
 from common.cost import WidthCost
 from common.data import Batch, ImageSet
 from common.distributed import sum_over_ranks
+from common.layers import placed
 from common.training import Hooks, TrainOptions, cross_entropy, fit
+from common.training.step import Stateful
 from decore.agents import Agents
 from decore.plan import PolicyOptions
 from decore.reward import accuracy_reward, compression_reward, correct_decisions
@@ -67,11 +70,15 @@ class PolicyTraining:
         self.examples = 0
 
     def hooks(self) -> Hooks:
-        common = {"before_epoch": self.start_epoch, "after_epoch": self.columns, "status": self.status}
+        common = Hooks(before_epoch=self.start_epoch, after_epoch=self.columns, status=self.status)
         if self.options.frozen:
-            return Hooks(**common, loss=self.agents_loss, state={"baseline": self.baseline})
-        state = {"agents": self.agents, "agents_optimizer": self.optimizer, "baseline": self.baseline}
-        return Hooks(**common, loss=self.network_loss, after_step=self.step_agents, state=state)
+            return replace(common, loss=self.agents_loss, state={"baseline": self.baseline})
+        state: dict[str, Stateful] = {
+            "agents": self.agents,
+            "agents_optimizer": self.optimizer,
+            "baseline": self.baseline,
+        }
+        return replace(common, loss=self.network_loss, after_step=self.step_agents, state=state)
 
     def start_epoch(self, epoch: int) -> None:
         self.epoch = epoch
@@ -102,6 +109,7 @@ class PolicyTraining:
         self.optimizer.zero_grad(set_to_none=True)
         share = len(actions) / global_size
         (share * self.agents.policy_loss(actions, self._learned_from(), self.options.entropy)).backward()
+        assert self.agents.weight.grad is not None
         sum_over_ranks(self.agents.weight.grad)
         self.optimizer.step()
 
@@ -182,16 +190,22 @@ def train_policy(
     recipe: epochs, batch size and the network's optimiser; killed, the same call goes on to the same bits.
     """
     device = torch.device(device)
-    model.to(device, memory_format=torch.channels_last)
+    placed(model, device)
     agents.to(device)
     training = PolicyTraining(agents, model, options, cost, seed=seed, label_smoothing=recipe.label_smoothing)
     learner: nn.Module = model
     if options.frozen:
         learner = agents
         model.eval()
-        own = {"optimizer": "adam", "learning_rate": options.learning_rate, "weight_decay": 0.0, "schedule": "constant"}
         recipe = TrainOptions(
-            epochs=recipe.epochs, batch_size=recipe.batch_size, augment=recipe.augment, amp=recipe.amp, **own
+            epochs=recipe.epochs,
+            batch_size=recipe.batch_size,
+            augment=recipe.augment,
+            amp=recipe.amp,
+            optimizer="adam",
+            learning_rate=options.learning_rate,
+            weight_decay=0.0,
+            schedule="constant",
         )
     with training.masking:
         return fit(

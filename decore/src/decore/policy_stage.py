@@ -72,15 +72,15 @@ def policy_phase(
         model = copy.deepcopy(trained.model)
         agents = Agents(model, trained.example, plan.init)
         cost = width_cost(trained, agents)
-        options = plan.policy
+        policy = plan.policy
         if plan.auto_penalty:
-            options = replace(options, penalty=fitted_penalty(trained, pictures, plan, stage.log))
+            policy = replace(policy, penalty=fitted_penalty(trained, pictures, plan, stage.log))
         rows = train_policy(
             model,
             agents,
             pictures,
             plan.policy_recipe,
-            options,
+            policy,
             cost,
             device=trained.device,
             seed=plan.seed,
@@ -98,14 +98,14 @@ def policy_phase(
             }
             run.finish(
                 {
-                    "penalty": options.penalty,
+                    "penalty": policy.penalty,
                     "pictures": len(pictures),
                     "last_epoch": rows[-1] if rows else {},
                     "kept": kept,
                 }
             )
             if rows:
-                stage.log(_said(folder.name, options.penalty, rows[-1]))
+                stage.log(_said(folder.name, policy.penalty, rows[-1]))
         barrier()
     return read_policy(trained, folder)
 

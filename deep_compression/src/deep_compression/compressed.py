@@ -133,7 +133,7 @@ def load_compressed_model(
         load_tensors(model, tensors, path, assign=True)
     except UserError as problem:
         raise ValueError(str(problem)) from None
-    model.checkpoint_header = about
+    model.checkpoint_header = about  # type: ignore[assignment]
     return model.eval()
 
 
@@ -180,7 +180,15 @@ def _tensor_account(
 
 def header_of(about: Mapping[str, Any]) -> dict[str, Any]:
     """What a file says about its network, in the form of `common.checkpoint`'s header. Raises ValueError."""
-    empty = {"arch": None, "args": {}, "layers": {}, "normalize": None, "dataset": None, "classes": None, "extra": {}}
+    empty: dict[str, Any] = {
+        "arch": None,
+        "args": {},
+        "layers": {},
+        "normalize": None,
+        "dataset": None,
+        "classes": None,
+        "extra": {},
+    }
     header = empty | dict(about)
     if not (header["arch"] is None or isinstance(header["arch"], str)) or not isinstance(header["args"], dict):
         raise ValueError("the file's architecture is damaged")

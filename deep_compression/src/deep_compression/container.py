@@ -90,7 +90,7 @@ def pack(
 
 def open_bytes(data: bytes, limit: int | None = None) -> Opened:
     """Check a file and split it into blocks; `limit` in bytes is on what it may decode to. Raises ValueError."""
-    view, used = memoryview(data), Counter()
+    view, used = memoryview(data), Counter[str]()
     fixed = len(MAGIC) + 1 + 8 + 4 + DIGEST
     if bytes(view[: len(MAGIC)]) != MAGIC:
         raise ValueError("this is not a file of a compressed network")
@@ -129,7 +129,9 @@ def unpack(opened: Opened) -> Iterator[tuple[Entry, np.ndarray]]:
     else:
         arrays = iter([np.zeros(0, unsigned) for _, unsigned in sizes])
     for entry, block in zip(opened.entries, opened.blocks, strict=True):
-        yield entry, decode_layer(Cursor(block), entry.shape, entry.code)[0] if entry.block else next(arrays)
+        bits = decode_layer(Cursor(block), entry.shape, entry.code)[0] if entry.block else next(arrays)
+        assert bits is not None  # nothing was skipped
+        yield entry, bits
 
 
 def describe(opened: Opened) -> tuple[list[tuple[Entry, LayerInfo | None, Counter]], Counter]:
@@ -138,7 +140,7 @@ def describe(opened: Opened) -> tuple[list[tuple[Entry, LayerInfo | None, Counte
     The latter sum to the file's size. Nothing is decoded. Raises ValueError.
     """
     total = Counter(opened.used)
-    rows = []
+    rows: list[tuple[Entry, LayerInfo | None, Counter]] = []
     for entry, block in zip(opened.entries, opened.blocks, strict=True):
         if not entry.block:
             rows.append((entry, None, Counter()))

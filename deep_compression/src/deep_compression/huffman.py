@@ -164,12 +164,13 @@ def _package_merge(weights: list[int], limit: int) -> list[int]:
     n = len(weights)
     if n > 1 << limit:
         raise ValueError(f"{n} symbols do not fit codes of at most {limit} bits")
-    rows, packages = [], []
+    rows: list[list[bool]] = []
+    packages: list[tuple[int, bool]] = []
     leaves = [(w, True) for w in weights]
     for _ in range(limit):
-        row = sorted(leaves + packages, key=lambda item: (item[0], not item[1]))
-        rows.append([is_leaf for _, is_leaf in row])
-        packages = [(row[i][0] + row[i + 1][0], False) for i in range(0, len(row) - 1, 2)]
+        items = sorted(leaves + packages, key=lambda item: (item[0], not item[1]))
+        rows.append([is_leaf for _, is_leaf in items])
+        packages = [(items[i][0] + items[i + 1][0], False) for i in range(0, len(items) - 1, 2)]
     depth, take = [0] * n, 2 * n - 2
     for row in reversed(rows):
         leaves_taken = sum(row[:take])

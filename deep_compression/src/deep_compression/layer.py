@@ -32,6 +32,7 @@ FORMS = ("dense", "sparse", "pruned")
 MAX_CODEBOOK = 1 << 14
 SAMPLE = 1 << 17
 AUTO_BITS = tuple(range(2, 15))
+Histogram = tuple[np.ndarray, np.ndarray, int]  # of positions.gap_histogram
 EXACT_CHOICE = 1 << 18  # up to so many non-zeros the three likeliest index bits are really coded and compared
 
 
@@ -99,7 +100,7 @@ def decode_layer(
         cursor.finish()
         if entries != size:
             raise ValueError(f"{entries} weight indices for {size} elements")
-        return None if skip else book.take(codes), LayerInfo("dense", len(book), entries, payload, 0, 0)
+        return None if codes is None else book.take(codes), LayerInfo("dense", len(book), entries, payload, 0, 0)
     return _decode_sparse(cursor, shape, unsigned, FORMS[form], skip)
 
 
@@ -156,7 +157,7 @@ def _sparse_with(positions, values, distinct, bits, shape, coder, order, width) 
     return [*head, ("codebooks", _codebook(distinct)), *weight_stream, *gap_stream]
 
 
-def _widths(histogram, index_bits: int | None) -> tuple[int, ...]:
+def _widths(histogram: Histogram, index_bits: int | None) -> tuple[int, ...]:
     """The index bits to try: the given ones, or up to those that need no filler."""
     if index_bits is not None:
         return (index_bits,)
@@ -165,7 +166,7 @@ def _widths(histogram, index_bits: int | None) -> tuple[int, ...]:
     return tuple(width for width in AUTO_BITS if width == AUTO_BITS[0] or longest >> (width - 1))
 
 
-def _estimate(histogram, width: int, counts: np.ndarray | None, item: int) -> float:
+def _estimate(histogram: Histogram, width: int, counts: np.ndarray | None, item: int) -> float:
     """About how many bytes positions and fillers take with these index bits: entropies, and half a byte per table entry."""
     stored, fillers = stored_histogram(*histogram, width)
     gaps = _entropy_bytes(stored)
@@ -219,7 +220,7 @@ def _decode_sparse(cursor, shape, unsigned, form, skip):
     order, width = cursor.byte("block fields"), cursor.byte("block fields")
     if order >= len(ORDERS) or not 1 <= width <= MAX_INDEX_BITS:
         raise ValueError("order or index bits of a layer are out of range")
-    size = count(shape)
+    size, codes, values = count(shape), None, []
     if form == "sparse":
         book = np.concatenate((np.zeros(1, unsigned), _read_codebook(cursor, unsigned)))
         codes, entries, weight_bits = decode_stream(cursor, len(book), size, "payload of weights", skip)
@@ -232,7 +233,7 @@ def _decode_sparse(cursor, shape, unsigned, form, skip):
     if entries != gap_entries or not entries <= size < (entries + 1) << width:
         raise ValueError(f"{entries} weights and {gap_entries} positions for {size} elements")
     info = LayerInfo(form, len(book), entries, weight_bits, width, gap_bits)
-    if skip:
+    if gaps is None:
         return None, info
     places = decode_positions(gaps)
     if entries and int(places[-1]) >= size:
@@ -240,5 +241,5 @@ def _decode_sparse(cursor, shape, unsigned, form, skip):
     if order == ORDERS.index("columns"):
         places = places % shape[0] * (size // shape[0]) + places // shape[0]
     bits = np.zeros(size, unsigned)
-    bits[places] = book.take(codes) if form == "sparse" else values[0]
+    bits[places] = values[0] if codes is None else book.take(codes)
     return bits, info

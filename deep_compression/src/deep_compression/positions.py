@@ -39,7 +39,8 @@ def decode_positions(gaps: np.ndarray) -> np.ndarray:
 
 def count_fillers(positions: np.ndarray, bits: int) -> int:
     """Fillers between these ascending positions: the sum of floor((gap - 1) / 2^b)."""
-    return int(((np.diff(np.asarray(positions, np.int64), prepend=-1) - 1) >> bits).sum())
+    before: np.ndarray = np.diff(np.asarray(positions, np.int64), prepend=-1) - 1
+    return int((before >> bits).sum())
 
 
 def gap_histogram(positions: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray, int]:

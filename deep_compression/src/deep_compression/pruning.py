@@ -13,16 +13,18 @@ import torch
 from torch import Tensor, nn
 
 from common.errors import UserError
+from common.layers import Layer
 
 Masks = dict[str, Tensor]
 KINDS = ("conv", "fc")
 
 
-def prunable_layers(model: nn.Module) -> dict[str, nn.Module]:
+def prunable_layers(model: nn.Module) -> dict[str, Layer]:
     """Convolutions and linear layers by name, in the network's order; one that shares its weight with another comes once."""
-    found, seen = {}, set()
+    found: dict[str, Layer] = {}
+    seen: set[int] = set()
     for name, module in model.named_modules():
-        if isinstance(module, (nn.Linear, nn.modules.conv._ConvNd)) and id(module.weight) not in seen:
+        if isinstance(module, Layer) and id(module.weight) not in seen:
             seen.add(id(module.weight))
             found[name] = module
     return found

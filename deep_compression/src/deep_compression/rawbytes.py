@@ -30,7 +30,7 @@ def encode_raw(arrays: list[np.ndarray], category: str) -> Parts:
 def decode_raw(cursor: Cursor, sizes: list[tuple[int, type]], category: str, skip: bool = False) -> list[np.ndarray]:
     """Arrays with these (number, unsigned type), from the rest of the block. Raises ValueError."""
     method = cursor.byte("block fields")
-    data = cursor.take(len(cursor.data) - cursor.at, category)
+    data: memoryview | bytes = cursor.take(len(cursor.data) - cursor.at, category)
     total = sum(number * np.dtype(unsigned).itemsize for number, unsigned in sizes)
     if method not in (STORED, DEFLATED, PLANES) or (method == STORED and len(data) != total):
         raise ValueError("the unshared tensors are damaged")

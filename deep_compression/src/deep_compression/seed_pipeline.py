@@ -47,6 +47,7 @@ def run(settings: Pipeline) -> None:
         file = base_file(settings, stage, name, data, factory)
         base = read_trained_model(file, data, factory=factory, device=device, workers=settings.data.workers)
         pruned = pruned_network(settings, stage, name, base)
+        assert pruned.file is not None
         folder = pruned.file.parent
         folders = shared_networks(settings, stage, name, pruned) if settings.original.apply_sharing else []
         if is_main():
@@ -145,6 +146,7 @@ def _how(settings: Pipeline) -> dict[str, Any]:
 
 def flat_file(path: Path, network: TrainedModel) -> None:
     """Write the file of the original code, a dictionary of tensors, unless there is one that is newer than the network's."""
+    assert network.file is not None
     if path.is_file() and path.stat().st_mtime >= network.file.stat().st_mtime:
         return
     with atomic_file(path) as temporary:

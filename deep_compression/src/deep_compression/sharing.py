@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -116,8 +117,11 @@ class SharedTraining:
         centroids = torch.cat([codes.centroids for codes in self.codes])
         self.codebook = nn.Parameter(centroids.to(self.weights[0].device if self.weights else "cpu"))
         model.register_parameter(CODEBOOK, self.codebook)
-        ignored = set(getattr(model, "_ddp_params_and_buffers_to_ignore", ()))
-        model._ddp_params_and_buffers_to_ignore = [*ignored, *IGNORED]
+        network: Any = model  # torch does not declare this attribute of its own
+        network._ddp_params_and_buffers_to_ignore = [
+            *set(getattr(model, "_ddp_params_and_buffers_to_ignore", ())),
+            *IGNORED,
+        ]
         self.places: list[Tensor] = []
 
     def after_backward(self) -> None:
@@ -146,11 +150,12 @@ class SharedTraining:
 
     def finish(self) -> dict[str, Codes]:
         """Take the extra parameter off the network; the clusters as they are now."""
-        del self.model._parameters[CODEBOOK]
-        ignored = [n for n in self.model._ddp_params_and_buffers_to_ignore if n not in IGNORED]
-        self.model._ddp_params_and_buffers_to_ignore = ignored
+        network: Any = self.model
+        del network._parameters[CODEBOOK]
+        ignored = [n for n in network._ddp_params_and_buffers_to_ignore if n not in IGNORED]
+        network._ddp_params_and_buffers_to_ignore = ignored
         if not ignored:
-            del self.model._ddp_params_and_buffers_to_ignore
+            del network._ddp_params_and_buffers_to_ignore
         sizes = [len(codes.centroids) for codes in self.codes]
         centroids = torch.split(self.codebook.detach(), sizes)
         return {
@@ -164,7 +169,7 @@ class SharedTraining:
 
     def _bind(self) -> None:
         """Places of the living weights in the order of memory, whatever layout and device the network has by now."""
-        self.codebook = self.model._parameters[CODEBOOK]
+        self.codebook = self.model.get_parameter(CODEBOOK)
         device, dtype = self.codebook.device, self.codebook.dtype
         labels, first = [], 0
         for weight, codes in zip(self.weights, self.codes, strict=True):

@@ -22,7 +22,7 @@ from torch import nn
 
 from common import pipeline
 from common.atomic import write_json
-from common.checkpoint import file_digest, save_model
+from common.checkpoint import save_model
 from common.data import DataBundle
 from common.distributed import barrier, is_main
 from common.errors import UserError
@@ -219,9 +219,10 @@ def encode(start: TrainedModel, stage: Stage, plan: Encoding, *, latency: bool =
 
 def write_file(path: Path | str, model: nn.Module, plan: Encoding, factory: Factory = None) -> Account:
     """`save_compressed` for commands. Raises UserError."""
-    how = {"index_bits": plan.index_bits, "order": plan.order, "coder": plan.coder}
     try:
-        return save_compressed(path, model, factory=factory, **how)
+        return save_compressed(
+            path, model, factory=factory, index_bits=plan.index_bits, order=plan.order, coder=plan.coder
+        )
     except ValueError as problem:
         raise UserError(str(problem)) from problem
 
@@ -248,7 +249,7 @@ def save(path: Path, model: nn.Module, start: TrainedModel) -> None:
 def _part(
     start: TrainedModel, stage: Stage, name: str, options: Mapping[str, Any], folder: Path | None = None
 ) -> Stage:
-    data, digest = start.data, file_digest(start.file) if start.file else start.digest
+    data, digest = start.data, start.file_digest
     arch = getattr(start.model, "architecture", {"arch": None})["arch"]  # of a user's own network too, if it has one
     about = {"dataset": data.name, "seed": stage.seed, "mean": data.mean, "std": data.std}
     about |= {key: value for key, value in stage.config["options"].items() if key in about}

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import torch
 
-DTYPES = {  # code in the file: (torch dtype, unsigned integer of the same size)
+DTYPES: dict[str, tuple[torch.dtype, type]] = {  # code in the file: (torch dtype, unsigned integer of the same size)
     "f8": (torch.float64, np.uint64),
     "f4": (torch.float32, np.uint32),
     "f2": (torch.float16, np.uint16),

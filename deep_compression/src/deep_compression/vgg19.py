@@ -22,7 +22,7 @@ class VGG19(nn.Module):
         layers: list[nn.Module] = []
         channels = in_channels
         for width in WIDTHS:
-            if width == "M":
+            if isinstance(width, str):
                 layers.append(nn.MaxPool2d(2))
                 continue
             layers += [

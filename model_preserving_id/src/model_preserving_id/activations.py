@@ -99,6 +99,7 @@ def gather(
         for batch in tqdm(batches, desc="activations", disable=None, leave=False):
             outputs = forward(batch.to(device))
             if on_output is not None:
+                assert outputs is not None
                 on_output(outputs)
     for (group, consumer), gram in grams.items():
         if not gram.count:
@@ -141,7 +142,7 @@ def watch(
     Unless ``to_the_end``, forwards after the first end at the last of these calls, and give None.
     """
     modules = dict(model.named_modules())
-    calls: list[int | None] = [0, None]  # in this forward; in a whole forward, once that is known
+    calls = [0, -1]  # in this forward; in a whole forward, -1 until that is known
 
     def hook_of(name: str):
         def hook(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:

@@ -7,12 +7,14 @@ worth per cost, the same for all layers, is found that meets the budget.
 import copy
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 from torch import nn
 
 from common.errors import UserError
 
+Compressible: TypeAlias = nn.Linear | nn.Conv2d
 TOLERANCE = 0.005  # of the parameters asked for
 
 
@@ -40,7 +42,7 @@ class Ranks:
         return rank if rank <= self.most else None
 
 
-def compressible_layers(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+def compressible_layers(model: nn.Module) -> Iterator[tuple[str, Compressible]]:
     """Every linear layer and every two-dimensional convolution of one group with zero padding."""
     for name, module in model.named_modules():
         plain = isinstance(module, nn.Conv2d) and module.groups == 1 and module.padding_mode == "zeros"

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from common.errors import UserError
+from common.layers import Convolution, weight_of
 from common.models import PadShortcut
 from model_preserving_id.activations import Reading
 from model_preserving_id.pivoted import least_squares
@@ -45,10 +46,9 @@ def channel_runs(module: nn.Module, reading: Reading) -> list[int]:
 
     Raises UserError, naming the consumer, if a channel is read by several: no T would fit all of them.
     """
-    groups = getattr(module, "groups", 1)
-    if groups == 1:
+    if not isinstance(module, Convolution) or module.groups == 1:
         return [0] * reading.size
-    runs = reading.positions // (module.in_channels // groups)  # (C, s)
+    runs = reading.positions // (module.in_channels // module.groups)  # (C, s)
     if (runs != runs[:, :1]).any():
         raise UserError(f"{reading.group}: a channel is read by several groups of {reading.consumer}; skip this group")
     return runs[:, 0].tolist()
@@ -97,7 +97,7 @@ def fold(module: nn.Module, original: Tensor, reading: Reading, kept: Sequence[i
     if isinstance(module, PadShortcut):
         _point_elsewhere(module, original, reading, kept, t)
         return
-    weight = module.weight
+    weight = weight_of(module)
     mix = torch.from_numpy(t).to(weight.device)
     groups, per_input = getattr(module, "groups", 1), weight.shape[1]
     runs = torch.tensor(channel_runs(module, reading))

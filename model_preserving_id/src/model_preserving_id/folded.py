@@ -11,6 +11,7 @@ from common.channels import ChannelGroup, channel_groups, keep_channels
 from common.channels.shortcuts import restore_shortcuts
 from common.cost import WidthCost, layer_macs
 from common.errors import UserError
+from common.layers import weight_of
 from common.methods import Decision
 from common.models import PadShortcut
 from common.trained_model import Limits
@@ -101,7 +102,7 @@ class FoldedNetwork:
             t = np.eye(one.size)[kept]
         else:
             t = solve_t(module, one, statistics.grams[one.consumer], kept, statistics.cross.get(one.consumer))
-        fold(module, before.source if isinstance(before, PadShortcut) else before.weight.detach(), one, kept, t)
+        fold(module, before.source if isinstance(before, PadShortcut) else weight_of(before).detach(), one, kept, t)
 
     def widths(self) -> dict[str, int]:
         """How many channels each group has now."""

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from common.atomic import atomic_file
 from common.errors import UserError
+from common.layers import weight_of
 from common.models import PadShortcut
 from common.target import Target
 from common.tensor_files import read_tensor_file
@@ -216,4 +217,4 @@ class _Progress:
 
     def _tensor(self, consumer: str) -> Tensor:
         module = self.folded.model.get_submodule(consumer)
-        return module.source if isinstance(module, PadShortcut) else module.weight.detach()
+        return module.source if isinstance(module, PadShortcut) else weight_of(module).detach()

@@ -4,11 +4,20 @@ Y. Idelbayev, M. A. Carreira-Perpinan, "Low-rank compression of neural nets: lea
 A convolution's weight as a matrix (f k1, k2 c): a convolution over rows of pixels (1, k2), then one over columns (k1, 1).
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
 from common.cost import layer_macs
-from model_preserving_id.factored import Ranks, choose_ranks, compressible_layers, count_nonzero, with_factors
+from model_preserving_id.factored import (
+    Compressible,
+    Ranks,
+    choose_ranks,
+    compressible_layers,
+    count_nonzero,
+    with_factors,
+)
 
 
 @torch.no_grad()
@@ -24,16 +33,14 @@ def lrank(model: nn.Module, input_shape, keep_ratio: float) -> nn.Module:
         cost = macs_per_rank(module, macs[name])
         layers[name] = Ranks((s.square() / cost).cpu().numpy(), per_rank, module.weight.numel())
     ranks = choose_ranks(layers, count_nonzero(model), keep_ratio)
-    modules = dict(model.named_modules())
+    modules = dict(compressible_layers(model))
     factors = {
-        name: as_layers(modules[name], *(part for part in decomposed[name]), rank)
-        for name, rank in ranks.items()
-        if rank is not None
+        name: as_layers(modules[name], *decomposed[name], rank) for name, rank in ranks.items() if rank is not None
     }
     return with_factors(model, factors)
 
 
-def folded(module: nn.Module) -> Tensor:
+def folded(module: Compressible) -> Tensor:
     """The weight as a matrix: (f k1, c k2) of a convolution (f, c, k1, k2), (out, in) of a linear layer."""
     weight = module.weight.detach()
     if weight.dim() == 2:
@@ -42,7 +49,7 @@ def folded(module: nn.Module) -> Tensor:
     return weight.permute(0, 2, 1, 3).reshape(f * k1, c * k2)
 
 
-def macs_per_rank(module: nn.Module, macs: int) -> float:
+def macs_per_rank(module: Compressible, macs: int) -> float:
     """MACs that one rank of the two factors costs, from the layer's own MACs."""
     if isinstance(module, nn.Linear):
         return macs / (module.in_features * module.out_features) * (module.in_features + module.out_features)
@@ -51,21 +58,24 @@ def macs_per_rank(module: nn.Module, macs: int) -> float:
     return pixels * (c * k2 * module.stride[0] + f * k1)  # the first factor still sees every row
 
 
-def as_layers(module: nn.Module, u: Tensor, s: Tensor, vt: Tensor, rank: int) -> nn.Sequential:
+def as_layers(module: Compressible, u: Tensor, s: Tensor, vt: Tensor, rank: int) -> nn.Sequential:
     """The layer as two, of this rank: (1, k2) without bias, then (k1, 1) with the layer's bias; stride and padding by axis."""
     root = s[:rank].sqrt()
     first, second = root[:, None] * vt[:rank], u[:, :rank] * root
     bias = module.bias is not None
+    one: Compressible
+    two: Compressible
     if isinstance(module, nn.Linear):
         one, two = nn.Linear(module.in_features, rank, bias=False), nn.Linear(rank, module.out_features, bias=bias)
     else:
         f, c, k1, k2 = module.weight.shape
-        (s1, s2), (p1, p2), (d1, d2) = module.stride, module.padding, module.dilation
+        geometry: tuple[Any, ...] = (module.stride, module.padding, module.dilation)
+        (s1, s2), (p1, p2), (d1, d2) = geometry
         one = nn.Conv2d(c, rank, (1, k2), (1, s2), (0, p2), (1, d2), bias=False)
         two = nn.Conv2d(rank, f, (k1, 1), (s1, 1), (p1, 0), (d1, 1), bias=bias)
         first, second = first.reshape(rank, c, 1, k2), second.reshape(f, k1, rank).permute(0, 2, 1)[..., None]
     one.weight.copy_(first)
     two.weight.copy_(second)
-    if bias:
+    if two.bias is not None and module.bias is not None:
         two.bias.copy_(module.bias)
     return nn.Sequential(one, two)

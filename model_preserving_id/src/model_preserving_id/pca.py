@@ -7,6 +7,7 @@ y ~= U U^T (y - mu) + mu, so the first factor is U^T W, the second U, and the bi
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,8 +16,16 @@ from tqdm import tqdm
 
 from common.cost import layer_macs
 from common.errors import UserError
+from common.layers import weight_of
 from model_preserving_id.activations import eval_mode
-from model_preserving_id.factored import Ranks, choose_ranks, compressible_layers, count_nonzero, with_factors
+from model_preserving_id.factored import (
+    Compressible,
+    Ranks,
+    choose_ranks,
+    compressible_layers,
+    count_nonzero,
+    with_factors,
+)
 from model_preserving_id.rows import Gram
 
 POSITIONS = 30_000  # of a layer's outputs: so many are drawn
@@ -48,7 +57,7 @@ def pca(model: nn.Module, input_shape, inputs: Iterable[Tensor], keep_ratio: flo
         biases = module.weight.shape[0] if module.bias is None else 0
         layers[name] = Ranks(np.minimum.accumulate(worth), rows, module.weight.numel(), biases)
     ranks = choose_ranks(layers, count_nonzero(model), keep_ratio)
-    modules = dict(model.named_modules())
+    modules = dict(compressible_layers(model))
     factors = {name: as_layers(modules[name], found[name], rank) for name, rank in ranks.items() if rank is not None}
     return with_factors(model, factors)
 
@@ -64,7 +73,7 @@ def output_components(model: nn.Module, inputs: Iterable[Tensor], *, seed: int =
 
     def hook_of(name: str):
         def hook(module: nn.Module, _, output: Tensor) -> None:
-            rows = (output.movedim(1, -1) if output.dim() == 4 else output).reshape(-1, module.weight.shape[0])
+            rows = (output.movedim(1, -1) if output.dim() == 4 else output).reshape(-1, weight_of(module).shape[0])
             drawn = torch.randperm(len(rows), generator=generator)[:share].to(rows.device)
             moments[name].add(rows.index_select(0, drawn))
 
@@ -103,7 +112,7 @@ class Moments:
 
 
 @torch.no_grad()
-def as_layers(module: nn.Module, found: Components, rank: int) -> nn.Sequential:
+def as_layers(module: Compressible, found: Components, rank: int) -> nn.Sequential:
     """The layer as two: U_r^T W in its own geometry without bias, then U_r, 1x1, with the bias that keeps the mean."""
     weight = module.weight
     u = found.vectors[:, :rank].to(weight.device)
@@ -111,15 +120,20 @@ def as_layers(module: nn.Module, found: Components, rank: int) -> nn.Sequential:
     before = torch.zeros_like(mean) if module.bias is None else module.bias.double()
     bias = u @ (u.T @ before) + mean - u @ (u.T @ mean)
     first = (u.T @ weight.double().flatten(1)).reshape(rank, *weight.shape[1:])
+    one: Compressible
+    two: Compressible
     if isinstance(module, nn.Linear):
         one, two = nn.Linear(module.in_features, rank, bias=False), nn.Linear(rank, module.out_features)
         second = u
     else:
-        shape = (module.kernel_size, module.stride, module.padding, module.dilation)
-        one = nn.Conv2d(module.in_channels, rank, *shape, bias=False)
+        geometry: dict[str, Any] = {
+            name: getattr(module, name) for name in ("kernel_size", "stride", "padding", "dilation")
+        }
+        one = nn.Conv2d(module.in_channels, rank, **geometry, bias=False)
         two = nn.Conv2d(rank, module.out_channels, 1)
         second = u[..., None, None]
     one.weight.copy_(first)
     two.weight.copy_(second)
+    assert two.bias is not None
     two.bias.copy_(bias)
     return nn.Sequential(one, two)

@@ -45,7 +45,7 @@ def save_dict(path: Path | str, content: Mapping[str, Any]) -> None:
         torch.save(dict(content), temporary)
 
 
-def from_dict(content: Mapping[str, Any], path: object = "the dictionary") -> nn.Module:
+def from_dict(content: Mapping[str, Any], path: Path | str = "the dictionary") -> nn.Module:
     """The network of a dictionary of :func:`to_dict`, in eval mode. Raises UserError for anything else."""
     try:
         known = content["format"] == FORMAT

@@ -1,6 +1,7 @@
 """Residual streams: which groups they are, and the option-A shortcuts between them."""
 
 import copy
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -34,7 +35,7 @@ def prepare_streams(model: nn.Module, example: Tensor, streams: str, share: bool
     model = copy.deepcopy(model, {id(tensor): tensor for tensor in own})
     if streams == "conv":
         for name, width in _input_widths(model, example).items():
-            layer = as_convolution(model.get_submodule(name), width)
+            layer = as_convolution(cast(PadShortcut, model.get_submodule(name)), width)
             model.set_submodule(name, layer.to(next(model.parameters()).dtype))
     return model
 

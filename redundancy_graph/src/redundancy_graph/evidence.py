@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from common.channels import ChannelGroup
 from common.errors import UserError
+from common.layers import weight_of
 from common.trained_model import TrainedModel
 from redundancy_graph.features import choose_pictures, collect_hashes
 from redundancy_graph.settings import Decisions
@@ -81,15 +82,15 @@ def gather_evidence(
         witnesses = [layer] if decider == "nearest" else _convolutions(model, group)
         counted = [agreement_counts(hashes[name]) for name in witnesses]
         bits = sum(total for _, total in counted)
-        similarity = sum(counts for counts, _ in counted) / bits
-        norms = sum(l1_norms(modules[name]) for name in witnesses)
+        similarity = sum((counts for counts, _ in counted), np.zeros((), np.int64)) / bits
+        norms = sum((l1_norms(modules[name]) for name in witnesses), np.zeros(()))
         evidence.append(Evidence(group.name, layer, tuple(group.producers), similarity, bits, norms))
     return evidence
 
 
 def l1_norms(layer: nn.Module) -> np.ndarray:
     """Sum of absolute weights of each filter, (C,), float64; biases do not count."""
-    return layer.weight.detach().double().abs().flatten(1).sum(1).cpu().numpy()
+    return weight_of(layer).detach().double().abs().flatten(1).sum(1).cpu().numpy()
 
 
 def _convolutions(model: nn.Module, group: ChannelGroup) -> list[str]:

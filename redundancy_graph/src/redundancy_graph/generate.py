@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 
 from common.atomic import write_json
-from common.checkpoint import file_digest
 from common.device import choose_device, set_threads
 from common.errors import UserError
 from common.log import Say, log_to
@@ -109,7 +108,7 @@ def _open(
         "dataset": start.data.name,
         "threshold": threshold,
         "target_macs": settings.decisions.target_macs,
-        "weights_digest": file_digest(start.file),
+        "weights_digest": start.file_digest,
         "mean": start.data.mean,
         "std": start.data.std,
         **_how(settings),

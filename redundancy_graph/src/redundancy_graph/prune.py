@@ -7,7 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from common.checkpoint import file_digest
 from common.device import choose_device, set_threads
 from common.distributed import barrier, is_main, process_group
 from common.errors import UserError
@@ -91,7 +90,7 @@ def run_options(settings: FineTune, start: TrainedModel, threshold: float | None
         "arch": start.arch or start.name,
         "dataset": start.data.name,
         "threshold": threshold,
-        "weights_digest": file_digest(start.file),
+        "weights_digest": start.file_digest,
         "kept_digest": hashlib.sha256(json.dumps(dict(kept), sort_keys=True).encode()).hexdigest()[:16],
         "mean": start.data.mean,
         "std": start.data.std,

@@ -105,7 +105,7 @@ def _read_network(
         load_tensors(model, tensors, path, optional=_OPTIONAL)
         return model, False
     renamed = tensors_to_ours(arch, tensors)
-    arguments = {"num_classes": data.num_classes, **arguments_for(arch, data.input_shape)}
+    arguments: dict[str, Any] = {"num_classes": data.num_classes, **arguments_for(arch, data.input_shape)}
     if any(".shortcut.conv." in tensor for tensor in renamed):
         arguments["shortcut"] = "conv3x3"
     model = create_model(arch, **arguments)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from common.batchnorm import refresh_batch_norm
 from common.data import ImageSet, MemoryImages
+from common.layers import placed
 from common.measure import evaluate
 from rewarded_metapruning.pruning_net import PruningNet
 
@@ -57,7 +58,7 @@ class CandidateEvaluator:
 
     def calibrated(self, nev: Sequence[int]) -> nn.Module:
         """The plain network of a NEV: generated weights, running statistics averaged over the calibration images."""
-        model = self.pruning_net.plain_network(nev).to(self.device, memory_format=torch.channels_last)
+        model = placed(self.pruning_net.plain_network(nev), self.device)
         with torch.no_grad(), self._precision():
             return refresh_batch_norm(model, self._inputs(), self.device)
 

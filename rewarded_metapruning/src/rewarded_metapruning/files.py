@@ -5,6 +5,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -92,7 +93,8 @@ def read_pruning_net(path: Path, space: SearchSpace) -> SavedNet:
     """
     if path.suffix == ".safetensors":
         header, tensors = read_checkpoint(path)
-        extra = header.get("extra") if isinstance(header.get("extra"), dict) else {}
+        extra = header.get("extra")
+        extra = extra if isinstance(extra, dict) else {}
         _require_same(path, header, extra, space)
         limits = extra.get(SCALES)
     else:
@@ -120,7 +122,7 @@ def _require_same(path: Path, header: Mapping, extra: Mapping, space: SearchSpac
         )
 
 
-def _limits(path: Path, limits: object) -> tuple[int, int] | None:
+def _limits(path: Path, limits: Any) -> tuple[int, int] | None:
     if limits is None:
         return None
     good = isinstance(limits, list) and len(limits) == 2 and all(isinstance(entry, int) for entry in limits)

@@ -5,6 +5,7 @@ original, with an expansion in its first block too. The bases are literal tables
 """
 
 from collections import OrderedDict
+from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -171,7 +172,7 @@ def bottleneck(in_channels: int, channels: int, stride: int, project: bool) -> "
 
 
 IMAGENET, CIFAR = (3, 224, 224), (3, 32, 32)
-REGISTERED = {
+REGISTERED: dict[str, tuple[Callable[..., nn.Module], tuple[int, int, int]]] = {
     "mobilenetv1": (partial(MobileNetV1, MOBILENET_V1, 7), IMAGENET),
     "mobilenetv2": (partial(MobileNetV2, MOBILENET_V2, 1280, 7), IMAGENET),
     "resnet-small": (SmallResNet, CIFAR),

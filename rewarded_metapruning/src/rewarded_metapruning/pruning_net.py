@@ -7,7 +7,7 @@ running statistics for each width that it can have. The forward pass is that of 
 
 import math
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from common.layers import weight_of
 from common.models import arguments_for, register, skeleton
 from common.models.arguments import Argument, Choice, Integer
 from rewarded_metapruning.scale import ALL_SCALES, SCALES, scale
@@ -118,10 +119,12 @@ class PruningNet(nn.Module):
         for key, parameter in self.plain.items():
             name = _name(key)
             found[name] = cropped(parameter, space.shape_of(name, widths))
-        for key, table in self.norms.items():
+        for key, norm in self.norms.items():
             name = _name(key)
             (channels,) = space.shape_of(f"{name}.weight", widths)
-            found |= {f"{name}.{kind}": tensor for kind, tensor in table.tensors(indices, channels).items()}
+            found |= {
+                f"{name}.{kind}": tensor for kind, tensor in cast(NormTable, norm).tensors(indices, channels).items()
+            }
         for name in space.sources:
             found[f"{name}.source"] = space.source_of(name, widths, sources[name])
         return found
@@ -173,8 +176,8 @@ def block_genes(space: SearchSpace, model: nn.Module) -> tuple[dict[str, list[in
             own[layer] = {gene for gene in genes if gene is not None}
     blocks = {layer: _block(model, layer) for layer in own}
     of_block: dict[str, set[int]] = {}
-    for layer, genes in own.items():
-        of_block.setdefault(blocks[layer], set()).update(genes)
+    for layer, seen in own.items():
+        of_block.setdefault(blocks[layer], set()).update(seen)
     alone = {layer for layer, block in blocks.items() if layer == block}
     return {layer: sorted(of_block[blocks[layer]]) for layer in own}, alone
 
@@ -192,7 +195,7 @@ def _initialise(plain: nn.ParameterDict, modules: dict[str, nn.Module]) -> None:
     """As torch initialises linear layers and convolutions."""
     for key, parameter in plain.items():
         owner = modules[_name(key).rpartition(".")[0]]
-        bound = owner.weight[0].numel() ** -0.5
+        bound = weight_of(owner)[0].numel() ** -0.5
         nn.init.uniform_(parameter, -bound, bound)
 
 

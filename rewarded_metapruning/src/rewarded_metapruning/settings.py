@@ -255,7 +255,7 @@ class Evaluate(TrainingStage):
     """Stage 3: train a chosen network."""
 
     scales: list[int] | None = scales_option("those of the search file; all with --nev")
-    precision: options.Precision = section(options.Precision)
+    precision: options.Precision = section(options.Precision)  # type: ignore[assignment]  # --compile, too
     vector: Vector = section(Vector)
     save: str = option(FINAL, "folder of the run folders", free=True)
 

@@ -134,8 +134,8 @@ class SearchSpace:
             model = self.factory()
         fit_shapes(model, {name: torch.empty(self.shape_of(name, widths)) for name in self.full})
         for module in model.modules():
-            if hasattr(module, "reset_parameters"):
-                module.reset_parameters()
+            if callable(reset := getattr(module, "reset_parameters", None)):
+                reset()
         for name in self.sources:
             model.get_submodule(name).source = self.source_of(name, widths).clone()
         return model
@@ -191,7 +191,8 @@ def _genes(
 ) -> tuple[tuple[Gene, ...], dict[str, int]]:
     """(genes, {group: gene})."""
     owner = {producer: group for group in groups for producer in group.producers}
-    genes, gene_of = [], {}
+    genes: list[Gene] = []
+    gene_of: dict[str, int] = {}
     for number, layers in enumerate(description.genes):
         set_by_it = [owner[layer] for layer in layers]
         sizes = {group.size for group in set_by_it}

@@ -4,7 +4,6 @@ import copy
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NoReturn
 
 import torch
 import torch_pruning as tp
@@ -45,16 +44,16 @@ class ShortcutPruner(BasePruningFunc):
 
     TARGET_MODULES = PadShortcut
 
-    def prune_out_channels(self, layer: nn.Module, idxs: Sequence[int]) -> NoReturn:
+    def prune_out_channels(self, layer: PadShortcut, idxs: Sequence[int]) -> nn.Module:
         raise NotImplementedError("common.channels.cut does the cutting")
 
-    def prune_in_channels(self, layer: nn.Module, idxs: Sequence[int]) -> NoReturn:
+    def prune_in_channels(self, layer: PadShortcut, idxs: Sequence[int]) -> nn.Module:
         raise NotImplementedError("common.channels.cut does the cutting")
 
-    def get_out_channels(self, layer: nn.Module) -> int:
+    def get_out_channels(self, layer: PadShortcut) -> int:
         return len(layer.source)
 
-    def get_in_channels(self, layer: nn.Module) -> int:
+    def get_in_channels(self, layer: PadShortcut) -> int:
         return layer.traced_in_channels
 
 
@@ -105,7 +104,7 @@ def _traceable_copy(model: nn.Module) -> nn.Module:
     show_shortcuts_as_nodes(model)
     for module in model.modules():
         if getattr(module, "inplace", False):
-            module.inplace = False  # an in-place activation would hide the node before it
+            module.inplace = False  # type: ignore[assignment]  # an in-place activation would hide the node before it
     return model
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -36,7 +37,7 @@ class ImageSet(Protocol):
     @property
     def image_shape(self) -> tuple[int, int, int]: ...  # (C, H, W) of a batch's pictures
 
-    def subset(self, indices: Sequence[int] | Tensor) -> "ImageSet": ...
+    def subset(self, indices: Sequence[int] | np.ndarray | Tensor) -> "ImageSet": ...
 
     def normalized(self, mean: Sequence[float], std: Sequence[float]) -> "ImageSet": ...
 

@@ -61,4 +61,4 @@ def _write(path: Path, pixels: Tensor) -> None:
 
 
 def _sha256(pixels: Tensor) -> str:
-    return hashlib.sha256(pixels.contiguous().numpy()).hexdigest()
+    return hashlib.sha256(pixels.contiguous().numpy().data).hexdigest()

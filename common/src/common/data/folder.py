@@ -55,7 +55,7 @@ class FolderImages:
         """(C, H, W) of what batches hold."""
         return 3, CROP, CROP
 
-    def subset(self, indices: Sequence[int] | Tensor) -> "FolderImages":
+    def subset(self, indices: Sequence[int] | np.ndarray | Tensor) -> "FolderImages":
         """The examples at these positions, in this order."""
         return FolderImages(self.listing, self.chosen[np.asarray(indices, dtype=np.int64)], self.mean, self.std)
 

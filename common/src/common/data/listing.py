@@ -41,7 +41,7 @@ class Listing:
     def _digest(self, *numbers: np.ndarray) -> str:
         digest = hashlib.sha256(b"\0".join(self.paths.tolist()))
         for values in numbers:
-            digest.update(np.ascontiguousarray(values, dtype="<i8"))
+            digest.update(np.ascontiguousarray(values, dtype="<i8").data)
         return digest.hexdigest()
 
 

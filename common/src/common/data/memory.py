@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -49,7 +50,7 @@ class MemoryImages:
         channels, height, width = self.images.shape[1:]
         return channels, height, width
 
-    def subset(self, indices: Sequence[int] | Tensor) -> "MemoryImages":
+    def subset(self, indices: Sequence[int] | np.ndarray | Tensor) -> "MemoryImages":
         """The examples at these positions, in this order."""
         chosen = torch.as_tensor(indices, dtype=torch.int64)
         return self._with(self.images[chosen], self.labels[chosen], self.mean, self.std)
@@ -75,8 +76,8 @@ class MemoryImages:
     def fingerprint(self) -> str:
         """SHA-256 (hex) over shape, pixels and labels, in order."""
         digest = hashlib.sha256(repr(tuple(self.images.shape)).encode())
-        digest.update(self.images.contiguous().numpy())
-        digest.update(self.labels.numpy())
+        digest.update(self.images.contiguous().numpy().data)
+        digest.update(self.labels.numpy().data)
         return digest.hexdigest()
 
     def batches(

@@ -142,7 +142,7 @@ def create_model(arch: str, num_classes: int = 10, **kwargs: Any) -> nn.Module:
         model = entry.build(**arguments)
     except (TypeError, ValueError, ArithmeticError) as error:
         raise UserError(f"{arch} cannot be built with {arguments}: {error}") from error
-    model.architecture = {"arch": arch, "args": arguments}
+    model.architecture = {"arch": arch, "args": arguments}  # type: ignore[assignment]
     return model
 
 

@@ -14,6 +14,7 @@ class PadShortcut(nn.Module):
     """
 
     source: Tensor
+    traced_in_channels: int  # C_in, while common.channels.trace shows it as a node
 
     def __init__(self, in_channels: int, out_channels: int, stride: int = 2) -> None:
         super().__init__()

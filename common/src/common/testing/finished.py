@@ -3,6 +3,7 @@
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 from common.checkpoint import load_model
 from common.cost import count_cost
@@ -31,7 +32,7 @@ def written(place: Path, *left_out: str) -> dict[Path, tuple[int, bytes]]:
 def check_network(folder: Path | str, macs: int, dense: Path | str, dense_macs: int) -> None:
     """The network of a folder and the dense one have the recorded MACs, the former the recorded top-1 within a point."""
     metrics = read_json(Path(folder) / "metrics.json")
-    model = load_network(Path(folder) / metrics.get("file", "model.safetensors"))
+    model: Any = load_network(Path(folder) / metrics.get("file", "model.safetensors"))
     assert count_cost(model, SHAPE).macs == metrics["compressed"]["macs"] == macs
     assert count_cost(load_model(dense), SHAPE).macs == metrics["baseline"]["macs"] == dense_macs
     header = model.checkpoint_header["normalize"]

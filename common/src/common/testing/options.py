@@ -131,7 +131,7 @@ def _copies(frame: FrameType) -> bool:
 
 
 def _fields(cls: type, kind: str) -> list[dataclasses.Field]:
-    return [field for field in dataclasses.fields(cls) if kind in field.metadata]  # type: ignore[arg-type]
+    return [field for field in dataclasses.fields(cls) if kind in field.metadata]
 
 
 def _helps(values: Any) -> dict[str, str]:

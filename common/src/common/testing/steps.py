@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from common.data import Batch
+from common.layers import placed
 from common.training.options import TrainOptions
 from common.training.step import Hooks, Step, make_optimizer
 
@@ -16,7 +17,7 @@ def step_and_batch(
 ) -> tuple[Step, Batch]:
     """The step of a network that is moved to the device, and random images (N, 3, 32, 32) with labels for it."""
     options = TrainOptions()
-    model.to(device, memory_format=torch.channels_last).train()
+    placed(model, device).train()
     optimizer = make_optimizer(model, options, hooks.decays, fused=fused)
     step = Step(model, optimizer, torch.amp.GradScaler(device.type, enabled=False), options, hooks, device)
     images = torch.randn(examples, 3, 32, 32, device=device).contiguous(memory_format=torch.channels_last)

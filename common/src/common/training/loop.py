@@ -18,11 +18,12 @@ from common.data import ImageSet, batch_count
 from common.distributed import barrier, data_parallel, is_main, rank, sum_over_ranks, world_size
 from common.errors import UserError
 from common.interruption import Stopped, graceful, stop_requested
+from common.layers import placed
 from common.measure import evaluate
 from common.training.options import TrainOptions
 from common.training.schedule import learning_rate
 from common.training.state import SavedState
-from common.training.step import GraphStep, Hooks, Step, amp_dtype, can_capture, cuda_settings, make_optimizer
+from common.training.step import GraphStep, Hooks, Stateful, Step, amp_dtype, can_capture, cuda_settings, make_optimizer
 
 MIN_PART = 2  # batch norm cannot train on one example: a shorter last batch joins the one before it
 CHECK_EVERY, CHECK_EVERY_ON_CUDA = 50, 500  # steps between two looks at the loss, each of which waits for the device
@@ -57,12 +58,12 @@ def fit(
         Stopped: At the deadline or after SIGTERM, between two epochs, with the state kept (:mod:`common.interruption`).
     """
     hooks, device = hooks or Hooks(), torch.device(device)
-    model.to(device, memory_format=memory_format(model, device)).train()
+    placed(model, device, memory_format(model, device)).train()
     graph, cuda = can_capture(options, hooks, device), device.type == "cuda"
     rate = torch.tensor(options.learning_rate, device=device) if graph else None
     optimizer = make_optimizer(model, options, hooks.decays, fused=cuda, rate=rate)
     scaler = torch.amp.GradScaler(device.type, enabled=options.amp and amp_dtype(device) is torch.float16)
-    states = {"model": model, "optimizer": optimizer, "scaler": scaler, **hooks.state}
+    states: dict[str, Stateful] = {"model": model, "optimizer": optimizer, "scaler": scaler, **hooks.state}
     saved = SavedState(folder, stage, states, device, options.keep_every)
     torch.manual_seed(seed)
     rows = _restored(saved, optimizer)
@@ -108,7 +109,7 @@ def memory_format(model: nn.Module, device: torch.device) -> torch.memory_format
 
 def _restored(saved: SavedState, optimizer: torch.optim.Optimizer) -> list[dict[str, Any]]:
     """The rows of the epochs that are done. How the optimizer computes is this run's choice, not that of the saved state."""
-    own = [
+    own: list[dict[str, Any]] = [
         {name: group[name] for name in ("lr", "fused", "foreach") if name in group} for group in optimizer.param_groups
     ]
     rows = saved.restore()

@@ -69,6 +69,8 @@ def photograph(html: str, png: Path) -> None:
         subprocess.run(command, check=True, capture_output=True, timeout=120)
         picture = Image.open(shot).convert("RGB")
     ink = Image.eval(picture.convert("L"), lambda v: 255 - v).getbbox()
+    if ink is None:
+        raise UserError(f"{browser} left the picture of the page blank")
     picture = picture.crop((0, 0, WIDTH, min(HEIGHT, ink[3] + 16))).quantize(64)
     with atomic_file(png) as temporary:
         picture.save(temporary, format="png", optimize=True)

@@ -96,6 +96,7 @@ def choose(
     for rate in candidates.rates:
         training = replace(course.dense, learning_rate=rate)
         network = train_dense(arch, training, stage, data, f"dense-{rate:g}", workers, **arguments)
+        assert network.file is not None
         tried.append({"what": "dense", "rate": rate, "network": network, **_figures(network.file.parent)})
     dense = min(tried, key=lambda one: one["error"])
     stage = replace(stage, folder=stage.folder / f"after-{dense['rate']:g}")

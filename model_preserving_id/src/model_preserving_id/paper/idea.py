@@ -1,6 +1,6 @@
 """The README's figure of the idea, made of a real decomposition: the work of :mod:`model_preserving_id.paper.diagrams`."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -62,9 +62,7 @@ def idea(path: Path) -> None:
         axes.text(13.9, low - 0.05, "\n".join(lines), fontsize=9, va="top", color=INK, linespacing=1.6)
 
 
-def _matrix(
-    axes: Any, values: np.ndarray, x: float, top: float, colors: str, framed: Sequence[int] | range = ()
-) -> None:
+def _matrix(axes: Any, values: np.ndarray, x: float, top: float, colors: str, framed: Iterable[int] = ()) -> None:
     """A matrix as a grid of shades with its upper left corner at (x, top); some columns in the colour of what is kept."""
     from matplotlib.patches import Rectangle
 
