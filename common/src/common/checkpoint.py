@@ -252,7 +252,7 @@ def build_recorded(
         raise UserError(f"{path} {what}: load it with the factory that builds the network")
     try:
         if known is not None:
-            shapes = [getattr(tensor, "shape", tensor) for tensor in tensors.values()]
+            shapes: list[Any] = [getattr(tensor, "shape", tensor) for tensor in tensors.values()]
             arguments = checked_arguments(known, arguments, shapes)
         model = factory() if factory is not None else skeleton(str(known), **arguments)
     except UserError as error:

@@ -10,7 +10,7 @@ from cycler import cycler
 
 from common.atomic import atomic_file
 
-STYLE = {
+STYLE: dict[Any, Any] = {
     "figure.dpi": 110,
     "figure.constrained_layout.use": True,
     "axes.grid": True,

@@ -100,13 +100,15 @@ def _build(description: Any, within: bool = False) -> nn.Module:
     if not isinstance(description["bias"], bool):
         raise TypeError("bias is true or false")
     if kind == "linear":
-        wide = [_integer(description[name], 1, CHANNELS_LIMIT) for name in ("in_features", "out_features")]
-        return nn.Linear(*wide, bias=description["bias"])
+        read, made = (_integer(description[name], 1, CHANNELS_LIMIT) for name in ("in_features", "out_features"))
+        return nn.Linear(read, made, bias=description["bias"])
     if kind == "conv2d":
-        wide = [_integer(description[name], 1, CHANNELS_LIMIT) for name in ("in_channels", "out_channels")]
-        pairs = {name: _pair(description[name], least=0 if name == "padding" else 1) for name in CONV_PAIRS}
+        read, made = (_integer(description[name], 1, CHANNELS_LIMIT) for name in ("in_channels", "out_channels"))
+        pairs: dict[str, Any] = {
+            name: _pair(description[name], least=0 if name == "padding" else 1) for name in CONV_PAIRS
+        }
         groups = _integer(description["groups"], 1, CHANNELS_LIMIT)
-        return nn.Conv2d(*wide, **pairs, groups=groups, bias=description["bias"])
+        return nn.Conv2d(read, made, **pairs, groups=groups, bias=description["bias"])
     raise ValueError(f"unknown kind {kind!r}")
 
 

@@ -20,6 +20,7 @@ from common.cost.calls import Call, trace_calls
 from common.cost.rules import conv_linear, rewarded_metapruning
 from common.cost.rules.factors import Factors
 from common.errors import UserError
+from common.layers import weight_of
 from rewarded_metapruning.custom_network import own_space
 from rewarded_metapruning.scale import SCALES, width
 from rewarded_metapruning.settings import CONV_LINEAR, MILLION, PAPER, Cost
@@ -130,7 +131,7 @@ def _terms(calls: Sequence[Call], factors: Callable[[nn.Module], Factors]) -> li
     for call in calls:
         of = factors(call.module)
         if call.positions:
-            terms.append((of.macs * call.positions, tuple(call.module.weight.shape)))
+            terms.append((of.macs * call.positions, tuple(weight_of(call.module).shape)))
         terms += [(of.inputs, call.input_shape), (of.outputs, call.output_shape)]
     return [term for term in terms if term[0]]
 

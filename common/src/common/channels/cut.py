@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Mapping, Sequence
+from functools import reduce
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +14,7 @@ from common.channels.select import rounded, top_channels
 from common.channels.trace import Touch, trace
 from common.device import exact_float32
 from common.errors import UserError
+from common.layers import weight_of
 
 TOLERANCE = 1e-5
 
@@ -54,13 +56,13 @@ def _checked(group: ChannelGroup, indices: Sequence[int]) -> list[int]:
 
 def _round_up(model: nn.Module, group: ChannelGroup, kept: list[int], round_to: int) -> list[int]:
     modules = dict(model.named_modules())
-    norms = sum(_l1(modules[name]) for name in group.producers)
+    norms = reduce(torch.add, [_l1(modules[name]) for name in group.producers])
     norms[kept] = torch.inf
     return top_channels(norms.tolist(), rounded(len(kept), round_to, group.size), blocks=group.blocks)
 
 
 def _l1(module: nn.Module) -> Tensor:
-    return module.weight.detach().abs().flatten(1).sum(1).double().cpu()
+    return weight_of(module).detach().abs().flatten(1).sum(1).double().cpu()
 
 
 def _cut(model: nn.Module, touches: Mapping[str, Sequence[Touch]], kept: Mapping[str, list[int]]) -> None:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from common.errors import UserError
+from common.layers import weight_of
 from common.models.shortcut import PadShortcut
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -65,7 +66,7 @@ def remove_channels(name: str, module: nn.Module, side: str, removed: Collection
         raise UserError(f"{name} has {groups} groups: keep the same number of channels in each run of {per_group}")
     if side == "in":
         columns = (kept % per_group).view(groups, -1)
-        blocks = module.weight.detach().chunk(groups, dim=0)
+        blocks = weight_of(module).detach().chunk(groups, dim=0)
         parts = [block.index_select(1, of.to(block.device)) for block, of in zip(blocks, columns, strict=True)]
         _replace(module, "weight", torch.cat(parts))
     else:

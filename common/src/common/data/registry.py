@@ -149,8 +149,8 @@ def _load_cifar(root: Path, name: str) -> Loaded:
         for folder, witness, read in readers:
             for inside in (place / folder, place):
                 if (inside / witness).is_file():
-                    *arrays, classes = read(inside, layout)
-                    return Loaded(MemoryImages(*arrays[:2]), MemoryImages(*arrays[2:]), classes)
+                    images, labels, test_images, test_labels, classes = read(inside, layout)
+                    return Loaded(MemoryImages(images, labels), MemoryImages(test_images, test_labels), classes)
         pair = _find_pair(place, (("train", "test"), ("train", "val")))
         if pair:
             sides = list_train_and_test(*pair)

@@ -40,7 +40,7 @@ def mnist_table() -> str:
         "file bytes",
         "rate",
     )
-    lines = []
+    lines: list[tuple[str, ...]] = []
     for arch, (before, after, dense, small, rate) in TABLE_1.items():
         runs = {row: [r for r in found if r["arch"] == arch and r["row"] == row] for row in ROWS}
         if not any(runs.values()):

@@ -50,7 +50,9 @@ def _rows(run: Mapping[str, Any]) -> list[list[Any]]:
 
 def _published_rows(arch: str, threshold: float | None, name: str) -> list[list[Any]]:
     table = PUBLISHED.get(arch)
-    found = [row for row in table.rows if row.threshold == threshold] if table else []
+    if table is None:
+        return []
+    found = [row for row in table.rows if row.threshold == threshold]
     epochs = 65 if arch == "resnet50" else 90
     return [
         [name, row.threshold, "authors", f"{table.top1:.2f}", "", f"{row.top1:.2f}", f"{table.top1 - row.top1:.2f}", ""]

@@ -12,6 +12,7 @@ from common.channels import keep_channels, top_channels
 from common.cost import count_cost
 from common.device import set_threads
 from common.errors import UserError
+from common.layers import weight_of
 from common.plots import figure
 from common.runs import describe_environment, writable_folder
 from common.target import Target
@@ -114,7 +115,7 @@ class Comparison:
         widths = self.widths(ratio)
         if method == "l1":
             norms = {
-                name: model.get_submodule(name).weight.detach().abs().flatten(1).sum(1).tolist() for name in widths
+                name: weight_of(model.get_submodule(name)).detach().abs().flatten(1).sum(1).tolist() for name in widths
             }
             kept = {name: top_channels(norms[name], width) for name, width in widths.items()}
             return keep_channels(model, self.example, kept)

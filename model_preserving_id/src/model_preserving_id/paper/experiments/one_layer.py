@@ -48,7 +48,7 @@ def run(settings: Wide, command: str) -> None:
     if max(widths) > first.out_features:
         raise UserError(f"--widths {max(widths)}: the hidden layer has {first.out_features} units")
     factor, sigma = factored(model, second, pictures.images, first.out_features, device, chosen.workers)
-    points = [{"k": k, **errors(factor, sigma, k)} for k in sorted(set(widths))]
+    points: list[dict[str, Any]] = [{"k": k, **errors(factor, sigma, k)} for k in sorted(set(widths))]
     weights = {point["k"]: folded(factor, second.weight.detach(), point["k"]) for point in points}
     dense = {}
     for name, images in sets.items():

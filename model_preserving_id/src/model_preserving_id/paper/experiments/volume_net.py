@@ -17,6 +17,7 @@ from common.channels import channel_groups, keep_channels, top_channels
 from common.checkpoint import load_model, read_checkpoint, save_model
 from common.cost import count_cost
 from common.device import choose_device, set_threads
+from common.layers import weight_of
 from common.plots import figure
 from common.runs import describe_environment, writable_folder
 from common.target import Target
@@ -123,7 +124,7 @@ def by_norm(model: nn.Module, data: Molecules) -> list[dict[str, Any]]:
     for amount in AMOUNTS:
         kept = {}
         for group in channel_groups(model, example):
-            norms = model.get_submodule(group.name).weight.detach().flatten(1).norm(dim=1).tolist()
+            norms = weight_of(model.get_submodule(group.name)).detach().flatten(1).norm(dim=1).tolist()
             kept[group.name] = top_channels(norms, max(1, round((1 - amount) * group.size)))
         smaller = keep_channels(model, example, kept)
         points.append(point("l2", smaller, data, count_cost(smaller, data.input_shape).macs / dense))
@@ -133,11 +134,11 @@ def by_norm(model: nn.Module, data: Molecules) -> list[dict[str, Any]]:
 @torch.no_grad()
 def point(method: str, model: nn.Module, data: Molecules, macs_left: float) -> dict[str, Any]:
     """RMSE and correlations on the test part, in eval mode."""
-    boxes, wanted = data.parts["test"]
+    boxes, labels = data.parts["test"]
     device = next(model.parameters()).device
     model.eval()
     found = torch.cat([model(batch.to(device)).cpu() for batch in boxes.split(16)]).flatten().double().numpy()
-    wanted = wanted.flatten().double().numpy()
+    wanted = labels.flatten().double().numpy()
     return {
         "method": method,
         "macs_left": round(macs_left, 6),
