@@ -21,18 +21,10 @@ from common.settings import flat, parse
 from common.target import Target
 from common.trained_model import read_trained_model
 from common.training import TrainOptions, fit
-from deep_compression import (
-    choice,
-    cifar10,
-    commands,
-    load_compressed,
-    load_compressed_model,
-    mnist,
-    seed_main,
-    stages,
-)
+from deep_compression import commands, load_compressed, load_compressed_model, seed_main, stages
 from deep_compression.method import METHOD
 from deep_compression.network_file import read_compressed
+from deep_compression.paper import choice, cifar10, mnist
 from deep_compression.plan import PrunePlan, Recipe, SharePlan
 from deep_compression.pruning import prunable_weights
 from deep_compression.settings import Encode, Pipeline, Prune, Share

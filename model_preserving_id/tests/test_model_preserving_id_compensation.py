@@ -1,6 +1,4 @@
-"""Forwards that halt, what they show of layers, and weights solved against the original network."""
-
-import threading
+"""Forward passes that pause at layers, and weights solved against the original network."""
 
 import pytest
 import torch
@@ -8,13 +6,14 @@ from torch import nn
 
 from common.channels import channel_groups
 from common.models import create_model
+from model_preserving_id import compensate as compensation
 from model_preserving_id import prune_network
 from model_preserving_id.activations import gather
 from model_preserving_id.compensate import MEMORY, compensate
 from model_preserving_id.folded import FoldedNetwork
-from model_preserving_id.halting import halting
+from model_preserving_id.hooked_network import HookedNetwork
+from model_preserving_id.layers_in_order import TracedNetwork
 from model_preserving_id.refit import RIDGE
-from model_preserving_id.sight import plan, watching
 
 SHAPE = (3, 16, 16)
 
@@ -40,77 +39,88 @@ def shrunk(model: nn.Module, x: torch.Tensor, share: float = 0.6, streams: str =
     return folded
 
 
-def test_a_function_halts_and_goes_on():
-    seen = []
+def branching(model: nn.Module) -> nn.Module:
+    """The same network with a branch that depends on the data: torch.fx cannot trace it."""
 
-    def body(hand_over) -> None:
-        for i in range(3):
-            seen.append(f"before {i}")
-            hand_over(i)
-        seen.append("end")
+    class Branching(type(model)):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return super().forward(x if x.mean() < 1e9 else -x)
 
-    run = halting(body)
-    assert next(run) == 0 and seen == ["before 0"]
-    assert list(run) == [1, 2] and seen[-1] == "end"
+    model.__class__ = Branching
+    return model
 
 
-def test_a_halted_function_raises_where_it_is_waited_for_and_ends_when_closed():
-    def fails(hand_over) -> None:
-        hand_over(1)
-        raise ValueError("inside")
-
-    run = halting(fails)
-    next(run)
-    with pytest.raises(ValueError, match="inside"):
-        next(run)
-    cleaned = []
-
-    def careful(hand_over) -> None:
-        try:
-            hand_over(1)
-        finally:
-            cleaned.append(True)
-
-    before = threading.active_count()
-    runs = [halting(careful) for _ in range(5)]
-    for run in runs:
-        next(run)
-        run.close()
-    halting(careful).close()
-    assert len(cleaned) == 5 and threading.active_count() == before
+KINDS = [TracedNetwork, HookedNetwork]
 
 
-def test_what_enters_a_sum_is_seen_at_the_sum():
+@pytest.mark.parametrize("kind", KINDS)
+@torch.no_grad()
+def test_layers_are_shown_in_order_with_what_is_added_to_them(kind):
     model, x = resnet(), torch.randn(4, *SHAPE)
-    names = ["layer1.0.conv1", "layer1.0.conv2", "linear"]
-    found = plan(model, names, x)
-    assert found.order == tuple(names) and found.sums == {"layer1.0.conv2"} and found.once
-    seen = {}
-    with watching(model, names, found.sums) as forward:
-        forward(x, lambda one: seen.update({one.name: one}))
+    names = ["linear", "layer1.0.conv2", "layer1.0.conv1"]
+    network = kind(model, names, x)
+    assert network.order == names[::-1]
+    seen = {name: next(network.layers_in_order(x, [name])) for name in names}
     block = model.layer1[0]
-    with torch.no_grad():
-        stream = torch.relu(model.bn1(model.conv1(x)))
-        inner = torch.relu(block.bn1(block.conv1(stream)))
+    stream = torch.relu(model.bn1(model.conv1(x)))
+    inner = torch.relu(block.bn1(block.conv1(stream)))
     assert torch.allclose(seen["layer1.0.conv2"].input, inner, atol=1e-6)
     assert torch.allclose(seen["layer1.0.conv2"].added, stream, atol=1e-6)
     norm = block.bn2
     assert torch.allclose(seen["layer1.0.conv2"].scale, norm.weight / torch.sqrt(norm.running_var + norm.eps))
-    assert seen["layer1.0.conv1"].added is None and seen["linear"].output.shape == (4, 10)
+    assert seen["layer1.0.conv1"].added is None and seen["linear"].output().shape == (4, 10)
+
+
+@torch.no_grad()
+def test_a_paused_pass_goes_on_with_the_weights_of_then():
+    """Both plain layers and those that enter a sum; two of them enter one sum behind a shortcut that is a convolution."""
+    torch.manual_seed(0)
+    given = create_model("resnet20", shortcut="conv3x3").eval()
+    model, x = create_model("resnet20", shortcut="conv3x3").eval(), torch.randn(4, *SHAPE)
+    model.load_state_dict(given.state_dict())
+    names = [name for name, module in model.named_modules() if isinstance(module, (nn.Conv2d, nn.Linear))]
+    network, passed = TracedNetwork(model, names, x), []
+    for call in network.layers_in_order(x, names):
+        call.layer.weight.mul_(1.01)
+        passed.append((call.name, call.input, call.added))
+    assert [name for name, *_ in passed] == network.order and len(passed) == 22
+    for name, read, added in passed:
+        (call,) = HookedNetwork(model, [name], x).layers_in_order(x, [name])
+        assert torch.equal(read, call.input), name
+        assert (added is None) == (call.added is None)
+    assert not torch.equal(model(x), given(x))
+
+
+@torch.no_grad()
+def test_a_network_whose_graph_would_differ_is_not_traced():
+    class OfTensors(nn.Sequential):
+        """Traced, it takes the other branch."""
+
+        def forward(self, x):
+            return super().forward(x if isinstance(x, torch.Tensor) else -x)
+
+    layers, x = (nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3)), torch.randn(2, 6)
+    assert TracedNetwork(nn.Sequential(*layers).eval(), ["2"], x).order == ["2"]
+    with pytest.raises(ValueError, match="another output"):
+        TracedNetwork(OfTensors(*layers).eval(), ["2"], x)
+    with pytest.raises(torch.fx.proxy.TraceError, match="control flow"):
+        TracedNetwork(branching(resnet()), ["linear"], torch.randn(2, *SHAPE))
 
 
 @pytest.mark.parametrize("how", ["t", "weights"])
 @pytest.mark.parametrize("streams", ["off", "conv"])
-def test_all_batches_together_give_the_bits_of_one_layer_after_the_other(how, streams):
-    model, x = resnet(), torch.randn(24, *SHAPE)
-    states = []
-    for memory in (MEMORY, 0):
+def test_paused_repeated_and_untraced_passes_give_the_same_bits(how, streams, monkeypatch):
+    x = torch.randn(24, *SHAPE)
+    states, kinds = [], []
+    opened = compensation._in_order
+    monkeypatch.setattr(compensation, "_in_order", lambda *args: kinds.append(opened(*args)) or kinds[-1])
+    for model, memory in ((resnet(), MEMORY), (resnet(), 0), (branching(resnet()), MEMORY)):
         folded = shrunk(model, x, streams=streams)
         compensate(folded, x.split(8), how, memory=memory)
         states.append(folded.model.state_dict())
-    moved = [name for name, tensor in states[0].items() if not torch.equal(tensor, states[1][name])]
-    assert moved == []
-    assert threading.active_count() == 1 or all("halting" not in t.name for t in threading.enumerate())
+    assert [type(one) for one in kinds] == 4 * [TracedNetwork] + 2 * [HookedNetwork]
+    for other in states[1:]:
+        assert [name for name, tensor in states[0].items() if not torch.equal(tensor, other[name])] == []
 
 
 def test_only_the_readers_of_cut_groups_change():
@@ -159,7 +169,7 @@ def test_a_layer_that_is_called_twice_is_solved_from_both_calls():
 
     torch.manual_seed(2)
     model, x = Twice().eval(), torch.randn(40, 6)
-    assert not plan(model, ["out"], x).once
+    assert TracedNetwork(model, ["out"], x).paused_bytes == float("inf")
     with torch.no_grad():
         errors = [
             float((prune_network(model, x[:1], x, kept={"first": 5}, compensation=how)(x) - model(x)).square().mean())

@@ -6,14 +6,16 @@ the network being cut (kept channels only), Y_0 its output in the original netwo
 """
 
 from collections.abc import Iterable
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from common.errors import UserError
+from common.layers import weight_of
 from model_preserving_id.folded import FoldedNetwork
-from model_preserving_id.sight import Seen
+from model_preserving_id.layers_in_order import LayerCall
 
 RIDGE = 1e-4  # lambda, as a share of the mean energy of a column of P
 SMALLEST_SCALE = 1e-3  # of a norm's largest: below it a channel's part of the sum cannot be made good
@@ -33,18 +35,20 @@ def can_refit(module: nn.Module) -> bool:
 
 
 @torch.no_grad()
-def refit_weight(folded: FoldedNetwork, consumer: str, looks: Iterable[tuple[Seen, Seen]]) -> None:
+def refit_weight(folded: FoldedNetwork, consumer: str, calls: Iterable[tuple[LayerCall, LayerCall]]) -> None:
     """Solve the weight of one consumer in place; its bias and the input channels that are gone are left as they are.
 
-    looks: what the original network and the one at work show of it, batch by batch. With fewer rows of patches than inputs to
+    calls: its calls in the original network and in the one being pruned, batch by batch. With fewer rows of patches than inputs to
     weigh, the weight stays as it is: it would learn these pictures by heart.
     """
-    module = folded.model.get_submodule(consumer)
+    module: Any = folded.model.get_submodule(consumer)
     live = torch.tensor(live_inputs(folded, consumer), device=module.weight.device)
     gram = products = None
     count = 0
-    for before, now in looks:
-        target = before.output - (0.0 if module.bias is None else along_channels(module.bias, before.output))
+    for before, now in calls:
+        target = before.output()
+        if module.bias is not None:
+            target = target - along_channels(module.bias, target)
         if before.added is not None and now.added is not None:
             target = target + (before.added - now.added) * along_channels(inverse(now.scale), target)
         for x, y in zip(now.input.split(PART), target.split(PART), strict=True):
@@ -73,16 +77,18 @@ def live_inputs(folded: FoldedNetwork, consumer: str) -> list[int]:
         if one.consumer == consumer and one.group in folded.kept:
             kept = set(folded.kept[one.group])
             gone.update(int(p) for c in range(one.size) if c not in kept for p in one.positions[c])
-    width = folded.model.get_submodule(consumer).weight.shape[1]
+    width = weight_of(folded.model.get_submodule(consumer)).shape[1]
     return [p for p in range(width) if p not in gone]
 
 
-def patches_read(module: nn.Module, x: Tensor, live: Tensor) -> Tensor:
+def patches_read(module: nn.Linear | nn.Conv2d, x: Tensor, live: Tensor) -> Tensor:
     """Rows (m, live * kernel) that a layer multiplies with its weight (o, live, *kernel) flattened from the second axis."""
     if isinstance(module, nn.Linear):
         return x.index_select(-1, live).reshape(-1, len(live))
     x = x.index_select(1, live)
-    columns = F.unfold(x, module.kernel_size, module.dilation, module.padding, module.stride)  # (N, live * kernel, L)
+    columns = F.unfold(
+        x, module.kernel_size, module.dilation, cast(Any, module.padding), module.stride
+    )  # (N, live * kernel, L)
     return columns.transpose(1, 2).reshape(-1, columns.shape[1])
 
 
