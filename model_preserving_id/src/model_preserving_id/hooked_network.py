@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from model_preserving_id.layers_in_order import NORMS, LayerCall, placed
+from model_preserving_id.layers_in_order import NORMS, LayerCall, Norm, as_parameters
 
 ADDITIONS = ("add", "add_", "__add__", "__radd__", "__iadd__")
 
@@ -51,7 +51,7 @@ class HookedNetwork:
 
             return hook
 
-        def norm_hook(norm: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        def norm_hook(norm: Norm, inputs: tuple[Tensor, ...], output: Tensor) -> None:
             for place, (tensor, call) in enumerate(on_their_way):
                 if inputs[0] is tensor:
                     call.norms += (norm,)
@@ -70,7 +70,7 @@ class HookedNetwork:
         handles += [norm.register_forward_hook(norm_hook) for norm in norms]
         try:
             with _Additions(at_sum):
-                self.network(placed(batch, self.network))
+                self.network(as_parameters(batch, self.network))
         except _Enough:
             pass
         finally:

@@ -5,7 +5,7 @@ import math
 import operator
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias, cast
 
 import torch
 from torch import Tensor, fx, nn
@@ -13,6 +13,7 @@ from torch import Tensor, fx, nn
 from common.models import PadShortcut
 
 ADDITIONS = (operator.add, operator.iadd, torch.add, "add", "add_")
+Norm: TypeAlias = nn.BatchNorm1d | nn.BatchNorm2d
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
 PAUSED = 2.5  # largest layers' worth of numbers that a paused forward pass holds
 
@@ -25,7 +26,7 @@ class LayerCall:
     name: str
     layer: nn.Module
     input: Tensor
-    norms: tuple[Any, ...] = ()
+    norms: tuple[Norm, ...] = ()
     added: Tensor | None = None
 
     def output(self) -> Tensor:
@@ -37,7 +38,7 @@ class LayerCall:
         """The factor per channel of the norms, (C,); a scalar 1 if there is none."""
         scale = self.input.new_ones(())
         for norm in self.norms:
-            std = torch.sqrt(norm.running_var + norm.eps)
+            std = torch.sqrt(cast(Tensor, norm.running_var) + norm.eps)
             scale = scale * (std.reciprocal() if norm.weight is None else norm.weight / std)
         return scale
 
@@ -58,7 +59,7 @@ class TracedNetwork:
         self.network = copy.copy(network)  # constants of the graph become attributes of the copy
         self.graph = _Tracer(names).trace(self.network)
         run = _Example(self.network, graph=self.graph)
-        example = placed(example[:1], network)
+        example = as_parameters(example[:1], network)
         if not torch.allclose(run.run(example), network(example), 1e-4, 1e-6, equal_nan=True):
             raise ValueError("the graph gives another output than the network")
         calls = [node for node in self.graph.nodes if node.op == "call_module" and node.target in names]
@@ -80,7 +81,7 @@ class TracedNetwork:
         Layers whose output enters a sum run as late as possible: what it is added to is known by then.
         """
         run = fx.Interpreter(self.network, graph=self.graph)
-        run.args_iter = iter([placed(batch, self.network)])
+        run.args_iter = iter([as_parameters(batch, self.network)])
         left = sum(call.target in wanted for call in self.paths)
         for node in self.graph.nodes:
             if node in self.paths and node.target in wanted:
@@ -105,15 +106,13 @@ class TracedNetwork:
 
     def _added(self, run: fx.Interpreter, path: "_Path") -> Tensor | None:
         """What the output of a layer is about to be added to."""
-        if path.other is None:
-            return None
-        if path.other not in run.env:  # another layer's output, which is due next
+        if path.other is not None and path.other not in run.env:  # another layer's output, which is due next
             for node in next(one.nodes for one in self.paths.values() if one.nodes[-1] is path.other):
                 run.env[node] = run.run_node(node)
-        return run.env.get(path.other)
+        return None if path.other is None else run.env[path.other]
 
 
-def placed(batch: Tensor, network: nn.Module) -> Tensor:
+def as_parameters(batch: Tensor, network: nn.Module) -> Tensor:
     """The batch on the device and of the type of the network's parameters."""
     parameter = next(network.parameters())
     return batch.to(parameter.device, parameter.dtype)
@@ -156,14 +155,14 @@ class _Path:
     """nodes: a layer's call and what is between it and the sum; other: what the output is added to; both None without a sum."""
 
     nodes: list[fx.Node]
-    norms: tuple[nn.Module, ...] = ()
+    norms: tuple[Norm, ...] = ()
     sum: fx.Node | None = None
     other: fx.Node | None = None
 
 
 def _path_to_sum(call: fx.Node, run: _Example) -> _Path:
     """The way of a layer's output, which is used nowhere else, through norms to a sum with a tensor of its shape, if any."""
-    nodes, norms = [call], []
+    nodes, norms = [call], list[Norm]()
     while len(nodes[-1].users) == 1:
         (user,) = nodes[-1].users
         norm = run.submodules[user.target] if user.op == "call_module" else None

@@ -6,7 +6,7 @@ the network being cut (kept channels only), Y_0 its output in the original netwo
 """
 
 from collections.abc import Iterable
-from typing import Any, cast
+from typing import TypeAlias, cast
 
 import torch
 import torch.nn.functional as F
@@ -20,6 +20,8 @@ from model_preserving_id.layers_in_order import LayerCall
 RIDGE = 1e-4  # lambda, as a share of the mean energy of a column of P
 SMALLEST_SCALE = 1e-3  # of a norm's largest: below it a channel's part of the sum cannot be made good
 PART = 64  # examples whose patches are held at once
+
+Refittable: TypeAlias = nn.Linear | nn.Conv2d
 
 
 def can_refit(module: nn.Module) -> bool:
@@ -41,7 +43,7 @@ def refit_weight(folded: FoldedNetwork, consumer: str, calls: Iterable[tuple[Lay
     calls: its calls in the original network and in the one being pruned, batch by batch. With fewer rows of patches than inputs to
     weigh, the weight stays as it is: it would learn these pictures by heart.
     """
-    module: Any = folded.model.get_submodule(consumer)
+    module = cast(Refittable, folded.model.get_submodule(consumer))
     live = torch.tensor(live_inputs(folded, consumer), device=module.weight.device)
     gram = products = None
     count = 0
@@ -81,14 +83,13 @@ def live_inputs(folded: FoldedNetwork, consumer: str) -> list[int]:
     return [p for p in range(width) if p not in gone]
 
 
-def patches_read(module: nn.Linear | nn.Conv2d, x: Tensor, live: Tensor) -> Tensor:
+def patches_read(module: Refittable, x: Tensor, live: Tensor) -> Tensor:
     """Rows (m, live * kernel) that a layer multiplies with its weight (o, live, *kernel) flattened from the second axis."""
     if isinstance(module, nn.Linear):
         return x.index_select(-1, live).reshape(-1, len(live))
     x = x.index_select(1, live)
-    columns = F.unfold(
-        x, module.kernel_size, module.dilation, cast(Any, module.padding), module.stride
-    )  # (N, live * kernel, L)
+    assert not isinstance(module.padding, str)
+    columns = F.unfold(x, module.kernel_size, module.dilation, module.padding, module.stride)  # (N, live * kernel, L)
     return columns.transpose(1, 2).reshape(-1, columns.shape[1])
 
 
