@@ -94,6 +94,11 @@ def file_digest(path: Path | str) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()[:16]
 
 
+def is_checkpoint(path: Path | str) -> bool:
+    """Whether a safetensors file is one of ours, with its structure in the header; others hold weights alone."""
+    return "compression_papers" in _read_safetensors(path)[0]
+
+
 def read_checkpoint(path: Path | str) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """(header, tensors) of a file of ours, checked: format, types, checksum. Raises UserError."""
     metadata, tensors = _read_shards(Path(path)) if str(path).endswith(INDEX) else _read_safetensors(path)

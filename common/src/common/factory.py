@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from common.checkpoint import load_model, load_tensors, read_tensors
+from common.checkpoint import is_checkpoint, load_model, load_tensors, read_tensors
 from common.errors import UserError
 from common.formats import load_network
 from common.models import arguments_for, create_model, find_architecture, input_shape, is_known
@@ -56,7 +56,7 @@ def named_model(
         arguments["shortcut"] = shortcut
     if not weights:
         return create_model(arch, **arguments)
-    if Path(weights).suffix == ".safetensors" and _is_checkpoint(weights):
+    if Path(weights).suffix == ".safetensors" and is_checkpoint(weights):
         return load_model(weights)
     tensors = read_tensors(weights)
     if arch in CIFAR_RESNETS and shortcut is None and any(".shortcut.conv." in name for name in tensors):
@@ -67,12 +67,6 @@ def named_model(
 
 
 CIFAR_RESNETS = ("resnet20", "resnet32", "resnet44", "resnet56", "resnet110")
-
-
-def _is_checkpoint(path: Path | str) -> bool:
-    from common.checkpoint import _read_safetensors
-
-    return "compression_papers" in _read_safetensors(path)[0]
 
 
 def import_factory(name: str, num_classes: int | None = None) -> Callable[[], nn.Module]:
