@@ -224,7 +224,7 @@ def test_a_folder_that_cannot_be_names_what_is_in_the_way(inner, tmp_path, monke
         open_stage(tmp_path / "new" / inner, "p", {})
 
 
-def test_open_run_refuses_other_data_and_starts_anew_by_force(tmp_path):
+def test_open_stage_refuses_other_data_and_starts_anew_by_force(tmp_path):
     options = {"arch": "a", "epochs": 1, "threads": 2}
     open_stage(tmp_path / "r", "p", options, fingerprint="x").finish({})
     assert open_stage(tmp_path / "r", "p", {**options, "threads": 1}, fingerprint="x").finished

@@ -79,7 +79,7 @@ def compress(
     latency: bool = True,
     details: Callable[[Outcome], Mapping[str, Any]] = lambda outcome: {},
 ) -> dict[str, Any]:
-    """Compress a network in a run folder: the run's metrics. A finished run is only read, an interrupted one goes on.
+    """Compress a network in a run folder: the run's metrics. A finished run is only read, an interrupted one resumes.
 
     Args:
         target: None where the method's own options decide how much stays.
@@ -101,9 +101,9 @@ def compress(
         kept = {name: [int(channel) for channel in channels] for name, channels in decision.kept.items()}
         write_json(stage.folder / DECISION, {"kept": kept, "report": decision.report})
     network = apply_decision(start, decision)
-    trains = training is not None and training.recipe.epochs > 0 and method.axis != "bytes"
-    after_cut = start.side(network, start.measure(network)) if trains and is_main() else None
-    rows = train(stage, start, network, training) if trains and training else []
+    tuning = training if training and training.recipe.epochs and method.axis != "bytes" else None
+    after_cut = start.side(network, start.measure(network)) if tuning and is_main() else None
+    rows = train(stage, start, network, tuning) if tuning else []
     if is_main():
         if not rows:
             write_csv(stage.folder / LOG, list(decision.log))

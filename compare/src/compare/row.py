@@ -47,21 +47,16 @@ def run_job(job: Job, comparison: Comparison, dense: TrainedModel) -> dict[str, 
     if not job.is_chain:
         (name,), (target,) = job.methods, job.targets.values()
         return run_step(Step(name, comparison.methods[name], dense, folder, target, target), job, comparison, dense)
-    start, metrics = dense, {}
+    start, metrics, file = dense, {}, folder
     for number, name in enumerate(job.methods):
+        if number:  # what the step before has left
+            how = {"factory": dense.factory, "device": dense.device, "workers": dense.workers}
+            start = read_trained_model(file, dense.data, name=dense.name, reference=dense, **how)
         target, handed = _chain_step(job, number, comparison, dense, start)
         place = folder / f"step{number + 1}-{name}"
         step = Step(name, comparison.methods[name], start, place, target, handed, number + 1)
         metrics = run_step(step, job, comparison, dense)
-        start = read_trained_model(
-            place / metrics["file"],
-            dense.data,
-            name=dense.name,
-            factory=dense.factory,
-            device=dense.device,
-            workers=dense.workers,
-            reference=dense,
-        )
+        file = place / metrics["file"]
     return metrics
 
 

@@ -26,7 +26,7 @@ from common.settings import flat
 from common.target import Target
 from common.tensor_files import read_tensor_file
 from common.trained_model import TrainedModel, checked, normalized_as
-from common.training import Hooks, cross_entropy
+from common.training import Hooks, best_test_top1, cross_entropy
 from model_preserving_id.command import rounded, say_result
 from model_preserving_id.portable import arch_of, as_network, data_of
 from model_preserving_id.settings import CHECKPOINT, PACKAGE, FineTune
@@ -95,7 +95,7 @@ def train(settings: FineTune, command: str = "train.py") -> dict[str, Any]:
             return {
                 "after_cut": after_cut,
                 "epochs": len(rows),
-                "best_test_top1": max((row["test_top1"] for row in rows), default=None),
+                "best_test_top1": best_test_top1(rows),
                 "command": command,
                 "label": f"fine-tuned {settings.arch}",
             }

@@ -14,28 +14,13 @@ from torch import Tensor, nn
 
 from common.models import register
 from common.models.arguments import IMAGE_ARGUMENTS
-from common.models.mobilenet_v1 import SeparableConv
+from common.models.mobilenet_v1 import BLOCKS, SeparableConv
 
 if TYPE_CHECKING:
     from torchvision.models.resnet import Bottleneck
 
 # (channels, stride): the stem, then the blocks
-MOBILENET_V1 = (
-    (32, 2),
-    (64, 1),
-    (128, 2),
-    (128, 1),
-    (256, 2),
-    (256, 1),
-    (512, 2),
-    (512, 1),
-    (512, 1),
-    (512, 1),
-    (512, 1),
-    (512, 1),
-    (1024, 2),
-    (1024, 1),
-)
+MOBILENET_V1 = ((32, 2), *BLOCKS)
 MOBILENET_V1_SMALL = ((16, 1), (32, 1), (64, 2), (64, 1), (128, 2), (128, 1))
 # (channels, blocks, stride): the stem, then the stages
 MOBILENET_V2 = ((44, 1, 2), (22, 1, 1), (33, 2, 2), (44, 3, 2), (88, 4, 2), (132, 3, 1), (224, 3, 2), (448, 1, 1))
