@@ -208,8 +208,7 @@ def test_processes_are_used_again_and_replaced_when_they_are_killed(monkeypatch)
     with Processes(threads=3) as processes:
         (first, threads), (second, _) = one(), one()
         assert first == second != os.getpid() and threads == "3"
-        os.kill(first, signal.SIGKILL)
-        wait_for(lambda: not runs(first))
+        os.kill(first, signal.SIGKILL)  # its pipe stays open for a moment
         assert one()[0] not in (first, os.getpid())
     monkeypatch.setenv("OMP_NUM_THREADS", "2")
     with Processes(threads=3) as processes:

@@ -78,6 +78,13 @@ class _Worker:
     pipe: connection.Connection
     life: connection.Connection  # the process ends when it is closed, by this process or by its end
 
+    def answers(self) -> bool:
+        """Whether the idle process is there: the pipe of one that was killed may still be open for a moment."""
+        with suppress(EOFError, ConnectionError):
+            self.pipe.send(None)
+            return self.pipe.recv() is None
+        return False
+
     def end(self) -> None:
         self.life.close()
         self.process.join(SAME)
@@ -129,12 +136,12 @@ class Processes(Generic[Job]):
 
     def start(self, job: Job, function: Callable[..., Any], *arguments: Any) -> None:
         """Call a function in an idle process. It returns its exit status, a Result, or any other value: status 0."""
-        while True:
-            worker = self._idle.pop() if self._idle else self._new()
-            with suppress(ConnectionError):  # it was killed while it was idle
-                worker.pipe.send((function, arguments))
-                self._busy[worker] = job
-                return
+        while self._idle and not self._idle[-1].answers():
+            self._idle.pop().end()  # it was killed while it was idle
+        worker = self._idle.pop() if self._idle else self._new()
+        self._busy[worker] = job
+        with suppress(ConnectionError):  # wait() finds that it died
+            worker.pipe.send((function, arguments))
 
     def wait(self, seconds: float = PAUSE) -> list[tuple[Job, Result]]:
         """The jobs that ended: as soon as one has, or after these seconds. After a signal the others are told to stop."""
@@ -225,8 +232,8 @@ def _serve(
         if setup:
             setup()
         while True:
-            function, arguments = pipe.recv()
-            pipe.send(_call(function, arguments))
+            job = pipe.recv()
+            pipe.send(_call(*job) if job else None)
 
 
 def _call(function: Callable[..., Any], arguments: Sequence[Any]) -> Result:
