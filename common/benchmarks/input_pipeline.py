@@ -1,6 +1,6 @@
 """Training pictures a second: ours in memory against torchvision's ImageFolder + DataLoader with two workers.
 
-Both read one folder of 32 x 32 PNG files, shuffle, crop with padding 4, flip and normalise into batches on the CPU:
+Both read one folder of 32 x 32 PNG files, shuffle, crop with padding 4, flip and normalize into batches on the CPU:
 
     python common/benchmarks/input_pipeline.py --dataset-dir /path/to/cifar10    # train/CLASS/*.png, test/CLASS/*.png
 
@@ -28,7 +28,7 @@ from common import cli
 from common.data import load_dataset
 from common.data.cifar import CIFAR10_CLASSES
 from common.data.normalization import IMAGENET
-from common.reporting.benchmark import Ratio, write_benchmark
+from common.reporting.benchmark import BenchmarkValue, write_benchmark
 
 FLOOR = 10
 
@@ -102,7 +102,9 @@ def compare(root: Path, rounds: int, pictures: int, batch_size: int, workers: in
 
 def keep(path: str, columns: dict[str, list[float]]) -> None:
     ratio = median(columns["ours, channels last"]) / median(columns["torchvision"])
-    figure = Ratio("input pipeline, 32x32, channels-last", "torchvision ImageFolder + DataLoader", ratio, FLOOR)
+    figure = BenchmarkValue(
+        "input pipeline, 32x32, channels-last", "torchvision ImageFolder + DataLoader", ratio, FLOOR
+    )
     write_benchmark(path, "python benchmarks/input_pipeline.py", "pictures a second", columns, [figure])
 
 

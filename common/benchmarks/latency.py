@@ -13,7 +13,7 @@ from common.device import set_threads
 from common.latency import DENSE, gains, gains_table, half_network
 from common.measure import latency_series
 from common.models import create_model, input_shape
-from common.reporting.benchmark import Ratio, write_benchmark
+from common.reporting.benchmark import BenchmarkValue, write_benchmark
 
 FLOORS = {"vgg16": 0.85, "resnet56": 0.60}
 NAMES = {"vgg16": "VGG-16", "resnet56": "ResNet-56"}
@@ -45,7 +45,7 @@ def _main(argv: Sequence[str] | None) -> None:
         for gain in found:
             bound = floor if gain.batch == 64 and gain.network == "widths in 8s" else 0.0
             what = f"{NAMES[arch]}, {100 * (1 - gain.macs_saved):.0f} % of the MACs, {gain.network}, batch {gain.batch}: latency saved over MACs saved"
-            ratios.append(Ratio(what, "the dense network", round(gain.ratio, 4), bound))
+            ratios.append(BenchmarkValue(what, "the dense network", round(gain.ratio, 4), bound))
         everything |= {
             f"{arch} {name}, batch {batch}": values for name, of in series.items() for batch, values in of.items()
         }

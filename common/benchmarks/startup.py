@@ -12,7 +12,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from common.reporting.benchmark import Ratio, run_benchmark
+from common.reporting.benchmark import BenchmarkValue, run_benchmark
 
 ROOT = Path(__file__).resolve().parents[2]
 TORCH = [sys.executable, "-c", "import torch"]
@@ -64,7 +64,7 @@ def measure(repeats: int):
     heaviest = max(HEAVY, key=medians.__getitem__)
     print(json.dumps({name: round(value) for name, value in medians.items()}, indent=2))
     return series, [
-        Ratio(
+        BenchmarkValue(
             f"start of `{slowest}`, the slowest of {len(LIGHT)}",
             "nothing: processor time",
             medians[slowest] / 1000,
@@ -72,7 +72,9 @@ def measure(repeats: int):
             True,
             " s",
         ),
-        Ratio(f"start of `{heaviest}`", "`import torch`", medians[heaviest] / medians["import torch"], 1.25, True),
+        BenchmarkValue(
+            f"start of `{heaviest}`", "`import torch`", medians[heaviest] / medians["import torch"], 1.25, True
+        ),
     ]
 
 

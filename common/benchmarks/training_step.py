@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from common.data.memory import MemoryImages
 from common.markdown import markdown_table
 from common.models import create_model
-from common.reporting.benchmark import Ratio, interleaved, write_benchmark
+from common.reporting.benchmark import BenchmarkValue, time_interleaved, write_benchmark
 from common.training import Hooks, TrainOptions, make_optimizer
 from common.training.step import Step
 
@@ -34,13 +34,15 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     sides = {"plain": bare_step(torch.contiguous_format), "bare": bare_step(torch.channels_last), "ours": our_step()}
-    times = interleaved(sides, args.repeats, warm_up=2)
+    times = time_interleaved(sides, args.repeats, warm_up=2)
     medians = {name: statistics.median(series) for name, series in times.items()}
     rows = [[name, f"{medians[name]:.1f}", " ".join(f"{t:.0f}" for t in times[name])] for name in sides]
     print(markdown_table(["side", "ms per step (median)", "all"], rows))
     ratios = [
-        Ratio("training step, ResNet-20, batch 128", "the plain loop", medians["plain"] / medians["ours"], 1.05),
-        Ratio("our loop's time", "its own bare step", medians["ours"] / medians["bare"], 1.03, at_most=True),
+        BenchmarkValue(
+            "training step, ResNet-20, batch 128", "the plain loop", medians["plain"] / medians["ours"], 1.05
+        ),
+        BenchmarkValue("our loop's time", "its own bare step", medians["ours"] / medians["bare"], 1.03, at_most=True),
     ]
     print(
         f"plain / ours {ratios[0].value:.3f} (floor 1.05), ours / bare {ratios[1].value:.3f} (at most 1.03), {args.threads} threads"

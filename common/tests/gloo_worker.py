@@ -11,7 +11,7 @@ from common.data import load_dataset
 from common.device import choose_device
 from common.distributed import is_main, process_group
 from common.models import create_model
-from common.testing import half_batches
+from common.testing import split_batches
 from common.training import TrainOptions, fit
 
 OPTIONS = TrainOptions(epochs=2, batch_size=50, learning_rate=0.05, momentum=0.0, weight_decay=0.0, schedule="constant")
@@ -37,7 +37,7 @@ def two_halves_in_one_process() -> nn.Module:
     """Forward both halves of each batch by themselves, average the gradients."""
     model = with_norm().train()
     for epoch in range(OPTIONS.epochs):
-        for pair in half_batches(pictures(), 50, epoch):
+        for pair in split_batches(pictures(), 50, epoch):
             model.zero_grad()
             for part in pair:
                 (F.cross_entropy(model(part.images), part.labels, reduction="sum") / part.global_size).backward()

@@ -3,39 +3,51 @@
 from pathlib import Path
 
 from common.paper.tables import TABLES
-from common.reporting.benchmark import Ratio, interleaved, run_benchmark, speed_table, times_faster, write_benchmark
+from common.reporting.benchmark import (
+    BenchmarkValue,
+    run_benchmark,
+    speed_table,
+    speedup,
+    time_interleaved,
+    write_benchmark,
+)
 from common.reporting.results import replace_block
 
 README = Path(__file__).resolve().parents[1] / "README.md"
 
 
 def test_a_ratio_is_reached_on_its_side_of_the_bound():
-    assert Ratio("a", "b", 1.2, 1.1).reached and not Ratio("a", "b", 1.0, 1.1).reached
-    assert Ratio("a", "b", 1.0, 1.1, at_most=True).reached and not Ratio("a", "b", 1.2, 1.1, at_most=True).reached
+    assert BenchmarkValue("a", "b", 1.2, 1.1).reached and not BenchmarkValue("a", "b", 1.0, 1.1).reached
+    assert (
+        BenchmarkValue("a", "b", 1.0, 1.1, at_most=True).reached
+        and not BenchmarkValue("a", "b", 1.2, 1.1, at_most=True).reached
+    )
 
 
 def test_file_and_table(tmp_path):
     assert speed_table(tmp_path) == "Not measured yet."
-    write_benchmark(tmp_path / "speed-x.json", "python x.py", "ms", {"a": [1, 3, 2]}, [Ratio("x", "y", 12.34, 10)])
+    write_benchmark(
+        tmp_path / "speed-x.json", "python x.py", "ms", {"a": [1, 3, 2]}, [BenchmarkValue("x", "y", 12.34, 10)]
+    )
     table = speed_table(tmp_path)
     assert "| x | y | 12.3x | at least 10x | `python x.py` |" in table
 
 
 def test_a_figure_that_is_no_ratio_has_its_unit(tmp_path):
-    figure = Ratio("encoding", "the clock", 15.69, 60, at_most=True, unit=" s")
+    figure = BenchmarkValue("encoding", "the clock", 15.69, 60, at_most=True, unit=" s")
     write_benchmark(tmp_path / "speed-x.json", "python x.py", "ms", {}, [figure])
     assert "| encoding | the clock | 15.7 s | at most 60 s |" in speed_table(tmp_path)
 
 
 def test_sides_are_called_in_turn_and_once_before(capsys, tmp_path):
     calls = []
-    series = interleaved({"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}, 2)
+    series = time_interleaved({"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}, 2)
     assert calls == list("ababab") and {name: len(values) for name, values in series.items()} == {"a": 2, "b": 2}
-    assert times_faster({"a": [1.0, 2.0, 9.0], "b": [4.0, 6.0, 5.0]}, "a", "b") == 2.5
+    assert speedup({"a": [1.0, 2.0, 9.0], "b": [4.0, 6.0, 5.0]}, "a", "b") == 2.5
 
     def body(repeats):
         """What is measured."""
-        return {"ours": [1.0] * repeats}, [Ratio("x", "y", 2.0, 3.0)]
+        return {"ours": [1.0] * repeats}, [BenchmarkValue("x", "y", 2.0, 3.0)]
 
     assert run_benchmark(body, ["--repeats", "3", "--json", str(tmp_path / "speed-x.json")]) == 0
     assert "wanted: at least 3x): NOT REACHED" in capsys.readouterr().out

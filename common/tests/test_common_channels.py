@@ -163,18 +163,18 @@ def test_a_shortcut_may_lose_all_that_it_reads():
 def test_groups_of_resnet20():
     groups = {g.name: g for g in channel_groups(create_model("resnet20"), example("resnet20"))}
     stem = groups["conv1"]
-    assert (stem.size, stem.producers[0], stem.decider) == (16, "conv1", "conv1")
+    assert (stem.size, stem.producers[0], stem.reference_layer) == (16, "conv1", "conv1")
     assert stem.producers == ["conv1", "layer1.0.conv2", "layer1.1.conv2", "layer1.2.conv2"]
     assert [name for name, _ in stem.consumers][-2:] == ["layer2.0.conv1", "layer2.0.shortcut"]
-    assert groups["layer2.0.conv2"].decider == "layer2.0.conv2"
+    assert groups["layer2.0.conv2"].reference_layer == "layer2.0.conv2"
     assert "linear" not in groups and len(groups) == 12
     assert "16 channels" in str(stem) and "layer2.0.shortcut" in str(stem)
 
 
 def test_the_shortcut_convolution_decides():
     groups = channel_groups(create_model("resnet20", shortcut="conv3x3"), example("resnet20"))
-    deciders = {g.name: g.decider for g in groups if len(g.producers) > 1}
-    assert deciders == {
+    reference_layers = {g.name: g.reference_layer for g in groups if len(g.producers) > 1}
+    assert reference_layers == {
         "conv1": "conv1",
         "layer2.0.conv2": "layer2.0.shortcut.conv",
         "layer3.0.conv2": "layer3.0.shortcut.conv",
@@ -211,7 +211,7 @@ def test_depthwise_grouped_and_single_channel():
     groups = {g.name: g for g in channel_groups(model, x)}
     assert (model(x)[0] - model(x)[1]).abs().max() > 1e-3  # else every cut would look right
     assert set(groups) == {"first", "grouped", "last"} and groups["last"].size == 1
-    assert groups["first"].followers == ["depthwise", "norm"] and groups["first"].blocks == 4
+    assert groups["first"].pass_through == ["depthwise", "norm"] and groups["first"].conv_groups == 4
     fits = {"first": [0, 1, 4, 5, 6, 7, 9, 11], "grouped": [1, 3, 4, 7], "last": [0]}  # 2 of 3 and 1 of 2 in each run
     smaller = keep_channels(model, x, fits)
     assert smaller.depthwise.groups == smaller.depthwise.in_channels == 8 and smaller.grouped.groups == 4
@@ -288,5 +288,5 @@ def test_top_channels():
     assert top_channels([1, 1, 1], 1) == [0]
     assert top_channels([5, 4, 3, 2, 1, 0], 1, round_to=4) == [0, 1, 2, 3]
     assert top_channels([5, 4, 3], 2, round_to=8) == [0, 1, 2]
-    assert top_channels([9, 8, 7, 1, 2, 3], 2, blocks=2) == [0, 5]
+    assert top_channels([9, 8, 7, 1, 2, 3], 2, conv_groups=2) == [0, 5]
     assert top_channels([1.0], 0) == [0]

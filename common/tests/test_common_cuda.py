@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from common.batchnorm import refresh_batch_norm
+from common.batchnorm import recalibrate_batch_norm
 from common.channels import channel_groups, keep_channels
 from common.checkpoint import load_model, save_model, write_half
 from common.data import MemoryImages, load_dataset
@@ -233,11 +233,11 @@ def test_09_a_network_is_cut_on_the_gpu(arch):
 
 def test_13_calibration_waits_for_nothing_and_equals_the_cpu():
     inputs = [torch.randn(16, 3, 32, 32) for _ in range(4)]
-    expected = refresh_batch_norm(random_network("resnet20"), inputs)
+    expected = recalibrate_batch_norm(random_network("resnet20"), inputs)
     model, there = random_network("resnet20").to(DEVICE), [batch.to(DEVICE) for batch in inputs]
-    refresh_batch_norm(model, there, DEVICE)
+    recalibrate_batch_norm(model, there, DEVICE)
     with no_waiting():
-        refresh_batch_norm(model, there, DEVICE)
+        recalibrate_batch_norm(model, there, DEVICE)
     found = flat(buffer for name, buffer in model.named_buffers() if "running" in name)
     assert difference(found, flat(b for name, b in expected.named_buffers() if "running" in name)) < 1e-4
 

@@ -12,7 +12,7 @@ from common.data.augment import (
     crop_flip,
     crop_flip_by_coordinates,
     crop_flip_draws,
-    normalise,
+    normalize,
     pixel_affine,
 )
 from common.data.normalization import IMAGENET
@@ -143,7 +143,7 @@ def test_no_flip_means_no_flip():
 
 def test_normalisation_equals_the_formula_and_does_not_depend_on_the_cut_of_the_batch():
     images = random_set(64, (3, 5, 7)).images
-    whole = normalise(images, *IMAGENET)
+    whole = normalize(images, *IMAGENET)
     mean, std = (torch.tensor(part, dtype=torch.float64)[:, None, None] for part in IMAGENET)
     exact = (images.double() / 255 - mean) / std
     assert (whole - exact).abs().max() < 1e-6

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from common.data import FolderImages, load_dataset
-from common.data.draws import example_uniforms
+from common.data.counter_rng import example_uniforms
 from common.data.folder import central_crop, random_box, random_crop
 from common.errors import UserError
 

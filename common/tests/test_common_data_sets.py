@@ -30,7 +30,7 @@ def own_cache(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
 
-def write_pictures(
+def write_image_folder(
     folder: Path, classes: list[str], count: int = 3, size: tuple[int, int] = (32, 32), ending="png"
 ) -> None:
     for name in classes:
@@ -41,8 +41,8 @@ def write_pictures(
 
 
 def write_folder_set(root: Path, classes: list[str], test: str = "test", **options) -> Path:
-    write_pictures(root / "train", classes, **options)
-    write_pictures(root / test, classes, **options)
+    write_image_folder(root / "train", classes, **options)
+    write_image_folder(root / test, classes, **options)
     return root
 
 
@@ -438,7 +438,7 @@ def test_folder_set_with_test_and_val_takes_the_one_with_classes(tmp_path):
     root = write_folder_set(tmp_path / "c", ["x", "y"], "val", size=(8, 8))
     (root / "test").mkdir()
     assert len(load_dataset(f"folder:{root}").test) == 6
-    write_pictures(root / "test", ["x", "y"], count=1, size=(8, 8))
+    write_image_folder(root / "test", ["x", "y"], count=1, size=(8, 8))
     assert len(load_dataset(f"folder:{root}").test) == 2
 
 
@@ -478,7 +478,7 @@ def no_classes(root):
 
 def other_classes(root):
     write_folder_set(root, ["a", "b"])
-    write_pictures(root / "test", ["zebra"])
+    write_image_folder(root / "test", ["zebra"])
 
 
 def truncated_picture(root):
@@ -496,8 +496,8 @@ def mixed_sizes(root):
 
 
 def other_test_size(root):
-    write_pictures(root / "train", CIFAR10_CLASSES)
-    write_pictures(root / "test", CIFAR10_CLASSES, size=(16, 16))
+    write_image_folder(root / "train", CIFAR10_CLASSES)
+    write_image_folder(root / "test", CIFAR10_CLASSES, size=(16, 16))
 
 
 def file_instead(root):

@@ -6,7 +6,7 @@ from torch import nn
 from torch._subclasses.fake_tensor import DataDependentOutputException
 
 from common import distributed
-from common.batchnorm import refresh_batch_norm
+from common.batchnorm import recalibrate_batch_norm
 from common.channels import Masking, channel_groups, keep_channels
 from common.data import Batch
 from common.device import exact_float32
@@ -125,7 +125,7 @@ def test_fault_13_calibration_reads_no_counter():
         model.to(device)
         inputs = [torch.randn(4, 3, 32, 32, device=device) for _ in range(3)]
         with Transfers() as transfers:
-            refresh_batch_norm(model, inputs, device)
+            recalibrate_batch_norm(model, inputs, device)
         assert_nothing_waits(transfers)
 
 
@@ -140,7 +140,7 @@ def test_fault_13_statistics_are_bit_identical_to_a_plain_average():
     with torch.no_grad():
         for batch in inputs:
             expected(batch)
-    refresh_batch_norm(found, inputs)
+    recalibrate_batch_norm(found, inputs)
     assert all(torch.equal(a, b) for a, b in zip(found.buffers(), expected.buffers(), strict=True))
     assert {module.momentum for module in found.modules() if isinstance(module, nn.BatchNorm2d)} == {0.1}
     assert not any(module._forward_pre_hooks for module in found.modules())
@@ -183,7 +183,7 @@ def test_fault_16_measurements_are_without_tf32(monkeypatch):
     model = Precision().eval()
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     evaluate(model, noise(4))
-    refresh_batch_norm(model, [torch.randn(2, 3, 32, 32)])
+    recalibrate_batch_norm(model, [torch.randn(2, 3, 32, 32)])
     assert set(model.seen) == {("ieee", "ieee")} and len(model.seen) == 2
     smaller = keep_channels(model, torch.zeros(1, 3, 32, 32), {"conv": [0, 2]})
     assert smaller.seen.count(("ieee", "ieee")) == 3  # two from before, and its side of the comparison

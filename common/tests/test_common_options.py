@@ -17,7 +17,7 @@ from common.options import Training, train_options
 from common.reporting import results
 from common.reporting.benchmark import run_benchmark
 from common.settings import command, flat, option, section, settings
-from common.testing import check_options_honored, command_names, write_pictures
+from common.testing import check_options_honored, command_names, write_image_folder
 from common.testing.options import watch
 
 COMMANDS = {
@@ -66,7 +66,7 @@ def tiny(num_classes: int = 10):
 def files(tmp_path_factory):
     """{name in the commands above: path}."""
     root = tmp_path_factory.mktemp("files")
-    data = write_pictures(root / "images", classes=2, train=3, test=20)
+    data = write_image_folder(root / "images", classes=2, train=3, test=20)
     paths = {name: root / f"{name}.safetensors" for name in ("network", "own")} | {"weights": root / "weights.pth"}
     own, network = tiny(2), create_model("lenet5", num_classes=2, in_channels=3, image_size=32)
     bundle = load_dataset(f"folder:{data}")

@@ -73,7 +73,7 @@ def content(folder: Path) -> str:
 
 
 def test_a_command_that_resumes_is_killed_as_often_as_asked(tmp_path):
-    folder = testing.killed_and_resumed(steps, [], content, tmp_path, kills=4, preload=PRELOAD, between=(0.3, 0.9))
+    folder = testing.check_resume_after_kill(steps, [], content, tmp_path, kills=4, preload=PRELOAD, between=(0.3, 0.9))
     assert content(folder) == content(tmp_path / "whole") == "abcdefghijkl"
     folders = [path for path in tmp_path.iterdir() if path.name != "whole"]
     started = sum(len(list(path.glob("started-*"))) for path in folders)
@@ -91,7 +91,7 @@ def test_a_command_that_resumes_is_killed_as_often_as_asked(tmp_path):
 )
 def test_a_command_that_does_not_resume_is_found_out(main, kills, between, message, tmp_path):
     with pytest.raises(AssertionError, match=message):
-        testing.killed_and_resumed(main, [], content, tmp_path, kills=kills, preload=PRELOAD, between=between)
+        testing.check_resume_after_kill(main, [], content, tmp_path, kills=kills, preload=PRELOAD, between=between)
 
 
 def environment(folder: str, fail: bool) -> int:
@@ -107,15 +107,15 @@ def environment(folder: str, fail: bool) -> int:
 
 
 def test_processes_have_torchrun_s_environment_and_may_fail(tmp_path):
-    testing.in_processes(environment, str(tmp_path), False, preload=PRELOAD)
+    testing.run_in_processes(environment, str(tmp_path), False, preload=PRELOAD)
     assert [(tmp_path / rank).read_text() for rank in ("0", "1")] == ["2127.0.0.1"] * 2
     with pytest.raises(AssertionError, match=r"\[None, 3\]"):
-        testing.in_processes(environment, str(tmp_path), True, preload=PRELOAD)
+        testing.run_in_processes(environment, str(tmp_path), True, preload=PRELOAD)
 
 
 def test_half_batches_are_the_batches():
     pictures = testing.noise(21)
-    pairs = testing.half_batches(pictures, 8, epoch=2)
+    pairs = testing.split_batches(pictures, 8, epoch=2)
     whole = list(pictures.batches(8, shuffle=True, seed=1, epoch=2))
     assert len(pairs) == len(whole) == 3
     for (first, second), batch in zip(pairs, whole, strict=True):
@@ -136,11 +136,11 @@ def test_half_batches_are_the_batches():
 )
 def test_what_is_no_refusal(status, error, words):
     with pytest.raises(AssertionError):
-        testing.refusal(status, error, words)
+        testing.single_error_line(status, error, words)
 
 
 def test_a_refusal():
-    assert testing.refusal(2, "error: no such file x\n", "file x") == "error: no such file x"
+    assert testing.single_error_line(2, "error: no such file x\n", "file x") == "error: no such file x"
 
 
 def test_a_full_disk_is_full_after_so_many_files(tmp_path):
@@ -157,12 +157,12 @@ def test_left_behind_finds_results_and_halves(tmp_path):
     for name in ("a/metrics.json", "b/model.safetensors", "c/.x.part", "d/config.json", "e/plot.png"):
         (tmp_path / name).parent.mkdir()
         (tmp_path / name).touch()
-    assert {path.parent.name for path in testing.left_behind(tmp_path)} == {"a", "b", "c"}
-    assert {path.parent.name for path in testing.left_behind(tmp_path, "*.png")} == {"a", "b", "c", "e"}
+    assert {path.parent.name for path in testing.leftover_files(tmp_path)} == {"a", "b", "c"}
+    assert {path.parent.name for path in testing.leftover_files(tmp_path, "*.png")} == {"a", "b", "c", "e"}
 
 
 def test_broken_inputs_are_broken(tmp_path):
-    root = testing.write_broken_inputs(tmp_path)
+    root = testing.write_invalid_inputs(tmp_path)
     good = torch.load(root / "good.pth", weights_only=True)
     assert good["linear.weight"].shape == (2, 64)
     assert torch.load(root / "nan.pth", weights_only=True)["conv1.weight"].isnan().all()
@@ -176,6 +176,6 @@ def test_broken_inputs_are_broken(tmp_path):
 
 
 def test_calls_of_a_shell_script_are_noted(tmp_path):
-    done, calls = testing.calls_of_script("python a.py --b; echo $?; cd /; python c.py", tmp_path, status=3)
+    done, calls = testing.record_python_calls("python a.py --b; echo $?; cd /; python c.py", tmp_path, status=3)
     assert done.returncode == 3 and done.stdout == "3\n"
     assert [call.split(": ")[1] for call in calls] == ["a.py --b", "c.py"] and calls[1].startswith("/: ")

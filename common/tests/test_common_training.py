@@ -14,7 +14,7 @@ from common.data import MemoryImages, load_dataset
 from common.errors import UserError
 from common.models import create_model
 from common.runs import STATE
-from common.testing import killed_and_resumed, torchrun
+from common.testing import check_resume_after_kill, torchrun
 from common.training import Hooks, TrainOptions, fit, learning_rate
 from common.training.loop import memory_format
 
@@ -164,7 +164,7 @@ def test_killed_ten_times_it_ends_with_the_same_bits(tmp_path):
         state = torch.load(folder / "done.pt", weights_only=True)
         return [(name, tensor.numpy().tobytes()) for name, tensor in state.items()]
 
-    killed_and_resumed(fit_with_dropout, [], bits, tmp_path, kills=10, preload=preload, between=(0.2, 0.9), seed=7)
+    check_resume_after_kill(fit_with_dropout, [], bits, tmp_path, kills=10, preload=preload, between=(0.2, 0.9), seed=7)
 
 
 def test_a_damaged_state_is_refused(few, tmp_path):

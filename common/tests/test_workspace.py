@@ -391,12 +391,12 @@ for package in {PACKAGES}:
     assert len(modules) > 200 and run.returncode == 0, run.stderr
 
 
-# ------------------------------------------------------------------------------------------------------ stored commands
+# ------------------------------------------------------------------------------------------------------- stored results
 
 
 @pytest.fixture(scope="module")
 def migration() -> dict:
-    return runpy.run_path(str(ROOT / "scripts" / "migrate_commands.py"))
+    return runpy.run_path(str(ROOT / "scripts" / "migrate_results.py"))
 
 
 def module_exists(name: str) -> bool:
@@ -404,28 +404,37 @@ def module_exists(name: str) -> bool:
     return path.with_suffix(".py").is_file() or (path / "__main__.py").is_file()
 
 
-def test_modules_that_commands_are_migrated_to_exist(migration):
-    moved = migration["MOVED"]
-    assert all(map(module_exists, moved.values())) and not any(map(module_exists, moved))
+def test_migrated_modules_exist_and_old_ones_do_not(migration):
+    for package, renamed in migration["MODULES"].items():
+        assert all(module_exists(f"{package}.{name}") for name in renamed.values())
+        assert not any(module_exists(f"{package}.{name}") for name in renamed)
 
 
-def test_stored_commands_name_modules_that_exist(migration):
-    """What they call is there today: `python scripts/migrate_commands.py` has been applied."""
-    call = re.compile(rf"-m ((?:{'|'.join(PACKAGES)})[\w.]*)")
+def test_stored_results_are_migrated(migration):
     files = sorted(ROOT.glob("[!.]*/results/*.json"))
     assert len(files) > 100
     for file in files:
-        text = file.read_text(encoding="utf-8")
-        assert migration["migrated"](text) == text, file
-        assert [name for name in call.findall(text) if not module_exists(name)] == [], file
+        content = json.loads(file.read_text(encoding="utf-8"))
+        assert migration["migrated"](content, file.relative_to(ROOT).parts[0]) == content, file
 
 
-def test_migration_renames_whole_names_once(tmp_path, migration, capsys):
-    file = tmp_path / "folder" / "run.json"
-    file.parent.mkdir()
-    kept = "-m decore.tables_of_mine -m deep_compression --note deep_compression.choice"
-    file.write_text(f"\"'python -m decore.tables' --add a {kept}\"")
-    for printed in (f"{file}\n", ""):
+@pytest.mark.parametrize(
+    "package, old, new",
+    [
+        ("decore", "'python -m decore.tables' --add a", "python -m decore.paper.tables --add a"),
+        (
+            "decore",
+            "python -m decore.tables_of_mine -m deep_compression",
+            "python -m decore.tables_of_mine -m deep_compression",
+        ),
+        ("decore", "echo deep_compression.choice", "echo deep_compression.choice"),
+    ],
+)
+def test_migration_renames_whole_names_once(package, old, new, tmp_path, migration, capsys):
+    file = tmp_path / package / "results" / "run.json"
+    file.parent.mkdir(parents=True)
+    file.write_text(json.dumps({"seed": 0, "command": old}, indent=1))
+    for printed in [f"{file}\n", ""] if old != new else [""]:
         migration["main"]([str(tmp_path)])
-        assert file.read_text() == f"\"'python -m decore.paper.tables' --add a {kept}\""
+        assert file.read_text() == json.dumps({"seed": 0, "command": new}, indent=1)
         assert capsys.readouterr().out == printed

@@ -11,7 +11,7 @@ from torch import nn
 
 from common.atomic import write_json
 from common.models import ARCHITECTURES, create_model
-from common.testing import check_options_honored, command_names, write_pictures
+from common.testing import check_options_honored, command_names, write_image_folder
 from compare import settings, sweep
 from compare.paper import picture
 
@@ -44,7 +44,7 @@ def tiny(num_classes: int = 10) -> nn.Module:
 def places(tmp_path_factory):
     """{name in the commands above: folder or options} of trained weights, a dozen of images, a comparison."""
     root = tmp_path_factory.mktemp("files")
-    images = write_pictures(root / "images", classes=2, train=6, test=2)
+    images = write_image_folder(root / "images", classes=2, train=6, test=2)
     write_rows(root / "rows", seeds=(0,))
     write_json(root / "out" / "sweep" / "value-1" / "metrics.json", {"compressed": {"top1": 90.0}})
     torch.save(create_model("lenet5", num_classes=2, in_channels=3, image_size=32).state_dict(), root / "lenet5.pth")

@@ -187,7 +187,9 @@ def test_where_every_row_is_refused_the_reason_is_told(tmp_path, monkeypatch, ca
 
     monkeypatch.setattr(command, "methods", lambda: {"shy": Method("shy", refuse)})
     assert run(tmp_path, "--target-macs", "0.5", "--target-bytes", "--finetune-epochs", "0") == 2
-    assert "seed0/shy-macs0.5: the nearest is 0.42" in testing.refusal(2, capsys.readouterr().err, "no finished row")
+    assert "seed0/shy-macs0.5: the nearest is 0.42" in testing.single_error_line(
+        2, capsys.readouterr().err, "no finished row"
+    )
 
 
 def test_one_method_that_breaks_does_not_stop_the_others(tmp_path, monkeypatch, capsys):
@@ -270,7 +272,7 @@ def test_the_baseline_of_a_seed_is_its_own_and_a_given_one_serves_all(tmp_path):
     assert run(tmp_path / "given", *given, "--seeds", "0", "1") == 0
     rows = read_rows(tmp_path / "given")
     assert [r["seed"] for r in rows.metrics] == [0, 1] and len(rows.baselines) == 1
-    assert rows.metrics[0]["baseline"]["top1"] == rows.metrics[1]["baseline"]["top1"] == one.side()["top1"]
+    assert rows.metrics[0]["baseline"]["top1"] == rows.metrics[1]["baseline"]["top1"] == one.metrics()["top1"]
 
 
 def in_turn(monkeypatch):
@@ -440,7 +442,7 @@ def test_a_file_where_the_folder_should_be_is_named_and_kept(tmp_path, capsys, i
     file = tmp_path / "notes.txt"
     file.write_text("mine")
     assert run(file / inner, "--jobs", "2") == 2
-    assert testing.refusal(2, capsys.readouterr().err, f"{file} is a file")
+    assert testing.single_error_line(2, capsys.readouterr().err, f"{file} is a file")
     assert file.read_text() == "mine"
 
 

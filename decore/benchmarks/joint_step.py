@@ -18,7 +18,7 @@ from common.cost import WidthCost
 from common.data import Batch
 from common.markdown import markdown_table
 from common.models import create_model
-from common.reporting.benchmark import Ratio, interleaved, write_benchmark
+from common.reporting.benchmark import BenchmarkValue, time_interleaved, write_benchmark
 from common.training import Hooks, TrainOptions, make_optimizer
 from common.training.step import Step
 from decore import Agents
@@ -37,15 +37,15 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     sides = make_sides(args.arch, args.batch_size, args.amp)
-    times = interleaved(sides, args.repeats, warm_up=2)
+    times = time_interleaved(sides, args.repeats, warm_up=2)
     medians = {name: statistics.median(series) for name, series in times.items()}
     rows = [[name, f"{medians[name]:.1f}", " ".join(f"{t:.0f}" for t in times[name])] for name in sides]
     print(markdown_table(["side", "ms per step (median)", "all"], rows))
     what = f"{args.arch}, batch {args.batch_size}{', bfloat16' if args.amp else ''}"
     against = "a plain training step"
     ratios = [
-        Ratio(f"joint step, {what}", against, medians["joint"] / medians["plain"], 1.25, at_most=True),
-        Ratio(f"agents' own work, {what}", against, medians["agents"] / medians["plain"], 0.05, at_most=True),
+        BenchmarkValue(f"joint step, {what}", against, medians["joint"] / medians["plain"], 1.25, at_most=True),
+        BenchmarkValue(f"agents' own work, {what}", against, medians["agents"] / medians["plain"], 0.05, at_most=True),
     ]
     for ratio in ratios:
         print(f"{ratio.what} / {ratio.against}: {ratio.value:.3f} (at most {ratio.bound:g}), {args.threads} threads")

@@ -11,7 +11,7 @@ from torch import nn
 
 from common.device import choose_device
 from common.distributed import is_main, process_group
-from common.testing import half_batches
+from common.testing import split_batches
 from common.training import TrainOptions
 from decore import Agents
 from decore.plan import PolicyOptions
@@ -41,7 +41,7 @@ def two_halves_in_one_process() -> tuple[nn.Module, Agents]:
     agents, _ = agents_and_cost(model)
     adam = torch.optim.Adam(agents.parameters(), lr=PLAIN.learning_rate)
     for epoch in range(RECIPE.epochs):
-        for pair in half_batches(digits(PICTURES), 50, epoch):
+        for pair in split_batches(digits(PICTURES), 50, epoch):
             model.zero_grad()
             adam.zero_grad()
             for part in pair:

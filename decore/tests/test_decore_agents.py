@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from common.data.draws import example_bits, mixed_key
+from common.data.counter_rng import example_bits, mixed_key
 from common.errors import UserError
 from common.models import create_model
 from decore import Agents

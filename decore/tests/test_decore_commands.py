@@ -17,7 +17,7 @@ from common.pipeline import apply_decision, images_for_recalibration
 from common.runs import open_stage, read_json
 from common.settings import parse
 from common.target import Target
-from common.testing import run_method, write_pictures
+from common.testing import run_method, write_image_folder
 from common.testing.notebooks import options_of
 from common.trained_model import read_trained_model
 from common.training import TrainOptions
@@ -45,7 +45,7 @@ def no_latency():
 def place(tmp_path_factory):
     """Pictures of two classes and a ResNet-20 with random weights."""
     root = tmp_path_factory.mktemp("decore")
-    write_pictures(root / "pictures", train=16, test=6)
+    write_image_folder(root / "pictures", train=16, test=6)
     torch.manual_seed(0)
     save_model(root / "net.safetensors", create_model("resnet20", num_classes=2))
     return root

@@ -18,9 +18,9 @@ from decore.cut import kept_channels, logit, meet_target
 
 GROUPS = [
     ChannelGroup("a", 4, ["a"], [("b", [[0], [1], [2], [3]])], [], "a"),
-    ChannelGroup("b", 6, ["b"], [("c", [[i] for i in range(6)])], [], "b", blocks=2),
+    ChannelGroup("b", 6, ["b"], [("c", [[i] for i in range(6)])], [], "b", conv_groups=2),
 ]
-FREE = [ChannelGroup(g.name, g.size, g.producers, g.consumers, g.followers, g.decider) for g in GROUPS]
+FREE = [ChannelGroup(g.name, g.size, g.producers, g.consumers, g.pass_through, g.reference_layer) for g in GROUPS]
 
 NETWORKS = {
     "vgg16": ("vgg16", {}, 32),

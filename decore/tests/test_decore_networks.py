@@ -9,7 +9,7 @@ import torch
 from common.checkpoint import load_model
 from common.cost import count_cost
 from common.runs import read_json
-from common.testing import write_pictures
+from common.testing import write_image_folder
 
 HOME = Path(__file__).resolve().parents[1]
 MACS = {"vgg16": 313_463_808, "resnet110": 252_887_680, "densenet40": 282_917_328}  # with ten classes, 32x32
@@ -35,7 +35,7 @@ def no_latency(monkeypatch):
 def test_a_network_of_the_paper_goes_all_the_way_and_its_row_stands_above_the_published(
     arch, every_network, tmp_path, capsys
 ):
-    write_pictures(tmp_path / "pictures", classes=10, train=1, test=1)
+    write_image_folder(tmp_path / "pictures", classes=10, train=1, test=1)
     words = ["--networks", arch, "--dataset", f"folder:{tmp_path / 'pictures'}", "--out", str(tmp_path / "out")]
     words += [
         "--epochs",

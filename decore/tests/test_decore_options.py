@@ -6,7 +6,7 @@ from decore_helpers import small_net
 
 from common.checkpoint import save_model
 from common.models import create_model
-from common.testing import check_options_honored, command_names, write_pictures
+from common.testing import check_options_honored, command_names, write_image_folder
 from decore.settings import main_investigate, main_prune
 
 OWN = "--model decore_helpers:small_net --checkpoint {own} {data}"
@@ -29,7 +29,7 @@ COMMANDS = {
 def files(tmp_path_factory):
     """{name in the commands above: path}."""
     root = tmp_path_factory.mktemp("files")
-    data = write_pictures(root / "images", classes=2, train=3, test=2)
+    data = write_image_folder(root / "images", classes=2, train=3, test=2)
     save_model(root / "own.safetensors", small_net(2))
     named = create_model("lenet5", num_classes=2, in_channels=3, image_size=32)
     torch.save(named.state_dict(), root / "weights.pth")

@@ -2,14 +2,14 @@
 
 import pytest
 
-from common.testing import pages_are_current
+from common.testing import check_generated_docs
 from decore.paper import tables
 from decore.paper.published import PUBLISHED
 from decore.paper.tables import TABLES, published_rows, results_table
 
 
 def test_generated_pages_are_current():
-    pages_are_current("decore", TABLES)
+    check_generated_docs("decore", TABLES)
 
 
 @pytest.mark.parametrize("table", PUBLISHED, ids=lambda table: f"{table.arch}-{table.source}")

@@ -7,7 +7,7 @@ from functools import partial
 
 import numpy as np
 
-from common.reporting.benchmark import Ratio, Series, interleaved, run_benchmark
+from common.reporting.benchmark import BenchmarkValue, Series, run_benchmark, time_interleaved
 from deep_compression.cursor import Cursor
 from deep_compression.streams import decode_stream, encode_stream
 
@@ -28,7 +28,7 @@ def decoded(data: bytes, alphabet: int) -> np.ndarray:
     return decode_stream(Cursor(data), alphabet, NUMBER, "payload")[0]
 
 
-def body(repeats: int) -> tuple[Series, list[Ratio]]:
+def body(repeats: int) -> tuple[Series, list[BenchmarkValue]]:
     """Bytes of a million symbols by ANS against Huffman coding and against the entropy; times of both."""
     series, ratios = {}, []
     for name, (shares, bound) in CASES.items():
@@ -43,12 +43,12 @@ def body(repeats: int) -> tuple[Series, list[Ratio]]:
                 f"decode {coder}, {name}": decode,
                 f"encode {coder}, {name}": partial(parts, symbols, len(p), coder),
             }
-        series |= interleaved(sides, repeats)
+        series |= time_interleaved(sides, repeats)
         used = np.bincount(symbols) / NUMBER
         entropy = -float((used[used > 0] * np.log2(used[used > 0])).sum()) * NUMBER / 8
         huffman, ans = len(coded["huffman"]), len(coded["ans"])
-        ratios.append(Ratio(f"ANS, {name}: bytes", "Huffman coding", ans / huffman, bound, at_most=True))
-        ratios.append(Ratio(f"ANS, {name}: bytes", "entropy", ans / entropy, 1.01, at_most=True))
+        ratios.append(BenchmarkValue(f"ANS, {name}: bytes", "Huffman coding", ans / huffman, bound, at_most=True))
+        ratios.append(BenchmarkValue(f"ANS, {name}: bytes", "entropy", ans / entropy, 1.01, at_most=True))
     return series, ratios
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from common.reporting.benchmark import Ratio, Series, run_benchmark
+from common.reporting.benchmark import BenchmarkValue, Series, run_benchmark
 from deep_compression import kmeans_1d, load_compressed, save_compressed
 
 CONVS = (
@@ -46,7 +46,7 @@ def network() -> dict[str, torch.Tensor]:
     return tensors
 
 
-def body(repeats: int) -> tuple[Series, list[Ratio]]:
+def body(repeats: int) -> tuple[Series, list[BenchmarkValue]]:
     """Cluster, encode and decode 138M weights, once, whatever --repeats says."""
     tensors = network()
     start = time.perf_counter()
@@ -72,12 +72,12 @@ def body(repeats: int) -> tuple[Series, list[Ratio]]:
         "decode": [1000 * (decoded - encoded)],
     }
     return series, [
-        Ratio(f"{what}: cluster and encode", "the clock", encoded - start, 60, at_most=True, unit=" s"),
-        Ratio(f"{what}: peak memory, all included", "the machine", peak, 4, at_most=True, unit=" GiB"),
-        Ratio(
+        BenchmarkValue(f"{what}: cluster and encode", "the clock", encoded - start, 60, at_most=True, unit=" s"),
+        BenchmarkValue(f"{what}: peak memory, all included", "the machine", peak, 4, at_most=True, unit=" GiB"),
+        BenchmarkValue(
             f"{what}: overheads of the file", "all bytes", 100 * overhead / account.bytes, 2, at_most=True, unit=" %"
         ),
-        Ratio(f"{what}: rate (random values; the paper's 49x is of real ones)", "dense float32", rate, 40),
+        BenchmarkValue(f"{what}: rate (random values; the paper's 49x is of real ones)", "dense float32", rate, 40),
     ]
 
 

@@ -9,7 +9,7 @@ import constriction
 import dahuffman
 import numpy as np
 
-from common.reporting.benchmark import Ratio, Series, interleaved, run_benchmark, times_faster
+from common.reporting.benchmark import BenchmarkValue, Series, run_benchmark, speedup, time_interleaved
 from deep_compression import huffman_decode, huffman_encode
 from deep_compression.huffman import optimal_bits
 
@@ -17,7 +17,7 @@ NUMBER = 10_000_000
 SLOW = 50  # the peers decode a fiftieth of it, and their time is multiplied
 
 
-def body(repeats: int) -> tuple[Series, list[Ratio]]:
+def body(repeats: int) -> tuple[Series, list[BenchmarkValue]]:
     """Decode ten million symbols of 256, about 7.4 bits each; the peers decode a fiftieth, times fifty."""
     symbols = np.clip(np.round(np.random.default_rng(0).normal(128, 40, NUMBER)), 0, 255).astype(np.uint8)
     counts = np.bincount(symbols, minlength=256)
@@ -43,16 +43,18 @@ def body(repeats: int) -> tuple[Series, list[Ratio]]:
         "dahuffman": lambda: codec.decode(packed),
         "constriction": by_constriction,
     }
-    times = interleaved(sides, repeats)
+    times = time_interleaved(sides, repeats)
     times = {name: [t * (1 if name == "ours" else SLOW) for t in series] for name, series in times.items()}
     what = "Huffman decode, 10M symbols: speed"
     xz = len(lzma.compress(symbols[:1_000_000].tobytes(), preset=9))
     ours = len(huffman_encode(symbols[:1_000_000]).payload)
     ratios = [
-        Ratio(what, "dahuffman", times_faster(times, "ours", "dahuffman"), 10),
-        Ratio(what, "constriction", times_faster(times, "ours", "constriction"), 4),
-        Ratio("Huffman payload, bits", "optimal length", stream.payload_bits / optimal_bits(counts), 1, at_most=True),
-        Ratio("Huffman bytes, 1M symbols", "xz -9", ours / xz, 1, at_most=True),
+        BenchmarkValue(what, "dahuffman", speedup(times, "ours", "dahuffman"), 10),
+        BenchmarkValue(what, "constriction", speedup(times, "ours", "constriction"), 4),
+        BenchmarkValue(
+            "Huffman payload, bits", "optimal length", stream.payload_bits / optimal_bits(counts), 1, at_most=True
+        ),
+        BenchmarkValue("Huffman bytes, 1M symbols", "xz -9", ours / xz, 1, at_most=True),
     ]
     return times, ratios
 

@@ -8,7 +8,7 @@ import kmeans1d
 import numpy as np
 from sklearn.cluster import KMeans
 
-from common.reporting.benchmark import Ratio, Series, interleaved, run_benchmark, times_faster
+from common.reporting.benchmark import BenchmarkValue, Series, run_benchmark, speedup, time_interleaved
 from deep_compression.choices import INITS
 from deep_compression.kmeans import inertia, kmeans_1d
 
@@ -21,7 +21,7 @@ def weights(number: int) -> np.ndarray:
     return values[np.abs(values) > 0.02][:number]
 
 
-def body(repeats: int) -> tuple[Series, list[Ratio]]:
+def body(repeats: int) -> tuple[Series, list[BenchmarkValue]]:
     """k-means on two million pruned weights against scikit-learn's; on twenty thousand against the optimum."""
     values, series, ratios = weights(NUMBER), {}, []
     for k in (16, 256):
@@ -31,19 +31,19 @@ def body(repeats: int) -> tuple[Series, list[Ratio]]:
         def theirs(k=k, start=start, fitted=fitted):
             fitted["model"] = KMeans(k, init=start, n_init=1, max_iter=50).fit(values[:, None])
 
-        times = interleaved({"ours": lambda k=k: kmeans_1d(values, k), "scikit-learn": theirs}, repeats)
+        times = time_interleaved({"ours": lambda k=k: kmeans_1d(values, k), "scikit-learn": theirs}, repeats)
         series |= {f"{name}, k = {k}": milliseconds for name, milliseconds in times.items()}
         ours, other = inertia(values, *kmeans_1d(values, k)), float(fitted["model"].inertia_)
         what, against = f"k-means, 2M weights, k = {k}", "scikit-learn, same start"
-        ratios.append(Ratio(f"{what}: speed", against, times_faster(times, "ours", "scikit-learn"), 30))
-        ratios.append(Ratio(f"{what}: inertia", against, ours / other, 1.01, at_most=True))
+        ratios.append(BenchmarkValue(f"{what}: speed", against, speedup(times, "ours", "scikit-learn"), 30))
+        ratios.append(BenchmarkValue(f"{what}: inertia", against, ours / other, 1.01, at_most=True))
     few = weights(20_000)
     for k, inits in ((16, INITS), (256, ("companded",))):
         labels, centroids = kmeans1d.cluster(few.astype(float), k)
         best = inertia(few, np.array(centroids), np.array(labels))
         worst = max(inertia(few, *kmeans_1d(few, k, init)) / best for init in inits)
         against = f"optimum, starts {', '.join(inits)}"
-        ratios.append(Ratio(f"k-means, 20k weights, k = {k}: inertia", against, worst, 1.1, at_most=True))
+        ratios.append(BenchmarkValue(f"k-means, 20k weights, k = {k}: inertia", against, worst, 1.1, at_most=True))
     return series, ratios
 
 

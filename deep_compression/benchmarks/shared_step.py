@@ -7,7 +7,7 @@ import sys
 import torch
 
 from common.models import create_model
-from common.reporting.benchmark import Ratio, Series, interleaved, run_benchmark, times_faster
+from common.reporting.benchmark import BenchmarkValue, Series, run_benchmark, speedup, time_interleaved
 from deep_compression.pruning import Held, masks_by_density, prunable_weights
 from deep_compression.sharing import SharedTraining, clusterer, clusters_for, share_network
 
@@ -41,15 +41,15 @@ def stepper(arch: str, batch: int, shape: tuple[int, ...], steps: int, shared: b
     return run
 
 
-def body(repeats: int) -> tuple[Series, list[Ratio]]:
+def body(repeats: int) -> tuple[Series, list[BenchmarkValue]]:
     """The time of a shared network's training step against a plain one's."""
     series, ratios = {}, []
     for arch, batch, shape, steps in CASES:
         sides = {"plain": stepper(arch, batch, shape, steps, False), "shared": stepper(arch, batch, shape, steps, True)}
-        times = interleaved(sides, repeats)
+        times = time_interleaved(sides, repeats)
         series |= {f"{name}, {arch}": milliseconds for name, milliseconds in times.items()}
         what = f"shared step, {arch}, batch {batch}, 10 % dense: time"
-        ratios.append(Ratio(what, "a plain step", times_faster(times, "plain", "shared"), 1.3, at_most=True))
+        ratios.append(BenchmarkValue(what, "a plain step", speedup(times, "plain", "shared"), 1.3, at_most=True))
     return series, ratios
 
 

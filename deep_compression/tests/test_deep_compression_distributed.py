@@ -12,7 +12,7 @@ from common.checkpoint import load_model, save_model
 from common.data import load_dataset
 from common.distributed import is_main
 from common.models import create_model
-from common.testing import half_batches, in_processes
+from common.testing import run_in_processes, split_batches
 from common.training import Hooks, TrainOptions, fit
 from deep_compression import commands
 from deep_compression.pruning import Held, masks_by_density, prunable_weights
@@ -46,7 +46,7 @@ def two_halves_in_one_process(kind: str) -> nn.Module:
     model = with_norm().to(memory_format=torch.channels_last).train()
     hooks = method_of(kind, model)
     for epoch in range(OPTIONS.epochs):
-        for pair in half_batches(pictures(), 50, epoch):
+        for pair in split_batches(pictures(), 50, epoch):
             model.zero_grad()
             for part in pair:
                 (F.cross_entropy(model(part.images), part.labels, reduction="sum") / part.global_size).backward()
@@ -96,7 +96,7 @@ def runs(tmp_path_factory):
     for command in commands_of["one"]:
         assert commands.main(command) == 0
     preload = ["deep_compression.commands", "deep_compression.seed_pipeline", "common.data"]
-    in_processes(process, str(root), commands_of["two"], preload=preload)
+    run_in_processes(process, str(root), commands_of["two"], preload=preload)
     return root
 
 

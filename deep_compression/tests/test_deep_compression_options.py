@@ -9,7 +9,7 @@ from torch import nn
 from common.checkpoint import save_model
 from common.errors import UserError
 from common.models import create_model
-from common.testing import check_options_honored, command_names, write_pictures
+from common.testing import check_options_honored, command_names, write_image_folder
 from deep_compression import seed_main, seed_pipeline
 from deep_compression.commands import main
 from deep_compression.paper import choice, cifar10, figures, mnist
@@ -77,7 +77,7 @@ def places(tmp_path_factory):
     """{name in the commands above: folder or options} of networks and a dozen of images."""
     torch.manual_seed(0)
     root = tmp_path_factory.mktemp("files")
-    images = write_pictures(root / "images", classes=2, train=6, test=2)
+    images = write_image_folder(root / "images", classes=2, train=6, test=2)
     write_mnist(root / "mnist")
     torch.save(create_model("lenet5", num_classes=2, in_channels=3, image_size=32).state_dict(), root / "lenet5.pth")
     save_model(root / "own.safetensors", tiny(2))

@@ -24,7 +24,7 @@ from scipy.linalg import interpolative, qr, solve_triangular
 from common import cli
 from common.device import set_threads
 from common.markdown import markdown_table
-from common.reporting.benchmark import Ratio, write_benchmark
+from common.reporting.benchmark import BenchmarkValue, write_benchmark
 from model_preserving_id import interpolative_decomposition
 
 RANK = 256
@@ -104,12 +104,12 @@ def _main(argv: Sequence[str] | None) -> None:
     print(markdown_table(["side", "seconds (median)", "error", "all"], shown))
     print(f"a matrix of rank 300: {deficient()}; {torch.get_num_threads()} threads")
     what = f"interpolative decomposition, {rows} x 512 to rank {RANK}{' in blocks of rows' if args.tall else ''}"
-    ratios = [Ratio(what, "scipy pivoted QR", medians["scipy qr"] / medians["ours"], 3.0)]
+    ratios = [BenchmarkValue(what, "scipy pivoted QR", medians["scipy qr"] / medians["ours"], 3.0)]
     if not args.tall:
         times = medians["scipy interpolative"] / medians["ours"]
-        ratios.append(Ratio(what, "scipy.linalg.interpolative", times, 20.0))
+        ratios.append(BenchmarkValue(what, "scipy.linalg.interpolative", times, 20.0))
     ratios.append(
-        Ratio("its error", "that of pivoted QR", errors["ours"] / errors["scipy qr"], 1.0 + 1e-6, at_most=True)
+        BenchmarkValue("its error", "that of pivoted QR", errors["ours"] / errors["scipy qr"], 1.0 + 1e-6, at_most=True)
     )
     for ratio in ratios:
         print(

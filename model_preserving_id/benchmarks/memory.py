@@ -26,7 +26,7 @@ from torch import Tensor
 from common import cli
 from common.device import set_threads
 from common.models import create_model, input_shape
-from common.reporting.benchmark import Ratio, write_benchmark
+from common.reporting.benchmark import BenchmarkValue, write_benchmark
 from model_preserving_id import prune_network
 
 
@@ -103,7 +103,9 @@ def _main(argv: Sequence[str] | None) -> None:
             before, peak, seconds = process.submit(measure, case, args.threads).result()
         for column, value in ("process before, GB", before), ("peak, GB", peak), ("CPU seconds", seconds):
             series[f"{case.what}: {column}"] = [value]
-        ratios.append(Ratio(f"{case.what}: peak memory of the process", "", peak, case.bound, at_most=True, unit=" GB"))
+        ratios.append(
+            BenchmarkValue(f"{case.what}: peak memory of the process", "", peak, case.bound, at_most=True, unit=" GB")
+        )
         verdict = "within" if ratios[-1].reached else "NOT within"
         print(
             f"{case.what}: {before:.2f} GB before, peak {peak:.2f} GB, {verdict} {case.bound:g} GB; {seconds:.1f} CPU s",

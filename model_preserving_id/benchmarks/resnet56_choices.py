@@ -17,7 +17,7 @@ import torch
 
 from common import cli
 from common.atomic import write_json
-from common.batchnorm import refresh_batch_norm
+from common.batchnorm import recalibrate_batch_norm
 from common.cost import count_cost
 from common.data import load_dataset
 from common.device import set_threads
@@ -145,7 +145,7 @@ def pruned(
         shrink_all(folded, rankings, statistics, widths)
     compensate(folded, pruning_pictures(known.data, solve_with or pictures, SEED), compensation)
     smaller = folded.pruned()
-    return refresh_batch_norm(smaller, inputs) if refresh_bn else smaller
+    return recalibrate_batch_norm(smaller, inputs) if refresh_bn else smaller
 
 
 def _bisected(widths_of, rankings, folded: FoldedNetwork, target: float, rising: bool) -> dict[str, int]:

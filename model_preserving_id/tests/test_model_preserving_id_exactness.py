@@ -136,7 +136,7 @@ def shaken(model: nn.Module) -> nn.Module:
 def plant(model: nn.Module, group, pairs, dead=()) -> None:
     """In everything that makes or carries the group's channels: second of each pair a duplicate of the first, dead ones zero."""
     modules = dict(model.named_modules())
-    for name in [*group.producers, *group.followers]:
+    for name in [*group.producers, *group.pass_through]:
         module = modules[name]
         if isinstance(module, PadShortcut):
             for one, two in pairs:
@@ -170,9 +170,9 @@ def groups_and_plants(model, x):
     for group in channel_groups(model, x):
         if group.size > 64:
             continue
-        if group.blocks > 1:
-            run = group.size // group.blocks
-            pairs, dead = [(b * run, b * run + run - 1) for b in range(group.blocks)], []
+        if group.conv_groups > 1:
+            run = group.size // group.conv_groups
+            pairs, dead = [(b * run, b * run + run - 1) for b in range(group.conv_groups)], []
         else:
             pairs, dead = [(0, 2), (1, 4)][: 2 if group.size > 5 else 1], [group.size - 1] if group.size > 5 else []
         plants[group.name] = (group, pairs, dead)
@@ -219,7 +219,7 @@ def test_next_biases_stay_bit_identical_and_widths_are_consistent(name):
     groups = channel_groups(model, x[:1])
     smaller = prune_network(model, x[:1], x, keep=0.7)
     modules = dict(smaller.named_modules())
-    made = {producer for group in groups for producer in (*group.producers, *group.followers)}
+    made = {producer for group in groups for producer in (*group.producers, *group.pass_through)}
     for key, tensor in model.named_parameters():
         layer = key.rsplit(".", 1)[0]
         if key.endswith("bias") and layer not in made:

@@ -6,7 +6,7 @@ import torch
 from common.channels import channel_groups
 from common.checkpoint import load_model, save_model
 from common.models import create_model
-from common.testing import write_pictures
+from common.testing import write_image_folder
 from common.testing.fake_cuda import DEVICE, assert_nothing_waits, fake_cuda, step_transfers
 from common.training import Hooks
 from model_preserving_id import finetune
@@ -38,7 +38,7 @@ def test_fault_16_statistics_are_without_tf32(monkeypatch):
 
 @pytest.fixture(scope="module")
 def dense(tmp_path_factory):
-    root = write_pictures(tmp_path_factory.mktemp("pictures"), train=24, test=8)
+    root = write_image_folder(tmp_path_factory.mktemp("pictures"), train=24, test=8)
     torch.manual_seed(0)
     model = create_model("lenet5", num_classes=2, in_channels=3, image_size=32)
     path = root / "dense.safetensors"
@@ -61,12 +61,12 @@ def test_fault_7_the_checkpoint_is_written_once(dense, tmp_path, monkeypatch):
 def test_fault_7_an_interrupted_run_leaves_a_checkpoint_to_resume_from(dense, tmp_path, monkeypatch):
     """Interrupted in its third epoch and resumed in another folder, training ends with the bits of an undisturbed run."""
     assert run(dense, tmp_path / "whole") == 0
-    say = finetune._say
+    log = finetune._say
 
     def interrupt(when, accuracy) -> None:
         if when == "epoch 3/3":
             raise KeyboardInterrupt
-        say(when, accuracy)
+        log(when, accuracy)
 
     with monkeypatch.context() as patched:
         patched.setattr(finetune, "_say", interrupt)

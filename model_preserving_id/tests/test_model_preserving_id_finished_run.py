@@ -40,12 +40,12 @@ def place(tmp_path, monkeypatch) -> Path:
     return finished_copy(__file__, tmp_path)
 
 
-def seed_call(say=print) -> torch.nn.Module:
+def seed_call(log=print) -> torch.nn.Module:
     """The call that made ``iditer``."""
     args = create_args()
     args.arch, args.dataset, args.load_fname, args.device = "resnet20", "digits", "dense.safetensors", "cpu"
     args.k, args.prune_batch_size, args.solve_batch_size, args.log_interval = 0.6, 200, 100, 3
-    return iditer(args, "iditer", 0.5, say=say)
+    return iditer(args, "iditer", 0.5, log=log)
 
 
 @pytest.mark.parametrize("folder", MACS)

@@ -10,7 +10,7 @@ from torch import nn
 
 from common.checkpoint import save_model
 from common.models import create_model
-from common.testing import check_options_honored, command_names, write_pictures
+from common.testing import check_options_honored, command_names, write_image_folder
 from model_preserving_id.paper import diagrams
 from model_preserving_id.paper.experiments import missing_class, ratios, volume, wide
 from model_preserving_id.settings import prune_main, train_main
@@ -72,7 +72,7 @@ def places(tmp_path_factory):
     """{name in the commands above: folder or options} of three networks and a dozen of images."""
     torch.manual_seed(0)
     root = tmp_path_factory.mktemp("files")
-    images = write_pictures(root / "images", classes=2, train=6, test=2)
+    images = write_image_folder(root / "images", classes=2, train=6, test=2)
     named = create_model("lenet5", num_classes=2, in_channels=3, image_size=32)
     torch.save(named.state_dict(), root / "lenet5.pth")
     fc = create_model("fc4096", num_classes=2, in_features=3072, hidden=16)

@@ -17,7 +17,7 @@ import torch
 from scipy.fftpack import dct
 
 from common.device import set_threads
-from common.reporting.benchmark import Ratio, write_benchmark
+from common.reporting.benchmark import BenchmarkValue, write_benchmark
 from redundancy_graph import filter_similarity, select_filters
 
 FLOOR = 100
@@ -121,7 +121,7 @@ def main() -> None:
     if args.json:
         layer = f"similarity and selection, {args.filters} filters of {args.size}x{args.size}, {args.pictures} pictures"
         milliseconds = {name: [1000 * value for value in series] for name, series in seconds.items()}
-        figure = Ratio(layer, "pairwise loop, the same kept set", ratio, FLOOR)
+        figure = BenchmarkValue(layer, "pairwise loop, the same kept set", ratio, FLOOR)
         write_benchmark(
             args.json,
             f"python benchmarks/similarity.py --pictures {args.pictures} --threads {torch.get_num_threads()}",

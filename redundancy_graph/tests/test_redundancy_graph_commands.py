@@ -14,7 +14,7 @@ from common.checkpoint import load_model, read_tensors
 from common.errors import UserError
 from common.models import create_model
 from common.settings import flat, parse, parser_of
-from common.testing import write_pictures
+from common.testing import write_image_folder
 from redundancy_graph import generate
 from redundancy_graph.names import tensors_to_authors
 from redundancy_graph.settings import (
@@ -73,7 +73,7 @@ class Place:
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self.pictures = write_pictures(root / "pictures")
+        self.pictures = write_image_folder(root / "pictures")
         self.weights = root / "pre-train" / "resnet20-weights.pth"
         self.weights.parent.mkdir()
         model = network("resnet20")

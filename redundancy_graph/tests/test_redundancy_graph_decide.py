@@ -74,7 +74,7 @@ def kill_removed(model: nn.Module, groups, kept, pre_activation: bool) -> None:
     for group in groups:
         removed = set(range(group.size)) - set(kept.get(group.name, range(group.size)))
         consumers = dict(group.consumers)
-        for name in group.followers:
+        for name in group.pass_through:
             if not isinstance(modules[name], nn.BatchNorm2d):
                 continue
             positions = sorted(removed)

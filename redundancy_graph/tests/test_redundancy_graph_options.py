@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from common.models import create_model
-from common.testing import check_options_honored, command_names, write_pictures
+from common.testing import check_options_honored, command_names, write_image_folder
 from redundancy_graph.settings import main_cifar10, main_generate, main_imagenet
 
 INPUT = "--dataset folder:{images} --dataset-dir {images} --log-dir {out}/log --mini-batch 6 --plots"
@@ -42,7 +42,7 @@ def tiny(num_classes: int = 10) -> nn.Module:
 def root(tmp_path_factory):
     """A folder with images and the weights of two networks."""
     root = tmp_path_factory.mktemp("files")
-    write_pictures(root / "images", classes=2, train=3, test=2)
+    write_image_folder(root / "images", classes=2, train=3, test=2)
     named = create_model("lenet5", num_classes=2, in_channels=3, image_size=32)
     torch.save(named.state_dict(), root / "lenet5-weights.pth")
     torch.save(tiny(2).state_dict(), root / "own.pth")

@@ -1,8 +1,8 @@
 """What is generated is up to date: tables from the result files, here and in the root's README."""
 
-from common.testing import pages_are_current
+from common.testing import check_generated_docs
 from redundancy_graph.paper.tables import TABLES
 
 
 def test_generated_pages_are_current():
-    pages_are_current("redundancy_graph", TABLES)
+    check_generated_docs("redundancy_graph", TABLES)

@@ -20,7 +20,7 @@ from torchvision import transforms
 
 from common.data import DataBundle, MemoryImages, load_dataset
 from common.device import set_threads
-from common.reporting.benchmark import Ratio, write_benchmark
+from common.reporting.benchmark import BenchmarkValue, write_benchmark
 from rewarded_metapruning.evaluator import CandidateEvaluator
 from rewarded_metapruning.pruning_net import PruningNet, draw
 from rewarded_metapruning.space import NEV, SearchSpace, find_space
@@ -135,14 +135,14 @@ def main() -> None:
             seconds[name].append(time.perf_counter() - start)
     what = f"a candidate, {args.arch}, {BATCHES * BATCH_SIZE} + {len(held)} pictures"
     value = statistics.median(seconds["original's way"]) / statistics.median(seconds["ours"])
-    ratios = [Ratio(what, "the original's loop, rewritten", value, FLOOR)]
+    ratios = [BenchmarkValue(what, "the original's loop, rewritten", value, FLOOR)]
     if not args.skip_processes:
         for _ in range(args.repeats):
             for processes, name in ((1, "one process"), (2, "two processes")):
                 seconds.setdefault(name, []).append(parallel_seconds(args.arch, processes, args.candidates))
         value = statistics.median(seconds["one process"]) / statistics.median(seconds["two processes"])
         ratios.append(
-            Ratio(
+            BenchmarkValue(
                 f"{args.candidates} candidates, two processes of one thread", "one such process", value, PARALLEL_FLOOR
             )
         )

@@ -32,6 +32,6 @@ def small_space() -> SearchSpace:
     return find_space("resnet-small")
 
 
-def write_pictures(root: Path) -> Path:
+def write_image_folder(root: Path) -> Path:
     """40 pictures to train on and 20 to test on, 16x16, of two classes."""
-    return testing.write_pictures(root, train=20, test=10, size=16)
+    return testing.write_image_folder(root, train=20, test=10, size=16)

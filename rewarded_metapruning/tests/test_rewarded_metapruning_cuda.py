@@ -4,7 +4,7 @@ import pytest
 import torch
 from rmp_helpers import bundle, pruning_net
 
-from common.batchnorm import refresh_batch_norm
+from common.batchnorm import recalibrate_batch_norm
 from common.testing.steps import no_waiting, take_steps
 from common.training import Hooks
 from rewarded_metapruning.evaluator import CandidateEvaluator
@@ -47,6 +47,6 @@ def test_13_calibration_waits_for_nothing():
     net = pruning_net("resnet20").to(DEVICE)
     model = net.plain_network(net.space.unpruned)
     inputs = [torch.randn(16, 3, 32, 32, device=DEVICE) for _ in range(3)]
-    refresh_batch_norm(model, inputs, DEVICE)
+    recalibrate_batch_norm(model, inputs, DEVICE)
     with no_waiting():
-        refresh_batch_norm(model, inputs, DEVICE)
+        recalibrate_batch_norm(model, inputs, DEVICE)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from common.data import DataBundle, load_dataset
-from common.testing import half_batches, in_processes, write_pictures
+from common.testing import run_in_processes, split_batches, write_image_folder
 from common.training import TrainOptions, make_optimizer
 from rewarded_metapruning import train
 from rewarded_metapruning.files import read_pruning_net
@@ -58,8 +58,10 @@ def train_all(root: str, folder: str) -> int:
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory) -> Path:
-    root = write_pictures(tmp_path_factory.mktemp("gloo"), train=21, size=16)  # 32 to train on: batches of 16 and 16
-    in_processes(train_all, str(root), str(root / "two"), preload=["rewarded_metapruning.training", "PIL.Image"])
+    root = write_image_folder(
+        tmp_path_factory.mktemp("gloo"), train=21, size=16
+    )  # 32 to train on: batches of 16 and 16
+    run_in_processes(train_all, str(root), str(root / "two"), preload=["rewarded_metapruning.training", "PIL.Image"])
     return root
 
 
@@ -89,7 +91,7 @@ def test_with_norms_two_processes_equal_both_halves_in_one(root):
     before = {name: parameter.detach().clone() for name, parameter in net.named_parameters()}
     optimizer = make_optimizer(net, RECIPE, is_weight)
     for epoch in range(RECIPE.epochs):
-        for step, halves in enumerate(half_batches(data.train, RECIPE.batch_size, epoch, seed=3)):
+        for step, halves in enumerate(split_batches(data.train, RECIPE.batch_size, epoch, seed=3)):
             optimizer.zero_grad()
             for rank, part in enumerate(halves):
                 vectors = RandomVectors(space, RECIPE.label_smoothing, seed=3)

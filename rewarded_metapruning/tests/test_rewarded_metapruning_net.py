@@ -1,4 +1,4 @@
-"""The PruningNet: what it generates, that its forward is the plain network's, which gradients and statistics a step touches."""
+"""The PruningNet: what it generates, that its forward is the plain network's, which gradients and statistics a step slices."""
 
 import json
 

@@ -1,7 +1,7 @@
 """Every command of rewarded meta-pruning honors every one of its options."""
 
 import pytest
-from rmp_helpers import write_pictures
+from rmp_helpers import write_image_folder
 from torch import nn
 
 from common.testing import check_options_honored, command_names
@@ -48,7 +48,7 @@ def tiny(num_classes: int = 10) -> nn.Module:
 def places(tmp_path_factory):
     """{name in the commands above: path} of images, PruningNets, a search."""
     root = tmp_path_factory.mktemp("files")
-    images, out = write_pictures(root / "images"), root / "out"
+    images, out = write_image_folder(root / "images"), root / "out"
     paths = {"images": images, "named": root / "named", "own": root / "own", "search": root / "search", "out": out}
     for name, network in (("named", NAMED), ("own", OWN)):
         assert train.main(f"{network} --epochs 0 --save {paths[name]}".format(**paths).split()) == 0

@@ -16,7 +16,7 @@ from common.cost import count_cost
 from common.data import load_dataset
 from common.errors import UserError
 from common.target import Target
-from common.testing import run_method, write_pictures
+from common.testing import run_method, write_image_folder
 from common.trained_model import TrainedModel
 from common.training import TrainOptions
 from rewarded_metapruning import cost, evaluate, method, search, train
@@ -105,7 +105,7 @@ def no_network() -> int:
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory) -> Path:
-    return write_pictures(tmp_path_factory.mktemp("own"), train=20, size=16)
+    return write_image_folder(tmp_path_factory.mktemp("own"), train=20, size=16)
 
 
 def common(root: Path, model: str = f"{HERE}:Residual") -> list[str]:

@@ -12,7 +12,7 @@ from PIL import Image, ImageChops, ImageStat
 from common.models import find_architecture
 from common.reporting.results import block_names
 from common.settings import parser_of
-from common.testing import pages_are_current
+from common.testing import check_generated_docs
 from rewarded_metapruning import plots
 from rewarded_metapruning.paper import diagrams, figures, tables
 from rewarded_metapruning.settings import Evaluate, Search, Train, parse_stage
@@ -24,7 +24,7 @@ SCRIPTS = {"train.py": Train, "search.py": Search, "evaluate.py": Evaluate}
 
 def test_generated_pages_are_current():
     assert set(block_names(README)) == set(tables.TABLES)
-    pages_are_current("rewarded_metapruning", tables.TABLES)
+    check_generated_docs("rewarded_metapruning", tables.TABLES)
 
 
 def test_first_lines_hold_command_time_and_expected_number():

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from rmp_helpers import write_pictures
+from rmp_helpers import write_image_folder
 
 from common.channels import channel_groups, keep_channels
 from common.checkpoint import load_model
@@ -51,7 +51,7 @@ EVALUATE = ["--epochs", "1", "--batch-size", "16"]
 @pytest.fixture(scope="module")
 def root(tmp_path_factory) -> Path:
     """Pictures, and a PruningNet trained on them."""
-    root = write_pictures(tmp_path_factory.mktemp("stages"))
+    root = write_image_folder(tmp_path_factory.mktemp("stages"))
     assert train.main([*common(root), *TRAIN, "--save", str(root / "meta")]) == 0
     return root
 

@@ -12,7 +12,7 @@ Norm: TypeAlias = nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d
 
 
 @torch.no_grad()
-def refresh_batch_norm(model: nn.Module, inputs: Iterable[Tensor], device: torch.device | str = "cpu") -> nn.Module:
+def recalibrate_batch_norm(model: nn.Module, inputs: Iterable[Tensor], device: torch.device | str = "cpu") -> nn.Module:
     """Running means and variances, in place, become the averages over these batches; everything else is left as it was."""
     model.to(device).eval()
     norms = [module for module in model.modules() if isinstance(module, Norm) and module.track_running_stats]

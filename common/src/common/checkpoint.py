@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from common.atomic import atomic_file, write_json
 from common.channels.resize import fit_shapes
 from common.errors import UserError
-from common.models import checked_arguments, is_known, skeleton
-from common.replaced import build_replaced, replaced_layers
+from common.models import checked_arguments, create_meta_model, is_known
+from common.replaced_layers import build_replaced, replaced_layers
 from common.tensor_files import read_tensor_file
 
 FORMAT = "compression-papers-1"
@@ -49,7 +49,7 @@ def save_model(
 
     normalize: (mean, deviation) per channel of the pictures that it was trained on; it travels with the network, as do
     the data set's name and classes. A network without a record is saved too: loading it then needs its factory.
-    Layers that are not as the registry, or ``factory``, builds them (:mod:`common.replaced`) are listed in the header.
+    Layers that are not as the registry, or ``factory``, builds them (:mod:`common.replaced_layers`) are listed in the header.
     """
     if arch is None:
         record = getattr(model, "architecture", {"arch": None, "args": {}})
@@ -259,7 +259,7 @@ def build_recorded(
         if known is not None:
             shapes: list[Any] = [getattr(tensor, "shape", tensor) for tensor in tensors.values()]
             arguments = checked_arguments(known, arguments, shapes)
-        model = factory() if factory is not None else skeleton(str(known), **arguments)
+        model = factory() if factory is not None else create_meta_model(str(known), **arguments)
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
     if known is not None and not hasattr(model, "architecture"):

@@ -10,7 +10,7 @@ from typing import NoReturn
 from common.errors import UserError
 from common.interruption import STOPPED, Stopped
 
-MISTAKE = 2
+INVALID_INPUT = 2
 INTERRUPTED = 130
 
 
@@ -66,7 +66,7 @@ def command_line(prog: str, argv: Sequence[str] | None) -> str:
 
 def _refuse(message: str) -> int:
     print(f"error: {' '.join(message.split())}", file=sys.stderr)
-    return MISTAKE
+    return INVALID_INPUT
 
 
 def positive_int(text: str) -> int:
@@ -77,7 +77,7 @@ def positive_int(text: str) -> int:
     return value
 
 
-def not_negative_int(text: str) -> int:
+def nonnegative_int(text: str) -> int:
     """An argparse type: an integer of at least 0, such as a seed."""
     value = int(text)
     if value < 0:

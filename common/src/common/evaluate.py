@@ -40,7 +40,7 @@ def evaluate(settings: Evaluate) -> None:
         batch_size=settings.batch_size,
         workers=trained.workers,
     )
-    figures = trained.side(trained.model, accuracy, trained.bytes)
+    figures = trained.metrics(trained.model, accuracy, trained.bytes)
     if not settings.no_latency:
         timed = measure.latency_ms({"model": trained.copy()}, trained.data.input_shape, device=trained.device)
         figures["latency_ms"] = timed["model"]

@@ -29,7 +29,7 @@ from typing import Any, Generic, Self, TypeVar
 
 from filelock import FileLock, Timeout
 
-from common.cli import INTERRUPTED, MISTAKE
+from common.cli import INTERRUPTED, INVALID_INPUT
 from common.errors import UserError
 from common.interruption import SAME, STOPPED, Stopped, graceful, stop_requested
 
@@ -38,7 +38,7 @@ PAUSE = 1.0  # seconds between two looks for a signal
 GRACE = 900.0  # seconds in which jobs that were told to stop may end their epoch
 PATIENCE = 60.0  # seconds in which an idle process may end
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
-STATES = {0: "finished", STOPPED: "stopped", INTERRUPTED: "stopped", MISTAKE: "invalid"}  # by exit status
+STATES = {0: "finished", STOPPED: "stopped", INTERRUPTED: "stopped", INVALID_INPUT: "invalid"}  # by exit status
 
 
 @contextmanager
@@ -244,7 +244,7 @@ def _call(function: Callable[..., Any], arguments: Sequence[Any]) -> Result:
     except KeyboardInterrupt as stopped:
         result = Result(STOPPED, why=str(stopped))
     except UserError as error:
-        result = Result(MISTAKE, why=str(error))
+        result = Result(INVALID_INPUT, why=str(error))
     except SystemExit as end:
         result = Result(end.code if isinstance(end.code, int) else int(end.code is not None))
     except BaseException as error:  # of a job; the others go on

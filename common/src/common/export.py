@@ -128,7 +128,7 @@ def export(settings: Export) -> None:
     from common.data import load_data
     from common.factory import import_factory
     from common.formats import load_network
-    from common.trained_model import normalized_as
+    from common.trained_model import with_normalization_of
 
     model = load_network(settings.checkpoint, import_factory(settings.model) if settings.model else None)
     dataset = settings.data.dataset or getattr(model, "checkpoint_header", {}).get("dataset")
@@ -136,7 +136,7 @@ def export(settings: Export) -> None:
         raise UserError(
             f"{settings.checkpoint} does not say what pictures it reads: give --dataset to compare the outputs on"
         )
-    data = normalized_as(model, load_data(replace(settings.data, dataset=dataset)))
+    data = with_normalization_of(model, load_data(replace(settings.data, dataset=dataset)))
     pictures = some_pictures(data, workers=settings.data.workers)
     difference = export_network(model, pictures, settings.out, settings.format)
     size = Path(settings.out).stat().st_size

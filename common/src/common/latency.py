@@ -143,7 +143,7 @@ def latency(settings: Latency) -> None:
 def _networks(settings: Latency) -> dict[str, nn.Module]:
     """{name: network}, the dense one first."""
     from common.formats import load_network
-    from common.models import create_model, skeleton
+    from common.models import create_meta_model, create_model
 
     if settings.arch:
         cut = {
@@ -159,7 +159,7 @@ def _networks(settings: Latency) -> dict[str, nn.Module]:
         raise UserError(
             "these files are not all of one architecture of the registry: name the dense network with --dense"
         )
-    dense = skeleton(records[0]["arch"], **records[0]["args"])
+    dense = create_meta_model(records[0]["arch"], **records[0]["args"])
     if sum(parameter.numel() for parameter in dense.parameters()) > DENSE_LIMIT:
         raise UserError(f"the dense {records[0]['arch']} of these files is very large: name its file with --dense")
     return {DENSE: create_model(records[0]["arch"], **records[0]["args"]).eval(), **models}

@@ -7,11 +7,11 @@ from typing import Any
 
 from common.distributed import is_main
 
-Say = Callable[[str], None]
+Log = Callable[[str], None]
 
 
 @contextmanager
-def log_to(paths: list[Path]) -> Iterator[Say]:
+def log_to(paths: list[Path]) -> Iterator[Log]:
     """Yields a function that prints a line and appends it to every file; only in the main process.
 
     A log goes on where an earlier call stopped: the file is not deleted. Folders are made.
@@ -22,20 +22,20 @@ def log_to(paths: list[Path]) -> Iterator[Say]:
             path.parent.mkdir(parents=True, exist_ok=True)
             files.append(stack.enter_context(open(path, "a", encoding="utf-8")))
 
-        def say(line: str) -> None:
+        def log(line: str) -> None:
             if is_main():
                 print(line, flush=True)
             for file in files:
                 print(line, file=file, flush=True)
 
-        yield say
+        yield log
 
 
-def epochs_said(label: str, epochs: int, say: Say, doing: str = "fine-tuning") -> Callable[[int], dict[str, Any]]:
+def epoch_logger(label: str, epochs: int, log: Log, doing: str = "fine-tuning") -> Callable[[int], dict[str, Any]]:
     """A hook ``after_epoch`` of a training: a sign of life in a log that nobody watches through a progress bar."""
 
     def after_epoch(epoch: int) -> dict[str, Any]:
-        say(f"{label}: epoch {epoch + 1} of {epochs} of {doing} is done")
+        log(f"{label}: epoch {epoch + 1} of {epochs} of {doing} is done")
         return {}
 
     return after_epoch

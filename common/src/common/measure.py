@@ -137,8 +137,8 @@ def _time_once(model: nn.Module, batch: Tensor, device: torch.device) -> float:
     return time.perf_counter() - start
 
 
-def side(model: nn.Module, accuracy: Accuracy, input_shape: Sequence[int], size: int) -> dict[str, Any]:
-    """One side of metrics.json without its latency."""
+def model_metrics(model: nn.Module, accuracy: Accuracy, input_shape: Sequence[int], size: int) -> dict[str, Any]:
+    """The entry of a network in metrics.json, without its latency."""
     cost = count_cost(model, input_shape)
     measured = {
         "top1": round(accuracy.top1, 4),

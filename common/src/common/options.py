@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Collection
 from typing import Any
 
-from common.cli import not_negative_int, positive_int
+from common.cli import nonnegative_int, positive_int
 from common.settings import option, settings
 from common.training.options import GRAPHS, OPTIMIZERS, SCHEDULES, TrainOptions
 
@@ -50,9 +50,7 @@ class Data:
     )
     dataset_dir: str | None = option(None, "folder of the data set; digits needs none")
     normalize: str | None = option(None, "imagenet or cifar10: mean and deviation other than the data set's")
-    workers: int = option(
-        2, "processes that read pictures which do not fit in memory", type=not_negative_int, free=True
-    )
+    workers: int = option(2, "processes that read pictures which do not fit in memory", type=nonnegative_int, free=True)
 
 
 @settings
@@ -67,7 +65,7 @@ class Run:
 class Repeat:
     """Repeat."""
 
-    seed: int = option(0, "seed of everything that is drawn", type=not_negative_int)
+    seed: int = option(0, "seed of everything that is drawn", type=nonnegative_int)
     force: bool = option(False, "start anew in a run folder that holds another run", free=True)
 
 

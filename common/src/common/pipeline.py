@@ -15,12 +15,12 @@ import torch
 from torch import Tensor, nn
 
 from common.atomic import write_csv, write_json
-from common.batchnorm import refresh_batch_norm
+from common.batchnorm import recalibrate_batch_norm
 from common.channels import keep_channels
 from common.channels.shortcuts import restore_shortcuts
 from common.distributed import barrier, is_main
 from common.formats import load_network
-from common.log import epochs_said
+from common.log import epoch_logger
 from common.measure import Accuracy, latency_ms
 from common.methods import Decision, Method
 from common.runs import DECISION, LOG, METRICS, Stage
@@ -57,7 +57,7 @@ class Outcome:
     Attributes:
         network: The compressed network as it was read back.
         accuracy: Its accuracy.
-        sides: baseline, after_cut and compressed of metrics.json.
+        metrics: baseline, after_cut and compressed of metrics.json.
         log: A row per epoch.
     """
 
@@ -65,7 +65,7 @@ class Outcome:
     decision: Decision
     network: nn.Module
     accuracy: Accuracy
-    sides: Mapping[str, Any]
+    metrics: Mapping[str, Any]
     log: list[dict[str, Any]] = field(default_factory=list)
 
 
@@ -102,7 +102,7 @@ def compress(
         write_json(stage.folder / DECISION, {"kept": kept, "report": decision.report})
     network = apply_decision(start, decision)
     tuning = training if training and training.recipe.epochs and method.axis != "bytes" else None
-    after_cut = start.side(network, start.measure(network)) if tuning and is_main() else None
+    after_cut = start.metrics(network, start.measure(network)) if tuning and is_main() else None
     rows = train(stage, start, network, tuning) if tuning else []
     if is_main():
         if not rows:
@@ -110,7 +110,7 @@ def compress(
         file = stage.folder / f"model{method.suffix}"
         method.save(file, network, start)
         outcome = _measured(start, decision, rows, file, after_cut, latency)
-        stage.finish({**outcome.sides, **decision.report, "file": file.name, **details(outcome)})
+        stage.finish({**outcome.metrics, **decision.report, "file": file.name, **details(outcome)})
     barrier()
     return stage.metrics()
 
@@ -125,7 +125,7 @@ def apply_decision(start: TrainedModel, decision: Decision) -> nn.Module:
     else:
         network = copy.deepcopy(start.model) if decision.model is None else decision.model
     if decision.recalibrate:
-        refresh_batch_norm(network, decision.recalibrate, start.device)
+        recalibrate_batch_norm(network, decision.recalibrate, start.device)
     return network.eval()
 
 
@@ -172,7 +172,7 @@ def fine_tuning(stage: Stage, start: TrainedModel, training: Training) -> Hooks:
     loss, recipe = None, training.recipe
     if training.distill:
         loss = distillation((start.reference or start).copy(), training.distill, recipe.label_smoothing)
-    return Hooks(loss=loss, after_epoch=epochs_said(stage.folder.name, recipe.epochs, stage.log))
+    return Hooks(loss=loss, after_epoch=epoch_logger(stage.folder.name, recipe.epochs, stage.log))
 
 
 def _measured(
@@ -183,15 +183,15 @@ def _measured(
     after_cut: dict[str, Any] | None,
     latency: bool,
 ) -> Outcome:
-    """The sides of metrics.json, of the network as it is read back from its file."""
+    """The entries of metrics.json, of the network as it is read back from its file."""
     dense, network, size = start.reference or start, load_network(file, start.factory), file.stat().st_size
     accuracy = start.measure(network)
-    baseline, compressed = dense.side(), start.side(network, accuracy, size)
+    baseline, compressed = dense.metrics(), start.metrics(network, accuracy, size)
     after_cut = dict(compressed) if after_cut is None else after_cut | {"bytes": size}
     if latency:
         timed = latency_ms(
             {"baseline": dense.copy(), "compressed": network}, start.data.input_shape, device=start.device
         )
         baseline["latency_ms"], compressed["latency_ms"] = timed["baseline"], timed["compressed"]
-    sides = {"baseline": baseline, "after_cut": after_cut, "compressed": compressed}
-    return Outcome(start, decision, network, accuracy, sides, rows)
+    metrics = {"baseline": baseline, "after_cut": after_cut, "compressed": compressed}
+    return Outcome(start, decision, network, accuracy, metrics, rows)

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from common.atomic import write_json
 from common.distributed import barrier, is_main
 from common.errors import UserError
-from common.log import Say
+from common.log import Log
 
 if TYPE_CHECKING:
     import torch
@@ -68,7 +68,7 @@ class Stage:
     config: dict[str, Any]
     seed: int = 0
     device: torch.device | str = "cpu"
-    log: Say = print
+    log: Log = print
     force: bool = False
     recipe: TrainOptions | None = None
     shared: Path | None = None

@@ -127,7 +127,7 @@ def uniform_widths(
     Raises:
         UserError: With the nearest fraction of the MACs.
     """
-    steps = {g.name: min(g.size, lcm(g.blocks, round_to)) for g in groups}
+    steps = {g.name: min(g.size, lcm(g.conv_groups, round_to)) for g in groups}
     budget = target.fraction * cost.dense
     widths = _largest_that_fits(groups, steps, cost, budget)
     _give_back(groups, steps, cost, budget, widths)

@@ -126,7 +126,7 @@ def train_baseline(
     if is_main():
         save_model(run.model_path, model, normalize=(data.mean, data.std), dataset=data.name, classes=data.classes)
         trained = read_trained_model(run.model_path, data, factory=factory, device=device, workers=workers)
-        run.finish({"epochs": options.epochs, "baseline": trained.timed_side(latency)})
+        run.finish({"epochs": options.epochs, "baseline": trained.timed_metrics(latency)})
     barrier()
     return run.metrics()
 

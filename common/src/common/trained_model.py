@@ -19,8 +19,8 @@ from common.errors import UserError
 from common.factory import import_factory, model_from_options
 from common.formats import load_network
 from common.layers import placed
-from common.log import Say
-from common.measure import Accuracy, evaluate, latency_ms, side
+from common.log import Log
+from common.measure import Accuracy, evaluate, latency_ms, model_metrics
 from common.options import Data, Network
 
 CPU = torch.device("cpu")
@@ -165,31 +165,33 @@ class TrainedModel:
     def _evaluate(self, model: nn.Module, reference: Tensor | None) -> Accuracy:
         return evaluate(model, self.data.test, device=self.device, workers=self.workers, reference=reference)
 
-    def side(self, model: nn.Module | None = None, accuracy: Accuracy | None = None, size: int = 0) -> dict[str, Any]:
-        """One side of metrics.json without latency: of a network, its accuracy and its bytes; of this one if none is given."""
+    def metrics(
+        self, model: nn.Module | None = None, accuracy: Accuracy | None = None, size: int = 0
+    ) -> dict[str, Any]:
+        """An entry of metrics.json without latency: of a network, its accuracy and its bytes; of this one if none is given."""
         if model is None or accuracy is None:
-            return side(self.model, self.accuracy, self.data.input_shape, self.bytes)
-        return side(model, accuracy, self.data.input_shape, size)
+            return model_metrics(self.model, self.accuracy, self.data.input_shape, self.bytes)
+        return model_metrics(model, accuracy, self.data.input_shape, size)
 
-    def timed_side(self, latency: bool = True) -> dict[str, Any]:
-        """The side of this network, with its latency if it is wanted."""
+    def timed_metrics(self, latency: bool = True) -> dict[str, Any]:
+        """The entry of this network in metrics.json, with its latency if ``latency``."""
         timed = latency_ms({"": self.copy()}, self.data.input_shape, device=self.device)[""] if latency else None
-        return self.side() | ({} if timed is None else {"latency_ms": timed})
+        return self.metrics() | ({} if timed is None else {"latency_ms": timed})
 
 
-def say_result(label: str, sides: Mapping[str, Mapping[str, Any]], say: Say) -> None:
-    """Print what came out, the sides of metrics.json: top-1 and agreement in percent, MACs and parameters in millions."""
-    dense, cut, small = sides["baseline"], sides["after_cut"], sides["compressed"]
-    say(
+def print_result(label: str, metrics: Mapping[str, Mapping[str, Any]], log: Log) -> None:
+    """Print the results of metrics.json: top-1 and agreement in percent, MACs and parameters in millions."""
+    dense, cut, small = metrics["baseline"], metrics["after_cut"], metrics["compressed"]
+    log(
         f"{label}: top-1 {dense['top1']:.2f} % -> {small['top1']:.2f} % ({cut['top1']:.2f} % before fine-tuning),"
         f" agreement {small['agreement']:.2f} %"
     )
     for what in ("macs", "params"):
         gone = 100 * (1 - small[what] / dense[what])
-        say(f"{label}: {what} {dense[what] / 1e6:.2f} M -> {small[what] / 1e6:.2f} M, {gone:.2f} % removed")
+        log(f"{label}: {what} {dense[what] / 1e6:.2f} M -> {small[what] / 1e6:.2f} M, {gone:.2f} % removed")
 
 
-def normalized_as(model: nn.Module, data: DataBundle) -> DataBundle:
+def with_normalization_of(model: nn.Module, data: DataBundle) -> DataBundle:
     """The data normalized as the checkpoint says, if the network came from one that does."""
     known = (getattr(model, "checkpoint_header", None) or {}).get("normalize")
     return data.with_normalization(known["mean"], known["std"]) if known else data
@@ -230,7 +232,7 @@ def read_trained_model(file: Path, data: DataBundle, **more: Any) -> TrainedMode
     model = load_network(file, more.get("factory"))
     record = getattr(model, "architecture", None)
     name = more.pop("name", None) or (record["arch"] if record and record["arch"] else file.stem)
-    return checked(TrainedModel(name, model, normalized_as(model, data), file, **more))
+    return checked(TrainedModel(name, model, with_normalization_of(model, data), file, **more))
 
 
 def open_trained_model(network: Network, source: Data, **more: Any) -> TrainedModel:
@@ -242,7 +244,7 @@ def open_trained_model(network: Network, source: Data, **more: Any) -> TrainedMo
         raise UserError(f"{file}: no such file; python -m common.fetch gets weights")
     data = load_data(source)
     model, _ = model_from_options(network, data.num_classes, data.input_shape)
-    data = data if source.normalize else normalized_as(model, data)
+    data = data if source.normalize else with_normalization_of(model, data)
     factory = import_factory(network.model, data.num_classes) if network.model else None
     record = getattr(model, "architecture", None)
     name = network.model.replace(":", ".") if network.model else (record["arch"] if record else Path(file).stem)

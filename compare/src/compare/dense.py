@@ -11,7 +11,7 @@ from common.data import DataBundle
 from common.models import arguments_for, create_model
 from common.runs import open_stage
 from common.train import train_baseline
-from common.trained_model import TrainedModel, normalized_as, read_trained_model
+from common.trained_model import TrainedModel, read_trained_model, with_normalization_of
 from common.training import TrainOptions
 from compare.settings import PACKAGE
 
@@ -66,7 +66,7 @@ def given_dense(
     stage = open_stage(out / "baseline", PACKAGE, options, device=device, fingerprint=data.fingerprint, force=force)
     if not stage.finished:
         model = load()
-        data = normalized_as(model, data)
+        data = with_normalization_of(model, data)
         save_model(
             stage.model_path,
             model,
@@ -77,5 +77,5 @@ def given_dense(
         )
         arch = getattr(model, "architecture", {"arch": name})["arch"]
         trained = read_trained_model(stage.model_path, data, factory=factory, device=device, workers=workers)
-        stage.finish({"arch": arch, "baseline": trained.timed_side(latency)})
+        stage.finish({"arch": arch, "baseline": trained.timed_metrics(latency)})
     return read_trained_model(stage.model_path, data, name=name, factory=factory, device=device, workers=workers)

@@ -36,7 +36,9 @@ def ranked(score: Score) -> Decide:
         widths = uniform_widths(start.groups, start.cost, target, start.limits.round_to)
         lots = torch.Generator().manual_seed(stage.seed)
         scores = {group.name: score(start.model, group, lots).tolist() for group in start.groups}
-        return Decision({g.name: top_channels(scores[g.name], widths[g.name], blocks=g.blocks) for g in start.groups})
+        return Decision(
+            {g.name: top_channels(scores[g.name], widths[g.name], conv_groups=g.conv_groups) for g in start.groups}
+        )
 
     return decide
 

@@ -125,7 +125,7 @@ def _options(step: Step, job: Job, comparison: Comparison, dense: TrainedModel) 
 
 def _about(step: Step, job: Job, outcome: Outcome) -> dict[str, Any]:
     """What the row is, whether it met its target, its classes and layers, and what must be said of its method."""
-    measured, baseline = outcome.sides["compressed"], outcome.sides["baseline"]
+    measured, baseline = outcome.metrics["compressed"], outcome.metrics["baseline"]
     dense = step.start.reference or step.start
     kept = {axis: round(measured[axis] / baseline[axis], 6) for axis in ("macs", "params", "bytes")}
     axis = step.method.axis

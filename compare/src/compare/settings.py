@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from common.cli import fraction, not_negative_int, positive_int, share
+from common.cli import fraction, nonnegative_int, positive_int, share
 from common.options import ARCHITECTURE_NAMES, Data, Running
 from common.settings import command, option, section, settings
 from common.training.options import SCHEDULES
@@ -48,7 +48,7 @@ class Rows:
     target_bytes: list[float] = option(
         [0.1, 0.05, 0.03], "shares of the file's bytes to keep", type=fraction, nargs="*"
     )
-    seeds: list[int] = option([0, 1, 2], "a network and a row of each", type=not_negative_int)
+    seeds: list[int] = option([0, 1, 2], "a network and a row of each", type=nonnegative_int)
     chain: list[str] = option(
         [], "methods one after the other; may be repeated", action="append", type=str, metavar="A,B,C"
     )
@@ -75,7 +75,7 @@ class FineTuning:
     recalibrate: int = option(
         0,
         "training images that batch norm is recalibrated on after pruning, before fine-tuning; 0 leaves it",
-        type=not_negative_int,
+        type=nonnegative_int,
         metavar="N",
     )
     amp: bool = option(False, "automatic mixed precision (bfloat16)")

@@ -1,13 +1,13 @@
 """Actions a ~ Bernoulli(p), drawn by (seed, epoch, example, channel): the same on every device and number of processes.
 
-The counters are hashed as common.data.draws does it, here in torch, so that nothing crosses to the device but the
+The counters are hashed as common.data.counter_rng does it, here in torch, so that nothing crosses to the device but the
 examples' numbers.
 """
 
 import torch
 from torch import Tensor
 
-from common.data.draws import mixed_key
+from common.data.counter_rng import mixed_key
 
 _STREAM = 0xDEC0  # crops and flips are other streams of the same (seed, epoch)
 _STEP, _FIRST, _SECOND = 0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB

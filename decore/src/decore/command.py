@@ -7,11 +7,11 @@ from typing import Any
 
 from common.device import choose_device, set_threads
 from common.distributed import is_main, process_group
-from common.log import Say, log_to
+from common.log import Log, log_to
 from common.pipeline import Outcome, Training, compress
 from common.runs import describe_environment, open_stage
 from common.target import Target
-from common.trained_model import TrainedModel, open_trained_model, say_result
+from common.trained_model import TrainedModel, open_trained_model, print_result
 from common.training import best_test_top1
 from decore import plots
 from decore.method import METHOD, decide
@@ -36,11 +36,11 @@ def prune_model(settings: PruneModel, command: str) -> None:
         start, saved = open_trained(settings), Path(settings.saved_dir)
         wanted = labels(start.name, settings.penalty, settings.cut.target_macs)
         policies = list(labels(start.name, settings.penalty))
-        with log_to([saved / f"{label}.log" for label in wanted]) as say:
-            say(f"{command}\n{describe_environment(start.device)}")
+        with log_to([saved / f"{label}.log" for label in wanted]) as log:
+            log(f"{command}\n{describe_environment(start.device)}")
             for (label, penalty), policy in zip(wanted.items(), policies, strict=True):
                 policy_folder = saved / f"{policy}-policy"
-                prune_one(settings, start, plans[penalty], saved / label, policy_folder, command, say)
+                prune_one(settings, start, plans[penalty], saved / label, policy_folder, command, log)
                 if settings.plots and is_main():
                     agents = read_policy(start, policy_folder).agents
                     plots.kept_per_layer(saved / label / "kept.png", saved / label)
@@ -48,11 +48,11 @@ def prune_model(settings: PruneModel, command: str) -> None:
                     plots.course(saved / label / "course.png", policy_folder)
             if is_main() and (settings.plots or len(wanted) > 1):
                 plots.front(saved / f"{start.name}.png", saved, start.name)
-                say(f"accuracy against MACs of all finished runs: {saved / f'{start.name}.png'}")
+                log(f"accuracy against MACs of all finished runs: {saved / f'{start.name}.png'}")
 
 
 def prune_one(
-    settings: PruneModel, start: TrainedModel, plan: Plan, folder: Path, policy_folder: Path, command: str, say: Say
+    settings: PruneModel, start: TrainedModel, plan: Plan, folder: Path, policy_folder: Path, command: str, log: Log
 ) -> None:
     """One run through the pipeline. policy_folder: shared by runs that differ in the cut and the fine-tuning only."""
     options = identity(start) | plan.identity() | {"penalty": shown_penalty(plan), "seed": plan.seed}
@@ -64,11 +64,11 @@ def prune_one(
         fingerprint=start.data.fingerprint,
         force=settings.repeat.force,
         seed=plan.seed,
-        log=say,
+        log=log,
     )
 
     def details(outcome: Outcome) -> dict[str, Any]:
-        say_result(folder.name, outcome.sides, say)
+        print_result(folder.name, outcome.metrics, log)
         sizes = {group.name: group.size for group in start.all_groups}
         return {
             "label": f"DECORE-{shown_penalty(plan)}",

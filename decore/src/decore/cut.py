@@ -31,7 +31,7 @@ def kept_above(
 ) -> dict[str, list[int]]:
     """:func:`kept_channels` by a weight instead of its probability."""
     counts = {group.name: sum(w >= least for w in weights[group.name]) for group in groups}
-    return {g.name: top_channels(weights[g.name], max(1, counts[g.name]), round_to, g.blocks) for g in groups}
+    return {g.name: top_channels(weights[g.name], max(1, counts[g.name]), round_to, g.conv_groups) for g in groups}
 
 
 def meet_target(

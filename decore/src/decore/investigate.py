@@ -39,9 +39,9 @@ def investigate_policies(settings: InvestigatePolicies, command: str) -> None:
         saved = Path(settings.saved_dir)
         folder = saved / f"{label}-policies"
         measured = {name: getattr(settings, name) for name in ("drop", "random_orders", "test_pictures")}
-        with log_to([saved / f"{label}-policies.log"]) as say:
-            say(command)
-            say(str(describe_environment(trained.device)))
+        with log_to([saved / f"{label}-policies.log"]) as log:
+            log(command)
+            log(str(describe_environment(trained.device)))
             run = open_stage(
                 folder,
                 PACKAGE,
@@ -50,7 +50,7 @@ def investigate_policies(settings: InvestigatePolicies, command: str) -> None:
                 fingerprint=trained.data.fingerprint,
                 force=settings.repeat.force,
                 seed=settings.repeat.seed,
-                log=say,
+                log=log,
             )
             if not run.finished:
                 policy = policy_phase(trained, plan, run, saved / f"{label}-frozen-policy", settings.tensorboard)
@@ -64,8 +64,8 @@ def investigate_policies(settings: InvestigatePolicies, command: str) -> None:
                 metrics = run.metrics()
                 plots.drop_curves(folder / "investigate_policies.png", metrics["curves"], title(trained, metrics))
                 for line in table(metrics["curves"]):
-                    say(line)
-                say(f"{folder}/investigate_policies.png, policies.png, metrics.json")
+                    log(line)
+                log(f"{folder}/investigate_policies.png, policies.png, metrics.json")
 
 
 def test_part(test: ImageSet, count: int | None) -> ImageSet:

@@ -15,7 +15,7 @@ from common.checkpoint import load_model, read_tensors
 from common.cost import WidthCost
 from common.data import ImageSet
 from common.distributed import barrier, is_main
-from common.log import Say
+from common.log import Log
 from common.measure import evaluate
 from common.methods import save_network
 from common.runs import LOG, METRICS, MODEL, Stage, read_json
@@ -129,12 +129,12 @@ def save_agents(path: Path, agents: Agents) -> None:
         save_file(tensors, temporary)
 
 
-def fitted_penalty(trained: TrainedModel, pictures: ImageSet, plan: Plan, say: Say = print) -> float:
+def fitted_penalty(trained: TrainedModel, pictures: ImageSet, plan: Plan, log: Log = print) -> float:
     """lambda whose sign condition asks for ``slack`` less than the dense network's accuracy on (some of) these pictures."""
     some = pictures if len(pictures) <= AUTO_PICTURES else pictures.subset(torch.arange(AUTO_PICTURES))
     accuracy = _training_accuracy(trained, some, plan.policy_recipe.augment, plan.seed)
     penalty = largest_penalty(max(0.0, accuracy - plan.slack))
-    say(
+    log(
         f"the dense network's accuracy on pictures of the policy phase is {100 * accuracy:.2f} %: penalty {penalty:.4g},"
         f" which asks for {100 * required_accuracy(penalty):.2f} %"
     )

@@ -47,7 +47,7 @@ class Agent:
     def __init__(self, owner: AgentSet, group: ChannelGroup) -> None:
         self.owner, self.group = owner, group
         self.prob_threshold, self.threshold_type, self.training = 0.5, BINARY, True
-        self.modules: list[str] = [*group.producers, *group.followers]
+        self.modules: list[str] = [*group.producers, *group.pass_through]
 
     @property
     def w(self) -> Tensor:
@@ -102,7 +102,7 @@ def attach_agents(
     """
     example = torch.zeros(1, *input_shape(model)) if example_input is None else example_input
     agents = Agents(model, example, init_weight).to(device)
-    by_module = {name: group for group in agents.groups for name in (*group.producers, *group.followers)}
+    by_module = {name: group for group in agents.groups for name in (*group.producers, *group.pass_through)}
     chosen: dict[str, ChannelGroup] = {}
     for entry in modules_to_prune:
         names = [entry] if isinstance(entry, str) else list(entry)

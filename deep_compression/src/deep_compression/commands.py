@@ -167,7 +167,7 @@ def evaluate(settings: Evaluate) -> None:
         baseline = read(Path(settings.baseline))
         models["baseline"] = baseline.copy()
         accuracy = replace(network, reference=baseline).measure(network.copy())
-    values = network.side(network.model, accuracy or network.accuracy, network.bytes)
+    values = network.metrics(network.model, accuracy or network.accuracy, network.bytes)
     if not settings.no_latency:
         values["latency_ms"] = latency_ms(models, data.input_shape, device=device)["compressed"]
     print(as_table(values))

@@ -14,7 +14,7 @@ from common.atomic import write_bytes
 from common.channels.resize import fit_shapes
 from common.checkpoint import build_recorded, check_facts, load_tensors
 from common.errors import UserError
-from common.replaced import build_replaced, replaced_layers
+from common.replaced_layers import build_replaced, replaced_layers
 from deep_compression import container
 from deep_compression import vgg19 as vgg19  # registers the network of the original code
 from deep_compression.layer import LayerInfo, LayerSettings
@@ -84,7 +84,7 @@ def save_compressed(
     for all tensors or by tensor name; by default what makes the file smallest. order: rows, columns, or auto. coder:
     huffman, fixed, ans (needs constriction), or auto. arch, arch_args, normalize, dataset, classes: as in
     `common.checkpoint.save_model`, and found in the same places where they are not given. Layers that are not as the
-    registry, or `factory`, builds them (`common.replaced`) are listed in the header. limit: bytes the file may decode to,
+    registry, or `factory`, builds them (`common.replaced_layers`) are listed in the header. limit: bytes the file may decode to,
     needed where that is more than 64 MiB + 1024 x its size, here and when it is read.
     Raises ValueError for what cannot be stored, OSError where the file cannot be written.
     """
@@ -116,7 +116,7 @@ def load_compressed_model(
     """The network in eval mode. The file's architecture must be in the registry, or else `factory` builds it.
 
     Every module gets the shapes that its tensors have, so channel-pruned networks come back too, and so do layers that a
-    method has put in another's place (a factored one: `common.replaced`). What the file says about
+    method has put in another's place (a factored one: `common.replaced_layers`). What the file says about
     itself (normalisation, data set, classes) is at `model.checkpoint_header`. Raises ValueError or OSError.
     """
     import deep_compression.vgg19  # noqa: F401  (registers it)

@@ -51,7 +51,10 @@ def run(settings: Pipeline) -> None:
         folder = pruned.file.parent
         folders = shared_networks(settings, stage, name, pruned) if settings.original.apply_sharing else []
         if is_main():
-            rows = [("base", base.side(), 1.0), (folder.name, read_json(folder / "metrics.json")["compressed"], None)]
+            rows = [
+                ("base", base.metrics(), 1.0),
+                (folder.name, read_json(folder / "metrics.json")["compressed"], None),
+            ]
             for encoded in folders:
                 metrics = read_json(encoded / "metrics.json")
                 rows.append((encoded.parent.name, metrics["compressed"], metrics["rate"]))

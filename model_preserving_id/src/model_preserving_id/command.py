@@ -12,14 +12,14 @@ from common.atomic import write_csv
 from common.data import load_data
 from common.device import choose_device, set_threads
 from common.factory import import_factory
-from common.log import Say
+from common.log import Log
 from common.measure import Accuracy
 from common.options import Data, Network, Run
 from common.pipeline import Outcome, compress
 from common.runs import Stage, open_stage
 from common.settings import flat
 from common.target import Target
-from common.trained_model import Limits, TrainedModel, checked, normalized_as, open_trained_model
+from common.trained_model import Limits, TrainedModel, checked, open_trained_model, with_normalization_of
 from model_preserving_id.folded import FoldedNetwork
 from model_preserving_id.iterate import Row
 from model_preserving_id.method import METHOD, decide
@@ -58,7 +58,7 @@ def trained_from_options(network: Network, chosen: Data, run: Run, **more: Any) 
     data = load_data(chosen)
     factory = import_factory(network.model, data.num_classes)
     model = factory()
-    data = data if chosen.normalize else normalized_as(model, data)
+    data = data if chosen.normalize else with_normalization_of(model, data)
     name = network.model.replace(":", ".")
     return checked(TrainedModel(name, model, data, factory=factory, workers=chosen.workers, **more))
 
@@ -71,7 +71,7 @@ def open_prune_stage(
     more: Mapping[str, Any],
     *,
     force: bool = False,
-    say: Say = print,
+    log: Log = print,
 ) -> Stage:
     """The run folder of these settings on this network. more: other options that it records. Raises UserError if it holds another run."""
     options = {**more, **flat(pruning), "seed": seed, "arch": start.name, "dataset": start.data.name}
@@ -84,7 +84,7 @@ def open_prune_stage(
         fingerprint=start.data.fingerprint,
         force=force,
         seed=seed,
-        log=say,
+        log=log,
     )
 
 
@@ -108,7 +108,7 @@ def prune_into(
     picks = _Picks(stage, start, log_interval, on_evaluation)
 
     def details(outcome: Outcome) -> Mapping[str, Any]:
-        say_result(start.name, outcome.sides, stage.log)
+        print_result(start.name, outcome.metrics, stage.log)
         return {"label": f"{METHOD.label}, {pruning.label}", "command": command}
 
     method = replace(METHOD, decide=partial(decide, pruning, on_pick=picks.see))
@@ -116,16 +116,16 @@ def prune_into(
     return compress(method, start, target, stage, latency=latency, details=details)
 
 
-def say_result(name: str, sides: Mapping[str, Mapping[str, Any]], say: Say) -> None:
+def print_result(name: str, sides: Mapping[str, Mapping[str, Any]], log: Log) -> None:
     """Print the result as the original code does: loss, top-1, top-5, and "Corr", the percentage of equal predictions."""
     dense, small = sides["baseline"], sides["compressed"]
-    say(
+    log(
         f"{name}: top-1 {dense['top1']:.2f} % -> {small['top1']:.2f} %, top-5 {small['top5']:.2f} %, loss {small['loss']:.4f}"
     )
-    say(f"{name}: agreement (Corr) {small['agreement']:.2f} %")
+    log(f"{name}: agreement (Corr) {small['agreement']:.2f} %")
     for what in ("macs", "params"):
         left = 100 * small[what] / dense[what]
-        say(f"{name}: {what} {dense[what] / 1e6:.2f} M -> {small[what] / 1e6:.2f} M, {left:.2f} % left")
+        log(f"{name}: {what} {dense[what] / 1e6:.2f} M -> {small[what] / 1e6:.2f} M, {left:.2f} % left")
 
 
 def rounded(accuracy: Accuracy, prefix: str = "") -> dict[str, float]:

@@ -15,8 +15,8 @@ from common.methods import Decision, Method
 from common.pipeline import Outcome, compress
 from common.runs import Stage, open_stage
 from common.target import Target
-from common.trained_model import TrainedModel, checked, normalized_as
-from model_preserving_id.command import save_seed_file, say_result
+from common.trained_model import TrainedModel, checked, with_normalization_of
+from model_preserving_id.command import print_result, save_seed_file
 from model_preserving_id.lrank import lrank
 from model_preserving_id.pca import pca
 from model_preserving_id.pictures import pruning_pictures
@@ -62,7 +62,7 @@ def _compose(
     folder: str | Path = FOLDER,
     workers: int = 4,
     force: bool = False,
-    say: Callable[[str], None] = print,
+    log: Callable[[str], None] = print,
 ) -> nn.Module:
     place = choose_device(device)
     start, dataset_dir = _open(net, dataset, dataset_dir, place, workers)
@@ -70,11 +70,11 @@ def _compose(
     options = {"method": method, "keep_ratio": keep_ratio, "prune_size": prune_size, "seed": seed, "arch": start.name}
     options |= {"dataset": data.name, "weights_digest": start.digest, "mean": data.mean, "std": data.std}
     stage = open_stage(
-        home / name, PACKAGE, options, device=place, fingerprint=data.fingerprint, force=force, seed=seed, log=say
+        home / name, PACKAGE, options, device=place, fingerprint=data.fingerprint, force=force, seed=seed, log=log
     )
 
     def details(outcome: Outcome) -> Mapping[str, Any]:
-        say_result(start.name, outcome.sides, say)
+        print_result(start.name, outcome.metrics, log)
         return {"label": f"model-preserving ID, {name}"}
 
     on_top = Method(method, partial(decide, method, keep_ratio, prune_size))
@@ -106,7 +106,7 @@ def _open(
         return open_trained(args), dataset_dir
     model = as_network(net)
     dataset, dataset_dir = data_of(model, dataset, dataset_dir)
-    data = normalized_as(model, load_dataset(dataset, dataset_dir))
+    data = with_normalization_of(model, load_dataset(dataset, dataset_dir))
     record = getattr(model, "architecture", None)
     name = record["arch"] if record else "network"
     return checked(TrainedModel(name, model, data, device=device, workers=workers)), dataset_dir

@@ -25,9 +25,9 @@ from common.runs import STATE, Stage, open_stage
 from common.settings import flat
 from common.target import Target
 from common.tensor_files import read_tensor_file
-from common.trained_model import TrainedModel, checked, normalized_as
+from common.trained_model import TrainedModel, checked, with_normalization_of
 from common.training import Hooks, best_test_top1, cross_entropy
-from model_preserving_id.command import rounded, say_result
+from model_preserving_id.command import print_result, rounded
 from model_preserving_id.portable import arch_of, as_network, data_of
 from model_preserving_id.settings import CHECKPOINT, PACKAGE, FineTune
 
@@ -89,8 +89,8 @@ def train(settings: FineTune, command: str = "train.py") -> dict[str, Any]:
         )
 
         def details(outcome: Outcome) -> Mapping[str, Any]:
-            after_cut = start.side(outcome.network, _accuracy(start), start.bytes)
-            say_result(settings.arch, outcome.sides, print)
+            after_cut = start.metrics(outcome.network, _accuracy(start), start.bytes)
+            print_result(settings.arch, outcome.metrics, print)
             rows = outcome.decision.log
             return {
                 "after_cut": after_cut,
@@ -110,7 +110,7 @@ def _open(settings: FineTune, device: torch.device) -> TrainedModel:
     data = load_dataset(
         *data_of(model, settings.more.dataset, settings.more.dataset_dir), normalize=settings.more.normalize
     )
-    data = data if settings.more.normalize else normalized_as(model, data)
+    data = data if settings.more.normalize else with_normalization_of(model, data)
     named = partial(TrainedModel, settings.arch, data=data, device=device, workers=settings.workers)
     reference, file = None, settings.more.original
     if file is not None:

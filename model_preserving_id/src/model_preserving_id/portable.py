@@ -15,8 +15,8 @@ from common.atomic import atomic_file
 from common.channels.resize import fit_shapes
 from common.checkpoint import build_recorded, check_facts, load_model, load_tensors
 from common.errors import UserError
-from common.models import ARCHITECTURES, is_known, skeleton
-from common.replaced import build_replaced, describe_replaced
+from common.models import ARCHITECTURES, create_meta_model, is_known
+from common.replaced_layers import build_replaced, describe_replaced
 from common.tensor_files import read_tensor_file
 
 FORMAT = "model-preserving-id-1"
@@ -27,7 +27,7 @@ def to_dict(model: nn.Module, **more: Any) -> dict[str, Any]:
     record = getattr(model, "architecture", None)
     if record is None or not is_known(record["arch"]):
         raise UserError("only networks of the registry become a .pt dictionary; common.checkpoint saves any network")
-    layers = describe_replaced(model, skeleton(record["arch"], **record["args"]))
+    layers = describe_replaced(model, create_meta_model(record["arch"], **record["args"]))
     tensors = {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}
     return {
         "format": FORMAT,

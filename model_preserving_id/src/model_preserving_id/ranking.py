@@ -72,14 +72,14 @@ def rank_group(
     limits: allowed widths are those within them, and C.
     """
     gram = statistics.stacked()
-    if group.blocks > 1:
+    if group.conv_groups > 1:
         ranking = _interleaved(group, gram)
     else:
         ranking = _ranked(group.name, pivoted_cholesky(gram))
     needed = 1
     if shortcuts:
         ranking, needed = _needed_first(ranking, gram, [statistics.grams[name] for name in shortcuts])
-    step = math.lcm(group.blocks, limits.round_to)
+    step = math.lcm(group.conv_groups, limits.round_to)
     steps = {w for w in range(step, group.size, step) if w >= max(needed, limits.least(group))}
     return replace(ranking, widths=(*sorted(steps), group.size))
 
@@ -100,12 +100,14 @@ def _tails(energies: np.ndarray, n: int) -> np.ndarray:
 
 def _interleaved(group: ChannelGroup, gram: np.ndarray) -> Ranking:
     """Run by run: place i * blocks + b of the order is the i-th choice in run b."""
-    size = group.size // group.blocks
-    runs = [pivoted_cholesky(gram[b * size : (b + 1) * size, b * size : (b + 1) * size]) for b in range(group.blocks)]
+    size = group.size // group.conv_groups
+    runs = [
+        pivoted_cholesky(gram[b * size : (b + 1) * size, b * size : (b + 1) * size]) for b in range(group.conv_groups)
+    ]
     order = np.stack([run.order + b * size for b, run in enumerate(runs)], axis=1).ravel()
     diagonals = np.stack([run.diagonal for run in runs], axis=1)  # (size + 1, blocks)
     first = diagonals[0].max()
-    energies = np.zeros((size, group.blocks))
+    energies = np.zeros((size, group.conv_groups))
     for b, run in enumerate(runs):
         energies[: run.rank, b] = np.sum(run.r**2, axis=1)
     pivot = np.append(diagonals[:size].ravel(), 0.0) / (first if first > 0 else 1.0)

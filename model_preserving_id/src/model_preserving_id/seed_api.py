@@ -14,7 +14,7 @@ from common.data import load_dataset
 from common.device import choose_device
 from common.errors import UserError
 from common.factory import named_model
-from common.trained_model import TrainedModel, checked, normalized_as
+from common.trained_model import TrainedModel, checked, with_normalization_of
 from model_preserving_id.command import limits_of, open_prune_stage, prune_into, save_seed_file
 from model_preserving_id.portable import arch_of, as_network
 from model_preserving_id.settings import Pruning
@@ -58,14 +58,14 @@ def create_args() -> argparse.Namespace:
 
 
 def iditer(
-    args: argparse.Namespace, savedir: str | Path = ".", flops_reduc: float = 0.5, *, say: Callable[[str], None] = print
+    args: argparse.Namespace, savedir: str | Path = ".", flops_reduc: float = 0.5, *, log: Callable[[str], None] = print
 ) -> nn.Module:
     """Iterative pruning until ``flops_reduc`` of the MACs are left; the pruned network.
 
     savedir becomes a run folder (config.json, log.csv, metrics.json, model.safetensors), with the seed's
     ``modelIDiter_cnt{N}.pt`` every ``args.log_interval`` picks and ``modelIDiter_final.pt`` in it.
     """
-    return _prune(args, savedir, replace(_pruning(args, "iditer"), target_macs=flops_reduc), args.seed, FINAL, say)
+    return _prune(args, savedir, replace(_pruning(args, "iditer"), target_macs=flops_reduc), args.seed, FINAL, log)
 
 
 def id(args: argparse.Namespace, checkdir: str | Path = ".", seed: int | None = None) -> nn.Module:
@@ -92,12 +92,12 @@ def _pruning(args: argparse.Namespace, method: str) -> Pruning:
     return Pruning(method=method, skip=list(getattr(args, "skip", [])), **chosen)
 
 
-def _prune(args: argparse.Namespace, folder: str | Path, pruning: Pruning, seed: int, final: str, say) -> nn.Module:
+def _prune(args: argparse.Namespace, folder: str | Path, pruning: Pruning, seed: int, final: str, log) -> nn.Module:
     start, folder = open_trained(args, limits=limits_of(pruning)), Path(folder)
     options = {
         name: value for name, value in vars(args).items() if name not in ("force", "latency", "log_interval", "skip")
     }
-    stage = open_prune_stage(folder, start, pruning, seed, options, force=getattr(args, "force", False), say=say)
+    stage = open_prune_stage(folder, start, pruning, seed, options, force=getattr(args, "force", False), log=log)
 
     def keep(model: nn.Module, count: int) -> None:
         save_seed_file(folder, f"modelIDiter_cnt{count}.pt", model, start, args.dataset_dir)
@@ -126,7 +126,7 @@ def open_trained(args: argparse.Namespace, **more: Any) -> TrainedModel:
         model = as_network(file)
     else:
         model = named_model(arch, file, data.num_classes, data.input_shape)
-    data = normalized_as(model, data)
+    data = with_normalization_of(model, data)
     return checked(TrainedModel(arch, model, data, Path(file), None, device, args.workers, **more))
 
 

@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Sequence
 
 from common import cli
-from common.cli import fraction, not_negative_int, positive_int
+from common.cli import fraction, nonnegative_int, positive_int
 from common.errors import UserError
 from common.options import Data, Network, Repeat, Run, train_options
 from common.settings import REQUIRED, command, option, section, settings
@@ -95,7 +95,7 @@ class Prune:
     repeat: Repeat = section(Repeat, seed=2)
     pruning: Pruning = section(Pruning)
     log_interval: int = option(
-        0, "iditer: evaluate and save after every N steps", type=not_negative_int, metavar="N", free=True
+        0, "iditer: evaluate and save after every N steps", type=nonnegative_int, metavar="N", free=True
     )
     no_latency: bool = option(False, "do not measure latency", free=True)
     out: str | None = option(None, "run folder; runs/DATASET/ARCH-METHOD-TARGET if not given", free=True)
@@ -130,10 +130,10 @@ class FineTune:
     )
     arch: str = option("vgg16", "architecture of the original network", "-a", "--arch")
     workers: int = option(
-        4, "processes that read images which do not fit in memory", "-j", "--workers", type=not_negative_int, free=True
+        4, "processes that read images which do not fit in memory", "-j", "--workers", type=nonnegative_int, free=True
     )
-    epochs: int = option(90, "number of epochs", type=not_negative_int)
-    start_epoch: int = option(0, "epochs that count as done", type=not_negative_int)
+    epochs: int = option(90, "number of epochs", type=nonnegative_int)
+    start_epoch: int = option(0, "epochs that count as done", type=nonnegative_int)
     batch_size: int = option(256, "images per step, all processes together", "-b", "--batch-size", type=positive_int)
     lr: float = option(0.1, "learning rate", "--lr", "--learning-rate")
     momentum: float = option(0.9, "momentum of SGD")

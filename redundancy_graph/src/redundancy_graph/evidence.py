@@ -57,8 +57,8 @@ def deciding_groups(model: nn.Module, groups: Sequence[ChannelGroup]) -> dict[st
     found = {}
     for group in groups:
         convolutions = _convolutions(model, group)
-        if convolutions and group.blocks == 1:
-            found[group.decider if group.decider in convolutions else convolutions[0]] = group
+        if convolutions and group.conv_groups == 1:
+            found[group.reference_layer if group.reference_layer in convolutions else convolutions[0]] = group
     if not found:
         raise UserError("this network has no convolution whose filters could be removed")
     return found

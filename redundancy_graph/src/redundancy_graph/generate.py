@@ -10,7 +10,7 @@ import numpy as np
 from common.atomic import write_json
 from common.device import choose_device, set_threads
 from common.errors import UserError
-from common.log import Say, log_to
+from common.log import Log, log_to
 from common.runs import Stage, describe_environment, open_stage
 from common.settings import flat
 from common.target import Target
@@ -30,9 +30,9 @@ def generate_prune_info(options: Generate) -> None:
     set_threads(options.run.threads)
     start = open_network(options, choose_device(options.run.device))
     wanted = labels(start.name, options)
-    with log_to([Path(options.log_dir) / f"{label}.log" for label in wanted]) as say:
-        say(f"{flat(options)}\n{describe_environment(start.device)}")
-        generate(start, wanted, options, Path(options.saved_dir), force=options.repeat.force, say=say)
+    with log_to([Path(options.log_dir) / f"{label}.log" for label in wanted]) as log:
+        log(f"{flat(options)}\n{describe_environment(start.device)}")
+        generate(start, wanted, options, Path(options.saved_dir), force=options.repeat.force, log=log)
 
 
 def generate(
@@ -41,7 +41,7 @@ def generate(
     settings: Generate | FineTune,
     folder: Path,
     force: bool = False,
-    say: Say = print,
+    log: Log = print,
 ) -> dict[str, Path]:
     """Write prune info for every label that has none yet, all from one pass over the images: {label: file}.
 
@@ -54,37 +54,37 @@ def generate(
     missing = [label for label in wanted if force or not files[label].is_file()]
     for label in wanted:
         if label not in missing:
-            say(f"{files[label]} is there already")
+            log(f"{files[label]} is there already")
     if not missing:
         return files
-    say(f"{start.name} on {start.data.name}: {_how(settings)}")
-    say(f"normalization: mean {_short(start.data.mean)}, deviation {_short(start.data.std)}; device {start.device}")
+    log(f"{start.name} on {start.data.name}: {_how(settings)}")
+    log(f"normalization: mean {_short(start.data.mean)}, deviation {_short(start.data.std)}; device {start.device}")
     evidence = gather(start, how, settings.mini_batch, settings.repeat.seed)
-    say(f"maps of {len(evidence)} layers compared in {time.monotonic() - began:.1f} s")
+    log(f"maps of {len(evidence)} layers compared in {time.monotonic() - began:.1f} s")
     for label in missing:
         threshold = wanted[label]
         if threshold is None:
             assert target_macs is not None
             threshold = find_threshold(start, evidence, Target(target_macs), how.vgg_hidden)
         decisions = [decide_group(one, threshold) for one in evidence]
-        say_decisions(decisions, start.arch, say)
+        print_decisions(decisions, start.arch, log)
         found = report(start, decisions, threshold, target_macs, how.vgg_hidden)
         macs = f"{found['macs']:,} of {found['dense_macs']:,} MACs, removes {found['macs_removed']} %"
-        say(f"{label}: threshold {threshold!r} keeps {macs}")
+        log(f"{label}: threshold {threshold!r} keeps {macs}")
         write_json(stages[label].folder / REPORT, found)
         if settings.plotting.plots:
-            _draw(stages[label].folder, start, decisions, evidence, threshold, settings.plotting.plot_layer, say)
+            _draw(stages[label].folder, start, decisions, evidence, threshold, settings.plotting.plot_layer, log)
         write_prune_info(files[label], decisions, start.arch)
-        say(f"pruning information saved: {files[label]}")
+        log(f"pruning information saved: {files[label]}")
     return files
 
 
-def say_decisions(decisions: Sequence[GroupDecision], arch: str | None, say: Say) -> None:
+def print_decisions(decisions: Sequence[GroupDecision], arch: str | None, log: Log) -> None:
     """One line per layer, as the seed logs it, and how many removed filters have a similar one left."""
     for decision in decisions:
         removed = decision.channels - len(decision.kept)
         line = f"{to_authors(arch, decision.layer)}: removed {removed:04d} of {decision.channels:04d}"
-        say(line + (f", {decision.coverage:.0%} of them similar to a kept one" if removed else ""))
+        log(line + (f", {decision.coverage:.0%} of them similar to a kept one" if removed else ""))
 
 
 def _how(settings: Generate | FineTune) -> dict[str, Any]:
@@ -121,14 +121,14 @@ def _open(
 
 
 def _draw(
-    folder: Path, start: TrainedModel, decisions, evidence, threshold: float, layer: str | None, say: Say
+    folder: Path, start: TrainedModel, decisions, evidence, threshold: float, layer: str | None, log: Log
 ) -> None:
     from redundancy_graph import plots
 
     plots.kept_per_layer(folder / "kept.png", decisions, start.arch)
     chosen = choose_layer(decisions, start.arch, layer)
     plots.similarity_map(folder / "similarity.png", evidence[chosen], threshold, start.arch)
-    say(f"plots: {folder / 'kept.png'}, {folder / 'similarity.png'} ({decisions[chosen].layer})")
+    log(f"plots: {folder / 'kept.png'}, {folder / 'similarity.png'} ({decisions[chosen].layer})")
 
 
 def choose_layer(decisions: Sequence[GroupDecision], arch: str | None, layer: str | None) -> int:

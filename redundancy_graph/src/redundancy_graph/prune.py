@@ -10,13 +10,13 @@ from typing import Any
 from common.device import choose_device, set_threads
 from common.distributed import barrier, is_main, process_group
 from common.errors import UserError
-from common.log import Say, log_to
+from common.log import Log, log_to
 from common.methods import Decision
 from common.pipeline import Outcome, Training, compress
 from common.runs import describe_environment, open_stage
 from common.settings import flat
 from common.target import Target
-from common.trained_model import TrainedModel, say_result
+from common.trained_model import TrainedModel, print_result
 from common.training import best_test_top1
 from redundancy_graph.decision import kept_channels, macs_of
 from redundancy_graph.generate import generate
@@ -38,18 +38,18 @@ def prune(settings: FineTune, command: str) -> None:
         wanted = labels(start.name, settings)
         if settings.decisions.target_macs is None and not settings.generate:
             _require(settings, wanted)
-        with log_to([Path(settings.log_dir) / f"{label}.log" for label in wanted]) as say:
-            say(f"{command}\n{describe_environment(device)}")
-            files = _prune_info(settings, start, wanted, say)
+        with log_to([Path(settings.log_dir) / f"{label}.log" for label in wanted]) as log:
+            log(f"{command}\n{describe_environment(device)}")
+            files = _prune_info(settings, start, wanted, log)
             cuts = {label: read_kept(start, file, settings) for label, file in files.items()}
             for label, kept in cuts.items():
-                prune_one(settings, start, label, wanted[label], kept, command, say)
+                prune_one(settings, start, label, wanted[label], kept, command, log)
             if settings.plotting.plots and is_main():
-                _draw(Path(settings.saved_dir), start.name, say)
+                _draw(Path(settings.saved_dir), start.name, log)
 
 
 def prune_one(
-    settings: FineTune, start: TrainedModel, label: str, threshold: float | None, kept: Kept, command: str, say: Say
+    settings: FineTune, start: TrainedModel, label: str, threshold: float | None, kept: Kept, command: str, log: Log
 ) -> None:
     """One network through the pipeline, and the flat file of its weights beside the run folder."""
     stage = open_stage(
@@ -60,13 +60,13 @@ def prune_one(
         fingerprint=start.data.fingerprint,
         force=settings.repeat.force,
         seed=settings.repeat.seed,
-        log=say,
+        log=log,
     )
     was_finished, sizes = stage.finished, {group.name: group.size for group in start.all_groups}
 
     def details(outcome: Outcome) -> dict[str, Any]:
-        say_epochs(outcome.log, say)
-        say_result(label, outcome.sides, say)
+        log_epochs(outcome.log, log)
+        print_result(label, outcome.metrics, log)
         return {
             "label": f"redundancy graph {label}",
             "command": command,
@@ -110,11 +110,11 @@ def read_kept(start: TrainedModel, file: Path, settings: FineTune) -> dict[str, 
     return kept_channels(decided, start.all_groups, hidden)
 
 
-def say_epochs(rows: Sequence[Mapping[str, Any]], say: Say) -> None:
+def log_epochs(rows: Sequence[Mapping[str, Any]], log: Log) -> None:
     """The log of the epochs, as the seed writes it."""
     for row in rows:
         tested = "" if row.get("test_top1") is None else f" test acc@1 {row['test_top1']:.2f}"
-        say(
+        log(
             f"epoch [{row['epoch']:02d}/{len(rows):02d}] time {row['seconds']:.1f} s lr {row['learning_rate']:g}"
             f" train loss {row['train_loss']:.4f} prec@1 {row['train_top1']:.2f}{tested}"
         )
@@ -129,20 +129,20 @@ def _require(settings: FineTune, wanted: Mapping[str, float | None]) -> None:
 
 
 def _prune_info(
-    settings: FineTune, start: TrainedModel, wanted: Mapping[str, float | None], say: Say
+    settings: FineTune, start: TrainedModel, wanted: Mapping[str, float | None], log: Log
 ) -> dict[str, Path]:
     """Where the prune info of every label is; what is missing is made, if that was asked for."""
     folder = Path(settings.pruneinfo_dir)
     missing = {label: t for label, t in wanted.items() if not (folder / f"{label}.json").is_file()}
     if missing:  # every process of torchrun: they come to the same decisions
-        generate(start, missing, settings, folder, say=say)
+        generate(start, missing, settings, folder, log=log)
     barrier()
     return {label: folder / f"{label}.json" for label in wanted}
 
 
-def _draw(folder: Path, name: str, say: Say) -> None:
+def _draw(folder: Path, name: str, log: Log) -> None:
     from redundancy_graph import plots
 
     file = folder / f"{name}-accuracy.png"
     plots.accuracy_against_macs(file, plots.finished_runs(folder, name))
-    say(f"plot: {file}")
+    log(f"plot: {file}")

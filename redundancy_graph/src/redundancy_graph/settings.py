@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Sequence
 from typing import Any
 
-from common.cli import command_line, fraction, not_negative_int, positive_int
+from common.cli import command_line, fraction, nonnegative_int, positive_int
 from common.errors import UserError
 from common.options import Precision, Repeat, Run, Running, train_options
 from common.settings import command, option, section, settings
@@ -65,9 +65,7 @@ class Source:
         " that read 224 pixels, else cifar10",
     )
     normalize: str | None = option(None, "imagenet or cifar10: mean and deviation other than the weights'")
-    workers: int = option(
-        2, "processes that read pictures which do not fit in memory", type=not_negative_int, free=True
-    )
+    workers: int = option(2, "processes that read pictures which do not fit in memory", type=nonnegative_int, free=True)
 
     def __post_init__(self) -> None:
         if self.model and not self.pretrained:

@@ -16,7 +16,7 @@ from common.errors import UserError
 from common.factory import import_factory, named_model
 from common.models import arguments_for, create_model, find_architecture
 from common.runs import Stage
-from common.trained_model import TrainedModel, checked, normalized_as
+from common.trained_model import TrainedModel, checked, with_normalization_of
 from redundancy_graph.names import LAYERS, tensors_to_authors, tensors_to_ours, written_by_authors
 from redundancy_graph.settings import SEED_DIRS, FineTune, Generate
 
@@ -84,7 +84,7 @@ def read_network(
         find_architecture(arch)
     model, by_authors = _read_network(arch, weights, data, factory)
     if normalize is None:
-        data = normalized_as(model, data)
+        data = with_normalization_of(model, data)
         if by_authors and data.name == "cifar10":
             data = data.with_normalization(*AUTHORS_NORMALIZATION)
     return checked(TrainedModel(name or arch, model, data, weights, factory, **more))

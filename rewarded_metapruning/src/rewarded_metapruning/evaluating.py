@@ -20,7 +20,7 @@ from common.data import DataBundle
 from common.device import choose_device, set_threads
 from common.distributed import barrier, is_main, process_group
 from common.errors import UserError
-from common.log import epochs_said
+from common.log import epoch_logger
 from common.markdown import markdown_table, padded
 from common.runs import MODEL, Stage
 from common.target import TOLERANCE
@@ -150,14 +150,14 @@ def train_variant(
             device=stage.device,
             seed=stage.seed,
             workers=workers,
-            hooks=Hooks(decays=is_weight, after_epoch=epochs_said(variant.role, recipe.epochs, stage.log, "training")),
+            hooks=Hooks(decays=is_weight, after_epoch=epoch_logger(variant.role, recipe.epochs, stage.log, "training")),
             tensorboard=tensorboard,
         )
         if is_main():
             file, factory = stage.model_path, factory_of(space)
             save_model(file, model, normalize=(data.mean, data.std), dataset=data.name, classes=data.classes)
             small = read_trained_model(file, data, factory=factory, device=stage.device, workers=workers)
-            side = small.timed_side(latency)
+            side = small.timed_metrics(latency)
             side["macs_paper"] = count_cost(load_result(file, space), data.input_shape, PAPER).macs
             about["init"] = "scratch" if net_cache is None else "generated"
             stage.finish({"compressed": side, **about, "epochs": recipe.epochs, "best_test_top1": best_test_top1(rows)})

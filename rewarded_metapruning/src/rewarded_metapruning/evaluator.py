@@ -11,7 +11,7 @@ from itertools import islice
 import torch
 from torch import Tensor, nn
 
-from common.batchnorm import refresh_batch_norm
+from common.batchnorm import recalibrate_batch_norm
 from common.data import ImageSet, MemoryImages
 from common.layers import placed
 from common.measure import evaluate
@@ -60,7 +60,7 @@ class CandidateEvaluator:
         """The plain network of a NEV: generated weights, running statistics averaged over the calibration images."""
         model = placed(self.pruning_net.plain_network(nev), self.device)
         with torch.no_grad(), self._precision():
-            return refresh_batch_norm(model, self._inputs(), self.device)
+            return recalibrate_batch_norm(model, self._inputs(), self.device)
 
     def measure(self, model: nn.Module) -> CandidateMetrics:
         with self._precision():

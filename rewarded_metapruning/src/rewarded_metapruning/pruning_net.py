@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from common.layers import weight_of
-from common.models import arguments_for, register, skeleton
+from common.models import arguments_for, create_meta_model, register
 from common.models.arguments import Argument, Choice, Integer
 from rewarded_metapruning.scale import ALL_SCALES, SCALES, scale
 from rewarded_metapruning.settings import KNOWN_NETWORKS
@@ -74,15 +74,15 @@ class PruningNet(nn.Module):
     def __init__(self, space: SearchSpace) -> None:
         super().__init__()
         self.space = space
-        skeleton = space.shell()
+        create_meta_model = space.shell()
         # In a tuple, so that it is no submodule: its tensors have no memory and are always replaced.
-        self._skeleton = (skeleton,)
-        modules = dict(skeleton.named_modules())
-        seen, alone = block_genes(space, skeleton)
+        self._skeleton = (create_meta_model,)
+        modules = dict(create_meta_model.named_modules())
+        seen, alone = block_genes(space, create_meta_model)
         generators: dict[str, nn.Module] = {}
         norms: dict[str, nn.Module] = {}
         plain: dict[str, nn.Parameter] = {}
-        for name, _ in skeleton.named_parameters():
+        for name, _ in create_meta_model.named_parameters():
             owner = name.rpartition(".")[0]
             if isinstance(modules[owner], NORMS):
                 norms.setdefault(_key(owner), NormTable(*self._norm_site(owner)))
@@ -138,14 +138,14 @@ class PruningNet(nn.Module):
         return self._constants[device]
 
     def forward(self, images: Tensor, nev: Sequence[int] | None = None) -> Tensor:
-        space, (skeleton,) = self.space, self._skeleton
+        space, (create_meta_model,) = self.space, self._skeleton
         nev = space.unpruned if nev is None else nev
         widths = space.widths(nev)
         for module, gene in self._depthwise:
             if gene is not None:
                 module.groups = widths[gene]
-        skeleton.train(self.training)
-        return functional_call(skeleton, self.tensors(nev), (images,), strict=True)
+        create_meta_model.train(self.training)
+        return functional_call(create_meta_model, self.tensors(nev), (images,), strict=True)
 
     @torch.no_grad()
     def plain_network(self, nev: Sequence[int]) -> nn.Module:
@@ -225,7 +225,9 @@ def _larger_than_file(arguments: Mapping[str, Any], shapes: Collection[Sequence[
     """Generators hold more numbers than the weights that they generate, so their file cannot be smaller than the network."""
     given = {"num_classes": 10, "network": "resnet20", "in_channels": 3, "image_size": 32, **arguments}
     shape = (given["in_channels"], given["image_size"], given["image_size"])
-    network = skeleton(given["network"], num_classes=given["num_classes"], **arguments_for(given["network"], shape))
+    network = create_meta_model(
+        given["network"], num_classes=given["num_classes"], **arguments_for(given["network"], shape)
+    )
     wanted, found = sum(p.numel() for p in network.parameters()), sum(math.prod(shape) for shape in shapes)
     return f"{given['network']} has {wanted} weights, and the tensors hold {found} numbers" if wanted > found else None
 

@@ -8,7 +8,7 @@ from dataclasses import fields, replace
 from typing import Any, TypeVar
 
 from common import cli, options
-from common.cli import fraction, not_negative_int, positive_int
+from common.cli import fraction, nonnegative_int, positive_int
 from common.errors import UserError
 from common.options import Repeat, Run, Running, train_options
 from common.settings import flat, option, parse, section, settings
@@ -65,7 +65,7 @@ class Data(options.Data):
 
     dataset_dir: str | None = option(None, "folder of the data set; digits needs none", "--dataset-dir", "--data")
     workers: int = option(
-        2, "processes that read images which do not fit in memory", "--workers", "-j", type=not_negative_int, free=True
+        2, "processes that read images which do not fit in memory", "--workers", "-j", type=nonnegative_int, free=True
     )
     pictures: int | None = option(
         None, "train on this many of the training images only, equally many of each class", type=positive_int

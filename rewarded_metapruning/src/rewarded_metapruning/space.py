@@ -214,9 +214,9 @@ def _dims(arch: str, model: nn.Module, groups: Sequence[ChannelGroup], gene_of: 
         if group.name not in gene_of:
             continue
         gene = gene_of[group.name]
-        if group.blocks > 1:
+        if group.conv_groups > 1:
             raise UserError(
-                f"{arch}: the channels of {group.name} are kept equally many in each of {group.blocks} runs (grouped layers):"
+                f"{arch}: the channels of {group.name} are kept equally many in each of {group.conv_groups} runs (grouped layers):"
                 " leading channels do not make a pruned network of it"
             )
         for module, positions in group.consumers:
@@ -228,7 +228,7 @@ def _dims(arch: str, model: nn.Module, groups: Sequence[ChannelGroup], gene_of: 
             if f"{module}.weight" in dims:
                 dims[f"{module}.weight"][1] = gene
             reads[module] = gene
-        for module in (*group.producers, *group.followers):
+        for module in (*group.producers, *group.pass_through):
             for name in dims:
                 if name.rpartition(".")[0] == module and dims[name]:
                     dims[name][0] = gene

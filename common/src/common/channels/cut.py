@@ -11,7 +11,7 @@ from common.channels.groups import ChannelGroup, groups_of_traces
 from common.channels.mask import masked
 from common.channels.resize import remove_channels
 from common.channels.select import rounded, top_channels
-from common.channels.trace import Touch, trace
+from common.channels.trace import LayerSlice, trace
 from common.device import exact_float32
 from common.errors import UserError
 from common.layers import weight_of
@@ -31,7 +31,7 @@ def keep_channels(
     """
     traces = trace(model, example_input)
     groups = {group.name: group for group in groups_of_traces(model, traces)}
-    touches = {found.name: found.touches for found in traces}
+    slices = {found.name: found.slices for found in traces}
     chosen = {}
     for name, indices in kept.items():
         if name not in groups:
@@ -40,7 +40,7 @@ def keep_channels(
         if round_to > 1:
             chosen[name] = _round_up(model, groups[name], chosen[name], round_to)
     smaller = copy.deepcopy(model)
-    _cut(smaller, {name: touches[name] for name in chosen}, chosen)
+    _cut(smaller, {name: slices[name] for name in chosen}, chosen)
     _compare(model, smaller, example_input, groups, chosen)
     return smaller
 
@@ -58,22 +58,22 @@ def _round_up(model: nn.Module, group: ChannelGroup, kept: list[int], round_to: 
     modules = dict(model.named_modules())
     norms = reduce(torch.add, [_l1(modules[name]) for name in group.producers])
     norms[kept] = torch.inf
-    return top_channels(norms.tolist(), rounded(len(kept), round_to, group.size), blocks=group.blocks)
+    return top_channels(norms.tolist(), rounded(len(kept), round_to, group.size), conv_groups=group.conv_groups)
 
 
 def _l1(module: nn.Module) -> Tensor:
     return weight_of(module).detach().abs().flatten(1).sum(1).double().cpu()
 
 
-def _cut(model: nn.Module, touches: Mapping[str, Sequence[Touch]], kept: Mapping[str, list[int]]) -> None:
+def _cut(model: nn.Module, slices: Mapping[str, Sequence[LayerSlice]], kept: Mapping[str, list[int]]) -> None:
     """Cut every module once per side, by positions in the whole network: no index ever refers to a half-cut one."""
     modules = dict(model.named_modules())
     removed: dict[tuple[str, str], set[int]] = {}
-    for name, of_group in touches.items():
+    for name, of_group in slices.items():
         stays = set(kept[name])
-        for touch in of_group:
-            gone = {p for p, c in zip(touch.positions, touch.channels, strict=True) if c not in stays}
-            removed.setdefault((touch.module, touch.side), set()).update(gone)
+        for part in of_group:
+            gone = {p for p, c in zip(part.positions, part.channels, strict=True) if c not in stays}
+            removed.setdefault((part.module, part.side), set()).update(gone)
     for (name, side), gone in removed.items():
         if gone:
             remove_channels(name, modules[name], side, gone)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from common.channels.resize import CONVOLUTIONS, WEIGHTED
-from common.channels.trace import Trace, trace
+from common.channels.trace import CoupledChannels, trace
 
 
 @dataclass(frozen=True)
@@ -20,26 +20,26 @@ class ChannelGroup:
     followers  norms, depthwise convolutions and option-A shortcuts that carry them without mixing
     decider    the producer nearest to the network's input: the stem for a first residual stage, the shortcut
                convolution where there is one, else the first block's last convolution
-    blocks     the kept channels must be equally many in each of this many equal runs of channels (grouped layers)
+    conv_groups     the kept channels must be equally many in each of this many equal runs of channels (grouped layers)
     """
 
     name: str
     size: int
     producers: list[str]
     consumers: list[tuple[str, list[list[int]]]]
-    followers: list[str]
-    decider: str
-    blocks: int = 1
+    pass_through: list[str]
+    reference_layer: str
+    conv_groups: int = 1
 
     def __str__(self) -> str:
         reads = ", ".join(f"{module}[{_span(positions)}]" for module, positions in self.consumers)
         lines = [f"{self.name}: {self.size} channels", f"  made by  {', '.join(self.producers)}"]
         if len(self.producers) > 1:
-            lines.append(f"  decider  {self.decider}")
-        if self.followers:
-            lines.append(f"  through  {', '.join(self.followers)}")
-        if self.blocks > 1:
-            lines.append(f"  equally many in each of {self.blocks} runs")
+            lines.append(f"  reference layer  {self.reference_layer}")
+        if self.pass_through:
+            lines.append(f"  through  {', '.join(self.pass_through)}")
+        if self.conv_groups > 1:
+            lines.append(f"  equally many in each of {self.conv_groups} runs")
         return "\n".join([*lines, f"  read by  {reads}"])
 
 
@@ -52,7 +52,7 @@ def channel_groups(model: nn.Module, example_input: Tensor) -> list[ChannelGroup
     return groups_of_traces(model, trace(model, example_input))
 
 
-def groups_of_traces(model: nn.Module, traces: list[Trace]) -> list[ChannelGroup]:
+def groups_of_traces(model: nn.Module, traces: list[CoupledChannels]) -> list[ChannelGroup]:
     groups = []
     for found in traces:
         group = _group(model, found)
@@ -65,27 +65,27 @@ def groups_of_traces(model: nn.Module, traces: list[Trace]) -> list[ChannelGroup
     return groups
 
 
-def _group(model: nn.Module, found: Trace) -> ChannelGroup | None:
+def _group(model: nn.Module, found: CoupledChannels) -> ChannelGroup | None:
     modules = dict(model.named_modules())
-    producers, consumers, followers, blocks = [], [], [], 1
-    for touch in found.touches:
-        module = modules[touch.module]
-        if touch.side == "in":
+    producers, consumers, pass_through, conv_groups = [], [], [], 1
+    for part in found.slices:
+        module = modules[part.module]
+        if part.side == "in":
             positions: list[list[int]] = [[] for _ in range(found.size)]
-            for position, channel in sorted(zip(touch.positions, touch.channels, strict=True)):
+            for position, channel in sorted(zip(part.positions, part.channels, strict=True)):
                 positions[channel].append(position)
-            consumers.append((touch.module, positions))
-        elif touch.side == "out" and isinstance(module, WEIGHTED):
-            producers.append(touch.module)
+            consumers.append((part.module, positions))
+        elif part.side == "out" and isinstance(module, WEIGHTED):
+            producers.append(part.module)
         else:
-            followers.append(touch.module)
-        if isinstance(module, CONVOLUTIONS) and touch.side != "both":
-            blocks = max(blocks, module.groups)
+            pass_through.append(part.module)
+        if isinstance(module, CONVOLUTIONS) and part.side != "both":
+            conv_groups = max(conv_groups, module.groups)
         if isinstance(module, nn.GroupNorm):
-            blocks = max(blocks, module.num_groups)
+            conv_groups = max(conv_groups, module.num_groups)
     if not consumers:
         return None
-    return ChannelGroup(found.name, found.size, producers, consumers, followers, found.decider, blocks)
+    return ChannelGroup(found.name, found.size, producers, consumers, pass_through, found.reference_layer, conv_groups)
 
 
 def _span(positions: list[list[int]]) -> str:

@@ -5,19 +5,19 @@ from collections.abc import Sequence
 import numpy as np
 
 
-def top_channels(scores: Sequence[float], count: int, round_to: int = 1, blocks: int = 1) -> list[int]:
+def top_channels(scores: Sequence[float], count: int, round_to: int = 1, conv_groups: int = 1) -> list[int]:
     """The indices, ascending, of the ``count`` largest scores; ties go to the lower index.
 
     round_to: the count is rounded up to a multiple, never above the number of channels and never to none.
-    blocks: as many from each of this many equal runs of channels (grouped convolutions).
+    conv_groups: as many from each of this many equal runs of channels (grouped convolutions).
     """
     values = np.asarray(scores, dtype=np.float64)
-    if len(values) % blocks:
-        raise ValueError(f"{len(values)} channels do not split into {blocks} equal runs")
-    runs = values.reshape(blocks, -1)
-    per_run = min(runs.shape[1], -(-rounded(count, round_to, len(values)) // blocks))
+    if len(values) % conv_groups:
+        raise ValueError(f"{len(values)} channels do not split into {conv_groups} equal runs")
+    runs = values.reshape(conv_groups, -1)
+    per_run = min(runs.shape[1], -(-rounded(count, round_to, len(values)) // conv_groups))
     order = np.argsort(-runs, axis=1, kind="stable")[:, :per_run]
-    return sorted((order + np.arange(blocks)[:, None] * runs.shape[1]).ravel().tolist())
+    return sorted((order + np.arange(conv_groups)[:, None] * runs.shape[1]).ravel().tolist())
 
 
 def rounded(count: int, round_to: int, size: int) -> int:

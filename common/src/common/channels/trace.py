@@ -18,7 +18,7 @@ from common.models.shortcut import PadShortcut
 
 
 @dataclass(frozen=True)
-class Touch:
+class LayerSlice:
     """One module's side that carries channels of a group: ``channels[i]`` of the group stands at ``positions[i]``."""
 
     module: str
@@ -28,13 +28,13 @@ class Touch:
 
 
 @dataclass(frozen=True)
-class Trace:
+class CoupledChannels:
     """Every set of coupled channels of a network, and what stands in the way of cutting it."""
 
     name: str  # the first producer in module order
     size: int
-    touches: tuple[Touch, ...]
-    decider: str
+    slices: tuple[LayerSlice, ...]
+    reference_layer: str
     reaches_output: bool
     obstacle: str | None  # why these channels cannot be cut, naming the module or parameter
 
@@ -69,14 +69,14 @@ class _OneNode(torch.autograd.Function):
         raise NotImplementedError("traced only")
 
 
-def trace(model: nn.Module, example_input: Tensor) -> list[Trace]:
+def trace(model: nn.Module, example_input: Tensor) -> list[CoupledChannels]:
     """All sets of coupled channels in module order. Raises UserError, naming the reason, if the network cannot be traced."""
     model = _traceable_copy(model)
     example_input = example_input.to(_device(model))
     graph = _dependency_graph(model, example_input)
     names = {module: name for name, module in model.named_modules()}
     depths = _depths(graph)
-    traces: list[Trace] = []
+    traces: list[CoupledChannels] = []
     seen: set[str] = set()
     for name, module in model.named_modules():
         if not isinstance(module, WEIGHTED) or is_depthwise(module) or name in seen or module not in graph.module2node:
@@ -86,7 +86,7 @@ def trace(model: nn.Module, example_input: Tensor) -> list[Trace]:
             module, graph.get_pruner_of_module(module).prune_out_channels, list(range(width))
         )
         found = _translate(graph, group, names, width, depths)
-        seen.update(touch.module for touch in found.touches if touch.side == "out")
+        seen.update(part.module for part in found.slices if part.side == "out")
         traces.append(found)
     return traces
 
@@ -154,8 +154,8 @@ def _marked_outputs(outputs) -> list[Tensor]:
 
 def _translate(
     graph: DependencyGraph, group, names: dict[nn.Module, str], width: int, depths: dict[Node, int]
-) -> Trace:
-    touches: list[Touch] = []
+) -> CoupledChannels:
+    slices: list[LayerSlice] = []
     reaches_output, obstacle = False, None
     producers: list[tuple[int, int, str]] = []
     order = {name: i for i, name in enumerate(names.values())}
@@ -178,10 +178,10 @@ def _translate(
             obstacle = f"{name} is a {type(module).__name__}, which common.channels does not cut"
         if side == "out" and isinstance(module, WEIGHTED):
             producers.append((depths.get(node, 0), order[name], name))
-        touches.append(Touch(name, side, positions, channels))
-    touches.sort(key=lambda touch: order[touch.module])
-    first, decider = min(producers, key=lambda p: p[1])[2], min(producers)[2]
-    return Trace(first, width, tuple(touches), decider, reaches_output, obstacle)
+        slices.append(LayerSlice(name, side, positions, channels))
+    slices.sort(key=lambda part: order[part.module])
+    first, reference_layer = min(producers, key=lambda p: p[1])[2], min(producers)[2]
+    return CoupledChannels(first, width, tuple(slices), reference_layer, reaches_output, obstacle)
 
 
 def _depths(graph: DependencyGraph) -> dict[Node, int]:

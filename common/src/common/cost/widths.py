@@ -18,7 +18,7 @@ class WidthCost:
 
     def __init__(self, model: nn.Module, input_shape: Sequence[int], groups: Sequence[ChannelGroup]) -> None:
         modules = dict(model.named_modules())
-        made_by = {producer: group for group in groups for producer in (*group.producers, *group.followers)}
+        made_by = {producer: group for group in groups for producer in (*group.producers, *group.pass_through)}
         self.layers = [
             _LayerCost.of(name, modules[name], macs, made_by, groups)
             for name, macs in layer_macs(model, input_shape).items()

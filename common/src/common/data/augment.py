@@ -1,4 +1,4 @@
-"""Crop, flip and normalise a whole batch of uint8 pictures at once.
+"""Crop, flip and normalize a whole batch of uint8 pictures at once.
 
 The same pixels as torchvision's RandomCrop(size, padding) + RandomHorizontalFlip + ToTensor + Normalize, given the
 same offsets: the border that a crop can show is black (zero *before* normalisation).
@@ -11,7 +11,7 @@ import torch
 from numpy.lib.stride_tricks import sliding_window_view
 from torch import Tensor
 
-from common.data.draws import example_bits, mixed_key
+from common.data.counter_rng import example_bits, mixed_key
 
 
 def crop_flip_draws(indices: Tensor, padding: int, flip: bool, seed: int, epoch: int) -> Tensor:
@@ -63,7 +63,7 @@ def _crop_flip_cpu(images: Tensor, draws: Tensor, padding: int) -> Tensor:
     return torch.from_numpy(cut)
 
 
-def normalise(images: Tensor, mean: Sequence[float], std: Sequence[float], channels_last: bool = False) -> Tensor:
+def normalize(images: Tensor, mean: Sequence[float], std: Sequence[float], channels_last: bool = False) -> Tensor:
     """(pixel / 255 - mean) / std of uint8 (B, C, H, W) as float32, on the device that the pictures are on."""
     return apply_affine(images, pixel_affine(mean, std, images.device), channels_last)
 

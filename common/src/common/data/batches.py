@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from common.data.draws import mixed_key
+from common.data.counter_rng import mixed_key
 from common.errors import UserError
 
 

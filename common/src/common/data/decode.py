@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from common.data.listing import Listing
+from common.data.listing import ImageListing
 from common.errors import UserError
 
 CHUNK = 256  # pictures that a thread takes at a time
@@ -18,7 +18,7 @@ class MixedSizes(UserError):
     """Pictures of different sizes where one array was to hold them all."""
 
 
-def read_picture(path: Path) -> Image.Image:
+def read_image(path: Path) -> Image.Image:
     """The decoded picture in RGB. Raises UserError naming a file that is truncated or no picture."""
     try:
         with Image.open(path) as picture:
@@ -29,8 +29,8 @@ def read_picture(path: Path) -> Image.Image:
         raise UserError(f"{path}: truncated or unreadable picture ({error}); replace or remove it") from error
 
 
-def picture_size(path: Path) -> tuple[int, int]:
-    """(height, width) from the file's header. Raises UserError as :func:`read_picture` does."""
+def image_size(path: Path) -> tuple[int, int]:
+    """(height, width) from the file's header. Raises UserError as :func:`read_image` does."""
     try:
         with Image.open(path) as picture:
             return picture.height, picture.width
@@ -38,16 +38,16 @@ def picture_size(path: Path) -> tuple[int, int]:
         raise UserError(f"{path}: truncated or unreadable picture ({error}); replace or remove it") from error
 
 
-def decode_all(listing: Listing) -> np.ndarray:
+def decode_all(listing: ImageListing) -> np.ndarray:
     """All pictures (N, 3, H, W) uint8, decoded in threads. Raises MixedSizes naming the first that differs."""
-    height, width = picture_size(listing.path(0))
+    height, width = image_size(listing.path(0))
     pixels: np.ndarray = np.empty((len(listing), 3, height, width), dtype=np.uint8)
 
     def decode(start: int) -> int:
         end = min(start + CHUNK, len(listing))
         for index in range(start, end):
             path = listing.path(index)
-            picture = read_picture(path)
+            picture = read_image(path)
             if (picture.height, picture.width) != (height, width):
                 raise MixedSizes(
                     f"{path}: is {picture.width} x {picture.height} pixels where {listing.path(0).name} is {width} x "

@@ -12,9 +12,9 @@ from torch.utils.data import DataLoader, Dataset
 
 from common.data.augment import apply_affine, pixel_affine
 from common.data.batches import Batch, epoch_order, rank_parts
-from common.data.decode import read_picture
-from common.data.draws import example_uniforms, mixed_key
-from common.data.listing import Listing
+from common.data.counter_rng import example_uniforms, mixed_key
+from common.data.decode import read_image
+from common.data.listing import ImageListing
 from common.data.normalization import IMAGENET, checked_statistics
 from common.errors import UserError
 
@@ -32,7 +32,7 @@ class FolderImages:
     seconds to import and draws from a global generator, which would tie the pictures to the number of workers.
     """
 
-    listing: Listing
+    listing: ImageListing
     chosen: np.ndarray  # (N,) int64 positions in the listing
     mean: tuple[float, ...] = IMAGENET[0]
     std: tuple[float, ...] = IMAGENET[1]
@@ -106,7 +106,7 @@ class FolderImages:
 class _Pictures(Dataset):
     """What a worker holds: where the pictures lie and the key of the epoch's draws (None: no augmentation)."""
 
-    def __init__(self, listing: Listing, chosen: np.ndarray, key: int | None) -> None:
+    def __init__(self, listing: ImageListing, chosen: np.ndarray, key: int | None) -> None:
         self.listing, self.chosen, self.key = listing, chosen, key
 
     def __len__(self) -> int:
@@ -119,7 +119,7 @@ class _Pictures(Dataset):
         """
         position = int(self.chosen[index])
         try:
-            picture = read_picture(self.listing.path(position))
+            picture = read_image(self.listing.path(position))
         except UserError as error:
             return str(error)
         picture = central_crop(picture) if self.key is None else random_crop(picture, self.key, index)

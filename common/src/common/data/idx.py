@@ -57,7 +57,7 @@ def idx_files(folder: Path) -> dict[str, Path] | None:
     return found
 
 
-def read_pictures(images_path: Path, labels_path: Path, num_classes: int = 10) -> tuple[Tensor, Tensor]:
+def read_images(images_path: Path, labels_path: Path, num_classes: int = 10) -> tuple[Tensor, Tensor]:
     """Pictures (N, 1, 28, 28) uint8 and labels (N,) int64. Raises UserError naming the file that does not fit."""
     images, labels = read_idx(images_path), read_idx(labels_path)
     if images.ndim != 3 or images.shape[1:] != (28, 28):

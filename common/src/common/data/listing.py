@@ -13,7 +13,7 @@ ENDINGS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".w
 
 
 @dataclass(frozen=True, eq=False)
-class Listing:
+class ImageListing:
     """The pictures below a folder, sorted by class, then path."""
 
     folder: Path
@@ -45,7 +45,7 @@ class Listing:
         return digest.hexdigest()
 
 
-def list_pictures(folder: Path) -> Listing:
+def list_images(folder: Path) -> ImageListing:
     """The listing of a folder with one folder per class (deeper folders count too).
 
     Raises UserError for a missing folder, one without class folders, and a class without pictures.
@@ -66,12 +66,12 @@ def list_pictures(folder: Path) -> Listing:
         rows.extend((path, label, size, changed) for path, size, changed in sorted(found))
     paths, labels, sizes, changed = zip(*rows, strict=True)
     numbers = (np.array(column, dtype=np.int64) for column in (labels, sizes, changed))
-    return Listing(folder, classes, np.array(paths, dtype=np.bytes_), *numbers)
+    return ImageListing(folder, classes, np.array(paths, dtype=np.bytes_), *numbers)
 
 
-def list_train_and_test(train: Path, test: Path) -> tuple[Listing, Listing]:
+def list_train_and_test(train: Path, test: Path) -> tuple[ImageListing, ImageListing]:
     """Listings of both sides. Raises UserError if their classes differ."""
-    sides = list_pictures(train), list_pictures(test)
+    sides = list_images(train), list_images(test)
     only_train, only_test = (sorted(set(a.classes) - set(b.classes)) for a, b in (sides, sides[::-1]))
     if only_train or only_test:
         name, where, other = (only_train[0], train, test) if only_train else (only_test[0], test, train)

@@ -16,9 +16,9 @@ from common.data import cifar, digits, idx
 from common.data.batches import ImageSet
 from common.data.bundle import DataBundle
 from common.data.cache import cached_pixels
-from common.data.decode import MixedSizes, decode_all, picture_size
+from common.data.decode import MixedSizes, decode_all, image_size
 from common.data.folder import FolderImages
-from common.data.listing import Listing, list_train_and_test
+from common.data.listing import ImageListing, list_train_and_test
 from common.data.memory import MemoryImages
 from common.data.normalization import IMAGENET, MEASURED, NORMALIZATIONS, Statistics
 from common.downloads import ITEMS, default_root
@@ -38,7 +38,7 @@ FASHION_CLASSES = [
 ]
 
 
-class Loaded(NamedTuple):
+class LoadedDataset(NamedTuple):
     """What a reader gives."""
 
     train: ImageSet
@@ -47,10 +47,10 @@ class Loaded(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Source:
+class DatasetSource:
     """How a data set is read from its folder, and its default normalisation."""
 
-    load: Callable[[Path], Loaded]
+    load: Callable[[Path], LoadedDataset]
     statistics: Statistics
 
 
@@ -63,7 +63,7 @@ def load_dataset(name: str, root: str | os.PathLike | None = None, normalize: st
     Raises UserError, in one line, for an unknown name and for missing or damaged data.
     """
     if name.startswith("folder:"):
-        loaded, default = load_picture_folder(Path(name.removeprefix("folder:")).expanduser()), IMAGENET
+        loaded, default = load_image_folder(Path(name.removeprefix("folder:")).expanduser()), IMAGENET
     elif name in DATASETS:
         source = DATASETS[name]
         loaded = source.load(default_root(name) if root is None else Path(root).expanduser())
@@ -84,7 +84,7 @@ def load_data(settings: "Data") -> DataBundle:
     return load_dataset(settings.dataset, settings.dataset_dir, normalize=settings.normalize)
 
 
-def load_picture_folder(path: Path) -> Loaded:
+def load_image_folder(path: Path) -> LoadedDataset:
     """PATH/train and PATH/test or PATH/val; in memory if the pictures are small and of one size, else streamed.
 
     With both a test and a val folder it is test, if that has class folders.
@@ -94,7 +94,7 @@ def load_picture_folder(path: Path) -> Loaded:
         state = "has no folders train and test (or val)" if path.is_dir() else "no such folder"
         raise UserError(f"{path}: {state}; folder:PATH wants PATH/train/CLASS/*.png and PATH/test/CLASS/*.png")
     sides = list_train_and_test(*pair)
-    height, width = picture_size(sides[0].path(0))
+    height, width = image_size(sides[0].path(0))
     if max(height, width) <= MEMORY_PIXELS and sum(map(len, sides)) * 3 * height * width <= MEMORY_BYTES:
         try:
             return _in_memory(sides)
@@ -103,43 +103,43 @@ def load_picture_folder(path: Path) -> Loaded:
     return _streamed(sides)
 
 
-def _load_digits(root: Path) -> Loaded:
+def _load_digits(root: Path) -> LoadedDataset:
     del root  # they come with scikit-learn
     train_images, train_labels, test_images, test_labels = digits.read_digits()
     train, test = (
         MemoryImages(train_images, train_labels, flip=False),
         MemoryImages(test_images, test_labels, flip=False),
     )
-    return Loaded(train, test, digits.CLASSES)
+    return LoadedDataset(train, test, digits.CLASSES)
 
 
-def _load_mnist(root: Path) -> Loaded:
+def _load_mnist(root: Path) -> LoadedDataset:
     return _load_idx(root, "mnist", "MNIST", MNIST_CLASSES, flip=False)
 
 
-def _load_fashion_mnist(root: Path) -> Loaded:
+def _load_fashion_mnist(root: Path) -> LoadedDataset:
     return _load_idx(root, "fashion-mnist", "FashionMNIST", FASHION_CLASSES, flip=True)
 
 
-def _load_idx(root: Path, name: str, folder: str, classes: list[str], flip: bool) -> Loaded:
+def _load_idx(root: Path, name: str, folder: str, classes: list[str], flip: bool) -> LoadedDataset:
     for place in _places(root, name, (f"{folder}/raw", "raw", "")):
         files = idx.idx_files(place)
         if files:
-            sides = (idx.read_pictures(files[f"{side} images"], files[f"{side} labels"]) for side in ("train", "test"))
+            sides = (idx.read_images(files[f"{side} images"], files[f"{side} labels"]) for side in ("train", "test"))
             train, test = (MemoryImages(images, labels, (0.0,), (1.0,), flip=flip) for images, labels in sides)
-            return Loaded(train, test, classes)
+            return LoadedDataset(train, test, classes)
     raise _missing(root, name, f"train-images-idx3-ubyte(.gz) and the three others, also in {folder}/raw")
 
 
-def _load_cifar10(root: Path) -> Loaded:
+def _load_cifar10(root: Path) -> LoadedDataset:
     return _load_cifar(root, "cifar10")
 
 
-def _load_cifar100(root: Path) -> Loaded:
+def _load_cifar100(root: Path) -> LoadedDataset:
     return _load_cifar(root, "cifar100")
 
 
-def _load_cifar(root: Path, name: str) -> Loaded:
+def _load_cifar(root: Path, name: str) -> LoadedDataset:
     layout = cifar.LAYOUTS[name]
     readers = (
         (layout.python_folder, layout.test_file, cifar.read_python_layout),
@@ -150,11 +150,11 @@ def _load_cifar(root: Path, name: str) -> Loaded:
             for inside in (place / folder, place):
                 if (inside / witness).is_file():
                     images, labels, test_images, test_labels, classes = read(inside, layout)
-                    return Loaded(MemoryImages(images, labels), MemoryImages(test_images, test_labels), classes)
+                    return LoadedDataset(MemoryImages(images, labels), MemoryImages(test_images, test_labels), classes)
         pair = _find_pair(place, (("train", "test"), ("train", "val")))
         if pair:
             sides = list_train_and_test(*pair)
-            size, classes = picture_size(sides[0].path(0)), sides[0].classes
+            size, classes = image_size(sides[0].path(0)), sides[0].classes
             if len(classes) != layout.num_classes or size != (32, 32):
                 raise UserError(
                     f"{place}: {len(classes)} class folders of {size[1]} x {size[0]} pictures are not {name} "
@@ -164,7 +164,7 @@ def _load_cifar(root: Path, name: str) -> Loaded:
     raise _missing(root, name, f"{layout.python_folder}, {layout.binary_folder}, or train and test with class folders")
 
 
-def _load_imagenet(root: Path) -> Loaded:
+def _load_imagenet(root: Path) -> LoadedDataset:
     pairs = (("train", "val"), ("ILSVRC2012_img_train", "ILSVRC2012_img_val"))
     for place in _places(root, "imagenet"):
         pair = _find_pair(place, pairs)
@@ -174,13 +174,13 @@ def _load_imagenet(root: Path) -> Loaded:
 
 
 # Every data set, in the order in which messages list them.
-DATASETS: dict[str, Source] = {
-    "digits": Source(_load_digits, MEASURED["digits"]),
-    "mnist": Source(_load_mnist, MEASURED["mnist"]),
-    "fashion-mnist": Source(_load_fashion_mnist, MEASURED["fashion-mnist"]),
-    "cifar10": Source(_load_cifar10, IMAGENET),
-    "cifar100": Source(_load_cifar100, MEASURED["cifar100"]),
-    "imagenet": Source(_load_imagenet, IMAGENET),
+DATASETS: dict[str, DatasetSource] = {
+    "digits": DatasetSource(_load_digits, MEASURED["digits"]),
+    "mnist": DatasetSource(_load_mnist, MEASURED["mnist"]),
+    "fashion-mnist": DatasetSource(_load_fashion_mnist, MEASURED["fashion-mnist"]),
+    "cifar10": DatasetSource(_load_cifar10, IMAGENET),
+    "cifar100": DatasetSource(_load_cifar100, MEASURED["cifar100"]),
+    "imagenet": DatasetSource(_load_imagenet, IMAGENET),
 }
 
 
@@ -199,7 +199,7 @@ def _statistics(name: str, normalize: str | None, default: Statistics, train: Im
     raise UserError(f"{name}: too large to measure its mean and deviation; use --normalize imagenet")
 
 
-def _in_memory(sides: tuple[Listing, Listing]) -> Loaded:
+def _in_memory(sides: tuple[ImageListing, ImageListing]) -> LoadedDataset:
     """Both sides decoded, or from the cache. Raises MixedSizes."""
     train, test = (MemoryImages(_pixels(side), torch.from_numpy(side.labels)) for side in sides)
     if train.image_shape != test.image_shape:
@@ -207,19 +207,19 @@ def _in_memory(sides: tuple[Listing, Listing]) -> Loaded:
             f"{sides[0].folder} and {sides[1].folder}: pictures of different sizes, {train.image_shape} and "
             f"{test.image_shape}; this data set needs pictures of one size"
         )
-    return Loaded(train, test, sides[0].classes)
+    return LoadedDataset(train, test, sides[0].classes)
 
 
-def _pixels(side: Listing) -> Tensor:
+def _pixels(side: ImageListing) -> Tensor:
     """The pictures (N, 3, H, W) uint8 of a listing."""
     if len(side) < CACHED_FROM:
         return torch.from_numpy(decode_all(side))
     return cached_pixels(side.cache_key(), partial(decode_all, side))
 
 
-def _streamed(sides: tuple[Listing, Listing]) -> Loaded:
+def _streamed(sides: tuple[ImageListing, ImageListing]) -> LoadedDataset:
     train, test = (FolderImages(side, np.arange(len(side))) for side in sides)
-    return Loaded(train, test, sides[0].classes)
+    return LoadedDataset(train, test, sides[0].classes)
 
 
 def _places(root: Path, name: str, inner: tuple[str, ...] = ("",)) -> list[Path]:

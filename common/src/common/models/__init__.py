@@ -42,11 +42,11 @@ __all__ = [
     "PadShortcut",
     "arguments_for",
     "checked_arguments",
+    "create_meta_model",
     "create_model",
     "input_shape",
     "is_known",
     "register",
-    "skeleton",
 ]
 
 CIFAR = (3, 32, 32)
@@ -162,7 +162,7 @@ def checked_arguments(arch: str, arguments: Any, shapes: Collection[Sequence[int
     return arguments
 
 
-def skeleton(arch: str, **arguments: Any) -> nn.Module:
+def create_meta_model(arch: str, **arguments: Any) -> nn.Module:
     """:func:`create_model` without memory for the weights, on torch's meta device; a user's own network is built as it is."""
     with torch.device("meta") if find_architecture(arch).meta else nullcontext():
         return create_model(arch, **arguments)

@@ -21,7 +21,7 @@ from common.settings import build, option, parser_of, settings
 
 
 @dataclass(frozen=True)
-class Ratio:
+class BenchmarkValue:
     """One figure: ``value`` of ``what`` against ``against``; ``bound`` is its floor, or its ceiling if ``at_most``.
 
     A floor of 0, which any gain reaches, is not shown in tables.
@@ -49,7 +49,7 @@ class Ratio:
 Series = dict[str, list[float]]
 
 
-def interleaved(sides: Mapping[str, Callable[[], Any]], repeats: int, warm_up: int = 1) -> Series:
+def time_interleaved(sides: Mapping[str, Callable[[], Any]], repeats: int, warm_up: int = 1) -> Series:
     """Milliseconds of each side, ``repeats`` times in turn, after ``warm_up`` calls of each in turn."""
     for _ in range(warm_up):
         for call in sides.values():
@@ -63,7 +63,7 @@ def interleaved(sides: Mapping[str, Callable[[], Any]], repeats: int, warm_up: i
     return series
 
 
-def times_faster(series: Mapping[str, Sequence[float]], ours: str, other: str) -> float:
+def speedup(series: Mapping[str, Sequence[float]], ours: str, other: str) -> float:
     """How many times longer the other side takes, of medians."""
     return statistics.median(series[other]) / statistics.median(series[ours])
 
@@ -78,7 +78,7 @@ class Benchmark:
 
 
 def run_benchmark(
-    body: Callable[[int], tuple[Mapping[str, Sequence[float]], Sequence[Ratio]]],
+    body: Callable[[int], tuple[Mapping[str, Sequence[float]], Sequence[BenchmarkValue]]],
     argv: Sequence[str] | None = None,
     repeats: int = 7,
 ) -> int:
@@ -106,7 +106,7 @@ def run_benchmark(
 
 
 def write_benchmark(
-    path: Path | str, command: str, unit: str, series: Mapping[str, Sequence[float]], ratios: Sequence[Ratio]
+    path: Path | str, command: str, unit: str, series: Mapping[str, Sequence[float]], ratios: Sequence[BenchmarkValue]
 ) -> None:
     """Write series (raw, in ``unit``), their medians, ratios, environment and the command that made them."""
     record = {
@@ -125,7 +125,7 @@ def speed_table(folder: Path | str, pattern: str = "speed-*.json") -> str:
     rows = []
     for file in sorted(Path(folder).glob(pattern)):
         record = read_json(file)
-        for ratio in (Ratio(**entry) for entry in record["ratios"]):
+        for ratio in (BenchmarkValue(**entry) for entry in record["ratios"]):
             value = f"{ratio.value:.3g}{ratio.unit}"
             rows.append([ratio.what, ratio.against, value, ratio.wanted, f"`{record['command']}`"])
     if not rows:

@@ -1,6 +1,7 @@
 """Finished run folders of before, which stay readable: each package keeps some in ``tests/data/finished_run``."""
 
 import os
+import runpy
 import shutil
 from pathlib import Path
 from typing import Any
@@ -11,13 +12,15 @@ from common.data import load_dataset
 from common.formats import load_network
 from common.measure import evaluate
 from common.runs import CONFIG, open_stage, read_json
+from common.testing.generated_docs import source_folder
 
 SHAPE = (3, 32, 32)  # of the digits that they were made with
 
 
 def finished_copy(test_file: str, to: Path) -> Path:
-    """Copy the folders beside a test file; they are below the present folder afterwards, as when they were made."""
+    """Copy the folders next to a test file and migrate the copy; it is the current folder afterwards, as when it was made."""
     shutil.copytree(Path(test_file).parent / "data" / "finished_run", to, dirs_exist_ok=True)
+    runpy.run_path(str(source_folder("common").parents[2] / "scripts" / "migrate_results.py"))["main"]([str(to)])
     os.chdir(to)
     return to
 

@@ -56,7 +56,7 @@ def noise_bundle(train: int, test: int, name: str = "noise") -> DataBundle:
     return DataBundle(name, noise(train), noise(test, seed=1), classes, (3, 32, 32), "0" * 16)
 
 
-def write_pictures(root: Path, classes: int = 2, train: int = 10, test: int = 5, size: int = 32) -> Path:
+def write_image_folder(root: Path, classes: int = 2, train: int = 10, test: int = 5, size: int = 32) -> Path:
     """``root/train/CLASS/*.png`` and ``root/test/CLASS/*.png``, so many per class: noise around a grey of the class."""
     random = np.random.default_rng(0)
     for side, count in (("train", train), ("test", test)):
@@ -82,16 +82,16 @@ class _Hostile:
         return os.mkdir, (str(self.witness),)
 
 
-def write_broken_inputs(root: Path) -> Path:
+def write_invalid_inputs(root: Path) -> Path:
     """Pictures of two classes and weights of a ResNet-20 for them, whole and broken; returns ``root``.
 
     pictures/ whole; truncated/ (train/class0/1.png); empty-class/ (train/class1); no-classes/; a-file, not a folder;
     good.pth whole; short.pth; garbage.pth; no-tensors.pth; nan.pth (conv1); ten.pth of ten classes; vgg.pth of a VGG-16;
     evil.pth makes ``hacked`` if it is unpickled; whole.safetensors; short.safetensors; lenet.safetensors of a LeNet-5.
     """
-    write_pictures(root / "pictures", train=6, test=2)
+    write_image_folder(root / "pictures", train=6, test=2)
     for name in ("truncated", "empty-class"):
-        write_pictures(root / name, train=2, test=2)
+        write_image_folder(root / name, train=2, test=2)
     picture = root / "truncated" / "train" / "class0" / "1.png"
     picture.write_bytes(picture.read_bytes()[:200])
     for picture in (root / "empty-class" / "train" / "class1").iterdir():

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from unittest import mock
 
 from common import settings
-from common.testing.pages import source_folder
+from common.testing.generated_docs import source_folder
 
 T = TypeVar("T")
 

@@ -12,7 +12,7 @@ import torch
 
 from common.data import Batch, ImageSet
 from common.distributed import process_group
-from common.testing.kill import LIMIT, forked
+from common.testing.resume import LIMIT, forked
 
 
 def torchrun(script: Path, *words: str | Path, processes: int = 2) -> str:
@@ -26,13 +26,13 @@ def torchrun(script: Path, *words: str | Path, processes: int = 2) -> str:
     return done.stdout
 
 
-def in_processes(
+def run_in_processes(
     body: Callable[..., int | None], *arguments: object, count: int = 2, preload: Sequence[str] = ()
 ) -> None:
     """``body(*arguments)`` in each of ``count`` processes with torchrun's environment; faster, since torch is imported once.
 
     They are one gloo group from beginning to end, which the commands in ``body`` join. body: a function of a test module or
-    package; it returns an exit status. preload: see :func:`killed_and_resumed`. Raises AssertionError with the statuses if
+    package; it returns an exit status. preload: see :func:`check_resume_after_kill`. Raises AssertionError with the statuses if
     one is not 0; the others are ended then, since they would wait for it.
     """
     with socket.socket() as free:
@@ -64,7 +64,7 @@ def _rank(rank: int, count: int, port: int, body: Callable[..., int | None], arg
     raise SystemExit(status)
 
 
-def half_batches(pictures: ImageSet, batch_size: int, epoch: int, seed: int = 1) -> list[tuple[Batch, ...]]:
+def split_batches(pictures: ImageSet, batch_size: int, epoch: int, seed: int = 1) -> list[tuple[Batch, ...]]:
     """The batches of an epoch, each as the two parts that two processes would get."""
     parts = (
         pictures.batches(batch_size, augment=True, shuffle=True, seed=seed, epoch=epoch, rank=rank, world_size=2)
@@ -73,7 +73,7 @@ def half_batches(pictures: ImageSet, batch_size: int, epoch: int, seed: int = 1)
     return list(zip(*parts, strict=True))
 
 
-def calls_of_script(code: str, folder: Path, status: int = 0) -> tuple[subprocess.CompletedProcess[str], list[str]]:
+def record_python_calls(code: str, folder: Path, status: int = 0) -> tuple[subprocess.CompletedProcess[str], list[str]]:
     """What a bash script did, and its calls of python as "FOLDER: OPTIONS"; a stand-in notes them and ends with ``status``.
 
     code: bash. folder: empty, for the stand-in; python is looked for there first.

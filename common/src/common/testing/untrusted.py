@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 from unittest import mock
 
-from common.testing.mistakes import refusal
+from common.testing.invalid_input import single_error_line
 
 MEMORY = 512 * 2**20  # bytes that an invalid file of a few kilobytes may add to the largest size of the process
 SECONDS = 60.0
@@ -67,7 +67,7 @@ def rejected(main: Callable[[list[str]], int], argv: Sequence[str | Path], words
     error = io.StringIO()
     with bounded(), contextlib.redirect_stderr(error):
         status = main([str(word) for word in argv])
-    line = refusal(status, error.getvalue(), words)
+    line = single_error_line(status, error.getvalue(), words)
     assert len(line) < 1000, f"a line of {len(line)} characters"
     return line
 

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from common.cli import fraction, not_negative_int, positive_int
+from common.cli import fraction, nonnegative_int, positive_int
 from common.errors import UserError
 from common.options import Data, Network, Run
 from common.settings import REQUIRED, option, section, settings
@@ -28,7 +28,7 @@ class Wide:
     checkpoint: str = option(REQUIRED, "a trained network with one hidden layer (fc4096)")
     data: Data = section(Data, dataset="mnist")
     run: Run = section(Run)
-    seed: int = option(2, "seed of everything that is drawn", type=not_negative_int)
+    seed: int = option(2, "seed of everything that is drawn", type=nonnegative_int)
     prune_batch_size: int = option(10_000, "training images to prune with", type=positive_int)
     widths: list[int] | None = option(None, "k; a grid of 30 if not given", type=positive_int)
     out: str = option("runs/wide", "folder of the files", free=True)
@@ -41,7 +41,7 @@ class MissingClass:
     network: Network = section(Network)
     data: Data = section(Data)
     run: Run = section(Run)
-    seed: int = option(4, "seed of everything that is drawn", type=not_negative_int)
+    seed: int = option(4, "seed of everything that is drawn", type=nonnegative_int)
     without_class: int = option(0, "the class that no calibration image shows")
     prune_batch_size: int = option(1000, "calibration images before its images are removed", type=positive_int)
     target_macs: float = option(0.3, "fraction of the MACs to stop at", type=fraction)
@@ -58,7 +58,7 @@ class Ratios:
     network: Network = section(Network)
     data: Data = section(Data)
     run: Run = section(Run)
-    seed: int = option(2, "seed of everything that is drawn", type=not_negative_int)
+    seed: int = option(2, "seed of everything that is drawn", type=nonnegative_int)
     ratios: list[float] = option(list(RATIOS), "fractions of the parameters to keep", type=fraction)
     methods: list[str] = option(list(RATIO_LABELS), "which rows", choices=tuple(RATIO_LABELS))
     prune_batch_size: int = option(1000, "calibration images", type=positive_int)
@@ -71,7 +71,7 @@ class Volume:
     """Prune a three-dimensional network."""
 
     run: Run = section(Run)
-    seed: int = option(3, "seed of everything that is drawn", type=not_negative_int)
+    seed: int = option(3, "seed of everything that is drawn", type=nonnegative_int)
     lba: str | None = option(None, "ATOM3D's LBA files; a generated set if not given", metavar="FOLDER")
     grid: int = option(17, "voxels along an edge, 17 or more", type=positive_int)
     widths: list[int] = option([16, 32, 64, 128], "of the convolutions", type=positive_int, nargs=4)

@@ -18,7 +18,7 @@ from common.device import choose_device, set_threads
 from common.errors import UserError
 from common.plots import figure
 from common.runs import describe_environment, writable_folder
-from common.trained_model import normalized_as
+from common.trained_model import with_normalization_of
 from model_preserving_id.activations import eval_mode
 from model_preserving_id.paper.settings import Wide
 from model_preserving_id.pictures import pruning_pictures
@@ -37,7 +37,7 @@ def run(settings: Wide, command: str) -> None:
     chosen = settings.data
     data = load_dataset(chosen.dataset, chosen.dataset_dir, normalize=chosen.normalize)
     if chosen.normalize is None:
-        data = normalized_as(model, data)
+        data = with_normalization_of(model, data)
     first, second = hidden_layer(model)
     count_cost(model, data.input_shape)  # raises for a network of other pictures
     pictures = pruning_pictures(

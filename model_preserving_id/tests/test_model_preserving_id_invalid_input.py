@@ -9,7 +9,7 @@ import torch
 from common.checkpoint import save_model
 from common.data import load_dataset
 from common.models import create_model
-from common.testing import HOSTILE_ARGUMENTS, HOSTILE_FACTS, refusal, rejected
+from common.testing import HOSTILE_ARGUMENTS, HOSTILE_FACTS, rejected, single_error_line
 from model_preserving_id.paper import tables
 from model_preserving_id.paper.experiments import missing_class, ratios, volume, wide
 from model_preserving_id.portable import to_dict
@@ -168,7 +168,7 @@ EXPERIMENTS = [
 def test_one_line_status_two_and_nothing_left(main, line, message, files, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     status = main([word.format(**files) for word in line.split()])
-    line = refusal(status, capsys.readouterr().err)
+    line = single_error_line(status, capsys.readouterr().err)
     assert re.search(message, line), line
     left = [path for path in tmp_path.rglob("*") if path.is_file() and path.name != "config.json"]
     assert left == []

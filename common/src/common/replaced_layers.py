@@ -12,7 +12,7 @@ from torch import nn
 
 from common.channels.resize import is_depthwise
 from common.errors import UserError
-from common.models import is_known, skeleton
+from common.models import create_meta_model, is_known
 
 CONV_PAIRS = ("kernel_size", "stride", "padding", "dilation")
 LAYERS_LIMIT = 10_000
@@ -32,7 +32,7 @@ def replaced_layers(
         return describe_replaced(model, factory())
     if arch is None or not is_known(arch):
         return {}
-    return describe_replaced(model, skeleton(arch, **(arch_args or {})))
+    return describe_replaced(model, create_meta_model(arch, **(arch_args or {})))
 
 
 def describe_replaced(model: nn.Module, fresh: nn.Module) -> dict[str, dict[str, Any]]:

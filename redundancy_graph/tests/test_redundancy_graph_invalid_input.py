@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from common.testing import full_disk, left_behind, refusal, scripts_refuse, write_broken_inputs
+from common.testing import assert_scripts_fail, full_disk, leftover_files, single_error_line, write_invalid_inputs
 from redundancy_graph.settings import main_cifar10, main_generate, main_imagenet
 
 HERE = Path(__file__).resolve().parent.parent
@@ -14,7 +14,7 @@ HERE = Path(__file__).resolve().parent.parent
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
     """Pictures, weights and prune info, whole and broken in every way."""
-    root = write_broken_inputs(tmp_path_factory.mktemp("mistakes"))
+    root = write_invalid_inputs(tmp_path_factory.mktemp("mistakes"))
     assert run(main_generate, root, "--threshold", "0.7", "--saved-dir", str(root / "info")) == 0
     write_broken_info(root)
     return root
@@ -124,12 +124,12 @@ LEFT = ("report.json", "resnet20-*.json", "resnet20-*-weights.pth")
 @pytest.mark.parametrize("name", MISTAKES)
 def test_a_mistake_is_one_line_and_status_2(name, place, capsys, tmp_path):
     main, options, words = MISTAKES[name]
-    before = left_behind(place, *LEFT)
+    before = leftover_files(place, *LEFT)
     options = [option.format(root=place) for option in options]
     status = run(main, place, "--saved-dir", str(tmp_path / "out"), *options)
-    refusal(status, capsys.readouterr().err, words)
-    assert not left_behind(tmp_path, *LEFT)
-    assert left_behind(place, *LEFT) == before
+    single_error_line(status, capsys.readouterr().err, words)
+    assert not leftover_files(tmp_path, *LEFT)
+    assert leftover_files(place, *LEFT) == before
     assert not (place / "hacked").exists()
 
 
@@ -140,7 +140,7 @@ def test_a_full_disk_is_one_line_and_nothing_half_written(main, place, capsys, t
         out = tmp_path / str(allowed)
         with full_disk(after=allowed):
             status = run(main, place, "--saved-dir", str(out))
-        assert "No space left" in refusal(status, capsys.readouterr().err)
+        assert "No space left" in single_error_line(status, capsys.readouterr().err)
         assert (
             not list(out.rglob("*.part"))
             and not list(out.rglob("metrics.json"))
@@ -156,4 +156,4 @@ def test_each_script_as_a_command(place, tmp_path):
     commands += [
         [HERE / f"prune_{data}.py", *words, "--pruneinfo-dir", place / "info"] for data in ("cifar10", "imagenet")
     ]
-    scripts_refuse(commands, tmp_path, "short.pth")
+    assert_scripts_fail(commands, tmp_path, "short.pth")

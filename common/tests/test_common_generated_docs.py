@@ -3,7 +3,7 @@
 import pytest
 
 from common.paper.tables import TABLES
-from common.testing import pages_are_current
+from common.testing import check_generated_docs
 
 
 def test_pages_that_are_not_current_are_found_out(tmp_path, monkeypatch):
@@ -16,7 +16,7 @@ def test_pages_that_are_not_current_are_found_out(tmp_path, monkeypatch):
     tables = {"a": lambda: "1", "b": lambda: "2"}
     readme.write_text(block.format("a", "1"))
     root.write_text(block.format("b", "2"))
-    pages_are_current("apaper", tables)
+    check_generated_docs("apaper", tables)
     for file, text, message in (
         (readme, block.format("a", "3"), r"\['a'\] are not up to date"),
         (root, block.format("b", "3"), r"\['b'\] are not up to date"),
@@ -25,9 +25,9 @@ def test_pages_that_are_not_current_are_found_out(tmp_path, monkeypatch):
         right = file.read_text()
         file.write_text(text)
         with pytest.raises(AssertionError, match=message):
-            pages_are_current("apaper", tables)
+            check_generated_docs("apaper", tables)
         file.write_text(right)
 
 
 def test_generated_pages_are_current():
-    pages_are_current("common", TABLES)
+    check_generated_docs("common", TABLES)

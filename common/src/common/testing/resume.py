@@ -17,7 +17,7 @@ LIMIT = 600.0  # seconds for a command that nobody kills
 TRIES = 8  # calls per kill, since a command may end before it is killed
 
 
-def killed_and_resumed(
+def check_resume_after_kill(
     main: Callable[[list[str]], int | None],
     words: Sequence[str],
     outcome: Callable[[Path], Any],

@@ -10,17 +10,17 @@ from pathlib import Path
 from unittest import mock
 
 from common import atomic
-from common.cli import MISTAKE
+from common.cli import INVALID_INPUT
 
 RESULTS = ("metrics.json", "model.safetensors")
 
 
-def refusal(status: int, error: str, words: str = "") -> str:
+def single_error_line(status: int, error: str, words: str = "") -> str:
     """The one line that refused; AssertionError unless the status is 2, there is no other line, and it holds all ``words``.
 
     error: all of standard error. words: separated by blanks, each somewhere in the line.
     """
-    assert status == MISTAKE, f"status {status}: {error}"
+    assert status == INVALID_INPUT, f"status {status}: {error}"
     lines = error.strip().splitlines()
     assert len(lines) == 1 and lines[0].startswith("error: "), f"not one line that begins with 'error: ': {error}"
     missing = [word for word in words.split() if word not in lines[0]]
@@ -28,7 +28,7 @@ def refusal(status: int, error: str, words: str = "") -> str:
     return lines[0]
 
 
-def left_behind(root: Path, *patterns: str) -> set[Path]:
+def leftover_files(root: Path, *patterns: str) -> set[Path]:
     """Everything below a folder that looks like a result, or like half of one: temporary files, and ``patterns``."""
     return {path for pattern in ("*.part", *RESULTS, *patterns) for path in root.rglob(pattern)}
 
@@ -49,7 +49,7 @@ def full_disk(after: int) -> Iterator[None]:
         yield
 
 
-def scripts_refuse(commands: Sequence[Sequence[str | Path]], folder: Path, words: str) -> None:
+def assert_scripts_fail(commands: Sequence[Sequence[str | Path]], folder: Path, words: str) -> None:
     """Python scripts with a mistake among their options, started from another folder: see :func:`refusal`.
 
     commands: script and options of each; all at once, since each start imports torch.
@@ -61,5 +61,5 @@ def scripts_refuse(commands: Sequence[Sequence[str | Path]], folder: Path, words
     ]
     for process in started:
         out, error = process.communicate(timeout=600)
-        refusal(process.returncode, error, words)
+        single_error_line(process.returncode, error, words)
         assert out == "", out

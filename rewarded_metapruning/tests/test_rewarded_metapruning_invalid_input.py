@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from rmp_helpers import pruning_net, write_pictures
+from rmp_helpers import pruning_net, write_image_folder
 
 from common.data import load_dataset
 from common.testing import hostile_pickle
@@ -20,7 +20,7 @@ TINY = ["--max-iters", "1", "--population", "4", "--parents", "2", "--calibratio
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory) -> Path:
-    root = write_pictures(tmp_path_factory.mktemp("mistakes"))
+    root = write_image_folder(tmp_path_factory.mktemp("mistakes"))
     data = load_dataset(f"folder:{root}")
     from rewarded_metapruning.pruning_net import PruningNet
     from rewarded_metapruning.space import find_space

@@ -7,7 +7,7 @@ import torch
 
 from common import pipeline
 from common.models import create_model
-from common.testing import killed_and_resumed, write_pictures
+from common.testing import check_resume_after_kill, write_image_folder
 from redundancy_graph.settings import main_cifar10, main_generate
 
 
@@ -27,7 +27,7 @@ COMMANDS = {
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
     root = tmp_path_factory.mktemp("kill")
-    write_pictures(root / "pictures", train=40, test=10)
+    write_image_folder(root / "pictures", train=40, test=10)
     torch.manual_seed(0)
     torch.save(create_model("resnet20", num_classes=2).state_dict(), root / "weights.pth")
     return root
@@ -49,4 +49,4 @@ def test_killed_ten_times_it_ends_with_the_same_bits(command, place, tmp_path):
         words += ["--threshold", "0.7", "--generate", "--pruneinfo-dir", str(tmp_path / "info")]
         words += ["--epochs", "3", "--batch-size", "16"]
     preload = ["redundancy_graph.prune", "common.data", "PIL.Image"]
-    killed_and_resumed(main, [*words, "--saved-dir"], results, tmp_path, kills=10, preload=preload, seed=11)
+    check_resume_after_kill(main, [*words, "--saved-dir"], results, tmp_path, kills=10, preload=preload, seed=11)

@@ -9,7 +9,7 @@ import torch
 from common.checkpoint import save_model
 from common.data import load_dataset
 from common.models import create_model
-from common.testing import killed_and_resumed
+from common.testing import check_resume_after_kill
 from deep_compression import commands, seed_main
 
 KILLS = 3
@@ -65,7 +65,7 @@ def test_killed_again_and_again_it_ends_with_the_same_bits(stage, dense, tmp_pat
             for path in sorted(folder.rglob("metrics.json"))
         ]
 
-    killed_and_resumed(
+    check_resume_after_kill(
         module.main,
         [*words, "--saved-dir" if stage == "main.py" else "--out"],
         results,

@@ -7,7 +7,7 @@ import torch
 from common import pipeline
 from common.checkpoint import save_model
 from common.models import create_model
-from common.testing import killed_and_resumed, write_pictures
+from common.testing import check_resume_after_kill, write_image_folder
 from decore.settings import main_prune
 
 FILES = ("resnet20-1-policy/agents.safetensors", "resnet20-1-policy/model.safetensors")
@@ -27,7 +27,7 @@ def results(folder: Path) -> list[bytes]:
 
 def test_killed_ten_times_it_ends_with_the_same_bits(tmp_path):
     """In the policy phase, in the cut, in fine-tuning: network, agents and result are those of a run that was left alone."""
-    write_pictures(tmp_path / "pictures", train=24, test=6)
+    write_image_folder(tmp_path / "pictures", train=24, test=6)
     torch.manual_seed(0)
     save_model(tmp_path / "net.safetensors", create_model("resnet20", num_classes=2))
     words = ["--checkpoint", str(tmp_path / "net.safetensors"), "--dataset", f"folder:{tmp_path / 'pictures'}"]
@@ -44,4 +44,4 @@ def test_killed_ten_times_it_ends_with_the_same_bits(tmp_path):
         "0.7",
     ]
     preload = ["decore.command", "common.data", "PIL.Image"]
-    killed_and_resumed(untimed, [*words, "--saved-dir"], results, tmp_path, kills=10, preload=preload)
+    check_resume_after_kill(untimed, [*words, "--saved-dir"], results, tmp_path, kills=10, preload=preload)

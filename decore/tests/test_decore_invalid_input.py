@@ -6,7 +6,7 @@ import pytest
 
 from common.checkpoint import save_model
 from common.models import create_model
-from common.testing import full_disk, left_behind, refusal, scripts_refuse, write_broken_inputs
+from common.testing import assert_scripts_fail, full_disk, leftover_files, single_error_line, write_invalid_inputs
 from decore.settings import main_investigate, main_prune
 
 HERE = Path(__file__).resolve().parents[1]
@@ -16,7 +16,7 @@ PRUNE, POLICIES = main_prune, main_investigate
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
     """Pictures and weights, whole and broken in every way, and a finished policy phase."""
-    root = write_broken_inputs(tmp_path_factory.mktemp("mistakes"))
+    root = write_invalid_inputs(tmp_path_factory.mktemp("mistakes"))
     save_model(root / "ten.safetensors", create_model("resnet20"))
     assert run(PRUNE, root, "--saved-dir", str(root / "other"), "--policy-epochs", "0", "--epochs", "0") == 0
     assert run(PRUNE, root, "--saved-dir", str(root / "damaged"), "--policy-epochs", "0", "--epochs", "0") == 0
@@ -110,12 +110,12 @@ def test_a_mistake_is_one_line_and_status_2(name, place, capsys, tmp_path):
     options = [option.format(root=place) for option in options]
     if "--saved-dir" not in options:
         options += ["--saved-dir", str(tmp_path / "out")]
-    before = left_behind(place, "*.png")
+    before = leftover_files(place, "*.png")
     status = run(main, place, *options)
-    refusal(status, capsys.readouterr().err, words)
+    single_error_line(status, capsys.readouterr().err, words)
     finished_policy = name == "target out of reach"  # the agents did learn; only the cut is refused
-    assert not [path for path in left_behind(tmp_path, "*.png") if not (finished_policy and "-policy" in str(path))]
-    assert left_behind(place, "*.png") == before
+    assert not [path for path in leftover_files(tmp_path, "*.png") if not (finished_policy and "-policy" in str(path))]
+    assert leftover_files(place, "*.png") == before
     assert not (place / "hacked").exists()
 
 
@@ -127,7 +127,7 @@ def test_a_full_disk_is_one_line_and_nothing_half_written(main, place, capsys, t
         out = tmp_path / str(allowed)
         with full_disk(after=allowed):
             status = run(main, place, "--saved-dir", str(out))
-        assert "No space left" in refusal(status, capsys.readouterr().err)
+        assert "No space left" in single_error_line(status, capsys.readouterr().err)
         assert not list(out.rglob("*.part")) and not list(out.rglob("metrics.json"))
 
 
@@ -135,4 +135,4 @@ def test_the_scripts_are_commands(place, tmp_path):
     """From another folder, with a mistake: one line, status 2, no traceback. Both at once: each start imports torch."""
     words = ["--arch", "resnet20", "--weights", place / "short.pth", "--dataset", f"folder:{place / 'pictures'}"]
     scripts = ("prune_model.py", "investigate_policies.py")
-    scripts_refuse([[HERE / script, *words, "--device", "cpu"] for script in scripts], tmp_path, "short.pth")
+    assert_scripts_fail([[HERE / script, *words, "--device", "cpu"] for script in scripts], tmp_path, "short.pth")

@@ -12,7 +12,7 @@ def source_folder(package: str) -> Path:
     return Path(importlib.import_module(package).__file__ or "").resolve().parent
 
 
-def pages_are_current(package: str, tables: Mapping[str, Callable[[], str]]) -> None:
+def check_generated_docs(package: str, tables: Mapping[str, Callable[[], str]]) -> None:
     """The tables in a package's README.md and in the root's are those of the result files."""
     readme = source_folder(package).parents[1] / "README.md"
     shown: set[str] = set()

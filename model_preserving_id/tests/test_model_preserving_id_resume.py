@@ -7,7 +7,7 @@ import torch
 
 from common.checkpoint import load_model, save_model
 from common.models import create_model
-from common.testing import killed_and_resumed, torchrun, write_pictures
+from common.testing import check_resume_after_kill, torchrun, write_image_folder
 from model_preserving_id.settings import prune_main, train_main
 
 TRAIN = ["--epochs", "2", "--batch-size", "16", "--lr", "0.01", "--seed", "2", "--workers", "0"]
@@ -27,7 +27,7 @@ COMMANDS = {
 @pytest.fixture(scope="module")
 def dense(tmp_path_factory) -> Path:
     """A network beside a few small pictures, noise around a grey of the class."""
-    root = write_pictures(tmp_path_factory.mktemp("kill"), train=24, test=8)
+    root = write_image_folder(tmp_path_factory.mktemp("kill"), train=24, test=8)
     torch.manual_seed(0)
     path = root / "dense.safetensors"
     model = create_model("lenet5", num_classes=2, in_channels=3, image_size=32)
@@ -40,7 +40,7 @@ def test_killed_at_random_moments_it_ends_with_the_same_bits(name, dense, tmp_pa
     main, words, out = COMMANDS[name]
     words = [*(word.format(dense=dense) for word in words), *DEVICE, "--dataset", f"folder:{dense.parent}", out]
     preload = ["model_preserving_id.command", "model_preserving_id.finetune", "common.data", "PIL.Image"]
-    folder = killed_and_resumed(main, words, bits, tmp_path, kills=2, preload=preload)
+    folder = check_resume_after_kill(main, words, bits, tmp_path, kills=2, preload=preload)
     assert not list(folder.glob("*.pt"))
 
 

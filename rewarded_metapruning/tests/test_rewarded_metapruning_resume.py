@@ -4,9 +4,9 @@ import json
 from pathlib import Path
 
 import pytest
-from rmp_helpers import write_pictures
+from rmp_helpers import write_image_folder
 
-from common.testing import in_processes, killed_and_resumed
+from common.testing import check_resume_after_kill, run_in_processes
 from rewarded_metapruning import evaluate, search, train
 
 PRELOAD = ["rewarded_metapruning.evaluating", "rewarded_metapruning.searching", "PIL.Image"]
@@ -22,7 +22,7 @@ PLACES = {"train": "--save", "search": "--out", "evaluate": "--save"}
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory) -> Path:
-    root = write_pictures(tmp_path_factory.mktemp("kill"))
+    root = write_image_folder(tmp_path_factory.mktemp("kill"))
     assert train.main([*words_of("train", root), "--save", str(root / "meta")]) == 0
     return root
 
@@ -54,7 +54,7 @@ def test_killed_it_goes_on_to_the_same_bits(command, root, tmp_path):
     def contents(folder: Path) -> list[bytes]:
         return [(folder / name).read_bytes() for name in RESULTS[command]]
 
-    folder = killed_and_resumed(
+    folder = check_resume_after_kill(
         COMMANDS[command],
         [*words_of(command, root), PLACES[command]],
         contents,
@@ -71,7 +71,7 @@ def test_killed_it_goes_on_to_the_same_bits(command, root, tmp_path):
 def test_two_processes_give_one_s_search(root, tmp_path):
     words = words_of("search", root)
     assert search.main([*words, "--out", str(tmp_path / "one")]) == 0
-    in_processes(search.main, [*words, "--out", str(tmp_path / "two")], preload=PRELOAD)
+    run_in_processes(search.main, [*words, "--out", str(tmp_path / "two")], preload=PRELOAD)
     assert (tmp_path / "two" / "search.json").read_bytes() == (tmp_path / "one" / "search.json").read_bytes()
     shares = [len((tmp_path / "two" / f"tested-{rank}.jsonl").read_text().splitlines()) for rank in range(2)]
     assert shares == [12, 12]

@@ -1,0 +1,7 @@
+"""Commands in the result files are valid today."""
+
+from common.testing import check_stored_commands
+
+
+def test_stored_commands_are_valid():
+    assert check_stored_commands("common") >= 5

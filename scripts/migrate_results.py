@@ -1,0 +1,172 @@
+"""Rewrite what older commits stored by today's names: ``python scripts/migrate_results.py [FILE_OR_FOLDER ...]``.
+
+It renames modules, options and their values in stored commands, the same options in configurations, and keys of result files.
+Without arguments it rewrites all result files of the repository; run folders are given by name. A second call changes nothing.
+It stays until the campaign has ended, for results that arrive from an older commit. The keys of ``metrics.json`` are a contract
+and keep their names.
+"""
+
+import json
+import re
+import shlex
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+
+# {package: {module: its name today}}
+MODULES: dict[str, dict[str, str]] = {
+    "common": {"results": "reporting.results", "tables": "paper.tables"},
+    "compare": {"picture": "paper.picture", "tables": "paper.tables"},
+    "decore": {"tables": "paper.tables"},
+    "deep_compression": {name: f"paper.{name}" for name in ("choice", "cifar10", "figures", "mnist", "tables")},
+    "model_preserving_id": {
+        name: f"paper.{name}"
+        for name in (
+            "diagrams",
+            "experiments.missing_class",
+            "experiments.ratios",
+            "experiments.volume",
+            "experiments.wide",
+            "tables",
+        )
+    },
+    "redundancy_graph": {"tables": "paper.tables"},
+    "rewarded_metapruning": {name: f"paper.{name}" for name in ("diagrams", "small_scale", "tables")},
+}
+# {package: {option: its name today}}; in configurations without the dashes
+OPTIONS: dict[str, dict[str, str]] = {
+    "common": {},
+    "compare": {},
+    "decore": {},
+    "deep_compression": {},
+    "model_preserving_id": {},
+    "redundancy_graph": {},
+    "rewarded_metapruning": {},
+}
+# {package: {option as it is called today: {value: its name today}}}
+VALUES: dict[str, dict[str, dict[str, str]]] = {
+    "common": {},
+    "compare": {},
+    "decore": {},
+    "deep_compression": {},
+    "model_preserving_id": {},
+    "redundancy_graph": {},
+    "rewarded_metapruning": {},
+}
+# {package: {key of a result file: its name today}}
+KEYS: dict[str, dict[str, str]] = {
+    "common": {},
+    "compare": {},
+    "decore": {},
+    "deep_compression": {},
+    "model_preserving_id": {},
+    "redundancy_graph": {},
+    "rewarded_metapruning": {},
+}
+SCRIPT = re.compile(r"(?:.*/)?(\w+\.(?:py|sh))")
+
+
+def migrated_command(command: str, package: str) -> str:
+    """A command by today's names. package: that of the folder in which it is typed."""
+    words = shlex.split(command)
+    if words and words[0].startswith("python -m "):  # quoted as one word
+        words = [*words[0].split(), *words[1:]]
+    new = [*_migrated_words(words, package)]
+    return command if new == shlex.split(command) else shlex.join(new)
+
+
+def _migrated_words(words: Sequence[str], package: str) -> Iterator[str]:
+    option = ""
+    for i, word in enumerate(words):
+        name, equals, value = word.partition("=")
+        if i and words[i - 1] == "-m":
+            package, word = _module(word, package)
+        elif SCRIPT.fullmatch(word) and (owner := _owner(word)):
+            package = owner
+        elif word == "--":  # another command follows
+            option = ""
+        elif name.startswith("--"):
+            option = OPTIONS[package].get(name, name)
+            word = option + equals + _value(package, option, value)
+        else:
+            word = _value(package, option, word)
+        yield word
+
+
+def _module(name: str, package: str) -> tuple[str, str]:
+    """The package and the name today of a module."""
+    owner, _, rest = name.partition(".")
+    if owner not in MODULES:
+        return package, name
+    renamed = MODULES[owner].get(rest, rest)
+    return owner, f"{owner}.{renamed}" if renamed else owner
+
+
+def _owner(script: str) -> str | None:
+    """The package that a path of a script names, or None."""
+    return next((part for part in reversed(Path(script).parts) if part in OPTIONS), None)
+
+
+def _value(package: str, option: str, value: str) -> str:
+    return VALUES[package].get(option, {}).get(value, value)
+
+
+def migrated(content: Any, package: str, in_options: bool = False) -> Any:
+    """The content of a JSON file by today's names. package: that of its folder, unless the file says otherwise."""
+    if isinstance(content, list):
+        return [migrated(value, package, in_options) for value in content]
+    if not isinstance(content, Mapping):
+        return content
+    if content.get("package") in OPTIONS:
+        package = content["package"]
+    found: dict[str, Any] = {}
+    for key, value in content.items():
+        if key.endswith("command") and isinstance(value, str):
+            value = migrated_command(value, package)
+        if in_options:
+            option = "--" + key.replace("_", "-")
+            option = OPTIONS[package].get(option, option)
+            if option[2:] != key.replace("_", "-"):
+                key = option[2:].replace("-", "_")
+            if isinstance(value, str):
+                value = _value(package, option, value)
+        else:
+            key = KEYS[package].get(key, key)
+        found[key] = migrated(value, package, in_options or key in ("options", "config"))
+    return found
+
+
+def migrate(file: Path) -> bool:
+    """Rewrite a JSON file, formatted as it is; whether it changed."""
+    package = next((part for part in reversed(file.resolve().parts) if part in OPTIONS), "common")
+    text = file.read_text(encoding="utf-8")
+    content = json.loads(text)
+    new = migrated(content, package)
+    if new == content:
+        return False
+    file.write_text(_as_formatted(text, content, new), encoding="utf-8")
+    return True
+
+
+def _as_formatted(text: str, content: Any, new: Any) -> str:
+    for indent in (None, 1, 2, 4):
+        for ascii_only in (True, False):
+            for end in ("", "\n"):
+                if json.dumps(content, indent=indent, ensure_ascii=ascii_only) + end == text:
+                    return json.dumps(new, indent=indent, ensure_ascii=ascii_only) + end
+    return json.dumps(new, indent=2) + "\n"
+
+
+def main(argv: Sequence[str]) -> None:
+    """Rewrite files, and all JSON files in folders, and print which."""
+    places = [Path(word) for word in argv] or sorted(ROOT.glob("[!.]*/results"))
+    for file in sorted(file for place in places for file in (place.rglob("*.json") if place.is_dir() else [place])):
+        if migrate(file):
+            print(file)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
