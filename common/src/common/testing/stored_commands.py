@@ -102,7 +102,7 @@ def _parsing_only() -> Iterator[None]:
     def build_only(cls: type, values: Mapping[str, Any]) -> Any:
         nonlocal depth
         depth += 1
-        made = build(cls, values)
+        made: Any = build(cls, values)
         depth -= 1
         if depth == 0:
             raise _Parsed
