@@ -13,7 +13,7 @@ from common.channels import __main__ as channels
 from common.checkpoint import save_model
 from common.data import load_dataset
 from common.models import create_model
-from common.options import Training, train_options
+from common.options import TrainingOptions, train_options
 from common.reporting import results
 from common.reporting.benchmark import run_benchmark
 from common.settings import command, flat, option, section, settings
@@ -129,7 +129,7 @@ class Build:
     """Build."""
 
     shape: Shape = section(Shape)
-    training: Training = section(Training)
+    training: TrainingOptions = section(TrainingOptions)
     color: str | None = option(None, "accepted; everything is white")
     size: int = option(1, "size")
 

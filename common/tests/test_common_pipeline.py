@@ -12,7 +12,7 @@ from common.channels import channel_groups, keep_channels
 from common.checkpoint import load_model, save_model
 from common.errors import UserError
 from common.methods import Decision, Method
-from common.pipeline import Training, apply_decision, compress, fine_tuning
+from common.pipeline import FineTuning, apply_decision, compress, fine_tuning
 from common.runs import open_stage
 from common.target import Target
 from common.testing import noise_bundle, random_network, run_method
@@ -95,10 +95,10 @@ def test_agreement_is_held_against_the_reference(start, tmp_path):
 
 def test_fine_tuning_is_distilled_from_the_reference_only_if_asked_for(start, tmp_path):
     stage = open_stage(tmp_path / "stage", "test", {}, log=lambda line: None)
-    assert fine_tuning(stage, start, Training(RECIPE)).loss is None
+    assert fine_tuning(stage, start, FineTuning(RECIPE)).loss is None
     student, batch = random_network("resnet20", 1).eval(), next(iter(start.data.train.batches(6)))
     for trained in (start, TrainedModel("other", random_network("resnet20", 2), start.data, reference=start)):
-        loss = fine_tuning(stage, trained, Training(RECIPE, distill=0.9)).loss
+        loss = fine_tuning(stage, trained, FineTuning(RECIPE, distill=0.9)).loss
         expected, _ = distillation(start.copy(), 0.9)(student, batch)
         assert torch.equal(loss(student, batch)[0], expected)
 

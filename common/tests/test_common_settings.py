@@ -22,7 +22,7 @@ from common.settings import (
 
 
 @settings
-class Data:
+class DataOptions:
     """Data."""
 
     dataset: str = option("digits", "which data")
@@ -39,7 +39,7 @@ class Train:
     shape: list[int] | None = option(None, "shape", nargs=3)
     amp: bool = option(False, "mixed precision")
     augment: bool = option(True, "crop and flip")
-    data: Data = section(Data, dataset="cifar10")
+    data: DataOptions = section(DataOptions, dataset="cifar10")
 
     def __post_init__(self) -> None:
         if self.rate < 0:
@@ -57,7 +57,7 @@ class Show:
 def test_a_command_line_becomes_settings():
     found = parse(Train, "--out here --lr 0.5 --steps 1 2 --no-augment --dataset mnist --shape 3 2 1".split())
     assert found == Train(
-        out="here", rate=0.5, steps=[1, 2], shape=[3, 2, 1], augment=False, data=Data(dataset="mnist")
+        out="here", rate=0.5, steps=[1, 2], shape=[3, 2, 1], augment=False, data=DataOptions(dataset="mnist")
     )
     usual = parse(Train, ["--out", "x"])
     assert (usual.rate, usual.steps, usual.amp, usual.augment, usual.data.dataset) == (

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from common.models import ARCHITECTURES
-from common.options import ARCHITECTURE_NAMES, Training, train_options
+from common.options import ARCHITECTURE_NAMES, TrainingOptions, train_options
 from common.testing.startup import heavy_starts
 from common.training import TrainOptions
 
@@ -28,4 +28,4 @@ def test_names_of_networks_are_those_of_the_registry():
 
 
 def test_usual_training_is_the_usual_recipe():
-    assert train_options(Training()) == TrainOptions()
+    assert train_options(TrainingOptions()) == TrainOptions()

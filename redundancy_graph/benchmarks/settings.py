@@ -17,7 +17,7 @@ from common.atomic import write_json
 from common.checkpoint import file_digest
 from common.device import choose_device, set_threads
 from common.markdown import markdown_table
-from common.options import Run
+from common.options import RunOptions
 from common.settings import command, option, section, settings
 from common.trained_model import TrainedModel
 from redundancy_graph.decision import decide_group, report
@@ -80,7 +80,7 @@ class Benchmark:
     json: str | None = option(None, "write the figures to this file too")
     name: str | None = option(None, "what the network is called in the table")
     source: Source = section(Source)
-    run: Run = section(Run)
+    run: RunOptions = section(RunOptions)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -4,7 +4,7 @@ import sys
 from collections.abc import Sequence
 
 from common.cli import positive_int
-from common.options import Data, Network, Run
+from common.options import DataOptions, NetworkOptions, RunOptions
 from common.settings import command, option, section, settings
 
 
@@ -12,9 +12,9 @@ from common.settings import command, option, section, settings
 class Evaluate:
     """Accuracy, cost, size and latency of a network."""
 
-    network: Network = section(Network)
-    data: Data = section(Data)
-    run: Run = section(Run)
+    network: NetworkOptions = section(NetworkOptions)
+    data: DataOptions = section(DataOptions)
+    run: RunOptions = section(RunOptions)
     batch_size: int | None = option(None, "images per step; 250, on CUDA up to 2000", type=positive_int)
     json: str | None = option(None, "write the figures to this file too")
     no_latency: bool = option(False, "do not measure latency")

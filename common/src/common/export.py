@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from common.atomic import atomic_file
 from common.errors import UserError
-from common.options import Data
+from common.options import DataOptions
 from common.settings import REQUIRED, command, option, section, settings
 
 if TYPE_CHECKING:
@@ -116,7 +116,7 @@ class Export:
     model: str | None = option(None, "PACKAGE.MODULE:FACTORY for a network that the registry does not know")
     format: str = option("onnx", "file format", choices=FORMATS)
     out: str = option(REQUIRED, "file to write")
-    data: Data = section(Data, dataset="")
+    data: DataOptions = section(DataOptions, dataset="")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -12,11 +12,11 @@ from common.checkpoint import is_checkpoint, load_model, load_tensors, read_tens
 from common.errors import UserError
 from common.formats import load_network
 from common.models import arguments_for, create_model, find_architecture, input_shape, is_known
-from common.options import Network
+from common.options import NetworkOptions
 
 
 def model_from_options(
-    settings: Network, num_classes: int | None = None, shape: Sequence[int] | None = None
+    settings: NetworkOptions, num_classes: int | None = None, shape: Sequence[int] | None = None
 ) -> tuple[nn.Module, tuple[int, int, int] | None]:
     """(network, input shape (C, H, W) or None for a user's own) that the options name.
 

@@ -17,7 +17,7 @@ from common.atomic import write_json
 from common.cli import fraction, positive_int
 from common.errors import UserError
 from common.markdown import markdown_table, padded
-from common.options import LATENCY_BATCHES, LATENCY_REPEATS, Run
+from common.options import LATENCY_BATCHES, LATENCY_REPEATS, RunOptions
 from common.runs import describe_environment
 from common.settings import command, option, section, settings
 
@@ -104,7 +104,7 @@ class Latency:
     round_to: list[int] = option([1, 8], "with --arch: widths are multiples", type=positive_int)
     batch_size: list[int] = option(list(LATENCY_BATCHES), "pictures at once", type=positive_int)
     repeats: int = option(LATENCY_REPEATS, "of which the median is taken", type=positive_int)
-    run: Run = section(Run)
+    run: RunOptions = section(RunOptions)
     json: str | None = option(None, "write every repeat to this file too")
 
     def __post_init__(self) -> None:

@@ -30,7 +30,7 @@ SHORTCUTS = ("pad", "conv3x3")
 
 
 @settings
-class Network:
+class NetworkOptions:
     """Network."""
 
     arch: str | None = option(None, f"one of {', '.join(ARCHITECTURE_NAMES)}")
@@ -41,7 +41,7 @@ class Network:
 
 
 @settings
-class Data:
+class DataOptions:
     """Data."""
 
     dataset: str = option(
@@ -54,7 +54,7 @@ class Data:
 
 
 @settings
-class Run:
+class RunOptions:
     """Run."""
 
     device: str = option("auto", "auto, cpu, cuda or cuda:N", free=True)
@@ -62,7 +62,7 @@ class Run:
 
 
 @settings
-class Repeat:
+class RepeatOptions:
     """Repeat."""
 
     seed: int = option(0, "seed of everything that is drawn", type=nonnegative_int)
@@ -70,7 +70,7 @@ class Repeat:
 
 
 @settings
-class Precision:
+class PrecisionOptions:
     """Precision."""
 
     amp: bool = option(False, "automatic mixed precision (bfloat16)")
@@ -78,7 +78,7 @@ class Precision:
 
 
 @settings
-class Training:
+class TrainingOptions:
     """Training."""
 
     epochs: int = option(10, "number of epochs")
@@ -98,7 +98,7 @@ class Training:
 
 
 @settings
-class Running:
+class RunningOptions:
     """Running."""
 
     evaluate_every: int = option(

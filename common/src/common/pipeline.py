@@ -32,7 +32,7 @@ RECALIBRATION_BATCH = 250  # images
 
 
 @dataclass(frozen=True)
-class Training:
+class FineTuning:
     """How a pruned network is trained, the same way for every method.
 
     Attributes:
@@ -74,7 +74,7 @@ def compress(
     start: TrainedModel,
     target: Target | None,
     stage: Stage,
-    training: Training | None = None,
+    training: FineTuning | None = None,
     *,
     latency: bool = True,
     details: Callable[[Outcome], Mapping[str, Any]] = lambda outcome: {},
@@ -143,7 +143,7 @@ def train(
     stage: Stage,
     start: TrainedModel,
     network: nn.Module,
-    training: Training,
+    training: FineTuning,
     hooks: Hooks | None = None,
     name: str = "fine-tune",
 ) -> list[dict[str, Any]]:
@@ -167,7 +167,7 @@ def train(
     )
 
 
-def fine_tuning(stage: Stage, start: TrainedModel, training: Training) -> Hooks:
+def fine_tuning(stage: Stage, start: TrainedModel, training: FineTuning) -> Hooks:
     """How fine-tuning joins the loop: distillation if it is asked for, and a line for every epoch."""
     loss, recipe = None, training.recipe
     if training.distill:

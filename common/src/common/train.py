@@ -8,7 +8,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from common.errors import UserError
-from common.options import Data, Network, Precision, Repeat, Run, Running, Training, train_options
+from common.options import (
+    DataOptions,
+    NetworkOptions,
+    PrecisionOptions,
+    RepeatOptions,
+    RunningOptions,
+    RunOptions,
+    TrainingOptions,
+    train_options,
+)
 from common.settings import command, flat, option, section, settings
 
 if TYPE_CHECKING:
@@ -24,13 +33,13 @@ if TYPE_CHECKING:
 class Train:
     """Train a network and leave a run folder."""
 
-    network: Network = section(Network, arch="resnet20")
-    data: Data = section(Data)
-    run: Run = section(Run)
-    repeat: Repeat = section(Repeat)
-    precision: Precision = section(Precision)
-    training: Training = section(Training)
-    running: Running = section(Running)
+    network: NetworkOptions = section(NetworkOptions, arch="resnet20")
+    data: DataOptions = section(DataOptions)
+    run: RunOptions = section(RunOptions)
+    repeat: RepeatOptions = section(RepeatOptions)
+    precision: PrecisionOptions = section(PrecisionOptions)
+    training: TrainingOptions = section(TrainingOptions)
+    running: RunningOptions = section(RunningOptions)
     out: str | None = option(None, "run folder; runs/DATASET/ARCH-SEED if not given")
     tensorboard: str | None = option(None, "folder for TensorBoard", free=True)
     no_latency: bool = option(False, "do not measure latency", free=True)

@@ -21,7 +21,7 @@ from common.formats import load_network
 from common.layers import placed
 from common.log import Log
 from common.measure import Accuracy, evaluate, latency_ms, model_metrics
-from common.options import Data, Network
+from common.options import DataOptions, NetworkOptions
 
 CPU = torch.device("cpu")
 
@@ -235,7 +235,7 @@ def read_trained_model(file: Path, data: DataBundle, **more: Any) -> TrainedMode
     return checked(TrainedModel(name, model, with_normalization_of(model, data), file, **more))
 
 
-def open_trained_model(network: Network, source: Data, **more: Any) -> TrainedModel:
+def open_trained_model(network: NetworkOptions, source: DataOptions, **more: Any) -> TrainedModel:
     """The trained network that a command's options name, with its data; checked. more: other fields of :class:`TrainedModel`."""
     file = network.checkpoint or network.weights
     if not file:

@@ -12,7 +12,7 @@ from typing import Any
 
 from common.errors import UserError
 from common.methods import Method
-from common.pipeline import Outcome, Training, compress
+from common.pipeline import FineTuning, Outcome, compress
 from common.runs import open_stage
 from common.target import TOLERANCE, Target
 from common.trained_model import TrainedModel, read_trained_model
@@ -100,7 +100,7 @@ def run_step(step: Step, job: Job, comparison: Comparison, dense: TrainedModel) 
             "cpu_seconds": round(time.process_time() - cpu, 1),
         }
 
-    training = Training(comparison.recipe, comparison.distill, comparison.recalibrate, log_test=False)
+    training = FineTuning(comparison.recipe, comparison.distill, comparison.recalibrate, log_test=False)
     target = Target(step.handed, step.method.axis)
     return compress(step.method, step.start, target, stage, training, latency=comparison.latency, details=details)
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from common.cli import fraction, nonnegative_int, positive_int, share
-from common.options import ARCHITECTURE_NAMES, Data, Running
+from common.options import ARCHITECTURE_NAMES, DataOptions, RunningOptions
 from common.settings import command, option, section, settings
 from common.training.options import SCHEDULES
 
@@ -29,7 +29,7 @@ def usual_recipe(dataset: str) -> Recipe:
 
 
 @settings
-class Network:
+class NetworkOptions:
     """Network."""
 
     arch: str = option("resnet20", f"one of {', '.join(ARCHITECTURE_NAMES)}")
@@ -55,7 +55,7 @@ class Rows:
 
 
 @settings
-class FineTuning:
+class FineTuneOptions:
     """Fine-tuning, the same for all."""
 
     finetune_epochs: int = option(2, "0 leaves every network as it was cut")
@@ -103,18 +103,18 @@ class Execution:
 class Compare:
     """Compress one network with every installed method to the same budgets, fine-tune all alike, and report."""
 
-    data: Data = section(Data)
+    data: DataOptions = section(DataOptions)
     holdout: float | None = option(
         None,
         "train without this share of the training pictures and measure on it instead of the test set: for choices",
         type=fraction,
         metavar="F",
     )
-    network: Network = section(Network)
+    network: NetworkOptions = section(NetworkOptions)
     rows: Rows = section(Rows)
-    tuning: FineTuning = section(FineTuning)
+    tuning: FineTuneOptions = section(FineTuneOptions)
     run: Execution = section(Execution)
-    running: Running = section(Running)
+    running: RunningOptions = section(RunningOptions)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

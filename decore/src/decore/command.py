@@ -8,7 +8,7 @@ from typing import Any
 from common.device import choose_device, set_threads
 from common.distributed import is_main, process_group
 from common.log import Log, log_to
-from common.pipeline import Outcome, Training, compress
+from common.pipeline import FineTuning, Outcome, compress
 from common.runs import describe_environment, open_stage
 from common.target import Target
 from common.trained_model import TrainedModel, open_trained_model, print_result
@@ -82,5 +82,5 @@ def prune_one(
     tensorboard = settings.tensorboard
     method = replace(METHOD, decide=partial(decide, plan=plan, policy_folder=policy_folder, tensorboard=tensorboard))
     target = None if plan.target_macs is None else Target(plan.target_macs)
-    training = Training(plan.recipe, plan.distill, tensorboard=tensorboard)
+    training = FineTuning(plan.recipe, plan.distill, tensorboard=tensorboard)
     compress(method, start, target, stage, training, latency=not settings.no_latency, details=details)

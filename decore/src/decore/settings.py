@@ -6,7 +6,16 @@ from collections.abc import Sequence
 
 from common.cli import command_line, fraction, positive_int
 from common.errors import UserError
-from common.options import Data, Network, Precision, Repeat, Run, Running, Training, train_options
+from common.options import (
+    DataOptions,
+    NetworkOptions,
+    PrecisionOptions,
+    RepeatOptions,
+    RunningOptions,
+    RunOptions,
+    TrainingOptions,
+    train_options,
+)
 from common.settings import command, option, section, settings
 from decore.plan import AUTO, INIT, PACKAGE, RECIPE, Plan, PolicyOptions
 
@@ -114,22 +123,22 @@ class PruneModel:
     tensorboard: str | None = option(None, "folder for TensorBoard", free=True)
     no_latency: bool = option(False, "do not measure latency", free=True)
     plots: bool = option(False, "draw kept channels, policies and the front of finished runs", free=True)
-    network: Network = section(Network, arch="vgg16")
-    data: Data = section(Data, dataset="cifar10")
+    network: NetworkOptions = section(NetworkOptions, arch="vgg16")
+    data: DataOptions = section(DataOptions, dataset="cifar10")
     agents: AgentTraining = section(AgentTraining)
     phases: Phases = section(Phases)
-    training: Training = section(
-        Training,
+    training: TrainingOptions = section(
+        TrainingOptions,
         epochs=RECIPE.epochs,
         batch_size=RECIPE.batch_size,
         learning_rate=RECIPE.learning_rate,
         weight_decay=RECIPE.weight_decay,
     )
     cut: Cut = section(Cut)
-    run: Run = section(Run)
-    repeat: Repeat = section(Repeat)
-    precision: Precision = section(Precision)
-    running: Running = section(Running)
+    run: RunOptions = section(RunOptions)
+    repeat: RepeatOptions = section(RepeatOptions)
+    precision: PrecisionOptions = section(PrecisionOptions)
+    running: RunningOptions = section(RunningOptions)
 
     def __post_init__(self) -> None:
         self.plans()  # raises UserError for a value out of range
@@ -184,11 +193,11 @@ class InvestigatePolicies:
     amp: bool = option(False, "automatic mixed precision (bfloat16)")
     saved_dir: str = option("runs", "folder of the run folders", free=True)
     tensorboard: str | None = option(None, "folder for TensorBoard", free=True)
-    network: Network = section(Network, arch="vgg16")
-    data: Data = section(Data, dataset="cifar10")
+    network: NetworkOptions = section(NetworkOptions, arch="vgg16")
+    data: DataOptions = section(DataOptions, dataset="cifar10")
     agents: AgentTraining = section(AgentTraining)
-    run: Run = section(Run)
-    repeat: Repeat = section(Repeat)
+    run: RunOptions = section(RunOptions)
+    repeat: RepeatOptions = section(RepeatOptions)
 
     def __post_init__(self) -> None:
         self.plan()  # raises UserError for a value out of range

@@ -14,7 +14,7 @@ from common.device import choose_device, set_threads
 from common.distributed import barrier, is_main, process_group
 from common.errors import UserError
 from common.evaluate import as_table
-from common.options import Network
+from common.options import NetworkOptions
 from common.runs import read_json
 from common.settings import subcommands
 from deep_compression.settings import (
@@ -101,7 +101,7 @@ def summary(folder: Path) -> str:
 BEFORE = {"share": "prune", "encode": "share"}
 
 
-def network_file(stage: str, network: Network, data: DataBundle, out: Path) -> Path:
+def network_file(stage: str, network: NetworkOptions, data: DataBundle, out: Path) -> Path:
     """The file to start from: --checkpoint, --weights written once as a checkpoint of ours, or the result of the stage before."""
     if network.checkpoint:
         return Path(network.checkpoint)

@@ -9,13 +9,13 @@ from common.cli import positive_int
 from common.errors import UserError
 from common.options import (
     ARCHITECTURE_NAMES,
-    Data,
-    Network,
-    Precision,
-    Repeat,
-    Run,
-    Running,
-    Training,
+    DataOptions,
+    NetworkOptions,
+    PrecisionOptions,
+    RepeatOptions,
+    RunningOptions,
+    RunOptions,
+    TrainingOptions,
     train_options,
 )
 from common.settings import REQUIRED, option, section, settings
@@ -145,10 +145,10 @@ class Encoding:
 class StageOptions:
     """Options of every stage."""
 
-    network: Network = section(Network)
-    data: Data = section(Data)
-    run: Run = section(Run)
-    repeat: Repeat = section(Repeat)
+    network: NetworkOptions = section(NetworkOptions)
+    data: DataOptions = section(DataOptions)
+    run: RunOptions = section(RunOptions)
+    repeat: RepeatOptions = section(RepeatOptions)
     out: str | None = option(None, "folder that gets a run folder for each stage; runs/DATASET/ARCH-SEED if not given")
     baseline: str | None = option(None, "dense network to compare with; the one that is compressed if not given")
     no_latency: bool = option(False, "do not measure latency")
@@ -158,9 +158,11 @@ class StageOptions:
 class TrainingStage(StageOptions):
     """Options of every stage that trains."""
 
-    precision: Precision = section(Precision)
-    training: Training = section(Training, epochs=10, batch_size=128, learning_rate=0.01, weight_decay=5e-4)
-    running: Running = section(Running)
+    precision: PrecisionOptions = section(PrecisionOptions)
+    training: TrainingOptions = section(
+        TrainingOptions, epochs=10, batch_size=128, learning_rate=0.01, weight_decay=5e-4
+    )
+    running: RunningOptions = section(RunningOptions)
     augment: bool = option(True, "crop and flip training images")
     tensorboard: str | None = option(None, "folder for TensorBoard")
 
@@ -184,7 +186,7 @@ class Prune(TrainingStage):
 class Share(TrainingStage):
     """Cluster the remaining weights of each layer and train the centroids."""
 
-    training: Training = section(Training, epochs=3, batch_size=128, learning_rate=1e-4, weight_decay=0.0)
+    training: TrainingOptions = section(TrainingOptions, epochs=3, batch_size=128, learning_rate=1e-4, weight_decay=0.0)
     sharing: Sharing = section(Sharing)
 
     def __post_init__(self) -> None:
@@ -243,8 +245,8 @@ class Evaluate:
     model: str | None = option(None, OWN_MODEL)
     json: str | None = option(None, "write the values to this file too")
     no_latency: bool = option(False, "do not measure latency")
-    data: Data = section(Data)
-    run: Run = section(Run)
+    data: DataOptions = section(DataOptions)
+    run: RunOptions = section(RunOptions)
 
 
 @settings
@@ -328,11 +330,11 @@ class Pipeline:
     no_latency: bool = option(False, "do not measure latency")
     plots: bool = option(False, "draw the figures of the original code")
     tensorboard: str | None = option(None, "folder for TensorBoard")
-    data: Data = section(Data, dataset="cifar10")
+    data: DataOptions = section(DataOptions, dataset="cifar10")
     encoding: Encoding = section(Encoding)
-    run: Run = section(Run)
-    repeat: Repeat = section(Repeat)
-    precision: Precision = section(Precision)
+    run: RunOptions = section(RunOptions)
+    repeat: RepeatOptions = section(RepeatOptions)
+    precision: PrecisionOptions = section(PrecisionOptions)
 
     def __post_init__(self) -> None:
         """Raise UserError for options that contradict one another or are out of range."""

@@ -28,7 +28,7 @@ from common.distributed import barrier, is_main
 from common.errors import UserError
 from common.formats import load_network
 from common.methods import Decision, Method
-from common.pipeline import Training
+from common.pipeline import FineTuning
 from common.runs import LOG, MODEL, STATE, Stage, read_json
 from common.target import Target
 from common.trained_model import TrainedModel, read_trained_model
@@ -81,7 +81,7 @@ def prune(
     if stage.force and is_main():
         _clear_rounds(part.folder)
     barrier()
-    method = Method("prune", partial(_pruned, plan, Training(training, tensorboard=tensorboard)), save=save)
+    method = Method("prune", partial(_pruned, plan, FineTuning(training, tensorboard=tensorboard)), save=save)
     pipeline.compress(method, start, None, part, latency=latency)
     if is_main():
         for file in part.folder.glob(f"round-*/{MODEL}"):
@@ -89,7 +89,9 @@ def prune(
     return opened(part.model_path, start)
 
 
-def _pruned(plan: PrunePlan, training: Training, start: TrainedModel, target: Target | None, stage: Stage) -> Decision:
+def _pruned(
+    plan: PrunePlan, training: FineTuning, start: TrainedModel, target: Target | None, stage: Stage
+) -> Decision:
     """All rounds that are not done yet, each in a folder of its own."""
     model, history, rows = copy.deepcopy(start.model), [], []
     for number in range(len(plan.values)):
@@ -114,7 +116,7 @@ def _pruned(plan: PrunePlan, training: Training, start: TrainedModel, target: Ta
 
 
 def _round(
-    stage: Stage, start: TrainedModel, model: nn.Module, plan: PrunePlan, number: int, training: Training
+    stage: Stage, start: TrainedModel, model: nn.Module, plan: PrunePlan, number: int, training: FineTuning
 ) -> dict[str, Any]:
     """Prune, train the remaining weights, save."""
     held = Held(model, decide(plan, number, prunable_weights(model)))
@@ -160,12 +162,14 @@ def share(
 ) -> TrainedModel:
     """Cluster the remaining weights, train the centroids, round the rest; the network with shared weights."""
     part = _part(start, stage, "share", {**asdict(plan), **asdict(training)})
-    method = Method("share", partial(_shared, plan, Training(training, tensorboard=tensorboard)), save=save)
+    method = Method("share", partial(_shared, plan, FineTuning(training, tensorboard=tensorboard)), save=save)
     pipeline.compress(method, start, None, part, latency=latency)
     return opened(part.model_path, start)
 
 
-def _shared(plan: SharePlan, training: Training, start: TrainedModel, target: Target | None, stage: Stage) -> Decision:
+def _shared(
+    plan: SharePlan, training: FineTuning, start: TrainedModel, target: Target | None, stage: Stage
+) -> Decision:
     masks = living_masks(start.model)
     model = copy.deepcopy(start.model).to(start.device)
     trained = SharedTraining(model, _clustered(model, plan, stage.seed))

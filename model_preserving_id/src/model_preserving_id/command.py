@@ -14,7 +14,7 @@ from common.device import choose_device, set_threads
 from common.factory import import_factory
 from common.log import Log
 from common.measure import Accuracy
-from common.options import Data, Network, Run
+from common.options import DataOptions, NetworkOptions, RunOptions
 from common.pipeline import Outcome, compress
 from common.runs import Stage, open_stage
 from common.settings import flat
@@ -50,7 +50,7 @@ def limits_of(pruning: Pruning) -> Limits:
     return Limits(ignored=tuple(pruning.skip), round_to=pruning.round_to)
 
 
-def trained_from_options(network: Network, chosen: Data, run: Run, **more: Any) -> TrainedModel:
+def trained_from_options(network: NetworkOptions, chosen: DataOptions, run: RunOptions, **more: Any) -> TrainedModel:
     """Network and data as the options name them; a factory's network may come without a file. more: other fields. Raises UserError."""
     more["device"] = choose_device(run.device)
     if not network.model or network.weights or network.checkpoint:

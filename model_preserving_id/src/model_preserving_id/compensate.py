@@ -27,7 +27,7 @@ from model_preserving_id.settings import COMPENSATIONS, INPUTS
 
 MEMORY = 2 * 2**30  # bytes: as long as all inputs fit, paused in both networks, each network is run once in all
 
-Network = TracedNetwork | HookedNetwork
+NetworkOptions = TracedNetwork | HookedNetwork
 Calls = Iterator[tuple[LayerCall, LayerCall]]
 
 
@@ -66,7 +66,7 @@ def compensate(
                 folded.refold(one, statistics)
 
 
-def _in_order(network: nn.Module, names: Sequence[str], example: Tensor) -> Network:
+def _in_order(network: nn.Module, names: Sequence[str], example: Tensor) -> NetworkOptions:
     """The network with a forward pass that shows the named layers in their order."""
     try:
         return TracedNetwork(network, names, example)
@@ -75,7 +75,7 @@ def _in_order(network: nn.Module, names: Sequence[str], example: Tensor) -> Netw
 
 
 def _calls_by_layer(
-    original: Network, model: Network, inputs: Sequence[Tensor], memory: int
+    original: NetworkOptions, model: NetworkOptions, inputs: Sequence[Tensor], memory: int
 ) -> Iterator[tuple[str, Calls]]:
     """(layer, its calls in the original network and in the one being pruned, batch by batch), from input to output.
 

@@ -19,7 +19,7 @@ from common.errors import UserError
 from common.factory import named_model
 from common.measure import Accuracy
 from common.methods import Decision, Method
-from common.pipeline import Outcome, Training, compress
+from common.pipeline import FineTuning, Outcome, compress
 from common.pipeline import train as train_network
 from common.runs import STATE, Stage, open_stage
 from common.settings import flat
@@ -138,7 +138,7 @@ def decide(settings: FineTune, start: TrainedModel, target: Target | None, stage
 
     teacher = start.reference.copy() if start.reference and more.distill else None
     hooks = Hooks(loss=distillation(teacher, more.distill, more.temperature), after_epoch=after_epoch)
-    training = Training(settings.recipe(), log_test=False, tensorboard=settings.tensorboard_dir)
+    training = FineTuning(settings.recipe(), log_test=False, tensorboard=settings.tensorboard_dir)
     try:
         rows = train_network(stage, start, model, training, hooks)
     finally:  # once, whether training ended or was interrupted: an epoch itself leaves STATE only

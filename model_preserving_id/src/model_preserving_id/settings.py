@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from common import cli
 from common.cli import fraction, nonnegative_int, positive_int
 from common.errors import UserError
-from common.options import Data, Network, Repeat, Run, train_options
+from common.options import DataOptions, NetworkOptions, RepeatOptions, RunOptions, train_options
 from common.settings import REQUIRED, command, option, section, settings
 from common.training.options import SCHEDULES, TrainOptions
 
@@ -89,10 +89,10 @@ class Pruning:
 class Prune:
     """Prune a trained network with the interpolative decomposition."""
 
-    network: Network = section(Network)
-    data: Data = section(Data)
-    run: Run = section(Run)
-    repeat: Repeat = section(Repeat, seed=2)
+    network: NetworkOptions = section(NetworkOptions)
+    data: DataOptions = section(DataOptions)
+    run: RunOptions = section(RunOptions)
+    repeat: RepeatOptions = section(RepeatOptions, seed=2)
     pruning: Pruning = section(Pruning)
     log_interval: int = option(
         0, "iditer: evaluate and save after every N steps", type=nonnegative_int, metavar="N", free=True
@@ -154,8 +154,8 @@ class FineTune:
     gpu: int | None = option(None, "which CUDA device to use", free=True)
     multiprocessing_distributed: bool = option(False, "one process per CUDA device", free=True)
     prune_batch_size: int | None = option(None, "accepted; calibration images are training images here")
-    repeat: Repeat = section(Repeat)
-    run: Run = section(Run)
+    repeat: RepeatOptions = section(RepeatOptions)
+    run: RunOptions = section(RunOptions)
     more: Additional = section(Additional)
 
     def __post_init__(self) -> None:

@@ -12,7 +12,7 @@ from common.distributed import barrier, is_main, process_group
 from common.errors import UserError
 from common.log import Log, log_to
 from common.methods import Decision
-from common.pipeline import Outcome, Training, compress
+from common.pipeline import FineTuning, Outcome, compress
 from common.runs import describe_environment, open_stage
 from common.settings import flat
 from common.target import Target
@@ -76,7 +76,7 @@ def prune_one(
         }
 
     method = replace(METHOD, decide=lambda start, target, stage: Decision(kept))
-    training = Training(settings.recipe(), tensorboard=settings.tensorboard)
+    training = FineTuning(settings.recipe(), tensorboard=settings.tensorboard)
     compress(method, start, None, stage, training, latency=not settings.no_latency, details=details)
     if is_main():
         save_flat_weights(stage, start, replace=not was_finished)

@@ -6,7 +6,7 @@ from typing import Any
 
 from common.cli import command_line, fraction, nonnegative_int, positive_int
 from common.errors import UserError
-from common.options import Precision, Repeat, Run, Running, train_options
+from common.options import PrecisionOptions, RepeatOptions, RunningOptions, RunOptions, train_options
 from common.settings import command, option, section, settings
 from common.training.options import TrainOptions
 
@@ -124,8 +124,8 @@ class Generate:
     decisions: Decisions = section(Decisions)
     source: Source = section(Source)
     plotting: Plots = section(Plots)
-    run: Run = section(Run)
-    repeat: Repeat = section(Repeat)
+    run: RunOptions = section(RunOptions)
+    repeat: RepeatOptions = section(RepeatOptions)
 
 
 @settings
@@ -152,10 +152,10 @@ class FineTune:
     decisions: Decisions = section(Decisions)
     source: Source = section(Source, dataset="cifar10")
     plotting: Plots = section(Plots)
-    run: Run = section(Run)
-    repeat: Repeat = section(Repeat)
-    precision: Precision = section(Precision)
-    running: Running = section(Running)
+    run: RunOptions = section(RunOptions)
+    repeat: RepeatOptions = section(RepeatOptions)
+    precision: PrecisionOptions = section(PrecisionOptions)
+    running: RunningOptions = section(RunningOptions)
 
     def __post_init__(self) -> None:
         self.recipe()  # raises UserError for a value out of range

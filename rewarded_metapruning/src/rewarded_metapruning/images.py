@@ -9,11 +9,11 @@ from common.errors import UserError
 from common.factory import import_factory
 from common.models import find_architecture
 from rewarded_metapruning.custom_network import own_space
-from rewarded_metapruning.settings import DATA_DIR, HOLDOUT_SEED, Data, is_own
+from rewarded_metapruning.settings import DATA_DIR, HOLDOUT_SEED, DataOptions, is_own
 from rewarded_metapruning.space import SearchSpace, find_space
 
 
-def load_images(settings: Data) -> DataBundle:
+def load_images(settings: DataOptions) -> DataBundle:
     """The data set of the options; with --pictures a stratified part of its training images."""
     root = settings.dataset_dir
     if root == DATA_DIR and settings.dataset != "imagenet":

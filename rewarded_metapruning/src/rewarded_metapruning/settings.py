@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from common import cli, options
 from common.cli import fraction, nonnegative_int, positive_int
 from common.errors import UserError
-from common.options import Repeat, Run, Running, train_options
+from common.options import RepeatOptions, RunningOptions, RunOptions, train_options
 from common.settings import flat, option, parse, section, settings
 from common.training.options import TrainOptions
 from rewarded_metapruning.recipes import SMALL, SearchSettings, quarters, recipe_of
@@ -45,7 +45,7 @@ VECTOR = "14,14,... or [14, 14, ...] or published or unpruned"
 
 
 @settings
-class Network:
+class NetworkOptions:
     """Network."""
 
     arch: str = option("resnet50", f"one of {', '.join(KNOWN_NETWORKS)}")
@@ -60,7 +60,7 @@ class Network:
 
 
 @settings
-class Data(options.Data):
+class DataOptions(options.DataOptions):
     """Data."""
 
     dataset_dir: str | None = option(None, "folder of the data set; digits needs none", "--dataset-dir", "--data")
@@ -73,14 +73,14 @@ class Data(options.Data):
 
 
 @settings
-class Precision:
+class PrecisionOptions:
     """Precision."""
 
     amp: bool = option(False, "automatic mixed precision (bfloat16)")
 
 
 @settings
-class Training(options.Training):
+class TrainingOptions(options.TrainingOptions):
     """Training."""
 
     label_smoothing: float = option(0.0, "label smoothing", "--label-smoothing", "--label-smooth")
@@ -111,14 +111,14 @@ def net_cache_option(help: str) -> Any:
 class TrainingStage:
     """A stage that trains."""
 
-    network: Network = section(Network)
-    data: Data = section(Data)
+    network: NetworkOptions = section(NetworkOptions)
+    data: DataOptions = section(DataOptions)
     scales: list[int] | None = scales_option("all")
-    run: Run = section(Run)
-    repeat: Repeat = section(Repeat)
-    precision: Precision = section(Precision)
-    training: Training = section(Training)
-    running: Running = section(Running)
+    run: RunOptions = section(RunOptions)
+    repeat: RepeatOptions = section(RepeatOptions)
+    precision: PrecisionOptions = section(PrecisionOptions)
+    training: TrainingOptions = section(TrainingOptions)
+    running: RunningOptions = section(RunningOptions)
     tensorboard: str | None = tensorboard_option()
 
     def __post_init__(self) -> None:
@@ -202,13 +202,13 @@ class Searching:
 class Search:
     """Stage 2: search by reward."""
 
-    network: Network = section(Network)
-    data: Data = section(Data)
+    network: NetworkOptions = section(NetworkOptions)
+    data: DataOptions = section(DataOptions)
     holdout: float = holdout_option()
     scales: list[int] | None = scales_option("those that the PruningNet was trained on")
-    run: Run = section(Run)
-    repeat: Repeat = section(Repeat)
-    precision: Precision = section(Precision)
+    run: RunOptions = section(RunOptions)
+    repeat: RepeatOptions = section(RepeatOptions)
+    precision: PrecisionOptions = section(PrecisionOptions)
     searching: Searching = section(Searching)
 
     def __post_init__(self) -> None:
@@ -255,7 +255,7 @@ class Evaluate(TrainingStage):
     """Stage 3: train a chosen network."""
 
     scales: list[int] | None = scales_option("those of the search file; all with --nev")
-    precision: options.Precision = section(options.Precision)  # type: ignore[assignment]  # --compile, too
+    precision: options.PrecisionOptions = section(options.PrecisionOptions)  # type: ignore[assignment]  # --compile, too
     vector: Vector = section(Vector)
     save: str = option(FINAL, "folder of the run folders", free=True)
 
@@ -269,7 +269,7 @@ class Evaluate(TrainingStage):
 class Cost:
     """Widths, MACs and parameters of an encoding vector."""
 
-    network: Network = section(Network)
+    network: NetworkOptions = section(NetworkOptions)
     input_shape: list[int] | None = option(
         None, "of one image; the network's own", nargs=3, type=positive_int, metavar=("C", "H", "W")
     )
@@ -380,7 +380,7 @@ def recorded(values: Any, *left_out: str, **changed: Any) -> dict[str, Any]:
 
 def _recipe_defaults(recipe: TrainOptions) -> dict[str, Any]:
     """Defaults of the training options; milestones follow the number of epochs, which may be given."""
-    names = {field.name for field in fields(Training)} - {"milestones"}
+    names = {field.name for field in fields(TrainingOptions)} - {"milestones"}
     return {field.name: getattr(recipe, field.name) for field in fields(recipe) if field.name in names}
 
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from common.cli import positive_int
 from common.errors import UserError
-from common.options import Network
+from common.options import NetworkOptions
 from common.settings import command, option, section, settings
 
 
@@ -13,7 +13,7 @@ from common.settings import command, option, section, settings
 class Channels:
     """Print which channels can only be removed together."""
 
-    network: Network = section(Network)
+    network: NetworkOptions = section(NetworkOptions)
     input_shape: list[int] | None = option(None, "of one picture", type=positive_int, nargs=3, metavar=("C", "H", "W"))
 
 

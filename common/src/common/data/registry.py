@@ -25,7 +25,7 @@ from common.downloads import ITEMS, default_root
 from common.errors import UserError
 
 if TYPE_CHECKING:
-    from common.options import Data
+    from common.options import DataOptions
 
 MEMORY_PIXELS = 64  # pictures up to this many pixels a side, all of one size ...
 MEMORY_BYTES = 2 * 1024**3  # ... and up to this many bytes together are held in memory
@@ -79,7 +79,7 @@ def load_dataset(name: str, root: str | os.PathLike | None = None, normalize: st
     return bundle.with_normalization(mean, std)
 
 
-def load_data(settings: "Data") -> DataBundle:
+def load_data(settings: "DataOptions") -> DataBundle:
     """The data set that a command's options name."""
     return load_dataset(settings.dataset, settings.dataset_dir, normalize=settings.normalize)
 

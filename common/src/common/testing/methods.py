@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from common.methods import Method
-from common.pipeline import Training, compress
+from common.pipeline import FineTuning, compress
 from common.runs import open_stage
 from common.target import Target
 from common.trained_model import TrainedModel
@@ -28,7 +28,7 @@ def run_method(
     recipe = recipe or TrainOptions(epochs=0)
     options = {"target": fraction, "arch": start.arch}
     stage = open_stage(folder, "test", options, fingerprint=start.data.fingerprint, log=_silent, recipe=recipe, **more)
-    training = Training(recipe, log_test=False) if finetune else None
+    training = FineTuning(recipe, log_test=False) if finetune else None
     return compress(method, start, Target(fraction, method.axis), stage, training, latency=False)
 
 

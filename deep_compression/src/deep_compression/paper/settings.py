@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from common.cli import fraction, positive_int
-from common.options import Data, Repeat, Run
+from common.options import DataOptions, RepeatOptions, RunOptions
 from common.settings import REQUIRED, option, section, settings
 
 if TYPE_CHECKING:
@@ -31,9 +31,9 @@ class Mnist:
         None, "folder of choice-ARCH.json: settings of the row lossless other than the built-in ones"
     )
     epochs_factor: float = option(1.0, "multiplies all numbers of epochs, for a quick look")
-    data: Data = section(Data, dataset="mnist")
-    run: Run = section(Run)
-    repeat: Repeat = section(Repeat)
+    data: DataOptions = section(DataOptions, dataset="mnist")
+    run: RunOptions = section(RunOptions)
+    repeat: RepeatOptions = section(RepeatOptions)
 
 
 @settings
@@ -44,9 +44,9 @@ class Choose:
     no_lossless: bool = option(False, "leave the row lossless, most of the time, out")
     out: str = option("runs/choice", "folder of the run folders")
     results: str | None = option(None, "folder for one JSON file per network; none if not given")
-    data: Data = section(Data, dataset="mnist")
-    run: Run = section(Run)
-    repeat: Repeat = section(Repeat)
+    data: DataOptions = section(DataOptions, dataset="mnist")
+    run: RunOptions = section(RunOptions)
+    repeat: RepeatOptions = section(RepeatOptions)
 
 
 @settings
@@ -64,9 +64,9 @@ class Cifar10:
     out: str = option("runs/cifar10", "folder of the run folders")
     results: str | None = option(None, "folder for one JSON file per network; none if not given")
     amp: bool = option(False, "automatic mixed precision (bfloat16)")
-    data: Data = section(Data, dataset="cifar10")
-    run: Run = section(Run)
-    repeat: Repeat = section(Repeat)
+    data: DataOptions = section(DataOptions, dataset="cifar10")
+    run: RunOptions = section(RunOptions)
+    repeat: RepeatOptions = section(RepeatOptions)
 
     def __post_init__(self) -> None:
         for bits in self.bits:

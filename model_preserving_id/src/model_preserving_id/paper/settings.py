@@ -4,7 +4,7 @@ from pathlib import Path
 
 from common.cli import fraction, nonnegative_int, positive_int
 from common.errors import UserError
-from common.options import Data, Network, Run
+from common.options import DataOptions, NetworkOptions, RunOptions
 from common.settings import REQUIRED, option, section, settings
 from model_preserving_id.settings import STREAMS
 
@@ -26,8 +26,8 @@ class Wide:
     """Error and accuracy against the width of a hidden layer."""
 
     checkpoint: str = option(REQUIRED, "a trained network with one hidden layer (fc4096)")
-    data: Data = section(Data, dataset="mnist")
-    run: Run = section(Run)
+    data: DataOptions = section(DataOptions, dataset="mnist")
+    run: RunOptions = section(RunOptions)
     seed: int = option(2, "seed of everything that is drawn", type=nonnegative_int)
     prune_batch_size: int = option(10_000, "training images to prune with", type=positive_int)
     widths: list[int] | None = option(None, "k; a grid of 30 if not given", type=positive_int)
@@ -38,9 +38,9 @@ class Wide:
 class MissingClass:
     """Prune without a class."""
 
-    network: Network = section(Network)
-    data: Data = section(Data)
-    run: Run = section(Run)
+    network: NetworkOptions = section(NetworkOptions)
+    data: DataOptions = section(DataOptions)
+    run: RunOptions = section(RunOptions)
     seed: int = option(4, "seed of everything that is drawn", type=nonnegative_int)
     without_class: int = option(0, "the class that no calibration image shows")
     prune_batch_size: int = option(1000, "calibration images before its images are removed", type=positive_int)
@@ -55,9 +55,9 @@ class MissingClass:
 class Ratios:
     """Compare ID with PCA, LRank and norms."""
 
-    network: Network = section(Network)
-    data: Data = section(Data)
-    run: Run = section(Run)
+    network: NetworkOptions = section(NetworkOptions)
+    data: DataOptions = section(DataOptions)
+    run: RunOptions = section(RunOptions)
     seed: int = option(2, "seed of everything that is drawn", type=nonnegative_int)
     ratios: list[float] = option(list(RATIOS), "fractions of the parameters to keep", type=fraction)
     methods: list[str] = option(list(RATIO_LABELS), "which rows", choices=tuple(RATIO_LABELS))
@@ -70,7 +70,7 @@ class Ratios:
 class Volume:
     """Prune a three-dimensional network."""
 
-    run: Run = section(Run)
+    run: RunOptions = section(RunOptions)
     seed: int = option(3, "seed of everything that is drawn", type=nonnegative_int)
     lba: str | None = option(None, "ATOM3D's LBA files; a generated set if not given", metavar="FOLDER")
     grid: int = option(17, "voxels along an edge, 17 or more", type=positive_int)

@@ -4,12 +4,12 @@ from pathlib import Path
 
 from common.cli import fraction, positive_int
 from common.errors import UserError
-from common.options import Run
+from common.options import RunOptions
 from common.settings import option, section, settings
 from common.training.options import OPTIMIZERS
 from rewarded_metapruning.recipes import SMALL
 from rewarded_metapruning.scale import ALL_SCALES
-from rewarded_metapruning.settings import Data, Precision, scale_limits
+from rewarded_metapruning.settings import DataOptions, PrecisionOptions, scale_limits
 
 HOME = Path(__file__).resolve().parents[3]  # the package's folder in a checkout
 
@@ -19,9 +19,9 @@ class SmallScale:
     """Searched against random vectors."""
 
     arch: str = option("resnet-small", "the network")
-    data: Data = section(Data, dataset="cifar10", pictures=10_000)
-    run: Run = section(Run)
-    precision: Precision = section(Precision)
+    data: DataOptions = section(DataOptions, dataset="cifar10", pictures=10_000)
+    run: RunOptions = section(RunOptions)
+    precision: PrecisionOptions = section(PrecisionOptions)
     force: bool = option(False, "start again where a result or another run is found")
     seeds: list[int] = option([0, 1, 2, 3, 4], "seeds of everything that is drawn: one result each")
     target_macs: float = option(0.5, "fraction of the unpruned MACs", type=fraction)
