@@ -1,4 +1,4 @@
-"""Stage 2, search for the best vectors; see README.md."""
+"""Search for the best vectors (stage 2); see README.md."""
 
 import sys
 

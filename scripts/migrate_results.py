@@ -34,7 +34,14 @@ MODULES: dict[str, dict[str, str]] = {
         )
     },
     "redundancy_graph": {"tables": "paper.tables"},
-    "rewarded_metapruning": {name: f"paper.{name}" for name in ("diagrams", "small_scale", "tables")},
+    "rewarded_metapruning": {
+        "diagrams": "paper.diagrams",
+        "evaluate": "train_chosen",
+        "paper.small_scale": "paper.search_vs_random",
+        "small_scale": "paper.search_vs_random",
+        "tables": "paper.tables",
+        "train": "train_pruning_net",
+    },
 }
 # {package: {option: its name today}}; in configurations without the dashes
 OPTIONS: dict[str, dict[str, str]] = {
@@ -44,7 +51,11 @@ OPTIONS: dict[str, dict[str, str]] = {
     "deep_compression": {},
     "model_preserving_id": {},
     "redundancy_graph": {},
-    "rewarded_metapruning": {},
+    "rewarded_metapruning": {
+        "--beside": "--also-train",
+        "--pictures": "--train-images",
+        "--scales": "--scale-range",
+    },
 }
 # {package: {option as it is called today: {value: its name today}}}
 VALUES: dict[str, dict[str, dict[str, str]]] = {
@@ -64,7 +75,12 @@ KEYS: dict[str, dict[str, str]] = {
     "deep_compression": {},
     "model_preserving_id": {},
     "redundancy_graph": {},
-    "rewarded_metapruning": {},
+    "rewarded_metapruning": {
+        "claimed": "published",
+        "judged_top1": "candidate_top1",
+        "pictures": "train_images",
+        "scales": "scale_range",
+    },
 }
 SCRIPT = re.compile(r"(?:.*/)?(\w+\.(?:py|sh))")
 

@@ -1,8 +1,8 @@
-"""Candidates per second: ours against the original's way; and two processes of one thread against one such process.
+"""Compare the speed of evaluating candidates with the original code's loop, and of two processes with one.
 
-The peer is written from the description of the original's search: it builds the pruning network anew for every candidate, resets
-its norms, generates all weights again for every batch, recalibrates and validates through a DataLoader that reads and augments one
-picture at a time. Both sides evaluate the same vectors with the same generated weights on the same pictures, one thread each.
+The original loop is rewritten from its description: for every candidate, it rebuilds the PruningNet, resets its batch norms,
+generates all weights again for every batch, and recalibrates and validates through a DataLoader that loads and augments one image
+at a time. Both sides evaluate the same vectors with the same generated weights on the same images, with one thread each.
 
     python benchmarks/search_speed.py                          resnet-small, digits, about three minutes on two free cores
     python benchmarks/search_speed.py --json results/speed-search.json
@@ -22,15 +22,16 @@ from common.data import DataBundle, MemoryImages, load_dataset
 from common.device import set_threads
 from common.reporting.benchmark import BenchmarkValue, write_benchmark
 from rewarded_metapruning.evaluator import CandidateEvaluator
-from rewarded_metapruning.pruning_net import PruningNet, draw
+from rewarded_metapruning.pruning_net import PruningNet, sample_nev
 from rewarded_metapruning.space import NEV, SearchSpace, find_space
 
 FLOOR, PARALLEL_FLOOR = 2.0, 1.6
+OURS, ORIGINAL = "this repository", "original code's loop"
 BATCHES, BATCH_SIZE = 8, 125
 
 
-class Pictures(Dataset):
-    """One picture at a time, as torchvision's data sets give them."""
+class SingleImages(Dataset):
+    """Images that are loaded one at a time, as in torchvision's data sets."""
 
     def __init__(self, images: MemoryImages, augment: bool) -> None:
         self.images = images.images.permute(0, 2, 3, 1).numpy()
@@ -49,8 +50,8 @@ class Pictures(Dataset):
         return self.transform(np.ascontiguousarray(self.images[index])), self.labels[index]
 
 
-def original(space: SearchSpace, weights: dict, train: Pictures, held: Pictures, nev: NEV) -> float:
-    """Top-1 in percent of one candidate, the original's way."""
+def evaluate_as_original(space: SearchSpace, weights: dict, train: SingleImages, held: SingleImages, nev: NEV) -> float:
+    """Return the top-1 of one candidate in percent, evaluated as in the original code."""
     net = PruningNet(space)
     net.load_state_dict(weights)
     for table in net.norms.values():
@@ -64,13 +65,14 @@ def original(space: SearchSpace, weights: dict, train: Pictures, held: Pictures,
                 break
             net(images, nev)
         net.eval()
-        right = 0
+        correct = 0
         for images, labels in DataLoader(held, BATCH_SIZE):
-            right += int((net(images, nev).argmax(1) == labels).sum())
-    return 100 * right / len(held)
+            correct += int((net(images, nev).argmax(1) == labels).sum())
+    return 100 * correct / len(held)
 
 
-def make(arch: str, seed: int = 0) -> tuple[SearchSpace, PruningNet, DataBundle]:
+def prepare(arch: str, seed: int = 0) -> tuple[SearchSpace, PruningNet, DataBundle]:
+    """Create the search space, an untrained PruningNet and the digits with a held-out part."""
     data = load_dataset("digits").holdout(0.2)
     space = find_space(arch, data.num_classes, data.input_shape)
     torch.manual_seed(seed)
@@ -78,20 +80,20 @@ def make(arch: str, seed: int = 0) -> tuple[SearchSpace, PruningNet, DataBundle]
 
 
 def worker(arch: str, count: int, ready, go, done) -> None:
-    """One of several processes of one thread: evaluates its share when all are ready."""
+    """Evaluate ``count`` candidates in a process of one thread, when all processes are ready."""
     torch.set_num_threads(1)
-    space, net, data = make(arch)
+    space, net, data = prepare(arch)
     evaluator = CandidateEvaluator(net, data.train, data.test, batches=BATCHES, batch_size=BATCH_SIZE)
-    evaluator(draw(space, (0,)))
+    evaluator(sample_nev(space, (0,)))
     ready.put(None)
     go.wait()
     for i in range(count):
-        evaluator(draw(space, (1, i)))
+        evaluator(sample_nev(space, (1, i)))
     done.put(None)
 
 
 def parallel_seconds(arch: str, processes: int, count: int) -> float:
-    """Seconds in which so many processes evaluate ``count`` candidates, started and warm before the clock runs."""
+    """Measure the seconds in which ``processes`` processes evaluate ``count`` candidates, without start-up and warm-up."""
     context = multiprocessing.get_context("spawn")
     ready, done, go = context.Queue(), context.Queue(), context.Event()
     children = [
@@ -115,27 +117,31 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--arch", default="resnet-small")
     parser.add_argument("--repeats", type=int, default=7)
-    parser.add_argument("--candidates", type=int, default=24, help="candidates of a timing of processes")
-    parser.add_argument("--skip-processes", action="store_true", help="only ours against the original's way")
-    parser.add_argument("--json", default=None, help="write the figures to this file too")
+    parser.add_argument("--candidates", type=int, default=24, help="candidates per timing of one and two processes")
+    parser.add_argument("--skip-processes", action="store_true", help="skip the comparison of two processes with one")
+    parser.add_argument("--json", default=None, help="JSON file to write the results to")
     args = parser.parse_args()
     set_threads(1)
-    space, net, data = make(args.arch)
+    space, net, data = prepare(args.arch)
     weights = net.state_dict()
     evaluator = CandidateEvaluator(net, data.train, data.test, batches=BATCHES, batch_size=BATCH_SIZE)
-    train, held = Pictures(data.train, True), Pictures(data.test, False)
-    evaluator(space.unpruned)
-    original(space, weights, train, held, space.unpruned)
-    seconds: dict[str, list[float]] = {"ours": [], "original's way": []}
+    train, held = SingleImages(data.train, True), SingleImages(data.test, False)
+    functions = {
+        OURS: evaluator,
+        ORIGINAL: lambda nev: evaluate_as_original(space, weights, train, held, nev),
+    }
+    for evaluate in functions.values():
+        evaluate(space.unpruned)
+    seconds: dict[str, list[float]] = {name: [] for name in functions}
     for i in range(args.repeats):
-        nev = draw(space, (2, i))
-        for name, side in (("ours", evaluator), ("original's way", lambda n: original(space, weights, train, held, n))):
+        nev = sample_nev(space, (2, i))
+        for name, evaluate in functions.items():
             start = time.perf_counter()
-            side(nev)
+            evaluate(nev)
             seconds[name].append(time.perf_counter() - start)
-    what = f"a candidate, {args.arch}, {BATCHES * BATCH_SIZE} + {len(held)} pictures"
-    value = statistics.median(seconds["original's way"]) / statistics.median(seconds["ours"])
-    ratios = [BenchmarkValue(what, "the original's loop, rewritten", value, FLOOR)]
+    what = f"one candidate, {args.arch}, {BATCHES * BATCH_SIZE} + {len(held)} images"
+    value = statistics.median(seconds[ORIGINAL]) / statistics.median(seconds[OURS])
+    ratios = [BenchmarkValue(what, "original code's loop, rewritten", value, FLOOR)]
     if not args.skip_processes:
         for _ in range(args.repeats):
             for processes, name in ((1, "one process"), (2, "two processes")):
@@ -143,7 +149,10 @@ def main() -> None:
         value = statistics.median(seconds["one process"]) / statistics.median(seconds["two processes"])
         ratios.append(
             BenchmarkValue(
-                f"{args.candidates} candidates, two processes of one thread", "one such process", value, PARALLEL_FLOOR
+                f"{args.candidates} candidates, two processes of one thread",
+                "one process of one thread",
+                value,
+                PARALLEL_FLOOR,
             )
         )
     for name, series in seconds.items():

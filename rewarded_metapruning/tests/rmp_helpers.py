@@ -1,4 +1,4 @@
-"""Small networks and pictures that several test files use."""
+"""Small networks and images for several test files."""
 
 from pathlib import Path
 
@@ -7,11 +7,9 @@ from torch import nn
 
 from common import testing
 from common.data import DataBundle
-from common.testing import noise, noise_bundle
+from common.testing import noise_bundle
 from rewarded_metapruning.pruning_net import PruningNet
 from rewarded_metapruning.space import SearchSpace, find_space
-
-pictures = noise
 
 
 def bundle(train: int = 80, test: int = 40) -> DataBundle:
@@ -19,7 +17,7 @@ def bundle(train: int = 80, test: int = 40) -> DataBundle:
 
 
 def pruning_net(arch: str = "resnet-small", seed: int = 0) -> PruningNet:
-    """A PruningNet with random weights and random running statistics, in eval mode."""
+    """Create a PruningNet with random weights and random running statistics, in eval mode."""
     torch.manual_seed(seed)
     net = PruningNet(find_space(arch))
     for table in net.norms.values():
@@ -33,5 +31,5 @@ def small_space() -> SearchSpace:
 
 
 def write_image_folder(root: Path) -> Path:
-    """40 pictures to train on and 20 to test on, 16x16, of two classes."""
+    """Write 40 training and 20 test images of 16x16 pixels in two classes."""
     return testing.write_image_folder(root, train=20, test=10, size=16)

@@ -1,4 +1,4 @@
-"""Costs, to the unit of the published figures; closed form against what is counted on built networks."""
+"""Costs: published values, and closed form against counting on built networks."""
 
 import subprocess
 import sys
@@ -15,18 +15,18 @@ from common.models import create_model
 from rewarded_metapruning import create_pruned, network_cost
 from rewarded_metapruning.closed_form import space_cost
 from rewarded_metapruning.cost import main
-from rewarded_metapruning.pruning_net import draw
+from rewarded_metapruning.pruning_net import sample_nev
+from rewarded_metapruning.published_vectors import PUBLISHED
 from rewarded_metapruning.scale import SCALES, scale, width
 from rewarded_metapruning.settings import CONV_LINEAR, MILLION, PAPER
 from rewarded_metapruning.space import find_space, parse_nev
-from rewarded_metapruning.vectors import PUBLISHED
 
 RESNET50, MOBILENET1, MOBILENET2 = (PUBLISHED[arch].nev for arch in ("resnet50", "mobilenetv1", "mobilenetv2"))
 METAPRUNING_V1 = (28, 18, 10, 23, 23, 22, 22, 13, 17, 28, 17, 25, 29)
 SMALL = ("resnet-small", "mobilenetv1-small", "mobilenetv2-small", "resnet20", "vgg16")
 
-# (network, vector, rotated, by the paper's rule, convolutions and linear layers)
-FIGURES = [
+# (network, vector, rotated, MACs by the paper's rule, MACs of convolutions and linear layers)
+COSTS = [
     ("resnet50", (30,) * 20, False, 4111.714, 4089.184),
     ("resnet50", RESNET50, False, 1950.243, 1936.293),
     (
@@ -57,8 +57,8 @@ FIGURES = [
 ]
 
 
-@pytest.mark.parametrize(("arch", "nev", "rotated", "paper", "macs"), FIGURES)
-def test_published_costs_to_the_unit(arch, nev, rotated, paper, macs):
+@pytest.mark.parametrize(("arch", "nev", "rotated", "paper", "macs"), COSTS)
+def test_network_cost_matches_published(arch, nev, rotated, paper, macs):
     assert network_cost(arch, nev, rotated=rotated) == pytest.approx(paper, abs=6e-4)
     assert network_cost(arch, nev, "rewarded_metapruning", rotated) == network_cost(arch, nev, "paper", rotated)
     assert network_cost(arch, nev, "conv_linear", rotated) == pytest.approx(macs, abs=6e-4)
@@ -73,7 +73,7 @@ def test_published_costs_to_the_unit(arch, nev, rotated, paper, macs):
         ("mobilenetv2", 3.012, False),
     ],
 )
-def test_built_networks_have_the_published_params_and_cost(arch, params, rotated):
+def test_built_network_matches_published_params_and_cost(arch, params, rotated):
     nev = PUBLISHED[arch].nev
     model = create_pruned(arch, nev, rotated=rotated)
     counted = count_cost(model, (3, 224, 224), PAPER)
@@ -81,7 +81,7 @@ def test_built_networks_have_the_published_params_and_cost(arch, params, rotated
     assert counted.macs / MILLION == network_cost(arch, nev, rotated=rotated)
 
 
-def test_published_widths():
+def test_widths_match_published():
     resnet = find_space("resnet50").widths(RESNET50)
     assert resnet[:4] == (33, 133, 296, 778)
     assert resnet[4:] == (46, 48, 44, 85, 74, 97, 74, 179, 194, 117, 217, 163, 140, 373, 373, 373)
@@ -122,11 +122,11 @@ def test_published_widths():
         981,
     )
     rotated = create_pruned("mobilenetv1", MOBILENET1, rotated=True)
-    made = [rotated.conv.out_channels, *(block.pointwise.out_channels for block in rotated.blocks)]
-    assert made == [22, 42, 93, 39, 133, 186, 250, 419, 343, 389, 481, 404, 778, 1024]
+    widths = [rotated.conv.out_channels, *(block.pointwise.out_channels for block in rotated.blocks)]
+    assert widths == [22, 42, 93, 39, 133, 186, 250, 419, 343, 389, 481, 404, 778, 1024]
 
 
-def test_scale_table():
+def test_scale_table_matches_formula():
     table = [scale(index) for index in range(SCALES)]
     assert (SCALES, table[0], table[-1]) == (31, 0.10, 1.00)
     assert np.allclose(np.diff(table), 0.03)
@@ -138,12 +138,12 @@ def test_scale_table():
 
 
 @pytest.mark.parametrize("arch", SMALL)
-def test_closed_form_equals_counted(arch):
+def test_closed_form_equals_count(arch):
     space = find_space(arch)
     cost = space_cost(space)
     assert cost.macs([space.unpruned], CONV_LINEAR)[0] == count_cost(create_model(arch), space.shape).macs
     for seed in range(3):
-        nev = draw(space, (seed,))
+        nev = sample_nev(space, (seed,))
         model = space.build(nev)
         for rule in (PAPER, CONV_LINEAR):
             assert cost.macs([nev], rule)[0] == count_cost(model, space.shape, rule).macs
@@ -151,15 +151,15 @@ def test_closed_form_equals_counted(arch):
 
 
 @pytest.mark.parametrize("arch", ("resnet50", "mobilenetv1", "mobilenetv2"))
-def test_closed_form_equals_counted_at_imagenet_widths(arch):
+def test_closed_form_equals_count_at_imagenet_widths(arch):
     space = find_space(arch)
-    nev = draw(space, (7,))
+    nev = sample_nev(space, (7,))
     counted = count_cost(create_pruned(arch, nev), (3, 224, 224), PAPER)
     assert (network_cost(arch, nev), space_cost(space).params([nev])[0]) == (counted.macs / MILLION, counted.params)
 
 
 @pytest.mark.parametrize("arch", ("resnet50", "mobilenetv2", "mobilenetv1", "resnet20"))
-def test_costs_grow_with_every_gene(arch):
+def test_cost_increases_with_every_gene(arch):
     space = find_space(arch)
     cost = space_cost(space)
     base = np.full((1, len(space.genes)), 12)
@@ -170,7 +170,7 @@ def test_costs_grow_with_every_gene(arch):
             assert cost.macs_of_genes(wider, rule)[0] > cost.macs_of_genes(base, rule)[0]
 
 
-def test_other_rules_are_counted_on_the_network():
+def test_other_rules_count_built_network():
     nev = (20,) * 7
     expected = count_cost(create_pruned("resnet-small", nev), (3, 32, 32), "decore_seed").macs / MILLION
     assert network_cost("resnet-small", nev, "decore_seed") == expected
@@ -178,31 +178,31 @@ def test_other_rules_are_counted_on_the_network():
         network_cost("resnet-small", nev, "flops")
 
 
-def test_lengths_and_ties():
+def test_vector_lengths_and_coupled_entries():
     assert [find_space(arch).length for arch in ("resnet50", "mobilenetv1", "mobilenetv2")] == [20, 13, 35]
     space = find_space("mobilenetv2")
     assert len(space.genes) == 25
-    assert space.nev_of(space.genes_of(MOBILENET2)) == MOBILENET2
+    assert space.nev_from_indices(space.scale_indices(MOBILENET2)) == MOBILENET2
     assert [find_space(arch).length for arch in ("resnet20", "resnet56", "vgg16")] == [12, 30, 14]
 
 
 @pytest.mark.parametrize(
-    ("nev", "words"),
+    ("nev", "message"),
     [
-        ((14,) * 19, "20 entries, this one has 19"),
-        ((31,) + (3,) * 19, "entry 0 of the vector is 31; entries are 0 to 30"),
-        ((3,) * 19 + (-1,), "entry 19 of the vector is -1"),
+        ((14,) * 19, "requires 20 entries, this one has 19"),
+        ((31,) + (3,) * 19, "entry 0 is 31; entries must be 0 to 30"),
+        ((3,) * 19 + (-1,), "entry 19 is -1"),
     ],
 )
-def test_bad_vectors_are_refused_with_the_reason(nev, words):
-    with pytest.raises(UserError, match=words):
+def test_invalid_vector_raises(nev, message):
+    with pytest.raises(UserError, match=message):
         network_cost("resnet50", nev)
 
 
-def test_untied_stage_and_wrong_rotation_are_refused():
-    with pytest.raises(UserError, match="entries 2 to 3 of the vector are one width.*16, 17"):
+def test_unequal_coupled_entries_and_unsupported_rotation_raise():
+    with pytest.raises(UserError, match="entries 2 to 3 are 16, 17; they set the same width"):
         create_pruned("mobilenetv2", (*MOBILENET2[:3], 17, *MOBILENET2[4:]))
-    with pytest.raises(UserError, match="rotated vectors are those of mobilenetv1"):
+    with pytest.raises(UserError, match="rotated vectors exist for mobilenetv1 only"):
         network_cost("resnet50", RESNET50, rotated=True)
 
 
@@ -219,38 +219,38 @@ def test_untied_stage_and_wrong_rotation_are_refused():
         "network_encoding_vector=[14,14,16]",
     ],
 )
-def test_vectors_are_read_as_people_write_them(text):
+def test_parse_nev_accepts_usual_notations(text):
     assert parse_nev(text) == (14, 14, 16)
 
 
 @pytest.mark.parametrize("text", ["", "14,x", "__import__('os')", "14,,16", "1.5,2", "[14, 14", "lambda: 3"])
-def test_what_is_no_vector_is_refused(text):
+def test_parse_nev_rejects_other_text(text):
     if text == "[14, 14":
         assert parse_nev(text) == (14, 14)
         return
-    with pytest.raises(UserError, match="is no encoding vector"):
+    with pytest.raises(UserError, match="is not an encoding vector"):
         parse_nev(text)
 
 
 @pytest.mark.parametrize("arch", ("lenet5", "densenet40"))
-def test_networks_without_leading_channels_are_refused(arch):
+def test_unsupported_network_raises(arch):
     with pytest.raises(UserError, match="leading channels do not make a pruned network"):
         find_space(arch)
 
 
 @pytest.mark.parametrize("arch", SMALL)
-def test_pruned_networks_are_saved_and_loaded_like_all_others(arch, tmp_path):
+def test_saved_pruned_network_loads(arch, tmp_path):
     space = find_space(arch)
-    nev = draw(space, (3,))
+    nev = sample_nev(space, (3,))
     model = create_pruned(arch, nev, 7).eval()
     save_model(tmp_path / "m.safetensors", model)
-    again = load_model(tmp_path / "m.safetensors")
+    loaded = load_model(tmp_path / "m.safetensors")
     images = torch.randn(2, *space.shape)
-    assert torch.equal(model(images), again(images))
-    assert again.architecture["arch"] == arch and again(images).shape == (2, 7)
+    assert torch.equal(model(images), loaded(images))
+    assert loaded.architecture["arch"] == arch and loaded(images).shape == (2, 7)
 
 
-def test_a_network_of_one_channel_survives_saving(tmp_path):
+def test_saved_single_channel_network_loads(tmp_path):
     model = create_pruned("mobilenetv2-small", (0,) * 11).eval()
     assert min(m.out_channels for m in model.modules() if isinstance(m, torch.nn.Conv2d)) == 1
     save_model(tmp_path / "m.safetensors", model)
@@ -259,8 +259,8 @@ def test_a_network_of_one_channel_survives_saving(tmp_path):
     )
 
 
-def test_default_initialisation_is_that_of_torch():
-    """The paper trains the chosen network from torch's own start, whose scale follows from the pruned widths."""
+def test_initialization_is_torch_default():
+    """The paper trains the chosen network from torch's default initialization, which depends on the pruned widths."""
     torch.manual_seed(0)
     model = create_pruned("resnet-small", (0,) * 7)
     for module in model.modules():
@@ -280,8 +280,8 @@ def test_command_prints_widths_and_costs(capsys, tmp_path):
     assert "295.343 M" in capsys.readouterr().out
 
 
-def test_importing_the_package_leaves_its_command_alone():
-    """Else ``python -m rewarded_metapruning.cost`` would begin with a warning; and rewards do not want torch."""
+def test_package_import_is_lazy():
+    """``python -m rewarded_metapruning.cost`` prints no runpy warning, and importing the reward does not import torch."""
     code = "import sys, rewarded_metapruning; print([m for m in ('rewarded_metapruning.cost', 'rewarded_metapruning.closed_form', 'torch') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"

@@ -1,4 +1,7 @@
-"""Two gloo processes train one's PruningNet: the whole batch without norms, the two half-batches in turn with them."""
+"""Two gloo processes train the same PruningNet as one process.
+
+Without batch norm, the one process forwards entire batches; with batch norm, it accumulates the gradients of both half-batches.
+"""
 
 from pathlib import Path
 
@@ -9,15 +12,15 @@ from torch import Tensor, nn
 from common.data import DataBundle, load_dataset
 from common.testing import run_in_processes, split_batches, write_image_folder
 from common.training import TrainOptions, make_optimizer
-from rewarded_metapruning import train
-from rewarded_metapruning.files import read_pruning_net
-from rewarded_metapruning.images import space_of
-from rewarded_metapruning.pruning_net import PruningNet, draw
+from rewarded_metapruning import train_pruning_net
+from rewarded_metapruning.pruning_net import PruningNet, sample_nev
+from rewarded_metapruning.pruning_net_files import read_pruning_net
+from rewarded_metapruning.pruning_net_training import RandomVectorLoss, is_weight
 from rewarded_metapruning.settings import HOLDOUT_SEED
 from rewarded_metapruning.space import SearchSpace
-from rewarded_metapruning.training import RandomVectors, is_weight
+from rewarded_metapruning.stage_inputs import build_space
 
-PLAIN = "test_rewarded_metapruning_distributed:without_norm"
+PLAIN = "test_rewarded_metapruning_distributed:without_batch_norm"
 CASES = {PLAIN: "--model", "resnet-small": "--arch"}
 RECIPE = TrainOptions(
     epochs=2,
@@ -31,7 +34,7 @@ RECIPE = TrainOptions(
 TOLERANCE = {"rtol": 1e-4, "atol": 1e-5}
 
 
-def without_norm(num_classes: int = 2) -> nn.Module:
+def without_batch_norm(num_classes: int = 2) -> nn.Module:
     return nn.Sequential(
         nn.Conv2d(3, 12, 3, stride=2),
         nn.ReLU(),
@@ -43,7 +46,7 @@ def without_norm(num_classes: int = 2) -> nn.Module:
     )
 
 
-def words(root: Path, network: str) -> list[str]:
+def arguments(root: Path, network: str) -> list[str]:
     recipe = ["--epochs", "2", "--batch-size", "16", "--learning-rate", "0.05", "--momentum", "0.9"]
     recipe += ["--weight-decay", "1e-3", "--schedule", "constant", "--seed", "3"]
     data = ["--dataset", f"folder:{root}", "--device", "cpu", "--workers", "0", "--holdout", "0.25", "--threads", "1"]
@@ -52,7 +55,8 @@ def words(root: Path, network: str) -> list[str]:
 
 def train_all(root: str, folder: str) -> int:
     return max(
-        train.main([*words(Path(root), network), "--save", f"{folder}/{place}"]) for place, network in enumerate(CASES)
+        train_pruning_net.main([*arguments(Path(root), network), "--save", f"{folder}/{place}"])
+        for place, network in enumerate(CASES)
     )
 
 
@@ -60,21 +64,23 @@ def train_all(root: str, folder: str) -> int:
 def root(tmp_path_factory) -> Path:
     root = write_image_folder(
         tmp_path_factory.mktemp("gloo"), train=21, size=16
-    )  # 32 to train on: batches of 16 and 16
-    run_in_processes(train_all, str(root), str(root / "two"), preload=["rewarded_metapruning.training", "PIL.Image"])
+    )  # 32 training images: two batches of 16
+    run_in_processes(
+        train_all, str(root), str(root / "two"), preload=["rewarded_metapruning.pruning_net_training", "PIL.Image"]
+    )
     return root
 
 
-def made_by_two(root: Path, network: str) -> tuple[dict[str, Tensor], SearchSpace, DataBundle]:
+def read_two_process_result(root: Path, network: str) -> tuple[dict[str, Tensor], SearchSpace, DataBundle]:
     data = load_dataset(f"folder:{root}").holdout(0.25, HOLDOUT_SEED)
-    space = space_of(network, data)
+    space = build_space(network, data)
     file = root / "two" / str(list(CASES).index(network)) / "model.safetensors"
     return read_pruning_net(file, space).net.state_dict(), space, data
 
 
-def test_without_norms_two_processes_equal_one(root, tmp_path):
-    assert train.main([*words(root, PLAIN), "--save", str(tmp_path)]) == 0
-    two, space, _ = made_by_two(root, PLAIN)
+def test_two_processes_equal_one_without_batch_norm(root, tmp_path):
+    assert train_pruning_net.main([*arguments(root, PLAIN), "--save", str(tmp_path)]) == 0
+    two, space, _ = read_two_process_result(root, PLAIN)
     one = read_pruning_net(tmp_path / "model.safetensors", space).net.state_dict()
     assert one.keys() == two.keys()
     for name, tensor in one.items():
@@ -83,9 +89,9 @@ def test_without_norms_two_processes_equal_one(root, tmp_path):
     assert len(logs[0]) == len(logs[1]) == 3
 
 
-def test_with_norms_two_processes_equal_both_halves_in_one(root):
-    """Statistics are those of the first process's halves; gradients those of both."""
-    two, space, data = made_by_two(root, "resnet-small")
+def test_two_processes_equal_accumulated_half_batches(root):
+    """Batch-norm statistics come from the first process's half-batches, gradients from both."""
+    two, space, data = read_two_process_result(root, "resnet-small")
     torch.manual_seed(3)
     net = PruningNet(space).train()
     before = {name: parameter.detach().clone() for name, parameter in net.named_parameters()}
@@ -94,10 +100,12 @@ def test_with_norms_two_processes_equal_both_halves_in_one(root):
         for step, halves in enumerate(split_batches(data.train, RECIPE.batch_size, epoch, seed=3)):
             optimizer.zero_grad()
             for rank, part in enumerate(halves):
-                vectors = RandomVectors(space, RECIPE.label_smoothing, seed=3)
+                vectors = RandomVectorLoss(space, RECIPE.label_smoothing, seed=3)
                 vectors.epoch, vectors.step = epoch, step
                 statistics = {name: buffer.clone() for name, buffer in net.named_buffers()}
-                images = part.images.contiguous(memory_format=torch.channels_last)  # as fit does: else rounding differs
+                images = part.images.contiguous(
+                    memory_format=torch.channels_last
+                )  # as in fit; otherwise rounding differs
                 loss, _ = vectors.loss(net, part._replace(images=images))
                 (loss / part.global_size).backward()
                 if rank:
@@ -108,13 +116,13 @@ def test_with_norms_two_processes_equal_both_halves_in_one(root):
         assert torch.allclose(two[name], tensor, **TOLERANCE), name
         moved = max(moved, float((tensor - before.get(name, tensor)).abs().max()))
     assert moved > 0.01
-    assert draw(space, (3, 0, 0)) != draw(space, (3, 0, 1))
+    assert sample_nev(space, (3, 0, 0)) != sample_nev(space, (3, 0, 1))
 
 
-def test_only_one_process_writes(root):
+def test_run_folder_is_written_by_one_process(root):
     for place in range(len(CASES)):
-        left = {path.name for path in (root / "two" / str(place)).iterdir()}
-        assert left == {
+        names = {path.name for path in (root / "two" / str(place)).iterdir()}
+        assert names == {
             "config.json",
             "log.csv",
             "metrics.json",

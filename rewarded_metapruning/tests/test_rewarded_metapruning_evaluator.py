@@ -1,4 +1,4 @@
-"""Evaluating a candidate: the same whatever was evaluated before, calibrated batch norm, exact sharing and remembering."""
+"""Candidate evaluation: independence of earlier candidates, batch-norm calibration, exact caching."""
 
 import pytest
 import torch
@@ -8,7 +8,7 @@ from torch import nn
 from common.errors import UserError
 from rewarded_metapruning.evaluation_cache import EvaluationCache
 from rewarded_metapruning.evaluator import CandidateEvaluator, CandidateMetrics
-from rewarded_metapruning.pruning_net import draw
+from rewarded_metapruning.pruning_net import sample_nev
 
 
 @pytest.fixture(scope="module")
@@ -17,27 +17,27 @@ def evaluator() -> CandidateEvaluator:
     return CandidateEvaluator(pruning_net(), data.train, data.test, batches=3, batch_size=20, seed=1)
 
 
-def test_metrics_do_not_depend_on_what_was_evaluated_before(evaluator):
+def test_metrics_do_not_depend_on_earlier_candidates(evaluator):
     space = evaluator.pruning_net.space
-    first, other = draw(space, (1,)), draw(space, (2,))
+    first, other = sample_nev(space, (1,)), sample_nev(space, (2,))
     tables = {name: t.clone() for name, t in evaluator.pruning_net.state_dict().items()}
     before = evaluator(first)
     evaluator(other)
     evaluator(space.unpruned)
     assert evaluator(first) == before
     data = bundle()
-    fresh = CandidateEvaluator(pruning_net(), data.train, data.test, batches=3, batch_size=20, seed=1)
-    assert fresh(first) == before
+    new = CandidateEvaluator(pruning_net(), data.train, data.test, batches=3, batch_size=20, seed=1)
+    assert new(first) == before
     assert all(torch.equal(tables[name], t) for name, t in evaluator.pruning_net.state_dict().items())
 
 
-def test_batch_norm_holds_the_plain_average_over_the_calibration_batches(evaluator):
-    nev = draw(evaluator.pruning_net.space, (3,))
-    model = evaluator.calibrated(nev)
+def test_batch_norm_averages_calibration_batches(evaluator):
+    nev = sample_nev(evaluator.pruning_net.space, (3,))
+    model = evaluator.build_calibrated(nev)
     assert not model.training
     inputs = []
     model.conv1.register_forward_hook(lambda module, args, out: inputs.append(out))
-    for images in evaluator._inputs():
+    for images in evaluator._calibration_inputs():
         model(images)
     assert len(inputs) == 3 and all(len(out) == 20 for out in inputs)
     mean = torch.stack([out.mean((0, 2, 3)) for out in inputs]).mean(0)
@@ -46,31 +46,34 @@ def test_batch_norm_holds_the_plain_average_over_the_calibration_batches(evaluat
     assert torch.allclose(model.bn1.running_var, var, rtol=1e-3)
 
 
-def test_calibration_images_are_the_same_kept_in_memory_or_drawn_again(evaluator):
-    nev = draw(evaluator.pruning_net.space, (4,))
+def test_cached_and_reloaded_calibration_images_are_equal(evaluator):
+    nev = sample_nev(evaluator.pruning_net.space, (4,))
     data = bundle()
-    drawn = CandidateEvaluator(pruning_net(), data.train, data.test, batches=3, batch_size=20, seed=1)
-    drawn.calibration = _Streamed(data.train)
-    assert drawn(nev) == evaluator(nev)
-    assert not drawn._kept and len(evaluator._kept) == 3
+    uncached = CandidateEvaluator(pruning_net(), data.train, data.test, batches=3, batch_size=20, seed=1)
+    uncached.calibration = _Streamed(data.train)
+    assert uncached(nev) == evaluator(nev)
+    assert not uncached._cached and len(evaluator._cached) == 3
     other = CandidateEvaluator(pruning_net(), data.train, data.test, batches=3, batch_size=20, seed=2)
-    assert other.calibrated(nev).bn1.running_mean.tolist() != evaluator.calibrated(nev).bn1.running_mean.tolist()
+    assert (
+        other.build_calibrated(nev).bn1.running_mean.tolist()
+        != evaluator.build_calibrated(nev).bn1.running_mean.tolist()
+    )
 
 
 class _Streamed:
-    """Images that are not held in memory."""
+    """Image set that is not held in memory."""
 
     def __init__(self, images) -> None:
         self.batches, self.image_shape = images.batches, images.image_shape
 
 
-def test_accuracy_is_that_of_the_calibrated_network(evaluator):
-    nev = draw(evaluator.pruning_net.space, (5,))
-    model = evaluator.calibrated(nev)
+def test_top1_is_measured_on_calibrated_network(evaluator):
+    nev = sample_nev(evaluator.pruning_net.space, (5,))
+    model = evaluator.build_calibrated(nev)
     batch = next(iter(evaluator.images.batches(40, channels_last=True)))
     with torch.no_grad():
-        right = (model(batch.images).argmax(1) == batch.labels).double().mean()
-    assert evaluator(nev).top1 == pytest.approx(100 * float(right))
+        accuracy = (model(batch.images).argmax(1) == batch.labels).double().mean()
+    assert evaluator(nev).top1 == pytest.approx(100 * float(accuracy))
     assert any(isinstance(m, nn.BatchNorm2d) for m in model.modules())
 
 
@@ -79,18 +82,18 @@ def count_entries(nev) -> CandidateMetrics:
     return CandidateMetrics(float(sum(nev)), 100.0, 1 / 3)
 
 
-def test_nothing_is_evaluated_twice(tmp_path):
+def test_cache_evaluates_each_vector_once(tmp_path):
     count_entries.calls = 0
     cache = EvaluationCache(tmp_path, count_entries)
-    assert [j.top1 for j in cache.evaluate_all([(1, 2), (3, 4)])] == [3, 7]
-    assert [j.top1 for j in cache.evaluate_all([(3, 4), (5, 6)])] == [7, 11]
+    assert [metrics.top1 for metrics in cache.evaluate_all([(1, 2), (3, 4)])] == [3, 7]
+    assert [metrics.top1 for metrics in cache.evaluate_all([(3, 4), (5, 6)])] == [7, 11]
     assert count_entries.calls == 3
-    again = EvaluationCache(tmp_path, count_entries)
-    assert again.evaluate_all([(5, 6), (1, 2)]) == cache.evaluate_all([(5, 6), (1, 2)])
+    reopened = EvaluationCache(tmp_path, count_entries)
+    assert reopened.evaluate_all([(5, 6), (1, 2)]) == cache.evaluate_all([(5, 6), (1, 2)])
     assert count_entries.calls == 3
 
 
-def test_line_cut_short_is_evaluated_again_and_the_file_is_mended(tmp_path):
+def test_truncated_cache_line_is_reevaluated_and_file_repaired(tmp_path):
     count_entries.calls = 0
     EvaluationCache(tmp_path, count_entries).evaluate_all([(1, 2), (3, 4)])
     file = tmp_path / "tested-0.jsonl"
@@ -102,14 +105,14 @@ def test_line_cut_short_is_evaluated_again_and_the_file_is_mended(tmp_path):
     assert file.read_text() == text and count_entries.calls == 3
 
 
-def test_metrics_of_other_processes_are_read_too(tmp_path):
+def test_cache_reads_files_of_other_processes(tmp_path):
     EvaluationCache(tmp_path, count_entries).evaluate_all([(1, 2)])
     (tmp_path / "tested-0.jsonl").rename(tmp_path / "tested-1.jsonl")
     assert list(EvaluationCache(tmp_path, count_entries).known) == [(1, 2)]
 
 
 @pytest.mark.parametrize("line", ["{}", "[1]", "not json", '{"nev": 3, "top1": 1, "top5": 1, "loss": 1}'])
-def test_a_damaged_memory_is_refused(line, tmp_path):
+def test_damaged_cache_raises(line, tmp_path):
     (tmp_path / "tested-0.jsonl").write_text(line + "\n")
     with pytest.raises(UserError, match="tested-0.jsonl is damaged"):
         EvaluationCache(tmp_path, count_entries)

@@ -1,4 +1,4 @@
-"""The search: unique candidates within the budget, where genes come from, the same history for the same seed."""
+"""Evolutionary search: unique candidates within the MACs window, origin of genes, reproducibility."""
 
 import numpy as np
 import pytest
@@ -7,23 +7,23 @@ from common.errors import UserError
 from common.target import Target
 from rewarded_metapruning.closed_form import space_cost
 from rewarded_metapruning.evaluator import CandidateMetrics
-from rewarded_metapruning.evolution import Evolution, MacsWindow, cross, mutate, target_window
-from rewarded_metapruning.ranking import RewardSettings, ranked, run_search
-from rewarded_metapruning.recipes import SearchSettings
+from rewarded_metapruning.evolution import Evolution, MacsWindow, crossover, mutate, window_for_target
+from rewarded_metapruning.ranking import RewardSettings, rank_candidates, run_search
+from rewarded_metapruning.recipes import EvolutionSettings
 from rewarded_metapruning.settings import CONV_LINEAR, PAPER
 from rewarded_metapruning.space import find_space
 
-SIZES = SearchSettings(population=20, parents=5, mutants=10, crossovers=10)
+SETTINGS = EvolutionSettings(population=20, parents=5, mutants=10, crossovers=10)
 ARCHS = ("resnet50", "mobilenetv2", "resnet20", "resnet-small")
 
 
-def evolution(arch: str, sizes: SearchSettings = SIZES, seed: int = 0, target: float = 0.5, **options) -> Evolution:
+def evolution(arch: str, seed: int = 0, target: float = 0.5, **options) -> Evolution:
     space = find_space(arch)
-    return Evolution(space, target_window(space_cost(space), Target(target)), sizes, seed, **options)
+    return Evolution(space, window_for_target(space_cost(space), Target(target)), SETTINGS, seed, **options)
 
 
 def evaluate_all(nevs):
-    """An accuracy that is a pure function of the vector: wide early layers are good."""
+    """Return metrics that are a pure function of the vector: wide early layers increase the accuracy."""
     return [CandidateMetrics(20 + sum(e / (i + 1) for i, e in enumerate(nev)) / 3, 90.0, 1.0) for nev in nevs]
 
 
@@ -33,14 +33,14 @@ def history(arch: str, generations: int = 4, **options):
 
 
 @pytest.mark.parametrize("arch", ARCHS)
-def test_candidates_are_unique_within_the_window_and_equally_many(arch):
+def test_candidates_are_unique_and_within_window(arch):
     candidates, own = history(arch)
     nevs = [c.nev for c in candidates]
-    assert len(set(nevs)) == len(nevs) == 4 * SIZES.population
+    assert len(set(nevs)) == len(nevs) == 4 * SETTINGS.population
     assert all(own.space.check(nev) == nev for nev in nevs)
     dense = own.cost.macs([own.space.unpruned], CONV_LINEAR)[0]
-    shares = own.cost.macs(nevs, CONV_LINEAR) / dense
-    assert shares.min() >= 0.98 * 0.5 and shares.max() <= 0.5
+    fractions = own.cost.macs(nevs, CONV_LINEAR) / dense
+    assert fractions.min() >= 0.98 * 0.5 and fractions.max() <= 0.5
     assert [sum(c.generation == g for c in candidates) for g in range(4)] == [20] * 4
     for c in candidates[:5]:
         assert c.macs == own.cost.macs([c.nev], CONV_LINEAR)[0]
@@ -48,130 +48,132 @@ def test_candidates_are_unique_within_the_window_and_equally_many(arch):
         assert c.reward == RewardSettings(base_macs=5000.0).reward(c.top1, c.macs_paper)
 
 
-def test_the_best_reward_never_falls_and_parents_are_the_best():
-    seen = []
+def test_best_reward_never_decreases_and_parents_are_best_candidates():
+    calls = []
     own = evolution("resnet-small")
-    generation = own.generation
+    propose = own.propose
 
-    def spy(number, parents, known):
-        seen.append((number, parents, set(known)))
-        return generation(number, parents, known)
+    def record_call(number, parents, known):
+        calls.append((number, parents, set(known)))
+        return propose(number, parents, known)
 
-    own.generation = spy
+    own.propose = record_call
     progress = []
     candidates = run_search(
         own,
         RewardSettings(base_macs=50.0),
         evaluate_all,
         5,
-        lambda n, so_far: progress.append(ranked(so_far)[0].reward),
+        lambda n, so_far: progress.append(rank_candidates(so_far)[0].reward),
     )
     assert progress == sorted(progress) and progress[-1] > progress[0]
-    assert seen[0][1] == []
-    for number, parents, known in seen[1:]:
+    assert calls[0][1] == []
+    for number, parents, known in calls[1:]:
         before = [c for c in candidates if c.generation < number]
-        assert parents == [c.nev for c in ranked(before)[:5]]
+        assert parents == [c.nev for c in rank_candidates(before)[:5]]
         assert known == {c.nev for c in before}
 
 
-def test_the_same_seed_gives_the_same_history_and_another_seed_another():
+def test_history_depends_on_seed_only():
     first, second, other = (history("resnet-small", seed=seed)[0] for seed in (1, 1, 2))
     assert first == second
     assert [c.nev for c in first] != [c.nev for c in other]
 
 
-def test_mutation_always_moves_the_genes_it_touches():
+def test_mutation_changes_selected_genes():
     random = np.random.default_rng(0)
     parents = np.tile(np.arange(0, 31, 3), (1, 1))
     children = mutate(random, parents, 500, 1.0)
     assert ((children >= 0) & (children <= 30)).all()
     assert (children != parents).all()
-    share = (mutate(random, parents, 2000, 0.1) != parents).mean()
-    assert 0.08 < share < 0.12
+    fraction = (mutate(random, parents, 2000, 0.1) != parents).mean()
+    assert 0.08 < fraction < 0.12
     narrow = mutate(random, np.full((1, 6), 14), 500, 1.0, (12, 16))
     assert set(narrow.ravel()) == {12, 13, 15, 16}
 
 
-def test_every_gene_of_a_crossover_comes_from_one_of_two_parents():
+def test_crossover_takes_genes_from_two_parents():
     random = np.random.default_rng(0)
     parents = np.arange(3)[:, None] + np.zeros((1, 8), dtype=int)
-    children = cross(random, parents, 300)
+    children = crossover(random, parents, 300)
     assert {len(set(child)) for child in children} <= {1, 2}
     assert max(len(set(child)) for child in children) == 2
     assert 0.3 < (children == 0).mean() < 0.37
 
 
-def test_a_generation_has_mutants_crossovers_and_random_ones():
-    """With the window wide open every quota is filled; the rest is drawn anew."""
-    own = Evolution(find_space("resnet-small"), MacsWindow(0, 10**9), SearchSettings(20, 3, 6, 6, 0.2), 0)
+def test_generation_has_mutants_crossovers_and_random_vectors():
+    """With an unlimited window, all quotas are filled and the remaining vectors are random."""
+    own = Evolution(find_space("resnet-small"), MacsWindow(0, 10**9), EvolutionSettings(20, 3, 6, 6, 0.2), 0)
     parents = [(i,) * 7 for i in (3, 10, 20)]
-    pool = own.generation(1, parents, set(parents))
-    near = [sum(any(gene == parent[0] for parent in parents) for gene in nev) for nev in pool]
+    pool = own.propose(1, parents, set(parents))
+    inherited = [sum(any(gene == parent[0] for parent in parents) for gene in nev) for nev in pool]
     assert len(pool) == 20 and not set(pool) & set(parents)
-    assert min(near[6:12]) == 7 and min(near[:6]) >= 2
-    assert np.mean(near[12:]) < 3
+    assert min(inherited[6:12]) == 7 and min(inherited[:6]) >= 2
+    assert np.mean(inherited[12:]) < 3
 
 
 @pytest.mark.parametrize("target", (0.1, 0.9))
-def test_windows_far_from_the_average_are_reached(target):
+def test_extreme_windows_are_reached(target):
     own = evolution("resnet20", target=target)
-    pool = own.generation(0, [], set())
-    shares = own.cost.macs(pool, CONV_LINEAR) / own.cost.macs([own.space.unpruned], CONV_LINEAR)[0]
-    assert len(pool) == 20 and shares.min() >= 0.98 * target and shares.max() <= target
+    pool = own.propose(0, [], set())
+    fractions = own.cost.macs(pool, CONV_LINEAR) / own.cost.macs([own.space.unpruned], CONV_LINEAR)[0]
+    assert len(pool) == 20 and fractions.min() >= 0.98 * target and fractions.max() <= target
 
 
-def test_limits_of_scales_hold_in_every_proposal():
-    own = evolution("resnet20", limits=(14, 26))
-    pool = own.generation(0, [], set())
-    later = own.generation(1, pool[:5], set(pool))
+def test_proposals_stay_within_scale_range():
+    own = evolution("resnet20", scale_range=(14, 26))
+    pool = own.propose(0, [], set())
+    later = own.propose(1, pool[:5], set(pool))
     assert {entry for nev in pool + later for entry in nev} <= set(range(14, 27))
 
 
-def test_window_that_no_vector_lies_in_is_refused():
+def test_unreachable_window_raises():
     space = find_space("resnet-small")
     cost = space_cost(space)
-    with pytest.raises(UserError, match="cannot cost 10 to 20 million.*0.05.*1.8"):
-        Evolution(space, MacsWindow(10**7, 2 * 10**7), SIZES)
-    with pytest.raises(UserError, match="its least is above its most"):
-        Evolution(space, MacsWindow(10**6, 10**5), SIZES)
+    with pytest.raises(UserError, match="10 to 20 million MACs is unreachable.*0.05.*1.8"):
+        Evolution(space, MacsWindow(10**7, 2 * 10**7), SETTINGS)
+    with pytest.raises(UserError, match="its minimum is above its maximum"):
+        Evolution(space, MacsWindow(10**6, 10**5), SETTINGS)
     low = int(cost.macs([(0,) * 7])[0])
-    with pytest.raises(UserError, match=r"no more than \d different vectors"):
-        Evolution(space, MacsWindow(low, low), SIZES).generation(0, [], set())
+    with pytest.raises(UserError, match=r"only \d distinct vectors"):
+        Evolution(space, MacsWindow(low, low), SETTINGS).propose(0, [], set())
 
 
-def test_target_out_of_reach_is_refused_with_what_can_be_reached():
+def test_unreachable_target_raises_with_nearest_value():
     cost = space_cost(find_space("resnet-small"))
-    for target, limits in ((0.02, (0, 30)), (0.9, (0, 20)), (0.2, (14, 26))):
-        dense, low, high = cost.macs([(entry,) * 7 for entry in (30, *limits)], CONV_LINEAR)
+    for target, scale_range in ((0.02, (0, 30)), (0.9, (0, 20)), (0.2, (14, 26))):
+        dense, low, high = cost.macs([(entry,) * 7 for entry in (30, *scale_range)], CONV_LINEAR)
         nearest = (low if low > target * dense else high) / dense
-        words = f"--target-macs {target}: no vector of resnet-small with entries {limits[0]} to {limits[1]} keeps"
+        words = (
+            f"--target-macs {target}: no vector of resnet-small with entries {scale_range[0]} to {scale_range[1]} keeps"
+        )
         with pytest.raises(UserError, match=f"{words} .* of the MACs; the nearest keep {nearest:.4f}$"):
-            target_window(cost, Target(target), limits)
-    window = target_window(cost, Target(0.5))
+            window_for_target(cost, Target(target), scale_range)
+    window = window_for_target(cost, Target(0.5))
     dense = cost.macs([(30,) * 7], CONV_LINEAR)[0]
     assert window.least - 1 < 0.49 * dense <= window.least <= window.most <= 0.5 * dense < window.most + 1
 
 
 @pytest.mark.parametrize(
-    "bad",
+    "invalid",
     [{"population": 0}, {"parents": 0}, {"parents": 1}, {"mutants": 30}, {"mutation": 0}, {"mutation": float("nan")}],
 )
-def test_plans_that_make_no_sense_are_refused(bad):
+def test_invalid_evolution_settings_raise(invalid):
     with pytest.raises(UserError):
-        SearchSettings(**bad)
+        EvolutionSettings(**invalid)
 
 
-def test_paper_s_windows_are_reached_by_its_networks():
-    """The log's window of ResNet-50; its published vector lies in it."""
+def test_published_window_is_reached():
+    """The window is that of the logged ResNet-50 search, which contains the published vector."""
     space = find_space("resnet50")
-    own = Evolution(space, MacsWindow(1950 * 10**6, 2050 * 10**6), SIZES)
-    pool = own.generation(0, [], set())
+    own = Evolution(space, MacsWindow(1950 * 10**6, 2050 * 10**6), SETTINGS)
+    pool = own.propose(0, [], set())
     assert all(1950 <= own.cost.macs([nev])[0] / 1e6 <= 2050 for nev in pool)
-    drawn = [entry for nev in pool for entry in nev]
-    assert np.mean([12 <= entry <= 23 for entry in drawn]) > 0.6  # led into the window from the paper's range
+    entries = [entry for nev in pool for entry in nev]
+    assert np.mean([12 <= entry <= 23 for entry in entries]) > 0.6  # walks start within the paper's range
 
 
-def test_every_generation_has_draws_of_its_own():
+def test_generations_have_different_random_vectors():
     own = evolution("resnet-small")
-    first, second, again = (own.generation(number, [], set()) for number in (0, 1, 0))
+    first, second, again = (own.propose(number, [], set()) for number in (0, 1, 0))
     assert first == again and len(set(first) & set(second)) <= 2

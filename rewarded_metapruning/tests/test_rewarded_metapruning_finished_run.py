@@ -1,8 +1,8 @@
-"""The folders of the three stages that commit b50e727 finished are still read, drawn, skipped, and searched on.
+"""Run folders of the three stages that commit b50e727 finished can be read, plotted, skipped and continued.
 
-They were made in ``data/finished_run`` by TRAIN, SEARCH, EVALUATE and RESNET20; the network of the first three is
-``rmp_finished_network.py``. The files ``model_best.pth.tar`` (the same as ``checkpoint.pth.tar``) were left out, and both of
-``evaluating-resnet20``.
+The folders in ``data/finished_run`` were written by TRAIN, SEARCH, EVALUATE and RESNET20. The network of the first three is
+``rmp_finished_network.py``. The files ``model_best.pth.tar`` (identical to ``checkpoint.pth.tar``) are omitted, and both files
+of ``evaluating-resnet20``.
 """
 
 import csv
@@ -16,16 +16,16 @@ from common.checkpoint import load_model, read_tensors
 from common.cost import count_cost
 from common.data import load_dataset
 from common.formats import load_network
-from common.measure import evaluate as measured
+from common.measure import evaluate
 from common.runs import open_stage, read_json
 from common.testing.finished import finished_copy
-from rewarded_metapruning import evaluate, evaluating, plots, reward, search, train
+from rewarded_metapruning import final_training, plots, reward, search, train_chosen, train_pruning_net
 from rewarded_metapruning.closed_form import space_cost
-from rewarded_metapruning.custom_network import own_space
+from rewarded_metapruning.custom_network import build_custom_space
 from rewarded_metapruning.evaluation_cache import EvaluationCache
 from rewarded_metapruning.evaluator import CandidateEvaluator
-from rewarded_metapruning.files import read_pruning_net
-from rewarded_metapruning.search_file import nev_of_rank, read_search, searched_scales
+from rewarded_metapruning.pruning_net_files import read_pruning_net
+from rewarded_metapruning.search_file import read_nev, read_scale_range, read_search
 from rewarded_metapruning.settings import CONV_LINEAR, MILLION, PAPER
 from rewarded_metapruning.space import find_space
 
@@ -49,18 +49,18 @@ SHAPE, FOUND = (3, 32, 32), 18
 
 @pytest.fixture(autouse=True)
 def place(tmp_path, monkeypatch) -> Path:
-    """A copy of the folders, below the present folder as they were when they were made."""
-    monkeypatch.chdir(tmp_path)  # and back afterwards
+    """Copy the folders and change into the copy, so that relative paths are the recorded ones."""
+    monkeypatch.chdir(tmp_path)  # restores the folder afterwards
     return finished_copy(__file__, tmp_path)
 
 
 @pytest.fixture(scope="module")
 def space():
-    return own_space(NAME, 10, SHAPE)
+    return build_custom_space(NAME, 10, SHAPE)
 
 
 def written(place: Path) -> dict[Path, tuple[int, bytes]]:
-    """When each result of training was written, and what it is."""
+    """Return the modification time and content of each file that a training wrote."""
     names = ("model.safetensors", "metrics.json", "log.csv")
     files = [
         file for folder in ("training", CHOSEN, SMALL) for file in (place / folder).iterdir() if file.name in names
@@ -68,21 +68,21 @@ def written(place: Path) -> dict[Path, tuple[int, bytes]]:
     return {file: (file.stat().st_mtime_ns, file.read_bytes()) for file in files}
 
 
-def test_both_files_of_the_pruning_net_give_the_same_one(space):
+def test_both_files_hold_same_pruning_net(space):
     nets = [read_pruning_net(Path("training") / name, space) for name in ("model.safetensors", "checkpoint.pth.tar")]
     first, second = (saved.net.state_dict() for saved in nets)
     assert first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
-    assert [saved.limits for saved in nets] == [(0, 30), (0, 30)]
+    assert [saved.scale_range for saved in nets] == [(0, 30), (0, 30)]
     assert nets[0].net.plain_network(space.unpruned)(torch.zeros(2, *SHAPE)).shape == (2, 10)
 
 
-def test_the_search_file_has_every_candidate_with_its_cost_and_reward(space):
+def test_search_file_has_cost_and_reward_of_every_candidate(space):
     content = read_search("searching/search.json")
     rows, cost = content["candidates"], space_cost(space)
-    assert content["finished"] and len(rows) == FOUND and searched_scales("searching/search.json") == (0, 30)
+    assert content["finished"] and len(rows) == FOUND and read_scale_range("searching/search.json") == (0, 30)
     assert int(cost.macs([space.unpruned])[0]) / MILLION == content["base_macs"] == 0.073306
     for rank, row in enumerate(rows, 1):
-        nev = nev_of_rank("searching/search.json", rank, space)
+        nev = read_nev("searching/search.json", rank, space)
         assert list(nev) == row["nev"] and int(cost.macs([nev], CONV_LINEAR)[0]) == row["macs"]
         assert content["budget"]["least"] <= row["macs"] <= content["budget"]["most"]
         assert reward(row["top1"], row["macs_paper"], 100, content["base_macs"]) == pytest.approx(row["reward"])
@@ -91,55 +91,55 @@ def test_the_search_file_has_every_candidate_with_its_cost_and_reward(space):
 
 
 @pytest.mark.parametrize("folder, factory", [(CHOSEN, build), (SMALL, None)])
-def test_the_trained_network_has_the_recorded_macs_and_accuracy(folder, factory):
-    side, model = (
+def test_trained_network_matches_recorded_macs_and_accuracy(folder, factory):
+    recorded, model = (
         read_json(f"{folder}/metrics.json")["compressed"],
         load_network(f"{folder}/model.safetensors", factory),
     )
-    assert side["macs"] == count_cost(model, SHAPE).macs == {CHOSEN: 34_590, SMALL: 682_064}[folder]
-    assert side["macs_paper"] == count_cost(model, SHAPE, PAPER).macs
+    assert recorded["macs"] == count_cost(model, SHAPE).macs == {CHOSEN: 34_590, SMALL: 682_064}[folder]
+    assert recorded["macs_paper"] == count_cost(model, SHAPE, PAPER).macs
     header = model.checkpoint_header["normalize"]
     test = load_dataset("digits").test.normalized(header["mean"], header["std"])
-    assert measured(model, test).top1 == pytest.approx(side["top1"], abs=1)
+    assert evaluate(model, test).top1 == pytest.approx(recorded["top1"], abs=1)
 
 
-def test_the_trained_networks_are_those_of_their_vectors(space):
+def test_trained_networks_match_their_vectors(space):
     for folder, of in ((CHOSEN, space), (SMALL, find_space("resnet20"))):
         metrics = read_json(f"{folder}/metrics.json")
         assert int(space_cost(of).macs([tuple(metrics["nev"])], CONV_LINEAR)[0]) == metrics["compressed"]["macs"]
-        assert evaluating.Variant("chosen", tuple(metrics["nev"])).folder == folder.rpartition("/")[2]
-    assert tuple(read_json(f"{CHOSEN}/metrics.json")["nev"]) == nev_of_rank("searching/search.json", 1, space)
+        assert final_training.Variant("chosen", tuple(metrics["nev"])).folder == folder.rpartition("/")[2]
+    assert tuple(read_json(f"{CHOSEN}/metrics.json")["nev"]) == read_nev("searching/search.json", 1, space)
     flat, model = read_tensors("evaluating/checkpoint.pth.tar"), load_model(f"{CHOSEN}/model.safetensors", build)
     assert all(torch.equal(flat[name], tensor) for name, tensor in model.state_dict().items())
 
 
 @pytest.mark.parametrize("folder", ["training", "searching", CHOSEN, SMALL])
-def test_the_folder_opens_as_the_same_run(place, folder):
+def test_folder_opens_as_same_run(place, folder):
     config, before = read_json(f"{folder}/config.json"), written(place)
     run = open_stage(folder, "rewarded_metapruning", config["options"], fingerprint=config["data_fingerprint"])
     assert run.finished == (folder != "searching") and written(place) == before
 
 
-def test_the_same_commands_skip_them_and_others_are_refused(place, monkeypatch, capsys):
-    monkeypatch.setattr("rewarded_metapruning.training.fit", None)  # nothing is trained
-    monkeypatch.setattr(evaluating, "fit", None)
+def test_same_commands_skip_and_other_options_fail(place, monkeypatch, capsys):
+    monkeypatch.setattr("rewarded_metapruning.pruning_net_training.fit", None)  # nothing is trained
+    monkeypatch.setattr(final_training, "fit", None)
     monkeypatch.setattr(CandidateEvaluator, "__call__", None)  # nothing is evaluated
     before, found = written(place), read_search("searching/search.json")
-    assert train.main(TRAIN.split()) == 0
+    assert train_pruning_net.main(TRAIN.split()) == 0
     assert search.main(SEARCH.split()) == 0
-    assert f"{FOUND} are known already" in capsys.readouterr().out
+    assert f"{FOUND} are cached" in capsys.readouterr().out
     assert read_search("searching/search.json") == found
-    assert evaluate.main(EVALUATE.split()) == 0
-    assert evaluate.main(RESNET20.split()) == 0
+    assert train_chosen.main(EVALUATE.split()) == 0
+    assert train_chosen.main(RESNET20.split()) == 0
     assert written(place) == before
-    for main, words in ((train.main, TRAIN), (evaluate.main, EVALUATE)):
+    for main, words in ((train_pruning_net.main, TRAIN), (train_chosen.main, EVALUATE)):
         assert main([*words.split(), "--learning-rate", "0.2"]) == 2
         assert "--learning-rate" in capsys.readouterr().err
     assert search.main([*SEARCH.split(), "--mutation", "0.2"]) == 2
     assert "--mutation 0.1" in capsys.readouterr().err
 
 
-def test_more_generations_go_on_from_the_search(monkeypatch):
+def test_more_generations_continue_search(monkeypatch):
     evaluated = []
     evaluate_one = CandidateEvaluator.__call__
     monkeypatch.setattr(
@@ -151,12 +151,12 @@ def test_more_generations_go_on_from_the_search(monkeypatch):
     assert old.items() <= new.items() and new.keys() - old.keys() == set(evaluated) and 0 < len(evaluated) <= 6
 
 
-def test_the_search_is_drawn(place):
+def test_search_is_plotted(place):
     content = read_search("searching/search.json")
     with open("searching/log.csv", newline="") as file:
         rows = list(csv.DictReader(file))
-    best = [row["best_so_far"] for row in plots.history(content)]
+    best = [row["best_so_far"] for row in plots.reward_history(content)]
     assert best == pytest.approx([float(row["best_reward"]) for row in rows], abs=1e-6) and len(best) == 3
-    plots.rewards(place / "rewards.png", [content])
-    plots.candidates(place / "candidates.png", content)
+    plots.plot_rewards(place / "rewards.png", [content])
+    plots.plot_candidates(place / "candidates.png", content)
     assert all((place / f"{name}.png").stat().st_size > 5000 for name in ("rewards", "candidates"))

@@ -1,41 +1,45 @@
-"""Every command of rewarded meta-pruning honors every one of its options."""
+"""Every command of rewarded meta-pruning honors all its options."""
 
 import pytest
 from rmp_helpers import write_image_folder
 from torch import nn
 
 from common.testing import check_options_honored, command_names
-from rewarded_metapruning import cost, evaluate, search, train
-from rewarded_metapruning.paper import comparison, diagrams, small_scale
-from rewarded_metapruning.recipes import SearchSettings
+from rewarded_metapruning import cost, search, train_chosen, train_pruning_net
+from rewarded_metapruning.paper import diagrams, search_vs_random, seeded_comparison
+from rewarded_metapruning.recipes import EvolutionSettings
 
-DATA = "--dataset folder:{images} --pictures 20"
+DATA = "--dataset folder:{images} --train-images 20"
 NAMED = f"--arch resnet-small {DATA}"
 OWN = f"--model test_rewarded_metapruning_options:tiny {DATA}"
 SEARCH = "--max-iters 1 --population 2 --parents 1 --calibration-batches 1 --batch-size 9"
 EVALUATE = "--epochs 0 --save {out}/final"
 COMMANDS = {
-    "Train": (train.main, f"{NAMED} --epochs 0 --save {{out}}/named", f"{OWN} --epochs 0 --save {{out}}/own"),
-    "Search": (
+    "TrainPruningNet": (
+        train_pruning_net.main,
+        f"{NAMED} --epochs 0 --save {{out}}/named",
+        f"{OWN} --epochs 0 --save {{out}}/own",
+    ),
+    "SearchWidths": (
         search.main,
         f"{NAMED} {SEARCH} --net-cache {{named}} --out {{out}}/search --plots",
         f"{OWN} {SEARCH} --net-cache {{own}} --out {{out}}/search-own --macs-min 0",
     ),
-    "Evaluate": (
-        evaluate.main,
+    "TrainChosen": (
+        train_chosen.main,
         f"{NAMED} {EVALUATE} --nev unpruned",
         f"{OWN} {EVALUATE}-own --nev-file {{search}} --init generated --net-cache {{own}}",
     ),
-    "Cost": (
+    "CountCost": (
         cost.main,
         "--arch resnet-small --json {out}/cost.json",
         "--model test_rewarded_metapruning_options:tiny --input-shape 3 16 16",
     ),
-    "SmallScale": (
-        small_scale.main,
+    "SearchVsRandom": (
+        search_vs_random.main,
         f"{NAMED} --seeds 0 --meta-epochs 1 --epochs 1 --generations 1 --random 1 --results {{out}} --out {{out}}/small",
     ),
-    "Diagrams": (diagrams.main, "--out {out}/docs"),
+    "DrawDiagrams": (diagrams.main, "--out {out}/docs"),
 }
 
 
@@ -46,21 +50,23 @@ def tiny(num_classes: int = 10) -> nn.Module:
 
 @pytest.fixture(scope="module")
 def places(tmp_path_factory):
-    """{name in the commands above: path} of images, PruningNets, a search."""
+    """Return {name in COMMANDS: path} of images, PruningNets and a search file."""
     root = tmp_path_factory.mktemp("files")
     images, out = write_image_folder(root / "images"), root / "out"
     paths = {"images": images, "named": root / "named", "own": root / "own", "search": root / "search", "out": out}
     for name, network in (("named", NAMED), ("own", OWN)):
-        assert train.main(f"{network} --epochs 0 --save {paths[name]}".format(**paths).split()) == 0
+        assert train_pruning_net.main(f"{network} --epochs 0 --save {paths[name]}".format(**paths).split()) == 0
     paths |= {name: paths[name] / "model.safetensors" for name in ("named", "own")}
     assert search.main(f"{OWN} {SEARCH} --macs-min 0 --net-cache {{own}} --out {{search}}".format(**paths).split()) == 0
     return paths | {"search": root / "search" / "search.json"}
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_command_honors_its_options(name, places, monkeypatch):
-    monkeypatch.setattr(comparison, "SIZES", SearchSettings(population=2, parents=1, mutants=1, crossovers=0))
-    monkeypatch.setattr(comparison, "CALIBRATION", (1, 9))
+def test_command_honors_options(name, places, monkeypatch):
+    monkeypatch.setattr(
+        seeded_comparison, "EVOLUTION", EvolutionSettings(population=2, parents=1, mutants=1, crossovers=0)
+    )
+    monkeypatch.setattr(seeded_comparison, "CALIBRATION", (1, 9))
     main, *runs = COMMANDS[name]
     assert check_options_honored(main, [run.format(**places).split() for run in runs]) == name
 

@@ -1,4 +1,4 @@
-"""README and result files: tables are up to date, what the README says exists, pictures can be drawn."""
+"""README and result files: tables are current, commands and options exist, figures can be drawn."""
 
 import json
 import re
@@ -14,12 +14,12 @@ from common.reporting.results import block_names
 from common.settings import parser_of
 from common.testing import check_generated_docs
 from rewarded_metapruning import plots
-from rewarded_metapruning.paper import diagrams, figures, tables
-from rewarded_metapruning.settings import Evaluate, Search, Train, parse_stage
+from rewarded_metapruning.paper import diagrams, readme_figures, tables
+from rewarded_metapruning.settings import SearchWidths, TrainChosen, TrainPruningNet, parse_stage
 
 README = tables.README
 TEXT = README.read_text(encoding="utf-8")
-SCRIPTS = {"train.py": Train, "search.py": Search, "evaluate.py": Evaluate}
+SCRIPTS = {"train.py": TrainPruningNet, "search.py": SearchWidths, "evaluate.py": TrainChosen}
 
 
 def test_generated_pages_are_current():
@@ -27,12 +27,12 @@ def test_generated_pages_are_current():
     check_generated_docs("rewarded_metapruning", tables.TABLES)
 
 
-def test_first_lines_hold_command_time_and_expected_number():
+def test_readme_starts_with_command_time_and_expected_value():
     head = "\n".join(TEXT.splitlines()[:30])
     assert "python train.py" in head and "1950.243" in head and "three minutes" in head
 
 
-def test_every_command_of_the_readme_is_understood():
+def test_readme_commands_are_valid():
     commands = [
         line.split("|")[0].strip()
         for block in re.findall(r"```bash\n(.*?)```", TEXT, re.S)
@@ -45,10 +45,10 @@ def test_every_command_of_the_readme_is_understood():
             settings = parse_stage(SCRIPTS[script], words)
             assert settings.network.arch == ("resnet-small" if "resnet-small" in words else "resnet50")
             assert find_architecture(settings.network.arch)
-    assert (tables.HOME / "log" / ".gitignore").is_file()  # the README's tee writes into it
+    assert (tables.HOME / "log" / ".gitignore").is_file()  # target of tee in the README's commands
 
 
-def test_options_that_the_readme_names_exist():
+def test_readme_options_exist():
     known = {
         flag
         for settings in SCRIPTS.values()
@@ -59,7 +59,7 @@ def test_options_that_the_readme_names_exist():
     assert named - known <= {"--max_iters", "--nproc-per-node", "--threads", "--costs", "--max"}, named - known
 
 
-def test_the_published_table_has_every_row_of_the_authors_and_marks_it():
+def test_published_table_is_complete_and_marked():
     lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in tables.published_table().splitlines()[2:]]
     assert [line[0] for line in lines].count("ResNet-50") == 12 and len(lines) == 12 + 4 + 7
     assert {line[2] for line in lines} == {"published"}
@@ -72,22 +72,22 @@ def test_the_published_table_has_every_row_of_the_authors_and_marks_it():
     ]
 
 
-def test_drawings_of_the_method_are_made_anew(tmp_path, capsys):
+def test_diagrams_are_current(tmp_path, capsys):
     assert diagrams.main(["--out", str(tmp_path)]) == 0
     for name in ("training.png", "reward.png"):
-        now, kept = (Image.open(folder / name).convert("L") for folder in (tmp_path, tables.HOME / "docs"))
+        new, committed = (Image.open(folder / name).convert("L") for folder in (tmp_path, tables.HOME / "docs"))
         assert (
-            now.size == kept.size and ImageStat.Stat(ImageChops.difference(now, kept)).mean[0] < 3
+            new.size == committed.size and ImageStat.Stat(ImageChops.difference(new, committed)).mean[0] < 3
         )  # of 255: fonts differ
         assert f"](docs/{name})" in TEXT
 
 
-def test_the_cost_table_shows_the_published_figures():
+def test_costs_match_published():
     rows = {(r["network"], r["vector"]): r for r in json.loads(tables.COSTS.read_text())["rows"]}
     for key, paper, macs in (
         (("ResNet-50", "published"), 1950.243, 1936.293),
         (("MobileNetV1", "published"), 295.605, 292.375),
-        (("MobileNetV1", "published, as the original builds it"), 295.343, 291.992),
+        (("MobileNetV1", "published, rotated as in the original code"), 295.343, 291.992),
         (("MobileNetV2", "published"), 199.825, 194.574),
         (("MobileNetV2", "unpruned"), 579.304, 569.521),
     ):
@@ -100,7 +100,7 @@ def record(seed: int, chosen: float, randoms: tuple[float, ...]) -> dict:
         "macs": 850_000,
         "macs_paper": 900_000,
         "params": 20_000,
-        "judged_top1": 40.0,
+        "candidate_top1": 40.0,
         "seconds": 10.0,
         "nev": [20] * 7,
     }
@@ -120,32 +120,32 @@ def record(seed: int, chosen: float, randoms: tuple[float, ...]) -> dict:
     }
 
 
-def test_the_small_table_has_means_deviations_and_differences_by_seed(tmp_path):
+def test_small_table_has_means_standard_deviations_and_differences(tmp_path):
     for seed, chosen in enumerate((58.0, 60.0)):
         (tmp_path / f"small-{seed}.json").write_text(json.dumps(record(seed, chosen, (55.0, 57.0))))
     table = tables.small_table(tmp_path)
     assert "| searched vector | 2 | 2 | 59.00 ± 1.41 |" in table
-    assert "| random vectors, same budget | 2 | 4 | 56.00 ± 1.15 |" in table
+    assert "| random vectors, same target | 2 | 4 | 56.00 ± 1.15 |" in table
     assert "| searched minus random, by seed | 2 |  | 3.00 ± 1.41 |" in table
     assert tables.stages_table(tmp_path).count("\n") == 4
 
 
-def test_pictures_are_drawn(tmp_path):
+def test_plots_are_drawn(tmp_path):
     records = [record(0, 58.0, (55.0,)), record(1, 59.0, (56.0,))]
-    plots.rewards(tmp_path / "r.png", records)
-    figures.accuracy_against_macs(tmp_path / "a.png", records)
+    plots.plot_rewards(tmp_path / "r.png", records)
+    readme_figures.plot_accuracy_against_macs(tmp_path / "a.png", records)
     assert (tmp_path / "r.png").stat().st_size > 10_000 < (tmp_path / "a.png").stat().st_size
 
 
-def test_pictures_in_the_repository_are_small():
+def test_committed_plots_are_small():
     for file in Path(tables.RESULTS).glob("*.png"):
         assert file.stat().st_size < 150_000
         assert f"results/{file.name}" in TEXT
 
 
-def test_result_files_say_how_they_were_made():
-    for result in tables.results():
-        assert result["command"].startswith("python -m rewarded_metapruning.paper.small_scale")
+def test_result_files_record_their_origin():
+    for result in tables.read_results():
+        assert result["command"].startswith("python -m rewarded_metapruning.paper.search_vs_random")
         assert result["environment"]["commit"] and result["data_fingerprint"]
         roles = [network["role"] for network in result["networks"]]
         assert roles[0] == "unpruned" and roles[-1] == "chosen" and roles.count("random") >= 1
@@ -153,11 +153,11 @@ def test_result_files_say_how_they_were_made():
         assert 0.98 * result["target"] <= chosen / dense <= result["target"]
 
 
-def test_the_readme_s_python_runs_and_gives_what_it_says(tmp_path):
+def test_readme_python_returns_stated_values(tmp_path):
     (code,) = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
     code = re.sub(r"^(reward|network_cost)\(", r"\1_found = \1(", code, flags=re.MULTILINE)
     (tmp_path / "readme.py").write_text(code)
     found = runpy.run_path(str(tmp_path / "readme.py"))
-    said = [float(number) for number in re.findall(r"# (?:.*?)(\d+\.\d{3})", code)]
-    assert said == [round(found["reward_found"], 3), round(found["network_cost_found"], 3)]
+    stated = [float(number) for number in re.findall(r"# (?:.*?)(\d+\.\d{3})", code)]
+    assert stated == [round(found["reward_found"], 3), round(found["network_cost_found"], 3)]
     assert found["model"].architecture["arch"] == "resnet20"

@@ -1,4 +1,4 @@
-"""Processes: two under gloo give one's search; SIGKILL at seeded moments, the same command again ends with the same bits."""
+"""Processes: a search in two processes equals one in a single process; killed commands resume bit-identical."""
 
 import json
 from pathlib import Path
@@ -7,10 +7,10 @@ import pytest
 from rmp_helpers import write_image_folder
 
 from common.testing import check_resume_after_kill, run_in_processes
-from rewarded_metapruning import evaluate, search, train
+from rewarded_metapruning import search, train_chosen, train_pruning_net
 
-PRELOAD = ["rewarded_metapruning.evaluating", "rewarded_metapruning.searching", "PIL.Image"]
-COMMANDS = {"train": train.main, "search": search.main, "evaluate": evaluate.main}
+PRELOAD = ["rewarded_metapruning.final_training", "rewarded_metapruning.search_stage", "PIL.Image"]
+COMMANDS = {"train": train_pruning_net.main, "search": search.main, "evaluate": train_chosen.main}
 NEV = "20,20,20,20,20,20,20"
 RESULTS = {
     "train": ["model.safetensors", "checkpoint.pth.tar"],
@@ -23,12 +23,12 @@ PLACES = {"train": "--save", "search": "--out", "evaluate": "--save"}
 @pytest.fixture(scope="module")
 def root(tmp_path_factory) -> Path:
     root = write_image_folder(tmp_path_factory.mktemp("kill"))
-    assert train.main([*words_of("train", root), "--save", str(root / "meta")]) == 0
+    assert train_pruning_net.main([*arguments("train", root), "--save", str(root / "meta")]) == 0
     return root
 
 
-def words_of(command: str, root: Path) -> list[str]:
-    words = [
+def arguments(command: str, root: Path) -> list[str]:
+    argv = [
         "--arch",
         "resnet-small",
         "--dataset",
@@ -41,22 +41,22 @@ def words_of(command: str, root: Path) -> list[str]:
         "0",
     ]
     if command != "evaluate":
-        words += ["--holdout", "0.25"]
+        argv += ["--holdout", "0.25"]
     if command == "search":
-        words += ["--max-iters", "3", "--population", "8", "--parents", "3", "--calibration-batches", "2"]
-        return [*words, "--batch-size", "16", "--net-cache", str(root / "meta" / "checkpoint.pth.tar")]
-    words += ["--epochs", "3", "--batch-size", "16"]
-    return [*words, "--nev", NEV, "--beside", "unpruned"] if command == "evaluate" else words
+        argv += ["--max-iters", "3", "--population", "8", "--parents", "3", "--calibration-batches", "2"]
+        return [*argv, "--batch-size", "16", "--net-cache", str(root / "meta" / "checkpoint.pth.tar")]
+    argv += ["--epochs", "3", "--batch-size", "16"]
+    return [*argv, "--nev", NEV, "--also-train", "unpruned"] if command == "evaluate" else argv
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_killed_it_goes_on_to_the_same_bits(command, root, tmp_path):
+def test_killed_command_resumes_bit_identical(command, root, tmp_path):
     def contents(folder: Path) -> list[bytes]:
         return [(folder / name).read_bytes() for name in RESULTS[command]]
 
     folder = check_resume_after_kill(
         COMMANDS[command],
-        [*words_of(command, root), PLACES[command]],
+        [*arguments(command, root), PLACES[command]],
         contents,
         tmp_path,
         kills=2,
@@ -68,10 +68,10 @@ def test_killed_it_goes_on_to_the_same_bits(command, root, tmp_path):
         assert len(nevs) == len(set(nevs)) == 24
 
 
-def test_two_processes_give_one_s_search(root, tmp_path):
-    words = words_of("search", root)
-    assert search.main([*words, "--out", str(tmp_path / "one")]) == 0
-    run_in_processes(search.main, [*words, "--out", str(tmp_path / "two")], preload=PRELOAD)
+def test_search_in_two_processes_equals_one(root, tmp_path):
+    argv = arguments("search", root)
+    assert search.main([*argv, "--out", str(tmp_path / "one")]) == 0
+    run_in_processes(search.main, [*argv, "--out", str(tmp_path / "two")], preload=PRELOAD)
     assert (tmp_path / "two" / "search.json").read_bytes() == (tmp_path / "one" / "search.json").read_bytes()
-    shares = [len((tmp_path / "two" / f"tested-{rank}.jsonl").read_text().splitlines()) for rank in range(2)]
-    assert shares == [12, 12]
+    counts = [len((tmp_path / "two" / f"tested-{rank}.jsonl").read_text().splitlines()) for rank in range(2)]
+    assert counts == [12, 12]

@@ -1,4 +1,4 @@
-"""``run_cifar10.sh`` and ``run_imagenet.sh``: every job of the plan runs to its end on tiny data; a second call does nothing."""
+"""``run_cifar10.sh`` and ``run_imagenet.sh``: every job of the plan finishes on tiny data; a second call does nothing."""
 
 from pathlib import Path
 
@@ -7,13 +7,13 @@ from common.testing import script_runs_its_plan
 HERE = Path(__file__).parents[1]
 
 
-def test_cifar10_script_runs_its_plan_though_results_are_committed(tmp_path):
+def test_cifar10_script_runs_plan_with_committed_results(tmp_path):
     out = script_runs_its_plan(HERE / "run_cifar10.sh", tmp_path, "--arch", "mobilenetv1-small")
     assert len(list(out.glob("runs/meta/*/results/small-*.json"))) == 5
 
 
-def test_imagenet_script_hands_options_to_the_stages_that_know_them(tmp_path):
-    """``--epochs`` is unknown to the search, which comes after the PruningNet was trained."""
+def test_imagenet_script_passes_options_to_supporting_stages(tmp_path):
+    """The search, which runs after the training of the PruningNet, has no ``--epochs``."""
     out = script_runs_its_plan(
         HERE / "run_imagenet.sh", tmp_path, "--arch", "resnet-small", "--epochs", "1", per_class=6
     )

@@ -1,4 +1,4 @@
-"""The three stages as commands, in process: what they leave, that the next one reads it, that a second call goes on."""
+"""The three stages as commands, in process: written files, their use by the next stage, and resuming."""
 
 import csv
 import json
@@ -22,13 +22,20 @@ from common.target import Target
 from common.testing import run_method
 from common.trained_model import Limits, TrainedModel
 from common.training import TrainOptions
-from rewarded_metapruning import evaluate, evaluating, method, network_cost, search, train
+from rewarded_metapruning import final_training, method, network_cost, search, train_chosen, train_pruning_net
 from rewarded_metapruning.closed_form import space_cost
 from rewarded_metapruning.evaluator import CandidateEvaluator
-from rewarded_metapruning.recipes import SearchSettings, recipe_of
-from rewarded_metapruning.search_file import nev_of_rank, read_search
-from rewarded_metapruning.searching import window_of
-from rewarded_metapruning.settings import CONV_LINEAR, Evaluate, Search, Train, normalize_dashes, parse_stage
+from rewarded_metapruning.recipes import EvolutionSettings, find_recipe
+from rewarded_metapruning.search_file import read_nev, read_search
+from rewarded_metapruning.search_stage import select_window
+from rewarded_metapruning.settings import (
+    CONV_LINEAR,
+    SearchWidths,
+    TrainChosen,
+    TrainPruningNet,
+    normalize_dashes,
+    parse_stage,
+)
 from rewarded_metapruning.space import find_space
 
 HOLDOUT = ["--holdout", "0.25"]
@@ -50,9 +57,9 @@ EVALUATE = ["--epochs", "1", "--batch-size", "16"]
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory) -> Path:
-    """Pictures, and a PruningNet trained on them."""
+    """Write images and train a PruningNet on them."""
     root = write_image_folder(tmp_path_factory.mktemp("stages"))
-    assert train.main([*common(root), *TRAIN, "--save", str(root / "meta")]) == 0
+    assert train_pruning_net.main([*common(root), *TRAIN, "--save", str(root / "meta")]) == 0
     return root
 
 
@@ -70,7 +77,7 @@ def found(root) -> Path:
     return root / "search" / "search.json"
 
 
-def test_training_leaves_a_run_folder_and_the_original_s_files(root):
+def test_training_writes_run_folder_and_original_files(root):
     folder = root / "meta"
     assert {path.name for path in folder.iterdir()} == {
         "config.json",
@@ -88,19 +95,19 @@ def test_training_leaves_a_run_folder_and_the_original_s_files(root):
     assert (folder / "checkpoint.pth.tar").read_bytes() == (folder / "model_best.pth.tar").read_bytes()
 
 
-def test_a_finished_training_is_skipped_and_other_options_are_refused(root, capsys):
+def test_finished_training_is_skipped_and_other_options_fail(root, capsys):
     before = (root / "meta" / "model.safetensors").stat().st_mtime_ns
     words = [*common(root), *TRAIN, "--save", str(root / "meta")]
-    assert train.main(words) == 0
+    assert train_pruning_net.main(words) == 0
     assert (root / "meta" / "model.safetensors").stat().st_mtime_ns == before
-    assert train.main([*words, "--learning-rate", "0.2"]) == 2
+    assert train_pruning_net.main([*words, "--learning-rate", "0.2"]) == 2
     assert "--learning-rate" in capsys.readouterr().err
 
 
-def test_full_width_is_measured_after_every_nth_epoch_and_the_last(root, tmp_path):
-    """The same network as with a measurement after each."""
+def test_full_width_is_measured_after_every_nth_and_last_epoch(root, tmp_path):
+    """The network is the same as with a measurement after each epoch."""
     words = [*common(root), *TRAIN, "--save", str(tmp_path / "meta"), "--evaluate-every", "2"]
-    assert train.main(words) == 0
+    assert train_pruning_net.main(words) == 0
     with open(tmp_path / "meta" / "log.csv", newline="") as file:
         first, last = (row["unpruned_top1"] for row in csv.DictReader(file))
     assert first == "" and float(last) == json.loads((root / "meta" / "metrics.json").read_text())["unpruned_top1"]
@@ -108,7 +115,7 @@ def test_full_width_is_measured_after_every_nth_epoch_and_the_last(root, tmp_pat
     assert (tmp_path / "meta" / name).read_bytes() == (root / "meta" / name).read_bytes()
 
 
-def test_search_writes_every_candidate_best_first(root, found, capsys):
+def test_search_writes_candidates_best_first(root, found, capsys):
     content = read_search(found)
     rows = content["candidates"]
     assert content["finished"] and content["generations"] == 3 and len(rows) == 18
@@ -123,10 +130,10 @@ def test_search_writes_every_candidate_best_first(root, found, capsys):
     assert content["selected_on"] == "holdout"
     assert search.main(search_words(root, found.parent)) == 0
     printed = capsys.readouterr().out
-    assert "No.1: " in printed and "held-out training pictures; 18 are known already" in printed
+    assert "No.1: " in printed and "held-out training images; 18 are cached" in printed
 
 
-def test_interrupted_search_resumes_to_the_same_file_and_evaluates_nothing_twice(root, found, tmp_path, monkeypatch):
+def test_interrupted_search_resumes_without_reevaluation(root, found, tmp_path, monkeypatch):
     evaluated = []
     evaluate_one = CandidateEvaluator.__call__
 
@@ -148,7 +155,7 @@ def test_interrupted_search_resumes_to_the_same_file_and_evaluates_nothing_twice
     assert len(evaluated) == len(set(evaluated)) == 18
 
 
-def test_more_generations_go_on_from_the_same_folder(root, tmp_path):
+def test_more_generations_continue_in_same_folder(root, tmp_path):
     words = search_words(root, tmp_path / "s")
     assert search.main([*words, "--max-iters", "1"]) == 0
     first = {tuple(row["nev"]) for row in read_search(tmp_path / "s" / "search.json")["candidates"]}
@@ -158,20 +165,20 @@ def test_more_generations_go_on_from_the_same_folder(root, tmp_path):
     assert {tuple(row["nev"]) for row in content["candidates"] if row["generation"] == 0} == first
 
 
-def test_selecting_on_the_test_pictures_says_so(root, tmp_path, capsys):
+def test_selection_on_test_images_is_reported(root, tmp_path, capsys):
     words = [*search_words(root, tmp_path / "s"), "--max-iters", "1", "--select-on", "test", "--plots"]
     assert search.main(words) == 0
-    assert "the TEST pictures, as the original does" in capsys.readouterr().out
+    assert "the TEST images, as in the original code" in capsys.readouterr().out
     assert read_search(tmp_path / "s" / "search.json")["selected_on"] == "test"
     assert (tmp_path / "s" / "rewards.png").stat().st_size > 5000 < (tmp_path / "s" / "candidates.png").stat().st_size
 
 
-def test_the_chosen_network_is_trained_saved_and_read_back(root, found, tmp_path, capsys):
-    """The search's file is used as it is; another paper's cut works on what comes out."""
+def test_chosen_network_is_trained_and_saved(root, found, tmp_path, capsys):
+    """The vector comes from the search file, and the saved network can be pruned by other methods."""
     words = [*common(root), *EVALUATE, "--nev-file", str(found), "--rank", "2", "--save", str(tmp_path)]
-    assert evaluate.main([*words, "--beside", "unpruned", "random:2"]) == 0
+    assert train_chosen.main([*words, "--also-train", "unpruned", "random:2"]) == 0
     space = find_space("resnet-small", 2, (3, 16, 16))
-    nev = nev_of_rank(found, 2, space)
+    nev = read_nev(found, 2, space)
     (folder,) = tmp_path.glob("chosen-*")
     model = load_model(folder / "model.safetensors")
     cost = space_cost(space)
@@ -189,28 +196,30 @@ def test_the_chosen_network_is_trained_saved_and_read_back(root, found, tmp_path
     assert count_cost(smaller, (3, 16, 16)).macs < chosen
 
 
-def test_generated_weights_are_the_start_if_asked_for(root, found, tmp_path):
+def test_init_generated_starts_from_generated_weights(root, found, tmp_path):
     words = [*common(root), "--nev-file", str(found), "--save", str(tmp_path / "g"), "--epochs", "0"]
-    assert evaluate.main([*words, "--init", "generated", "--net-cache", str(root / "meta" / "model.safetensors")]) == 0
+    assert (
+        train_chosen.main([*words, "--init", "generated", "--net-cache", str(root / "meta" / "model.safetensors")]) == 0
+    )
     (folder,) = (tmp_path / "g").glob("chosen-*")
     model = load_model(folder / "model.safetensors")
     space = find_space("resnet-small", 2, (3, 16, 16))
     net = load_model(root / "meta" / "model.safetensors")
-    expected = net.plain_network(nev_of_rank(found, 1, space)).state_dict()
+    expected = net.plain_network(read_nev(found, 1, space)).state_dict()
     assert torch.equal(model.conv1.weight, expected["conv1.weight"])
     assert json.loads((folder / "metrics.json").read_text())["init"] == "generated"
 
 
-def test_vectors_are_taken_from_the_command_line_too(root, tmp_path):
+def test_nev_option_overrides_search_file(root, tmp_path):
     words = [*common(root, "mobilenetv2-small"), *EVALUATE, "--save", str(tmp_path)]
     nev = "network_encoding_vector = np.array([3, 9, 12, 12, 20, 20, 5, 6, 7, 8, 9])"
-    assert evaluate.main([*words, "--nev", nev]) == 0
+    assert train_chosen.main([*words, "--nev", nev]) == 0
     (folder,) = tmp_path.glob("chosen-*")
     assert json.loads((folder / "metrics.json").read_text())["nev"] == [3, 9, 12, 12, 20, 20, 5, 6, 7, 8, 9]
     assert network_cost("mobilenetv2-small", (3, 9, 12, 12, 20, 20, 5, 6, 7, 8, 9)) > 0
 
 
-def test_underscores_of_the_original_are_understood():
+def test_underscores_in_option_names_are_accepted():
     assert normalize_dashes(["--max_iters=20", "--net_cache", "a_b.tar", "-j", "3"]) == [
         "--max-iters=20",
         "--net-cache",
@@ -220,13 +229,13 @@ def test_underscores_of_the_original_are_understood():
     ]
 
 
-def test_paper_s_settings_are_the_defaults():
+def test_defaults_are_published_settings():
     for arch, meta, final in (
         ("resnet50", (32, 256, 0.1, "multi-step", 1e-4), (320, 512, 0.2, "multi-step", 1e-4)),
         ("mobilenetv1", (64, 512, 0.25, "linear", 4e-5), (320, 2048, 0.5, "linear", 4e-5)),
         ("mobilenetv2", (64, 512, 0.25, "linear", 0.0), (400, 1024, 0.5, "linear", 4e-5)),
     ):
-        for stage, expected in ((Train, meta), (Evaluate, final)):
+        for stage, expected in ((TrainPruningNet, meta), (TrainChosen, final)):
             settings = parse_stage(stage, ["--arch", arch, "--data", "./ImageNet2012"])
             recipe = settings.recipe
             assert (
@@ -239,20 +248,20 @@ def test_paper_s_settings_are_the_defaults():
             assert (recipe.momentum, recipe.label_smoothing, settings.data.dataset) == (0.9, 0.1, "imagenet")
             if recipe.schedule == "multi-step":
                 assert recipe.milestones == (recipe.epochs // 4, recipe.epochs // 2, 3 * recipe.epochs // 4)
-    parsed = parse_stage(Search, []).searching
+    parsed = parse_stage(SearchWidths, []).search
     assert (parsed.population, parsed.parents, parsed.mutation, parsed.max_iters) == (50, 10, 0.1, 20)
     assert (parsed.base_acc, parsed.base_macs, parsed.batch_size, parsed.calibration_batches) == (70.6, 4100, 1000, 100)
     space = find_space("resnet50")
-    budget = window_of(parsed, space_cost(space), recipe_of("resnet50"))
-    assert (budget.least, budget.most) == (1950 * 10**6, 2050 * 10**6)
-    parsed = parse_stage(Search, ["--arch", "mobilenetv2"]).searching
-    budget = window_of(parsed, space_cost(find_space("mobilenetv2")), recipe_of("mobilenetv2"))
-    assert (budget.least, budget.most) == (0, 330 * 10**6)
+    window = select_window(parsed, space_cost(space), find_recipe("resnet50"))
+    assert (window.least, window.most) == (1950 * 10**6, 2050 * 10**6)
+    parsed = parse_stage(SearchWidths, ["--arch", "mobilenetv2"]).search
+    window = select_window(parsed, space_cost(find_space("mobilenetv2")), find_recipe("mobilenetv2"))
+    assert (window.least, window.most) == (0, 330 * 10**6)
 
 
 @pytest.fixture(scope="module")
 def dense(tmp_path_factory) -> TrainedModel:
-    """A resnet20 that was not trained, with few images."""
+    """Create an untrained resnet20 with few images."""
     data = load_dataset("digits")
     small = data.holdout(0.1)
     data = replace(data, train=small.test, test=data.test.subset(torch.arange(40)), fingerprint="0" * 16)
@@ -260,23 +269,23 @@ def dense(tmp_path_factory) -> TrainedModel:
     return TrainedModel("resnet20", create_model("resnet20").eval(), data)
 
 
-HOW = method.MetaPruning(
+SETTINGS = method.MetaPruningSettings(
     TrainOptions(epochs=1, batch_size=64, optimizer="adam", learning_rate=0.003),
-    SearchSettings(4, 2, 2, 2),
+    EvolutionSettings(4, 2, 2, 2),
     generations=1,
 )
-SHORT = replace(method.METHOD, decide=partial(method.decide, HOW))
+SHORT = replace(method.METHOD, decide=partial(method.decide, SETTINGS))
 
 
-def test_as_compare_calls_it(dense, tmp_path):
-    """resnet20 by its channel groups; the result is an ordinary resnet20 checkpoint within the target, and is not made twice."""
+def test_method_prunes_resnet20(dense, tmp_path):
+    """The result is a plain resnet20 checkpoint within the target; a second call reuses it."""
     before = {name: tensor.clone() for name, tensor in dense.model.state_dict().items()}
     metrics = run_method(SHORT, dense, 0.6, tmp_path)
     assert all(torch.equal(before[name], tensor) for name, tensor in dense.model.state_dict().items())
     model = load_network(tmp_path / metrics["file"])
     assert Target(0.6).met(count_cost(model, (3, 32, 32)).macs / 40_551_040)
     assert model.architecture["arch"] == "resnet20" and model.checkpoint_header["normalize"] is not None
-    low, high = method.limits_around(0.6)  # what the PruningNet has drawn, and nothing else
+    low, high = method.scale_range_around(0.6)  # the entries that the PruningNet was trained on
     found = read_search(tmp_path / "search" / "search.json")["candidates"]
     assert (low, high) != (0, 30) and all(low <= entry <= high for row in found for entry in row["nev"])
     assert metrics["nev"] == found[0]["nev"] and metrics["compressed"]["macs"] == found[0]["macs"]
@@ -285,40 +294,41 @@ def test_as_compare_calls_it(dense, tmp_path):
 
 
 def test_force_searches_again(dense, tmp_path):
-    def decided(force: bool) -> list[int]:
+    def decide(force: bool) -> list[int]:
         stage = open_stage(tmp_path, "compare", {}, force=force, log=lambda line: None)
         return SHORT.decide(dense, Target(0.6), stage).report["nev"]
 
-    best, memory = decided(False), tmp_path / "search" / "tested-0.jsonl"
-    lines = memory.read_text()
-    memory.write_text(lines.splitlines()[0] + "\n")
-    assert decided(False) == best and sorted(memory.read_text().splitlines()) == sorted(lines.splitlines())
-    memory.write_text("not json\n")
-    assert decided(True) == best and memory.read_text() == lines
+    best, cache = decide(False), tmp_path / "search" / "tested-0.jsonl"
+    lines = cache.read_text()
+    cache.write_text(lines.splitlines()[0] + "\n")
+    assert decide(False) == best and sorted(cache.read_text().splitlines()) == sorted(lines.splitlines())
+    cache.write_text("not json\n")
+    assert decide(True) == best and cache.read_text() == lines
 
 
-def test_what_the_method_cannot_start_from_is_refused_before_anything_is_trained(dense, tmp_path):
-    def refused(start: TrainedModel, target: float = 0.5) -> str:
+def test_unsupported_start_raises_before_training(dense, tmp_path):
+    def message(start: TrainedModel, target: float = 0.5) -> str:
         with pytest.raises(UserError) as error:
             SHORT.decide(start, Target(target), open_stage(tmp_path, "compare", {}))
         return str(error.value)
 
     group = dense.groups[0]
     smaller = keep_channels(dense.model, dense.example, {group.name: range(group.size // 2)})
-    assert "full width; this resnet20 differs in" in refused(replace(dense, model=smaller))
+    assert "full width; this resnet20 differs in" in message(replace(dense, model=smaller))
     nameless = create_model("resnet20")
     del nameless.architecture
-    assert "names no architecture" in refused(replace(dense, model=nameless))
-    assert "cannot keep to limits" in refused(replace(dense, limits=Limits(min_channels=4)))
-    assert "--target-macs 0.005: no vector of resnet20" in refused(dense, 0.005)
+    assert "names no architecture" in message(replace(dense, model=nameless))
+    assert "does not support limits" in message(replace(dense, limits=Limits(min_channels=4)))
+    assert "--target-macs 0.005: no vector of resnet20" in message(dense, 0.005)
     assert not (tmp_path / "pruning-net").exists()
 
 
-def test_rotated_vectors_give_the_network_that_the_original_trained():
+def test_rotated_vector_matches_original_network():
     space = find_space("mobilenetv1")
     words = ["--arch", "mobilenetv1", "--nev", "published"]
     plain, rotated = (
-        evaluating.chosen_nev(parse_stage(Evaluate, [*words, *more]).vector, space) for more in ([], ["--rotated"])
+        final_training.select_nev(parse_stage(TrainChosen, [*words, *more]).vector, space)
+        for more in ([], ["--rotated"])
     )
     cost = space_cost(space)
     assert [round(int(cost.macs([nev])[0]) / 1e6, 3) for nev in (plain, rotated)] == [295.605, 295.343]

@@ -1,4 +1,4 @@
-"""Commands: light starts, defaults by network without the registry, and what config.json holds."""
+"""Commands: start without torch, defaults that depend on the network, and the content of config.json."""
 
 import subprocess
 import sys
@@ -13,28 +13,42 @@ from rewarded_metapruning.settings import (
     DESCRIBED,
     IMAGENET_NETWORKS,
     KNOWN_NETWORKS,
-    Evaluate,
-    Search,
-    Train,
+    SearchWidths,
+    TrainChosen,
+    TrainPruningNet,
     parse_stage,
-    recorded,
+    recorded_options,
 )
 
 SCRIPTS = ("train.py", "search.py", "evaluate.py")
-MODULES = ("train", "search", "evaluate", "cost", "paper.diagrams", "paper.small_scale", "paper.tables")
+MODULES = (
+    "train_pruning_net",
+    "search",
+    "train_chosen",
+    "cost",
+    "paper.diagrams",
+    "paper.search_vs_random",
+    "paper.tables",
+)
 
 
-def test_help_version_and_mistakes_import_no_torch():
+def test_help_version_and_invalid_input_import_no_torch():
     commands = [*([script] for script in SCRIPTS), *(["-m", f"rewarded_metapruning.{name}"] for name in MODULES)]
     assert heavy_starts(commands, Path(__file__).parents[1]) == []
 
 
 OUT_OF_RANGE = {
-    "train": ["--scales 20 10", "--learning-rate -1", "--holdout many", "--model no_factory", "--arch"],
+    "train_pruning_net": [
+        "--scale-range 20 10",
+        "--learning-rate -1",
+        "--holdout many",
+        "--model no_factory",
+        "--arch",
+    ],
     "search": ["--parents 0", "--population 4 --mutants 9", "--macs-max nan", "--target-macs 2", "--select-on all"],
-    "evaluate": ["--beside everything", "--rank 0", "--init new", "--epochs -1", "--scales 0 31"],
+    "train_chosen": ["--also-train everything", "--rank 0", "--init new", "--epochs -1", "--scale-range 0 31"],
     "cost": ["--model package.module:factory", "--num-classes 0"],
-    "paper.small_scale": ["--random 0", "--meta-optimizer lion"],
+    "paper.search_vs_random": ["--random 0", "--meta-optimizer lion"],
 }
 
 
@@ -51,7 +65,7 @@ for name, words in {lines}:
     assert done.returncode == 0 and len(errors) == len(lines), done.stderr
 
 
-def test_known_networks_are_those_of_the_registry():
+def test_known_networks_match_registry():
     others = [name for name in ARCHITECTURES if name.startswith("resnet") or name == "vgg16"]
     assert (
         list(KNOWN_NETWORKS) == [*DESCRIPTIONS, *(n for n in others if n not in DESCRIPTIONS)]
@@ -68,8 +82,8 @@ COMMON = {
     "dataset_dir": None,
     "normalize": None,
     "workers": 2,
-    "pictures": None,
-    "scales": None,
+    "train_images": None,
+    "scale_range": None,
     "device": "auto",
     "seed": 0,
     "threads": None,
@@ -116,27 +130,27 @@ SEARCHING = {
     "batch_size": 100,
 }
 STORED = {
-    Train: ({"save"}, {**COMMON, **TRAINING, "tensorboard": None}),
-    Search: ({"out", "max_iters", "plots", "net_cache"}, {**COMMON, **SEARCHING}),
-    Evaluate: (
-        {"save", "beside", "nev", "nev_file", "rank", "net_cache", "tensorboard", "rotated"},
+    TrainPruningNet: ({"save"}, {**COMMON, **TRAINING, "tensorboard": None}),
+    SearchWidths: ({"out", "max_iters", "plots", "net_cache"}, {**COMMON, **SEARCHING}),
+    TrainChosen: (
+        {"save", "also_train", "nev", "nev_file", "rank", "net_cache", "tensorboard", "rotated"},
         {**COMMON, **TRAINING, "init": "scratch"},
     ),
 }
 
 
 @pytest.mark.parametrize("stage", STORED, ids=lambda stage: stage.__name__)
-def test_run_folders_of_before_stay_readable(stage):
-    """Names and values that config.json held when options were a Namespace, among them those that a stage has dropped."""
+def test_config_of_earlier_runs_stays_valid(stage):
+    """config.json keeps the options of earlier versions, including those that a stage has removed."""
     left_out, stored = STORED[stage]
-    dropped = {"holdout": 0.1} if stage is Evaluate else {}
-    dropped |= {} if stage is Evaluate else {"compile": False}
-    assert recorded(parse_stage(stage, ["--arch", "resnet-small"]), *left_out, **dropped) == stored
+    removed = {"holdout": 0.1} if stage is TrainChosen else {}
+    removed |= {} if stage is TrainChosen else {"compile": False}
+    assert recorded_options(parse_stage(stage, ["--arch", "resnet-small"]), *left_out, **removed) == stored
 
 
-def test_spellings_of_the_original():
-    settings = parse_stage(Train, ["--data=here", "-j", "3", "--label_smooth", "0.2", "--batch_size=7"])
+def test_original_option_names_are_accepted():
+    settings = parse_stage(TrainPruningNet, ["--data=here", "-j", "3", "--label_smooth", "0.2", "--batch_size=7"])
     assert (settings.data.dataset_dir, settings.data.workers, settings.recipe.batch_size) == ("here", 3, 7)
     assert (settings.recipe.label_smoothing, settings.data.dataset) == (0.2, "imagenet")
-    own = parse_stage(Search, ["--model", "package.module:factory"])
+    own = parse_stage(SearchWidths, ["--model", "package.module:factory"])
     assert own.network.arch == own.network.model == "package.module:factory" and own.data.dataset == "digits"

@@ -1,7 +1,7 @@
-"""Candidates that were evaluated, on disk: each process appends a line, so that none is evaluated twice after an interruption.
+"""Cache evaluated candidates on disk, one line per candidate, so that no candidate is evaluated twice after an interruption.
 
-Under torchrun the candidates of a generation are shared out; every process then knows the metrics of all, bit-identical to
-those of a single process.
+Under torchrun, the candidates of a generation are divided among the processes. Afterwards, every process has the metrics of
+all candidates, bit-identical to those of a single process.
 """
 
 import json
@@ -23,7 +23,12 @@ PATTERN = "tested-*.jsonl"
 
 
 class EvaluationCache:
-    """The memory of a search: ``evaluate_all`` evaluates what it does not hold yet. With no folder nothing is kept on disk."""
+    """Cache of a search. ``evaluate_all`` evaluates only candidates that are not cached.
+
+    Args:
+        folder: Folder of the cache files. None: keep the cache in memory only.
+        evaluate: Function that evaluates one NEV.
+    """
 
     def __init__(
         self, folder: Path | None, evaluate: Callable[[NEV], CandidateMetrics], device: torch.device | str = "cpu"
@@ -35,32 +40,32 @@ class EvaluationCache:
             self._read(folder)
 
     def _read(self, folder: Path) -> None:
-        torn: list[str] | None = None
+        complete: list[str] | None = None
         for file in sorted(folder.glob(PATTERN)):
-            lines, cut_short = _whole_lines(file)
+            lines, truncated = _complete_lines(file)
             self.known |= dict(_parse(line, file) for line in lines)
-            if file == self.file and cut_short:
-                torn = lines
-        barrier()  # every process has read all files before one of them is mended
-        if torn is not None and self.file is not None:
-            write_text(self.file, "".join(f"{line}\n" for line in torn))
+            if file == self.file and truncated:
+                complete = lines
+        barrier()  # all processes read all files before one is repaired
+        if complete is not None and self.file is not None:
+            write_text(self.file, "".join(f"{line}\n" for line in complete))
 
     def evaluate_all(self, nevs: Sequence[NEV]) -> list[CandidateMetrics]:
-        """Metrics of these NEVs, in their order."""
+        """Return the metrics of these NEVs, in the same order."""
         todo = [nev for nev in nevs if nev not in self.known]
         mine = list(enumerate(todo))[rank() :: world_size()]
         table = torch.zeros(len(todo), 3, dtype=torch.float64, device=self.device)
         for place, nev in tqdm(mine, desc="evaluate", disable=None if is_main() else True, leave=False):
             metrics = self.evaluate(nev)
-            self._keep(nev, metrics)
+            self._append(nev, metrics)
             table[place] = torch.tensor(list(asdict(metrics).values()), dtype=torch.float64)
         if todo:
-            sum_over_ranks(table)  # each row is zero in all processes but one: the sum is exact
+            sum_over_ranks(table)  # each row is nonzero in one process only, so the sum is exact
         for nev, row in zip(todo, table.tolist(), strict=True):
             self.known[nev] = CandidateMetrics(*row)
         return [self.known[nev] for nev in nevs]
 
-    def _keep(self, nev: NEV, metrics: CandidateMetrics) -> None:
+    def _append(self, nev: NEV, metrics: CandidateMetrics) -> None:
         if self.file is None:
             return
         with open(self.file, "a", encoding="utf-8") as file:
@@ -69,11 +74,11 @@ class EvaluationCache:
             os.fsync(file.fileno())
 
 
-def _whole_lines(file: Path) -> tuple[list[str], bool]:
-    """(lines that were written to their end, whether something torn follows them)."""
+def _complete_lines(file: Path) -> tuple[list[str], bool]:
+    """Return (complete lines, whether a truncated line follows them)."""
     text = file.read_text(encoding="utf-8", errors="replace")
-    whole, newline, rest = text.rpartition("\n")
-    return whole.splitlines() if newline else [], bool(rest)
+    complete, newline, rest = text.rpartition("\n")
+    return complete.splitlines() if newline else [], bool(rest)
 
 
 def _parse(line: str, file: Path) -> tuple[NEV, CandidateMetrics]:
@@ -82,4 +87,4 @@ def _parse(line: str, file: Path) -> tuple[NEV, CandidateMetrics]:
         numbers = (float(entry[key]) for key in ("top1", "top5", "loss"))
         return tuple(int(value) for value in entry["nev"]), CandidateMetrics(*numbers)
     except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{file} is damaged; delete it, or use --force, to begin the search anew") from error
+        raise UserError(f"{file} is damaged; delete it, or restart the search with --force") from error

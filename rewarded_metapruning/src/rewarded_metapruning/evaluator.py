@@ -1,7 +1,7 @@
-"""Evaluate candidates of a search (arXiv 2301.11063, section "Searching").
+"""Evaluate search candidates (arXiv 2301.11063, section "Searching").
 
-A candidate is a plain network with generated weights: batch norm is calibrated on training images, and accuracy is measured on
-held-out ones. Each is a new network, so candidates do not affect one another; the calibration images are the same for all.
+A candidate is a plain network with generated weights. Its batch-norm statistics are recalibrated on training images, the same
+ones for all candidates, and its accuracy is measured on held-out images. Candidates do not affect one another.
 """
 
 from collections.abc import Iterator, Sequence
@@ -17,13 +17,13 @@ from common.layers import placed
 from common.measure import evaluate
 from rewarded_metapruning.pruning_net import PruningNet
 
-KEPT_BYTES = 512 * 2**20  # calibration images are kept as they are up to this size
+CACHE_BYTES = 512 * 2**20  # calibration images are cached in memory up to this size
 MIN_PART = 2
 
 
 @dataclass(frozen=True)
 class CandidateMetrics:
-    """top1 and top5 in percent, mean loss."""
+    """Accuracy of a candidate: top-1 and top-5 in percent, mean loss."""
 
     top1: float
     top5: float
@@ -32,13 +32,13 @@ class CandidateMetrics:
 
 @dataclass
 class CandidateEvaluator:
-    """Evaluate vectors with a trained PruningNet.
+    """Evaluate encoding vectors with a trained PruningNet.
 
     Attributes:
-        pruning_net: On its device, in eval mode.
-        calibration: Training images that batch norm is calibrated with, augmented as in training.
-        images: Those that accuracy is measured on.
-        batches: Of calibration images, ``batch_size`` each.
+        pruning_net: The PruningNet, in eval mode, on ``device``.
+        calibration: Training images for batch-norm calibration, augmented as during training.
+        images: Images on which accuracy is measured.
+        batches: Number of calibration batches of ``batch_size`` images.
     """
 
     pruning_net: PruningNet
@@ -50,29 +50,30 @@ class CandidateEvaluator:
     seed: int = 0
     workers: int = 2
     amp: bool = False
-    _kept: list[Tensor] = field(default_factory=list, init=False)
+    _cached: list[Tensor] = field(default_factory=list, init=False)
 
     def __call__(self, nev: Sequence[int]) -> CandidateMetrics:
-        """Deterministic for a NEV, whatever was evaluated before."""
-        return self.measure(self.calibrated(nev))
+        """Return top-1, top-5 (percent) and mean loss. The result depends only on ``nev`` and ``seed``."""
+        return self.measure(self.build_calibrated(nev))
 
-    def calibrated(self, nev: Sequence[int]) -> nn.Module:
-        """The plain network of a NEV: generated weights, running statistics averaged over the calibration images."""
+    def build_calibrated(self, nev: Sequence[int]) -> nn.Module:
+        """Build the plain network of a NEV: generated weights, running statistics averaged over the calibration batches."""
         model = placed(self.pruning_net.plain_network(nev), self.device)
-        with torch.no_grad(), self._precision():
-            return recalibrate_batch_norm(model, self._inputs(), self.device)
+        with torch.no_grad(), self._autocast():
+            return recalibrate_batch_norm(model, self._calibration_inputs(), self.device)
 
     def measure(self, model: nn.Module) -> CandidateMetrics:
-        with self._precision():
+        """Measure a network on ``images``."""
+        with self._autocast():
             found = evaluate(model, self.images, device=self.device, workers=self.workers, batch_size=self.batch_size)
         return CandidateMetrics(found.top1, found.top5, found.loss)
 
-    def _precision(self) -> torch.autocast:
+    def _autocast(self) -> torch.autocast:
         return torch.autocast(torch.device(self.device).type, dtype=torch.bfloat16, enabled=self.amp)
 
-    def _inputs(self) -> Sequence[Tensor] | Iterator[Tensor]:
-        if self._kept:
-            return self._kept
+    def _calibration_inputs(self) -> Sequence[Tensor] | Iterator[Tensor]:
+        if self._cached:
+            return self._cached
         batches = self.calibration.batches(
             self.batch_size,
             augment=True,
@@ -85,7 +86,7 @@ class CandidateEvaluator:
         )
         inputs = (batch.images for batch in islice(batches, self.batches))
         bytes_of_all = 4 * self.batches * self.batch_size * torch.Size(self.calibration.image_shape).numel()
-        if isinstance(self.calibration, MemoryImages) and bytes_of_all <= KEPT_BYTES:
-            self._kept = list(inputs)
-            return self._kept
+        if isinstance(self.calibration, MemoryImages) and bytes_of_all <= CACHE_BYTES:
+            self._cached = list(inputs)
+            return self._cached
         return inputs

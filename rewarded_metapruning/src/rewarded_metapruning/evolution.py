@@ -1,7 +1,7 @@
-"""The evolutionary search over encoding vectors (arXiv 2301.11063, section "Searching"): proposals only, nothing is measured.
+"""Propose encoding vectors by evolutionary search (arXiv 2301.11063, section "Searching"). No candidate is evaluated here.
 
-Every draw depends on (seed, generation) alone, so a search that is begun anew proposes the same vectors as long as it gets the
-same rewards: this is what makes resuming and sharing among processes exact.
+Random numbers depend on (seed, generation) only. A restarted search therefore proposes the same vectors if it gets the same
+rewards, which makes resuming and distributing a search exact.
 """
 
 import math
@@ -13,34 +13,35 @@ import numpy as np
 from common.errors import UserError
 from common.target import Target
 from rewarded_metapruning.closed_form import SpaceCost, space_cost
-from rewarded_metapruning.recipes import SearchSettings
+from rewarded_metapruning.recipes import EvolutionSettings
 from rewarded_metapruning.scale import ALL_SCALES, FULL
 from rewarded_metapruning.settings import CONV_LINEAR, MILLION, PAPER
 from rewarded_metapruning.space import NEV, SearchSpace
 
-ROUNDS = 60  # of proposals for a generation's mutants, and crossovers, before random vectors take their place
-RANDOM_ROUNDS = 20  # of uniform draws before vectors are led into the window
-WALKS = 60  # vectors in a row that are led towards the window in vain, or to one that is known, before giving up
+PROPOSAL_ROUNDS = 60  # rounds of proposing mutants, or crossovers, before random vectors fill the generation
+UNIFORM_ROUNDS = 20  # rounds of uniform sampling before vectors are moved into the window step by step
+MAX_FAILED_WALKS = 60  # consecutive walks that miss the window or end at a known vector before the search gives up
 
 
 @dataclass(frozen=True)
 class MacsWindow:
-    """MACs, by a rule, that a candidate may cost: least <= macs <= most."""
+    """Allowed MACs of a candidate by a counting rule: least <= macs <= most."""
 
     least: int
     most: int
     rule: str = PAPER
 
-    def holds(self, macs: np.ndarray) -> np.ndarray:
+    def contains(self, macs: np.ndarray) -> np.ndarray:
         return (self.least <= macs) & (macs <= self.most)
 
 
-def target_window(cost: SpaceCost, target: Target, limits: tuple[int, int] = ALL_SCALES) -> MacsWindow:
-    """[0.98, 1.00] of a fraction of the unpruned network's MACs, convolutions and linear layers.
+def window_for_target(cost: SpaceCost, target: Target, scale_range: tuple[int, int] = ALL_SCALES) -> MacsWindow:
+    """Return the window of [0.98, 1.00] times the target, in MACs of convolutions and linear layers.
 
-    Raises UserError, with what can be reached, if no vector with entries within ``limits`` meets the target.
+    Raises:
+        UserError: If no vector with entries within ``scale_range`` meets the target; the message has the nearest value.
     """
-    space, (low, high) = cost.space, limits
+    space, (low, high) = cost.space, scale_range
     dense, least, most = (
         int(macs) for macs in cost.macs([(entry,) * space.length for entry in (FULL, low, high)], CONV_LINEAR)
     )
@@ -58,112 +59,127 @@ def mutate(
     parents: np.ndarray,
     count: int,
     probability: float,
-    limits: tuple[int, int] = ALL_SCALES,
+    scale_range: tuple[int, int] = ALL_SCALES,
 ) -> np.ndarray:
-    """(count, genes): children of random rows of ``parents``; each gene moves with this probability, always to another value
-    within ``limits`` (both included)."""
+    """Return mutants (count, genes) of random rows of ``parents``.
+
+    Each gene changes with this probability, always to a different value within ``scale_range`` (inclusive).
+    """
     children = parents[random.integers(0, len(parents), count)]
-    moved = random.random(children.shape) < probability
-    low, span = limits[0], limits[1] - limits[0] + 1
-    return np.where(moved, low + (children - low + random.integers(1, max(span, 2), children.shape)) % span, children)
+    changed = random.random(children.shape) < probability
+    low, span = scale_range[0], scale_range[1] - scale_range[0] + 1
+    return np.where(changed, low + (children - low + random.integers(1, max(span, 2), children.shape)) % span, children)
 
 
-def cross(random: np.random.Generator, parents: np.ndarray, count: int) -> np.ndarray:
-    """(count, genes): each gene from one of two different parents, with equal chances."""
+def crossover(random: np.random.Generator, parents: np.ndarray, count: int) -> np.ndarray:
+    """Return crossovers (count, genes): each gene is taken from one of two different parents with equal probability."""
     first = random.integers(0, len(parents), count)
     second = (first + random.integers(1, len(parents), count)) % len(parents)
     return np.where(random.random((count, parents.shape[1])) < 0.5, parents[first], parents[second])
 
 
 class Evolution:
-    """Proposes generations of a space whose MACs lie in a window; ``limits``: least and largest scale index of a gene.
+    """Propose generations of vectors whose MACs lie in a window.
 
-    Raises UserError for a window that no vector can lie in.
+    Args:
+        scale_range: Smallest and largest scale index of a gene.
+
+    Raises:
+        UserError: If no vector can lie in the window.
     """
 
     def __init__(
         self,
         space: SearchSpace,
         window: MacsWindow,
-        sizes: SearchSettings,
+        settings: EvolutionSettings,
         seed: int = 0,
-        limits: tuple[int, int] = ALL_SCALES,
+        scale_range: tuple[int, int] = ALL_SCALES,
     ) -> None:
-        self.space, self.cost, self.window, self.sizes = space, space_cost(space), window, sizes
-        self.seed, self.limits = seed, limits
-        self._require_reachable()
+        self.space, self.cost, self.window, self.settings = space, space_cost(space), window, settings
+        self.seed, self.scale_range = seed, scale_range
+        self._check_reachable()
 
-    def generation(self, number: int, parents: Sequence[NEV], seen: set[NEV]) -> list[NEV]:
-        """``population`` different NEVs within the window that are not among ``seen``: mutants, crossovers, random ones.
+    def propose(self, number: int, parents: Sequence[NEV], seen: set[NEV]) -> list[NEV]:
+        """Propose a generation: ``population`` distinct NEVs within the window: mutants, crossovers and random vectors.
 
-        parents: the best so far, best first; none for the first generation. Raises UserError if there are not so many.
+        Args:
+            number: Number of the generation, from 0.
+            parents: Best vectors so far, best first; empty for the first generation.
+            seen: Vectors that must not be proposed again.
+
+        Raises:
+            UserError: If the window has too few vectors.
         """
         random = np.random.default_rng([self.seed, number])
         chosen: dict[NEV, None] = {}
         if parents:
-            genes = np.array([self.space.genes_of(nev) for nev in parents[: self.sizes.parents]])
-            sizes = self.sizes
-            self._take(chosen, seen, sizes.mutants, lambda n: mutate(random, genes, n, sizes.mutation, self.limits))
+            settings = self.settings
+            genes = np.array([self.space.scale_indices(nev) for nev in parents[: settings.parents]])
+            self._collect(
+                chosen, seen, settings.mutants, lambda n: mutate(random, genes, n, settings.mutation, self.scale_range)
+            )
             if len(genes) > 1:
-                self._take(chosen, seen, len(chosen) + sizes.crossovers, lambda n: cross(random, genes, n))
-        self._fill(chosen, seen, random)
+                self._collect(chosen, seen, len(chosen) + settings.crossovers, lambda n: crossover(random, genes, n))
+        self._fill_with_random(chosen, seen, random)
         return list(chosen)
 
-    def random(self, count: int, seed: Sequence[int], seen: set[NEV] | None = None) -> list[NEV]:
-        """Different random NEVs within the window."""
+    def sample(self, count: int, seed: Sequence[int], seen: set[NEV] | None = None) -> list[NEV]:
+        """Sample distinct random NEVs within the window."""
         chosen: dict[NEV, None] = {}
-        self._fill(chosen, seen or set(), np.random.default_rng(list(seed)), count)
+        self._fill_with_random(chosen, seen or set(), np.random.default_rng(list(seed)), count)
         return list(chosen)
 
-    def _take(
+    def _collect(
         self,
         chosen: dict[NEV, None],
         seen: set[NEV],
         until: int,
         propose: Callable[[int], np.ndarray],
-        rounds: int = ROUNDS,
+        rounds: int = PROPOSAL_ROUNDS,
     ) -> None:
-        """Add proposals that are new and within the window until ``chosen`` has so many."""
+        """Add proposals that are new and within the window until ``chosen`` has ``until`` vectors."""
         for _ in range(rounds):
             if len(chosen) >= until:
                 return
             proposals = propose(max(2 * (until - len(chosen)), 16))
-            for indices in proposals[self.window.holds(self.cost.macs_of_genes(proposals, self.window.rule))]:
-                nev = self.space.nev_of(indices)
+            for indices in proposals[self.window.contains(self.cost.macs_of_genes(proposals, self.window.rule))]:
+                nev = self.space.nev_from_indices(indices)
                 if nev not in seen and len(chosen) < until:
                     chosen[nev] = None
 
-    def _fill(
+    def _fill_with_random(
         self, chosen: dict[NEV, None], seen: set[NEV], random: np.random.Generator, until: int | None = None
     ) -> None:
-        until = until or self.sizes.population
-        genes, (low, high) = len(self.space.genes), self.limits
+        """Add random vectors until ``chosen`` has ``until`` vectors. Raises UserError if the window has too few."""
+        until = until or self.settings.population
+        genes, (low, high) = len(self.space.genes), self.scale_range
         low, high = max(low, self.space.description.scale_min), min(high, self.space.description.scale_max)
         if low <= high:
-            self._take(chosen, seen, until, lambda n: random.integers(low, high + 1, (n, genes)), RANDOM_ROUNDS)
-        in_vain = 0
-        while len(chosen) < until and in_vain < WALKS:
-            nev = self._walk(random)
+            self._collect(chosen, seen, until, lambda n: random.integers(low, high + 1, (n, genes)), UNIFORM_ROUNDS)
+        failed = 0
+        while len(chosen) < until and failed < MAX_FAILED_WALKS:
+            nev = self._walk_into_window(random)
             if nev is None or nev in seen or nev in chosen:
-                in_vain += 1
+                failed += 1
             else:
-                chosen[nev], in_vain = None, 0
+                chosen[nev], failed = None, 0
         if len(chosen) == until:
             return
         raise UserError(
-            f"no more than {len(seen) + len(chosen)} different vectors were found within {self._in_millions()}; widen the budget,"
-            " or ask for fewer candidates"
+            f"only {len(seen) + len(chosen)} distinct vectors were found within {self._window_text()};"
+            " widen the window or reduce the number of candidates"
         )
 
-    def _walk(self, random: np.random.Generator) -> NEV | None:
-        """A random vector led into the window, one random gene one step at a time; None if it gets past it for long."""
-        low, high = self.limits
+    def _walk_into_window(self, random: np.random.Generator) -> NEV | None:
+        """Move a random vector into the window, one random gene by one step at a time; None if it keeps missing the window."""
+        low, high = self.scale_range
         first = np.clip([self.space.description.scale_min, self.space.description.scale_max], low, high)
         indices = random.integers(first[0], first[1] + 1, (1, len(self.space.genes)))
         for _ in range(2 * (high - low + 1) * indices.shape[1]):
             macs = int(self.cost.macs_of_genes(indices, self.window.rule)[0])
             if self.window.least <= macs <= self.window.most:
-                return self.space.nev_of(indices[0])
+                return self.space.nev_from_indices(indices[0])
             step = -1 if macs > self.window.most else 1
             movable = np.flatnonzero((indices[0] + step >= low) & (indices[0] + step <= high))
             if not len(movable):
@@ -171,16 +187,18 @@ class Evolution:
             indices[0, random.choice(movable)] += step
         return None
 
-    def _require_reachable(self) -> None:
+    def _check_reachable(self) -> None:
         space, window = self.space, self.window
-        ends = self.cost.macs([(limit,) * space.length for limit in self.limits], window.rule)
+        ends = self.cost.macs([(limit,) * space.length for limit in self.scale_range], window.rule)
         if window.least > window.most:
-            raise UserError(f"the budget {self._in_millions()} is empty: its least is above its most")
+            raise UserError(
+                f"the MACs window {self._window_text()} is empty: its minimum is above its maximum; swap the values"
+            )
         if window.most < ends[0] or window.least > ends[1]:
             raise UserError(
-                f"{space.arch} cannot cost {self._in_millions()}; its vectors cost {ends[0] / MILLION:.6g} to"
-                f" {ends[1] / MILLION:.6g} million MACs by this rule (scale indices {self.limits[0]} to {self.limits[1]})"
+                f"{space.arch}: the MACs window {self._window_text()} is unreachable; choose one within {ends[0] / MILLION:.6g}"
+                f" to {ends[1] / MILLION:.6g} million MACs (entries {self.scale_range[0]} to {self.scale_range[1]})"
             )
 
-    def _in_millions(self) -> str:
+    def _window_text(self) -> str:
         return f"{self.window.least / MILLION:.6g} to {self.window.most / MILLION:.6g} million MACs"

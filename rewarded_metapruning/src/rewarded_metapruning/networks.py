@@ -1,7 +1,7 @@
-"""The networks that the paper prunes, and a small one of each kind for 32x32 pictures, at full width.
+"""Networks that the paper prunes, and a small variant of each for 32x32 images, at full width.
 
-ResNet-50 is torchvision's (stride in the 3x3 convolution). MobileNetV2 is the paper's supernet, 1.375 times as wide as the
-original, with an expansion in its first block too. The bases are literal tables; nothing here knows about pruning.
+ResNet-50 is torchvision's (stride in the 3x3 convolution). MobileNetV2 is the paper's supernet, 1.375 times as wide as
+standard MobileNetV2, and its first block has an expansion too. The base widths are literal tables.
 """
 
 from collections import OrderedDict
@@ -31,16 +31,24 @@ EXPANSION = 6
 
 
 def conv1x1(in_channels: int, channels: int, stride: int = 1) -> nn.Conv2d:
+    """Create a 1x1 convolution without bias."""
     return nn.Conv2d(in_channels, channels, 1, stride=stride, bias=False)
 
 
 def pooling(size: int | None) -> nn.Module:
-    """The mean over the last map: a window of ``size`` pixels (counted by the paper's rule) or whatever is there."""
+    """Create the final average pooling: a window of ``size`` pixels (counted by the paper's rule), or global if None."""
     return nn.AvgPool2d(size) if size else nn.AdaptiveAvgPool2d(1)
 
 
-class MobileNetV1(nn.Module):
-    """Depthwise separable convolutions (arXiv 1704.04861). (N, in_channels, H, W) -> (N, num_classes)."""
+class ScaledMobileNetV1(nn.Module):
+    """MobileNetV1 with any table of layers (arXiv 1704.04861). (N, in_channels, H, W) -> (N, num_classes).
+
+    The pooling is a module, which the paper's rule counts; ``common.models.MobileNetV1`` pools by a function.
+
+    Args:
+        layers: (channels, stride) of the stem, then of each block.
+        pool: Size of the pooling window; None: global average pooling.
+    """
 
     def __init__(
         self, layers: tuple[tuple[int, int], ...], pool: int | None, num_classes: int = 10, in_channels: int = 3
@@ -62,7 +70,7 @@ class MobileNetV1(nn.Module):
 class InvertedResidual(nn.Module):
     """Expand 1x1, depthwise 3x3, project 1x1 (arXiv 1801.04381). (N, C_in, H, W) -> (N, C, H / stride, W / stride).
 
-    The input is added where the *bases* on both sides are equal and the stride is 1, whatever the widths come to be.
+    The input is added if the *base widths* of input and output are equal and the stride is 1, for all pruned widths.
     """
 
     def __init__(self, in_channels: int, middle: int, channels: int, stride: int) -> None:
@@ -80,8 +88,14 @@ class InvertedResidual(nn.Module):
         return x + out if self.residual else out
 
 
-class MobileNetV2(nn.Module):
-    """Stem, stages of inverted residuals, 1x1 head. (N, in_channels, H, W) -> (N, num_classes)."""
+class ScaledMobileNetV2(nn.Module):
+    """MobileNetV2 with any table of stages: stem, inverted residuals, 1x1 head. (N, in_channels, H, W) -> (N, num_classes).
+
+    Args:
+        stages: (channels, blocks, stride) of the stem, then of each stage.
+        head: Channels of the last 1x1 convolution.
+        pool: Size of the pooling window; None: global average pooling.
+    """
 
     def __init__(
         self,
@@ -113,7 +127,7 @@ class MobileNetV2(nn.Module):
 
 
 class SmallResNet(nn.Module):
-    """Bottleneck blocks after a 3x3 stem of stride 2; module names as torchvision's ResNets. (N, C, H, W) -> (N, classes)."""
+    """Bottleneck blocks after a 3x3 stem of stride 2, with torchvision's module names. (N, C, H, W) -> (N, classes)."""
 
     def __init__(
         self,
@@ -147,7 +161,7 @@ class SmallResNet(nn.Module):
 
 
 def bottleneck(in_channels: int, channels: int, stride: int, project: bool) -> "Bottleneck":
-    """torchvision's block, its middle a quarter as wide as its output."""
+    """Create torchvision's bottleneck block; its inner width is a quarter of its output width."""
     from torchvision.models.resnet import Bottleneck  # importing it takes longer than importing torch
 
     shortcut = None
@@ -158,11 +172,11 @@ def bottleneck(in_channels: int, channels: int, stride: int, project: bool) -> "
 
 IMAGENET, CIFAR = (3, 224, 224), (3, 32, 32)
 REGISTERED: dict[str, tuple[Callable[..., nn.Module], tuple[int, int, int]]] = {
-    "mobilenetv1": (partial(MobileNetV1, MOBILENET_V1, 7), IMAGENET),
-    "mobilenetv2": (partial(MobileNetV2, MOBILENET_V2, 1280, 7), IMAGENET),
+    "mobilenetv1": (partial(ScaledMobileNetV1, MOBILENET_V1, 7), IMAGENET),
+    "mobilenetv2": (partial(ScaledMobileNetV2, MOBILENET_V2, 1280, 7), IMAGENET),
     "resnet-small": (SmallResNet, CIFAR),
-    "mobilenetv1-small": (partial(MobileNetV1, MOBILENET_V1_SMALL, None), CIFAR),
-    "mobilenetv2-small": (partial(MobileNetV2, MOBILENET_V2_SMALL, 128, None), CIFAR),
+    "mobilenetv1-small": (partial(ScaledMobileNetV1, MOBILENET_V1_SMALL, None), CIFAR),
+    "mobilenetv2-small": (partial(ScaledMobileNetV2, MOBILENET_V2_SMALL, 128, None), CIFAR),
 }
 for _name, (_build, _shape) in REGISTERED.items():
     register(_name, _build, _shape, IMAGE_ARGUMENTS)

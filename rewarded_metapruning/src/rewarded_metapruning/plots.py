@@ -1,4 +1,4 @@
-"""Pictures of searches."""
+"""Plots of searches."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,11 +10,11 @@ from common.errors import UserError
 from common.plots import COLORS, KEPT, figure
 
 
-def rewards(path: Path, searches: Sequence[Mapping[str, Any]]) -> None:
-    """Rewards by generation: the best so far, and the median with the range of each generation. One search or several."""
-    histories = [history(search) for search in searches]
+def plot_rewards(path: Path, searches: Sequence[Mapping[str, Any]]) -> None:
+    """Plot rewards by generation (best so far, median, worst) of one search, or the mean and range of several."""
+    histories = [reward_history(search) for search in searches]
     if len({len(h) for h in histories}) != 1:
-        raise UserError("searches of different lengths do not fit into one picture")
+        raise UserError("the searches have different numbers of generations; plot searches of equal length")
     with figure(path, height=4.0) as axes:
         places = np.arange(1, len(histories[0]) + 1)
         for key, color, label in (
@@ -30,12 +30,12 @@ def rewards(path: Path, searches: Sequence[Mapping[str, Any]]) -> None:
         axes.set_xlabel("generation")
         axes.set_ylabel("reward")
         axes.set_xticks(places[:: max(1, len(places) // 10)])
-        axes.set_title(title(searches))
+        axes.set_title(format_title(searches))
         axes.legend()
 
 
-def history(search: Mapping[str, Any]) -> list[dict[str, float]]:
-    """Rows of a result file, or made from the candidates of a search file."""
+def reward_history(search: Mapping[str, Any]) -> list[dict[str, float]]:
+    """Return the rewards of each generation, from a result file or from the candidates of a search file."""
     if "search" in search:
         return search["search"]["history"]
     rows, best = [], float("-inf")
@@ -48,22 +48,22 @@ def history(search: Mapping[str, Any]) -> list[dict[str, float]]:
     return rows
 
 
-def candidates(path: Path, search: Mapping[str, Any]) -> None:
-    """Accuracy against MACs of every candidate of a search file, coloured by generation; the best ten are circled."""
+def plot_candidates(path: Path, search: Mapping[str, Any]) -> None:
+    """Plot accuracy against MACs of every candidate of a search file, colored by generation; the best ten are circled."""
     rows = search["candidates"]
     with figure(path, height=4.0) as axes:
         macs, top1 = [row["macs_paper"] for row in rows], [row["top1"] for row in rows]
-        drawn = axes.scatter(macs, top1, c=[row["generation"] + 1 for row in rows], s=14, cmap="viridis")
+        points = axes.scatter(macs, top1, c=[row["generation"] + 1 for row in rows], s=14, cmap="viridis")
         axes.scatter(macs[:10], top1[:10], s=60, facecolors="none", edgecolors=COLORS[1], label="the best ten")
-        axes.figure.colorbar(drawn, ax=axes, label="generation")
-        axes.set_xlabel("MACs by the paper's rule, millions")
-        axes.set_ylabel("top-1 with generated weights, %")
-        axes.set_title(title([search]))
+        axes.figure.colorbar(points, ax=axes, label="generation")
+        axes.set_xlabel("MACs by the paper's rule (millions)")
+        axes.set_ylabel("top-1 with generated weights (%)")
+        axes.set_title(format_title([search]))
         axes.legend()
 
 
-def title(searches: Sequence[Mapping[str, Any]]) -> str:
-    """Network, data and number of seeds."""
+def format_title(searches: Sequence[Mapping[str, Any]]) -> str:
+    """Return network, data set and number of seeds as a title."""
     first = searches[0]
     several = f", {len(searches)} seeds" if len(searches) > 1 else ""
     return f"{first['arch']} on {first['dataset']}{several}"

@@ -1,4 +1,4 @@
-"""Candidates with their rewards, in order: the state of a search."""
+"""Run a search: propose generations, evaluate them and rank the candidates by reward."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from rewarded_metapruning.tradeoff import reward
 
 @dataclass(frozen=True)
 class RewardSettings:
-    """The reward's constants: accuracy in percent, MACs in millions by the paper's rule."""
+    """Constants of the reward: base accuracy in percent, base MACs in millions by the paper's rule, exponents."""
 
     base_accuracy: float = 100.0
     base_macs: float = 4100.0
@@ -22,16 +22,20 @@ class RewardSettings:
 
     @classmethod
     def of_space(cls, space: SearchSpace) -> "RewardSettings":
-        """Those with the unpruned network's MACs as the base."""
+        """Return the default constants with the unpruned network's MACs as the base."""
         return cls(base_macs=int(space_cost(space).macs([space.unpruned])[0]) / MILLION)
 
     def reward(self, accuracy: float, macs: float) -> float:
+        """Compute the reward of a candidate (:func:`rewarded_metapruning.reward`)."""
         return reward(accuracy, macs, self.base_accuracy, self.base_macs, self.accuracy_power, self.macs_power)
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """An evaluated NEV. macs_paper: millions by the paper's rule; macs: convolutions and linear layers."""
+    """An evaluated NEV.
+
+    ``macs_paper``: millions by the paper's rule. ``macs``: MACs of convolutions and linear layers. ``top1``, ``top5``: percent.
+    """
 
     nev: NEV
     generation: int
@@ -44,8 +48,8 @@ class Candidate:
     reward: float
 
 
-def ranked(candidates: Sequence[Candidate]) -> list[Candidate]:
-    """Best reward first; equal ones by MACs, then by NEV."""
+def rank_candidates(candidates: Sequence[Candidate]) -> list[Candidate]:
+    """Sort candidates by reward, best first; ties by MACs, then by NEV."""
     return sorted(candidates, key=lambda c: (-c.reward, c.macs_paper, c.nev))
 
 
@@ -56,15 +60,19 @@ def run_search(
     generations: int,
     after_generation: Callable[[int, list[Candidate]], None] = lambda number, candidates: None,
 ) -> list[Candidate]:
-    """All candidates in the order in which they were proposed; ``after_generation`` sees those so far.
+    """Run all generations and return the candidates in the order in which they were proposed.
 
-    The parents of a generation are the best of all generations before it.
+    The parents of a generation are the best candidates of all previous generations.
+
+    Args:
+        evaluate_all: Function that evaluates the vectors of a generation.
+        after_generation: Called after each generation with its number and all candidates so far.
     """
     candidates: list[Candidate] = []
     seen: set[NEV] = set()
     for number in range(generations):
-        parents = [candidate.nev for candidate in ranked(candidates)[: evolution.sizes.parents]]
-        pool = evolution.generation(number, parents, seen)
+        parents = [candidate.nev for candidate in rank_candidates(candidates)[: evolution.settings.parents]]
+        pool = evolution.propose(number, parents, seen)
         seen.update(pool)
         candidates += _candidates(evolution.cost, reward, pool, evaluate_all(pool), number)
         after_generation(number, candidates)
@@ -77,7 +85,15 @@ def _candidates(
     paper, macs, params = cost.macs(nevs, PAPER), cost.macs(nevs, CONV_LINEAR), cost.params(nevs)
     return [
         Candidate(
-            nev, generation, p / MILLION, m, n, got.top1, got.top5, got.loss, reward.reward(got.top1, p / MILLION)
+            nev,
+            generation,
+            p / MILLION,
+            m,
+            n,
+            found.top1,
+            found.top5,
+            found.loss,
+            reward.reward(found.top1, p / MILLION),
         )
-        for nev, got, p, m, n in zip(nevs, metrics, paper.tolist(), macs.tolist(), params.tolist(), strict=True)
+        for nev, found, p, m, n in zip(nevs, metrics, paper.tolist(), macs.tolist(), params.tolist(), strict=True)
     ]

@@ -1,4 +1,4 @@
-"""The paper's settings for its three networks, and ours for the others: training of the PruningNet, search, final training."""
+"""Settings of PruningNet training, search and final training: the paper's for its three networks, our own for the others."""
 
 from dataclasses import dataclass, replace
 
@@ -9,13 +9,18 @@ SMOOTHING = 0.1
 
 
 @dataclass(frozen=True)
-class Recipe:
-    """meta: how the PruningNet is trained; final: how a chosen network is.
+class MetaPruningRecipe:
+    """Settings of all three stages for one network.
 
-    base_accuracy   A0 of the reward, in percent
-    base_macs       F0 of the reward, in millions by the paper's rule; None: the unpruned network's
-    macs_min, macs_max    the search's window in millions by the paper's rule; with no ``macs_max``, ``target`` of the MACs
-    calibration     batches, and pictures in each, that norms are calibrated with
+    Attributes:
+        meta: Training of the PruningNet.
+        final: Training of the chosen network.
+        base_accuracy: A0 of the reward, in percent.
+        base_macs: F0 of the reward, in millions by the paper's rule. None: those of the unpruned network.
+        macs_min: Minimum of the search window, in millions by the paper's rule.
+        macs_max: Maximum of the search window. None: search for ``target`` instead.
+        target: Fraction of the MACs to keep.
+        calibration: Number of batch-norm calibration batches, and images per batch.
     """
 
     meta: TrainOptions
@@ -29,10 +34,15 @@ class Recipe:
 
 
 @dataclass(frozen=True)
-class SearchSettings:
-    """Sizes of the search: candidates a generation, of them at most ``mutants`` and ``crossovers``; the ``parents`` best breed.
+class EvolutionSettings:
+    """Sizes of a generation, and the mutation probability. The defaults are the paper's.
 
-    mutation: probability that a mutant's gene changes. Defaults are the paper's.
+    Attributes:
+        population: Candidates per generation.
+        parents: Number of best candidates that mutants and crossovers are made of.
+        mutants: Maximum number of mutants per generation.
+        crossovers: Maximum number of crossovers per generation.
+        mutation: Probability that a gene of a mutant changes.
     """
 
     population: int = 50
@@ -43,15 +53,21 @@ class SearchSettings:
 
     def __post_init__(self) -> None:
         if self.population < 1 or self.parents < 1 or self.mutants < 0 or self.crossovers < 0:
-            raise UserError("population and parents must be at least 1, mutants and crossovers at least 0")
+            raise UserError(
+                f"--population {self.population}, --parents {self.parents}, --mutants {self.mutants}, --crossovers"
+                f" {self.crossovers}: population and parents must be at least 1, mutants and crossovers at least 0"
+            )
         if self.mutants + self.crossovers > self.population:
             raise UserError(
-                f"{self.mutants} mutants and {self.crossovers} crossovers are more than a population of {self.population}"
+                f"--mutants {self.mutants}, --crossovers {self.crossovers}: their sum exceeds --population {self.population};"
+                " reduce one of them"
             )
         if self.crossovers and self.parents < 2:
-            raise UserError("a crossover needs at least two parents")
+            raise UserError(
+                f"--parents {self.parents}: crossovers require at least 2 parents; use --crossovers 0 or more parents"
+            )
         if not 0 < self.mutation <= 1:
-            raise UserError(f"a mutation probability of {self.mutation} makes no sense; give one in (0, 1]")
+            raise UserError(f"--mutation {self.mutation}: the probability must be in (0, 1]")
 
 
 def _options(epochs: int, batch_size: int, learning_rate: float, schedule: str, weight_decay: float) -> TrainOptions:
@@ -60,19 +76,19 @@ def _options(epochs: int, batch_size: int, learning_rate: float, schedule: str, 
         batch_size=batch_size,
         learning_rate=learning_rate,
         schedule=schedule,
-        milestones=quarters(epochs) if schedule == "multi-step" else (),
+        milestones=quarter_milestones(epochs) if schedule == "multi-step" else (),
         weight_decay=weight_decay,
         label_smoothing=SMOOTHING,
     )
 
 
-def quarters(epochs: int) -> tuple[int, ...]:
-    """The epochs at which the paper divides ResNet-50's learning rate by ten."""
+def quarter_milestones(epochs: int) -> tuple[int, ...]:
+    """Return the epochs at which the paper divides ResNet-50's learning rate by ten."""
     return (epochs // 4, epochs // 2, 3 * epochs // 4)
 
 
-RECIPES: dict[str, Recipe] = {
-    "resnet50": Recipe(
+RECIPES: dict[str, MetaPruningRecipe] = {
+    "resnet50": MetaPruningRecipe(
         _options(32, 256, 0.1, "multi-step", 1e-4),
         _options(320, 512, 0.2, "multi-step", 1e-4),
         base_accuracy=70.6,
@@ -81,14 +97,14 @@ RECIPES: dict[str, Recipe] = {
         macs_max=2050,
         calibration=(100, 1000),
     ),
-    "mobilenetv1": Recipe(
+    "mobilenetv1": MetaPruningRecipe(
         _options(64, 512, 0.25, "linear", 4e-5),
         _options(320, 2048, 0.5, "linear", 4e-5),
         base_accuracy=69.76,
         macs_max=330,
         calibration=(100, 1000),
     ),
-    "mobilenetv2": Recipe(
+    "mobilenetv2": MetaPruningRecipe(
         _options(64, 512, 0.25, "linear", 0.0),
         _options(400, 1024, 0.5, "linear", 4e-5),
         base_accuracy=70.6,
@@ -97,15 +113,15 @@ RECIPES: dict[str, Recipe] = {
         calibration=(100, 1000),
     ),
 }
-SMALL = Recipe(_options(20, 64, 0.1, "linear", 1e-4), _options(20, 64, 0.1, "linear", 1e-4))
+SMALL = MetaPruningRecipe(_options(20, 64, 0.1, "linear", 1e-4), _options(20, 64, 0.1, "linear", 1e-4))
 
 
-def recipe_of(arch: str) -> Recipe:
-    """A network's recipe; that of small networks for those that the paper does not have."""
+def find_recipe(arch: str) -> MetaPruningRecipe:
+    """Return a network's recipe; networks that are not in the paper use the recipe for small networks."""
     return RECIPES.get(arch, SMALL)
 
 
 def with_epochs(options: TrainOptions, epochs: int) -> TrainOptions:
-    """The same recipe over another number of epochs, its milestones moved along."""
-    moved = quarters(epochs) if options.schedule == "multi-step" else options.milestones
+    """Return the same recipe with another number of epochs; multi-step milestones are moved accordingly."""
+    moved = quarter_milestones(epochs) if options.schedule == "multi-step" else options.milestones
     return replace(options, epochs=epochs, milestones=moved)

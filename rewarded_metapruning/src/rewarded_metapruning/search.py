@@ -1,17 +1,17 @@
-"""Stage 2 as a command: ``python -m rewarded_metapruning.search``."""
+"""Command of stage 2: ``python -m rewarded_metapruning.search``, the ``search.py`` of the original code."""
 
 import sys
 from collections.abc import Sequence
 
-from rewarded_metapruning.settings import Search, stage_command
+from rewarded_metapruning.settings import SearchWidths, stage_command
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    return stage_command(Search, _search, argv, "search.py")
+    return stage_command(SearchWidths, _search, argv, "search.py")
 
 
-def _search(settings: Search) -> None:
-    from rewarded_metapruning.searching import search_command
+def _search(settings: SearchWidths) -> None:
+    from rewarded_metapruning.search_stage import search_command
 
     search_command(settings)
 

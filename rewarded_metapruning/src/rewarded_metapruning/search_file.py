@@ -1,4 +1,4 @@
-"""search.json: every candidate of a search with what it was chosen by; and picking a vector from it by rank."""
+"""Write and read search.json, which lists every candidate of a search with its metrics and rank."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -8,23 +8,23 @@ from typing import Any
 from common.atomic import write_json
 from common.errors import UserError
 from common.runs import read_json
-from rewarded_metapruning.ranking import Candidate, ranked
+from rewarded_metapruning.ranking import Candidate, rank_candidates
 from rewarded_metapruning.scale import ALL_SCALES
 from rewarded_metapruning.settings import SEARCH_FILE
 from rewarded_metapruning.space import NEV, SearchSpace
 
 
 def write_search(path: Path, head: Mapping[str, Any], candidates: Sequence[Candidate], finished: bool) -> None:
-    """Best first; each with its rank, beginning with 1."""
+    """Write the candidates, best first, with ranks from 1."""
     rows = [
         {"rank": rank, **asdict(candidate), "nev": list(candidate.nev)}
-        for rank, candidate in enumerate(ranked(candidates), 1)
+        for rank, candidate in enumerate(rank_candidates(candidates), 1)
     ]
     write_json(path, {"schema": 1, "package": "rewarded_metapruning", **head, "finished": finished, "candidates": rows})
 
 
 def read_search(path: Path | str) -> dict[str, Any]:
-    """The content of a search file. Raises UserError if it is none."""
+    """Return the content of a search file. Raise UserError if it is not a search file."""
     content = read_json(path)
     rows = content.get("candidates") if isinstance(content, dict) else None
     good = (
@@ -33,28 +33,39 @@ def read_search(path: Path | str) -> dict[str, Any]:
         and all(isinstance(row, dict) and isinstance(row.get("nev"), list) for row in rows)
     )
     if not good or not isinstance(content.get("arch"), str):
-        raise UserError(f"{path} is no search file: it lists no candidates; search.py writes {SEARCH_FILE}")
+        raise UserError(
+            f"{path} is not a search file: it lists no candidates; give a {SEARCH_FILE} written by search.py"
+        )
     return content
 
 
-def searched_scales(path: Path | str) -> tuple[int, int]:
-    """Least and largest entry that the search drew; all in a file of a time when this was not written down."""
-    scales = read_search(path).get("scales", ALL_SCALES)
-    if not isinstance(scales, list | tuple) or [type(entry) for entry in scales] != [int, int]:
-        raise UserError(f"{path} is damaged: its scales are {scales}; say --scales LOW HIGH")
-    return scales[0], scales[1]
+def read_scale_range(path: Path | str) -> tuple[int, int]:
+    """Return the smallest and largest entry that the search sampled; all entries if an older file does not record them."""
+    content = read_search(path)
+    scale_range = content.get("scale_range", content.get("scales", ALL_SCALES))  # "scales": files of older versions
+    if not isinstance(scale_range, list | tuple) or [type(entry) for entry in scale_range] != [int, int]:
+        raise UserError(f"{path} is damaged: its scale range is {scale_range}; give --scale-range LOW HIGH")
+    return scale_range[0], scale_range[1]
 
 
-def nev_of_rank(path: Path | str, rank: int, space: SearchSpace) -> NEV:
-    """The vector of this rank (1 is the best). Raises UserError for a rank that is not there or a file of another network."""
+def read_nev(path: Path | str, rank: int, space: SearchSpace) -> NEV:
+    """Return the vector of this rank (1: the best).
+
+    Raises:
+        UserError: If the rank does not exist or the file belongs to another network.
+    """
     content = read_search(path)
     if content["arch"] != space.arch:
         option = "model" if ":" in content["arch"] else "arch"
-        raise UserError(f"{path} is a search for {content['arch']}, not {space.arch}; say --{option} {content['arch']}")
+        raise UserError(
+            f"{path}: the search is for {content['arch']}, not {space.arch}; use --{option} {content['arch']}"
+        )
     rows = content["candidates"]
     if not 1 <= rank <= len(rows):
-        raise UserError(f"--rank {rank}: {path} has ranks 1 to {len(rows)}")
+        raise UserError(f"--rank {rank}: {path} has only ranks 1 to {len(rows)}")
     try:
         return space.check(rows[rank - 1]["nev"])
     except (TypeError, ValueError) as error:
-        raise UserError(f"{path}: the vector of rank {rank} is damaged: {error}") from error
+        raise UserError(
+            f"{path}: the vector of rank {rank} is damaged: {error}; search again or choose another rank"
+        ) from error

@@ -1,11 +1,12 @@
-"""The reward: how the search trades accuracy for MACs (arXiv 2301.11063).
+"""The reward: the search's trade-off between accuracy and MACs (arXiv 2301.11063).
 
-    psi = (A0 / (A0 - a))^2         accuracy coefficient: a the candidate's top-1, A0 the base accuracy, both in percent
-    rho = -ln(F / F0)               efficiency coefficient: F the candidate's MACs, F0 the base MACs, both in millions
+    psi = (A0 / (A0 - a))^2         accuracy coefficient: a is the candidate's top-1, A0 the base accuracy, both in percent
+    rho = -ln(F / F0)               efficiency coefficient: F are the candidate's MACs, F0 the base MACs, both in millions
     reward = psi * rho              larger is better
 
-The formula has a pole at a = A0, and beyond F0 it prefers the *worse* accuracy. Here a margin A0 - a below 0.1 points counts
-as 0.1, and where rho is negative the reward is rho / psi: everywhere finite, rising with a, falling with F, zero at F = F0.
+The formula has a pole at a = A0, and for F > F0 it prefers the *lower* accuracy. Here, a margin A0 - a below 0.1 points is
+replaced by 0.1, and where rho is negative the reward is rho / psi. The reward is thus finite, increases with a, decreases with
+F, and is zero at F = F0.
 """
 
 import math
@@ -23,19 +24,28 @@ def reward(
     accuracy_power: float = 2.0,
     macs_power: float = 1.0,
 ) -> float:
-    """The reward of a candidate; the exponents of psi and rho are the knobs of the trade-off, 2 and 1 the paper's.
+    """Compute the reward of a candidate.
 
-    accuracy, base_accuracy: percent. macs, base_macs: millions, counted by one rule. Raises UserError for values that make
-    no sense.
+    Args:
+        accuracy: Top-1 of the candidate, in percent.
+        macs: MACs of the candidate, in millions.
+        base_accuracy: A0, in percent.
+        base_macs: F0, in millions, counted by the same rule as ``macs``.
+        accuracy_power: Exponent of psi; the paper's is 2.
+        macs_power: Exponent of rho; the paper's is 1.
+
+    Raises:
+        UserError: If a value is not finite or out of range.
     """
     numbers = {"accuracy": accuracy, "macs": macs, "base accuracy": base_accuracy, "base macs": base_macs}
     for name, value in numbers.items():
         if not math.isfinite(value):
-            raise UserError(f"{name} {value}: a finite number is needed")
+            raise UserError(f"{name} {value}: must be a finite number")
     if macs <= 0 or base_macs <= 0 or base_accuracy <= 0 or accuracy < 0:
-        raise UserError(f"MACs and base accuracy must be positive, accuracy not negative: {numbers}")
+        values = ", ".join(f"{name} {value:g}" for name, value in numbers.items())
+        raise UserError(f"{values}: MACs and base accuracy must be positive, accuracy at least 0")
     if accuracy_power <= 0 or macs_power <= 0:
-        raise UserError(f"powers of the reward must be positive, not {accuracy_power} and {macs_power}")
+        raise UserError(f"powers of the reward {accuracy_power} and {macs_power}: must be positive")
     psi = (base_accuracy / max(base_accuracy - accuracy, MARGIN)) ** accuracy_power
     rho = -math.log(macs / base_macs)
     return psi * rho**macs_power if rho >= 0 else -((-rho) ** macs_power) / psi

@@ -1,9 +1,9 @@
-"""The paper's other numbers: result tables and logged searches. Marked "published" wherever they are shown.
+"""Other published values, from the README and the search logs of the authors' repository.
 
-From the authors' repository: its README and its search logs.
+They are marked "published" wherever they are shown.
 """
 
-# The other rows of the README's tables, in its order: (method, top-1 error %, "FLOPs" in millions).
+# Other methods in the README's tables, in its order: (method, top-1 error in percent, "FLOPs" in millions).
 OTHERS: dict[str, tuple[tuple[str, float, float], ...]] = {
     "resnet50": (
         ("GAL-0.5", 28.05, 2341),
@@ -27,7 +27,7 @@ OTHERS: dict[str, tuple[tuple[str, float, float], ...]] = {
     ),
 }
 
-# The end of the logged searches, in the logged order: (MACs in millions, top-1 % by the PruningNet, reward).
+# Best candidates of the logged searches, in the logged order: (MACs in millions, top-1 in percent by the PruningNet, reward).
 LOGGED = {
     "resnet50": (
         (1956.75, 55.29, 15.7378),

@@ -1,4 +1,4 @@
-"""Options of the comparison and the figures behind the README: nothing here imports torch."""
+"""Options of the README's comparison and diagrams. Imports no torch."""
 
 from pathlib import Path
 
@@ -9,40 +9,42 @@ from common.settings import option, section, settings
 from common.training.options import OPTIMIZERS
 from rewarded_metapruning.recipes import SMALL
 from rewarded_metapruning.scale import ALL_SCALES
-from rewarded_metapruning.settings import DataOptions, PrecisionOptions, scale_limits
+from rewarded_metapruning.settings import AmpOptions, StageDataOptions, resolve_scale_range
 
 HOME = Path(__file__).resolve().parents[3]  # the package's folder in a checkout
 
 
 @settings
-class SmallScale:
-    """Searched against random vectors."""
+class SearchVsRandom:
+    """Compare searched with random encoding vectors of the same target MACs."""
 
-    arch: str = option("resnet-small", "the network")
-    data: DataOptions = section(DataOptions, dataset="cifar10", pictures=10_000)
+    arch: str = option("resnet-small", "name of a registered network")
+    data: StageDataOptions = section(StageDataOptions, dataset="cifar10", train_images=10_000)
     run: RunOptions = section(RunOptions)
-    precision: PrecisionOptions = section(PrecisionOptions)
-    force: bool = option(False, "start again where a result or another run is found")
-    seeds: list[int] = option([0, 1, 2, 3, 4], "seeds of everything that is drawn: one result each")
-    target_macs: float = option(0.5, "fraction of the unpruned MACs", type=fraction)
-    meta_epochs: int = option(12, "epochs of the PruningNet", type=positive_int)
-    epochs: int = option(10, "epochs of each network", type=positive_int)
-    generations: int = option(8, "generations of the search", type=positive_int)
-    scales: list[int] = option(list(ALL_SCALES), "entries that are sampled", nargs=2, metavar=("LOW", "HIGH"))
-    meta_optimizer: str = option("sgd", "that of the PruningNet", choices=OPTIMIZERS)
-    meta_learning_rate: float = option(SMALL.meta.learning_rate, "of the PruningNet")
-    random: int = option(2, "random vectors per seed")
+    precision: AmpOptions = section(AmpOptions)
+    force: bool = option(False, "recompute existing results, overwriting other runs in their folders")
+    seeds: list[int] = option([0, 1, 2, 3, 4], "random seeds; one result per seed")
+    target_macs: float = option(0.5, "fraction of the unpruned MACs to keep", type=fraction)
+    meta_epochs: int = option(12, "number of epochs of the PruningNet", type=positive_int)
+    epochs: int = option(10, "number of epochs of each network", type=positive_int)
+    generations: int = option(8, "number of generations of the search", type=positive_int)
+    scale_range: list[int] = option(
+        list(ALL_SCALES), "smallest and largest entry of sampled vectors", nargs=2, metavar=("LOW", "HIGH")
+    )
+    meta_optimizer: str = option("sgd", "optimizer of the PruningNet", choices=OPTIMIZERS)
+    meta_learning_rate: float = option(SMALL.meta.learning_rate, "initial learning rate of the PruningNet")
+    random: int = option(2, "number of random vectors per seed")
     out: str = option("runs/small-scale", "folder of the run folders", free=True)
     results: str = option(str(HOME / "results"), "folder of the result files", free=True)
 
     def __post_init__(self) -> None:
-        scale_limits(self.scales)
+        resolve_scale_range(self.scale_range)
         if self.random < 1:
-            raise UserError(f"--random {self.random}: at least one, else there is nothing to compare with")
+            raise UserError(f"--random {self.random}: must be at least 1, to compare the searched vector with")
 
 
 @settings
-class Diagrams:
-    """The README's drawings of the method."""
+class DrawDiagrams:
+    """Draw the README's diagrams of the method."""
 
-    out: str = option(str(HOME / "docs"), "folder of the drawings")
+    out: str = option(str(HOME / "docs"), "folder of the diagrams")

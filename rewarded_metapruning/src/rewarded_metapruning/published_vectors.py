@@ -1,11 +1,11 @@
-"""The published vectors and what the paper claims of them, from the authors' README and the comments of their evaluation scripts."""
+"""Published vectors and their published results, from the authors' README and the comments of their evaluation scripts."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class Published:
-    """A published vector, what is claimed of it (top-1 error in percent, "FLOPs" in millions) and of the unpruned network."""
+class PublishedVector:
+    """A published vector with the published top-1 error (percent) and "FLOPs" (millions) of its and the unpruned network."""
 
     title: str
     nev: tuple[int, ...]
@@ -15,8 +15,8 @@ class Published:
     baseline_macs: float
 
 
-PUBLISHED: dict[str, Published] = {
-    "resnet50": Published(
+PUBLISHED: dict[str, PublishedVector] = {
+    "resnet50": PublishedVector(
         "ResNet-50",
         (14, 14, 16, 22, 21, 22, 20, 19, 16, 22, 16, 20, 22, 12, 25, 18, 15, 21, 21, 21),
         24.24,
@@ -24,10 +24,10 @@ PUBLISHED: dict[str, Published] = {
         23.40,
         4110,
     ),
-    "mobilenetv1": Published(
+    "mobilenetv1": PublishedVector(
         "MobileNetV1", (19, 21, 7, 14, 21, 13, 24, 19, 22, 28, 23, 22, 20), 29.60, 295, 29.40, 569
     ),
-    "mobilenetv2": Published(
+    "mobilenetv2": PublishedVector(
         "MobileNetV2",
         (
             7,
