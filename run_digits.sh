@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Every paper on the embedded digits: a small network is trained once, compressed with each method, and one table printed.
-# It is one seed and one budget of the comparison; arguments go to `python -m compare` (-h lists them) after these.
+# It is one seed and one target of the comparison; arguments go to `python -m compare` (-h lists them) after these.
 # Sets up what it needs in .tools/ and .venv/.
 set -euo pipefail
 root=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd)

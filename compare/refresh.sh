@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Finished comparisons become result files, pictures and tables: bash refresh.sh FOLDER (with digits/, resnet20/, resnet56/, resnet56-tuned/, rate-*/).
+# Update result files, tables and figures from finished comparisons: bash refresh.sh FOLDER (with digits/, resnet20/, resnet56/, resnet56-tuned/, rate-*/).
 set -euo pipefail
 folder=$(cd -- "$1" && pwd)
 cd -- "$(dirname -- "${BASH_SOURCE[0]}")"
@@ -13,5 +13,5 @@ for rate in "$folder"/rate-*; do
   if [ -d "$rate" ]; then python -m compare.paper.tables --add "$rate"; fi
 done
 for name in digits resnet20; do
-  if [ -d "$folder/$name" ]; then python -m compare.paper.picture --out "$folder/$name" --png "results/$name.png"; fi
+  if [ -d "$folder/$name" ]; then python -m compare.paper.page_plots --out "$folder/$name" --png "results/$name.png"; fi
 done

@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parents[1]
 # {package: {module: its name today}}
 MODULES: dict[str, dict[str, str]] = {
     "common": {"results": "reporting.results", "tables": "paper.tables"},
-    "compare": {"picture": "paper.picture", "tables": "paper.tables"},
+    "compare": {"picture": "paper.page_plots", "paper.picture": "paper.page_plots", "tables": "paper.tables"},
     "decore": {"tables": "paper.tables"},
     "deep_compression": {name: f"paper.{name}" for name in ("choice", "cifar10", "figures", "mnist", "tables")},
     "model_preserving_id": {
@@ -46,7 +46,7 @@ MODULES: dict[str, dict[str, str]] = {
 # {package: {option: its name today}}; in configurations without the dashes
 OPTIONS: dict[str, dict[str, str]] = {
     "common": {},
-    "compare": {},
+    "compare": {"--baseline": "--checkpoint", "--figure": "--metric"},
     "decore": {},
     "deep_compression": {},
     "model_preserving_id": {},
@@ -122,8 +122,10 @@ def _module(name: str, package: str) -> tuple[str, str]:
 
 
 def _owner(script: str) -> str | None:
-    """The package that a path of a script names, or None."""
-    return next((part for part in reversed(Path(script).parts) if part in OPTIONS), None)
+    """The package that a script's path names, or the only one that has such a script; else None."""
+    named = next((part for part in reversed(Path(script).parts) if part in OPTIONS), None)
+    having = [package for package in OPTIONS if (ROOT / package / script).is_file()]
+    return named or (having[0] if len(having) == 1 else None)
 
 
 def _value(package: str, option: str, value: str) -> str:

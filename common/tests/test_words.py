@@ -18,7 +18,7 @@ BRITISH = (
     r"|label+ed(?<!labeled)|modelled|analysed?(?<!analys)|catalogue|grey|artefacts?|programme|whilst|learnt"
 )
 FORBIDDEN = re.compile(rf"\b({OLD_TERMS}|{BRITISH})\b", re.IGNORECASE)
-QUOTED = re.compile(r"connection refused|conda-forge/\S+", re.IGNORECASE)  # other people's words
+QUOTED = re.compile(r"connection refused|conda-forge/\S+|refused\.json", re.IGNORECASE)  # quotations, an old file name
 SUFFIXES = (".py", ".md", ".toml", ".sh", ".ipynb", ".cff", ".css", ".js", ".yaml")
 
 

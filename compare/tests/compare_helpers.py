@@ -1,4 +1,4 @@
-"""A network of a few hundred weights, a handful of pictures, methods that cost nothing, and rows that were never run."""
+"""Test data: a network of a few hundred weights, a few images, methods that take no time, and invented results."""
 
 import json
 import math
@@ -15,18 +15,18 @@ from common.runs import Stage
 from common.target import Target
 from common.trained_model import TrainedModel
 from common.training import TrainOptions
-from compare.reference_methods import ranked
+from compare.reference_methods import decide_by_score
 
 CLASSES = [str(i) for i in range(4)]
 RECIPE = TrainOptions(epochs=1, batch_size=16, learning_rate=0.05)
 
 
 def bundle(train: int = 32, test: int = 16) -> DataBundle:
-    """Squares of four greys with noise: learnt in an epoch or two."""
-    return DataBundle("greys", _pictures(train, 0), _pictures(test, 1), CLASSES, (3, 8, 8), "0123456789abcdef")
+    """Noisy squares of four gray levels, learned in one or two epochs."""
+    return DataBundle("grays", _images(train, 0), _images(test, 1), CLASSES, (3, 8, 8), "0123456789abcdef")
 
 
-def _pictures(count: int, seed: int) -> MemoryImages:
+def _images(count: int, seed: int) -> MemoryImages:
     generator = torch.Generator().manual_seed(seed)
     labels = torch.arange(count) % len(CLASSES)
     noise = torch.randint(0, 30, (count, 3, 8, 8), generator=generator)
@@ -34,7 +34,7 @@ def _pictures(count: int, seed: int) -> MemoryImages:
 
 
 def tiny() -> nn.Module:
-    """Two convolutions of 40 and 50 channels: fine enough for budgets within 2 %."""
+    """Two convolutions with 40 and 50 channels: enough to meet targets within 2 %."""
     return nn.Sequential(
         nn.Conv2d(3, 40, 3, padding=1, bias=False),
         nn.BatchNorm2d(40),
@@ -49,23 +49,23 @@ def tiny() -> nn.Module:
 
 
 def leading(model: nn.Module, group: ChannelGroup, generator: torch.Generator) -> torch.Tensor:
-    """(C,): the earlier a channel, the better."""
+    """Return scores that decrease with the channel index, shape (C,)."""
     del model, generator
     return -torch.arange(group.size)
 
 
-first_channels = ranked(leading)
+first_channels = decide_by_score(leading)
 
 
-def nothing(start: TrainedModel, target: Target | None, stage: Stage) -> Decision:
-    """Not smaller at all, but on the axis of bytes."""
+def keep_all(start: TrainedModel, target: Target | None, stage: Stage) -> Decision:
+    """Keep all channels."""
     return Decision()
 
 
-LEADING = Method("leading channels", first_channels, paper="Nobody 2026", note="the toy of these tests")
-BYTES = Method("as it was", nothing, axis="bytes", trains=True, paper="Nobody 2025")
+LEADING = Method("leading channels", first_channels, paper="Nobody 2026", note="a toy method")
+BYTES = Method("unchanged", keep_all, axis="bytes", trains=True, paper="Nobody 2025")
 
-LOOKS = {  # label: (method, paper, accuracy lost as cut and after fine-tuning at half of the MACs)
+METHODS = {  # label: (method, paper, accuracy lost before and after fine-tuning at half of the MACs)
     "DECORE": ("decore", "Alwani et al. 2022", 30, 0.9),
     "meta-pruning": ("rewarded_metapruning", "Liu et al. 2019", 60, 1.1),
     "model-preserving ID": ("model_preserving_id", "Chee et al. 2022", 4, 0.5),
@@ -77,8 +77,8 @@ LOOKS = {  # label: (method, paper, accuracy lost as cut and after fine-tuning a
 LAYERS = ["conv1", *(f"layer{s}.{b}.conv{c}" for s in (1, 2, 3) for b in (0, 1, 2) for c in (1, 2))]
 
 
-def write_rows(out: Path, seeds=(0, 1, 2), targets=(0.7, 0.5, 0.3), epochs: int = 2, chain: bool = True) -> Path:
-    """A comparison's folder with rows of plausible figures, as ``compare`` would leave it."""
+def write_results(out: Path, seeds=(0, 1, 2), targets=(0.7, 0.5, 0.3), epochs: int = 2, chain: bool = True) -> Path:
+    """Write a comparison's folder with plausible values, in the format of ``compare``."""
     for seed in seeds:
         _write(
             out / f"seed{seed}" / "baseline",
@@ -94,28 +94,28 @@ def write_rows(out: Path, seeds=(0, 1, 2), targets=(0.7, 0.5, 0.3), epochs: int 
             seed,
             epochs,
         )
-        for label, (method, paper, cut, tuned) in LOOKS.items():
+        for label, (method, paper, pruned, tuned) in METHODS.items():
             for target in targets:
                 depth = (1 - target) / 0.5
-                row = _row(label, method, paper, "macs", {"macs": target}, seed, epochs)
+                result = _result(label, method, paper, "macs", {"macs": target}, seed, epochs)
                 kept = 0.99 * target
-                row |= _sides(
-                    99 - min(88, cut * depth**1.5) + seed * 0.3,
+                result |= _sides(
+                    99 - min(88, pruned * depth**1.5) + seed * 0.3,
                     99 - tuned * depth**2 + 0.12 * (seed - 1),
                     kept,
                     kept,
                     epochs,
                 )
-                _write(out / f"seed{seed}" / f"{method}-macs{target:g}", row, seed, epochs)
+                _write(out / f"seed{seed}" / f"{method}-macs{target:g}", result, seed, epochs)
         for target in (0.1, 0.05, 0.03):
-            row = _row(
+            result = _result(
                 "deep compression", "deep_compression", "Han et al. 2016", "bytes", {"bytes": target}, seed, epochs
             )
-            row |= _sides(99 - 0.02 / target, 99 - 0.02 / target, 1.0, target, epochs) | {
+            result |= _sides(99 - 0.02 / target, 99 - 0.02 / target, 1.0, target, epochs) | {
                 "finetune_epochs": 0,
                 "trains": True,
             }
-            _write(out / f"seed{seed}" / f"deep_compression-bytes{target:g}", row, seed, epochs)
+            _write(out / f"seed{seed}" / f"deep_compression-bytes{target:g}", result, seed, epochs)
         if chain:
             _write_chain(out, seed, epochs)
     return out
@@ -127,16 +127,16 @@ def _write_chain(out: Path, seed: int, epochs: int) -> None:
     for step, (label, axis, kept, size) in enumerate(
         (("model-preserving ID", "macs", 0.495, 0.5), ("deep compression", "bytes", 0.495, 0.0299)), 1
     ):
-        row = _row(label, names[step - 1], "paper", axis, aims, seed, epochs) | {"chain": names, "step": step}
+        result = _result(label, names[step - 1], "paper", axis, aims, seed, epochs) | {"chain": names, "step": step}
         _write(
             folder / f"step{step}-{names[step - 1]}",
-            row | _sides(96, 98.6 - 0.2 * step, kept, size, epochs),
+            result | _sides(96, 98.6 - 0.2 * step, kept, size, epochs),
             seed,
             epochs,
         )
 
 
-def _row(label, method, paper, axis, targets, seed, epochs) -> dict:
+def _result(label, method, paper, axis, targets, seed, epochs) -> dict:
     return {
         "schema": 1,
         "package": "compare",
@@ -173,11 +173,11 @@ def _row(label, method, paper, axis, targets, seed, epochs) -> dict:
     }
 
 
-def _sides(cut: float, top1: float, macs: float, size: float, epochs: int) -> dict:
+def _sides(pruned: float, top1: float, macs: float, size: float, epochs: int) -> dict:
     return {
         "baseline": _side(99.0, 1.0, 1.0, 1.0),
-        "after_cut": _side(cut, macs, size, 0.2 + 0.8 * macs),
-        "compressed": _side(top1 if epochs else cut, macs, size, 0.2 + 0.8 * macs),
+        "after_cut": _side(pruned, macs, size, 0.2 + 0.8 * macs),
+        "compressed": _side(top1 if epochs else pruned, macs, size, 0.2 + 0.8 * macs),
         "kept": {"macs": macs, "params": size, "bytes": size},
     }
 

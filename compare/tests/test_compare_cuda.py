@@ -1,4 +1,4 @@
-"""Rows of a comparison computed on a GPU; `pytest -m cuda`."""
+"""Results computed on a GPU; `pytest -m cuda`."""
 
 import json
 
@@ -15,15 +15,15 @@ DEVICE = torch.device("cuda", 0)
 NAMES = ["redundancy_graph", "model_preserving_id", "l1_norm"]
 
 
-def test_14_rows_of_three_methods(tmp_path, monkeypatch):
+def test_14_three_methods_finish_on_cuda(tmp_path, monkeypatch):
     monkeypatch.setenv(COMMIT, "0123abc")
     assert set(NAMES) <= set(methods())
-    words = ["--dataset", "digits", "--arch", "resnet20", "--device", DEVICE.type, "--seeds", "0", "--jobs", "1"]
-    words += ["--baseline-epochs", "1", "--finetune-epochs", "1", "--target-macs", "0.5", "--target-bytes"]
-    words += ["--methods", *NAMES, "--no-latency", "--no-report", "--out", str(tmp_path)]
-    assert main(words) == 0
-    rows = [json.loads(file.read_text()) for file in tmp_path.glob("**/metrics.json")]
-    assert len(rows) >= len(NAMES)
-    for row in rows:
-        assert row["device"].startswith(DEVICE.type) and row["commit"]
-        assert "latency_ms" not in json.dumps(row)
+    argv = ["--dataset", "digits", "--arch", "resnet20", "--device", DEVICE.type, "--seeds", "0", "--jobs", "1"]
+    argv += ["--baseline-epochs", "1", "--finetune-epochs", "1", "--target-macs", "0.5", "--target-bytes"]
+    argv += ["--methods", *NAMES, "--no-latency", "--no-report", "--out", str(tmp_path)]
+    assert main(argv) == 0
+    results = [json.loads(file.read_text()) for file in tmp_path.glob("**/metrics.json")]
+    assert len(results) >= len(NAMES)
+    for result in results:
+        assert result["device"].startswith(DEVICE.type) and result["commit"]
+        assert "latency_ms" not in json.dumps(result)

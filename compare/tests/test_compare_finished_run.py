@@ -1,11 +1,12 @@
-"""A comparison that commit b50e727 finished is still read, reported, kept, and skipped.
+"""A comparison that commit b50e727 finished can be read, reported, kept as a result file, and skipped.
 
-It was made in ``data/finished_run`` by COMPARE with ROWS, with REFUSED, and with ``--methods deep_compression --target-macs
---target-bytes 0.3``; ``dense.safetensors`` is a ResNet-20 on digits cut to 3 % of its MACs. The folders ``method`` and
+``data/finished_run`` was computed by COMPARE with JOBS, with UNREACHABLE, and with ``--methods deep_compression --target-macs
+--target-bytes 0.3``; ``dense.safetensors`` is a ResNet-20 on digits pruned to 3 % of its MACs. The folders ``method`` and
 ``shared`` and ``report.html`` were left out.
 """
 
 import csv
+import re
 from pathlib import Path
 
 import pytest
@@ -14,96 +15,118 @@ from common import pipeline
 from common.checkpoint import load_model
 from common.runs import read_json
 from common.testing.finished import check_network, check_opens, finished_copy
-from compare import account, findings, page, report, text
+from compare import breakdown, findings, page, report, text_report
 from compare.paper import tables
-from compare.rows import chained, read_rows, single
+from compare.result_set import chain_groups, read_results, single_method_groups
 from compare.settings import main
 
 COMPARE = (  # after python -m compare
-    "--baseline dense.safetensors --dataset digits --seeds 0 --finetune-epochs 1 --device cpu --jobs 1 --out comparison"
+    "--checkpoint dense.safetensors --dataset digits --seeds 0 --finetune-epochs 1 --device cpu --jobs 1 --out comparison"
 )
-ROWS = "--methods l1_norm --chain l1_norm,random --target-macs 0.5 --target-bytes"
-REFUSED = "--methods l1_norm --target-macs 0.0001 --target-bytes --no-report"
+JOBS = "--methods l1_norm --chain l1_norm,random --target-macs 0.5 --target-bytes"
+UNREACHABLE = "--methods l1_norm --target-macs 0.0001 --target-bytes --no-report"
 CHAIN = "seed0/l1_norm+random-macs0.5"
 MACS = {"seed0/l1_norm-macs0.5": 606_032, f"{CHAIN}/step1-l1_norm": 854_884, f"{CHAIN}/step2-random": 603_738}
 BYTES = "seed0/deep_compression-bytes0.3"
 DENSE_MACS = 1_214_318
+RENAMED = {"cut_top1": "pruned_top1", "cut_agreement": "pruned_agreement"}  # columns of results.csv
 
 
 @pytest.fixture(autouse=True)
 def out(tmp_path, monkeypatch) -> Path:
-    """A copy of the comparison, below the present folder as it was when it was made."""
-    monkeypatch.chdir(tmp_path)  # and back afterwards
+    """A copy of the comparison, at its original path relative to the current folder."""
+    monkeypatch.chdir(tmp_path)  # restored after the test
     finished_copy(__file__, tmp_path)
     return Path("comparison")
 
 
 def written(out: Path) -> dict[Path, tuple[int, bytes]]:
-    """When each result of a row was written, and what it is."""
+    """Return {file: (modification time, content)} of all result files."""
     files = [f for f in out.rglob("*/*") if f.suffix in (".safetensors", ".dcz", ".csv") or f.name == "metrics.json"]
     return {file: (file.stat().st_mtime_ns, file.read_bytes()) for file in files}
 
 
-def test_every_row_is_read(out):
-    rows = read_rows(out)
-    assert {found["folder"]: found["compressed"]["macs"] for found in rows.metrics} == {**MACS, BYTES: DENSE_MACS}
-    (dense,), (refused,) = rows.baselines, rows.refused
+def test_every_result_is_read(out):
+    result_set = read_results(out)
+    assert {found["folder"]: found["compressed"]["macs"] for found in result_set.results} == {**MACS, BYTES: DENSE_MACS}
+    (dense,), (unreachable,) = result_set.baselines, result_set.unreachable
     assert dense["folder"] == "baseline" and dense["baseline"]["macs"] == DENSE_MACS
-    assert refused["folder"] == "seed0/l1_norm-macs0.0001" and "the nearest keep 0.0825" in refused["reason"]
-    assert [(group.name, group.first["target"]) for group in single(rows)] == [
+    assert unreachable["folder"] == "seed0/l1_norm-macs0.0001"
+    assert "the nearest keep 0.0825" in unreachable["reason"]
+    assert [(group.name, group.first["target"]) for group in single_method_groups(result_set)] == [
         ("L1 norm", 0.5),
         ("deep compression", 0.3),
     ]
-    assert [group.name for group in chained(rows)] == ["L1 norm", "L1 norm + random"]
-    assert [group.mean("top1") for group in single(rows)] == [79.6, 96.2] and single(rows)[1].missed
+    assert [group.name for group in chain_groups(result_set)] == ["L1 norm", "L1 norm + random"]
+    assert [group.mean("top1") for group in single_method_groups(result_set)] == [79.6, 96.2] and (
+        single_method_groups(result_set)[1].missed
+    )
 
 
 @pytest.mark.parametrize("folder", MACS)
-def test_the_network_has_the_recorded_macs_widths_and_accuracy(out, folder):
+def test_network_has_recorded_macs_widths_and_accuracy(out, folder):
     metrics = read_json(out / folder / "metrics.json")
     check_network(out / folder, MACS[folder], out / "baseline" / "model.safetensors", DENSE_MACS)
     models = (load_model(out / folder / metrics["file"]), load_model(out / "baseline" / "model.safetensors"))
-    assert account.widths(*models) == metrics["widths"] and metrics["file"] == "model.safetensors"
+    assert breakdown.layer_widths(*models) == metrics["widths"] and metrics["file"] == "model.safetensors"
 
 
-def test_the_report_is_made_of_it_anew(out):
+def rows_of(markdown: str) -> list[tuple[str, list[str]]]:
+    """Return (network, all numbers) of each row of the table in a Markdown text, without its two header lines."""
+    lines = [line.split("|") for line in markdown.splitlines() if line.startswith("|")][2:]
+    return [(cells[1].strip(), re.findall(r"\d[\d.,]*", " ".join(cells[2:]))) for cells in lines]
+
+
+def test_report_is_regenerated_with_same_values(out):
     with open(out / "results.csv", newline="") as file:
-        before = list(csv.DictReader(file))
-    table = text.table(read_rows(out))
-    assert table in (out / "report.md").read_text()  # the table that the old code wrote
-    report.write(out, read_rows(out))
+        old = list(csv.DictReader(file))
+    before = [
+        {RENAMED.get(k, k): v for k, v in row.items()}
+        | {"command": row["command"].replace(" --baseline ", " --checkpoint ")}
+        for row in old
+    ]
+    (_, dense), *rows = rows_of(text_report.comparison_table(read_results(out)))
+    (_, old_dense), *old_rows = rows_of((out / "report.md").read_text())  # written by the old code
+    assert rows == old_rows and len(rows) == 4
+    assert [value for value in dense if value != "100"] == old_dense and dense.count("100") == 2  # latency vs itself
+    report.write_report(out, read_results(out))
     with open(out / "results.csv", newline="") as file:
         assert list(csv.DictReader(file)) == before and len(before) == 4
-    html = page.html(read_rows(out))
+    html = page.html_report(read_results(out))
     assert (out / "report.html").read_text() == html
-    assert all(said in html for said in ("49.91", "70.40", "49.72", "12.8", "94.40", "96.20", "0.0825", "b50e727eb782"))
-    assert findings.findings(read_rows(out))
+    assert all(
+        value in html for value in ("49.91", "70.40", "49.72", "12.8", "94.40", "96.20", "0.0825", "b50e727eb782")
+    )
+    assert findings.findings(read_results(out))
 
 
-def test_it_becomes_a_result_file(out, tmp_path):
+def test_comparison_is_kept_as_result_file(out, tmp_path):
     tables.add_result(out, "old", tmp_path / "results")
-    rows = tables.read_result("old", tmp_path / "results")
-    assert [found["compressed"]["macs"] for found in rows.metrics] == [
-        f["compressed"]["macs"] for f in read_rows(out).metrics
+    result_set = tables.read_result_file("old", tmp_path / "results")
+    assert [found["compressed"]["macs"] for found in result_set.results] == [
+        f["compressed"]["macs"] for f in read_results(out).results
     ]
-    assert text.table(rows) == text.table(read_rows(out)) and rows.baselines[0]["baseline"]["top1"] == 94.4
+    assert text_report.comparison_table(result_set) == text_report.comparison_table(read_results(out))
+    assert result_set.baselines[0]["baseline"]["top1"] == 94.4
 
 
 @pytest.mark.parametrize("folder", ["baseline", *MACS, BYTES])
-def test_the_folder_opens_as_the_same_finished_run(out, folder):
+def test_folder_opens_as_same_finished_run(out, folder):
     check_opens(out / folder, "compare")
 
 
-def test_the_same_command_skips_it_and_others_are_refused(out, monkeypatch, capsys):
+def test_same_command_skips_results_and_other_options_raise(out, monkeypatch, capsys):
     monkeypatch.setattr(pipeline, "fit", None)  # nothing is trained
     before = written(out)
-    assert main(f"{COMPARE} {ROWS}".split()) == 0
-    told = capsys.readouterr().out
+    assert main(f"{COMPARE} {JOBS}".split()) == 0
+    printed = capsys.readouterr().out
     assert (
-        "49.91 % of the MACs, top-1 10.20 -> 79.60 %" in told and "49.72 % of the MACs, top-1 20.60 -> 89.60 %" in told
+        "49.91 % of the MACs, top-1 10.20 -> 79.60 %" in printed
+        and "49.72 % of the MACs, top-1 20.60 -> 89.60 %" in printed
     )
-    assert main(f"{COMPARE} {REFUSED}".split()) == 0
-    assert "refused: --target-macs 0.0001: no network of equal widths" in capsys.readouterr().out
-    assert main(f"{COMPARE} {ROWS} --learning-rate 0.01".split()) == 2
+    assert main(f"{COMPARE} {UNREACHABLE}".split()) == 0
+    assert "unreachable: --target-macs 0.0001: no network of equal widths" in capsys.readouterr().out
+    assert len(read_results(out).unreachable) == 1 and (out / "seed0/l1_norm-macs0.0001/unreachable.json").is_file()
+    assert main(f"{COMPARE} {JOBS} --learning-rate 0.01".split()) == 2
     assert "--force" in capsys.readouterr().err
     assert written(out) == before

@@ -1,4 +1,4 @@
-"""Every command of the comparison honors every one of its options."""
+"""Every command honors all of its options."""
 
 import os
 import sys
@@ -6,25 +6,25 @@ from unittest import mock
 
 import pytest
 import torch
-from compare_helpers import write_rows
+from compare_helpers import write_results
 from torch import nn
 
 from common.atomic import write_json
 from common.models import ARCHITECTURES, create_model
 from common.testing import check_options_honored, command_names, write_image_folder
 from compare import settings, sweep
-from compare.paper import picture
+from compare.paper import page_plots
 
 MODEL = "test_compare_options:tiny"
-ROW = "{data} --methods l1_norm --target-macs 0.5 --seeds 0 --finetune-epochs 0 --jobs 1 --no-latency"
+JOB = "{data} --methods l1_norm --target-macs 0.5 --seeds 0 --finetune-epochs 0 --jobs 1 --no-latency"
 COMMANDS = {
     "Compare": (
         settings.main,
-        f"--arch lenet5 {ROW} --baseline-epochs 0 --out {{out}}/trained",
-        f"--arch lenet5 --weights {{root}}/lenet5.pth {ROW} --out {{out}}/read --no-report",
-        f"--model {MODEL} {ROW} --baseline-epochs 0 --out {{out}}/own --no-report",
+        f"--arch lenet5 {JOB} --baseline-epochs 0 --out {{out}}/trained",
+        f"--arch lenet5 --weights {{root}}/lenet5.pth {JOB} --out {{out}}/read --no-report",
+        f"--model {MODEL} {JOB} --baseline-epochs 0 --out {{out}}/own --no-report",
     ),
-    "Picture": (picture.main, "--out {root}/rows --png {out}/plots.png"),
+    "PagePlots": (page_plots.main, "--out {root}/results --png {out}/plots.png"),
     "Sweep": (sweep.main, "--values 1 --out {out}/sweep -- python x.py {{value}} {{out}}"),
 }
 
@@ -42,10 +42,10 @@ def tiny(num_classes: int = 10) -> nn.Module:
 
 @pytest.fixture(scope="module")
 def places(tmp_path_factory):
-    """{name in the commands above: folder or options} of trained weights, a dozen of images, a comparison."""
+    """{placeholder in the commands above: folder or options}: trained weights, a dozen images, a comparison."""
     root = tmp_path_factory.mktemp("files")
     images = write_image_folder(root / "images", classes=2, train=6, test=2)
-    write_rows(root / "rows", seeds=(0,))
+    write_results(root / "results", seeds=(0,))
     write_json(root / "out" / "sweep" / "value-1" / "metrics.json", {"compressed": {"top1": 90.0}})
     torch.save(create_model("lenet5", num_classes=2, in_channels=3, image_size=32).state_dict(), root / "lenet5.pth")
     return {"root": root, "data": f"--dataset folder:{images}", "out": root / "out"}
@@ -53,9 +53,9 @@ def places(tmp_path_factory):
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_command_honors_its_options(name, places, monkeypatch):
-    monkeypatch.setitem(ARCHITECTURES, MODEL, None)  # forgotten after the test
-    monkeypatch.setattr(picture, "photograph", lambda html, png: None)
-    for module in ("nni", "nni.experiment"):  # its trials have been run: there is a figure
+    monkeypatch.setitem(ARCHITECTURES, MODEL, None)  # removed after the test
+    monkeypatch.setattr(page_plots, "save_screenshot", lambda html, png: None)
+    for module in ("nni", "nni.experiment"):  # the trial has already written its metric
         monkeypatch.setitem(sys.modules, module, mock.MagicMock())
     main, *runs = COMMANDS[name]
     with mock.patch.dict(os.environ):
@@ -63,5 +63,5 @@ def test_command_honors_its_options(name, places, monkeypatch):
     assert found == name
 
 
-def test_list_of_commands_is_complete():
+def test_command_list_is_complete():
     assert command_names("compare") == COMMANDS.keys()

@@ -1,4 +1,4 @@
-"""Reference methods meet their budgets, keep what they say, and torch-pruning cuts option-A networks as its user would."""
+"""Reference methods meet their targets and keep the documented channels; torch-pruning prunes option-A networks."""
 
 import numpy as np
 import pytest
@@ -30,7 +30,7 @@ def resnet20():
     return create_model("resnet20").eval()
 
 
-def pictures(count: int = 24) -> DataBundle:
+def noise_data(count: int = 24) -> DataBundle:
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (count, 3, 32, 32), generator=generator).to(torch.uint8)
     part = MemoryImages(images, torch.arange(count) % 10)
@@ -38,7 +38,7 @@ def pictures(count: int = 24) -> DataBundle:
 
 
 def trained(model, data: DataBundle | None = None) -> TrainedModel:
-    return TrainedModel("net", model.eval(), data or pictures())
+    return TrainedModel("net", model.eval(), data or noise_data())
 
 
 GROUPS = channel_groups(create_model("resnet20"), X)
@@ -47,14 +47,14 @@ COST = WidthCost(create_model("resnet20"), (3, 32, 32), GROUPS)
 
 @settings(deadline=None, max_examples=40)
 @given(st.floats(0.05, 1.0))
-def test_equal_widths_meet_any_budget_and_stay_nearly_equal(target):
+def test_uniform_widths_meet_any_target_and_differ_little(target):
     widths = uniform_widths(GROUPS, COST, Target(target))
     assert 0.98 * target <= COST.macs(widths) / COST.dense <= target
-    shares = [widths[g.name] / g.size for g in GROUPS]
-    assert max(shares) - min(shares) <= 2.5 / 16  # a channel or two of the narrowest group
+    fractions = [widths[g.name] / g.size for g in GROUPS]
+    assert max(fractions) - min(fractions) <= 2.5 / 16  # one or two channels of the narrowest group
 
 
-def test_a_budget_that_no_width_meets_names_the_nearest():
+def test_unreachable_target_error_names_nearest():
     model = torch.nn.Sequential(torch.nn.Conv2d(3, 2, 3), torch.nn.Flatten(), torch.nn.Linear(2 * 36, 4))
     groups = channel_groups(model, torch.zeros(1, 3, 8, 8))
     with pytest.raises(UserError, match="nearest keep 0.5000"):
@@ -62,16 +62,16 @@ def test_a_budget_that_no_width_meets_names_the_nearest():
 
 
 @pytest.mark.parametrize("method", [L1_NORM, RANDOM, torch_pruning.TORCH_PRUNING])
-def test_a_reference_method_meets_its_target_and_is_skipped_the_second_time(tmp_path, resnet20, method: Method):
+def test_reference_method_meets_target_and_is_skipped_when_finished(tmp_path, resnet20, method: Method):
     metrics = run_method(method, trained(resnet20), 0.5, tmp_path)
     file = tmp_path / metrics["file"]
-    share = count_cost(load_model(file), (3, 32, 32)).macs / count_cost(resnet20, (3, 32, 32)).macs
-    assert 0.49 <= share <= 0.5 and method.axis == "macs" and method.paper is None
+    fraction = count_cost(load_model(file), (3, 32, 32)).macs / count_cost(resnet20, (3, 32, 32)).macs
+    assert 0.49 <= fraction <= 0.5 and method.axis == "macs" and method.paper is None
     written = file.stat().st_mtime_ns
     assert run_method(method, trained(resnet20), 0.5, tmp_path) == metrics and file.stat().st_mtime_ns == written
 
 
-def test_l1_keeps_the_largest_filters(tmp_path):
+def test_l1_norm_keeps_largest_filters(tmp_path):
     torch.manual_seed(0)
     model = tiny()
     start = trained(model, bundle())
@@ -83,10 +83,10 @@ def test_l1_keeps_the_largest_filters(tmp_path):
 
 @pytest.fixture(autouse=True)
 def few_gradients(monkeypatch):
-    monkeypatch.setattr(torch_pruning, "PICTURES", 4)
+    monkeypatch.setattr(torch_pruning, "GRADIENT_IMAGES", 4)
 
 
-def test_random_depends_on_the_seed_alone(tmp_path, resnet20):
+def test_random_depends_only_on_seed(tmp_path, resnet20):
     first, again, other = (
         RANDOM.decide(trained(resnet20), Target(0.5), open_stage(tmp_path, "test", {}, seed=seed)).kept
         for seed in (0, 0, 1)
@@ -94,8 +94,8 @@ def test_random_depends_on_the_seed_alone(tmp_path, resnet20):
     assert first == again != other
 
 
-def test_torch_pruning_spares_a_group_that_goes_too_far(tmp_path):
-    """Two layers of few channels: one channel of the first is worth 8 % of the MACs, so only the last steps fit."""
+def test_torch_pruning_keeps_group_that_overshoots_target(tmp_path):
+    """Two narrow layers: one channel of the first has 8 % of the MACs, so only the last steps fit."""
     torch.manual_seed(0)
     model = torch.nn.Sequential(
         torch.nn.Conv2d(3, 12, 3),
@@ -112,8 +112,8 @@ def test_torch_pruning_spares_a_group_that_goes_too_far(tmp_path):
         assert 0.98 * target <= count_cost(small, (3, 32, 32)).macs / dense <= target
 
 
-def test_torch_pruning_cuts_streams_with_option_a_shortcuts(tmp_path, resnet20):
-    """Its network equals one whose removed channels are masked: shortcuts are re-pointed, not left behind."""
+def test_torch_pruning_prunes_residual_streams_with_option_a_shortcuts(tmp_path, resnet20):
+    """The shortcuts' sources and widths follow the pruned residual streams."""
     small = torch_pruning.decide(trained(resnet20), Target(0.5), open_stage(tmp_path, "test", {})).model
     shortcuts = [(a, b) for a, b in zip(resnet20.modules(), small.modules(), strict=True) if isinstance(a, PadShortcut)]
     assert any(len(b.source) < len(a.source) for a, b in shortcuts)

@@ -1,4 +1,4 @@
-"""A sixth paper, made of what CONTRIBUTING.md says: ``compare`` finds it, its own script gives the same network."""
+"""A sixth paper, built from CONTRIBUTING.md: ``compare`` finds it, and its own script computes the same network."""
 
 import json
 import re
@@ -17,7 +17,7 @@ PAGE = Path(__file__).resolve().parents[2] / "CONTRIBUTING.md"
 
 @pytest.fixture
 def sixth(tmp_path, monkeypatch):
-    """The package of the page, as if it were installed."""
+    """The package of CONTRIBUTING.md, as if it were installed."""
     text = PAGE.read_text(encoding="utf-8")
     text = text[text.index("## Adding a paper") :]
     method, command, script = re.findall(r"```python\n(.*?)```", text, re.S)
@@ -44,29 +44,29 @@ def sixth(tmp_path, monkeypatch):
     return tmp_path
 
 
-def test_compare_and_its_own_script_give_the_same_network(sixth, capsys):
+def test_compare_and_own_script_compute_same_network(sixth, capsys):
     from sixth.settings import main
 
     dense = str(sixth / "dense.safetensors")
-    words = ["--methods", "sixth", "--target-macs", "0.5", "--target-bytes", "--finetune-epochs", "0", "--seeds", "0"]
-    out = ["--baseline", dense, "--device", "cpu", "--no-latency", "--jobs", "1", "--out", str(sixth / "rows")]
-    assert compare_main([*words, *out]) == 0
+    argv = ["--methods", "sixth", "--target-macs", "0.5", "--target-bytes", "--finetune-epochs", "0", "--seeds", "0"]
+    out = ["--checkpoint", dense, "--device", "cpu", "--no-latency", "--jobs", "1", "--out", str(sixth / "results")]
+    assert compare_main([*argv, *out]) == 0
     assert "variance" in capsys.readouterr().out
     assert main(["--checkpoint", dense, "--device", "cpu", "--out", str(sixth / "run")]) == 0
     assert "top-1" in capsys.readouterr().out
-    row, run = sixth / "rows" / "seed0" / "sixth-macs0.5", sixth / "run"
-    one, two = (load_model(folder / "model.safetensors", tiny).state_dict() for folder in (row, run))
+    result, run = sixth / "results" / "seed0" / "sixth-macs0.5", sixth / "run"
+    one, two = (load_model(folder / "model.safetensors", tiny).state_dict() for folder in (result, run))
     assert one.keys() == two.keys() and all(torch.equal(one[name], two[name]) for name in one)
-    figures = [json.loads((folder / "metrics.json").read_text())["compressed"] for folder in (row, run)]
-    assert all(figures[0][key] == figures[1][key] for key in ("top1", "loss", "macs", "bytes", "agreement"))
-    assert 0.49 <= json.loads((row / "metrics.json").read_text())["kept"]["macs"] <= 0.5
-    assert json.loads((row / "metrics.json").read_text())["note"] == "an example"
-    again = (run / "model.safetensors").stat().st_mtime_ns
+    metrics = [json.loads((folder / "metrics.json").read_text())["compressed"] for folder in (result, run)]
+    assert all(metrics[0][key] == metrics[1][key] for key in ("top1", "loss", "macs", "bytes", "agreement"))
+    assert 0.49 <= json.loads((result / "metrics.json").read_text())["kept"]["macs"] <= 0.5
+    assert json.loads((result / "metrics.json").read_text())["note"] == "an example"
+    written = (run / "model.safetensors").stat().st_mtime_ns
     assert main(["--checkpoint", dense, "--device", "cpu", "--out", str(run)]) == 0
-    assert (run / "model.safetensors").stat().st_mtime_ns == again
+    assert (run / "model.safetensors").stat().st_mtime_ns == written
 
 
-def test_its_mistakes_are_one_line(sixth, capsys):
+def test_sixth_paper_rejects_invalid_input_in_one_line(sixth, capsys):
     from sixth.settings import main
 
     assert main(["--checkpoint", str(sixth / "none.safetensors")]) == 2

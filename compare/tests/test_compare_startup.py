@@ -1,4 +1,4 @@
-"""Commands of this package start without torch."""
+"""Start of the package's commands without torch."""
 
 from pathlib import Path
 
@@ -8,5 +8,8 @@ HERE = Path(__file__).resolve().parents[1]
 
 
 def test_commands_start_without_torch():
-    commands = [["-m", "compare"], *(["-m", f"compare.{name}"] for name in ("sweep", "paper.picture", "paper.tables"))]
+    commands = [
+        ["-m", "compare"],
+        *(["-m", f"compare.{name}"] for name in ("sweep", "paper.page_plots", "paper.tables")),
+    ]
     assert heavy_starts(commands, HERE) == []

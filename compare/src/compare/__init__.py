@@ -1,1 +1,1 @@
-"""All compression methods that are installed, on one network, at the same budgets, with the same fine-tuning and accounting."""
+"""Comparison of all installed compression methods: one network, equal targets, equal fine-tuning, one set of metrics."""

@@ -1,4 +1,4 @@
-"""``python -m compare``."""
+"""Run ``python -m compare``."""
 
 import sys
 

@@ -1,21 +1,28 @@
-"""Plots as SVG text: they need no library to be seen, scale with the page, print, and can be read out."""
+"""Draw plots as SVG text, which needs no library to display, scales with the page, prints, and supports screen readers."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 
-WIDTH, HEIGHT = 420, 300  # of a plot, in its own units; the text is 12 of them high
+WIDTH, HEIGHT = 420, 300  # of a plot, in user units; the text is 12 units high
 LEFT, RIGHT, TOP, BOTTOM = 50, 14, 12, 46
-PAPERS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#8a6d00", "#56b4e9")  # Okabe and Ito: for all eyes
-YARDSTICKS = ("#444444", "#777777", "#999999")
+PAPER_COLORS = (
+    "#0072b2",
+    "#d55e00",
+    "#009e73",
+    "#cc79a7",
+    "#8a6d00",
+    "#56b4e9",
+)  # Okabe and Ito: distinguishable by color-blind readers
+REFERENCE_COLORS = ("#444444", "#777777", "#999999")
 DASHES = ("5 3", "2 3", "7 3 2 3")
-SIZE = 5.5  # of a marker
+SIZE = 5.5  # radius of a marker
 
 
 @dataclass(frozen=True)
 class Style:
-    """How a method looks in every plot: colour, marker and dashes differ, so that none of them is needed alone."""
+    """Appearance of a method in every plot; color, marker and dashes all differ, so that none of them is needed alone."""
 
     color: str
     marker: str
@@ -24,7 +31,7 @@ class Style:
 
 @dataclass(frozen=True)
 class Point:
-    """x and y with their deviations (0 for one seed), and what a tooltip says."""
+    """A point: x and y with their standard deviations (0 for a single seed), and the text of its tooltip."""
 
     x: float
     y: float
@@ -33,13 +40,16 @@ class Point:
     text: str = ""
 
 
-def styles(labels: Sequence[str], yardsticks: Sequence[str]) -> dict[str, Style]:
-    """A style for each label; yardsticks are grey and dashed."""
-    papers = [label for label in labels if label not in yardsticks]
-    found = {label: Style(PAPERS[i % len(PAPERS)], list(MARKERS)[i % len(MARKERS)]) for i, label in enumerate(papers)}
-    for i, label in enumerate(one for one in labels if one in yardsticks):
-        marker = list(MARKERS)[-1 - i % len(MARKERS)]
-        found[label] = Style(YARDSTICKS[i % len(YARDSTICKS)], marker, DASHES[i % len(DASHES)])
+def method_styles(labels: Sequence[str], references: Sequence[str]) -> dict[str, Style]:
+    """Return a style for each label; the reference methods are gray and dashed."""
+    papers = [label for label in labels if label not in references]
+    markers = list(MARKERS)
+    found = {
+        label: Style(PAPER_COLORS[i % len(PAPER_COLORS)], markers[i % len(markers)]) for i, label in enumerate(papers)
+    }
+    for i, label in enumerate(one for one in labels if one in references):
+        color = REFERENCE_COLORS[i % len(REFERENCE_COLORS)]
+        found[label] = Style(color, markers[-1 - i % len(markers)], DASHES[i % len(DASHES)])
     return found
 
 
@@ -75,7 +85,7 @@ MARKERS: dict[str, Callable[[float, float], str]] = {
 
 
 def ticks(low: float, high: float, count: int = 5) -> list[float]:
-    """Round numbers within [low, high], about so many."""
+    """Return about ``count`` round numbers within [low, high]."""
     span = high - low
     raw = span / max(1, count)
     power = 10.0 ** math.floor(math.log10(raw)) if raw > 0 else 1.0
@@ -84,16 +94,16 @@ def ticks(low: float, high: float, count: int = 5) -> list[float]:
     return [round(i * step, 10) for i in range(first, math.floor(high / step + 1e-9) + 1)]
 
 
-def span(values: Sequence[float], least: float, limits: tuple[float, float]) -> tuple[float, float]:
-    """A range around values, at least so wide, with a margin, within limits."""
+def axis_range(values: Sequence[float], min_width: float, limits: tuple[float, float]) -> tuple[float, float]:
+    """Return a range within ``limits`` that contains the values with a margin and is at least ``min_width`` wide."""
     low, high = min(values), max(values)
-    margin = max(0.06 * (high - low), (least - (high - low)) / 2, 1e-9)
+    margin = max(0.06 * (high - low), (min_width - (high - low)) / 2, 1e-9)
     return max(limits[0], low - margin), min(limits[1], high + margin)
 
 
 def plot(
     series: Mapping[str, Sequence[Point]],
-    look: Mapping[str, Style],
+    styles: Mapping[str, Style],
     *,
     x_label: str,
     y_label: str,
@@ -103,18 +113,30 @@ def plot(
     x_limits: tuple[float, float] = (0.0, math.inf),
     y_limits: tuple[float, float] = (0.0, 100.0),
 ) -> str:
-    """Lines with markers and deviation bars; ``dense``: the dense network's y, a level line."""
+    """Plot lines with markers and error bars.
+
+    Args:
+        series: Points by label.
+        styles: Style of each label.
+        dense: The dense network's y, drawn as a horizontal line.
+        log_x: Whether the x axis is logarithmic.
+        x_limits: Limits of the x axis.
+        y_limits: Limits of the y axis.
+
+    Returns:
+        An SVG element.
+    """
     points = [p for line in series.values() for p in line]
     xs = [v for p in points for v in (p.x - p.dx, p.x + p.dx)]
     ys = [v for p in points for v in (p.y - p.dy, p.y + p.dy)] + ([] if dense is None else [dense])
-    y0, y1 = span(ys, 1.0, y_limits)
-    x0, x1 = (min(xs) / 1.2, max(xs) * 1.2) if log_x else span(xs, 4.0, x_limits)
+    y0, y1 = axis_range(ys, 1.0, y_limits)
+    x0, x1 = (min(xs) / 1.2, max(xs) * 1.2) if log_x else axis_range(xs, 4.0, x_limits)
     scale = math.log if log_x else float
 
     def place(x: float, y: float) -> tuple[float, float]:
-        share = (scale(min(max(x, x0), x1)) - scale(x0)) / (scale(x1) - scale(x0))
+        across = (scale(min(max(x, x0), x1)) - scale(x0)) / (scale(x1) - scale(x0))
         height = (min(max(y, y0), y1) - y0) / (y1 - y0)
-        return LEFT + share * (WIDTH - LEFT - RIGHT), HEIGHT - BOTTOM - height * (HEIGHT - TOP - BOTTOM)
+        return LEFT + across * (WIDTH - LEFT - RIGHT), HEIGHT - BOTTOM - height * (HEIGHT - TOP - BOTTOM)
 
     x_ticks = (
         [v for power in (1, 10, 100) for m in (1, 2, 5) if x0 <= (v := m * power) <= x1] if log_x else ticks(x0, x1)
@@ -122,8 +144,8 @@ def plot(
     parts = [_axes(x_ticks, ticks(y0, y1), place, x_label, y_label)]
     if dense is not None:
         parts.append(f'<path class="dense" d="M{LEFT} {place(x0, dense)[1]:.1f}H{WIDTH - RIGHT}"/>')
-    parts += [_line(label, line, look[label], place) for label, line in series.items() if line]
-    summary = f"{title}. {len(series)} methods; the figures are in the table below."
+    parts += [_line(label, line, styles[label], place) for label, line in series.items() if line]
+    summary = f"{title}. {len(series)} methods; the values are in the table below."
     return (
         f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(summary, quote=True)}">'
         f"<title>{escape(title)}</title>{''.join(parts)}</svg>"
@@ -142,8 +164,8 @@ def _axes(xs: Sequence[float], ys: Sequence[float], place, x_label: str, y_label
         parts.append(f'<text x="{x:.1f}" y="{HEIGHT - BOTTOM + 16}" text-anchor="middle">{value:g}</text>')
     middle = (LEFT + WIDTH - RIGHT) / 2
     parts.append(f'<text x="{middle}" y="{HEIGHT - 8}" text-anchor="middle">{escape(x_label)}</text>')
-    centre = (TOP + HEIGHT - BOTTOM) / 2
-    parts.append(f'<text transform="translate(13 {centre}) rotate(-90)" text-anchor="middle">{escape(y_label)}</text>')
+    center = (TOP + HEIGHT - BOTTOM) / 2
+    parts.append(f'<text transform="translate(13 {center}) rotate(-90)" text-anchor="middle">{escape(y_label)}</text>')
     return "".join(parts)
 
 
@@ -158,18 +180,18 @@ def _line(label: str, line: Sequence[Point], style: Style, place) -> str:
         left, right = place(point.x - point.dx, point.y)[0], place(point.x + point.dx, point.y)[0]
         bars = f'<path d="M{x:.1f} {top:.1f}V{bottom:.1f}"/>' * (point.dy > 0)
         bars += f'<path d="M{left:.1f} {y:.1f}H{right:.1f}"/>' * (point.dx > 0)
-        said = escape(f"{label}: {point.text}")
-        parts.append(f"<g><title>{said}</title>{bars}{MARKERS[style.marker](x, y)}</g>")
+        tooltip = escape(f"{label}: {point.text}")
+        parts.append(f"<g><title>{tooltip}</title>{bars}{MARKERS[style.marker](x, y)}</g>")
     return f'<g stroke="{style.color}" fill="{style.color}" stroke-width="1.3">{"".join(parts)}</g>'
 
 
 def dense_mark() -> str:
-    """The dense network's line, for the legend."""
+    """Return the dense network's line, for the legend."""
     return '<svg class="mark" viewBox="0 0 34 14" aria-hidden="true"><path class="dense" d="M1 7H33"/></svg>'
 
 
 def legend_mark(style: Style) -> str:
-    """A line with its marker, for the legend."""
+    """Return a line with its marker, for the legend."""
     dash = f' stroke-dasharray="{style.dash}"' if style.dash else ""
     return (
         f'<svg class="mark" viewBox="0 0 34 14" aria-hidden="true"><g stroke="{style.color}" fill="{style.color}" '
@@ -177,17 +199,24 @@ def legend_mark(style: Style) -> str:
     )
 
 
-def strip(shares: Sequence[tuple[str, float, str]], color: str, title: str) -> str:
-    """A bar per layer: (name, share in [0, 1] that is left, what a tooltip says), the dense width as its frame."""
+def width_bars(layers: Sequence[tuple[str, float, str]], color: str, title: str) -> str:
+    """Draw a bar per layer, in a frame that is the dense width.
+
+    Args:
+        layers: (name, fraction of the channels that is kept, text of the tooltip).
+
+    Returns:
+        An SVG element.
+    """
     height, gap = 56.0, 1.0
     width = 640.0
-    step = width / max(1, len(shares))
+    step = width / max(1, len(layers))
     bars = []
-    for i, (_, share, said) in enumerate(shares):
+    for i, (_, fraction, tooltip) in enumerate(layers):
         x, wide = i * step + gap / 2, max(0.5, step - gap)
         bars.append(
-            f'<g><title>{escape(said)}</title><rect class="frame" x="{x:.2f}" y="0" width="{wide:.2f}" height="{height}"/>'
-            f'<rect x="{x:.2f}" y="{height * (1 - share):.2f}" width="{wide:.2f}" height="{height * share:.2f}" fill="{color}"/></g>'
+            f'<g><title>{escape(tooltip)}</title><rect class="frame" x="{x:.2f}" y="0" width="{wide:.2f}" height="{height}"/>'
+            f'<rect x="{x:.2f}" y="{height * (1 - fraction):.2f}" width="{wide:.2f}" height="{height * fraction:.2f}" fill="{color}"/></g>'
         )
     return (
         f'<svg class="strip" viewBox="0 0 {width:g} {height:g}" preserveAspectRatio="none" role="img" '

@@ -1,4 +1,4 @@
-"""The dense network of a seed: trained once, or given; everything is measured against what was read back from its file."""
+"""Provide the dense network of a seed: train it once or import a given one. All metrics refer to the network in the saved file."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -30,7 +30,7 @@ def train_dense(
     latency: bool = True,
     workers: int = 2,
 ) -> TrainedModel:
-    """Train the network of a seed in OUT/seedS/baseline, unless that is done."""
+    """Train the dense network of a seed in OUT/seedS/baseline, unless that is finished."""
     options = {"arch": arch, "dataset": data.name, "seed": seed, **recipe.identity()}
     stage = open_stage(
         out / f"seed{seed}" / "baseline", PACKAGE, options, device=device, fingerprint=data.fingerprint, force=force
@@ -45,7 +45,7 @@ def train_dense(
     return read_trained_model(stage.model_path, data, name=arch, factory=factory, device=device, workers=workers)
 
 
-def given_dense(
+def import_dense(
     out: Path,
     load: Callable[[], nn.Module],
     file: Path,
@@ -58,9 +58,13 @@ def given_dense(
     workers: int = 2,
     name: str | None = None,
 ) -> TrainedModel:
-    """A network from elsewhere, kept as a checkpoint in OUT/baseline, the same for all seeds.
+    """Save a trained network as a checkpoint in OUT/baseline, the dense network of all seeds.
 
-    digest: of its file. name: that of its factory.
+    Args:
+        load: Returns the network.
+        file: File of the network.
+        digest: Digest of the file.
+        name: Name of the network's factory, if it has one.
     """
     options = {"dataset": data.name, "seed": None, "source": file.name, "digest": digest}
     stage = open_stage(out / "baseline", PACKAGE, options, device=device, fingerprint=data.fingerprint, force=force)

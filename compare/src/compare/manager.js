@@ -1,20 +1,20 @@
-// Preloaded into NNI's manager (NODE_OPTIONS), whose file cannot be configured in these two points.
+// Preloaded into NNI's manager (NODE_OPTIONS); NNI has no settings for these two behaviors.
 
-// 1. It would listen on every address: its servers listen on COMPARE_LISTEN.
+// 1. The manager's servers would listen on every address; they listen on COMPARE_LISTEN.
 const net = require("net");
 const listen = net.Server.prototype.listen;
-net.Server.prototype.listen = function (...words) {
+net.Server.prototype.listen = function (...args) {
   const host = process.env.COMPARE_LISTEN || "127.0.0.1";
-  if (typeof words[0] === "number" && typeof words[1] !== "string") words.splice(1, 0, host);
-  else if (words[0] && typeof words[0] === "object" && "port" in words[0] && !words[0].host) words[0].host = host;
-  return listen.apply(this, words);
+  if (typeof args[0] === "number" && typeof args[1] !== "string") args.splice(1, 0, host);
+  else if (args[0] && typeof args[0] === "object" && "port" in args[0] && !args[0].host) args[0].host = host;
+  return listen.apply(this, args);
 };
 
-// 2. It gives its tuner ten seconds to start, and the tuner imports torch, which takes longer on a busy machine.
+// 2. The tuner has ten seconds to start, but it imports torch, which takes longer on a busy machine.
 const wait = global.setTimeout;
-const patience = 1000 * Number(process.env.COMPARE_PATIENCE || 10);
-global.setTimeout = function (call, milliseconds, ...words) {
+const startup = 1000 * Number(process.env.COMPARE_STARTUP_SECONDS || 10);
+global.setTimeout = function (call, milliseconds, ...args) {
   const tuner = milliseconds === 10000 && /tuner_command_channel/.test(new Error().stack);
-  return wait(call, tuner ? Math.max(patience, milliseconds) : milliseconds, ...words);
+  return wait(call, tuner ? Math.max(startup, milliseconds) : milliseconds, ...args);
 };
 Object.defineProperties(global.setTimeout, Object.getOwnPropertyDescriptors(wait)); // its promisified form

@@ -1,19 +1,23 @@
-"""What a comparison leaves for its readers: results.csv, report.md, report.html."""
+"""Write the report of a comparison: results.csv, report.md, report.html."""
 
 from pathlib import Path
 
 from common.atomic import write_csv, write_text
-from compare import page, text
-from compare.rows import Rows, csv_rows
+from compare import page, text_report
+from compare.result_set import ResultSet, csv_rows
 
 
-def write(out: Path, rows: Rows) -> dict[Path, str]:
-    """Write all three, atomically: {file: what it is}."""
-    write_csv(out / "results.csv", csv_rows(rows))
-    write_text(out / "report.md", text.markdown(rows))
-    write_text(out / "report.html", page.html(rows))
+def write_report(out: Path, result_set: ResultSet) -> dict[Path, str]:
+    """Write the three files atomically.
+
+    Returns:
+        {file: description}
+    """
+    write_csv(out / "results.csv", csv_rows(result_set))
+    write_text(out / "report.md", text_report.markdown_report(result_set))
+    write_text(out / "report.html", page.html_report(result_set))
     return {
-        out / "report.html": "the page: plots, widths, classes, how to make each point again",
-        out / "report.md": "the table",
-        out / "results.csv": "one line per network",
+        out / "report.html": "web page: plots, layer widths, accuracy per class, command of each result",
+        out / "report.md": "table",
+        out / "results.csv": "one row per network",
     }

@@ -1,4 +1,4 @@
-"""Options of ``python -m compare``, and the recipes that they are usually."""
+"""Options of ``python -m compare`` and its default fine-tuning options for each data set."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,8 +12,8 @@ PACKAGE = "compare"
 
 
 @dataclass(frozen=True)
-class Recipe:
-    """What fine-tuning usually is; both were chosen on held-out training images, see the README."""
+class FineTuneDefaults:
+    """Default fine-tuning options; both sets were selected on held-out training images, see the README."""
 
     learning_rate: float
     schedule: str = "cosine"
@@ -21,60 +21,67 @@ class Recipe:
     distill: float = 0.0
 
 
-RECIPES = {"digits": Recipe(0.05), "others": Recipe(0.02, "linear", 0.5, distill=0.9)}
+FINETUNE_DEFAULTS = {
+    "digits": FineTuneDefaults(0.05),
+    "others": FineTuneDefaults(0.02, "linear", 0.5, distill=0.9),
+}
 
 
-def usual_recipe(dataset: str) -> Recipe:
-    return RECIPES.get(dataset, RECIPES["others"])
+def finetune_defaults(dataset: str) -> FineTuneDefaults:
+    return FINETUNE_DEFAULTS.get(dataset, FINETUNE_DEFAULTS["others"])
 
 
 @settings
-class NetworkOptions:
+class ComparedNetworkOptions:
     """Network."""
 
     arch: str = option("resnet20", f"one of {', '.join(ARCHITECTURE_NAMES)}")
-    model: str | None = option(None, "PACKAGE.MODULE:FACTORY, your own network, instead of --arch")
-    weights: str | None = option(None, "trained weights of --arch or --model; without them it is trained first")
-    baseline: str | None = option(None, "a trained checkpoint of this project, instead of --arch")
-    baseline_epochs: int | None = option(None, "epochs of its training; 6 for digits, else 30")
+    model: str | None = option(None, "PACKAGE.MODULE:FACTORY, a custom network, used instead of --arch")
+    weights: str | None = option(None, "trained weights of --arch or --model (default: train a dense network first)")
+    checkpoint: str | None = option(None, "trained checkpoint of this project, used instead of --arch")
+    baseline_epochs: int | None = option(None, "training epochs of the dense network (default: 6 for digits, else 30)")
 
 
 @settings
-class Rows:
-    """Rows."""
+class ResultOptions:
+    """Results."""
 
-    methods: list[str] | None = option(None, "names of methods; all that are installed if not given")
-    target_macs: list[float] = option([0.7, 0.5, 0.3], "shares of the MACs to keep", type=fraction, nargs="*")
+    methods: list[str] | None = option(None, "methods to run (default: all installed)")
+    target_macs: list[float] = option([0.7, 0.5, 0.3], "fractions of the dense MACs to keep", type=fraction, nargs="*")
     target_bytes: list[float] = option(
-        [0.1, 0.05, 0.03], "shares of the file's bytes to keep", type=fraction, nargs="*"
+        [0.1, 0.05, 0.03], "fractions of the dense file size to keep", type=fraction, nargs="*"
     )
-    seeds: list[int] = option([0, 1, 2], "a network and a row of each", type=nonnegative_int)
+    seeds: list[int] = option(
+        [0, 1, 2], "random seeds; one dense network and one result per seed", type=nonnegative_int
+    )
     chain: list[str] = option(
-        [], "methods one after the other; may be repeated", action="append", type=str, metavar="A,B,C"
+        [], "methods to apply in sequence; may be repeated", action="append", type=str, metavar="A,B,C"
     )
 
 
 @settings
 class FineTuneOptions:
-    """Fine-tuning, the same for all."""
+    """Fine-tuning, the same for all methods."""
 
-    finetune_epochs: int = option(2, "0 leaves every network as it was cut")
-    batch_size: int | None = option(None, "64 for digits, else 128", type=positive_int)
-    learning_rate: float | None = option(None, "0.05 for digits, else 0.02")
+    finetune_epochs: int = option(2, "number of epochs; 0 disables fine-tuning")
+    batch_size: int | None = option(None, "images per step (default: 64 for digits, else 128)", type=positive_int)
+    learning_rate: float | None = option(None, "initial learning rate (default: 0.05 for digits, else 0.02)")
     weight_decay: float = option(5e-4, "weight decay")
-    schedule: str | None = option(None, "of the learning rate; cosine for digits, else linear", choices=SCHEDULES)
-    warmup_epochs: float | None = option(None, "epochs of linear warm-up; 0 for digits, else 0.5")
+    schedule: str | None = option(
+        None, "learning-rate schedule (default: cosine for digits, else linear)", choices=SCHEDULES
+    )
+    warmup_epochs: float | None = option(None, "epochs of linear warm-up (default: 0 for digits, else 0.5)")
     label_smoothing: float = option(0.0, "label smoothing")
     distill: float | None = option(
         None,
-        "weight of the distance to the dense network's outputs in the loss, the rest is cross-entropy; "
-        "0 for digits, else 0.9",
+        "weight of the distillation loss (distance to the dense network's outputs), in [0, 1]; "
+        "cross-entropy has the remaining weight (default: 0 for digits, else 0.9)",
         type=share,
         metavar="W",
     )
     recalibrate: int = option(
         0,
-        "training images that batch norm is recalibrated on after pruning, before fine-tuning; 0 leaves it",
+        "number of training images on which batch norm is recalibrated after pruning; 0 disables recalibration",
         type=nonnegative_int,
         metavar="N",
     )
@@ -82,47 +89,47 @@ class FineTuneOptions:
 
 
 @settings
-class Execution:
+class ExecutionOptions:
     """Run."""
 
-    out: str = option("runs/compare", "folder of the rows and the report")
+    out: str = option("runs/compare", "folder for the results and the report")
     device: str = option("auto", "auto, cpu, cuda or cuda:N")
-    threads: int | None = option(None, "threads on the CPU; torch's choice if not given")
+    threads: int | None = option(None, "number of CPU threads (default: torch's choice)")
     jobs: int | None = option(
         None,
-        "processes that share out the rows; on a CPU one for each seed, as far as there are cores; else one",
+        "number of processes that share the work (default: on a CPU, one per seed if there are enough cores; else 1)",
         type=positive_int,
     )
-    force: bool = option(False, "make rows anew that are there with other options")
+    force: bool = option(False, "recompute results that were computed with other options")
     no_latency: bool = option(False, "do not measure latency")
-    no_report: bool = option(False, "only the rows; --report-only makes the report later")
-    report_only: bool = option(False, "compress nothing: a report on the rows that are there")
+    no_report: bool = option(False, "compute the results only; --report-only writes the report later")
+    report_only: bool = option(False, "write the report of the existing results, without compressing anything")
 
 
 @settings
 class Compare:
-    """Compress one network with every installed method to the same budgets, fine-tune all alike, and report."""
+    """Compress one network to the same targets with every installed method, fine-tune all results alike, and report."""
 
     data: DataOptions = section(DataOptions)
     holdout: float | None = option(
         None,
-        "train without this share of the training pictures and measure on it instead of the test set: for choices",
+        "measure on this fraction of the training set, held out, instead of the test set",
         type=fraction,
         metavar="F",
     )
-    network: NetworkOptions = section(NetworkOptions)
-    rows: Rows = section(Rows)
+    network: ComparedNetworkOptions = section(ComparedNetworkOptions)
+    results: ResultOptions = section(ResultOptions)
     tuning: FineTuneOptions = section(FineTuneOptions)
-    run: Execution = section(Execution)
+    execution: ExecutionOptions = section(ExecutionOptions)
     running: RunningOptions = section(RunningOptions)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    return command(Compare, lambda given: compare(given, argv), argv, "python -m compare", PACKAGE)
+    return command(Compare, lambda settings: compare(settings, argv), argv, "python -m compare", PACKAGE)
 
 
-def compare(given: Compare, argv: Sequence[str] | None) -> None:
-    """The command; ``argv`` is what its processes are called with."""
+def compare(settings: Compare, argv: Sequence[str] | None) -> None:
+    """Run the command. argv: arguments for its worker processes."""
     from compare.command import run
 
-    run(given, argv)
+    run(settings, argv)

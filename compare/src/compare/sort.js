@@ -1,4 +1,4 @@
-// Without this script the tables are whole; with it a click on a column's head sorts by that column.
+// The tables are complete without this script; with it, a click on a column header sorts by that column.
 for (const table of document.querySelectorAll("table.sortable")) {
   table.querySelectorAll("thead th").forEach((head, column) => {
     const button = document.createElement("button");

@@ -1,11 +1,12 @@
-"""``python -m compare.sweep``: one knob of one command at several values, as an NNI experiment. Local, or as NNI's file says.
+"""Run a command at several values of one hyperparameter, as an NNI experiment (``python -m compare.sweep``).
 
     python -m compare.sweep --values 0.7 0.5 0.3 --out runs/sweep -- python -m compare --methods l1_norm \
-        --target-macs {value} --target-bytes --seeds 0 --baseline dense.safetensors --out {out}
+        --target-macs {value} --target-bytes --seeds 0 --checkpoint dense.safetensors --out {out}
 
-Whatever follows ``--`` is the command of a trial: ``{value}`` is replaced by the knob's value, ``{out}`` by the trial's
-folder. The figure of a trial is read from the ``metrics.json`` that the command leaves below its folder. NNI opens a web
-portal; it listens on 127.0.0.1 alone unless ``--listen`` says otherwise (remote trials must reach it).
+The words after ``--`` are the command of a trial: ``{value}`` is replaced by the hyperparameter's value, ``{out}`` by the
+trial's folder. The metric of a trial is read from the ``metrics.json`` that the command writes below its folder. Trials run on
+this machine or on another training service of NNI. NNI's web portal listens on 127.0.0.1 only, unless ``--listen`` names
+another address (which remote trials must be able to reach).
 """
 
 import json
@@ -27,87 +28,88 @@ from common.runs import METRICS, read_json
 from common.settings import REQUIRED, command, option, settings
 from compare.settings import PACKAGE
 
-SETTINGS = "COMPARE_SWEEP"  # variable that names the file with a sweep's settings, for its trials
-FIGURE = "compressed.top1"
-PATIENCE = 300  # seconds; nni gives its manager 3 and its tuner 10, too few where importing torch takes longer
-SERVICES = "remote, kubernetes and the like: https://nni.readthedocs.io/en/stable/reference/experiment_config.html"
+SETTINGS = "COMPARE_SWEEP"  # environment variable with the file of a sweep's settings, for its trials
+METRIC = "compressed.top1"
+STARTUP_SECONDS = 300  # nni gives its manager 3 and its tuner 10, too few where importing torch takes longer
+SERVICES = "https://nni.readthedocs.io/en/stable/reference/experiment_config.html"
 
 
 @settings
 class Sweep:
-    """A sweep over one knob as an NNI experiment."""
+    """Run a command at several values of one hyperparameter, as an NNI experiment."""
 
-    values: list[str] = option(REQUIRED, "the knob's values, one trial each")
-    out: str = option(REQUIRED, "folder of the trials and of NNI's own files")
-    figure: str = option(FIGURE, "what is read from metrics.json, by its path")
-    concurrency: int = option(1, "trials at once", type=positive_int)
-    config: str | None = option(None, f"an NNI configuration with another training service; {SERVICES}")
-    port: int = option(8080, "of NNI's web portal")
-    listen: str = option("127.0.0.1", "address that the portal listens on")
+    values: list[str] = option(REQUIRED, "values of the hyperparameter, one trial each")
+    out: str = option(REQUIRED, "folder for the trials and NNI's own files")
+    metric: str = option(METRIC, "value to read from metrics.json, as a path of keys")
+    concurrency: int = option(1, "number of concurrent trials", type=positive_int)
+    config: str | None = option(None, f"NNI configuration of another training service (remote, kubernetes): {SERVICES}")
+    port: int = option(8080, "port of NNI's web portal")
+    listen: str = option("127.0.0.1", "address on which the portal listens")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    words = list(sys.argv[1:] if argv is None else argv)
-    end = words.index("--") if "--" in words else len(words)
+    argv = list(sys.argv[1:] if argv is None else argv)
+    end = argv.index("--") if "--" in argv else len(argv)
     return command(
-        Sweep, lambda given: sweep_over(given, words[end + 1 :]), words[:end], "python -m compare.sweep", PACKAGE
+        Sweep, lambda settings: run_sweep(settings, argv[end + 1 :]), argv[:end], "python -m compare.sweep", PACKAGE
     )
 
 
-def sweep_over(settings: Sweep, trial: Sequence[str]) -> None:
-    """The command; ``trial`` is what followed ``--``."""
+def run_sweep(settings: Sweep, trial: Sequence[str]) -> None:
+    """Run the command. trial: the arguments after ``--``."""
     check_command(trial)
     out = Path(settings.out).absolute()
     sweep = {
         "command": trial,
         "out": str(out),
-        "figure": settings.figure,
+        "metric": settings.metric,
         "values": settings.values,
         "folder": os.getcwd(),
     }
     write_json(out / "sweep.json", sweep)
-    _experiment(settings, out, sweep)
-    rows = collect(sweep)
-    print(
-        padded(
-            markdown_table(["value", settings.figure, "folder"], [[r["value"], r["figure"], r["folder"]] for r in rows])
-        ),
-        end="",
-    )
-    missing = [row["value"] for row in rows if row["figure"] is None]
+    _run_experiment(settings, out, sweep)
+    trials = collect(sweep)
+    rows = [[t["value"], t["metric"], t["folder"]] for t in trials]
+    print(padded(markdown_table(["value", settings.metric, "folder"], rows)), end="")
+    missing = [t["value"] for t in trials if t["metric"] is None]
     if missing:
         raise UserError(
-            f"no figure {settings.figure} for {', '.join(missing)}: see the files trial.stderr below {out / 'nni'}"
+            f"--metric {settings.metric}: not found for {', '.join(missing)}; see the files trial.stderr below {out / 'nni'}"
         )
 
 
 def check_command(command: Sequence[str]) -> None:
-    """Raises UserError for a command that has no place for the value or the folder."""
-    for place in ("{value}", "{out}"):
-        if not any(place in word for word in command):
+    """Raise UserError if a command lacks the placeholder for the value or the folder."""
+    for placeholder in ("{value}", "{out}"):
+        if not any(placeholder in word for word in command):
             raise UserError(
-                f"the command after -- must hold {place}, for example: -- python -m compare ... --target-macs {{value}} --out {{out}}"
+                f"the command after -- does not contain {placeholder}; use for example: "
+                "-- python -m compare ... --target-macs {value} --out {out}"
             )
 
 
-def filled(command: Sequence[str], value: str, out: Path) -> list[str]:
-    """The command of one trial; ``python`` is this interpreter."""
-    words = [word.replace("{value}", value).replace("{out}", str(out)) for word in command]
-    return [sys.executable, *words[1:]] if words[0] == "python" else words
+def fill_command(command: Sequence[str], value: str, out: Path) -> list[str]:
+    """Return the command of one trial; ``python`` becomes this interpreter."""
+    argv = [word.replace("{value}", value).replace("{out}", str(out)) for word in command]
+    return [sys.executable, *argv[1:]] if argv[0] == "python" else argv
 
 
 def working_folder(settings: dict[str, Any]) -> str | None:
-    """Where a trial's command runs: where the sweep was started, so that its paths mean the same; elsewhere if that is not there."""
+    """Return the folder in which the sweep was started, so that relative paths stay valid; None if it does not exist here."""
     return settings["folder"] if Path(settings["folder"]).is_dir() else None
 
 
 def trial_folder(out: Path | str, value: str) -> Path:
-    """Where the trial of a value works: named after it."""
+    """Return the folder of a value's trial."""
     return Path(out) / f"value-{re.sub(r'[^A-Za-z0-9.+-]', '_', value)}"
 
 
-def figure_in(folder: Path, path: str) -> float | None:
-    """The figure of the newest metrics.json below a folder that has it."""
+def read_metric(folder: Path, path: str) -> float | None:
+    """Read a metric from the newest metrics.json below a folder that contains it.
+
+    Args:
+        path: Keys, separated by dots: "compressed.top1".
+    """
     found = []
     for file in folder.rglob(METRICS):
         value: Any = read_json(file)
@@ -119,23 +121,23 @@ def figure_in(folder: Path, path: str) -> float | None:
 
 
 def collect(settings: dict[str, Any]) -> list[dict[str, Any]]:
-    """One row per value, from what lies on disk; also written to sweep.csv."""
-    rows = []
+    """Read the metric of every value from disk, and write them to sweep.csv."""
+    trials = []
     for value in settings["values"]:
         folder = trial_folder(settings["out"], value)
-        rows.append(
+        trials.append(
             {
                 "value": value,
-                "figure": figure_in(folder, settings["figure"]),
+                "metric": read_metric(folder, settings["metric"]),
                 "folder": folder.name,
-                "command": shlex.join(filled(settings["command"], value, folder)),
+                "command": shlex.join(fill_command(settings["command"], value, folder)),
             }
         )
-    write_csv(Path(settings["out"]) / "sweep.csv", rows)
-    return rows
+    write_csv(Path(settings["out"]) / "sweep.csv", trials)
+    return trials
 
 
-def _experiment(args, out: Path, settings: dict[str, Any]) -> None:
+def _run_experiment(args: Sweep, out: Path, settings: dict[str, Any]) -> None:
     """Run the trials through NNI and wait for them."""
     try:
         from nni.experiment import Experiment, ExperimentConfig, launcher, rest
@@ -157,27 +159,26 @@ def _experiment(args, out: Path, settings: dict[str, Any]) -> None:
     config.trial_concurrency = args.concurrency
     with as_file(files("compare").joinpath("manager.js")) as preload:
         os.environ |= manager_environment(str(preload), args.listen)
-        launcher._check_rest_server = partial(launcher._check_rest_server, retry=PATIENCE)
-        rest.timeout = PATIENCE
+        launcher._check_rest_server = partial(launcher._check_rest_server, retry=STARTUP_SECONDS)
+        rest.timeout = STARTUP_SECONDS
         experiment = Experiment(config)
         try:
             done = experiment.run(args.port)
-        except RuntimeError as error:  # the port is taken
-            raise UserError(f"NNI did not start: {str(error).strip()}; --port chooses another") from error
+        except RuntimeError as error:  # the port is in use
+            raise UserError(f"--port: NNI did not start: {str(error).strip()}; choose another port") from error
         finally:
             experiment.stop()
     if done is None:  # nni has caught Ctrl-C
         raise KeyboardInterrupt
     if not done:
-        raise UserError(f"NNI gave up; its reasons: {out / 'nni' / str(experiment.id) / 'log'}")
+        raise UserError(f"the NNI experiment failed; see {out / 'nni' / str(experiment.id) / 'log'}")
 
 
 def manager_environment(preload: str, listen: str) -> dict[str, str]:
-    """What NNI's manager is told by environment variables: the script that it loads first, and its settings."""
-    options = (
-        f"{os.environ.get('NODE_OPTIONS', '')} --require {json.dumps(preload)}".strip()
-    )  # node wants double quotes
-    return {"NODE_OPTIONS": options, "COMPARE_LISTEN": listen, "COMPARE_PATIENCE": str(PATIENCE)}
+    """Return the environment variables of NNI's manager: the script that it loads first, and that script's settings."""
+    # node requires double quotes
+    options = f"{os.environ.get('NODE_OPTIONS', '')} --require {json.dumps(preload)}".strip()
+    return {"NODE_OPTIONS": options, "COMPARE_LISTEN": listen, "COMPARE_STARTUP_SECONDS": str(STARTUP_SECONDS)}
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""``python -m compare.trial``: one trial of a sweep, started by NNI. Asks for its value, runs the command, reports the figure."""
+"""Run one trial of a sweep (``python -m compare.trial``, started by NNI): get its value, run the command, report the metric."""
 
 import os
 import sys
@@ -7,7 +7,7 @@ from pathlib import Path
 from common.executor import Processes, call
 from common.interruption import STOPPED, Stopped
 from common.runs import read_json
-from compare.sweep import SETTINGS, figure_in, filled, trial_folder, working_folder
+from compare.sweep import SETTINGS, fill_command, read_metric, trial_folder, working_folder
 
 
 def main() -> int:
@@ -16,7 +16,7 @@ def main() -> int:
     settings = read_json(Path(os.environ[SETTINGS]))
     value = str(nni.get_next_parameter()["value"])
     folder = trial_folder(settings["out"], value)
-    command = filled(settings["command"], value, folder)
+    command = fill_command(settings["command"], value, folder)
     try:
         processes: Processes[str] = Processes()
         with processes:
@@ -24,9 +24,9 @@ def main() -> int:
             ((_, result),) = processes.finish()
     except Stopped:
         return STOPPED
-    figure = figure_in(folder, settings["figure"])
-    if result.status == 0 and figure is not None:
-        nni.report_final_result(figure)
+    metric = read_metric(folder, settings["metric"])
+    if result.status == 0 and metric is not None:
+        nni.report_final_result(metric)
     return result.status
 
 

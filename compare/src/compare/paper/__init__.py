@@ -1,1 +1,1 @@
-"""The README's tables and pictures; not part of the wheel."""
+"""Tables and figures of the README; not part of the wheel."""

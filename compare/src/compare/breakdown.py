@@ -1,4 +1,4 @@
-"""What a row says beside top-1: accuracy and agreement of each class, and the width of each layer."""
+"""Break a result down by class (accuracy and agreement) and by layer (width)."""
 
 import torch
 from torch import Tensor, nn
@@ -6,10 +6,18 @@ from torch import Tensor, nn
 from common.channels.resize import WEIGHTED, width
 
 
-def per_class(labels: Tensor, decisions: Tensor, reference: Tensor, classes: int) -> dict[str, list[float]]:
-    """Percent by class: top1 of ``decisions``, dense_top1 of ``reference``, agreement of both. All inputs (N,) int64.
+def per_class(labels: Tensor, predictions: Tensor, reference: Tensor, classes: int) -> dict[str, list[float]]:
+    """Compute percentages per class.
 
-    A class without an example has 0 everywhere.
+    Args:
+        labels: True classes, shape (N,), int64.
+        predictions: Predicted classes of the compressed network, shape (N,), int64.
+        reference: Predicted classes of the dense network, shape (N,), int64.
+        classes: Number of classes.
+
+    Returns:
+        ``top1`` of the predictions, ``dense_top1`` of the reference, and the ``agreement`` of both; 0 for a class without
+        examples.
     """
     count = torch.bincount(labels, minlength=classes).clamp(min=1).double()
 
@@ -18,14 +26,14 @@ def per_class(labels: Tensor, decisions: Tensor, reference: Tensor, classes: int
         return [round(float(v), 4) for v in 100 * hit / count]
 
     return {
-        "top1": percent(decisions == labels),
+        "top1": percent(predictions == labels),
         "dense_top1": percent(reference == labels),
-        "agreement": percent(decisions == reference),
+        "agreement": percent(predictions == reference),
     }
 
 
-def widths(model: nn.Module, dense: nn.Module) -> dict[str, list[int]]:
-    """{layer: [width now, width of the dense network]}; of a layer that was replaced, the narrowest part counts."""
+def layer_widths(model: nn.Module, dense: nn.Module) -> dict[str, list[int]]:
+    """Return {layer: [width, width in the dense network]}; for a replaced layer, the width of its narrowest part."""
     found = {}
     for name, module in dense.named_modules():
         if not isinstance(module, WEIGHTED):

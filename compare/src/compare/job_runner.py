@@ -1,7 +1,7 @@
-"""One row: its steps through the pipeline, each in a folder of its own, and what a row says beside the figures.
+"""Run a job: its chain steps go through the pipeline one by one, each in its own folder.
 
-OUT/seed0/redundancy_graph-macs0.5/       config.json log.csv metrics.json model.safetensors, and the method's own parts
-OUT/seed0/a+b+c-macs0.5-bytes0.05/step1-a/ step2-b/ step3-c/ the steps of a chain, each such a folder
+OUT/seed0/redundancy_graph-macs0.5/       config.json log.csv metrics.json model.safetensors, and the method's own files
+OUT/seed0/a+b+c-macs0.5-bytes0.05/step1-a/ step2-b/ step3-c/    one such folder for each step of a chain
 """
 
 import time
@@ -16,20 +16,20 @@ from common.pipeline import FineTuning, Outcome, compress
 from common.runs import open_stage
 from common.target import TOLERANCE, Target
 from common.trained_model import TrainedModel, read_trained_model
-from compare.account import per_class, widths
-from compare.plan import Comparison, Job
+from compare.breakdown import layer_widths, per_class
+from compare.comparison_jobs import Comparison, ComparisonJob
 from compare.settings import PACKAGE
 
 
 @dataclass(frozen=True)
-class Step:
+class ChainStep:
     """One method of a job.
 
     Attributes:
-        start: The network that it compresses.
-        target: What it aims at, as a fraction of the *dense* network's MACs or bytes.
-        handed: The fraction of ``start`` that the method is asked for; differs from ``target`` in a chain.
-        number: Its place in the chain, from 1; None for a row of one method.
+        start: The network to compress.
+        target: Target as a fraction of the *dense* network's MACs or bytes.
+        relative_target: Target as a fraction of ``start``; differs from ``target`` in a chain.
+        number: Position in the chain, from 1; None for a job with one method.
     """
 
     name: str
@@ -37,46 +37,59 @@ class Step:
     start: TrainedModel
     folder: Path
     target: float
-    handed: float
+    relative_target: float
     number: int | None = None
 
 
-def run_job(job: Job, comparison: Comparison, dense: TrainedModel) -> dict[str, Any]:
-    """All steps of a row, as far as they are not done: the metrics of the last. Raises UserError where a target cannot be met."""
+def run_job(job: ComparisonJob, comparison: Comparison, dense: TrainedModel) -> dict[str, Any]:
+    """Run the unfinished steps of a job.
+
+    Args:
+        dense: The dense network of the job's seed.
+
+    Returns:
+        The metrics of the last step.
+
+    Raises:
+        UserError: If a target cannot be reached.
+    """
     folder = comparison.out / f"seed{job.seed}" / job.name
     if not job.is_chain:
         (name,), (target,) = job.methods, job.targets.values()
-        return run_step(Step(name, comparison.methods[name], dense, folder, target, target), job, comparison, dense)
+        return run_step(
+            ChainStep(name, comparison.methods[name], dense, folder, target, target), job, comparison, dense
+        )
     start, metrics, file = dense, {}, folder
     for number, name in enumerate(job.methods):
-        if number:  # what the step before has left
+        if number:  # start from the output of the previous step
             how = {"factory": dense.factory, "device": dense.device, "workers": dense.workers}
             start = read_trained_model(file, dense.data, name=dense.name, reference=dense, **how)
-        target, handed = _chain_step(job, number, comparison, dense, start)
+        target, relative_target = _step_target(job, number, comparison, dense, start)
         place = folder / f"step{number + 1}-{name}"
-        step = Step(name, comparison.methods[name], start, place, target, handed, number + 1)
+        step = ChainStep(name, comparison.methods[name], start, place, target, relative_target, number + 1)
         metrics = run_step(step, job, comparison, dense)
         file = place / metrics["file"]
     return metrics
 
 
-def _chain_step(
-    job: Job, number: int, comparison: Comparison, dense: TrainedModel, start: TrainedModel
+def _step_target(
+    job: ComparisonJob, number: int, comparison: Comparison, dense: TrainedModel, start: TrainedModel
 ) -> tuple[float, float]:
-    """(fraction of the dense network to reach, fraction of what is handed on): equal factors for the steps that are left."""
+    """Return a step's target as a fraction of the dense network and of ``start``; the remaining steps have equal factors."""
     axis = comparison.methods[job.methods[number]].axis
     dense_size, now = (net.bytes if axis == "bytes" else net.cost.dense for net in (dense, start))
     left = sum(comparison.methods[name].axis == axis for name in job.methods[number:])
-    handed = (job.targets[axis] * dense_size / now) ** (1 / left)
-    if handed >= 1:
+    relative_target = (job.targets[axis] * dense_size / now) ** (1 / left)
+    if relative_target >= 1:
         raise UserError(
-            f"{job.name}: {job.methods[number]} is handed {now / dense_size:.4f} of the {axis} and should leave more"
+            f"{job.name}: {job.methods[number]} starts from {now / dense_size:.4f} of the {axis}, "
+            f"less than the target of {job.targets[axis]:g}; choose a smaller target"
         )
-    return handed * now / dense_size, handed
+    return relative_target * now / dense_size, relative_target
 
 
-def run_step(step: Step, job: Job, comparison: Comparison, dense: TrainedModel) -> dict[str, Any]:
-    """One method in a folder of its own; a finished one is only read."""
+def run_step(step: ChainStep, job: ComparisonJob, comparison: Comparison, dense: TrainedModel) -> dict[str, Any]:
+    """Run one method in its own folder and return its metrics; a finished step is only read."""
     shared = comparison.out / f"seed{job.seed}" / "shared" / step.name
     stage = open_stage(
         step.folder,
@@ -86,7 +99,7 @@ def run_step(step: Step, job: Job, comparison: Comparison, dense: TrainedModel) 
         fingerprint=dense.data.fingerprint,
         force=comparison.force,
         seed=job.seed,
-        log=_silent,
+        log=_discard,
         recipe=comparison.recipe,
         shared=shared if step.start is dense else None,
     )
@@ -94,22 +107,22 @@ def run_step(step: Step, job: Job, comparison: Comparison, dense: TrainedModel) 
 
     def details(outcome: Outcome) -> Mapping[str, Any]:
         return {
-            **_about(step, job, outcome),
+            **_description(step, job, outcome),
             "command": _command(job, comparison),
             "finetune_epochs": 0 if step.method.axis == "bytes" else comparison.recipe.epochs,
             "cpu_seconds": round(time.process_time() - cpu, 1),
         }
 
     training = FineTuning(comparison.recipe, comparison.distill, comparison.recalibrate, log_test=False)
-    target = Target(step.handed, step.method.axis)
+    target = Target(step.relative_target, step.method.axis)
     return compress(step.method, step.start, target, stage, training, latency=comparison.latency, details=details)
 
 
-def _silent(line: str) -> None:
-    """``compare`` prints one table for all methods."""
+def _discard(line: str) -> None:
+    """Discard a method's log line; ``compare`` prints one line per result."""
 
 
-def _options(step: Step, job: Job, comparison: Comparison, dense: TrainedModel) -> dict[str, Any]:
+def _options(step: ChainStep, job: ComparisonJob, comparison: Comparison, dense: TrainedModel) -> dict[str, Any]:
     more = {"distill": comparison.distill, "recalibrate": comparison.recalibrate}
     return {
         "method": step.name,
@@ -123,8 +136,8 @@ def _options(step: Step, job: Job, comparison: Comparison, dense: TrainedModel) 
     }
 
 
-def _about(step: Step, job: Job, outcome: Outcome) -> dict[str, Any]:
-    """What the row is, whether it met its target, its classes and layers, and what must be said of its method."""
+def _description(step: ChainStep, job: ComparisonJob, outcome: Outcome) -> dict[str, Any]:
+    """Describe a result: method, target, whether the target was met, accuracy per class, width per layer."""
     measured, baseline = outcome.metrics["compressed"], outcome.metrics["baseline"]
     dense = step.start.reference or step.start
     kept = {axis: round(measured[axis] / baseline[axis], 6) for axis in ("macs", "params", "bytes")}
@@ -149,14 +162,14 @@ def _about(step: Step, job: Job, outcome: Outcome) -> dict[str, Any]:
             dense.data.test.labels, outcome.accuracy.predictions, dense.accuracy.predictions, dense.data.num_classes
         ),
         "classes": dense.data.classes,
-        "widths": widths(outcome.network, dense.model),
+        "widths": layer_widths(outcome.network, dense.model),
     }
 
 
-def _command(job: Job, comparison: Comparison) -> str:
-    """The command that makes this row alone."""
-    words = list(comparison.command)
-    words += ["--chain", ",".join(job.methods)] if job.is_chain else ["--methods", *job.methods]
+def _command(job: ComparisonJob, comparison: Comparison) -> str:
+    """Return the command that computes this result alone."""
+    argv = list(comparison.command)
+    argv += ["--chain", ",".join(job.methods)] if job.is_chain else ["--methods", *job.methods]
     for axis, target in job.targets.items():
-        words += [f"--target-{axis}", f"{target:g}"]
-    return " ".join([*words, "--seeds", str(job.seed)])
+        argv += [f"--target-{axis}", f"{target:g}"]
+    return " ".join([*argv, "--seeds", str(job.seed)])

@@ -1,4 +1,4 @@
-"""Rows are made, resumed, marked and chained as promised: with a tiny network and methods that cost nothing."""
+"""Results are computed, resumed, marked and chained, with a tiny network and methods that take no time."""
 
 import csv
 import json
@@ -19,10 +19,10 @@ from common.models import ARCHITECTURES, Architecture
 from common.runs import read_json
 from common.settings import parse
 from common.target import Target
-from compare import command, plan, row
-from compare.dense import given_dense, train_dense
-from compare.plan import Comparison, Job
-from compare.rows import read_rows, single
+from compare import command, comparison_jobs, job_runner
+from compare.comparison_jobs import Comparison, ComparisonJob
+from compare.dense import import_dense, train_dense
+from compare.result_set import UNREACHABLE, read_results, single_method_groups
 from compare.settings import Compare, main
 
 CPU = torch.device("cpu")
@@ -31,7 +31,7 @@ KEYS = ("top1", "agreement", "loss", "macs", "params", "bytes")
 
 @pytest.fixture(autouse=True)
 def tiny_network(monkeypatch):
-    """``--arch tiny`` on ``--dataset greys``, and two methods, without anything installed."""
+    """Provide ``--arch tiny``, ``--dataset grays`` and two methods, without installing anything."""
     monkeypatch.setitem(ARCHITECTURES, "tiny", Architecture(lambda num_classes=4: tiny(), (3, 8, 8)))
     monkeypatch.setattr(command, "load_data", lambda args: bundle())
     monkeypatch.setattr(command, "methods", lambda: {"leading": LEADING, "bytes": BYTES})
@@ -41,10 +41,10 @@ def tiny_network(monkeypatch):
         )
 
 
-def run(out, *words):
+def run(out, *argv):
     base = [
         "--dataset",
-        "greys",
+        "grays",
         "--arch",
         "tiny",
         "--baseline-epochs",
@@ -58,16 +58,16 @@ def run(out, *words):
         "--jobs",
         "1",
     ]
-    return main([*base, "--out", str(out), *words])
+    return main([*base, "--out", str(out), *argv])
 
 
-def figures(folder):
+def values(folder):
     metrics = json.loads((folder / "metrics.json").read_text())
     return {side: {key: metrics[side].get(key) for key in KEYS} for side in ("baseline", "after_cut", "compressed")}
 
 
 def interrupt_after(monkeypatch, calls):
-    """The process is 'killed' (KeyboardInterrupt) in the epoch after so many calls of the loop's writer."""
+    """Interrupt the process (KeyboardInterrupt) after the given number of saved training states."""
     from common.training.state import SavedState
 
     real, count = SavedState.keep, [0]
@@ -82,7 +82,7 @@ def interrupt_after(monkeypatch, calls):
     return lambda: monkeypatch.setattr(SavedState, "keep", real)
 
 
-def test_a_comparison_leaves_rows_tables_and_a_page(tmp_path, capsys):
+def test_comparison_writes_results_tables_and_page(tmp_path, capsys):
     assert run(tmp_path, "--target-macs", "0.5", "--target-bytes", "0.5", "--finetune-epochs", "1") == 0
     out = capsys.readouterr().out
     assert "leading channels" in out and "50 % MACs" in out and "dense baseline" in out and "report.html" in out
@@ -105,39 +105,41 @@ def test_a_comparison_leaves_rows_tables_and_a_page(tmp_path, capsys):
     )
 
 
-def test_per_class_figures_average_to_the_whole(tmp_path):
+def test_per_class_values_average_to_total(tmp_path):
     run(tmp_path, "--target-macs", "0.5", "--target-bytes", "--finetune-epochs", "0")
     metrics = json.loads((tmp_path / "seed0" / "leading-macs0.5" / "metrics.json").read_text())
-    for name, whole in (
+    for name, total in (
         ("top1", metrics["compressed"]["top1"]),
         ("agreement", metrics["compressed"]["agreement"]),
         ("dense_top1", metrics["baseline"]["top1"]),
     ):
         values = metrics["per_class"][name]
-        assert sum(values) / len(values) == pytest.approx(whole, abs=1e-3)  # as many pictures in each class
+        assert sum(values) / len(values) == pytest.approx(total, abs=1e-3)  # equally many images in each class
 
 
 @pytest.mark.parametrize("calls", [1, 2, 3, 5])
-def test_killed_anywhere_it_goes_on_to_the_same_figures(tmp_path, monkeypatch, calls):
-    """Two epochs of the baseline, then two of each row: interrupted after any of them."""
-    words = ["--methods", "leading", "--target-macs", "0.7", "0.5", "--target-bytes", "--finetune-epochs", "2"]
-    assert run(tmp_path / "whole", *words) == 0
+def test_interrupted_comparison_resumes_to_same_values(tmp_path, monkeypatch, calls):
+    """Two epochs of the baseline, then two of each result: interrupted after one of them."""
+    argv = ["--methods", "leading", "--target-macs", "0.7", "0.5", "--target-bytes", "--finetune-epochs", "2"]
+    assert run(tmp_path / "complete", *argv) == 0
     stop = interrupt_after(monkeypatch, calls)
-    assert run(tmp_path / "killed", *words) == 130
+    assert run(tmp_path / "killed", *argv) == 130
     stop()
-    assert run(tmp_path / "killed", *words) == 0
+    assert run(tmp_path / "killed", *argv) == 0
     for name in ("leading-macs0.7", "leading-macs0.5"):
-        assert figures(tmp_path / "whole" / "seed0" / name) == figures(tmp_path / "killed" / "seed0" / name)
-        files = [(tmp_path / side / "seed0" / name / "model.safetensors").read_bytes() for side in ("whole", "killed")]
+        assert values(tmp_path / "complete" / "seed0" / name) == values(tmp_path / "killed" / "seed0" / name)
+        files = [
+            (tmp_path / side / "seed0" / name / "model.safetensors").read_bytes() for side in ("complete", "killed")
+        ]
         assert files[0] == files[1]
 
 
-def test_finished_rows_are_not_made_again(tmp_path, monkeypatch):
-    words = ["--methods", "leading", "--target-macs", "0.5", "--target-bytes", "--finetune-epochs", "1"]
-    run(tmp_path, *words)
+def test_finished_results_are_not_recomputed(tmp_path, monkeypatch):
+    argv = ["--methods", "leading", "--target-macs", "0.5", "--target-bytes", "--finetune-epochs", "1"]
+    run(tmp_path, *argv)
     before = (tmp_path / "seed0" / "leading-macs0.5" / "metrics.json").stat().st_mtime_ns
     monkeypatch.setattr(command, "methods", lambda: {"leading": Method("leading channels", never)})
-    assert run(tmp_path, *words) == 0
+    assert run(tmp_path, *argv) == 0
     assert (tmp_path / "seed0" / "leading-macs0.5" / "metrics.json").stat().st_mtime_ns == before
 
 
@@ -145,66 +147,66 @@ def never(start, target, stage):
     raise AssertionError("called again")
 
 
-def test_other_options_are_refused_by_name_and_force_starts_anew(tmp_path, capsys):
-    words = ["--methods", "leading", "--target-macs", "0.5", "--target-bytes"]
-    run(tmp_path, *words, "--finetune-epochs", "0")
+def test_other_options_raise_and_force_recomputes(tmp_path, capsys):
+    argv = ["--methods", "leading", "--target-macs", "0.5", "--target-bytes"]
+    run(tmp_path, *argv, "--finetune-epochs", "0")
     capsys.readouterr()
-    assert run(tmp_path, *words, "--finetune-epochs", "1") == 2
+    assert run(tmp_path, *argv, "--finetune-epochs", "1") == 2
     assert "--finetune" in capsys.readouterr().err
-    assert run(tmp_path, *words, "--finetune-epochs", "1", "--force") == 0
+    assert run(tmp_path, *argv, "--finetune-epochs", "1", "--force") == 0
     assert json.loads((tmp_path / "seed0" / "leading-macs0.5" / "metrics.json").read_text())["finetune_epochs"] == 1
 
 
-def test_a_row_that_misses_its_budget_is_marked(tmp_path, monkeypatch, capsys):
-    def greedy(start, target, stage):  # keeps 0.6 where 0.5 is asked for
+def test_missed_target_is_marked(tmp_path, monkeypatch, capsys):
+    def greedy(start, target, stage):  # keeps 0.6 instead of 0.5
         return first_channels(start, Target(target.fraction + 0.1), stage)
 
     monkeypatch.setattr(command, "methods", lambda: {"greedy": Method("greedy", greedy), "leading": LEADING})
     assert run(tmp_path, "--target-macs", "0.5", "--target-bytes", "--finetune-epochs", "0") == 0
     out = capsys.readouterr().out
-    assert "MISSES" in out and "greedy (!)" in out and "leading channels (!)" not in out
-    marked = {g.label: g.missed for g in single(read_rows(tmp_path))}
+    assert "target MISSED" in out and "greedy (!)" in out and "leading channels (!)" not in out
+    marked = {g.label: g.missed for g in single_method_groups(read_results(tmp_path))}
     assert marked == {"greedy": True, "leading channels": False}
-    assert 'title="misses its budget' in (tmp_path / "report.html").read_text()
+    assert 'title="misses the target' in (tmp_path / "report.html").read_text()
 
 
-def test_a_budget_out_of_reach_is_a_row_that_says_so(tmp_path, monkeypatch, capsys):
-    def refuse(start, target, stage):
+def test_unreachable_target_is_reported(tmp_path, monkeypatch, capsys):
+    def unreachable(start, target, stage):
         raise UserError("the nearest is 0.42")
 
-    monkeypatch.setattr(command, "methods", lambda: {"shy": Method("shy", refuse), "leading": LEADING})
+    monkeypatch.setattr(command, "methods", lambda: {"shy": Method("shy", unreachable), "leading": LEADING})
     assert run(tmp_path, "--target-macs", "0.5", "--target-bytes", "--finetune-epochs", "0") == 0
     assert "the nearest is 0.42" in capsys.readouterr().out
     assert "the nearest is 0.42" in (tmp_path / "report.html").read_text()
     monkeypatch.setattr(command, "methods", lambda: {"shy": LEADING})
     assert run(tmp_path, "--target-macs", "0.5", "--target-bytes", "--finetune-epochs", "0") == 0
-    assert read_rows(tmp_path).refused == []
+    assert read_results(tmp_path).unreachable == []
 
 
-def test_where_every_row_is_refused_the_reason_is_told(tmp_path, monkeypatch, capsys):
-    def refuse(start, target, stage):
+def test_error_without_results_names_reason(tmp_path, monkeypatch, capsys):
+    def unreachable(start, target, stage):
         raise UserError("the nearest is 0.42")
 
-    monkeypatch.setattr(command, "methods", lambda: {"shy": Method("shy", refuse)})
+    monkeypatch.setattr(command, "methods", lambda: {"shy": Method("shy", unreachable)})
     assert run(tmp_path, "--target-macs", "0.5", "--target-bytes", "--finetune-epochs", "0") == 2
     assert "seed0/shy-macs0.5: the nearest is 0.42" in testing.single_error_line(
-        2, capsys.readouterr().err, "no finished row"
+        2, capsys.readouterr().err, "no finished result"
     )
 
 
-def test_one_method_that_breaks_does_not_stop_the_others(tmp_path, monkeypatch, capsys):
+def test_failing_method_does_not_stop_others(tmp_path, monkeypatch, capsys):
     def broken(start, target, stage):
-        raise ZeroDivisionError("somebody else's bug")
+        raise ZeroDivisionError("a bug in a method")
 
     monkeypatch.setattr(command, "methods", lambda: {"broken": Method("broken", broken), "leading": LEADING})
     assert run(tmp_path, "--target-macs", "0.5", "--target-bytes", "--finetune-epochs", "0") == 2
     captured = capsys.readouterr()
     assert "broken-macs0.5" in captured.err and len(captured.err.strip().splitlines()) == 1
     assert "leading channels" in captured.out and (tmp_path / "report.html").is_file()
-    assert "somebody else's bug" in (tmp_path / "seed0" / "broken-macs0.5" / "failed.txt").read_text()
+    assert "a bug in a method" in (tmp_path / "seed0" / "broken-macs0.5" / "failed.txt").read_text()
 
 
-def test_a_chain_hands_its_file_on_and_ends_at_the_budget(tmp_path, monkeypatch):
+def test_chain_passes_file_to_next_step_and_meets_target(tmp_path, monkeypatch):
     started = []
 
     def spy(start, target, stage):
@@ -218,34 +220,34 @@ def test_a_chain_hands_its_file_on_and_ends_at_the_budget(tmp_path, monkeypatch)
     first, second = (json.loads((folder / name / "metrics.json").read_text()) for name in ("step1-a", "step2-b"))
     assert first["kept"]["macs"] == pytest.approx(0.4**0.5, rel=0.02)
     assert 0.98 * 0.4 <= second["kept"]["macs"] <= 0.4 and not second["missed"]
-    assert first["baseline"]["macs"] == second["baseline"]["macs"]  # both against the dense network
+    assert first["baseline"]["macs"] == second["baseline"]["macs"]  # both compared with the dense network
     assert not (tmp_path / "seed0" / "a-macs0.4").exists()
     page = (tmp_path / "report.html").read_text()
     assert "2. A + B" in page
 
 
-def test_what_aims_at_bytes_comes_last_in_a_chain(tmp_path, capsys):
+def test_chain_with_bytes_method_before_pruning_raises(tmp_path, capsys):
     assert run(tmp_path, "--chain", "bytes,leading", "--target-macs", "0.5", "--target-bytes", "0.5") == 2
     assert "comes last" in capsys.readouterr().err
 
 
-def test_bytes_of_a_chain_are_shares_of_the_dense_file(tmp_path):
-    asked = []
+def test_bytes_target_of_chain_is_fraction_of_dense_file(tmp_path):
+    targets = []
 
-    def note(start, target, stage):
-        asked.append(target.fraction * start.bytes)
+    def record(start, target, stage):
+        targets.append(target.fraction * start.bytes)
         return BYTES.decide(start, target, stage)
 
     save_model(tmp_path / "dense.safetensors", named_tiny())
     file = tmp_path / "dense.safetensors"
-    dense = given_dense(tmp_path / "out", lambda: load_model(file), file, "0", bundle(), CPU)
+    dense = import_dense(tmp_path / "out", lambda: load_model(file), file, "0", bundle(), CPU)
     comparison = Comparison(
         tmp_path / "out",
-        {"leading": LEADING, "note": Method("note", note, axis="bytes")},
-        plan.replace(RECIPE, epochs=0),
+        {"leading": LEADING, "record": Method("record", record, axis="bytes")},
+        comparison_jobs.replace(RECIPE, epochs=0),
     )
-    row.run_job(Job(("leading", "note"), {"macs": 0.5, "bytes": 0.1}, 0), comparison, dense)
-    assert asked == [pytest.approx(0.1 * dense.file.stat().st_size)]
+    job_runner.run_job(ComparisonJob(("leading", "record"), {"macs": 0.5, "bytes": 0.1}, 0), comparison, dense)
+    assert targets == [pytest.approx(0.1 * dense.file.stat().st_size)]
 
 
 def named_tiny():
@@ -254,12 +256,12 @@ def named_tiny():
     return model
 
 
-def test_the_baseline_of_a_seed_is_its_own_and_a_given_one_serves_all(tmp_path):
-    recipe = plan.replace(RECIPE, epochs=1)
+def test_baseline_is_trained_per_seed_and_given_one_is_shared(tmp_path):
+    recipe = comparison_jobs.replace(RECIPE, epochs=1)
     one, two = (train_dense(tmp_path, "tiny", bundle(), recipe, CPU, seed) for seed in (0, 1))
     assert one.file != two.file and not torch.equal(one.model[0].weight, two.model[0].weight)
     given = [
-        "--baseline",
+        "--checkpoint",
         str(one.file),
         "--methods",
         "leading",
@@ -270,15 +272,15 @@ def test_the_baseline_of_a_seed_is_its_own_and_a_given_one_serves_all(tmp_path):
         "0",
     ]
     assert run(tmp_path / "given", *given, "--seeds", "0", "1") == 0
-    rows = read_rows(tmp_path / "given")
-    assert [r["seed"] for r in rows.metrics] == [0, 1] and len(rows.baselines) == 1
-    assert rows.metrics[0]["baseline"]["top1"] == rows.metrics[1]["baseline"]["top1"] == one.metrics()["top1"]
+    found = read_results(tmp_path / "given")
+    assert [r["seed"] for r in found.results] == [0, 1] and len(found.baselines) == 1
+    assert found.results[0]["baseline"]["top1"] == found.results[1]["baseline"]["top1"] == one.metrics()["top1"]
 
 
-def in_turn(monkeypatch):
-    """What would be processes at the same time runs here, one after the other."""
+def run_processes_sequentially(monkeypatch):
+    """Run the worker processes sequentially, in this process."""
 
-    class InTurn:
+    class Sequential:
         def __enter__(self):
             self.jobs = []
             return self
@@ -293,36 +295,38 @@ def in_turn(monkeypatch):
             for job, function, *arguments in self.jobs:
                 yield job, Result(function(*arguments))
 
-    monkeypatch.setattr(command, "Processes", InTurn)
+    monkeypatch.setattr(command, "Processes", Sequential)
 
 
-def test_processes_take_what_nobody_is_making_and_report_once(tmp_path, monkeypatch, capsys):
-    words = ["--methods", "leading", "--target-macs", "0.5", "--target-bytes", "--finetune-epochs", "0"]
+def test_processes_take_unclaimed_jobs_and_report_once(tmp_path, monkeypatch, capsys):
+    argv = ["--methods", "leading", "--target-macs", "0.5", "--target-bytes", "--finetune-epochs", "0"]
     order = []
-    in_turn(monkeypatch)
+    run_processes_sequentially(monkeypatch)
     real = command.run_job
     monkeypatch.setattr(command, "run_job", lambda job, *rest: (order.append(job.seed), real(job, *rest))[1])
-    assert run(tmp_path, *words, "--seeds", "0", "1", "2", "--jobs", "2") == 0
-    assert order == [0, 1, 2, 1, 2, 0], "the second begins at the second seed and only reads what the first has made"
-    assert sorted(r["seed"] for r in read_rows(tmp_path).metrics) == [0, 1, 2]
+    assert run(tmp_path, *argv, "--seeds", "0", "1", "2", "--jobs", "2") == 0
+    assert order == [0, 1, 2, 1, 2, 0], (
+        "the second process starts at the second seed and only reads the results of the first"
+    )
+    assert sorted(r["seed"] for r in read_results(tmp_path).results) == [0, 1, 2]
     printed = capsys.readouterr().out
     assert printed.count("report.html") == 1 and printed.split("leading channels")[-1].split("|")[2].strip() == "3"
 
 
-def test_rows_that_break_in_another_process_are_named(tmp_path, monkeypatch, capsys):
+def test_results_that_fail_in_worker_process_are_named(tmp_path, monkeypatch, capsys):
     def broken(start, target, stage):
-        raise ZeroDivisionError("a method's own mistake")
+        raise ZeroDivisionError("a bug in a method")
 
-    in_turn(monkeypatch)
+    run_processes_sequentially(monkeypatch)
     monkeypatch.setattr(command, "methods", lambda: {"leading": LEADING, "broken": Method("broken", broken)})
-    words = ["--target-macs", "0.5", "--target-bytes", "--finetune-epochs", "0", "--seeds", "0", "1", "--jobs", "2"]
-    assert run(tmp_path, *words) == 2
-    assert "2 rows failed: broken-macs0.5, seed 0, broken-macs0.5, seed 1;" in capsys.readouterr().err
-    assert [row["method"] for row in read_rows(tmp_path).metrics] == ["leading", "leading"]
+    argv = ["--target-macs", "0.5", "--target-bytes", "--finetune-epochs", "0", "--seeds", "0", "1", "--jobs", "2"]
+    assert run(tmp_path, *argv) == 2
+    assert "2 results failed: broken-macs0.5, seed 0, broken-macs0.5, seed 1;" in capsys.readouterr().err
+    assert [result["method"] for result in read_results(tmp_path).results] == ["leading", "leading"]
 
 
 @pytest.mark.parametrize(
-    ("words", "cores", "count"),
+    ("argv", "cores", "count"),
     [
         (["--seeds", "0", "1", "2"], 2, 2),
         (["--seeds", "0", "1"], 8, 2),
@@ -330,15 +334,15 @@ def test_rows_that_break_in_another_process_are_named(tmp_path, monkeypatch, cap
         (["--seeds", "0", "--threads", "4"], 2, 1),
     ],
 )
-def test_there_is_a_process_for_each_seed_as_far_as_there_are_cores(monkeypatch, words, cores, count):
+def test_default_jobs_is_one_per_seed_limited_by_cores(monkeypatch, argv, cores, count):
     monkeypatch.setattr(command.torch, "get_num_threads", lambda: cores)
-    assert command.usual_jobs(parse(Compare, ["--device", "cpu", *words])) == count
+    assert command.default_jobs(parse(Compare, ["--device", "cpu", *argv])) == count
 
 
-def test_a_row_that_another_process_makes_is_waited_for_and_made_once(tmp_path):
-    words = ["--methods", "leading", "--target-macs", "0.7", "--target-bytes", "--finetune-epochs", "0", "--seeds", "0"]
-    run(tmp_path, *words)
-    made = (tmp_path / "seed0" / "leading-macs0.7" / "model.safetensors").stat().st_mtime_ns
+def test_result_claimed_by_another_process_is_awaited_and_not_recomputed(tmp_path):
+    argv = ["--methods", "leading", "--target-macs", "0.7", "--target-bytes", "--finetune-epochs", "0", "--seeds", "0"]
+    run(tmp_path, *argv)
+    written = (tmp_path / "seed0" / "leading-macs0.7" / "model.safetensors").stat().st_mtime_ns
     with (
         claimed(tmp_path / ".claims" / "seed0-leading") as mine,
         claimed(tmp_path / ".claims" / "seed0-leading") as other,
@@ -351,36 +355,38 @@ def test_a_row_that_another_process_makes_is_waited_for_and_made_once(tmp_path):
     lock = str(tmp_path / ".claims" / "seed0-leading")
     with subprocess.Popen([sys.executable, "-c", code, lock], stdout=subprocess.PIPE, text=True) as other:
         assert other.stdout.readline() == "held\n"
-        assert run(tmp_path, *words) == 0 and other.poll() is not None, "the row was looked at before the other let go"
-    assert (tmp_path / "seed0" / "leading-macs0.7" / "model.safetensors").stat().st_mtime_ns == made
+        assert run(tmp_path, *argv) == 0 and other.poll() is not None, (
+            "the result was read before the other process released it"
+        )
+    assert (tmp_path / "seed0" / "leading-macs0.7" / "model.safetensors").stat().st_mtime_ns == written
 
 
-def test_what_another_process_found_out_of_reach_is_not_tried_again(tmp_path, monkeypatch):
+def test_target_unreachable_in_another_process_is_not_tried_again(tmp_path, monkeypatch):
     since = command.time.time()
-    assert command._given_up(tmp_path, since) == ""
-    (tmp_path / command.REFUSED).write_text("{}")
-    assert command.REFUSED in command._given_up(tmp_path, since - 5)
-    assert command._given_up(tmp_path, since + 3600) == "", "an older refusal is tried again"
+    assert command._failed_elsewhere(tmp_path, since) == ""
+    (tmp_path / UNREACHABLE).write_text("{}")
+    assert UNREACHABLE in command._failed_elsewhere(tmp_path, since - 5)
+    assert command._failed_elsewhere(tmp_path, since + 3600) == "", "an older file does not prevent another try"
 
 
-def test_a_holdout_measures_on_training_pictures_that_were_not_trained_on(tmp_path, monkeypatch):
-    words = ["--methods", "leading", "--target-macs", "0.5", "--target-bytes", "--finetune-epochs", "0", "--seeds", "0"]
-    run(tmp_path / "test", *words)
+def test_holdout_is_measured_and_not_trained_on(tmp_path, monkeypatch):
+    argv = ["--methods", "leading", "--target-macs", "0.5", "--target-bytes", "--finetune-epochs", "0", "--seeds", "0"]
+    run(tmp_path / "test", *argv)
     seen = []
     real = command.dense_networks
     monkeypatch.setattr(
         command, "dense_networks", lambda args, data, device: (seen.append(data), real(args, data, device))[1]
     )
-    assert run(tmp_path / "held", *words, "--holdout", "0.25") == 0
-    (held,), whole = seen, bundle()
-    assert (len(held.train), len(held.test)) == (24, 8) and len(whole.train) == 32
-    (row,) = read_rows(tmp_path / "held").metrics
-    assert "--holdout 0.25" in row["command"]
-    assert run(tmp_path / "test", *words, "--holdout", "0.25") == 2, "rows of other pictures are not mixed"
+    assert run(tmp_path / "held", *argv, "--holdout", "0.25") == 0
+    (held,), full = seen, bundle()
+    assert (len(held.train), len(held.test)) == (24, 8) and len(full.train) == 32
+    (result,) = read_results(tmp_path / "held").results
+    assert "--holdout 0.25" in result["command"]
+    assert run(tmp_path / "test", *argv, "--holdout", "0.25") == 2, "results on different images are not mixed"
 
 
 @pytest.mark.parametrize(
-    ("words", "part"),
+    ("argv", "part"),
     [
         (["--methods", "nothing"], "leading"),
         (["--chain", "leading,nothing"], "nothing"),
@@ -392,18 +398,18 @@ def test_a_holdout_measures_on_training_pictures_that_were_not_trained_on(tmp_pa
         (["--arch", "nothing"], "known are"),
         (["--model", "nothing:here"], "nothing"),
         (["--model", "compare_helpers:absent"], "absent"),
-        (["--report-only"], "no finished row"),
+        (["--report-only"], "no finished result"),
     ],
 )
-def test_mistakes_are_one_line_with_status_2(tmp_path, capsys, words, part):
-    assert run(tmp_path / "out", *words) == 2
+def test_invalid_input_is_one_line_with_status_2(tmp_path, capsys, argv, part):
+    assert run(tmp_path / "out", *argv) == 2
     error = capsys.readouterr().err.strip().splitlines()
     assert len(error) == 1 and part in error[0]
     assert not list((tmp_path / "out").rglob("metrics.json"))
 
 
-class Own(nn.Module):
-    """A user's network that can't be built on the meta device: it reads a number from a tensor, and keeps a tensor to itself."""
+class Custom(nn.Module):
+    """A custom network that cannot be built on the meta device: it reads a number from a tensor and has a non-persistent buffer."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -411,34 +417,34 @@ class Own(nn.Module):
         self.scale = float(torch.ones(3).sum() / 3)
         self.register_buffer("shift", torch.zeros(1), persistent=False)
 
-    def forward(self, pictures):
-        return self.layers(pictures * self.scale + self.shift)
+    def forward(self, images):
+        return self.layers(images * self.scale + self.shift)
 
 
-def test_a_user_s_own_network(tmp_path, monkeypatch):
-    name = "test_compare_rows:Own"
-    words = ["--model", name, "--target-macs", "0.5", "--target-bytes", "--finetune-epochs", "1"]
+def test_custom_network_is_compressed(tmp_path, monkeypatch):
+    name = "test_compare_command:Custom"
+    argv = ["--model", name, "--target-macs", "0.5", "--target-bytes", "--finetune-epochs", "1"]
     monkeypatch.delitem(ARCHITECTURES, "tiny")
-    monkeypatch.setitem(ARCHITECTURES, name, None)  # forgotten after the test
-    assert run(tmp_path / "all", *words) == 0
-    (row,) = read_rows(tmp_path / "all").metrics
-    assert f"--model {name}" in row["command"] and "--arch" not in row["command"]
-    assert row["arch"] == name and 0.49 <= row["kept"]["macs"] <= 0.5
-    folder = tmp_path / "all" / row["folder"]
-    model = load_model(folder / "model.safetensors", Own)
-    assert model.layers[0].out_channels == row["widths"]["layers.0"][0] < 40
+    monkeypatch.setitem(ARCHITECTURES, name, None)  # removed after the test
+    assert run(tmp_path / "all", *argv) == 0
+    (result,) = read_results(tmp_path / "all").results
+    assert f"--model {name}" in result["command"] and "--arch" not in result["command"]
+    assert result["arch"] == name and 0.49 <= result["kept"]["macs"] <= 0.5
+    folder = tmp_path / "all" / result["folder"]
+    model = load_model(folder / "model.safetensors", Custom)
+    assert model.layers[0].out_channels == result["widths"]["layers.0"][0] < 40
     dense = tmp_path / "all" / "seed0" / "baseline" / "model.safetensors"
     monkeypatch.setitem(ARCHITECTURES, name, None)
-    assert run(tmp_path / "given", *words, "--baseline", str(dense)) == 0
-    assert (tmp_path / "given" / row["folder"] / "model.safetensors").read_bytes() == (
+    assert run(tmp_path / "given", *argv, "--checkpoint", str(dense)) == 0
+    assert (tmp_path / "given" / result["folder"] / "model.safetensors").read_bytes() == (
         folder / "model.safetensors"
     ).read_bytes()
-    (given,) = read_rows(tmp_path / "given").metrics
+    (given,) = read_results(tmp_path / "given").results
     assert given["arch"] == read_json(tmp_path / "given" / "baseline" / "metrics.json")["arch"] == name
 
 
 @pytest.mark.parametrize("inner", ["", "runs/new"])
-def test_a_file_where_the_folder_should_be_is_named_and_kept(tmp_path, capsys, inner):
+def test_file_in_place_of_folder_raises_and_is_kept(tmp_path, capsys, inner):
     file = tmp_path / "notes.txt"
     file.write_text("mine")
     assert run(file / inner, "--jobs", "2") == 2
@@ -446,24 +452,24 @@ def test_a_file_where_the_folder_should_be_is_named_and_kept(tmp_path, capsys, i
     assert file.read_text() == "mine"
 
 
-def test_the_command_of_a_row_makes_that_row(tmp_path):
-    words = ["--methods", "leading", "--target-macs", "0.7", "0.5", "--target-bytes", "--finetune-epochs", "1"]
-    run(tmp_path / "all", *words, "--baseline-epochs", "1")
+def test_command_of_result_computes_that_result(tmp_path):
+    argv = ["--methods", "leading", "--target-macs", "0.7", "0.5", "--target-bytes", "--finetune-epochs", "1"]
+    run(tmp_path / "all", *argv, "--baseline-epochs", "1")
     metrics = json.loads((tmp_path / "all" / "seed0" / "leading-macs0.5" / "metrics.json").read_text())
     again = metrics["command"].split()
     assert again[:3] == ["python", "-m", "compare"]
     assert main([*again[3:], "--target-bytes", "--device", "cpu", "--out", str(tmp_path / "one")]) == 0
     assert [p.name for p in (tmp_path / "one" / "seed0").iterdir() if p.name != "baseline"] == ["leading-macs0.5"]
-    assert figures(tmp_path / "one" / "seed0" / "leading-macs0.5") == figures(
+    assert values(tmp_path / "one" / "seed0" / "leading-macs0.5") == values(
         tmp_path / "all" / "seed0" / "leading-macs0.5"
     )
 
 
-def test_recipe_of_fine_tuning_is_an_option_and_part_of_what_a_result_is(tmp_path, capsys):
+def test_fine_tuning_options_are_stored_with_result(tmp_path, capsys):
     recipe = ["--schedule", "linear", "--warmup-epochs", "0.5", "--label-smoothing", "0.1", "--distill", "0.5"]
-    words = ["--methods", "leading", "--target-macs", "0.5", "--target-bytes", "--finetune-epochs", "2"]
-    assert run(tmp_path / "plain", *words) == 0
-    assert run(tmp_path / "recipe", *words, *recipe) == 0
+    argv = ["--methods", "leading", "--target-macs", "0.5", "--target-bytes", "--finetune-epochs", "2"]
+    assert run(tmp_path / "plain", *argv) == 0
+    assert run(tmp_path / "recipe", *argv, *recipe) == 0
     plain, other = (
         json.loads((tmp_path / name / "seed0/leading-macs0.5/metrics.json").read_text()) for name in ("plain", "recipe")
     )
@@ -474,26 +480,26 @@ def test_recipe_of_fine_tuning_is_an_option_and_part_of_what_a_result_is(tmp_pat
     assert plain["compressed"]["loss"] != other["compressed"]["loss"]
     config = json.loads((tmp_path / "recipe/seed0/leading-macs0.5/config.json").read_text())
     assert config["options"]["finetune"]["distill"] == 0.5 and config["options"]["finetune"]["schedule"] == "linear"
-    usual = json.loads((tmp_path / "plain/seed0/leading-macs0.5/config.json").read_text())["options"]["finetune"]
-    assert (usual["schedule"], usual["warmup_epochs"], usual["learning_rate"], usual["distill"]) == (
+    defaults = json.loads((tmp_path / "plain/seed0/leading-macs0.5/config.json").read_text())["options"]["finetune"]
+    assert (defaults["schedule"], defaults["warmup_epochs"], defaults["learning_rate"], defaults["distill"]) == (
         "linear",
         0.5,
         0.02,
         0.9,
     )
-    assert run(tmp_path / "before", *words, "--schedule", "cosine", "--warmup-epochs", "0", "--distill", "0") == 0
+    assert run(tmp_path / "before", *argv, "--schedule", "cosine", "--warmup-epochs", "0", "--distill", "0") == 0
     config = json.loads((tmp_path / "before/seed0/leading-macs0.5/config.json").read_text())
-    assert "distill" not in config["options"]["finetune"]  # results of before know no such option
+    assert "distill" not in config["options"]["finetune"]  # older results do not have this option
     digits = parse(Compare, ["--dataset", "digits"])
     recipe = command.finetune_recipe(digits)
     assert (recipe.schedule, recipe.warmup_epochs, recipe.learning_rate) == ("cosine", 0.0, 0.05)
-    assert run(tmp_path / "recipe", *words) == 2 and "--force" in capsys.readouterr().err
-    assert run(tmp_path / "other", *words, "--distill", "1.5") == 2
+    assert run(tmp_path / "recipe", *argv) == 2 and "--force" in capsys.readouterr().err
+    assert run(tmp_path / "other", *argv, "--distill", "1.5") == 2
 
 
-def test_fault_2_without_latency_the_tables_and_the_page_leave_it_out(tmp_path, capsys):
-    words = ["--methods", "leading", "--target-macs", "0.7", "0.5", "--target-bytes", "--finetune-epochs", "1"]
-    assert run(tmp_path, *words, "--no-latency") == 0
+def test_no_latency_omits_latency_from_tables_and_page(tmp_path, capsys):
+    argv = ["--methods", "leading", "--target-macs", "0.7", "0.5", "--target-bytes", "--finetune-epochs", "1"]
+    assert run(tmp_path, *argv, "--no-latency") == 0
     metrics = json.loads((tmp_path / "seed0/leading-macs0.5/metrics.json").read_text())
     assert "latency_ms" not in metrics["compressed"] and "latency_ms" not in metrics["baseline"]
     assert " ms " not in capsys.readouterr().out
@@ -502,9 +508,9 @@ def test_fault_2_without_latency_the_tables_and_the_page_leave_it_out(tmp_path, 
     assert "latency64_kept" in (tmp_path / "results.csv").read_text().splitlines()[0]
 
 
-def test_batch_norm_is_recalibrated_if_it_is_asked_for(tmp_path, monkeypatch):
-    words = ["--methods", "leading", "--target-macs", "0.5", "--target-bytes", "0.5", "--finetune-epochs", "0"]
-    assert run(tmp_path / "plain", *words) == 0 and run(tmp_path / "again", *words, "--recalibrate", "24") == 0
+def test_recalibrate_changes_batch_norm_statistics(tmp_path, monkeypatch):
+    argv = ["--methods", "leading", "--target-macs", "0.5", "--target-bytes", "0.5", "--finetune-epochs", "0"]
+    assert run(tmp_path / "plain", *argv) == 0 and run(tmp_path / "again", *argv, "--recalibrate", "24") == 0
     plain, again = (tmp_path / name / "seed0" / "leading-macs0.5" for name in ("plain", "again"))
     one, two = (load_model(folder / "model.safetensors", tiny) for folder in (plain, again))
     assert torch.equal(one[0].weight, two[0].weight) and not torch.equal(one[1].running_mean, two[1].running_mean)
@@ -512,4 +518,4 @@ def test_batch_norm_is_recalibrated_if_it_is_asked_for(tmp_path, monkeypatch):
     assert config["recalibrate"] == 24
     assert "--recalibrate 24" in json.loads((again / "metrics.json").read_text())["command"]
     assert "recalibrate" not in json.loads((plain / "config.json").read_text())["options"]["finetune"]
-    assert main([*f"--dataset greys --arch tiny --out {tmp_path / 'x'}".split(), "--recalibrate", "-1"]) == 2
+    assert main([*f"--dataset grays --arch tiny --out {tmp_path / 'x'}".split(), "--recalibrate", "-1"]) == 2

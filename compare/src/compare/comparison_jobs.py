@@ -1,14 +1,14 @@
-"""What is compared, as data: the settings that all rows share, and one job per row."""
+"""Comparisons as data: the settings that all results share, and one job per result."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from common.errors import UserError
 from common.methods import Method
 from common.training import TrainOptions
 
-# One recipe per data set: how the dense network is trained where none is given, and how every cut network is fine-tuned.
+# Training options of the dense network, for each data set; fine-tuning starts from them.
 DIGITS = TrainOptions(epochs=6, batch_size=64, learning_rate=0.1, weight_decay=5e-4, nesterov=True, warmup_epochs=1)
 OTHERS = replace(DIGITS, batch_size=128, epochs=30)
 
@@ -18,11 +18,13 @@ def baseline_recipe(dataset: str) -> TrainOptions:
 
 
 @dataclass(frozen=True)
-class Job:
-    """One row: a method, or a chain of them, at one budget and seed.
+class ComparisonJob:
+    """One result to compute: a method, or a chain of methods, at one target with one seed.
 
-    methods         names, one after the other; the network of one is handed to the next
-    targets         shares of the dense network that are to be kept at the end, by axis: {"macs": 0.5}, {"bytes": 0.05}
+    Attributes:
+        methods: Names of the methods, applied in sequence.
+        targets: Fraction of the dense network to keep at the end, by axis: {"macs": 0.5}, {"bytes": 0.05}.
+        seed: Random seed.
     """
 
     methods: tuple[str, ...]
@@ -31,7 +33,7 @@ class Job:
 
     @property
     def name(self) -> str:
-        """What its folder is called."""
+        """Name of the result's folder."""
         aims = [f"{axis}{target:g}" for axis, target in sorted(self.targets.items(), reverse=True)]
         return "-".join(["+".join(self.methods), *aims])
 
@@ -42,10 +44,15 @@ class Job:
 
 @dataclass(frozen=True)
 class Comparison:
-    """What all rows share.
+    """Settings that all results share.
 
-    command: words that make the same comparison, without what names single rows. distill: weight of the distance to the dense
-    network's outputs in the loss of fine-tuning. recalibrate: training images that batch norm is recalibrated on.
+    Attributes:
+        out: Folder of the comparison.
+        methods: {name: method}.
+        recipe: Fine-tuning options.
+        command: Arguments that repeat the comparison, without those that select single results.
+        distill: Weight of the distillation loss (distance to the dense network's outputs) in fine-tuning.
+        recalibrate: Number of training images on which batch norm is recalibrated.
     """
 
     out: Path
@@ -57,40 +64,47 @@ class Comparison:
     latency: bool = True
     distill: float = 0.0
     recalibrate: int = 0
-    details: Mapping[str, object] = field(default_factory=dict)
 
 
-def jobs(
+def comparison_jobs(
     methods: Mapping[str, Method],
     seeds: Sequence[int],
     target_macs: Sequence[float],
     target_bytes: Sequence[float],
     chains: Sequence[Sequence[str]] = (),
-) -> list[Job]:
-    """All rows, seed by seed and budget by budget, so that an interrupted comparison is complete as far as it went."""
+) -> list[ComparisonJob]:
+    """List all jobs, ordered by seed and target: an interrupted comparison has complete results for the first ones."""
     targets = {"macs": target_macs, "bytes": target_bytes}
     found = []
     for seed in seeds:
         for axis, values in targets.items():
             found += [
-                Job((name,), {axis: value}, seed)
+                ComparisonJob((name,), {axis: value}, seed)
                 for value in values
                 for name, method in methods.items()
                 if method.axis == axis
             ]
-        found += [Job(tuple(chain), aims, seed) for chain in chains for aims in chain_targets(chain, methods, targets)]
+        found += [
+            ComparisonJob(tuple(chain), aims, seed)
+            for chain in chains
+            for aims in chain_targets(chain, methods, targets)
+        ]
     return found
 
 
 def chain_targets(
     chain: Sequence[str], methods: Mapping[str, Method], targets: Mapping[str, Sequence[float]]
 ) -> Iterator[dict[str, float]]:
-    """The budgets of a chain: every share of the MACs with every share of the bytes that its methods can aim at."""
+    """Yield the targets of a chain: all combinations of the MACs and bytes targets that its methods can aim at."""
     if len(chain) < 2:
-        raise UserError(f"--chain {','.join(chain)}: a chain has two methods or more, A,B; --methods names single ones")
+        raise UserError(
+            f"--chain {','.join(chain)}: a chain needs two methods or more (A,B); use --methods for single methods"
+        )
     axes = {methods[name].axis for name in chain}
     if "bytes" in axes and any(methods[name].axis == "macs" for name in chain[_first(chain, methods, "bytes") :]):
-        raise UserError(f"--chain {','.join(chain)}: what aims at bytes comes last, since cutting would undo it")
+        raise UserError(
+            f"--chain {','.join(chain)}: pruning would undo a method that targets bytes; such a method comes last"
+        )
     for macs in targets["macs"] if "macs" in axes else [None]:
         for size in targets["bytes"] if "bytes" in axes else [None]:
             yield {axis: value for axis, value in (("macs", macs), ("bytes", size)) if value is not None}
@@ -100,9 +114,13 @@ def _first(chain: Sequence[str], methods: Mapping[str, Method], axis: str) -> in
     return next(i for i, name in enumerate(chain) if methods[name].axis == axis)
 
 
-def chosen_methods(installed: Mapping[str, Method], names: Sequence[str] | None) -> dict[str, Method]:
-    """The methods by name, in the order given; all if none is named. Raises UserError that lists what is installed."""
+def select_methods(installed: Mapping[str, Method], names: Sequence[str] | None) -> dict[str, Method]:
+    """Select methods by name, in the given order; without names, select all.
+
+    Raises:
+        UserError: If a method is not installed; the message lists the installed ones.
+    """
     for name in names or ():
         if name not in installed:
-            raise UserError(f"no method {name!r} is installed; there are {', '.join(installed) or 'none'}")
+            raise UserError(f"method {name!r} is not installed; available: {', '.join(installed) or 'none'}")
     return {name: installed[name] for name in names} if names else dict(installed)

@@ -1,0 +1,187 @@
+"""Read the results of a comparison from disk and aggregate them over the seeds: mean and sample standard deviation."""
+
+import statistics
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from common.runs import CONFIG, METRICS, read_json
+from compare.settings import PACKAGE
+
+ResultRecord = dict[str, Any]  # metrics.json, with ``folder``, ``config`` and ``label_so_far``
+ReadMetric = Callable[[ResultRecord], float | None]
+UNREACHABLE = "unreachable.json"  # the target and the reason, in the folder of a result whose target cannot be reached
+UNREACHABLE_NAMES = (UNREACHABLE, "refused.json")  # the second: in folders of older versions
+
+# {column of results.csv: function that reads it from a result}. Latencies are milliseconds per batch.
+METRIC_READERS: dict[str, ReadMetric] = {
+    "dense_top1": lambda result: result["baseline"]["top1"],
+    "pruned_top1": lambda result: result["after_cut"]["top1"],
+    "pruned_agreement": lambda result: result["after_cut"]["agreement"],
+    "top1": lambda result: result["compressed"]["top1"],
+    "agreement": lambda result: result["compressed"]["agreement"],
+    "macs": lambda result: result["compressed"]["macs"],
+    "macs_kept": lambda result: result["kept"]["macs"],
+    "params": lambda result: result["compressed"]["params"],
+    "nonzero_params": lambda result: result["compressed"]["nonzero_params"],
+    "bytes": lambda result: result["compressed"]["bytes"],
+    "bytes_kept": lambda result: result["kept"]["bytes"],
+    "ms_batch1": lambda result: result["compressed"].get("latency_ms", {}).get("1"),
+    "ms_batch64": lambda result: result["compressed"].get("latency_ms", {}).get("64"),
+    "latency1_kept": lambda result: _relative_latency(result, "1"),
+    "latency64_kept": lambda result: _relative_latency(result, "64"),
+    "seconds": lambda result: result["seconds"],
+}
+
+
+def _relative_latency(result: ResultRecord, batch: str) -> float | None:
+    """Return the latency as a fraction of the dense network's, timed alternately; None if it was not measured."""
+    now, dense = (result[side].get("latency_ms", {}).get(batch) for side in ("compressed", "baseline"))
+    return None if now is None or dense is None else now / dense
+
+
+@dataclass(frozen=True)
+class ResultSet:
+    """The results of a comparison. A result is one method at one target with one seed.
+
+    Attributes:
+        out: Folder of the comparison.
+        results: Finished results, each with its ``folder`` and ``config``.
+        baselines: Metrics of the dense networks.
+        unreachable: Targets that could not be reached, each with its ``folder`` and ``reason``.
+    """
+
+    out: Path
+    results: list[ResultRecord]
+    baselines: list[ResultRecord]
+    unreachable: list[ResultRecord]
+
+
+@dataclass(frozen=True)
+class ResultGroup:
+    """The results of one method (or step of a chain) at one target, over all seeds."""
+
+    results: tuple[ResultRecord, ...]
+
+    @property
+    def first(self) -> ResultRecord:
+        return self.results[0]
+
+    @property
+    def label(self) -> str:
+        return self.first["label"]
+
+    @property
+    def name(self) -> str:
+        """Label; for a step of a chain, the labels of all methods up to this step: "ID + DECORE"."""
+        return self.first["label_so_far"]
+
+    @property
+    def missed(self) -> bool:
+        """Whether any result misses its target."""
+        return any(result["missed"] for result in self.results)
+
+    @property
+    def finetuned(self) -> bool:
+        """Whether any result was fine-tuned after pruning."""
+        return any(result["finetune_epochs"] for result in self.results)
+
+    def has(self, metric: str) -> bool:
+        """Whether the metric was measured in any result."""
+        return bool(self.values(metric))
+
+    def values(self, metric: str) -> list[float]:
+        return [float(value) for result in self.results if (value := METRIC_READERS[metric](result)) is not None]
+
+    def mean(self, metric: str) -> float:
+        return statistics.mean(self.values(metric))
+
+    def std(self, metric: str) -> float | None:
+        """Sample standard deviation over the seeds; None for a single seed."""
+        values = self.values(metric)
+        return statistics.stdev(values) if len(values) > 1 else None
+
+
+def read_results(out: Path) -> ResultSet:
+    """Read all results below the folder of a comparison."""
+    files = sorted([*out.glob(f"seed*/*/{METRICS}"), *out.glob(f"seed*/*/step*/{METRICS}")])
+    results: list[ResultRecord] = []
+    baselines: list[ResultRecord] = []
+    for file in [*sorted(out.glob(f"baseline/{METRICS}")), *files]:
+        result = read_json(file)
+        if result.get("package") != PACKAGE and file.parent.name != "baseline":
+            continue
+        result |= {"folder": str(file.parent.relative_to(out)), "config": read_json(file.parent / CONFIG)}
+        (results if "method" in result else baselines).append(result)
+    add_chain_labels(results)
+    unreachable = [{**read_json(file), "folder": str(file.parent.relative_to(out))} for file in _unreachable(out)]
+    return ResultSet(out, results, baselines, unreachable)
+
+
+def add_chain_labels(results: Sequence[ResultRecord]) -> None:
+    """Set ``label_so_far``: the labels of a chain's methods up to the result's step."""
+    labels = {result["method"]: result["label"] for result in results}
+    for result in results:
+        before = result["chain"][: result["step"] - 1] if result["chain"] else []
+        result["label_so_far"] = " + ".join([*(labels.get(name, name) for name in before), result["label"]])
+
+
+def _unreachable(out: Path) -> list[Path]:
+    return sorted(file for name in UNREACHABLE_NAMES for file in out.glob(f"seed*/*/{name}"))
+
+
+def single_method_groups(result_set: ResultSet) -> list[ResultGroup]:
+    """Group the results of single methods, sorted by axis, target (largest first), papers before reference methods, name."""
+    return _grouped([result for result in result_set.results if not result["chain"]])
+
+
+def chain_groups(result_set: ResultSet) -> list[ResultGroup]:
+    """Group the results of chain steps, sorted by chain."""
+    return _grouped([result for result in result_set.results if result["chain"]])
+
+
+def _grouped(results: Iterable[ResultRecord]) -> list[ResultGroup]:
+    found: dict[tuple, list[ResultRecord]] = {}
+    for result in results:
+        found.setdefault(_key(result), []).append(result)
+    return [ResultGroup(tuple(sorted(found[key], key=lambda result: result["seed"]))) for key in sorted(found)]
+
+
+def _key(result: ResultRecord) -> tuple:
+    chain = tuple(result["chain"] or ())
+    aims = tuple((axis != "macs", -target) for axis, target in sorted(result["targets"].items(), reverse=True))
+    return (chain, aims, result["step"] or 0, result["paper"] is None, result["label"], result["method"])
+
+
+def method_order(groups: Sequence[ResultGroup]) -> list[str]:
+    """Return the distinct labels, papers before reference methods."""
+    return list(dict.fromkeys(g.label for g in sorted(groups, key=lambda g: (g.first["paper"] is None, g.label))))
+
+
+def csv_rows(result_set: ResultSet) -> list[dict[str, Any]]:
+    """Return one flat row per result."""
+    return [
+        {
+            "method": result["method"],
+            "label": result["label_so_far"],
+            "chain": "+".join(result["chain"] or []),
+            "step": result["step"],
+            "seed": result["seed"],
+            "axis": result["axis"],
+            "target": result["target"],
+            "missed": " ".join(result["missed"]),
+            "finetune_epochs": result["finetune_epochs"],
+            **{name: _rounded(read(result)) for name, read in METRIC_READERS.items()},
+            "weights": result["weights"],
+            "trains": result["trains"],
+            "commit": result["commit"],
+            "folder": result["folder"],
+            "command": result["command"],
+        }
+        for result in result_set.results
+    ]
+
+
+def _rounded(value: float | None) -> float | None:
+    return round(value, 6) if isinstance(value, float) else value
