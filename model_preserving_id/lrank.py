@@ -1,4 +1,4 @@
-"""LRank on top of an ID network; see README.md."""
+"""Factorize a network pruned by ID with LRank; see README.md."""
 
 from model_preserving_id.compose import lrank_prune
 

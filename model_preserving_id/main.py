@@ -1,4 +1,4 @@
-"""Prune a network with the interpolative decomposition: functions of the original README, and a command; see README.md."""
+"""Prune a network with the interpolative decomposition: a command, and the functions of the original README; see README.md."""
 
 import sys
 from typing import TYPE_CHECKING
@@ -7,11 +7,11 @@ from common.lazy import lazy_names
 from model_preserving_id.settings import prune_main
 
 if TYPE_CHECKING:
-    from model_preserving_id.seed_api import create_args, id, iditer
+    from model_preserving_id.original_api import create_args, id, iditer
 
 __all__ = ["create_args", "id", "iditer", "prune_main"]
 
-__getattr__ = lazy_names("model_preserving_id", dict.fromkeys(("create_args", "id", "iditer"), "seed_api"))
+__getattr__ = lazy_names("model_preserving_id", dict.fromkeys(("create_args", "id", "iditer"), "original_api"))
 
 if __name__ == "__main__":
     sys.exit(prune_main())

@@ -1,4 +1,4 @@
-"""PCA on top of an ID network; see README.md."""
+"""Factorize a network pruned by ID with PCA; see README.md."""
 
 from model_preserving_id.compose import pca_prune
 

@@ -23,15 +23,11 @@ MODULES: dict[str, dict[str, str]] = {
     "decore": {"tables": "paper.tables"},
     "deep_compression": {name: f"paper.{name}" for name in ("choice", "cifar10", "figures", "mnist", "tables")},
     "model_preserving_id": {
-        name: f"paper.{name}"
-        for name in (
-            "diagrams",
-            "experiments.missing_class",
-            "experiments.ratios",
-            "experiments.volume",
-            "experiments.wide",
-            "tables",
-        )
+        **{
+            name: f"paper.{name}"
+            for name in ("diagrams", "experiments.missing_class", "experiments.ratios", "experiments.wide", "tables")
+        },
+        **dict.fromkeys(("experiments.volume", "paper.experiments.volume"), "paper.experiments.conv3d"),
     },
     "redundancy_graph": {"tables": "paper.tables"},
     "rewarded_metapruning": {
@@ -49,7 +45,17 @@ OPTIONS: dict[str, dict[str, str]] = {
     "compare": {"--baseline": "--checkpoint", "--figure": "--metric"},
     "decore": {},
     "deep_compression": {},
-    "model_preserving_id": {},
+    "model_preserving_id": {
+        "--distill": "--distill-weight",
+        "--how": "--method",
+        "--pictures": "--images",
+        "--refresh": "--update-every",
+        "--refresh-bn": "--recalibrate-bn",
+        "--skip": "--ignored-layers",
+        "--solve-batch-size": "--reconstruction-images",
+        "--solve-with": "--reconstruction-images",
+        "--streams": "--residual",
+    },
     "redundancy_graph": {},
     "rewarded_metapruning": {
         "--beside": "--also-train",
@@ -57,13 +63,26 @@ OPTIONS: dict[str, dict[str, str]] = {
         "--scales": "--scale-range",
     },
 }
-# {package: {option as it is called today: {value: its name today}}}
+# {package: {option as it is called today, or --key of a result file: {value: its name today}}}
 VALUES: dict[str, dict[str, dict[str, str]]] = {
     "common": {},
     "compare": {},
     "decore": {},
     "deep_compression": {},
-    "model_preserving_id": {},
+    "model_preserving_id": {
+        "--residual": {"off": "keep"},
+        "--row": {
+            "best-refresh-bn": "best-recalibrate-bn",
+            "pictures-100": "images-100",
+            "pictures-2000": "images-2000",
+            "pictures-5000": "images-5000",
+            "refresh-bn": "recalibrate-bn",
+            "score-measured": "score-output-change",
+            "streams-conv": "residual-conv",
+            "streams-exact": "residual-exact",
+        },
+        "--score": {"measured": "output-change"},
+    },
     "redundancy_graph": {},
     "rewarded_metapruning": {},
 }
@@ -73,7 +92,13 @@ KEYS: dict[str, dict[str, str]] = {
     "compare": {},
     "decore": {},
     "deep_compression": {},
-    "model_preserving_id": {},
+    "model_preserving_id": {
+        "pictures": "images",
+        "pictures_solved_with": "reconstruction_images",
+        "pruning": "calibration",
+        "refused": "unreachable",
+        "test_pictures": "test_images",
+    },
     "redundancy_graph": {},
     "rewarded_metapruning": {
         "claimed": "published",
@@ -153,7 +178,9 @@ def migrated(content: Any, package: str, in_options: bool = False) -> Any:
                 value = _value(package, option, value)
         else:
             key = KEYS[package].get(key, key)
-        found[key] = migrated(value, package, in_options or key in ("options", "config"))
+            if isinstance(value, str):
+                value = _value(package, f"--{key}", value)
+        found[key] = migrated(value, package, in_options or key in ("options", "config", "settings"))
     return found
 
 

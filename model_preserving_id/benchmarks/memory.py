@@ -1,14 +1,14 @@
-"""Peak memory of pruning, on random weights and images; each case in a process of its own.
+"""Measure the peak memory of pruning, with random weights and images, each case in a separate process.
 
     python benchmarks/memory.py [--cases imagenet paused repeated] [--json results/speed-memory.json]
 
-imagenet  VGG-16 at 224 x 224 pixels to half the MACs, 50 images, no compensation: at most 4 GB
-paused    half the channels of ResNet-56 and VGG-16 at 32 x 32 pixels, weights re-solved on 1000 and 500 images: the forward passes of
+imagenet  VGG-16 at 224 x 224 pixels to 50 % of the MACs, 50 images, no compensation: at most 4 GB
+paused    50 % of the channels of ResNet-56 and VGG-16 at 32 x 32 pixels, weights re-solved on 1000 and 500 images: the forward passes of
           all batches are paused at each layer; at most 2.4 and 1.9 GB
-repeated  half the channels of LeNet-5, weights re-solved on 18000 images, more than may be paused: forward passes for each
-          layer; at most 1.1 GB
+repeated  50 % of the channels of LeNet-5, weights re-solved on 18000 images, too many to be paused: separate forward passes for
+          each layer; at most 1.1 GB
 
-The resident set of the whole process, torch and the network included, as the system counts it.
+The value is the resident set of the process, including torch and the network, as reported by the operating system.
 """
 
 import argparse
@@ -31,7 +31,7 @@ from model_preserving_id import prune_network
 
 
 class Case(NamedTuple):
-    """bound: GB; batch: images that go through the network at once."""
+    """One benchmark case. bound: GB; batch: batch size of the forward passes."""
 
     what: str
     arch: str
@@ -46,7 +46,9 @@ HALF = {"keep": 0.5, "compensation": "weights"}
 MANY = HALF | {"solve_inputs": 18000}
 IMAGENET = {"target_macs": 0.5, "score": "frobenius", "compensation": "none"}
 CASES = {
-    "imagenet": [Case("VGG-16 at 224 pixels to half the MACs, 50 images", "vgg16_imagenet", 1000, 50, 25, IMAGENET, 4)],
+    "imagenet": [
+        Case("VGG-16 at 224 pixels to 50 % of the MACs, 50 images", "vgg16_imagenet", 1000, 50, 25, IMAGENET, 4)
+    ],
     "paused": [
         Case("ResNet-56 with weights re-solved on 1000 images", "resnet56", 10, 1000, 250, HALF, 2.4),
         Case("VGG-16 at 32 pixels with weights re-solved on 500 images", "vgg16", 10, 500, 250, HALF, 1.9),
@@ -58,7 +60,7 @@ CASES = {
 
 
 class Images:
-    """Random images, sampled again whenever they are read."""
+    """Random images, generated again whenever they are read."""
 
     def __init__(self, count: int, batch: int, shape: tuple[int, ...]) -> None:
         self.count, self.batch, self.shape = count, batch, shape
@@ -71,12 +73,12 @@ class Images:
 
 
 def peak_gb() -> float:
-    """Largest resident set so far, in 10^9 bytes."""
+    """Return the largest resident set so far, in 10^9 bytes."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
 
 
 def measure(case: Case, threads: int | None) -> tuple[float, float, float]:
-    """GB of the process before, GB at the peak, CPU seconds."""
+    """Return GB of the process before pruning, GB at the peak, and CPU seconds."""
     set_threads(threads)
     torch.manual_seed(0)
     model = create_model(case.arch, num_classes=case.classes).eval()
@@ -94,7 +96,7 @@ def _main(argv: Sequence[str] | None) -> None:
     parser = cli.Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cases", nargs="+", choices=CASES, default=list(CASES))
     parser.add_argument("--threads", type=int, default=None)
-    parser.add_argument("--json", help="write the figures to this file too")
+    parser.add_argument("--json", help="also write the values to this file")
     args = parser.parse_args(argv)
     series: dict[str, list[float]] = {}
     ratios = []

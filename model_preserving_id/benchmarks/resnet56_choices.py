@@ -1,9 +1,9 @@
-"""Which settings matter to ResNet-56 without fine-tuning, asked of training pictures that no pruning set holds.
+"""Ablate settings on ResNet-56 without fine-tuning, measured on held-out training images.
 
     python benchmarks/resnet56_choices.py --weights resnet56.th --dataset-dir CIFAR [--rows NAME ...] [--targets 0.75 0.6]
 
-A row differs from the first one in what its name says. Each row and target is a file results/choice-<row>-<target>.json; what
-is there is skipped. Test pictures are never read.
+A row differs from the first one in the settings that its name states. Each row and target is a file
+results/choice-<row>-<target>.json; existing files are skipped. Test images are not used.
 """
 
 import argparse
@@ -26,16 +26,22 @@ from common.measure import evaluate
 from common.runs import describe_environment
 from common.target import TOLERANCE, Target
 from common.trained_model import Limits
-from model_preserving_id.activations import gather
+from model_preserving_id.activations import gather_statistics
+from model_preserving_id.calibration import CalibrationImages, calibration_images
+from model_preserving_id.channel_ranking import rank_groups
 from model_preserving_id.compensate import compensate
-from model_preserving_id.damage import DAMAGE_INPUTS, first_inputs, measure_damage, outputs_of
 from model_preserving_id.folded import FoldedNetwork
-from model_preserving_id.iterate import IterOptions, iterate
+from model_preserving_id.iterate import IterationOptions, iterate
 from model_preserving_id.paper.tables import CHOICES, RESULTS
-from model_preserving_id.pictures import Pictures, pruning_pictures
-from model_preserving_id.prune import shrink_all
-from model_preserving_id.ranking import rank_groups
-from model_preserving_id.widths import by_budget, by_eps, by_fraction, measured_loss, relative_loss
+from model_preserving_id.prune import prune_all
+from model_preserving_id.sensitivity import SENSITIVITY_IMAGES, compute_outputs, measure_sensitivity, take_images
+from model_preserving_id.width_allocation import (
+    error_score,
+    sensitivity_score,
+    widths_from_eps,
+    widths_from_fraction,
+    widths_from_target,
+)
 
 SEED = 2
 
@@ -50,7 +56,9 @@ def _main(argv: Sequence[str] | None) -> None:
     parser.add_argument("--dataset-dir", default=None)
     parser.add_argument("--targets", type=cli.fraction, nargs="+", default=[0.75, 0.6])
     parser.add_argument("--rows", nargs="+", default=list(CHOICES), choices=list(CHOICES))
-    parser.add_argument("--holdout", type=cli.positive_int, default=2000, help="training pictures to measure on")
+    parser.add_argument(
+        "--holdout", type=cli.positive_int, default=2000, help="number of training images to measure on"
+    )
     parser.add_argument("--threads", type=int, default=None)
     args = parser.parse_args(argv)
     set_threads(args.threads)
@@ -60,18 +68,20 @@ def _main(argv: Sequence[str] | None) -> None:
     model = named_model("resnet56", args.weights, data.num_classes, data.input_shape)
     model.eval().to(memory_format=torch.channels_last)
     dense = evaluate(model, holdout)
-    logits = outputs_of(model, Pictures(holdout, 250))
-    known = Known(model, data)
+    logits = compute_outputs(model, CalibrationImages(holdout, 250))
+    shared = SharedStatistics(model, data)
     for row in args.rows:
         for target in args.targets:
             file = RESULTS / f"choice-{row}-{target:g}.json"
             if file.is_file():
                 continue
             start = time.process_time()
-            smaller = pruned(known, target, **CHOICES[row][1]).to(memory_format=torch.channels_last)
+            smaller = prune(shared, target, **CHOICES[row][1]).to(memory_format=torch.channels_last)
             seconds = time.process_time() - start
             accuracy = evaluate(smaller, holdout, reference=dense.predictions)
-            changed = (outputs_of(smaller, Pictures(holdout, 250)) - logits).square().mean() / logits.square().mean()
+            changed = (
+                compute_outputs(smaller, CalibrationImages(holdout, 250)) - logits
+            ).square().mean() / logits.square().mean()
             cost = count_cost(smaller, data.input_shape)
             record = {"row": row, "target": target, "settings": CHOICES[row][1], "top1": round(accuracy.top1, 4)}
             record |= {"agreement": accuracy.agreement, "output_change": round(float(changed), 6), "macs": cost.macs}
@@ -85,71 +95,79 @@ def _main(argv: Sequence[str] | None) -> None:
             write_json(file, record)
             print(
                 f"{row:24s} {target:g}: agreement {accuracy.agreement:.2f}, change {float(changed):.4f},"
-                f" macs {cost.macs / known.macs:.4f}, {seconds:.0f} s",
+                f" macs {cost.macs / shared.macs:.4f}, {seconds:.0f} s",
                 flush=True,
             )
 
 
-class Known:
-    """What rows share: statistics by number of pictures and streams, damage by the same."""
+class SharedStatistics:
+    """Statistics and sensitivities, computed once per number of images and residual mode."""
 
     def __init__(self, model: torch.nn.Module, data) -> None:
         self.model, self.data = model, data
         self.macs = count_cost(model, data.input_shape).macs
         self._statistics: dict[Any, Any] = {}
-        self._damage: dict[Any, Any] = {}
+        self._sensitivity: dict[Any, Any] = {}
 
-    def statistics(self, folded: FoldedNetwork, pictures: int):
-        key = (pictures, folded.streams)
+    def statistics(self, folded: FoldedNetwork, images: int):
+        key = (images, folded.residual)
         if key not in self._statistics:
-            inputs = pruning_pictures(self.data, pictures, SEED)
-            self._statistics[key] = gather(folded.model, folded.all_readings(), inputs)
+            inputs = calibration_images(self.data, images, SEED)
+            self._statistics[key] = gather_statistics(folded.model, folded.consumer_inputs(), inputs)
         return self._statistics[key]
 
-    def damage(self, folded: FoldedNetwork, rankings, statistics, pictures: int):
-        key = (pictures, folded.streams)
-        if key not in self._damage:
-            inputs = first_inputs(pruning_pictures(self.data, pictures, SEED), DAMAGE_INPUTS)
-            self._damage[key] = measure_damage(folded, rankings, statistics, inputs)
-        return self._damage[key]
+    def sensitivity(self, folded: FoldedNetwork, rankings, statistics, images: int):
+        key = (images, folded.residual)
+        if key not in self._sensitivity:
+            inputs = take_images(calibration_images(self.data, images, SEED), SENSITIVITY_IMAGES)
+            self._sensitivity[key] = measure_sensitivity(folded, rankings, statistics, inputs)
+        return self._sensitivity[key]
 
 
-def pruned(
-    known: Known,
+def prune(
+    shared: SharedStatistics,
     target: float,
     *,
-    pictures: int = 500,
+    images: int = 500,
     score: str = "frobenius",
     compensation: str = "none",
-    streams: str = "off",
-    how: str = "budget",
-    refresh_bn: bool = False,
+    residual: str = "keep",
+    method: str = "budget",
+    recalibrate_bn: bool = False,
     round_to: int = 1,
-    solve_with: int | None = None,
+    reconstruction_images: int | None = None,
 ) -> torch.nn.Module:
-    """The network of one row."""
-    inputs = pruning_pictures(known.data, pictures, SEED)
-    example = torch.zeros(1, *known.data.input_shape)
-    folded = FoldedNetwork(known.model, example, streams=streams, limits=Limits(round_to=round_to))
-    if how == "iditer":
-        iterate(folded, inputs, IterOptions(Target(target), score=score))
+    """Build the network of one row."""
+    inputs = calibration_images(shared.data, images, SEED)
+    example = torch.zeros(1, *shared.data.input_shape)
+    folded = FoldedNetwork(shared.model, example, residual=residual, limits=Limits(round_to=round_to))
+    if method == "iditer":
+        iterate(folded, inputs, IterationOptions(Target(target), score=score))
     else:
-        statistics = known.statistics(folded, pictures)
+        statistics = shared.statistics(folded, images)
         rankings = rank_groups(folded, statistics)
-        if how == "budget":
-            loss = relative_loss(rankings, score) if score != "measured" else None
-            loss = loss or measured_loss(known.damage(folded, rankings, statistics, pictures))
-            widths = by_budget(rankings, folded.macs, folded.dense_macs, Target(target), loss)
+        if method == "budget":
+            if score == "output-change":
+                step_score = sensitivity_score(shared.sensitivity(folded, rankings, statistics, images))
+            else:
+                step_score = error_score(rankings, score)
+            widths = widths_from_target(rankings, folded.macs, folded.dense_macs, Target(target), step_score)
         else:
-            widths = _bisected({"eps": by_eps, "frac": by_fraction}[how], rankings, folded, target, how == "frac")
-        shrink_all(folded, rankings, statistics, widths)
-    compensate(folded, pruning_pictures(known.data, solve_with or pictures, SEED), compensation)
-    smaller = folded.pruned()
-    return recalibrate_batch_norm(smaller, inputs) if refresh_bn else smaller
+            widths = _bisect(
+                {"eps": widths_from_eps, "frac": widths_from_fraction}[method],
+                rankings,
+                folded,
+                target,
+                method == "frac",
+            )
+        prune_all(folded, rankings, statistics, widths)
+    compensate(folded, calibration_images(shared.data, reconstruction_images or images, SEED), compensation)
+    smaller = folded.build_pruned()
+    return recalibrate_batch_norm(smaller, inputs) if recalibrate_bn else smaller
 
 
-def _bisected(widths_of, rankings, folded: FoldedNetwork, target: float, rising: bool) -> dict[str, int]:
-    """The widths of the one eps, or fraction, whose MACs are nearest below the target."""
+def _bisect(widths_of, rankings, folded: FoldedNetwork, target: float, rising: bool) -> dict[str, int]:
+    """Return the widths of the eps, or fraction, whose MACs are nearest below the target."""
     low, high = 0.0, 1.0 - 1e-9
     best: dict[str, int] = {}
     for _ in range(40):
@@ -159,7 +177,7 @@ def _bisected(widths_of, rankings, folded: FoldedNetwork, target: float, rising:
         best = widths if fits else best
         low, high = (middle, high) if fits == rising else (low, middle)
     if folded.macs(best) < (1 - 2 * TOLERANCE) * target * folded.dense_macs:
-        print(f"only {folded.macs(best) / folded.dense_macs:.4f} of the MACs could be met")
+        print(f"target missed: {folded.macs(best) / folded.dense_macs:.4f} of the MACs")
     return best
 
 

@@ -1,10 +1,10 @@
-"""ResNet-56 on CIFAR-10 without fine-tuning: top-1 and agreement against MACs, on all test pictures.
+"""Measure top-1 and agreement of ResNet-56 on CIFAR-10 against MACs, without fine-tuning, on all test images.
 
     python benchmarks/resnet56_curve.py --weights resnet56.th --dataset-dir CIFAR [--targets 0.75 0.6] [--methods id l1]
 
-A point is a file results/curve-resnet56-<method>-<target>.json; what is there is skipped. All methods of a target have the
-widths of ID's own budget, so that they differ in which channels stay and how the next layer is told; torch-pruning decides
-its own widths. Statistics are gathered once. Every network is written to disk and read back before it is measured.
+Each method and target is a file results/curve-resnet56-<method>-<target>.json; existing files are skipped. All methods use the
+widths chosen by ID's budget method, so that they differ only in the kept channels and the reconstruction of the next layer;
+torch-pruning chooses its own widths. Statistics are computed once. Every network is saved and reloaded before it is measured.
 """
 
 import argparse
@@ -32,20 +32,20 @@ from common.factory import named_model
 from common.measure import evaluate
 from common.runs import describe_environment
 from common.target import TOLERANCE, Target
-from model_preserving_id.activations import gather
+from model_preserving_id.activations import gather_statistics
+from model_preserving_id.calibration import calibration_images
+from model_preserving_id.channel_ranking import rank_groups
 from model_preserving_id.compensate import compensate
-from model_preserving_id.damage import DAMAGE_INPUTS, first_inputs, measure_damage
 from model_preserving_id.folded import FoldedNetwork
 from model_preserving_id.paper.tables import RESULTS
-from model_preserving_id.pictures import pruning_pictures
-from model_preserving_id.prune import shrink_all
-from model_preserving_id.ranking import rank_groups
-from model_preserving_id.streams import is_stream
-from model_preserving_id.widths import by_budget, measured_loss
+from model_preserving_id.prune import prune_all
+from model_preserving_id.residual import is_residual_stream
+from model_preserving_id.sensitivity import SENSITIVITY_IMAGES, measure_sensitivity, take_images
+from model_preserving_id.width_allocation import sensitivity_score, widths_from_target
 
 COMPENSATED = {"id": "none", "id-t": "t", "id-weights": "weights", "l1-weights": "weights", "random-weights": "weights"}
 METHODS = ("id", "id-weights", "without-t", "l1", "random", "group-norm")
-MORE = ("id-t", "l1-weights", "random-weights")  # only where they are asked for
+MORE = ("id-t", "l1-weights", "random-weights")  # not run by default
 TARGETS = (0.75, 0.6, 0.5, 0.8, 0.9, 0.7, 0.4)
 SEED = 2
 
@@ -60,31 +60,31 @@ def _main(argv: Sequence[str] | None) -> None:
     parser.add_argument("--dataset-dir", default=None)
     parser.add_argument("--targets", type=cli.fraction, nargs="+", default=list(TARGETS))
     parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=(*METHODS, *MORE))
+    parser.add_argument("--images", type=cli.positive_int, default=5000, help="number of calibration images")
     parser.add_argument(
-        "--pictures", type=cli.positive_int, default=5000, help="training pictures for the decomposition"
+        "--reconstruction-images", type=cli.positive_int, default=1000, help="number of images for compensation"
     )
-    parser.add_argument("--solve-with", type=cli.positive_int, default=1000, help="of them for --compensation weights")
     parser.add_argument("--threads", type=int, default=None)
     parser.add_argument("--results", type=Path, default=RESULTS)
     args = parser.parse_args(argv)
     set_threads(args.threads)
     data = load_dataset("cifar10", args.dataset_dir)
     model = named_model("resnet56", args.weights, data.num_classes, data.input_shape)
-    curve = Curve(model.eval().to(memory_format=torch.channels_last), data, args.pictures, args.solve_with)
+    curve = Curve(model.eval().to(memory_format=torch.channels_last), data, args.images, args.reconstruction_images)
     for target in args.targets:
         for method in args.methods:
             file = args.results / f"curve-resnet56-{method}-{target:g}.json"
             if not file.is_file():
-                write_json(file, curve.point(method, target))
+                write_json(file, curve.measure(method, target))
 
 
 class Curve:
-    """What all points share: the network's decisions, statistics, the damage of a cut, widths."""
+    """Predictions of the dense network, statistics and sensitivities, computed once for all points."""
 
-    def __init__(self, model: nn.Module, data: DataBundle, pictures: int, solve_with: int) -> None:
+    def __init__(self, model: nn.Module, data: DataBundle, images: int, reconstruction_images: int) -> None:
         self.model, self.data = model, data
-        self.pictures = pruning_pictures(data, pictures, SEED)
-        self.fewer = pruning_pictures(data, min(solve_with, pictures), SEED)
+        self.images = calibration_images(data, images, SEED)
+        self.reconstruction_images = calibration_images(data, min(reconstruction_images, images), SEED)
         self.example = torch.zeros(1, *data.input_shape)
 
     @cached_property
@@ -93,24 +93,26 @@ class Curve:
 
     @cached_property
     def statistics(self):
-        folded = self.folded()
-        return gather(folded.model, folded.all_readings(), self.pictures)
+        folded = self.fold()
+        return gather_statistics(folded.model, folded.consumer_inputs(), self.images)
 
     @cached_property
     def rankings(self):
-        return rank_groups(self.folded(), self.statistics)
+        return rank_groups(self.fold(), self.statistics)
 
     @cached_property
-    def damage(self):
-        return measure_damage(self.folded(), self.rankings, self.statistics, first_inputs(self.pictures, DAMAGE_INPUTS))
+    def sensitivity(self):
+        return measure_sensitivity(
+            self.fold(), self.rankings, self.statistics, take_images(self.images, SENSITIVITY_IMAGES)
+        )
 
-    def folded(self) -> FoldedNetwork:
-        """Inner channels only."""
-        return FoldedNetwork(self.model, self.example, streams="off")
+    def fold(self) -> FoldedNetwork:
+        """Return a new FoldedNetwork without residual streams."""
+        return FoldedNetwork(self.model, self.example, residual="keep")
 
-    def point(self, method: str, target: float) -> dict:
+    def measure(self, method: str, target: float) -> dict:
         start = time.process_time()
-        smaller = self.pruned(method, target)
+        smaller = self.prune(method, target)
         seconds = time.process_time() - start
         with tempfile.TemporaryDirectory() as folder:
             save_model(Path(folder) / "model.safetensors", smaller, normalize=(self.data.mean, self.data.std))
@@ -129,48 +131,57 @@ class Curve:
             "macs": cost.macs,
             "params": cost.params,
             "cpu_seconds": round(seconds, 1),
-            "pictures": len(self.pictures.images),
-            "pictures_solved_with": len(self.fewer.images) if COMPENSATED.get(method, "none") != "none" else None,
-            "test_pictures": len(self.data.test),
+            "images": len(self.images.image_set),
+            "reconstruction_images": len(self.reconstruction_images.image_set)
+            if COMPENSATED.get(method, "none") != "none"
+            else None,
+            "test_images": len(self.data.test),
             "seed": SEED,
             "command": "python benchmarks/resnet56_curve.py",
             "environment": describe_environment("cpu"),
             "data_fingerprint": self.data.fingerprint,
         }
 
-    def pruned(self, method: str, target: float) -> nn.Module:
+    def prune(self, method: str, target: float) -> nn.Module:
         if method == "group-norm":
-            return group_norm(self.model, self.example, target)
-        folded = self.folded()
-        widths = by_budget(self.rankings, folded.macs, folded.dense_macs, Target(target), measured_loss(self.damage))
+            return prune_by_group_norm(self.model, self.example, target)
+        folded = self.fold()
+        widths = widths_from_target(
+            self.rankings, folded.macs, folded.dense_macs, Target(target), sensitivity_score(self.sensitivity)
+        )
         if method in COMPENSATED and method.startswith("id"):
-            shrink_all(folded, self.rankings, self.statistics, widths)
-            compensate(folded, self.fewer, COMPENSATED[method])
-            return folded.pruned()
-        draw = np.random.default_rng(0)
+            prune_all(folded, self.rankings, self.statistics, widths)
+            compensate(folded, self.reconstruction_images, COMPENSATED[method])
+            return folded.build_pruned()
+        rng = np.random.default_rng(0)
         scores = {
             "l1": lambda name: self.model.get_submodule(name).weight.detach().abs().flatten(1).sum(1).tolist(),
-            "random": lambda name: draw.random(self.rankings[name].size).tolist(),
+            "random": lambda name: rng.random(self.rankings[name].size).tolist(),
             "without-t": lambda name: (-np.argsort(self.rankings[name].order)).tolist(),
         }[method.removesuffix("-weights")]
         kept = {name: top_channels(scores(name), width) for name, width in widths.items()}
         if method in COMPENSATED:
             for name, channels in kept.items():
-                folded.shrink(name, channels, self.statistics[name])
-            compensate(folded, self.fewer, COMPENSATED[method])
-            return folded.pruned()
+                folded.prune_group(name, channels, self.statistics[name])
+            compensate(folded, self.reconstruction_images, COMPENSATED[method])
+            return folded.build_pruned()
         return keep_channels(self.model, self.example, kept)
 
 
-def group_norm(model: nn.Module, example: torch.Tensor, target: float) -> nn.Module:
-    """torch-pruning's own pruner by group norm, one shot, at the ratio whose MACs are nearest below the target.
+def prune_by_group_norm(model: nn.Module, example: torch.Tensor, target: float) -> nn.Module:
+    """Prune with torch-pruning by group norm in one shot, at the ratio whose MACs are nearest below the target.
 
-    Residual streams are left alone (its trace of an option-A shortcut breaks when it cuts there), and so is the last layer.
+    Residual streams are not pruned, since torch-pruning does not support option-A shortcuts, and neither is the last layer.
     """
-    streams = [producer for group in channel_groups(model, example) if is_stream(group) for producer in group.producers]
+    streams = [
+        producer
+        for group in channel_groups(model, example)
+        if is_residual_stream(group)
+        for producer in group.producers
+    ]
     dense = count_cost(model, example.shape[1:]).macs
 
-    def at(ratio: float) -> tuple[nn.Module, float]:
+    def prune_at(ratio: float) -> tuple[nn.Module, float]:
         smaller = copy.deepcopy(model)
         pruner = tp.pruner.BasePruner(
             smaller,
@@ -186,10 +197,10 @@ def group_norm(model: nn.Module, example: torch.Tensor, target: float) -> nn.Mod
     low, high = 0.0, 1.0
     for _ in range(12):
         middle = (low + high) / 2
-        low, high = (low, middle) if at(middle)[1] <= target else (middle, high)
-    smaller, found = at(high)
+        low, high = (low, middle) if prune_at(middle)[1] <= target else (middle, high)
+    smaller, found = prune_at(high)
     if found < (1 - TOLERANCE) * target:
-        print(f"group-norm: {found:.4f} of the MACs is the nearest below {target:g}")
+        print(f"group-norm: {found:.4f} of the MACs are the nearest below {target:g}")
     return smaller
 
 

@@ -1,4 +1,4 @@
-"""Forward passes that pause at layers, and weights solved against the original network."""
+"""Paused forward passes, and weights re-solved against the unpruned network."""
 
 import pytest
 import torch
@@ -8,7 +8,7 @@ from common.channels import channel_groups
 from common.models import create_model
 from model_preserving_id import compensate as compensation
 from model_preserving_id import prune_network
-from model_preserving_id.activations import gather
+from model_preserving_id.activations import gather_statistics
 from model_preserving_id.compensate import MEMORY, compensate
 from model_preserving_id.folded import FoldedNetwork
 from model_preserving_id.hooked_network import HookedNetwork
@@ -19,7 +19,7 @@ SHAPE = (3, 16, 16)
 
 
 def resnet() -> nn.Module:
-    """Option-A ResNet-20 whose norms are no identities."""
+    """ResNet-20 with option-A shortcuts and batch norms that are not identities."""
     torch.manual_seed(0)
     model = create_model("resnet20")
     for module in model.modules():
@@ -31,16 +31,16 @@ def resnet() -> nn.Module:
     return model.eval()
 
 
-def shrunk(model: nn.Module, x: torch.Tensor, share: float = 0.6, streams: str = "off") -> FoldedNetwork:
-    folded = FoldedNetwork(model, x[:1], streams=streams)
-    statistics = gather(folded.model, folded.all_readings(), x.split(8))
+def pruned(model: nn.Module, x: torch.Tensor, fraction: float = 0.6, residual: str = "keep") -> FoldedNetwork:
+    folded = FoldedNetwork(model, x[:1], residual=residual)
+    statistics = gather_statistics(folded.model, folded.consumer_inputs(), x.split(8))
     for name, group in folded.groups.items():
-        folded.shrink(name, range(max(1, int(share * group.size))), statistics[name])
+        folded.prune_group(name, range(max(1, int(fraction * group.size))), statistics[name])
     return folded
 
 
 def branching(model: nn.Module) -> nn.Module:
-    """The same network with a branch that depends on the data: torch.fx cannot trace it."""
+    """The same network with a data-dependent branch, which torch.fx cannot trace."""
 
     class Branching(type(model)):
         def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -55,7 +55,7 @@ KINDS = [TracedNetwork, HookedNetwork]
 
 @pytest.mark.parametrize("kind", KINDS)
 @torch.no_grad()
-def test_layers_are_shown_in_order_with_what_is_added_to_them(kind):
+def test_layers_are_yielded_in_order_with_other_summand(kind):
     model, x = resnet(), torch.randn(4, *SHAPE)
     names = ["linear", "layer1.0.conv2", "layer1.0.conv1"]
     network = kind(model, names, x)
@@ -72,8 +72,8 @@ def test_layers_are_shown_in_order_with_what_is_added_to_them(kind):
 
 
 @torch.no_grad()
-def test_a_paused_pass_goes_on_with_the_weights_of_then():
-    """Both plain layers and those that enter a sum; two of them enter one sum behind a shortcut that is a convolution."""
+def test_paused_pass_continues_with_current_weights():
+    """Layers with and without a sum; two of them enter the same sum, at a convolutional shortcut."""
     torch.manual_seed(0)
     given = create_model("resnet20", shortcut="conv3x3").eval()
     model, x = create_model("resnet20", shortcut="conv3x3").eval(), torch.randn(4, *SHAPE)
@@ -92,30 +92,30 @@ def test_a_paused_pass_goes_on_with_the_weights_of_then():
 
 
 @torch.no_grad()
-def test_a_network_whose_graph_would_differ_is_not_traced():
+def test_network_with_different_graph_is_not_traced():
     class OfTensors(nn.Sequential):
-        """Traced, it takes the other branch."""
+        """Takes the other branch when traced."""
 
         def forward(self, x):
             return super().forward(x if isinstance(x, torch.Tensor) else -x)
 
     layers, x = (nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3)), torch.randn(2, 6)
     assert TracedNetwork(nn.Sequential(*layers).eval(), ["2"], x).order == ["2"]
-    with pytest.raises(ValueError, match="another output"):
+    with pytest.raises(ValueError, match="output differs"):
         TracedNetwork(OfTensors(*layers).eval(), ["2"], x)
     with pytest.raises(torch.fx.proxy.TraceError, match="control flow"):
         TracedNetwork(branching(resnet()), ["linear"], torch.randn(2, *SHAPE))
 
 
 @pytest.mark.parametrize("how", ["t", "weights"])
-@pytest.mark.parametrize("streams", ["off", "conv"])
-def test_paused_repeated_and_untraced_passes_give_the_same_bits(how, streams, monkeypatch):
+@pytest.mark.parametrize("residual", ["keep", "conv"])
+def test_paused_repeated_and_untraced_passes_are_bit_identical(how, residual, monkeypatch):
     x = torch.randn(24, *SHAPE)
     states, kinds = [], []
-    opened = compensation._in_order
-    monkeypatch.setattr(compensation, "_in_order", lambda *args: kinds.append(opened(*args)) or kinds[-1])
+    opened = compensation._open_layers
+    monkeypatch.setattr(compensation, "_open_layers", lambda *args: kinds.append(opened(*args)) or kinds[-1])
     for model, memory in ((resnet(), MEMORY), (resnet(), 0), (branching(resnet()), MEMORY)):
-        folded = shrunk(model, x, streams=streams)
+        folded = pruned(model, x, residual=residual)
         compensate(folded, x.split(8), how, memory=memory)
         states.append(folded.model.state_dict())
     assert [type(one) for one in kinds] == 4 * [TracedNetwork] + 2 * [HookedNetwork]
@@ -123,11 +123,11 @@ def test_paused_repeated_and_untraced_passes_give_the_same_bits(how, streams, mo
         assert [name for name, tensor in states[0].items() if not torch.equal(tensor, other[name])] == []
 
 
-def test_only_the_readers_of_cut_groups_change():
+def test_only_consumers_of_pruned_groups_change():
     model, x = resnet(), torch.randn(24, *SHAPE)
-    folded = FoldedNetwork(model, x[:1], streams="off")
-    statistics = gather(folded.model, folded.all_readings(), [x])
-    folded.shrink("layer2.1.conv1", range(20), statistics["layer2.1.conv1"])
+    folded = FoldedNetwork(model, x[:1], residual="keep")
+    statistics = gather_statistics(folded.model, folded.consumer_inputs(), [x])
+    folded.prune_group("layer2.1.conv1", range(20), statistics["layer2.1.conv1"])
     compensate(folded, [x], "weights")
     state = model.state_dict()
     changed = [name for name, tensor in folded.model.state_dict().items() if not torch.equal(tensor, state[name])]
@@ -135,16 +135,16 @@ def test_only_the_readers_of_cut_groups_change():
     assert not folded.model.layer2[1].conv2.weight[:, 20:].any()
 
 
-def test_a_solved_weight_is_the_least_squares_weight():
-    """One linear layer behind a cut one: the closed form of ridge regression towards T's weight, worked out by hand."""
+def test_resolved_weight_is_least_squares_solution():
+    """One linear layer after a pruned one, against the closed form of ridge regression towards T's weight."""
     torch.manual_seed(1)
     model = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3)).eval()
     x = torch.randn(50, 6)
     folded = FoldedNetwork(model, x[:1])
     (group,) = channel_groups(model, x[:1])
-    statistics = gather(folded.model, folded.all_readings(), [x])
+    statistics = gather_statistics(folded.model, folded.consumer_inputs(), [x])
     kept = [0, 2, 3, 6]
-    folded.shrink(group.name, kept, statistics[group.name])
+    folded.prune_group(group.name, kept, statistics[group.name])
     start = folded.model[2].weight.detach().clone()[:, kept].double()
     compensate(folded, [x], "weights")
     with torch.no_grad():
@@ -152,12 +152,12 @@ def test_a_solved_weight_is_the_least_squares_weight():
         target = z @ model[2].weight.double().T
     p = z[:, kept]
     ridge = RIDGE * (p.T @ p).diagonal().mean() * torch.eye(4, dtype=torch.float64)
-    wanted = torch.linalg.solve(p.T @ p + ridge, p.T @ target + ridge @ start.T).T
-    assert torch.allclose(folded.model[2].weight[:, kept].double(), wanted, atol=1e-6)
+    expected = torch.linalg.solve(p.T @ p + ridge, p.T @ target + ridge @ start.T).T
+    assert torch.allclose(folded.model[2].weight[:, kept].double(), expected, atol=1e-6)
     assert torch.equal(folded.model[2].bias, model[2].bias)
 
 
-def test_a_layer_that_is_called_twice_is_solved_from_both_calls():
+def test_layer_called_twice_is_solved_from_both_calls():
     class Twice(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -179,7 +179,7 @@ def test_a_layer_that_is_called_twice_is_solved_from_both_calls():
 
 
 @pytest.mark.parametrize("how", ["t", "weights"])
-def test_duplicates_still_go_without_a_trace(how):
+def test_duplicates_are_removed_exactly_with_compensation(how):
     model, x = resnet(), torch.randn(32, *SHAPE)
     with torch.no_grad():
         for block in model.layer1:
@@ -187,39 +187,39 @@ def test_duplicates_still_go_without_a_trace(how):
                 if tensor.dim():
                     tensor[5] = tensor[1]
     kept = {f"layer1.{i}.conv1": 15 for i in range(3)}
-    smaller = prune_network(model, x[:1], x.split(8), kept=kept, streams="off", compensation=how)
+    smaller = prune_network(model, x[:1], x.split(8), kept=kept, residual="keep", compensation=how)
     unseen = torch.randn(16, *SHAPE)
     with torch.no_grad():
         assert (smaller(unseen) - model(unseen)).abs().max() <= 1e-4 * max(1.0, float(model(unseen).abs().max()))
 
 
-def test_a_solved_weight_makes_good_what_earlier_cuts_did_to_the_stream():
-    """The last layer that adds into a stream is solved so that the stream behind it comes back to the original's."""
+def test_resolved_weight_compensates_for_earlier_pruning_in_residual_stream():
+    """The last layer that adds into a residual stream is solved so that the sum equals that of the unpruned network."""
     model, x = resnet(), torch.randn(40, *SHAPE)
-    folded = FoldedNetwork(model, x[:1], streams="off")
-    statistics = gather(folded.model, folded.all_readings(), [x])
+    folded = FoldedNetwork(model, x[:1], residual="keep")
+    statistics = gather_statistics(folded.model, folded.consumer_inputs(), [x])
     errors = {}
     for how in ("none", "weights"):
         for name in ("layer1.0.conv1", "layer1.1.conv1"):
-            folded.shrink(name, range(10), statistics[name])
+            folded.prune_group(name, range(10), statistics[name])
         compensate(folded, [x], how)
-        behind = []
-        for net in (folded.original, folded.model):
+        sums = []
+        for net in (folded.unpruned, folded.model):
             seen = []
             handle = net.layer1[1].register_forward_hook(lambda _, inputs, output, seen=seen: seen.append(output))
             with torch.no_grad():
                 net(x)
             handle.remove()
-            behind.append(seen[0])
-        errors[how] = float((behind[0] - behind[1]).square().mean())
+            sums.append(seen[0])
+        errors[how] = float((sums[0] - sums[1]).square().mean())
     assert errors["weights"] < 0.6 * errors["none"]
 
 
-def test_with_fewer_rows_than_inputs_the_weight_stays_what_t_made_it():
+def test_weight_from_t_is_kept_with_fewer_rows_than_columns():
     torch.manual_seed(1)
     model, x = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3)).eval(), torch.randn(50, 6)
     folded = FoldedNetwork(model, x[:1])
-    folded.shrink("0", range(5), gather(folded.model, folded.all_readings(), [x])["0"])
+    folded.prune_group("0", range(5), gather_statistics(folded.model, folded.consumer_inputs(), [x])["0"])
     before = folded.model[2].weight.detach().clone()
     compensate(folded, [x], "weights", count=4)
     assert torch.equal(folded.model[2].weight, before)

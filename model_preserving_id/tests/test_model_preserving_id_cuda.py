@@ -1,4 +1,4 @@
-"""Interpolative decomposition on a GPU: the kept channels and weights of a CPU, on the network's device; `pytest -m cuda`."""
+"""Interpolative decomposition on a GPU selects the same channels and weights as on a CPU; `pytest -m cuda`."""
 
 import pytest
 import torch
@@ -9,15 +9,15 @@ from common.testing import random_network
 from common.testing.steps import take_steps
 from common.training import Hooks
 from model_preserving_id import prune_network
-from model_preserving_id.finetune import distillation
+from model_preserving_id.finetune import distillation_loss
 
 pytestmark = [pytest.mark.cuda, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
 
 DEVICE = torch.device("cuda", 0)
 
 
-def test_11_pruning_equals_that_of_the_cpu():
-    """Widths and outputs; a network is returned on the device that it came from, wherever the arithmetic runs."""
+def test_11_pruning_on_gpu_equals_cpu():
+    """Widths and weights; the network is returned on its original device, wherever the computation runs."""
     images = next(load_dataset("digits").train.subset(range(200)).batches(200)).images
     example, found = torch.zeros(1, 3, 32, 32), {}
     for home, device in ((torch.device("cpu"), None), (DEVICE, None), (torch.device("cpu"), DEVICE)):
@@ -33,6 +33,6 @@ def test_11_pruning_equals_that_of_the_cpu():
             assert float((other[name].double() - tensor.double()).abs().max()) < 1e-3 * scale, name
 
 
-def test_11_no_distillation_step_waits():
+def test_11_distillation_step_does_not_wait():
     teacher = create_model("resnet20").to(DEVICE, memory_format=torch.channels_last)
-    take_steps(create_model("resnet20"), Hooks(loss=distillation(teacher, 0.5, 2.0)), DEVICE)
+    take_steps(create_model("resnet20"), Hooks(loss=distillation_loss(teacher, 0.5, 2.0)), DEVICE)

@@ -1,4 +1,4 @@
-"""Properties of the interpolative decomposition: error identities, ranks, nesting, both routes, all kinds of input."""
+"""Properties of the interpolative decomposition: error identities, ranks, nesting, both factorizations, all input types."""
 
 import numpy as np
 import pytest
@@ -8,20 +8,20 @@ from hypothesis import strategies as st
 
 from common.errors import UserError
 from model_preserving_id import decomposition, interpolative_decomposition
+from model_preserving_id.gram import Gram, RunningQR
 from model_preserving_id.pivoted import least_squares, pivoted_cholesky, pivoted_qr
-from model_preserving_id.rows import Gram, Triangle
 
 
 def random_matrix(seed: int, m: int = 60, n: int = 12, rank: int | None = None) -> np.ndarray:
-    draw = np.random.default_rng(seed)
+    rng = np.random.default_rng(seed)
     if rank is None:
-        return draw.standard_normal((m, n)) * np.logspace(0, -2, n)
-    return draw.standard_normal((m, rank)) @ draw.standard_normal((rank, n))
+        return rng.standard_normal((m, n)) * np.logspace(0, -2, n)
+    return rng.standard_normal((m, rank)) @ rng.standard_normal((rank, n))
 
 
 @settings(max_examples=30, deadline=None)
 @given(seed=st.integers(0, 10_000), k=st.integers(1, 12))
-def test_the_error_is_r22(seed, k):
+def test_error_equals_norm_of_r22(seed, k):
     z = random_matrix(seed)
     factor = pivoted_cholesky(z.T @ z)
     indices, t = interpolative_decomposition(z, rank=k)
@@ -40,7 +40,7 @@ def test_the_error_is_r22(seed, k):
 
 @settings(max_examples=30, deadline=None)
 @given(seed=st.integers(0, 10_000), k=st.integers(1, 12))
-def test_t_is_the_identity_on_kept_columns_and_optimal(seed, k):
+def test_t_is_identity_on_kept_columns_and_optimal(seed, k):
     z = random_matrix(seed)
     indices, t = interpolative_decomposition(z, rank=k)
     assert t.shape == (k, 12) and len(set(indices.tolist())) == k
@@ -49,12 +49,12 @@ def test_t_is_the_identity_on_kept_columns_and_optimal(seed, k):
     assert np.linalg.norm(z - z[:, indices] @ t) <= np.linalg.norm(z - z[:, indices] @ refit) * (1 + 1e-8) + 1e-12
 
 
-def test_full_rank_is_the_identity():
+def test_full_rank_gives_identity():
     indices, t = interpolative_decomposition(random_matrix(0), rank=12)
     assert sorted(indices) == list(range(12)) and np.array_equal(t[:, indices], np.eye(12))
 
 
-def test_nested_and_never_worse():
+def test_selections_are_nested_and_errors_decrease():
     z = random_matrix(1)
     order, _ = interpolative_decomposition(z, rank=12)
     errors = []
@@ -65,7 +65,7 @@ def test_nested_and_never_worse():
     assert errors == sorted(errors, reverse=True)
 
 
-def test_a_fortran_ordered_scipy_qr_agrees():
+def test_selection_equals_scipy_pivoted_qr():
     from scipy.linalg import qr
 
     z = random_matrix(2, 200, 20)
@@ -84,14 +84,14 @@ def test_exact_rank_is_found(rank, dtype):
     assert np.linalg.norm(z - z[:, indices] @ t) < 1e-5 * np.linalg.norm(z)
 
 
-def test_a_rank_beyond_the_numerical_one_adds_nothing_bad():
+def test_rank_above_numerical_rank_stays_accurate():
     z = random_matrix(3, 500, 20, 5)
     for k in (5, 6, 12, 20):
         indices, t = interpolative_decomposition(z, rank=k)
         assert np.abs(t).max() < 100 and np.linalg.norm(z - z[:, indices] @ t) < 1e-10 * np.linalg.norm(z)
 
 
-def test_dead_columns_are_free():
+def test_dead_columns_are_removed_first():
     z = random_matrix(4)
     z[:, [2, 7]] = 0
     indices, t = interpolative_decomposition(z, rank=10)
@@ -102,8 +102,8 @@ def test_dead_columns_are_free():
     assert len(indices) == 2 and np.array_equal(t[:, indices], np.eye(2))
 
 
-def test_spectra_that_a_gram_matrix_cannot_resolve(monkeypatch):
-    """A Vandermonde matrix: its singular values fall to 1e-16. QR takes over by itself where it must, and only there."""
+def test_small_singular_values_use_qr(monkeypatch):
+    """The singular values of this Vandermonde matrix decrease to 1e-16: QR is used where necessary, and only there."""
     z = np.vander(np.linspace(0, 1, 500), 24)
     routes = []
     for name in ("pivoted_cholesky", "pivoted_qr"):
@@ -122,39 +122,42 @@ def test_spectra_that_a_gram_matrix_cannot_resolve(monkeypatch):
     assert routes[-1] == "pivoted_qr"
 
 
-def test_numbers_whose_squares_overflow():
+def test_large_values_do_not_overflow():
     z = random_matrix(5, rank=3) * 1e200
     indices, t = interpolative_decomposition(z, eps=1e-6)
     assert len(indices) == 3 and np.allclose(z[:, indices] @ t, z, rtol=1e-6, atol=1e188)
 
 
-def test_all_kinds_of_input_agree():
+def test_all_input_types_agree():
     z = random_matrix(6, 1000, 16)
-    wanted, t = interpolative_decomposition(z, rank=6)
-    cut = [z[:10], z[10:700], z[700:]]
+    expected, t = interpolative_decomposition(z, rank=6)
+    blocks = [z[:10], z[10:700], z[700:]]
     kinds = [
-        cut,
-        tuple(cut),
-        iter(cut),
-        (block for block in cut),
+        blocks,
+        tuple(blocks),
+        iter(blocks),
+        (block for block in blocks),
         z.astype(np.float32),
         z.tolist() and np.asfortranarray(z),
     ]
     for kind in kinds:
         indices, other = interpolative_decomposition(kind, rank=6)
         assert (
-            isinstance(indices, np.ndarray) and indices.tolist() == wanted.tolist() and np.allclose(other, t, atol=1e-4)
+            isinstance(indices, np.ndarray)
+            and indices.tolist() == expected.tolist()
+            and np.allclose(other, t, atol=1e-4)
         )
-    for kind in (torch.from_numpy(z), torch.from_numpy(z).float(), [torch.from_numpy(block) for block in cut]):
+    for kind in (torch.from_numpy(z), torch.from_numpy(z).float(), [torch.from_numpy(block) for block in blocks]):
         indices, other = interpolative_decomposition(kind, rank=6)
-        assert isinstance(other, torch.Tensor) and indices.tolist() == wanted.tolist()
-        whole = kind if isinstance(kind, torch.Tensor) else torch.cat(kind)
-        assert other.dtype == whole.dtype and (whole - whole[:, indices] @ other).norm() < whole.norm()
+        assert isinstance(other, torch.Tensor) and indices.tolist() == expected.tolist()
+        complete = kind if isinstance(kind, torch.Tensor) else torch.cat(kind)
+        assert other.dtype == complete.dtype
+        assert (complete - complete[:, indices] @ other).norm() < complete.norm()
     assert interpolative_decomposition(torch.randn(9, 4).half(), rank=2)[1].dtype == torch.float32
     assert interpolative_decomposition(np.arange(12).reshape(4, 3) % 5, rank=2)[1].dtype == np.float64
 
 
-def test_fewer_rows_than_columns():
+def test_fewer_rows_than_columns_are_reproduced():
     z = random_matrix(7, 5, 12)
     indices, t = interpolative_decomposition(z, rank=8)
     assert np.allclose(z[:, indices] @ t, z)
@@ -163,9 +166,9 @@ def test_fewer_rows_than_columns():
 @pytest.mark.parametrize(
     ("z", "arguments", "message"),
     [
-        (np.ones((4, 3)), {}, "rank or an eps"),
+        (np.ones((4, 3)), {}, "neither rank nor eps"),
         (np.ones((4, 3)), {"rank": 0}, "rank 0"),
-        (np.ones((4, 3)), {"rank": 4}, "ranks 1 to 3"),
+        (np.ones((4, 3)), {"rank": 4}, "expected 1 to 3"),
         (np.ones((4, 3)), {"eps": 1.0}, "eps"),
         (np.ones((4, 3)), {"eps": -1e-3}, "eps"),
         (np.ones((4, 3)), {"eps": float("nan")}, "eps"),
@@ -176,24 +179,24 @@ def test_fewer_rows_than_columns():
         (np.ones((4, 3), dtype=complex), {"rank": 1}, "real"),
         ([], {"rank": 1}, "no row block"),
         (3.0, {"rank": 1}, "iterable"),
-        ([np.ones((4, 3)), np.ones((4, 2))], {"rank": 1}, "do not fit"),
+        ([np.ones((4, 3)), np.ones((4, 2))], {"rank": 1}, "3 and 2 columns"),
     ],
 )
-def test_bad_input(z, arguments, message):
+def test_invalid_input_raises(z, arguments, message):
     with pytest.raises(UserError, match=message):
         interpolative_decomposition(z, **arguments)
 
 
-def test_streamed_sums():
+def test_streamed_sums_equal_direct_products():
     z = torch.randn(5000, 7)
-    gram, triangle = Gram(7), Triangle(7)
+    gram, running_qr = Gram(7), RunningQR(7)
     for block in z.split(333):
         gram.add(block)
-        triangle.add(block)
+        running_qr.add(block)
     exact = (z.double().T @ z.double()).numpy()
-    assert gram.count == triangle.count == 5000 and gram.matrix().dtype == np.float64
+    assert gram.count == running_qr.count == 5000 and gram.matrix().dtype == np.float64
     assert np.allclose(gram.matrix(), exact, rtol=1e-12)
-    r = triangle.matrix()
+    r = running_qr.matrix()
     assert np.allclose(r.T @ r, exact, rtol=1e-10)
     assert np.allclose(np.abs(np.diag(pivoted_qr(r).r)), np.abs(np.diag(pivoted_cholesky(exact).r)), rtol=1e-9)
     wide = torch.randn(300, 200)
@@ -202,7 +205,7 @@ def test_streamed_sums():
     assert np.allclose(gram.matrix(), (wide.double().T @ wide.double()).numpy(), rtol=1e-12, atol=1e-12)
 
 
-def test_least_squares_with_dependent_columns():
+def test_least_squares_handles_dependent_columns():
     z = random_matrix(8, 50, 6)
     z[:, 3] = z[:, 0]
     kept = [0, 3, 5]

@@ -1,4 +1,4 @@
-"""Duplicated and dead channels go without any change of the outputs, on pictures seen and unseen, through every kind of layer."""
+"""Removing duplicated and dead channels does not change the outputs, on seen and unseen images, for every type of layer."""
 
 import copy
 
@@ -12,7 +12,7 @@ from common.checkpoint import load_model, save_model
 from common.errors import UserError
 from common.models import PadShortcut, create_model
 from model_preserving_id import prune_network
-from model_preserving_id.activations import gather, readings
+from model_preserving_id.activations import consumer_inputs, gather_statistics
 from model_preserving_id.fold import fold, solve_t
 from model_preserving_id.folded import FoldedNetwork
 
@@ -55,7 +55,7 @@ class Separable(nn.Module):
 
 
 class Residual(nn.Module):
-    """A stream that three layers add into, with pre-activation norms on the way to its readers."""
+    """A residual stream that is the sum of three layers, with pre-activation batch norms before its consumers."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -73,7 +73,7 @@ class Residual(nn.Module):
 
 
 class Concatenated(nn.Module):
-    """Two branches side by side: one layer reads both as maps, another the same maps flattened."""
+    """Two concatenated branches: one layer reads both as feature maps, another one the flattened maps."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -86,7 +86,7 @@ class Concatenated(nn.Module):
         return self.out(torch.relu(self.both(x)).mean((2, 3)) * gate)
 
 
-class Volume(nn.Module):
+class Conv3dChain(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.conv1, self.norm, self.conv2 = nn.Conv3d(2, 10, 3), nn.BatchNorm3d(10), nn.Conv3d(10, 6, 2, padding=1)
@@ -106,13 +106,13 @@ class Sequence1d(nn.Module):
         return self.out(torch.relu(self.conv2(torch.tanh(self.conv1(x)))).mean(2))
 
 
-PICTURE = (3, 8, 8)
+SHAPE = (3, 8, 8)
 NETWORKS = {
     "chain": (Chain, (3, 32, 32)),
-    "separable": (Separable, PICTURE),
-    "residual": (Residual, PICTURE),
-    "concatenated": (Concatenated, PICTURE),
-    "volume": (Volume, (2, 10, 10, 10)),
+    "separable": (Separable, SHAPE),
+    "residual": (Residual, SHAPE),
+    "concatenated": (Concatenated, SHAPE),
+    "volume": (Conv3dChain, (2, 10, 10, 10)),
     "sequence": (Sequence1d, (4, 20)),
     "lenet5": (lambda: create_model("lenet5"), (1, 28, 28)),
     "densenet40": (lambda: create_model("densenet40", layers=2, growth=6), (3, 32, 32)),
@@ -122,11 +122,11 @@ NETWORKS = {
 }
 
 
-def shaken(model: nn.Module) -> nn.Module:
+def randomize_batch_norms(model: nn.Module) -> nn.Module:
     for module in model.modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
             nn.init.uniform_(module.weight, 0.5, 1.5)
-            nn.init.normal_(module.bias, 0.3, 0.2)  # most channels are alive on every picture
+            nn.init.normal_(module.bias, 0.3, 0.2)  # most channels are nonzero on every image
             module.running_mean.normal_(std=0.1)
             module.running_var.uniform_(0.5, 1.5)
     return model.eval()
@@ -134,7 +134,7 @@ def shaken(model: nn.Module) -> nn.Module:
 
 @torch.no_grad()
 def plant(model: nn.Module, group, pairs, dead=()) -> None:
-    """In everything that makes or carries the group's channels: second of each pair a duplicate of the first, dead ones zero."""
+    """In all layers that produce or pass on the group's channels, duplicate the first of each pair and zero the dead channels."""
     modules = dict(model.named_modules())
     for name in [*group.producers, *group.pass_through]:
         module = modules[name]
@@ -143,7 +143,7 @@ def plant(model: nn.Module, group, pairs, dead=()) -> None:
                 module.source[two] = module.source[one]
             module.source[list(dead)] = -1
             continue
-        at = place_in(name, group, module)
+        at = positions_in(name, group, module)
         for key, tensor in module.state_dict(keep_vars=True).items():
             if tensor.dim():
                 for one, two in pairs:
@@ -152,8 +152,8 @@ def plant(model: nn.Module, group, pairs, dead=()) -> None:
                     tensor[at[channel]] = 1.0 if key == "running_var" else 0.0
 
 
-def place_in(name: str, group, module) -> list[int]:
-    """Where the group's channels stand in a module: after a concatenation, as in the layer that reads behind that norm."""
+def positions_in(name: str, group, module) -> list[int]:
+    """Return the group's positions in a module; after a concatenation, those in the layer that follows a batch norm."""
     if len(module.weight) == group.size:
         return list(range(group.size))
     parent = name.rpartition(".")[0]
@@ -162,17 +162,17 @@ def place_in(name: str, group, module) -> list[int]:
 
 
 def groups_and_plants(model, x):
-    """Duplicates 0 = 2, and where there is room 1 = 4; a dead one at the end. Grouped layers: one duplicate in each run.
+    """Choose duplicates 0 = 2, 1 = 4 in larger groups, and a dead last channel; one duplicate per group of a grouped layer.
 
-    Only groups of which the test has more rows than channels: with fewer nobody can tell what is a duplicate.
+    Only groups for which the test has more rows than channels: with fewer, duplicates cannot be identified.
     """
     plants = {}
     for group in channel_groups(model, x):
         if group.size > 64:
             continue
         if group.conv_groups > 1:
-            run = group.size // group.conv_groups
-            pairs, dead = [(b * run, b * run + run - 1) for b in range(group.conv_groups)], []
+            size = group.size // group.conv_groups
+            pairs, dead = [(b * size, b * size + size - 1) for b in range(group.conv_groups)], []
         else:
             pairs, dead = [(0, 2), (1, 4)][: 2 if group.size > 5 else 1], [group.size - 1] if group.size > 5 else []
         plants[group.name] = (group, pairs, dead)
@@ -180,10 +180,10 @@ def groups_and_plants(model, x):
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-def test_nothing_changes(name, tmp_path):
+def test_duplicates_and_dead_channels_are_removed_exactly(name, tmp_path):
     torch.manual_seed(0)
     build, shape = NETWORKS[name]
-    model = shaken(build())
+    model = randomize_batch_norms(build())
     x = torch.randn(1, *shape)
     plants = groups_and_plants(model, x)
     for group, pairs, dead in plants.values():
@@ -191,8 +191,10 @@ def test_nothing_changes(name, tmp_path):
     seen, unseen = torch.randn(96, *shape), torch.randn(16, *shape)
     kept = {name: group.size - len(pairs) - len(dead) for name, (group, pairs, dead) in plants.items()}
     before = copy.deepcopy(model.state_dict())
-    how = "none" if hasattr(model, "layer3") or hasattr(model, "block1") else "weights"  # deep ones: minutes of solving
-    smaller = prune_network(model, x, seen.split(20), kept=kept, compensation=how)
+    compensation = (
+        "none" if hasattr(model, "layer3") or hasattr(model, "block1") else "weights"
+    )  # deep networks take minutes to solve
+    smaller = prune_network(model, x, seen.split(20), kept=kept, compensation=compensation)
     assert all(torch.equal(before[key], tensor) for key, tensor in model.state_dict().items())
     assert sum(p.numel() for p in smaller.parameters()) < sum(p.numel() for p in model.parameters())
     for group in channel_groups(smaller, x):
@@ -211,18 +213,18 @@ def test_nothing_changes(name, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["chain", "separable", "residual", "concatenated", "volume", "densenet40"])
-def test_next_biases_stay_bit_identical_and_widths_are_consistent(name):
+def test_biases_of_consumers_are_unchanged_and_widths_consistent(name):
     torch.manual_seed(1)
     build, shape = NETWORKS[name]
-    model = shaken(build())
+    model = randomize_batch_norms(build())
     x = torch.randn(40, *shape)
     groups = channel_groups(model, x[:1])
     smaller = prune_network(model, x[:1], x, keep=0.7)
     modules = dict(smaller.named_modules())
-    made = {producer for group in groups for producer in (*group.producers, *group.pass_through)}
+    produced = {producer for group in groups for producer in (*group.producers, *group.pass_through)}
     for key, tensor in model.named_parameters():
         layer = key.rsplit(".", 1)[0]
-        if key.endswith("bias") and layer not in made:
+        if key.endswith("bias") and layer not in produced:
             assert torch.equal(tensor, smaller.get_parameter(key))
     for layer, module in modules.items():
         if isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d):
@@ -236,48 +238,48 @@ def test_next_biases_stay_bit_identical_and_widths_are_consistent(name):
 
 def test_all_channels_kept_changes_nothing():
     torch.manual_seed(2)
-    model, x = shaken(create_model("resnet20")), torch.randn(8, 3, 32, 32)
+    model, x = randomize_batch_norms(create_model("resnet20")), torch.randn(8, 3, 32, 32)
     same = prune_network(model, x[:1], x, kept={group.name: group.size for group in channel_groups(model, x[:1])})
     with torch.no_grad():
         assert (same(x) - model(x)).abs().max() <= 1e-5 * max(1.0, float(model(x).abs().max()))
 
 
-def test_flatten_equals_the_kronecker_form():
+def test_flatten_equals_kronecker_product():
     torch.manual_seed(3)
     model, x = create_model("lenet5").eval(), torch.randn(12, 1, 28, 28)
     (group,) = [g for g in channel_groups(model, x[:1]) if g.name == "conv2"]
-    (one,) = readings([group])
-    statistics = gather(model, [one], [x])["conv2"]
+    (one,) = consumer_inputs([group])
+    statistics = gather_statistics(model, [one], [x])["conv2"]
     kept = list(range(0, 50, 2))
     t = solve_t(model.fc1, one, statistics.grams["fc1"], kept)
     layer = copy.deepcopy(model.fc1)
     fold(layer, model.fc1.weight.detach(), one, kept, t)
     columns = one.positions[kept].flatten()
-    wanted = model.fc1.weight.detach().double() @ torch.from_numpy(np.kron(t, np.eye(16))).T
-    assert torch.allclose(layer.weight[:, columns].double(), wanted, atol=1e-6)
-    gone = sorted(set(range(layer.in_features)) - set(columns.tolist()))
-    assert not layer.weight[:, gone].any() and statistics.rows["fc1"] == 12 * 16
+    expected = model.fc1.weight.detach().double() @ torch.from_numpy(np.kron(t, np.eye(16))).T
+    assert torch.allclose(layer.weight[:, columns].double(), expected, atol=1e-6)
+    removed = sorted(set(range(layer.in_features)) - set(columns.tolist()))
+    assert not layer.weight[:, removed].any() and statistics.rows["fc1"] == 12 * 16
 
 
-def test_each_consumer_of_a_concatenation_has_its_own_t():
-    """DenseNet's norms differ: the same group is read as other Zs, and T is solved for each."""
+def test_consumers_of_concatenation_have_separate_t():
+    """DenseNet's batch norms differ: each consumer reads a different Z, and T is solved for each."""
     torch.manual_seed(4)
-    model, x = shaken(create_model("densenet40", layers=3, growth=6)), torch.randn(16, 3, 32, 32)
+    model, x = randomize_batch_norms(create_model("densenet40", layers=3, growth=6)), torch.randn(16, 3, 32, 32)
     (group,) = [g for g in channel_groups(model, x[:1]) if g.name == "block1.0.conv"]
-    found = gather(model, readings([group]), [x])["block1.0.conv"]
+    found = gather_statistics(model, consumer_inputs([group]), [x])["block1.0.conv"]
     kept = [0, 1, 3, 5]
     solved = {
         one.consumer: solve_t(model.get_submodule(one.consumer), one, found.grams[one.consumer], kept)
-        for one in readings([group])
+        for one in consumer_inputs([group])
     }
     assert len(solved) >= 3 and not np.allclose(*list(solved.values())[:2])
     assert np.allclose(found.stacked(), sum(found.grams.values()))
 
 
-def test_statistics_are_what_the_consumers_read():
+def test_statistics_equal_consumer_inputs():
     torch.manual_seed(5)
-    model, x = shaken(Chain()), torch.randn(6, 3, 32, 32)
-    found = gather(model, readings(channel_groups(model, x[:1])), x.split(4))
+    model, x = randomize_batch_norms(Chain()), torch.randn(6, 3, 32, 32)
+    found = gather_statistics(model, consumer_inputs(channel_groups(model, x[:1])), x.split(4))
     with torch.no_grad():
         z = nn.functional.max_pool2d(torch.relu(model.norm1(model.conv1(x))), 2).double()
     rows = z.permute(0, 2, 3, 1).reshape(-1, 12)
@@ -285,10 +287,10 @@ def test_statistics_are_what_the_consumers_read():
     assert np.allclose(found["conv1"].grams["conv2"], (rows.T @ rows).numpy(), rtol=1e-6, atol=1e-6)
 
 
-def test_a_strided_pointwise_convolution_reads_every_second_pixel():
+def test_strided_pointwise_convolution_reads_every_second_pixel():
     torch.manual_seed(6)
-    model, x = shaken(Chain()), torch.randn(6, 3, 32, 32)
-    found = gather(model, readings(channel_groups(model, x[:1])), [x])
+    model, x = randomize_batch_norms(Chain()), torch.randn(6, 3, 32, 32)
+    found = gather_statistics(model, consumer_inputs(channel_groups(model, x[:1])), [x])
     with torch.no_grad():
         maps = torch.relu(model.conv2(nn.functional.max_pool2d(torch.relu(model.norm1(model.conv1(x))), 2)))
         z = nn.functional.avg_pool2d(torch.relu(model.norm3(model.conv3(maps))), 2)[:, :, ::2, ::2].double()
@@ -297,25 +299,25 @@ def test_a_strided_pointwise_convolution_reads_every_second_pixel():
     assert np.allclose(found["conv3"].grams["conv4"], (rows.T @ rows).numpy(), rtol=1e-6, atol=1e-6)
 
 
-def test_an_option_a_shortcut_reads_every_second_pixel():
+def test_option_a_shortcut_reads_every_second_pixel():
     torch.manual_seed(6)
-    model, x = shaken(create_model("resnet20")), torch.randn(3, 3, 16, 16)
+    model, x = randomize_batch_norms(create_model("resnet20")), torch.randn(3, 3, 16, 16)
     (stem,) = [group for group in channel_groups(model, x[:1]) if group.name == "conv1"]
-    rows = gather(model, readings([stem]), [x])["conv1"].rows
+    rows = gather_statistics(model, consumer_inputs([stem]), [x])["conv1"].rows
     assert rows["layer2.0.shortcut"] == 3 * 8 * 8 and rows["layer1.0.conv1"] == 3 * 16 * 16
 
 
-def test_t_makes_good_what_selection_alone_loses():
-    """Property 13: nearer to the original than the same selection without T, and than the largest norms, on unseen inputs."""
+def test_t_reduces_error_of_selection():
+    """Property 13: on unseen inputs, the error is smaller than without T, and than with the largest norms."""
     torch.manual_seed(7)
-    model = shaken(Chain())
+    model = randomize_batch_norms(Chain())
     seen, unseen = torch.randn(400, 3, 32, 32), torch.randn(200, 3, 32, 32)
     groups = channel_groups(model, seen[:1])
     kept = {group.name: max(1, int(0.75 * group.size)) for group in groups}
     smaller = prune_network(model, seen[:1], seen.split(100), kept=kept)
     folded = FoldedNetwork(model, seen[:1])
-    statistics = gather(model, folded.all_readings(), [seen])
-    from model_preserving_id.ranking import rank_groups
+    statistics = gather_statistics(model, folded.consumer_inputs(), [seen])
+    from model_preserving_id.channel_ranking import rank_groups
 
     chosen = {name: one.kept(kept[name]) for name, one in rank_groups(folded, statistics).items()}
     modules = dict(model.named_modules())
@@ -324,50 +326,52 @@ def test_t_makes_good_what_selection_alone_loses():
         for g in groups
     }
     with torch.no_grad():
-        whole = model(unseen)
-        error = {"id": (smaller(unseen) - whole).square().mean()}
+        outputs = model(unseen)
+        error = {"id": (smaller(unseen) - outputs).square().mean()}
         for name, indices in (("without T", chosen), ("norm", norms)):
-            error[name] = (keep_channels(model, seen[:1], indices)(unseen) - whole).square().mean()
+            error[name] = (keep_channels(model, seen[:1], indices)(unseen) - outputs).square().mean()
     assert error["id"] < 0.7 * min(error["without T"], error["norm"])
 
 
-def test_work_in_progress_equals_the_cut_network():
-    """The full-size network with folded weights, masked or not, gives the outputs of the cut one."""
+def test_folded_network_equals_pruned_network():
+    """The full-size network with folded weights, masked or not, has the outputs of the pruned network."""
     torch.manual_seed(8)
-    model, x = shaken(create_model("resnet20")), torch.randn(10, 3, 32, 32)
-    folded = FoldedNetwork(model, x[:1], streams="conv")
-    statistics = gather(folded.model, folded.all_readings(), [x])
+    model, x = randomize_batch_norms(create_model("resnet20")), torch.randn(10, 3, 32, 32)
+    folded = FoldedNetwork(model, x[:1], residual="conv")
+    statistics = gather_statistics(folded.model, folded.consumer_inputs(), [x])
     for name, group in folded.groups.items():
-        folded.shrink(name, list(range(0, group.size, 2)), statistics[name])
+        folded.prune_group(name, list(range(0, group.size, 2)), statistics[name])
     with torch.no_grad():
-        at_work, cut = folded.model(x), folded.pruned()(x)
+        full_size, pruned = folded.model(x), folded.build_pruned()(x)
         masks = {name: torch.zeros(group.size) for name, group in folded.groups.items()}
         for name, mask in masks.items():
             mask[folded.kept[name]] = 1
         with masked(folded.model, list(folded.groups.values()), masks):
-            behind_masks = folded.model(x)
-    scale = float(at_work.abs().max())
-    assert (at_work - cut).abs().max() <= 1e-5 * scale and (at_work - behind_masks).abs().max() <= 1e-5 * scale
+            with_masks = folded.model(x)
+    scale = float(full_size.abs().max())
+    assert (full_size - pruned).abs().max() <= 1e-5 * scale and (full_size - with_masks).abs().max() <= 1e-5 * scale
 
 
-def test_streams_conv_costs_what_is_counted_and_goes_through_the_disk(tmp_path):
+def test_residual_conv_macs_are_counted_and_network_reloads(tmp_path):
     torch.manual_seed(9)
-    model, x = shaken(create_model("resnet20")), torch.randn(10, 3, 32, 32)
-    smaller = prune_network(model, x[:1], x, kept={"conv1": 9, "layer2.0.conv2": 20}, streams="conv")
+    model, x = randomize_batch_norms(create_model("resnet20")), torch.randn(10, 3, 32, 32)
+    smaller = prune_network(model, x[:1], x, kept={"conv1": 9, "layer2.0.conv2": 20}, residual="conv")
     assert isinstance(smaller.layer2[0].shortcut, nn.Conv2d) and isinstance(smaller.layer3[0].shortcut, nn.Conv2d)
     save_model(tmp_path / "m.safetensors", smaller)
     with torch.no_grad():
         assert torch.equal(load_model(tmp_path / "m.safetensors")(x), smaller(x))
-    only_inner = prune_network(model, x[:1], x, kept={"layer1.0.conv1": 9}, streams="conv")
-    assert isinstance(only_inner.layer2[0].shortcut, PadShortcut), "a convolution that only selects is a shortcut again"
-    folded = FoldedNetwork(model, x[:1], streams="conv")
+    only_inner = prune_network(model, x[:1], x, kept={"layer1.0.conv1": 9}, residual="conv")
+    assert isinstance(only_inner.layer2[0].shortcut, PadShortcut), (
+        "a convolution that only selects becomes a shortcut again"
+    )
+    folded = FoldedNetwork(model, x[:1], residual="conv")
     extra = (16 * 32 * 16 * 16) + (32 * 64 * 8 * 8)
     assert folded.macs() - folded.dense_macs == extra
 
 
-def test_streams_exact_stops_where_it_is_no_longer_exact():
+def test_residual_exact_rejects_inexact_widths():
     torch.manual_seed(10)
-    model, x = shaken(create_model("resnet20")), torch.randn(10, 3, 32, 32)
+    model, x = randomize_batch_norms(create_model("resnet20")), torch.randn(10, 3, 32, 32)
     (stem,) = [g for g in channel_groups(model, x[:1]) if g.name == "conv1"]
     plant(model, stem, [(0, 3), (1, 7)], [9])
     fewer = prune_network(model, x[:1], x, kept={"conv1": 13})
@@ -376,12 +380,14 @@ def test_streams_exact_stops_where_it_is_no_longer_exact():
     with pytest.raises(UserError, match="conv1: 12 channels"):
         prune_network(model, x[:1], x, kept={"conv1": 12})
     with pytest.raises(UserError, match="conv1"):
-        prune_network(model, x[:1], x, kept={"conv1": 13}, streams="off")
-    half = prune_network(model, x[:1], x, kept={"layer3.0.conv2": 32})  # no option-A shortcut reads the last stream
+        prune_network(model, x[:1], x, kept={"conv1": 13}, residual="keep")
+    half = prune_network(
+        model, x[:1], x, kept={"layer3.0.conv2": 32}
+    )  # no option-A shortcut reads the last residual stream
     assert half.linear.in_features == 32
 
 
-def test_a_channel_that_two_groups_of_a_consumer_read_is_refused_by_name():
+def test_channel_read_by_two_convolution_groups_raises():
     class Twice(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -394,4 +400,4 @@ def test_a_channel_that_two_groups_of_a_consumer_read_is_refused_by_name():
     model, x = Twice().eval(), torch.randn(4, 3, 6, 6)
     with pytest.raises(UserError, match=r"first.*second"):
         prune_network(model, x[:1], x, keep=0.5)
-    assert prune_network(model, x[:1], x, keep=0.5, skip=["first"]).first.out_channels == 8
+    assert prune_network(model, x[:1], x, keep=0.5, ignored_layers=["first"]).first.out_channels == 8

@@ -1,4 +1,4 @@
-"""The paper's experiments at small scale: each command ends with a result file and pictures, and their numbers hold."""
+"""The paper's experiments at small scale: each command writes a result file and plots with consistent values."""
 
 import json
 import sys
@@ -16,21 +16,21 @@ from common.errors import UserError
 from common.models import create_model
 from common.testing.notebooks import options_of
 from model_preserving_id import prune_network
-from model_preserving_id.activations import gather
+from model_preserving_id.activations import gather_statistics
+from model_preserving_id.calibration import calibration_images
 from model_preserving_id.folded import FoldedNetwork
 from model_preserving_id.paper import tables
 from model_preserving_id.paper.experiments import (
+    class_accuracy,
+    conv3d,
+    conv3d_network,
     missing_class,
     molecules,
-    one_layer,
-    per_class,
     ratios,
-    volume,
-    volume_net,
     wide,
+    wide_layer,
 )
 from model_preserving_id.paper.settings import RATIO_LABELS
-from model_preserving_id.pictures import pruning_pictures
 from model_preserving_id.pivoted import pivoted_cholesky
 
 CPU = ["--threads", "1", "--device", "cpu"]
@@ -51,7 +51,7 @@ def lenet(digits, tmp_path_factory) -> str:
     return str(path)
 
 
-def test_one_wide_layer(digits, tmp_path, monkeypatch):
+def test_wide_layer_records_decreasing_errors(digits, tmp_path, monkeypatch):
     torch.manual_seed(0)
     model = create_model("fc4096", in_features=3072, hidden=64).eval()
     save_model(tmp_path / "m.safetensors", model, normalize=(digits.mean, digits.std), dataset="digits")
@@ -70,28 +70,30 @@ def test_one_wide_layer(digits, tmp_path, monkeypatch):
     assert f"| 64 | 0.00e+00 | 0.00e+00 | 0.00e+00 | {record['dense']['train']:.2f}" in tables.wide_table()
 
 
-def test_the_cheap_way_through_all_widths_is_the_one_shot_network(digits):
+def test_nested_widths_equal_one_shot_pruning(digits):
     torch.manual_seed(0)
     model, x = create_model("fc4096", in_features=3072, hidden=48).eval(), torch.zeros(1, 3, 32, 32)
-    pictures = pruning_pictures(digits, 300, batch_size=100)
+    images = calibration_images(digits, 300, batch_size=100)
     folded = FoldedNetwork(model, x)
-    gram = gather(folded.model, folded.all_readings(), pictures)["fc1"].stacked()
-    batch = next(iter(pictures))
+    gram = gather_statistics(folded.model, folded.consumer_inputs(), images)["fc1"].stacked()
+    batch = next(iter(images))
     for k in (5, 20, 47):
-        kept, weight = one_layer.folded(pivoted_cholesky(gram), model.fc2.weight.detach(), k)
-        smaller = prune_network(model, x, pictures, kept={"fc1": k}, compensation="none")
+        kept, weight = wide_layer.fold_weight(pivoted_cholesky(gram), model.fc2.weight.detach(), k)
+        smaller = prune_network(model, x, images, kept={"fc1": k}, compensation="none")
         with torch.no_grad():
-            cheap = torch.relu(model.fc1(batch.flatten(1)))[:, kept] @ weight.T + model.fc2.bias
-            assert (cheap - smaller(batch)).abs().max() <= 1e-4 * cheap.abs().max()
+            nested = torch.relu(model.fc1(batch.flatten(1)))[:, kept] @ weight.T + model.fc2.bias
+            assert (nested - smaller(batch)).abs().max() <= 1e-4 * nested.abs().max()
 
 
-def test_a_missing_class_is_in_no_pruning_picture_and_every_class_is_followed(lenet, tmp_path, monkeypatch):
+def test_missing_class_is_absent_from_calibration_and_all_classes_are_measured(lenet, tmp_path, monkeypatch):
     words = ["--checkpoint", lenet, "--without-class", "3", "--prune-batch-size", "100", "--k", "0.6", *CPU]
     asked = []
-    real = per_class.pruning_pictures
-    monkeypatch.setattr(per_class, "pruning_pictures", lambda *a, **k: (asked.append(real(*a, **k)), asked[-1])[1])
+    real = class_accuracy.calibration_images
+    monkeypatch.setattr(
+        class_accuracy, "calibration_images", lambda *a, **k: (asked.append(real(*a, **k)), asked[-1])[1]
+    )
     assert missing_class.main([*words, "--every", "0.1", "--target-macs", "0.5", "--out", str(tmp_path)]) == 0
-    assert not (asked[0].images.labels == 3).any()
+    assert not (asked[0].image_set.labels == 3).any()
     record = json.loads((tmp_path / "missing_class.json").read_text())
     points = record["points"]
     assert points[0]["macs_left"] == 1.0 and points[0]["agreement"] == 100.0 and points[-1]["macs_left"] <= 0.5
@@ -99,18 +101,18 @@ def test_a_missing_class_is_in_no_pruning_picture_and_every_class_is_followed(le
     assert {"per_class.png", "agreement.png"} < {path.name for path in tmp_path.iterdir()}
 
 
-def test_by_class_counts_by_hand():
-    decisions, labels = torch.tensor([0, 1, 1, 2]), torch.tensor([0, 1, 2, 2])
-    assert per_class.by_class(decisions, labels, 4) == [100.0, 100.0, 50.0, None]
+def test_accuracy_per_class_equals_manual_counts():
+    predictions, labels = torch.tensor([0, 1, 1, 2]), torch.tensor([0, 1, 2, 2])
+    assert class_accuracy.accuracy_per_class(predictions, labels, 4) == [100.0, 100.0, 50.0, None]
 
 
-def test_every_method_is_given_the_same_share_of_the_parameters(lenet, tmp_path):
+def test_all_methods_keep_same_fraction_of_parameters(lenet, tmp_path):
     words = ["--checkpoint", lenet, "--ratios", "0.5", "0.01", "--prune-batch-size", "100", *CPU]
     assert ratios.main([*words, "--out", str(tmp_path)]) == 0
     record = json.loads((tmp_path / "ratios.json").read_text())
     assert {point["method"] for point in record["points"]} == set(RATIO_LABELS) and "ALDS" in record["left_out"]
     for point in record["points"]:
-        if "refused" in point:
+        if "unreachable" in point:
             assert point["ratio"] == 0.01 or point["method"].startswith("id+")
         else:
             assert point["params_left"] <= point["ratio"] * 1.005
@@ -119,9 +121,9 @@ def test_every_method_is_given_the_same_share_of_the_parameters(lenet, tmp_path)
     assert (tmp_path / "ratios.png").is_file()
 
 
-def test_a_volume_network_on_a_generated_set(tmp_path, monkeypatch):
+def test_conv3d_network_is_pruned_on_generated_data(tmp_path, monkeypatch):
     few = {"train": 32, "val": 24, "test": 16}
-    monkeypatch.setattr(volume_net, "generate", lambda grid, seed: molecules.generate(grid, seed, few))
+    monkeypatch.setattr(conv3d_network, "generate", lambda grid, seed: molecules.generate(grid, seed, few))
     words = [
         "--widths",
         "4",
@@ -140,18 +142,18 @@ def test_a_volume_network_on_a_generated_set(tmp_path, monkeypatch):
         "--out",
         str(tmp_path),
     ]
-    assert volume.main(words) == 0
-    record = json.loads((tmp_path / "volume.json").read_text())
+    assert conv3d.main(words) == 0
+    record = json.loads((tmp_path / "conv3d.json").read_text())
     assert record["data"] == "generated" and {point["method"] for point in record["points"]} == {"dense", "id", "l2"}
     lefts = [point["macs_left"] for point in record["points"] if point["method"] == "id"]
     assert lefts == sorted(lefts, reverse=True) and 0.98 * 0.5 <= lefts[-1] <= 0.5
     written = (tmp_path / "dense.safetensors").stat().st_mtime_ns
-    assert volume.main(words) == 0 and (tmp_path / "dense.safetensors").stat().st_mtime_ns == written
-    loaded = load_model(tmp_path / "dense.safetensors", lambda: volume_net.VolumeNet(17, (4, 6, 8, 10), 12))
+    assert conv3d.main(words) == 0 and (tmp_path / "dense.safetensors").stat().st_mtime_ns == written
+    loaded = load_model(tmp_path / "dense.safetensors", lambda: conv3d_network.Conv3dNetwork(17, (4, 6, 8, 10), 12))
     assert loaded(torch.zeros(1, 5, 17, 17, 17)).shape == (1, 1)
 
 
-def test_voxels_and_the_reader_of_atom3ds_files(tmp_path, monkeypatch):
+def test_voxels_and_atom3d_files_are_read(tmp_path, monkeypatch):
     at = np.array([[1.2, 0, 0], [0, -2, 0], [0, 0, 0], [99, 0, 0]])
     box = molecules.voxels(["C", "O", "Zn", "C"], at, np.zeros(3), 7)
     assert box.sum() == 2 and box[1, 4, 3, 3] == 1 and box[2, 3, 1, 3] == 1
@@ -174,19 +176,19 @@ def test_voxels_and_the_reader_of_atom3ds_files(tmp_path, monkeypatch):
         (tmp_path / part).mkdir()
     found = molecules.read_lba(tmp_path, grid=9)
     assert found.input_shape == (5, 9, 9, 9) and found.parts["val"][1].tolist() == [[6.5], [6.5]]
-    assert found.parts["train"][0][0, 3, 7, 4, 4] == 1  # nitrogen, 3 angstrom from the ligand's middle
+    assert found.parts["train"][0][0, 3, 7, 4, 4] == 1  # nitrogen, 3 angstrom from the ligand's center
     assert found.parts["train"][0].sum() == 6
 
 
-def test_ranks_and_correlations_by_hand():
-    assert volume_net.ranks(np.array([3.0, 1.0, 3.0, 2.0])).tolist() == [3.5, 1.0, 3.5, 2.0]
-    assert volume_net.correlation(np.array([1.0, 2, 3]), np.array([2.0, 4, 6])) == 1.0
-    assert volume_net.correlation(np.ones(3), np.arange(3.0)) == 0.0
+def test_ranks_and_correlations_equal_manual_values():
+    assert conv3d_network.ranks(np.array([3.0, 1.0, 3.0, 2.0])).tolist() == [3.5, 1.0, 3.5, 2.0]
+    assert conv3d_network.correlation(np.array([1.0, 2, 3]), np.array([2.0, 4, 6])) == 1.0
+    assert conv3d_network.correlation(np.ones(3), np.arange(3.0)) == 0.0
 
 
-def test_a_volume_network_is_cut_as_any_other():
+def test_conv3d_network_is_pruned_to_half_widths():
     torch.manual_seed(0)
-    model, x = volume_net.VolumeNet(17, (6, 8, 8, 8), 16).eval(), torch.randn(6, 5, 17, 17, 17)
+    model, x = conv3d_network.Conv3dNetwork(17, (6, 8, 8, 8), 16).eval(), torch.randn(6, 5, 17, 17, 17)
     assert [group.size for group in channel_groups(model, x[:1])] == [6, 8, 8, 8, 16]
     smaller = prune_network(model, x[:1], x, keep=0.5)
     assert smaller.convs[1].out_channels == 4 and smaller(x).shape == (6, 1)
@@ -198,11 +200,11 @@ def test_a_volume_network_is_cut_as_any_other():
         ("accuracy_vs_error", ["common.train", "wide"]),
         ("missing_class", ["common.train", "missing_class"]),
         ("ratios", ["common.train", "ratios"]),
-        ("volume", ["volume"]),
+        ("conv3d", ["conv3d"]),
     ],
 )
-def test_a_notebook_calls_its_experiment_with_options_that_exist(name, commands):
-    """Without a kernel; on data that need no download, with the network that it has just trained."""
+def test_notebook_calls_experiment_with_valid_options(name, commands):
+    """Without a kernel; the data need no download, and the network is the one trained in the notebook."""
     assert len(NOTEBOOKS) == 4
     calls = options_of(NOTEBOOKS[name])
     assert [prog.removeprefix("python -m model_preserving_id.paper.experiments.") for prog, _ in calls] == [
@@ -210,11 +212,12 @@ def test_a_notebook_calls_its_experiment_with_options_that_exist(name, commands)
     ]
     assert all(options.out.startswith("../runs/notebook/") for _, options in calls)
     if len(calls) == 2:
-        (_, train), (_, ours) = calls
-        assert train.dataset == ours.dataset == "digits" and ours.checkpoint == f"{train.out}/model.safetensors"
+        (_, train), (_, experiment) = calls
+        assert train.dataset == experiment.dataset == "digits"
+        assert experiment.checkpoint == f"{train.out}/model.safetensors"
 
 
-def test_no_two_methods_of_the_curve_look_alike():
-    looks = [tuple(tables.look(method).values()) for method in tables.NAMES]
-    assert len(set(looks)) == len(looks)
-    assert tables.look("without-t")["linestyle"] == tables.look("l1")["linestyle"] == ":"
+def test_methods_of_curve_have_different_styles():
+    styles = [tuple(tables.plot_style(method).values()) for method in tables.NAMES]
+    assert len(set(styles)) == len(styles)
+    assert tables.plot_style("without-t")["linestyle"] == tables.plot_style("l1")["linestyle"] == ":"

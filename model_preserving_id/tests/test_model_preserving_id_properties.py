@@ -1,4 +1,4 @@
-"""What the other files leave of the paper's properties: what is picked first, agreement with itself, depthwise blocks, warnings."""
+"""Further properties of the paper's method: selected layers, agreement, depthwise blocks, warnings."""
 
 import warnings
 from itertools import pairwise
@@ -13,13 +13,13 @@ from common.models import create_model
 from common.settings import parse
 from common.target import Target
 from model_preserving_id import prune_network
-from model_preserving_id.activations import gather
+from model_preserving_id.activations import gather_statistics
+from model_preserving_id.channel_ranking import rank_groups
 from model_preserving_id.folded import FoldedNetwork
-from model_preserving_id.iterate import IterOptions, iterate
-from model_preserving_id.ranking import rank_groups
-from model_preserving_id.seed_api import create_args
-from model_preserving_id.settings import Prune, Pruning
-from model_preserving_id.widths import best_step, relative_loss
+from model_preserving_id.iterate import IterationOptions, iterate
+from model_preserving_id.original_api import create_args
+from model_preserving_id.settings import ChannelPruningOptions, PruneChannels
+from model_preserving_id.width_allocation import error_score, find_best_step
 
 SHAPE = (3, 12, 12)
 
@@ -39,26 +39,26 @@ def chain() -> nn.Sequential:
     ).eval()
 
 
-def test_a_layer_with_dead_channels_is_picked_first_and_for_nothing():
+def test_layer_with_dead_channels_is_pruned_first_without_error():
     model, x = chain(), torch.randn(40, *SHAPE)
     with torch.no_grad():
         model[2].weight[[3, 7]] = 0
         model[2].bias[[3, 7]] = -1.0
-    rows = iterate(FoldedNetwork(model, x[:1]), [x], IterOptions(Target(0.6), keep=0.99, refresh=0.0))
+    rows = iterate(FoldedNetwork(model, x[:1]), [x], IterationOptions(Target(0.6), keep=0.99, update_every=0.0))
     assert [row["layer"] for row in rows[:2]] == ["2", "2"] and all(row["error"] < 1e-7 for row in rows[:2])
     assert rows[2]["error"] > 1e-4
     assert all(row["agreement"] == 100.0 for row in rows[:2])
 
 
-def test_the_pick_does_not_depend_on_the_scale_of_cost_or_on_the_order_of_groups():
+def test_selected_layer_is_invariant_to_cost_scale_and_group_order():
     model, x = chain(), torch.randn(40, *SHAPE)
     folded = FoldedNetwork(model, x[:1])
-    rankings = rank_groups(folded, gather(folded.model, folded.all_readings(), [x]))
-    loss, widths = relative_loss(rankings, "pivot"), folded.widths()
-    one = best_step(rankings, widths, folded.macs, loss, 0.8)
-    scaled = best_step(rankings, widths, lambda w: 10 * folded.macs(w), loss, 0.8)
-    turned = best_step(dict(reversed(rankings.items())), widths, folded.macs, loss, 0.8)
-    assert one.group == scaled.group == turned.group and one.after == scaled.after
+    rankings = rank_groups(folded, gather_statistics(folded.model, folded.consumer_inputs(), [x]))
+    score, widths = error_score(rankings, "pivot"), folded.widths()
+    one = find_best_step(rankings, widths, folded.macs, score, 0.8)
+    scaled = find_best_step(rankings, widths, lambda w: 10 * folded.macs(w), score, 0.8)
+    reordered = find_best_step(dict(reversed(rankings.items())), widths, folded.macs, score, 0.8)
+    assert one.group == scaled.group == reordered.group and one.after == scaled.after
     cost = WidthCost(model, SHAPE, channel_groups(model, x[:1]))
     scores = {}
     for name, ranking in rankings.items():
@@ -68,18 +68,18 @@ def test_the_pick_does_not_depend_on_the_scale_of_cost_or_on_the_order_of_groups
     assert one.group == min(scores, key=scores.get)
 
 
-def test_an_unpruned_network_agrees_with_itself_and_the_output_layer_is_never_a_group():
-    from model_preserving_id.iterate import measure
+def test_unpruned_network_agrees_with_itself_and_output_layer_is_no_group():
+    from model_preserving_id.iterate import measure_statistics
 
     model, x = chain(), torch.randn(20, *SHAPE)
     folded = FoldedNetwork(model, x[:1])
-    assert "8" not in folded.groups and measure(folded, [x], list(folded.groups), [])[1] == 100.0
+    assert "8" not in folded.groups and measure_statistics(folded, [x], list(folded.groups), [])[1] == 100.0
     smaller = prune_network(model, x[:1], x, keep=0.5)
     assert smaller[8].out_features == 5
 
 
-def test_the_originals_costs_of_vgg16():
-    """Property 12: its FLOPs (2 per MAC, and more) and parameters; ImageNet's network on no device, since shapes are enough."""
+def test_vgg16_costs_equal_original_code():
+    """Property 12: FLOPs (2 per MAC, and more) and parameters; the ImageNet network is on the meta device."""
     small = create_model("vgg16", conv_bias=False)
     assert RULES["model_preserving_id"](small, (3, 32, 32))[0] == 627_880_970
     with torch.device("meta"):
@@ -89,15 +89,20 @@ def test_the_originals_costs_of_vgg16():
     assert params == [14_987_722, 138_357_544]
 
 
-def test_the_command_and_the_originals_functions_leave_residual_streams_whole_unless_asked():
-    """The original prunes inner channels only; results/choice-streams-*.json say why."""
-    assert create_args().streams == Pruning().streams == parse(Prune, []).pruning.streams == "off"
+def test_residual_streams_are_not_pruned_by_default():
+    """As in the original code; results/choice-residual-*.json show the reason."""
+    assert (
+        create_args().residual
+        == ChannelPruningOptions().residual
+        == parse(PruneChannels, []).pruning.residual
+        == "keep"
+    )
     torch.manual_seed(0)
     model, x = create_model("resnet20").eval(), torch.randn(24, 3, 16, 16)
     smaller = prune_network(model, x[:1], x, keep=0.5, compensation="none")
     assert smaller.layer1[0].conv1.out_channels == 8 and smaller.layer3[0].conv2.out_channels == 64
-    asked = prune_network(model, x[:1], x, kept={"layer3.0.conv2": 32}, compensation="none")
-    assert asked.layer3[0].conv2.out_channels == 32
+    explicit = prune_network(model, x[:1], x, kept={"layer3.0.conv2": 32}, compensation="none")
+    assert explicit.layer3[0].conv2.out_channels == 32
 
 
 def test_depthwise_blocks_stay_depthwise():
@@ -112,68 +117,70 @@ def test_depthwise_blocks_stay_depthwise():
         assert module.groups == module.in_channels == module.out_channels == module.weight.shape[0]
 
 
-def test_fewer_rows_than_channels_are_warned_of_by_name_and_enough_are_not():
+def test_fewer_rows_than_channels_warn():
     model, x = chain(), torch.randn(40, *SHAPE)
-    with pytest.warns(UserWarning, match=r"4: 4 rows of activations cannot tell 8 channels apart"):
+    with pytest.warns(UserWarning, match=r"4: 4 rows of activations cannot distinguish 8 channels"):
         prune_network(model, x[:1], x[:4], keep=0.5)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         prune_network(model, x[:1], x, keep=0.5)
 
 
-@pytest.mark.parametrize("streams", ["exact", "conv", "off"])
-def test_shuffled_labels_change_no_bit_however_streams_are_treated(streams):
-    """Labels cannot matter: inputs are all that is ever handed over, and in another order they give the same choices."""
+@pytest.mark.parametrize("residual", ["exact", "conv", "keep"])
+def test_selection_does_not_depend_on_image_order(residual):
+    """Only images are passed, so labels have no effect; another order of the images gives the same channels."""
     torch.manual_seed(1)
     model, x = create_model("resnet20").eval(), torch.randn(24, 3, 16, 16)
     kept = []
     for order in (torch.arange(24), torch.randperm(24)):
-        folded = FoldedNetwork(model, x[:1], streams=streams)
-        rankings = rank_groups(folded, gather(folded.model, folded.all_readings(), x[order].split(8)))
+        folded = FoldedNetwork(model, x[:1], residual=residual)
+        rankings = rank_groups(folded, gather_statistics(folded.model, folded.consumer_inputs(), x[order].split(8)))
         kept.append({name: one.kept(max(one.widths[0], one.at_most(one.size // 2))) for name, one in rankings.items()})
     assert kept[0] == kept[1]
 
 
-def test_statistics_are_measured_anew_only_where_an_upstream_cut_changed_them(monkeypatch):
+def test_statistics_are_updated_only_downstream_of_pruned_groups(monkeypatch):
     from model_preserving_id import iterate as module
 
-    asked: list[list[str]] = []
-    real = module.gather
+    updated: list[list[str]] = []
+    real = module.gather_statistics
     monkeypatch.setattr(
         module,
-        "gather",
-        lambda model, wanted, *a, **k: (asked.append([w.group for w in wanted]), real(model, wanted, *a, **k))[1],
+        "gather_statistics",
+        lambda model, inputs, *a, **k: (updated.append([one.group for one in inputs]), real(model, inputs, *a, **k))[1],
     )
     model, x = chain(), torch.randn(40, *SHAPE)
-    rows = iterate(FoldedNetwork(model, x[:1]), [x], IterOptions(Target(0.5), keep=0.8, refresh=0.0))
+    rows = iterate(FoldedNetwork(model, x[:1]), [x], IterationOptions(Target(0.5), keep=0.8, update_every=0.0))
     order = ["0", "2", "4"]
-    assert asked[0] == order
-    for row, groups in zip(rows, asked[1:], strict=True):
+    assert updated[0] == order
+    for row, groups in zip(rows, updated[1:], strict=True):
         assert groups == order[order.index(row["layer"]) + 1 :]
 
 
-def test_damage_is_measured_once_per_width_and_never_falls_as_a_layer_shrinks():
-    from model_preserving_id.damage import interpolate
+def test_interpolated_sensitivity_is_monotone():
+    from model_preserving_id.sensitivity import interpolate
 
     energy = [1.0, 0.6, 0.3, 0.1, 0.0]
-    damage = interpolate({1: 0.5, 3: 0.7, 4: 0.0}, energy)  # the measured values contradict each other by noise
-    assert damage[4] == 0.0 and all(a >= b for a, b in pairwise(damage))
+    sensitivity = interpolate(
+        {1: 0.5, 3: 0.7, 4: 0.0}, energy
+    )  # the measured values are not monotone, because of noise
+    assert sensitivity[4] == 0.0 and all(a >= b for a, b in pairwise(sensitivity))
     assert interpolate({2: 0.09}, [1.0, 0.6, 0.3, 0.1, 0.0])[2] == pytest.approx(0.09)
 
 
-def test_distillation_adds_the_softened_cross_entropy_to_the_originals_outputs():
+def test_distillation_adds_softened_cross_entropy():
     from common.data import Batch
-    from model_preserving_id.finetune import distillation
+    from model_preserving_id.finetune import distillation_loss
 
     torch.manual_seed(2)
     teacher, network = nn.Linear(4, 3), nn.Linear(4, 3)
     images, labels = torch.randn(5, 4), torch.tensor([0, 1, 2, 0, 1])
-    value, logits = distillation(teacher, 0.7, 2.0)(network, Batch(images, labels, torch.arange(5), 5))
+    value, logits = distillation_loss(teacher, 0.7, 2.0)(network, Batch(images, labels, torch.arange(5), 5))
     with torch.no_grad():
         hard = nn.functional.cross_entropy(network(images), labels, reduction="sum")
         p = torch.softmax(teacher(images) / 2, 1)
         soft = -(p * torch.log_softmax(network(images) / 2, 1)).sum()
     assert float(value) == pytest.approx(float(hard + 0.7 * 4 * soft), rel=1e-5)
-    assert torch.equal(logits, network(images)) and distillation(teacher, 0.0, 2.0) is None
+    assert torch.equal(logits, network(images)) and distillation_loss(teacher, 0.0, 2.0) is None
     value.backward()
     assert teacher.weight.grad is None and network.weight.grad is not None

@@ -1,4 +1,4 @@
-"""Widths, the iterative rule, labels, resume, composition, commands and their mistakes; on a small network and few digits."""
+"""Widths, iterative pruning, labels, resuming, composition, and commands with invalid input; on a small network."""
 
 import json
 import sys
@@ -19,15 +19,15 @@ from common.models import create_model
 from common.target import Target
 from common.trained_model import Limits
 from model_preserving_id import prune_network
-from model_preserving_id.factored import Ranks, choose_ranks, compressible_layers
+from model_preserving_id.calibration import calibration_images
 from model_preserving_id.folded import FoldedNetwork
-from model_preserving_id.iterate import IterOptions, iterate
-from model_preserving_id.lrank import as_layers as lrank_layers
-from model_preserving_id.lrank import folded, lrank
-from model_preserving_id.pca import as_layers as pca_layers
+from model_preserving_id.iterate import IterationOptions, iterate
+from model_preserving_id.low_rank import LayerRanks, choose_ranks, compressible_layers
+from model_preserving_id.lrank import as_matrix, lrank
+from model_preserving_id.lrank import factor_layer as lrank_layers
+from model_preserving_id.pca import factor_layer as pca_layers
 from model_preserving_id.pca import output_components, pca
-from model_preserving_id.pictures import pruning_pictures
-from model_preserving_id.portable import as_network, data_of, from_dict, to_dict
+from model_preserving_id.portable import as_network, from_dict, resolve_dataset, to_dict
 from model_preserving_id.settings import prune_main, train_main
 
 X = torch.zeros(1, 3, 32, 32)
@@ -46,7 +46,7 @@ def network() -> nn.Module:
 
 @pytest.fixture(scope="module")
 def inputs(digits):
-    return pruning_pictures(digits, 120, batch_size=60)
+    return calibration_images(digits, 120, batch_size=60)
 
 
 @pytest.fixture(scope="module")
@@ -57,20 +57,20 @@ def checkpoint(network, digits, tmp_path_factory) -> Path:
 
 
 @pytest.mark.parametrize("target", [0.9, 0.5, 0.2])
-def test_a_target_is_met(network, inputs, target):
+def test_target_is_met(network, inputs, target):
     smaller = prune_network(network, X, inputs, target_macs=target)
     assert 0.98 * target <= count_cost(smaller, (3, 32, 32)).macs / count_cost(network, (3, 32, 32)).macs <= target
 
 
-def test_a_target_that_cannot_be_met_names_the_nearest(network, inputs):
+def test_unreachable_target_names_nearest_fraction(network, inputs):
     with pytest.raises(UserError, match="nearest"):
         prune_network(network, X, inputs, target_macs=0.0001)
     with pytest.raises(UserError, match="nearest"):
         prune_network(network, X, inputs, target_macs=0.97, round_to=256)
 
 
-def test_round_to_skip_and_counts(network, inputs):
-    smaller = prune_network(network, X, inputs, target_macs=0.51, round_to=4, skip=["conv1"])
+def test_round_to_ignored_layers_and_kept_are_respected(network, inputs):
+    smaller = prune_network(network, X, inputs, target_macs=0.51, round_to=4, ignored_layers=["conv1"])
     widths = {group.name: group.size for group in channel_groups(smaller, X)}
     assert widths["conv1"] == 20 and all(width % 4 == 0 or width == 50 for width in widths.values())
     smaller = prune_network(network, X, inputs, kept={"conv2": 31})
@@ -90,27 +90,27 @@ def test_round_to_skip_and_counts(network, inputs):
         ({"target_macs": float("nan")}, "nan"),
         ({"keep": 0.0}, "keep"),
         ({"eps": 1.0}, "eps"),
-        ({"keep": 0.5, "streams": "some"}, "streams"),
-        ({"keep": 0.5, "skip": ["nothing"]}, "nothing"),
+        ({"keep": 0.5, "residual": "some"}, "residual"),
+        ({"keep": 0.5, "ignored_layers": ["nothing"]}, "nothing"),
         ({"keep": 0.5, "score": "best"}, "score"),
         ({"keep": 0.5, "compensation": "all"}, "compensation"),
     ],
 )
-def test_bad_arguments(network, inputs, arguments, message):
+def test_invalid_arguments_raise(network, inputs, arguments, message):
     with pytest.raises(UserError, match=message):
         prune_network(network, X, inputs, **arguments)
 
 
-def test_bad_inputs(network):
+def test_invalid_inputs_raise(network):
     with pytest.raises(UserError, match="without labels"):
         prune_network(network, X, [(X, torch.zeros(1))], keep=0.5)
-    with pytest.raises(UserError, match="no inputs"):
+    with pytest.raises(UserError, match="no images"):
         prune_network(network, X, [], keep=0.5)
     with pytest.raises(UserError, match="nan"):
         prune_network(network, X, torch.full((2, 3, 32, 32), float("nan")), keep=0.5)
 
 
-def test_labels_never_matter(network, digits):
+def test_labels_have_no_effect(network, digits):
     from common.data import MemoryImages
 
     train = digits.train
@@ -118,24 +118,24 @@ def test_labels_never_matter(network, digits):
     from dataclasses import replace
 
     one, two = (
-        prune_network(network, X, pruning_pictures(d, 80), target_macs=0.6)
+        prune_network(network, X, calibration_images(d, 80), target_macs=0.6)
         for d in (digits, replace(digits, train=shuffled))
     )
     assert all(torch.equal(a, b) for a, b in zip(one.state_dict().values(), two.state_dict().values(), strict=True))
 
 
-def test_pruning_pictures_are_training_pictures_without_a_class(digits):
-    chosen = pruning_pictures(digits, 200, seed=4, without_class=0)
-    assert (chosen.images.labels != 0).all() and len(chosen.images) < 200
-    wanted = np.random.default_rng(2).permutation(len(digits.train))[:50]
-    assert torch.equal(pruning_pictures(digits, 50).images.images, digits.train.images[wanted])
+def test_calibration_images_are_training_images_without_class(digits):
+    chosen = calibration_images(digits, 200, seed=4, without_class=0)
+    assert (chosen.image_set.labels != 0).all() and len(chosen.image_set) < 200
+    expected = np.random.default_rng(2).permutation(len(digits.train))[:50]
+    assert torch.equal(calibration_images(digits, 50).image_set.images, digits.train.images[expected])
     with pytest.raises(UserError, match="1297"):
-        pruning_pictures(digits, 5000)
+        calibration_images(digits, 5000)
 
 
-def test_the_iterative_rule(network, inputs):
-    """Property 10 and 11: MACs fall, one layer a pick, to max(1, int(k n)), the argmin of error over MACs truly saved."""
-    options = IterOptions(Target(0.6), keep=0.8, refresh=0.0)
+def test_iterative_pruning_follows_paper(network, inputs):
+    """Properties 10 and 11: each step prunes one layer to max(1, int(k n)), with the smallest error per MAC saved."""
+    options = IterationOptions(Target(0.6), keep=0.8, update_every=0.0)
     folded = FoldedNetwork(network, X)
     rows, again = iterate(folded, inputs, options), iterate(FoldedNetwork(network, X), inputs, options)
     drop = lambda rows: [{k: v for k, v in row.items() if k != "seconds"} for row in rows]  # noqa: E731
@@ -155,66 +155,66 @@ def test_the_iterative_rule(network, inputs):
     assert all(row["agreement"] is not None for row in rows) and "fc2" not in widths
 
 
-def test_an_interrupted_iteration_ends_with_the_same_bits(network, inputs, tmp_path):
-    options = IterOptions(Target(0.6), keep=0.8, refresh=0.0)
+def test_interrupted_iteration_is_bit_identical(network, inputs, tmp_path):
+    options = IterationOptions(Target(0.6), keep=0.8, update_every=0.0)
     folded = FoldedNetwork(network, X)
-    wanted = iterate(folded, inputs, options)
-    whole = folded.pruned().state_dict()
+    expected = iterate(folded, inputs, options)
+    uninterrupted = folded.build_pruned().state_dict()
 
     class Stop(Exception):
         pass
 
-    picks = []
+    iterations = []
     for stop_at in (3, 5):
 
         def stop(_, row, at=stop_at):
-            picks.append(row["iteration"])
+            iterations.append(row["iteration"])
             if row["iteration"] == at:
                 raise Stop
 
         with pytest.raises(Stop):
-            iterate(FoldedNetwork(network, X), inputs, options, state=tmp_path / "progress.pt", on_pick=stop)
-    assert picks.count(1) == 1, "the second call goes on where the first one measured last"
+            iterate(FoldedNetwork(network, X), inputs, options, state=tmp_path / "progress.pt", on_step=stop)
+    assert iterations.count(1) == 1, "the second call resumes from the last update"
     folded = FoldedNetwork(network, X)
     rows = iterate(folded, inputs, options, state=tmp_path / "progress.pt")
-    resumed = folded.pruned().state_dict()
+    resumed = folded.build_pruned().state_dict()
     assert [(r["layer"], r["before"], r["after"]) for r in rows] == [
-        (r["layer"], r["before"], r["after"]) for r in wanted
+        (r["layer"], r["before"], r["after"]) for r in expected
     ]
-    assert all(torch.equal(tensor, resumed[name]) for name, tensor in whole.items())
+    assert all(torch.equal(tensor, resumed[name]) for name, tensor in uninterrupted.items())
     (tmp_path / "progress.pt").write_bytes(b"damaged")
     with pytest.raises(UserError, match="damaged"):
         iterate(FoldedNetwork(network, X), inputs, options, state=tmp_path / "progress.pt")
 
 
-def test_iterating_on_one_layer_equals_one_shot(network, inputs):
+def test_iteration_on_one_layer_equals_one_shot(network, inputs):
     folded = FoldedNetwork(network, X, limits=Limits(ignored=("conv1", "fc1")))
-    rows = iterate(folded, inputs, IterOptions(Target(0.7), keep=0.9, refresh=0.0))
+    rows = iterate(folded, inputs, IterationOptions(Target(0.7), keep=0.9, update_every=0.0))
     width = rows[-1]["after"]
-    one, two = folded.pruned(), prune_network(network, X, inputs, kept={"conv2": width})
+    one, two = folded.build_pruned(), prune_network(network, X, inputs, kept={"conv2": width})
     assert torch.equal(one.conv2.weight, two.conv2.weight) and torch.allclose(one.fc1.weight, two.fc1.weight, atol=1e-6)
 
 
 @pytest.mark.parametrize("how", ["t", "weights"])
-def test_compensation_brings_outputs_nearer(network, inputs, how):
+def test_compensation_reduces_output_error(network, inputs, how):
     batch = torch.cat(list(inputs))
     with torch.no_grad():
-        whole = network(batch)
+        outputs = network(batch)
         errors = [
-            float((prune_network(network, X, inputs, keep=0.5, compensation=one)(batch) - whole).square().mean())
+            float((prune_network(network, X, inputs, keep=0.5, compensation=one)(batch) - outputs).square().mean())
             for one in ("none", how)
         ]
     assert errors[1] < errors[0]
 
 
-def test_full_rank_factors_reproduce_a_layer(inputs):
+def test_full_rank_factors_reproduce_layer(inputs):
     torch.manual_seed(0)
     layer = nn.Conv2d(3, 7, (3, 5), stride=(2, 1), padding=(1, 2), dilation=(1, 2))
     model = nn.Sequential(layer, nn.Flatten(), nn.LazyLinear(4))
     batch = torch.cat(list(inputs))
     with torch.no_grad():
         model(batch)
-        u, s, vt = torch.linalg.svd(folded(layer).double(), full_matrices=False)
+        u, s, vt = torch.linalg.svd(as_matrix(layer).double(), full_matrices=False)
         found = output_components(model, [batch])
         for factors in (lrank_layers(layer, u, s, vt, len(s)), pca_layers(layer, found["0"], 7)):
             assert torch.allclose(factors(batch), layer(batch), atol=1e-4)
@@ -224,10 +224,10 @@ def test_full_rank_factors_reproduce_a_layer(inputs):
 
 
 @pytest.mark.parametrize("method", ["pca", "lrank"])
-def test_composition_meets_its_ratio_and_goes_through_the_disk(network, inputs, method, tmp_path):
+def test_factorization_meets_ratio_and_reloads(network, inputs, method, tmp_path):
     smaller = pca(network, (3, 32, 32), inputs, 0.6) if method == "pca" else lrank(network, (3, 32, 32), 0.6)
-    share = sum(p.numel() for p in smaller.parameters()) / sum(p.numel() for p in network.parameters())
-    assert share == pytest.approx(0.6, rel=0.005)
+    fraction = sum(p.numel() for p in smaller.parameters()) / sum(p.numel() for p in network.parameters())
+    assert fraction == pytest.approx(0.6, rel=0.005)
     dense = {name: module.weight.numel() for name, module in compressible_layers(network)}
     for name, weights in dense.items():
         assert (
@@ -241,8 +241,8 @@ def test_composition_meets_its_ratio_and_goes_through_the_disk(network, inputs, 
         lrank(network, (3, 32, 32), 0.0001)
 
 
-def test_ranks_that_a_budget_cannot_be_met_with_are_refused():
-    layers = {"a": Ranks(np.array([3.0, 2.0, 1.0]), per_rank=100, dense=400)}
+def test_unreachable_keep_ratio_raises():
+    layers = {"a": LayerRanks(np.array([3.0, 2.0, 1.0]), per_rank=100, dense=400)}
     assert choose_ranks(layers, 400, 0.5) == {"a": 2} and choose_ranks(layers, 400, 1.0) == {"a": None}
     with pytest.raises(UserError, match=r"0\.5 %; the nearest is 0\.5000"):
         choose_ranks(layers, 400, 0.6)
@@ -252,7 +252,7 @@ def run_main(*words: str) -> int:
     return prune_main([*words, "--threads", "1", "--device", "cpu"])
 
 
-def test_the_command_leaves_a_run_and_skips_a_finished_one(checkpoint, tmp_path, capsys):
+def test_command_writes_run_and_skips_finished_run(checkpoint, tmp_path, capsys):
     words = ["--checkpoint", str(checkpoint), "--prune-batch-size", "60", "--target-macs", "0.6", "--k", "0.7"]
     words += ["--no-latency", "--out", str(tmp_path / "run")]
     assert run_main(*words) == 0
@@ -279,16 +279,16 @@ def test_the_command_leaves_a_run_and_skips_a_finished_one(checkpoint, tmp_path,
         (["--checkpoint", "{c}", "--target-macs", "1.2"], "1.2"),
         (["--checkpoint", "{c}", "--target-macs", "nan"], "nan"),
         (["--checkpoint", "{c}", "--k", "0"], "--k"),
-        (["--checkpoint", "{c}", "--refresh", "2"], "--refresh"),
-        (["--checkpoint", "{c}", "--streams", "all"], "streams"),
+        (["--checkpoint", "{c}", "--update-every", "2"], "--update-every"),
+        (["--checkpoint", "{c}", "--residual", "all"], "residual"),
         (["--checkpoint", "{c}", "--prune-batch-size", "9999"], "1297"),
         (["--checkpoint", "{c}", "--dataset", "nothing"], "nothing"),
         (["--checkpoint", __file__], "checkpoint|safetensors"),
-        (["--checkpoint", "{c}", "--skip", "conv9"], "conv9"),
+        (["--checkpoint", "{c}", "--ignored-layers", "conv9"], "conv9"),
         (["--checkpoint", "{c}", "--device", "cuda:77"], "cuda"),
     ],
 )
-def test_mistakes_are_one_line(words, message, checkpoint, tmp_path, capsys, monkeypatch):
+def test_invalid_options_give_one_line(words, message, checkpoint, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     status = prune_main([word.replace("{c}", str(checkpoint)) for word in words])
     lines = capsys.readouterr().err.splitlines()
@@ -297,8 +297,8 @@ def test_mistakes_are_one_line(words, message, checkpoint, tmp_path, capsys, mon
     assert not list(tmp_path.rglob("*.safetensors")) and not list(tmp_path.rglob("metrics.json"))
 
 
-def test_the_original_readme_runs(checkpoint, tmp_path, monkeypatch, capsys):
-    """Its Python lines and its train.py command, from the package's folder."""
+def test_original_readme_runs(checkpoint, tmp_path, monkeypatch, capsys):
+    """The Python lines and the train.py command, run in the package's folder."""
     monkeypatch.syspath_prepend(str(Path(__file__).resolve().parents[1]))
     for name in ("main", "pca", "lrank"):
         monkeypatch.delitem(sys.modules, name, raising=False)
@@ -343,7 +343,16 @@ def test_the_original_readme_runs(checkpoint, tmp_path, monkeypatch, capsys):
         "2",
         "--multiprocessing-distributed",
     ]
-    words += ["--world-size", "1", "--rank", "0", "--threads", "1", "--device", "cpu"]  # the file knows its data set
+    words += [
+        "--world-size",
+        "1",
+        "--rank",
+        "0",
+        "--threads",
+        "1",
+        "--device",
+        "cpu",
+    ]  # the file contains the name of the data set
     for spelling in ("--evalute", "--evaluate"):
         with pytest.warns(UserWarning, match="gloo|no such file"):
             assert train_main([*words, spelling, "--log_dir", str(tmp_path / spelling)]) == 0
@@ -352,17 +361,20 @@ def test_the_original_readme_runs(checkpoint, tmp_path, monkeypatch, capsys):
     assert content["epoch"] == 1 and content["state_dict"]
 
 
-def test_a_file_knows_its_pictures_and_options_come_first(network):
+def test_data_set_is_read_from_file_unless_option_is_given(network):
     model = from_dict(to_dict(network, dataset="cifar10", dataset_dir="there", normalize={"mean": [0.5], "std": [0.2]}))
     assert model.checkpoint_header["normalize"] == {"mean": [0.5], "std": [0.2]}
-    assert data_of(model, None, None) == data_of(model, "cifar10", None) == ("cifar10", "there")
-    assert data_of(model, None, "here") == ("cifar10", "here") and data_of(model, "mnist", None) == ("mnist", None)
-    assert data_of(from_dict(to_dict(network)), None, None) == ("imagenet", None)
+    assert resolve_dataset(model, None, None) == resolve_dataset(model, "cifar10", None) == ("cifar10", "there")
+    assert resolve_dataset(model, None, "here") == ("cifar10", "here") and resolve_dataset(model, "mnist", None) == (
+        "mnist",
+        None,
+    )
+    assert resolve_dataset(from_dict(to_dict(network)), None, None) == ("imagenet", None)
     with pytest.raises(UserError, match="data set"):
         from_dict(to_dict(network, dataset=["cifar10"]))
 
 
-def test_train_refuses_in_one_line(capsys, tmp_path):
-    for words in ([], ["--pretrained", str(tmp_path / "none.pt")], ["--pretrained", "x.pt", "--distill", "1"]):
+def test_train_gives_one_error_line(capsys, tmp_path):
+    for words in ([], ["--pretrained", str(tmp_path / "none.pt")], ["--pretrained", "x.pt", "--distill-weight", "1"]):
         assert train_main(words) == 2
         assert len(capsys.readouterr().err.splitlines()) == 1

@@ -1,4 +1,4 @@
-"""What is generated is up to date: tables from the result files, here and in the root's README."""
+"""Generated tables, here and in the root's README, are up to date with the result files."""
 
 from common.testing import check_generated_docs
 from model_preserving_id.paper.tables import TABLES

@@ -1,4 +1,4 @@
-"""SIGKILL of a child at seeded random moments; the same command again ends with the same bits. And two real processes."""
+"""Resuming after SIGKILL at seeded random times is bit-identical; two processes under torchrun equal one."""
 
 from pathlib import Path
 
@@ -26,7 +26,7 @@ COMMANDS = {
 
 @pytest.fixture(scope="module")
 def dense(tmp_path_factory) -> Path:
-    """A network beside a few small pictures, noise around a grey of the class."""
+    """A network and a folder with a few small images, noise around a gray value per class."""
     root = write_image_folder(tmp_path_factory.mktemp("kill"), train=24, test=8)
     torch.manual_seed(0)
     path = root / "dense.safetensors"
@@ -36,24 +36,24 @@ def dense(tmp_path_factory) -> Path:
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_killed_at_random_moments_it_ends_with_the_same_bits(name, dense, tmp_path):
+def test_killed_command_resumes_bit_identically(name, dense, tmp_path):
     main, words, out = COMMANDS[name]
     words = [*(word.format(dense=dense) for word in words), *DEVICE, "--dataset", f"folder:{dense.parent}", out]
     preload = ["model_preserving_id.command", "model_preserving_id.finetune", "common.data", "PIL.Image"]
-    folder = check_resume_after_kill(main, words, bits, tmp_path, kills=2, preload=preload)
+    folder = check_resume_after_kill(main, words, read_model, tmp_path, kills=2, preload=preload)
     assert not list(folder.glob("*.pt"))
 
 
-def bits(folder: Path) -> bytes:
+def read_model(folder: Path) -> bytes:
     return (folder / "model.safetensors").read_bytes()
 
 
-def test_train_under_torchrun_in_two_processes_equals_one(dense, tmp_path):
-    """A network without batch norm: two gloo processes, each with half of every batch, give the weights of one."""
+def test_two_processes_under_torchrun_equal_one(dense, tmp_path):
+    """Without batch norm, two gloo processes, each with half of every batch, produce the weights of one process."""
     script = Path(__file__).resolve().parents[1] / "train.py"
     words = ["--pretrained", str(dense), "--arch", "lenet5", *TRAIN, *DEVICE, "--dataset", f"folder:{dense.parent}"]
-    said = torchrun(script, *words, "--dist-backend", "gloo", "--log_dir", tmp_path / "two")
-    assert said.count("epoch 2/2") == 1, "only the first process speaks"
+    output = torchrun(script, *words, "--dist-backend", "gloo", "--log_dir", tmp_path / "two")
+    assert output.count("epoch 2/2") == 1, "only the first process prints"
     assert train_main([*words, "--log_dir", str(tmp_path / "one")]) == 0
     one, two = (load_model(tmp_path / name / "model.safetensors").state_dict() for name in ("one", "two"))
     assert max(float((tensor - two[name]).abs().max()) for name, tensor in one.items()) < 1e-5

@@ -1,4 +1,4 @@
-"""``run_cifar10.sh`` and ``run_imagenet.sh``: every job of the plan runs to its end on tiny data; a second call does nothing."""
+"""``run_cifar10.sh`` and ``run_imagenet.sh``: every job of the plan completes on tiny data; a second call runs nothing."""
 
 from pathlib import Path
 

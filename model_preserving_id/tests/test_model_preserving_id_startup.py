@@ -11,10 +11,10 @@ import pytest
 from common.settings import flat, parse
 from common.testing.startup import heavy_starts
 from model_preserving_id import settings
-from model_preserving_id.command import extra_options
+from model_preserving_id.command import recorded_options
 
 HERE = Path(__file__).parents[1]
-EXPERIMENTS = ("missing_class", "ratios", "volume", "wide")
+EXPERIMENTS = ("conv3d", "missing_class", "ratios", "wide")
 COMMANDS = [
     ["main.py"],
     ["train.py"],
@@ -25,7 +25,7 @@ COMMANDS = [
 ]
 
 
-def test_commands_start_light():
+def test_commands_load_no_heavy_library():
     assert heavy_starts(COMMANDS, HERE) == []
 
 
@@ -34,9 +34,9 @@ def test_commands_start_light():
     [
         ("prune_main", "--k 1.5"),
         ("prune_main", "--method eps"),
-        ("prune_main", "--refresh 1"),
+        ("prune_main", "--update-every 1"),
         ("train_main", "--pretrained x.pt --momentum 2"),
-        ("train_main", "--pretrained x.pt --distill 1"),
+        ("train_main", "--pretrained x.pt --distill-weight 1"),
     ],
 )
 def test_invalid_values_load_no_torch(name, words):
@@ -47,20 +47,20 @@ def test_invalid_values_load_no_torch(name, words):
 
 
 @pytest.mark.parametrize("file", sorted((HERE / "results").glob("run-*.json")), ids=lambda file: file.stem)
-def test_commands_of_finished_runs_give_the_options_they_recorded(file):
+def test_recorded_commands_give_recorded_options(file):
     record = json.loads(file.read_text())
     _, script, *words = shlex.split(record["command"])
     recorded = {
         name: value for name, value in record["options"].items() if name not in ("weights_digest", "mean", "std")
     }
-    assert script == "main.py" and extra_options(parse(settings.Prune, words)) == recorded
+    assert script == "main.py" and recorded_options(parse(settings.PruneChannels, words)) == recorded
 
 
-def test_original_command_of_train_is_read():
+def test_original_train_command_is_parsed():
     words = """--arch vgg16 --epochs 3 --batch-size 7 --lr 0.2 --momentum 0.8 --weight-decay 1e-3 --prune-batch-size 5000
         --print-freq 5000 --workers 32 --resume here/checkpoint.pth.tar --evalute --pretrained net.pt --log_dir logs
         --tensorboard_dir board --dist-url tcp://127.0.0.1:40781 --dist-backend nccl --seed 2 --multiprocessing-distributed
         --world-size 1 --rank 0"""
-    found = flat(parse(settings.FineTune, words.split()))
+    found = flat(parse(settings.FineTuneCompressed, words.split()))
     assert found["evaluate"] and found["multiprocessing_distributed"] and found["lr"] == 0.2 and found["seed"] == 2
     assert (found["weight_decay"], found["log_dir"], found["tensorboard_dir"]) == (1e-3, "logs", "board")

@@ -1,6 +1,6 @@
-"""The matrix Z of every channel group: what its consumers read, streamed through the network into one Gram matrix each.
+"""The matrix Z of every channel group: the inputs of its consumers, accumulated into one Gram matrix per consumer.
 
-Z is taken where the next weight layer reads: after the nonlinearity, after the norm, after the pooling; dropout is off.
+Z is recorded at the input of the next weight layer: after nonlinearity, normalization layer and pooling; dropout is off.
 Rows are examples times pixels (times positions within a flattened map), columns are the group's channels. (Paper, section 3)
 """
 
@@ -19,12 +19,12 @@ from common.channels.resize import CONVOLUTIONS
 from common.device import exact_float32
 from common.errors import UserError
 from common.models import PadShortcut
-from model_preserving_id.rows import Gram
+from model_preserving_id.gram import Gram
 
 
 @dataclass(frozen=True, eq=False)
-class Reading:
-    """One consumer that reads one group: channel c stands at its input positions ``positions[c]``, (C, s) int64."""
+class ConsumerInput:
+    """One group as read by one consumer: channel c is at the input positions ``positions[c]``, (C, s) int64."""
 
     group: str
     consumer: str
@@ -37,15 +37,19 @@ class Reading:
 
     @property
     def in_order(self) -> bool:
-        """Whether the channels stand at positions 0, 1, 2, ..."""
+        """Whether the channels are at positions 0, 1, 2, ..."""
         return self.positions.shape[1] == 1 and bool((self.positions[:, 0] == torch.arange(self.size)).all())
 
 
 @dataclass(frozen=True)
-class Statistics:
-    """Of one group, per consumer: Z^T Z (C, C) float64 and the number of rows of Z.
+class GramStatistics:
+    """Gram matrices of one group, by consumer.
 
-    cross: Z^T Z_0 (C, C), where Z_0 is what the same consumer reads in the original network on the same pictures; may be empty.
+    Attributes:
+        grams: Z^T Z, (C, C) float64.
+        rows: Number of rows of Z.
+        cross: Z^T Z_0, (C, C) float64, where Z_0 is the input of the same consumer in the unpruned network on the same images;
+            may be empty.
     """
 
     grams: Mapping[str, np.ndarray]
@@ -57,45 +61,50 @@ class Statistics:
         return sum(self.grams.values())  # type: ignore[return-value]
 
 
-def readings(groups: Sequence[ChannelGroup]) -> list[Reading]:
-    """Every (group, consumer) pair. Raises UserError for a consumer that reads some channels more often than others."""
+def consumer_inputs(groups: Sequence[ChannelGroup]) -> list[ConsumerInput]:
+    """List all (group, consumer) pairs. Raises UserError for a consumer that reads some channels more often than others."""
     found = []
     for group in groups:
         for consumer, positions in group.consumers:
             if len({len(of_channel) for of_channel in positions}) != 1:
                 raise UserError(
-                    f"{group.name}: {consumer} reads some of its channels more often than others; skip this group"
+                    f"{group.name}: {consumer} reads some channels more often than others;"
+                    f" use --ignored-layers {group.name}"
                 )
-            found.append(Reading(group.name, consumer, torch.tensor(positions, dtype=torch.int64)))
+            found.append(ConsumerInput(group.name, consumer, torch.tensor(positions, dtype=torch.int64)))
     return found
 
 
 @torch.no_grad()
-def gather(
+def gather_statistics(
     model: nn.Module,
-    wanted: Sequence[Reading],
+    inputs: Sequence[ConsumerInput],
     batches: Iterable[Tensor],
     *,
     device: torch.device | str = "cpu",
     on_output: Callable[[Tensor], None] | None = None,
-) -> dict[str, Statistics]:
-    """Statistics by name of group, from one pass in eval mode (the mode is put back); no matrix Z is ever held.
+) -> dict[str, GramStatistics]:
+    """Compute the statistics of every group in one pass in eval mode; the training mode is restored and Z is not stored.
 
-    batches: inputs without labels. on_output: called with the outputs of every batch; without it a forward ends where the
-    last consumer has read. Raises UserError if nothing was read.
+    Args:
+        batches: Images without labels.
+        on_output: Called with the outputs of every batch. If None, a forward pass ends at the last consumer.
+
+    Raises:
+        UserError: If a consumer read nothing.
     """
-    grams = {(one.group, one.consumer): Gram(one.size) for one in wanted}
+    grams = {(one.group, one.consumer): Gram(one.size) for one in inputs}
 
     def add(module: nn.Module, consumer: str, x: Tensor) -> None:
         for one in by_consumer[consumer]:
-            grams[one.group, one.consumer].add(rows_read(module, x, one))
+            grams[one.group, one.consumer].add(input_rows(module, x, one))
 
-    by_consumer: dict[str, list[Reading]] = {}
-    for one in wanted:
+    by_consumer: dict[str, list[ConsumerInput]] = {}
+    for one in inputs:
         by_consumer.setdefault(one.consumer, []).append(one)
     device = torch.device(device)
     model.to(device)
-    with watch(model, list(by_consumer), add, to_the_end=on_output is not None) as forward:
+    with capture_inputs(model, list(by_consumer), add, run_to_end=on_output is not None) as forward:
         for batch in tqdm(batches, desc="activations", disable=None, leave=False):
             outputs = forward(batch.to(device))
             if on_output is not None:
@@ -103,10 +112,10 @@ def gather(
                 on_output(outputs)
     for (group, consumer), gram in grams.items():
         if not gram.count:
-            raise UserError(f"{group}: nothing was read by {consumer}; give at least one batch of inputs")
-    consumers_of = {one.group: [other.consumer for other in wanted if other.group == one.group] for one in wanted}
+            raise UserError(f"{group}: {consumer} read no inputs; give at least one batch of images")
+    consumers_of = {one.group: [other.consumer for other in inputs if other.group == one.group] for one in inputs}
     return {
-        group: Statistics(
+        group: GramStatistics(
             {consumer: grams[group, consumer].matrix() for consumer in consumers},
             {consumer: grams[group, consumer].count for consumer in consumers},
         )
@@ -114,8 +123,8 @@ def gather(
     }
 
 
-def warn_of_few_rows(statistics: Mapping[str, Statistics]) -> None:
-    """One warning if some consumer read fewer rows than it has channels: then any choice of that many fits them exactly."""
+def warn_if_few_rows(statistics: Mapping[str, GramStatistics]) -> None:
+    """Warn once if a consumer read fewer rows than it has channels: the decomposition is then not identifiable."""
     few = [
         (group, min(found.rows.values()), len(found.stacked()))
         for group, found in statistics.items()
@@ -125,31 +134,31 @@ def warn_of_few_rows(statistics: Mapping[str, Statistics]) -> None:
         group, rows, channels = few[0]
         more = f" (and {len(few) - 1} more)" if len(few) > 1 else ""
         warnings.warn(
-            f"{group}{more}: {rows} rows of activations cannot tell {channels} channels apart; give more inputs",
+            f"{group}{more}: {rows} rows of activations cannot distinguish {channels} channels; give more images",
             stacklevel=4,
         )
 
 
 @contextmanager
-def watch(
+def capture_inputs(
     model: nn.Module,
     names: Sequence[str],
-    see: Callable[[nn.Module, str, Tensor], None],
-    to_the_end: bool = False,
+    on_input: Callable[[nn.Module, str, Tensor], None],
+    run_to_end: bool = False,
 ) -> Iterator[Callable[[Tensor], Tensor | None]]:
-    """Yields a forward in eval mode that calls ``see(module, name, input)`` whenever one of the named modules is called.
+    """Yield a forward function in eval mode that calls ``on_input(module, name, input)`` at each call of the named modules.
 
-    Unless ``to_the_end``, forwards after the first end at the last of these calls, and give None.
+    Unless ``run_to_end``, forward passes after the first one end at the last of these calls and return None.
     """
     modules = dict(model.named_modules())
-    calls = [0, -1]  # in this forward; in a whole forward, -1 until that is known
+    calls = [0, -1]  # in this forward pass; in a complete one, -1 until that is known
 
     def hook_of(name: str):
         def hook(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-            see(module, name, inputs[0])
+            on_input(module, name, inputs[0])
             calls[0] += 1
-            if calls[0] == calls[1] and not to_the_end:
-                raise _Enough
+            if calls[0] == calls[1] and not run_to_end:
+                raise _AllInputsCaptured
 
         return hook
 
@@ -157,7 +166,7 @@ def watch(
         calls[0] = 0
         try:
             outputs = model(batch)
-        except _Enough:
+        except _AllInputsCaptured:
             return None
         calls[1] = calls[0]
         return outputs
@@ -171,13 +180,13 @@ def watch(
             handle.remove()
 
 
-class _Enough(Exception):
-    """Every module of interest was called: the rest of the forward need not run."""
+class _AllInputsCaptured(Exception):
+    """Every named module was called: the rest of the forward pass is not needed."""
 
 
 @contextmanager
 def eval_mode(model: nn.Module) -> Iterator[None]:
-    """Eval mode and exact float32 within the context; every module's own mode is put back."""
+    """Use eval mode and exact float32 within the context; every module's training mode is restored."""
     modes = {module: module.training for module in model.modules()}
     model.eval()
     try:
@@ -189,26 +198,26 @@ def eval_mode(model: nn.Module) -> Iterator[None]:
 
 
 @torch.no_grad()
-def call_order(model: nn.Module, names: Iterable[str], example_input: Tensor) -> list[str]:
-    """The named modules in the order in which a forward first calls them; those it does not call come last."""
+def find_call_order(model: nn.Module, names: Iterable[str], example_input: Tensor) -> list[str]:
+    """Sort the named modules by their first call in a forward pass; modules that are not called come last."""
     order: list[str] = []
     parameter = next(model.parameters())
-    with watch(model, list(names), lambda module, name, x: order.append(name), to_the_end=True) as forward:
+    with capture_inputs(model, list(names), lambda module, name, x: order.append(name), run_to_end=True) as forward:
         forward(example_input[:1].to(parameter.device, parameter.dtype))
     return list(dict.fromkeys([*order, *names]))
 
 
-def rows_read(module: nn.Module, x: Tensor, reading: Reading) -> Tensor:
-    """The rows (m, C) of Z that a module reads in one call with input ``x``."""
-    last = x if isinstance(module, nn.Linear) else pixels_read(module, x).movedim(1, -1)
-    if reading.in_order and last.shape[-1] == reading.size:
-        return last.reshape(-1, reading.size)
-    picked = last.index_select(-1, reading.positions.T.reshape(-1).to(x.device))  # (..., s * C)
-    return picked.reshape(-1, reading.size)
+def input_rows(module: nn.Module, x: Tensor, consumer_input: ConsumerInput) -> Tensor:
+    """Return the rows (m, C) of Z that a module reads in one call with input ``x``."""
+    last = x if isinstance(module, nn.Linear) else used_pixels(module, x).movedim(1, -1)
+    if consumer_input.in_order and last.shape[-1] == consumer_input.size:
+        return last.reshape(-1, consumer_input.size)
+    selected = last.index_select(-1, consumer_input.positions.T.reshape(-1).to(x.device))  # (..., s * C)
+    return selected.reshape(-1, consumer_input.size)
 
 
-def pixels_read(module: nn.Module, x: Tensor) -> Tensor:
-    """``x`` (N, C, ...) without the pixels that a strided 1x1 convolution or an option-A shortcut skips."""
+def used_pixels(module: nn.Module, x: Tensor) -> Tensor:
+    """Return ``x`` (N, C, ...) without the pixels that a strided 1x1 convolution or an option-A shortcut skips."""
     if isinstance(module, PadShortcut):
         return x[:, :, :: module.stride, :: module.stride]
     if isinstance(module, CONVOLUTIONS) and set(module.kernel_size) == {1} and not any(module.padding):

@@ -1,10 +1,13 @@
-"""Beyond the paper, and off by default: each cut makes good what the cuts before it lost. Unlabelled inputs, closed form.
+"""Reconstruct the consumers' weights, which also compensates for the errors of earlier pruning (not in the paper).
 
-The paper's T lets a layer's kept channels stand for all of its channels *in the network that is being cut*; what earlier
-cuts changed stays changed. From the network's input to its output, one reading layer after the other:
-  t        T is solved so that the kept channels give what the original network's channels were (Z_0 ~= Z[:, I] T)
-  weights  the whole weight of the reading layer is solved so that its output, plus what is added to it, is the original's
-           (the reconstruction of He, Zhang, Sun 2017, arXiv 1707.06168, with the sum that the layer adds into)
+The paper's T reproduces a layer's channels from the kept ones *in the network that is being pruned*; errors caused by pruning
+earlier layers remain. Here consumers are processed from the network's input to its output, with unlabeled images:
+
+  t        T is re-solved such that the kept channels reproduce the channels of the unpruned network (Z_0 ~= Z[:, I] T)
+  weights  the consumer's weight is re-solved such that its output, plus the residual that is added to it, equals that of the
+           unpruned network (the reconstruction of He, Zhang, Sun 2017, arXiv 1707.06168, extended to residual sums)
+
+Both are linear least-squares problems with a closed-form solution.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -16,92 +19,102 @@ from tqdm import tqdm
 
 from common.errors import UserError
 from common.models import PadShortcut
-from model_preserving_id.activations import Reading, Statistics, eval_mode, rows_read
-from model_preserving_id.damage import first_inputs
+from model_preserving_id.activations import ConsumerInput, GramStatistics, eval_mode, input_rows
 from model_preserving_id.folded import FoldedNetwork
+from model_preserving_id.gram import Gram
 from model_preserving_id.hooked_network import HookedNetwork
 from model_preserving_id.layers_in_order import LayerCall, TracedNetwork
 from model_preserving_id.refit import can_refit, refit_weight
-from model_preserving_id.rows import Gram
-from model_preserving_id.settings import COMPENSATIONS, INPUTS
+from model_preserving_id.sensitivity import take_images
+from model_preserving_id.settings import COMPENSATIONS, RECONSTRUCTION_IMAGES
 
-MEMORY = 2 * 2**30  # bytes: as long as all inputs fit, paused in both networks, each network is run once in all
+MEMORY = 2 * 2**30  # bytes; if the paused forward passes of both networks fit, each network is run only once
 
-NetworkOptions = TracedNetwork | HookedNetwork
+OrderedNetwork = TracedNetwork | HookedNetwork
 Calls = Iterator[tuple[LayerCall, LayerCall]]
 
 
-def check_compensation(how: str) -> None:
-    if how not in COMPENSATIONS:
-        raise UserError(f"--compensation {how}: expected one of {', '.join(COMPENSATIONS)}")
+def check_compensation(compensation: str) -> None:
+    """Raise UserError for an unknown value."""
+    if compensation not in COMPENSATIONS:
+        raise UserError(f"--compensation {compensation}: expected one of {', '.join(COMPENSATIONS)}")
 
 
 @torch.no_grad()
 def compensate(
-    folded: FoldedNetwork, inputs: Iterable[Tensor], how: str, *, count: int = INPUTS, memory: int = MEMORY
+    folded: FoldedNetwork,
+    inputs: Iterable[Tensor],
+    compensation: str,
+    *,
+    count: int = RECONSTRUCTION_IMAGES,
+    memory: int = MEMORY,
 ) -> None:
-    """Solve the layers that read cut groups anew, in the order of execution; the channels that stay do not change.
+    """Re-solve the consumers of pruned groups in the order of execution, in place; the kept channels do not change.
 
-    ``weights`` leaves layers that it cannot solve (grouped, one- and three-dimensional) to ``t``. The first ``count`` inputs
-    are used. If ``memory`` bytes allow, they advance from layer to layer together; else both networks run again for each layer.
+    Args:
+        inputs: Batches of images, without labels; the first ``count`` images are used.
+        compensation: ``none``, ``t`` or ``weights``. Layers that ``weights`` cannot solve (grouped, one- and
+            three-dimensional convolutions) are solved by ``t``.
+        memory: Bytes for paused forward passes. If all images fit, they advance from layer to layer together; otherwise both
+            networks run again for each layer.
     """
-    check_compensation(how)
-    cut = folded.removed_from
+    check_compensation(compensation)
+    pruned = folded.pruned_groups
     modules = dict(folded.model.named_modules())
-    consumers = {one.consumer for one in folded.all_readings(cut)}
+    consumers = {one.consumer for one in folded.consumer_inputs(pruned)}
     names = [name for name in modules if name in consumers and not isinstance(modules[name], PadShortcut)]
-    if how == "none" or not names:
+    if compensation == "none" or not names:
         return
-    inputs = first_inputs(inputs, count)
-    with eval_mode(folded.original), eval_mode(folded.model):
-        original = _in_order(folded.original, names, folded.example)
-        model = _in_order(folded.model, names, folded.example)
-        by_layer = _calls_by_layer(original, model, inputs, memory)
+    images = take_images(inputs, count)
+    with eval_mode(folded.unpruned), eval_mode(folded.model):
+        unpruned = _open_layers(folded.unpruned, names, folded.example)
+        model = _open_layers(folded.model, names, folded.example)
+        by_layer = _calls_by_layer(unpruned, model, images, memory)
         for consumer, calls in tqdm(by_layer, "compensation", len(model.order), leave=False, disable=None):
-            if how == "weights" and can_refit(modules[consumer]):
+            if compensation == "weights" and can_refit(modules[consumer]):
                 refit_weight(folded, consumer, calls)
                 continue
-            reads = [one for one in folded.all_readings(cut) if one.consumer == consumer]
-            for one, statistics in zip(reads, _statistics(reads, calls), strict=True):
-                folded.refold(one, statistics)
+            consumed = [one for one in folded.consumer_inputs(pruned) if one.consumer == consumer]
+            for one, statistics in zip(consumed, _statistics(consumed, calls), strict=True):
+                folded.refold_consumer(one, statistics)
 
 
-def _in_order(network: nn.Module, names: Sequence[str], example: Tensor) -> NetworkOptions:
-    """The network with a forward pass that shows the named layers in their order."""
+def _open_layers(network: nn.Module, names: Sequence[str], example: Tensor) -> OrderedNetwork:
+    """Wrap a network so that the calls of the named layers can be read in order."""
     try:
         return TracedNetwork(network, names, example)
-    except Exception:  # whatever code that cannot be traced raises when it is
+    except Exception:  # tracing arbitrary code can raise any error
         return HookedNetwork(network, names, example)
 
 
 def _calls_by_layer(
-    original: NetworkOptions, model: NetworkOptions, inputs: Sequence[Tensor], memory: int
+    unpruned: OrderedNetwork, model: OrderedNetwork, inputs: Sequence[Tensor], memory: int
 ) -> Iterator[tuple[str, Calls]]:
-    """(layer, its calls in the original network and in the one being pruned, batch by batch), from input to output.
+    """Yield (layer, its calls in the unpruned network and in the network being pruned, by batch), from input to output.
 
-    Read all calls of a layer, and solve it, before asking for the next layer.
+    All calls of a layer must be read, and its weight solved, before the next layer is requested.
     """
-    if sum(map(len, inputs)) * (original.paused_bytes + model.paused_bytes) <= memory:
-        paused = [(original.layers_in_order(x, model.order), model.layers_in_order(x, model.order)) for x in inputs]
+    if sum(map(len, inputs)) * (unpruned.paused_bytes + model.paused_bytes) <= memory:
+        paused = [(unpruned.layers_in_order(x, model.order), model.layers_in_order(x, model.order)) for x in inputs]
         for name in model.order:
             yield name, ((next(before), next(now)) for before, now in paused)
     else:
         for name in model.order:
             both = (
-                zip(original.layers_in_order(x, [name]), model.layers_in_order(x, [name]), strict=True) for x in inputs
+                zip(unpruned.layers_in_order(x, [name]), model.layers_in_order(x, [name]), strict=True) for x in inputs
             )
             yield name, chain.from_iterable(both)
 
 
-def _statistics(reads: list[Reading], calls: Calls) -> list[Statistics]:
-    """Of each group that one layer reads: Z^T Z and Z^T Z_0."""
-    grams, cross = ([Gram(one.size) for one in reads] for _ in range(2))
+def _statistics(consumed: list[ConsumerInput], calls: Calls) -> list[GramStatistics]:
+    """Compute Z^T Z and Z^T Z_0 of each group that one layer reads."""
+    grams, cross = ([Gram(one.size) for one in consumed] for _ in range(2))
     for before, now in calls:
-        for i, one in enumerate(reads):
-            rows = rows_read(now.layer, now.input, one)
+        for i, one in enumerate(consumed):
+            rows = input_rows(now.layer, now.input, one)
             grams[i].add(rows)
-            cross[i].add(rows, rows_read(before.layer, before.input, one))
+            cross[i].add(rows, input_rows(before.layer, before.input, one))
     return [
-        Statistics({one.consumer: z.matrix()}, {one.consumer: z.count}, {one.consumer: c.matrix()})
-        for one, z, c in zip(reads, grams, cross, strict=True)
+        GramStatistics({one.consumer: z.matrix()}, {one.consumer: z.count}, {one.consumer: c.matrix()})
+        for one, z, c in zip(consumed, grams, cross, strict=True)
     ]

@@ -1,8 +1,8 @@
-"""The interpolative decomposition: Z ~= Z[:, I] T with k columns of Z itself, and T[:, I] the identity.
+"""Interpolative decomposition (ID): Z ~= Z[:, I] T, where I are k columns of Z and T[:, I] is the identity.
 
 Chee, Flynn, Damle, De Sa, "Model Preserving Compression for Neural Networks", NeurIPS 2022 (first as "Pruning Neural
-Networks with Interpolative Decompositions", arXiv 2108.00065). From Z P = Q [R_11 R_12; 0 R_22]: I is the first k pivots
-and T = [Id, R_11^-1 R_12] in the original order of columns. ||Z - Z_I T|| = ||R_22||, in both norms.
+Networks with Interpolative Decompositions", arXiv 2108.00065). With Z P = Q [R_11 R_12; 0 R_22], I is the first k pivots and
+T = [Id, R_11^-1 R_12] in the original order of columns. ||Z - Z_I T|| = ||R_22|| in the spectral and the Frobenius norm.
 """
 
 from collections.abc import Iterable, Iterator
@@ -14,61 +14,69 @@ import torch
 from torch import Tensor
 
 from common.errors import UserError
-from model_preserving_id.pivoted import Pivoted, pivoted_cholesky, pivoted_qr
-from model_preserving_id.rows import Gram, Triangle, as_rows
+from model_preserving_id.gram import Gram, RunningQR, as_rows
+from model_preserving_id.pivoted import PivotedFactor, pivoted_cholesky, pivoted_qr
 
-MARGIN = 10.0  # an answer is taken from the Gram matrix where it lies this many times above what rounding leaves of it
+MARGIN = 10.0  # the Gram matrix is used if the required pivot is this many times its rounding error
 
 
 def interpolative_decomposition(Z, rank: int | None = None, eps: float | None = None):
-    """(I, T) with Z ~= Z[:, I] @ T: I (k,) in the order of the pivots (so I[:j] is the choice of rank j), T (k, n).
+    """Compute (I, T) with Z ~= Z[:, I] @ T.
 
-    Z: an array or tensor (m, n), or an iterable of row blocks (m_i, n), which is read block by block and never held.
-    rank: k. eps: the smallest k with |r_k+1,k+1| <= eps |r_11|; with both, that k but at most ``rank``.
-    T has the type of Z; both are numpy arrays, or tensors on the device of Z if that is what it is made of.
-    Sums run in float64. The Gram matrix and its pivoted Cholesky factor answer where they can; where rounding hides the
-    answer from them, a QR of Z does, in a second pass. An iterator can be read only once: it is reduced by QR at once if
-    it yields float64 or eps is too small for a Gram matrix.
-    Raises UserError for no rank and no eps, a rank beyond n, shapes that do not fit, infinities and nan.
+    All sums are in float64. R comes from a pivoted Cholesky factorization of the Gram matrix Z^T Z, or, where its rounding
+    errors are too large, from a QR of Z in a second pass. An iterator can be read only once: it is reduced by QR from the
+    start if it yields float64 or if eps is too small for a Gram matrix.
+
+    Args:
+        Z: An array or tensor (m, n), or an iterable of row blocks (m_i, n), which are read one by one and not stored.
+        rank: The rank k.
+        eps: Choose the smallest k with |r_{k+1,k+1}| <= eps |r_11|, in [0, 1). With both, k is at most ``rank``.
+
+    Returns:
+        I (k,), in the order of the pivots, such that I[:j] is the selection of rank j, and T (k, n), of the type of Z. Both are
+        numpy arrays, or tensors on the device of Z if Z consists of tensors.
+
+    Raises:
+        UserError: If neither rank nor eps is given, either is out of range, shapes do not match, or Z is not finite.
     """
     if rank is None and eps is None:
-        raise UserError("interpolative_decomposition needs a rank or an eps")
+        raise UserError("interpolative_decomposition: neither rank nor eps is given; give one of them")
     if eps is not None and not 0 <= eps < 1:
         raise UserError(f"eps {eps} is out of range: expected 0 <= eps < 1")
-    rows = _Rows.of(Z)
+    rows = _RowSource.of(Z)
     if rank is not None and not 1 <= rank <= rows.width:
-        raise UserError(f"rank {rank} is out of range: a matrix of {rows.width} columns has ranks 1 to {rows.width}")
+        raise UserError(f"rank {rank} is out of range: expected 1 to {rows.width}, the number of columns")
     pivoted = factor_rows(rows, rank, eps)
     k = rank or rows.width
     if eps is not None:
         k = min(k, pivoted.rank_for(eps))
-    return rows.like_these(pivoted.order[:k]), rows.like_these(pivoted.interpolation(k))
+    return rows.convert(pivoted.order[:k]), rows.convert(pivoted.interpolation(k))
 
 
-def factor_rows(rows: "_Rows", rank: int | None, eps: float | None) -> Pivoted:
-    """Pivoted R of the rows, by the cheapest route that can tell this rank or eps."""
+def factor_rows(rows: "_RowSource", rank: int | None, eps: float | None) -> PivotedFactor:
+    """Compute the pivoted R of the rows, by the fastest method that resolves this rank or eps."""
     only_once = rows.again is None
-    if not (only_once and (rows.dtype == torch.float64 or not _gram_can_tell(eps, rows.width))):
+    if not (only_once and (rows.dtype == torch.float64 or not _gram_resolves(eps, rows.width))):
         gram = Gram(rows.width)
         for block in rows.read():
             gram.add(block)
         matrix = gram.matrix()
-        if np.isfinite(matrix).all() or only_once:  # squares of large numbers may overflow where the numbers do not
+        if np.isfinite(matrix).all() or only_once:  # squares of finite numbers may overflow
             pivoted = pivoted_cholesky(matrix)
-            if only_once or _answered(pivoted, rank, eps):
+            if only_once or _is_resolved(pivoted, rank, eps):
                 return pivoted
-    triangle = Triangle(rows.width)
+    running_qr = RunningQR(rows.width)
     for block in rows.read():
-        triangle.add(block)
-    return pivoted_qr(triangle.matrix())
+        running_qr.add(block)
+    return pivoted_qr(running_qr.matrix())
 
 
-def _gram_can_tell(eps: float | None, width: int) -> bool:
+def _gram_resolves(eps: float | None, width: int) -> bool:
     return eps is None or eps >= MARGIN * np.sqrt(width * np.finfo(np.float64).eps)
 
 
-def _answered(pivoted: Pivoted, rank: int | None, eps: float | None) -> bool:
-    """Whether rounding in the Gram matrix leaves both the rank asked for and the pivot that eps decides on visible."""
+def _is_resolved(pivoted: PivotedFactor, rank: int | None, eps: float | None) -> bool:
+    """Whether the pivots that rank and eps depend on are above the Gram matrix's rounding error."""
     first = pivoted.diagonal[0]
     needed = first * eps if eps is not None else 0.0
     if eps is not None and needed >= MARGIN * pivoted.floor:
@@ -77,8 +85,8 @@ def _answered(pivoted: Pivoted, rank: int | None, eps: float | None) -> bool:
 
 
 @dataclass
-class _Rows:
-    """Z as a source of row blocks. ``again`` yields all of them, as often as wanted; None for an iterator."""
+class _RowSource:
+    """Z as a source of row blocks. ``again`` can be iterated several times; it is None for an iterator."""
 
     width: int
     dtype: torch.dtype
@@ -88,11 +96,11 @@ class _Rows:
     once: Iterator | None = None
 
     @staticmethod
-    def of(z) -> "_Rows":
-        whole = isinstance(z, np.ndarray | Tensor)
-        blocks: Iterable = (z,) if whole else z
+    def of(z) -> "_RowSource":
+        complete = isinstance(z, np.ndarray | Tensor)
+        blocks: Iterable = (z,) if complete else z
         once = None
-        if not whole:
+        if not complete:
             try:
                 once = iter(z)
             except TypeError:
@@ -101,10 +109,10 @@ class _Rows:
                 ) from None
         first = next(iter(blocks) if once is None else once, None)
         if first is None:
-            raise UserError("there is no row block to decompose")
+            raise UserError("Z has no row block; give at least one")
         rows = as_rows(first)
         again = None if once is z else blocks
-        return _Rows(
+        return _RowSource(
             rows.shape[1],
             rows.dtype,
             rows.device,
@@ -117,11 +125,11 @@ class _Rows:
         for block in self.again if self.again is not None else self.once or ():
             rows = as_rows(block)
             if rows.shape[1] != self.width:
-                raise UserError(f"row blocks of {self.width} and of {rows.shape[1]} columns do not fit together")
+                raise UserError(f"row blocks have {self.width} and {rows.shape[1]} columns; expected equal numbers")
             yield rows
 
-    def like_these(self, array: np.ndarray):
-        """numpy or tensor, as the rows are; floating numbers in their type (half precision as float32)."""
+    def convert(self, array: np.ndarray):
+        """Convert a numpy array to the rows' container and floating-point type (float32 for half precision)."""
         if array.dtype == np.float64 and self.dtype != torch.float64:
             array = array.astype(np.float32)
         return torch.from_numpy(array.copy()).to(self.device) if self.tensors else array

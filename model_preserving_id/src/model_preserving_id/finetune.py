@@ -1,4 +1,4 @@
-"""The work of ``train.py``: fine-tune a compressed network, one process or several, with the original network's help if wanted."""
+"""The implementation of ``train.py``: fine-tune a compressed network in one or more processes, optionally with distillation."""
 
 import os
 import warnings
@@ -27,11 +27,11 @@ from common.target import Target
 from common.tensor_files import read_tensor_file
 from common.trained_model import TrainedModel, checked, with_normalization_of
 from common.training import Hooks, best_test_top1, cross_entropy
-from model_preserving_id.command import print_result, rounded
-from model_preserving_id.portable import arch_of, as_network, data_of
-from model_preserving_id.settings import CHECKPOINT, PACKAGE, FineTune
+from model_preserving_id.command import print_result, round_accuracy
+from model_preserving_id.portable import as_network, resolve_arch, resolve_dataset
+from model_preserving_id.settings import CHECKPOINT, PACKAGE, FineTuneCompressed
 
-NOT_PART_OF_A_RUN = (
+UNRECORDED_OPTIONS = (
     "force",
     "log_dir",
     "resume",
@@ -47,19 +47,19 @@ NOT_PART_OF_A_RUN = (
 )
 
 
-def finetune(settings: FineTune, command: str) -> None:
-    """Fine-tune in this process or in several that it starts. command: the command line, for metrics.json."""
+def finetune(settings: FineTuneCompressed, command: str) -> None:
+    """Fine-tune in this process, or start several. ``command`` is the command line recorded in metrics.json."""
     processes = torch.cuda.device_count() if settings.multiprocessing_distributed else 1
     if settings.dist_backend == "nccl" and settings.multiprocessing_distributed and not torch.cuda.is_available():
-        warnings.warn("no CUDA device: one process with gloo in place of nccl", stacklevel=2)
+        warnings.warn("--dist-backend nccl: no CUDA device is available; one process with gloo is used", stacklevel=2)
     if processes * max(1, settings.world_size) > 1 and "RANK" not in os.environ:
         torch.multiprocessing.spawn(_process, args=(processes, settings, command), nprocs=processes)
         return
     train(settings, command)
 
 
-def _process(local: int, processes: int, settings: FineTune, command: str) -> None:
-    """One of several processes, as torchrun would start it."""
+def _process(local: int, processes: int, settings: FineTuneCompressed, command: str) -> None:
+    """Run one of several processes, as torchrun would start it."""
     address, _, port = settings.dist_url.removeprefix("tcp://").partition(":")
     rank = max(0, settings.rank) * processes + local
     world = max(1, settings.world_size) * processes
@@ -69,14 +69,14 @@ def _process(local: int, processes: int, settings: FineTune, command: str) -> No
     train(settings, command)
 
 
-def train(settings: FineTune, command: str = "train.py") -> dict[str, Any]:
-    """Fine-tune as the options say, in this process or as one of a group: the run's metrics."""
+def train(settings: FineTuneCompressed, command: str = "train.py") -> dict[str, Any]:
+    """Fine-tune, alone or as one process of a group, and return the run's metrics."""
     set_threads(settings.run.threads)
     device = choose_device(settings.run.device if settings.gpu is None else f"cuda:{settings.gpu}")
     with process_group(device):
-        start = _open(settings, device)
+        start = _open_model(settings, device)
         data = start.data
-        options = {name: value for name, value in flat(settings).items() if name not in NOT_PART_OF_A_RUN}
+        options = {name: value for name, value in flat(settings).items() if name not in UNRECORDED_OPTIONS}
         options |= {"dataset": data.name, "mean": data.mean, "std": data.std, "weights_digest": start.digest}
         stage = open_stage(
             settings.log_dir,
@@ -104,11 +104,11 @@ def train(settings: FineTune, command: str = "train.py") -> dict[str, Any]:
         return compress(method, start, None, stage, latency=False, details=details)
 
 
-def _open(settings: FineTune, device: torch.device) -> TrainedModel:
-    """The compressed network, with the network before compression as its reference if that was named."""
+def _open_model(settings: FineTuneCompressed, device: torch.device) -> TrainedModel:
+    """Open the compressed network, with the unpruned network as its reference if that is given."""
     model = as_network(settings.pretrained)
     data = load_dataset(
-        *data_of(model, settings.more.dataset, settings.more.dataset_dir), normalize=settings.more.normalize
+        *resolve_dataset(model, settings.more.dataset, settings.more.dataset_dir), normalize=settings.more.normalize
     )
     data = data if settings.more.normalize else with_normalization_of(model, data)
     named = partial(TrainedModel, settings.arch, data=data, device=device, workers=settings.workers)
@@ -117,45 +117,46 @@ def _open(settings: FineTune, device: torch.device) -> TrainedModel:
         if str(file).endswith((".pt", ".tp", ".safetensors")):
             original = as_network(file)
         else:
-            original = named_model(arch_of(settings.arch, data.name), file, data.num_classes, data.input_shape)
+            original = named_model(resolve_arch(settings.arch, data.name), file, data.num_classes, data.input_shape)
         reference = checked(named(model=original, file=Path(file)))
     return checked(named(model=model, file=Path(settings.pretrained), reference=reference))
 
 
-def decide(settings: FineTune, start: TrainedModel, target: Target | None, stage: Stage) -> Decision:
-    """The network fine-tuned, all of its channels kept, and the rows of its log. Leaves ``checkpoint.pth.tar``, too."""
+def decide(settings: FineTuneCompressed, start: TrainedModel, target: Target | None, stage: Stage) -> Decision:
+    """Fine-tune, keeping all channels, and return the network with the rows of its log. Also writes ``checkpoint.pth.tar``."""
     _resume(stage, settings.resume)
     model, more = start.copy(), settings.more
     if is_main() and settings.evaluate:
-        _say("before fine-tuning", _accuracy(start))
+        _print_accuracy("before fine-tuning", _accuracy(start))
 
     def after_epoch(epoch: int) -> dict[str, Any]:
         if not is_main():
             return {}
         now = start.measure(model)
-        _say(f"epoch {epoch + 1}/{settings.epochs}", now)
-        return rounded(now, "test_")
+        _print_accuracy(f"epoch {epoch + 1}/{settings.epochs}", now)
+        return round_accuracy(now, "test_")
 
-    teacher = start.reference.copy() if start.reference and more.distill else None
-    hooks = Hooks(loss=distillation(teacher, more.distill, more.temperature), after_epoch=after_epoch)
+    teacher = start.reference.copy() if start.reference and more.distill_weight else None
+    hooks = Hooks(loss=distillation_loss(teacher, more.distill_weight, more.temperature), after_epoch=after_epoch)
     training = FineTuning(settings.recipe(), log_test=False, tensorboard=settings.tensorboard_dir)
     try:
         rows = train_network(stage, start, model, training, hooks)
-    finally:  # once, whether training ended or was interrupted: an epoch itself leaves STATE only
+    finally:  # also if training was interrupted; an epoch itself writes STATE only
         if is_main():
             _write_checkpoint(stage.folder, settings.arch)
     return Decision(model=model, log=rows)
 
 
 def _accuracy(start: TrainedModel) -> Accuracy:
-    """Of the compressed network before fine-tuning; agreement is with the network before compression."""
+    """Return the accuracy before fine-tuning; agreement is with the unpruned network."""
     return start.measure(start.copy()) if start.reference else start.accuracy
 
 
-def distillation(teacher: nn.Module | None, alpha: float, temperature: float):
-    """Cross-entropy plus ``alpha`` times the cross-entropy to the teacher's softened outputs (Hinton et al. 2015).
+def distillation_loss(teacher: nn.Module | None, alpha: float, temperature: float):
+    """Return a loss: cross-entropy plus ``alpha`` times the cross-entropy with the teacher's softened outputs.
 
-    The loss is summed over a batch's examples; classes are softmaxed over, temperature squared keeps the gradients' size.
+    (Hinton et al. 2015.) The loss is summed over the examples of a batch; the factor temperature^2 keeps the scale of the
+    gradients. None without a teacher or if ``alpha`` is 0.
     """
     if teacher is None or not alpha:
         return None
@@ -173,22 +174,24 @@ def distillation(teacher: nn.Module | None, alpha: float, temperature: float):
 
 
 def _resume(stage: Stage, file: str) -> None:
-    """Let the loop go on from the seed's kind of checkpoint, unless the run folder itself has got further."""
+    """Resume from a checkpoint in the original format, unless the run folder contains a state of its own."""
     if not file or (stage.folder / STATE).is_file() or not is_main():
         return
     if not Path(file).is_file():
-        warnings.warn(f"--resume {file}: no such file yet; starting from --pretrained", stacklevel=2)
+        warnings.warn(f"--resume {file}: no such file; training starts from --pretrained", stacklevel=2)
         return
     try:
         state = read_tensor_file(file)["state"]
         with atomic_file(stage.folder / STATE) as temporary:
             torch.save(state, temporary)
     except (UserError, KeyError, TypeError) as error:
-        raise UserError(f"--resume {file} is not a {CHECKPOINT} of this script, or is damaged") from error
+        raise UserError(
+            f"--resume {file}: not a {CHECKPOINT} of this script, or damaged; give another file, or none"
+        ) from error
 
 
 def _write_checkpoint(folder: Path, arch: str) -> None:
-    """``checkpoint.pth.tar``: plain data, everything of the last epoch whose state is on disk."""
+    """Write ``checkpoint.pth.tar``: plain data with the state of the last epoch that is on disk."""
     if not (folder / STATE).is_file():
         return
     state = read_tensor_file(folder / STATE)
@@ -198,6 +201,6 @@ def _write_checkpoint(folder: Path, arch: str) -> None:
         torch.save(content, temporary)
 
 
-def _say(when: str, accuracy: Accuracy) -> None:
+def _print_accuracy(time: str, accuracy: Accuracy) -> None:
     corr = "" if accuracy.agreement is None else f", Corr {accuracy.agreement:.2f}"
-    print(f"{when}: loss {accuracy.loss:.4f}, Acc@1 {accuracy.top1:.2f}, Acc@5 {accuracy.top5:.2f}{corr}", flush=True)
+    print(f"{time}: loss {accuracy.loss:.4f}, Acc@1 {accuracy.top1:.2f}, Acc@5 {accuracy.top5:.2f}{corr}", flush=True)

@@ -1,4 +1,4 @@
-"""A network whose consumers are folded: full-size, so that channels keep their numbers; removed channels are never read."""
+"""A full-size network with folded consumers: channels keep their indices, and removed channels are not read."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -15,22 +15,22 @@ from common.layers import weight_of
 from common.methods import Decision
 from common.models import PadShortcut
 from common.trained_model import Limits
-from model_preserving_id.activations import Reading, Statistics, call_order, readings
-from model_preserving_id.fold import channel_runs, fold, solve_t
-from model_preserving_id.streams import is_stream, prepare_streams, shortcuts_of
+from model_preserving_id.activations import ConsumerInput, GramStatistics, consumer_inputs, find_call_order
+from model_preserving_id.fold import assign_conv_groups, fold, solve_t
+from model_preserving_id.residual import copy_network, find_shortcuts, is_residual_stream
 
 
 class FoldedNetwork:
-    """A copy of a network, its channel groups that may shrink, and the weights that its consumers had at first.
+    """A copy of a network, its prunable channel groups, and its consumers' weights before pruning.
 
     Attributes:
-        given: The network itself; nothing changes it.
-        model: The copy, in eval mode; what :meth:`shrink` did is in its weights: columns of removed channels are zero.
-        original: The given network as ``model`` was at first; on its own device the tensors are the given network's.
-        limits: Which groups may shrink, and to which widths.
+        given: The network itself, which is not modified.
+        model: The copy, in eval mode. :meth:`prune_group` changes its weights: the columns of removed channels are zero.
+        unpruned: ``model`` before pruning; on its own device it uses the given network's tensors.
+        limits: The groups that may be pruned, and their allowed widths.
         groups: By name, in the order of execution.
-        kept: By name, the channels that stay; groups that are not listed are not pruned.
-        cost: MACs for any widths.
+        kept: By name, the kept channels; groups that are not listed are not pruned.
+        cost: MACs at any widths.
         dense_macs: MACs of the given network.
     """
 
@@ -39,41 +39,44 @@ class FoldedNetwork:
         model: nn.Module,
         example: Tensor,
         *,
-        streams: str = "exact",
+        residual: str = "exact",
         limits: Limits | None = None,
         device: torch.device | str | None = None,
     ) -> None:
-        self.given, self.streams, self.limits = model, streams, limits or Limits()
+        self.given, self.residual, self.limits = model, residual, limits or Limits()
         home = next(model.parameters()).device
         self.device = home if device is None else torch.device(device)
         example = example.to(home)
-        share = self.device == home
-        self.original = prepare_streams(model, example, streams, share).to(self.device).eval()
-        self.model = prepare_streams(model, example, streams).to(self.device).eval()
+        share_tensors = self.device == home
+        self.unpruned = copy_network(model, example, residual, share_tensors).to(self.device).eval()
+        self.model = copy_network(model, example, residual).to(self.device).eval()
         self.example = example.to(self.device)
-        everything = channel_groups(self.model, self.example)
-        self.cost = WidthCost(self.model, example.shape[1:], everything)
+        groups = channel_groups(self.model, self.example)
+        self.cost = WidthCost(self.model, example.shape[1:], groups)
         self.dense_macs = sum(layer_macs(model, example.shape[1:]).values())
-        self.groups = self._usable(everything)
-        self.readings = {name: readings([group]) for name, group in self.groups.items()}
+        self.groups = self._select_groups(groups)
+        self._inputs_of = {name: consumer_inputs([group]) for name, group in self.groups.items()}
         self.kept: dict[str, list[int]] = {}
 
-    def _usable(self, everything: Sequence[ChannelGroup]) -> dict[str, ChannelGroup]:
+    def _select_groups(self, groups: Sequence[ChannelGroup]) -> dict[str, ChannelGroup]:
         for name in self.limits.ignored:
-            if not any(name == group.name or name in group.producers for group in everything):
+            if not any(name == group.name or name in group.producers for group in groups):
                 raise UserError(
-                    f"--skip {name}: no channel group is made by that layer; `python -m common.channels` lists them"
+                    f"--ignored-layers {name}: no channel group is produced by that layer;"
+                    " `python -m common.channels` lists the groups"
                 )
-        chosen = [group for group in everything if not (self.streams == "off" and is_stream(group))]
-        if everything and not chosen:
+        chosen = [group for group in groups if not (self.residual == "keep" and is_residual_stream(group))]
+        if groups and not chosen:
             raise UserError(
-                "all channels are those of residual streams, which --streams off leaves whole; --streams exact cuts them, too"
+                "--residual keep: all channels belong to residual streams, which are not pruned; use --residual exact"
             )
         chosen = [group for group in chosen if self.limits.allow(group)]
         modules = dict(self.model.named_modules())
-        for one in readings(chosen):
-            channel_runs(modules[one.consumer], one)  # raises, by name, where no T fits
-        order = call_order(self.model, [consumer for group in chosen for consumer, _ in group.consumers], self.example)
+        for one in consumer_inputs(chosen):
+            assign_conv_groups(modules[one.consumer], one)  # raises an error, with the name, where no T exists
+        order = find_call_order(
+            self.model, [consumer for group in chosen for consumer, _ in group.consumers], self.example
+        )
         place = {name: i for i, name in enumerate(order)}
         chosen.sort(key=lambda group: min(place[consumer] for consumer, _ in group.consumers))
         self.first_read = {group.name: min(place[consumer] for consumer, _ in group.consumers) for group in chosen}
@@ -81,23 +84,23 @@ class FoldedNetwork:
         return {group.name: group for group in chosen}
 
     def shortcuts(self, name: str) -> list[str]:
-        """The option-A shortcuts that read a group: they can only drop duplicates and dead channels."""
-        return shortcuts_of(self.model, self.groups[name])
+        """Return the option-A shortcuts that read a group; they can only drop duplicates and dead channels."""
+        return find_shortcuts(self.model, self.groups[name])
 
-    def all_readings(self, names: Iterable[str] | None = None) -> list[Reading]:
-        """Who reads these groups, or any."""
-        return [one for name in (self.groups if names is None else names) for one in self.readings[name]]
+    def consumer_inputs(self, names: Iterable[str] | None = None) -> list[ConsumerInput]:
+        """Return the consumer inputs of these groups, or of all."""
+        return [one for name in (self.groups if names is None else names) for one in self._inputs_of[name]]
 
-    def shrink(self, name: str, kept: Sequence[int], statistics: Statistics | None) -> None:
-        """Let all consumers of a group read only ``kept``, with T from the statistics; None drops the rest without T."""
+    def prune_group(self, name: str, kept: Sequence[int], statistics: GramStatistics | None) -> None:
+        """Make all consumers of a group read only ``kept``, with T from the statistics; None: drop the other channels without T."""
         self.kept[name] = sorted(int(c) for c in kept)
-        for one in self.readings[name]:
-            self.refold(one, statistics)
+        for one in self._inputs_of[name]:
+            self.refold_consumer(one, statistics)
 
-    def refold(self, one: Reading, statistics: Statistics | None) -> None:
-        """Fold T into one consumer: always into the weights of the original network, whatever was folded before."""
+    def refold_consumer(self, one: ConsumerInput, statistics: GramStatistics | None) -> None:
+        """Fold T into one consumer, starting from its weight before pruning, whatever was folded before."""
         kept = self.kept[one.group]
-        module, before = self.model.get_submodule(one.consumer), self.original.get_submodule(one.consumer)
+        module, before = self.model.get_submodule(one.consumer), self.unpruned.get_submodule(one.consumer)
         if statistics is None:
             t = np.eye(one.size)[kept]
         else:
@@ -105,29 +108,29 @@ class FoldedNetwork:
         fold(module, before.source if isinstance(before, PadShortcut) else weight_of(before).detach(), one, kept, t)
 
     def widths(self) -> dict[str, int]:
-        """How many channels each group has now."""
+        """Return the current number of channels of every group."""
         return {name: len(self.kept.get(name, range(group.size))) for name, group in self.groups.items()}
 
     def macs(self, widths: Mapping[str, int] | None = None) -> int:
-        """MACs at these widths, or at the present ones."""
+        """Return the MACs at these widths, or at the current ones."""
         return self.cost.macs(self.widths() if widths is None else widths)
 
     def downstream(self, names: Iterable[str]) -> list[str]:
-        """Groups whose statistics change when these groups shrink: something reads them after the first reader of one."""
+        """Return the groups whose statistics change when these are pruned: a consumer follows the first consumer of one of them."""
         first = [self.first_read[name] for name in names]
         return [name for name in self.groups if first and self.last_read[name] > min(first)]
 
     @property
-    def removed_from(self) -> list[str]:
-        """The groups that have lost channels."""
+    def pruned_groups(self) -> list[str]:
+        """Names of the groups with removed channels."""
         return [name for name, kept in self.kept.items() if len(kept) < self.groups[name].size]
 
     def decision(self, **more: Any) -> Decision:
-        """The channels that stay and this full-size network that they are taken from. more: other fields of a Decision."""
-        kept = {name: self.kept[name] for name in self.removed_from}
+        """Return the kept channels and the full-size network that they refer to. ``more``: other fields of a Decision."""
+        kept = {name: self.kept[name] for name in self.pruned_groups}
         return Decision(kept, self.model if kept else None, **more)
 
-    def pruned(self) -> nn.Module:
-        """A new network without the removed channels, in eval mode, on this one's device."""
+    def build_pruned(self) -> nn.Module:
+        """Build a new network without the removed channels, in eval mode, on the same device."""
         kept = self.decision().kept
         return restore_shortcuts(keep_channels(self.model, self.example, kept), self.given).eval()

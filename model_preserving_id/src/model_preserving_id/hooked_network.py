@@ -1,4 +1,4 @@
-"""The layers of a network that torch.fx cannot trace: hooks see them, in a forward pass of its own for each layer."""
+"""Layer calls of a network that torch.fx cannot trace, recorded by hooks in a separate forward pass for each layer."""
 
 import math
 from collections.abc import Callable, Collection, Iterator
@@ -7,16 +7,16 @@ from typing import Any
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from model_preserving_id.layers_in_order import NORMS, LayerCall, Norm, as_parameters
+from model_preserving_id.layers_in_order import BATCH_NORMS, BatchNorm, LayerCall, match_parameters
 
 ADDITIONS = ("add", "add_", "__add__", "__radd__", "__iadd__")
 
 
 class HookedNetwork:
-    """Any network, with the methods of a TracedNetwork; its forward pass is not paused, but ends behind the wanted layer.
+    """Any network, with the interface of TracedNetwork; its forward pass is not paused but ends after the requested layers.
 
     Attributes:
-        order: The named layers in the order in which all of them is known.
+        order: The named layers, in the order in which their calls are complete.
         paused_bytes: Infinity.
     """
 
@@ -24,54 +24,54 @@ class HookedNetwork:
 
     def __init__(self, network: nn.Module, names: Collection[str], example: Tensor) -> None:
         self.network = network
-        self.enters_sum: dict[str, bool] = {}  # of layers that are called once; known from the example
+        self.enters_sum: dict[str, bool] = {}  # for layers that are called once, from the example
         calls = self._calls(example[:1], names)
         called = [call.name for call in calls]
         self.order = list(dict.fromkeys(called))
         self.enters_sum = {call.name: call.added is not None for call in calls if called.count(call.name) == 1}
 
-    def layers_in_order(self, batch: Tensor, wanted: Collection[str]) -> Iterator[LayerCall]:
-        """The calls of the wanted layers, from one forward pass; it ends where all is known of a layer that is called once."""
-        return iter(self._calls(batch, wanted))
+    def layers_in_order(self, batch: Tensor, names: Collection[str]) -> Iterator[LayerCall]:
+        """Return the calls of the named layers from one forward pass, which ends once a layer that is called once is complete."""
+        return iter(self._calls(batch, names))
 
-    def _calls(self, batch: Tensor, wanted: Collection[str]) -> list[LayerCall]:
+    def _calls(self, batch: Tensor, names: Collection[str]) -> list[LayerCall]:
         calls: list[LayerCall] = []
-        on_their_way: list[tuple[Tensor, LayerCall]] = []  # what an output has become behind norms
+        in_flight: list[tuple[Tensor, LayerCall]] = []  # outputs, after the normalization layers so far
 
-        def know(call: LayerCall) -> None:
+        def complete(call: LayerCall) -> None:
             calls.append(call)
             if self.enters_sum.get(call.name) is (call.added is not None):
-                raise _Enough
+                raise _CallsComplete
 
         def layer_hook(name: str) -> Callable[..., None]:
             def hook(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-                call = LayerCall(name, layer, inputs[0].clone())  # what runs after it may work in place
-                on_their_way.append((output, call))
-                know(call)
+                call = LayerCall(name, layer, inputs[0].clone())  # later layers may work in place
+                in_flight.append((output, call))
+                complete(call)
 
             return hook
 
-        def norm_hook(norm: Norm, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-            for place, (tensor, call) in enumerate(on_their_way):
+        def batch_norm_hook(batch_norm: BatchNorm, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+            for place, (tensor, call) in enumerate(in_flight):
                 if inputs[0] is tensor:
-                    call.norms += (norm,)
-                    on_their_way[place] = output, call
+                    call.batch_norms += (batch_norm,)
+                    in_flight[place] = output, call
 
-        def at_sum(one: Tensor, other: Tensor) -> None:
-            summed = [entry for entry in on_their_way if entry[0] is one or entry[0] is other]
-            on_their_way[:] = [entry for entry in on_their_way if not (entry[0] is one or entry[0] is other)]
+        def on_sum(one: Tensor, other: Tensor) -> None:
+            summed = [entry for entry in in_flight if entry[0] is one or entry[0] is other]
+            in_flight[:] = [entry for entry in in_flight if not (entry[0] is one or entry[0] is other)]
             for tensor, call in summed:
-                calls.remove(call)  # it is known here, after the layers that were called since
+                calls.remove(call)  # complete only now, after the layers called since
                 call.added = (other if tensor is one else one).clone()
-                know(call)
+                complete(call)
 
-        handles = [self.network.get_submodule(name).register_forward_hook(layer_hook(name)) for name in wanted]
-        norms = [module for module in self.network.modules() if isinstance(module, NORMS)]
-        handles += [norm.register_forward_hook(norm_hook) for norm in norms]
+        handles = [self.network.get_submodule(name).register_forward_hook(layer_hook(name)) for name in names]
+        batch_norms = [module for module in self.network.modules() if isinstance(module, BATCH_NORMS)]
+        handles += [batch_norm.register_forward_hook(batch_norm_hook) for batch_norm in batch_norms]
         try:
-            with _Additions(at_sum):
-                self.network(as_parameters(batch, self.network))
-        except _Enough:
+            with _Additions(on_sum):
+                self.network(match_parameters(batch, self.network))
+        except _CallsComplete:
             pass
         finally:
             for handle in handles:
@@ -80,19 +80,19 @@ class HookedNetwork:
 
 
 class _Additions(TorchFunctionMode):
-    """Calls ``at_sum`` before every addition of two tensors of equal shape."""
+    """Call ``on_sum`` before every addition of two tensors of equal shape."""
 
-    def __init__(self, at_sum: Callable[[Tensor, Tensor], None]) -> None:
+    def __init__(self, on_sum: Callable[[Tensor, Tensor], None]) -> None:
         super().__init__()
-        self.at_sum = at_sum
+        self.on_sum = on_sum
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if getattr(func, "__name__", "") in ADDITIONS and len(args) == 2 and not kwargs:
             one, other = args
             if isinstance(one, Tensor) and isinstance(other, Tensor) and one.shape == other.shape:
-                self.at_sum(one, other)
+                self.on_sum(one, other)
         return func(*args, **(kwargs or {}))
 
 
-class _Enough(Exception):
-    """All is known of the wanted layer."""
+class _CallsComplete(Exception):
+    """The calls of the requested layer are complete."""

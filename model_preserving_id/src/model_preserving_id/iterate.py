@@ -1,7 +1,7 @@
-"""``iditer``: one layer after the other loses a few channels, the one that loses least per MAC saved. (Paper, section 4)
+"""``iditer``: in each step, prune a few channels of the layer with the smallest error per MAC saved. (Paper, section 4)
 
-Statistics belong to the network as it is: they are measured anew, where a cut upstream changed them, as soon as the picks
-since the last measurement have saved a set share of the MACs (0: after every pick, as the paper does), and all T with them.
+Statistics, and T with them, are re-estimated in the groups downstream of pruned ones, each time the steps since the last update
+have removed a given fraction of the MACs (0: after every step, as in the paper).
 """
 
 import time
@@ -19,76 +19,82 @@ from common.layers import weight_of
 from common.models import PadShortcut
 from common.target import Target
 from common.tensor_files import read_tensor_file
-from model_preserving_id.activations import Statistics, gather, warn_of_few_rows
-from model_preserving_id.damage import DAMAGE_INPUTS, first_inputs, measure_damage
+from model_preserving_id.activations import GramStatistics, gather_statistics, warn_if_few_rows
+from model_preserving_id.channel_ranking import ChannelRanking, rank_groups
 from model_preserving_id.folded import FoldedNetwork
-from model_preserving_id.ranking import Ranking, rank_groups
-from model_preserving_id.widths import Loss, Step, best_step, check_score, exchange, measured_loss, relative_loss
+from model_preserving_id.sensitivity import SENSITIVITY_IMAGES, measure_sensitivity, take_images
+from model_preserving_id.width_allocation import (
+    StepScore,
+    WidthStep,
+    check_score,
+    error_score,
+    find_best_step,
+    sensitivity_score,
+    swap_widths,
+)
 
-Row = dict[str, Any]
+LogRow = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class IterOptions:
-    """The settings of ``iditer``.
+class IterationOptions:
+    """Settings of ``iditer``.
 
     Attributes:
-        target: Of the MACs.
-        keep: Fraction of the picked group's channels that stays, per pick.
-        refresh: Fraction of the MACs that may be saved between two measurements.
-        score: As for :func:`model_preserving_id.prune_network`.
+        target: Fraction of the MACs to keep.
+        keep: Fraction of the selected group's channels that a step keeps.
+        update_every: Fraction of the MACs removed between two updates of the statistics.
+        score: As in :func:`model_preserving_id.prune_network`.
     """
 
     target: Target
     keep: float = 0.95
-    refresh: float = 0.02
+    update_every: float = 0.02
     score: str = "pivot"
 
     def __post_init__(self) -> None:
         check_score(self.score)
         if not 0 < self.keep <= 1:
-            raise UserError(
-                f"--k {self.keep} is out of range: the fraction of channels that a pick keeps lies in (0, 1]"
-            )
-        if not 0 <= self.refresh < 1:
-            raise UserError(f"--refresh {self.refresh} is out of range: expected 0 <= refresh < 1")
+            raise UserError(f"--k {self.keep}: expected the fraction of channels that a step keeps, in (0, 1]")
+        if not 0 <= self.update_every < 1:
+            raise UserError(f"--update-every {self.update_every}: expected a fraction in [0, 1)")
 
 
 def iterate(
     folded: FoldedNetwork,
     inputs: Iterable[Tensor],
-    options: IterOptions,
+    options: IterationOptions,
     *,
     state: Path | None = None,
-    on_pick: Callable[[FoldedNetwork, Row], None] | None = None,
-) -> list[Row]:
-    """Shrink groups, in place, until the MACs are within [0.98, 1.00] of the target: a row per pick.
+    on_step: Callable[[FoldedNetwork, LogRow], None] | None = None,
+) -> list[LogRow]:
+    """Prune groups, in place, until the MACs are within [0.98, 1.00] of the target, and return one row per step.
 
-    Rows: iteration, layer, before, after (channels), error, score, macs, macs_left (fraction), agreement (percent of the
-    inputs on which the network predicts the class that the given one does; None between measurements), seconds.
+    Rows: iteration, layer, before, after (channels), error, score, macs, macs_left (fraction), agreement (percentage of the
+    inputs with the same predicted class as the unpruned network; None between updates), seconds.
 
     Args:
-        inputs: Batches without labels, read several times.
-        state: A file to resume from after an interruption, bit-identical.
-        on_pick: Called after each pick.
+        inputs: Batches of images, without labels, read several times.
+        state: File to resume from after an interruption; the result is bit-identical.
+        on_step: Called after each step.
 
     Raises:
-        UserError: With the nearest reachable fraction where the target cannot be met.
+        UserError: With the nearest reachable fraction if the target cannot be met.
     """
     progress = _Progress(folded, state)
     goal = options.target.fraction * folded.dense_macs
-    statistics: dict[str, Statistics] = {}
-    rankings: dict[str, Ranking] = {}
+    statistics: dict[str, GramStatistics] = {}
+    rankings: dict[str, ChannelRanking] = {}
     stale = list(folded.groups)
     while True:
         start = time.monotonic()
-        found, agreement = measure(folded, inputs, stale, progress.decisions)
+        found, agreement = measure_statistics(folded, inputs, stale, progress.predictions)
         if not statistics:
-            warn_of_few_rows(found)
+            warn_if_few_rows(found)
         statistics |= found
         rankings |= rank_groups(folded, found)
         for name in set(found) & set(folded.kept):
-            folded.shrink(name, rankings[name].kept(len(folded.kept[name])), found[name])
+            folded.prune_group(name, rankings[name].kept(len(folded.kept[name])), found[name])
         if progress.rows:
             progress.rows[-1] |= {
                 "agreement": agreement,
@@ -96,75 +102,91 @@ def iterate(
             }
         if folded.macs() <= goal:
             return progress.rows
-        if options.score == "measured" and not progress.damage:
-            progress.damage = measure_damage(folded, rankings, statistics, first_inputs(inputs, DAMAGE_INPUTS))
-        loss = measured_loss(progress.damage) if progress.damage else relative_loss(rankings, options.score)
+        if options.score == "output-change" and not progress.sensitivity:
+            progress.sensitivity = measure_sensitivity(
+                folded, rankings, statistics, take_images(inputs, SENSITIVITY_IMAGES)
+            )
+        step_score = (
+            sensitivity_score(progress.sensitivity) if progress.sensitivity else error_score(rankings, options.score)
+        )
         in_order = {name: rankings[name] for name in folded.groups}
-        shrunk = pick(folded, in_order, statistics, loss, options, progress.rows, on_pick)
-        stale = folded.downstream(shrunk)
-        progress.keep()
+        pruned = prune_until_update(folded, in_order, statistics, step_score, options, progress.rows, on_step)
+        stale = folded.downstream(pruned)
+        progress.save()
 
 
-def measure(
+def measure_statistics(
     folded: FoldedNetwork,
     inputs: Iterable[Tensor],
     stale: Sequence[str],
-    decisions: list[Tensor],
-) -> tuple[dict[str, Statistics], float | None]:
-    """Statistics of the stale groups, and the percentage of inputs on which the network decides as the original.
+    predictions: list[Tensor],
+) -> tuple[dict[str, GramStatistics], float | None]:
+    """Return the statistics of the stale groups, and the agreement with the unpruned network (percent).
 
-    decisions: those of the original, filled in by the first call; outputs that are no (N, classes) have no agreement.
+    Args:
+        predictions: Predicted classes of the unpruned network, appended by the first call.
+
+    Returns:
+        Statistics by group, and the agreement; None if the outputs are not of shape (N, classes).
     """
-    seen: list[Tensor] = []
+    current: list[Tensor] = []
 
-    def see(outputs: Tensor) -> None:
-        seen.append(outputs.argmax(1).cpu() if isinstance(outputs, Tensor) and outputs.dim() == 2 else torch.empty(0))
+    def add(outputs: Tensor) -> None:
+        current.append(
+            outputs.argmax(1).cpu() if isinstance(outputs, Tensor) and outputs.dim() == 2 else torch.empty(0)
+        )
 
-    statistics = gather(folded.model, folded.all_readings(stale), inputs, device=folded.device, on_output=see)
-    if not decisions:
-        decisions.append(torch.cat(seen))
-    now = torch.cat(seen)
-    return statistics, round(100.0 * float((now == decisions[0]).double().mean()), 4) if len(now) else None
+    statistics = gather_statistics(
+        folded.model, folded.consumer_inputs(stale), inputs, device=folded.device, on_output=add
+    )
+    if not predictions:
+        predictions.append(torch.cat(current))
+    classes = torch.cat(current)
+    return statistics, round(100.0 * float((classes == predictions[0]).double().mean()), 4) if len(classes) else None
 
 
-def pick(
+def prune_until_update(
     folded: FoldedNetwork,
-    rankings: Mapping[str, Ranking],
-    statistics: Mapping[str, Statistics],
-    loss: Loss,
-    options: IterOptions,
-    rows: list[Row],
-    on_pick: Callable[[FoldedNetwork, Row], None] | None = None,
+    rankings: Mapping[str, ChannelRanking],
+    statistics: Mapping[str, GramStatistics],
+    step_score: StepScore,
+    options: IterationOptions,
+    rows: list[LogRow],
+    on_step: Callable[[FoldedNetwork, LogRow], None] | None = None,
 ) -> set[str]:
-    """Shrink one group after the other until the target or the next measurement is due: the names of these groups."""
+    """Prune step by step until the target is met or an update is due, and return the names of the pruned groups."""
     dense, before = folded.dense_macs, folded.macs()
-    shrunk: set[str] = set()
+    pruned: set[str] = set()
     while folded.macs() > options.target.fraction * dense:
         start = time.monotonic()
-        step = best_step(rankings, folded.widths(), folded.macs, loss, options.keep, floor=options.target.least * dense)
-        steps = [step] if step else _last_steps(folded, rankings, loss, options.target)
+        step = find_best_step(
+            rankings, folded.widths(), folded.macs, step_score, options.keep, floor=options.target.least * dense
+        )
+        steps = [step] if step else _last_steps(folded, rankings, step_score, options.target)
         for one in steps:
-            folded.shrink(one.group, rankings[one.group].kept(one.after), statistics[one.group])
-            shrunk.add(one.group)
+            folded.prune_group(one.group, rankings[one.group].kept(one.after), statistics[one.group])
+            pruned.add(one.group)
             rows.append(_row(len(rows) + 1, one, dense, time.monotonic() - start))
-            if on_pick:
-                on_pick(folded, rows[-1])
-        if before - folded.macs() >= options.refresh * dense:
+            if on_step:
+                on_step(folded, rows[-1])
+        if before - folded.macs() >= options.update_every * dense:
             break
-    return shrunk
+    return pruned
 
 
-def _last_steps(folded: FoldedNetwork, rankings: Mapping[str, Ranking], loss: Loss, target: Target) -> list[Step]:
-    """No single step stays in the window: one group's next width, with another's given back, may."""
+def _last_steps(
+    folded: FoldedNetwork, rankings: Mapping[str, ChannelRanking], step_score: StepScore, target: Target
+) -> list[WidthStep]:
+    """Return the last steps if no single step meets the target: one group one width down, and perhaps another one up."""
     now = folded.widths()
-    found = exchange(rankings, now, folded.macs, folded.dense_macs, target)
+    found = swap_widths(rankings, now, folded.macs, folded.dense_macs, target)
     macs = folded.macs(found)
     changed = [name for name in found if found[name] != now[name]]
-    errors = {name: loss(name, now[name], found[name]) for name in changed}
-    return [Step(name, now[name], found[name], errors[name], 0.0, macs) for name in changed]
+    errors = {name: step_score(name, now[name], found[name]) for name in changed}
+    return [WidthStep(name, now[name], found[name], errors[name], 0.0, macs) for name in changed]
 
 
-def _row(iteration: int, step: Step, dense_macs: int, seconds: float) -> Row:
+def _row(iteration: int, step: WidthStep, dense_macs: int, seconds: float) -> LogRow:
     return {
         "iteration": iteration,
         "layer": step.group,
@@ -180,35 +202,35 @@ def _row(iteration: int, step: Step, dense_macs: int, seconds: float) -> Row:
 
 
 class _Progress:
-    """What an interrupted ``iterate`` needs to go on: rows, kept channels, folded weights, the original's decisions, damage."""
+    """State of an interrupted ``iterate``: rows, kept channels, folded weights, predictions and sensitivity of the unpruned network."""
 
     def __init__(self, folded: FoldedNetwork, file: Path | None) -> None:
         self.folded, self.file = folded, file
-        self.rows: list[Row] = []
-        self.decisions: list[Tensor] = []
-        self.damage: dict[str, list[float]] = {}
+        self.rows: list[LogRow] = []
+        self.predictions: list[Tensor] = []
+        self.sensitivity: dict[str, list[float]] = {}
         if file is not None and file.is_file():
             self._restore(file)
 
     def _restore(self, file: Path) -> None:
         try:
             content = read_tensor_file(file)
-            self.rows, self.decisions, self.damage = content["rows"], content["decisions"], content["damage"]
+            self.rows, self.predictions, self.sensitivity = content["rows"], content["decisions"], content["damage"]
             self.folded.kept = content["kept"]
             for name, tensor in content["weights"].items():
                 self._tensor(name).copy_(tensor)
         except Exception as error:
-            raise UserError(f"{file} is damaged; delete it to start anew") from error
+            raise UserError(f"{file}: the file is damaged; delete it to start again") from error
 
-    def keep(self) -> None:
-        """Write everything, atomically."""
+    def save(self) -> None:
+        """Write the state, atomically."""
         if self.file is None:
             return
-        consumers = {one.consumer for one in self.folded.all_readings(self.folded.kept)}
+        consumers = {one.consumer for one in self.folded.consumer_inputs(self.folded.kept)}
         content = {
             "rows": self.rows,
-            "decisions": self.decisions,
-            "damage": self.damage,
+            "decisions": self.predictions,
+            "damage": self.sensitivity,
             "kept": self.folded.kept,
             "weights": {name: self._tensor(name).cpu() for name in sorted(consumers)},
         }

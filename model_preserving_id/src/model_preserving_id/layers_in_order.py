@@ -1,4 +1,4 @@
-"""A forward pass as a generator: torch.fx runs the network node by node, and the pass is paused before each layer of interest."""
+"""A forward pass as a generator: torch.fx runs the network node by node and pauses before each requested layer."""
 
 import copy
 import math
@@ -13,33 +13,37 @@ from torch import Tensor, fx, nn
 from common.models import PadShortcut
 
 ADDITIONS = (operator.add, operator.iadd, torch.add, "add", "add_")
-Norm: TypeAlias = nn.BatchNorm1d | nn.BatchNorm2d
-NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
-PAUSED = 2.5  # largest layers' worth of numbers that a paused forward pass holds
+BatchNorm: TypeAlias = nn.BatchNorm1d | nn.BatchNorm2d
+BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
+PAUSED = 2.5  # values held by a paused forward pass, in units of the largest layer's inputs and outputs
 
 
 @dataclass(eq=False)
 class LayerCall:
-    """A call of a layer. added: what its output is added to, if it enters a sum, in the shape of the output; norms: batch
-    norms in between."""
+    """A call of a layer.
+
+    Attributes:
+        batch_norms: Batch norms between the layer and the sum that its output enters.
+        added: The other summand, in the shape of the output; None without a sum.
+    """
 
     name: str
     layer: nn.Module
     input: Tensor
-    norms: tuple[Norm, ...] = ()
+    batch_norms: tuple[BatchNorm, ...] = ()
     added: Tensor | None = None
 
     def output(self) -> Tensor:
-        """What the layer gives with its present weight."""
+        """Compute the layer's output with its current weight."""
         return self.layer(self.input)
 
     @property
     def scale(self) -> Tensor:
-        """The factor per channel of the norms, (C,); a scalar 1 if there is none."""
+        """Factor per channel of the batch norms, (C,); a scalar 1 if there are none."""
         scale = self.input.new_ones(())
-        for norm in self.norms:
-            std = torch.sqrt(cast(Tensor, norm.running_var) + norm.eps)
-            scale = scale * (std.reciprocal() if norm.weight is None else norm.weight / std)
+        for batch_norm in self.batch_norms:
+            std = torch.sqrt(cast(Tensor, batch_norm.running_var) + batch_norm.eps)
+            scale = scale * (std.reciprocal() if batch_norm.weight is None else batch_norm.weight / std)
         return scale
 
 
@@ -47,21 +51,21 @@ class TracedNetwork:
     """A network as a graph whose forward pass can be paused.
 
     Attributes:
-        order: The named layers in the order in which a forward pass pauses at them.
-        paused_bytes: What a paused pass holds of one example; infinity if a layer is called several times.
+        order: The named layers, in the order in which a forward pass pauses at them.
+        paused_bytes: Memory of a paused pass per example; infinity if a layer is called several times.
 
     Raises:
-        Exception: Of any type for a network that torch.fx cannot trace, such as one with data-dependent control flow, whose graph
-            gives another output for the example, or whose output is no tensor.
+        Exception: Of any type, if torch.fx cannot trace the network (data-dependent control flow, for example), the graph's output
+            for the example differs, or the output is not a tensor.
     """
 
     def __init__(self, network: nn.Module, names: Collection[str], example: Tensor) -> None:
         self.network = copy.copy(network)  # constants of the graph become attributes of the copy
         self.graph = _Tracer(names).trace(self.network)
-        run = _Example(self.network, graph=self.graph)
-        example = as_parameters(example[:1], network)
+        run = _ExampleRun(self.network, graph=self.graph)
+        example = match_parameters(example[:1], network)
         if not torch.allclose(run.run(example), network(example), 1e-4, 1e-6, equal_nan=True):
-            raise ValueError("the graph gives another output than the network")
+            raise ValueError("the graph's output differs from the network's output")
         calls = [node for node in self.graph.nodes if node.op == "call_module" and node.target in names]
         called = [node.target for node in calls]
         if set(called) != set(names):
@@ -69,25 +73,25 @@ class TracedNetwork:
         numbers = max(math.prod(run.shapes[node.all_input_nodes[0]]) + math.prod(run.shapes[node]) for node in calls)
         once = len(called) == len(names)
         self.paused_bytes = PAUSED * numbers * next(network.parameters()).element_size() if once else math.inf
-        self.paths = {node: _path_to_sum(node, run) for node in calls}
+        self.paths = {node: _find_path_to_sum(node, run) for node in calls}
         for call, path in self.paths.items():
             if path.sum is not None:
                 self._run_right_before(path.sum, call, path.nodes)
         self.order = list(dict.fromkeys(node.target for node in self.graph.nodes if node in self.paths))
 
-    def layers_in_order(self, batch: Tensor, wanted: Collection[str]) -> Iterator[LayerCall]:
-        """Run a forward pass up to the last wanted layer; pause before each, and run it with the weight that it has then.
+    def layers_in_order(self, batch: Tensor, names: Collection[str]) -> Iterator[LayerCall]:
+        """Run a forward pass up to the last named layer. It pauses before each, and then runs the layer with its current weight.
 
-        Layers whose output enters a sum run as late as possible: what it is added to is known by then.
+        A layer whose output enters a sum runs as late as possible, so that the other summand is known.
         """
         run = fx.Interpreter(self.network, graph=self.graph)
-        run.args_iter = iter([as_parameters(batch, self.network)])
-        left = sum(call.target in wanted for call in self.paths)
+        run.args_iter = iter([match_parameters(batch, self.network)])
+        left = sum(call.target in names for call in self.paths)
         for node in self.graph.nodes:
-            if node in self.paths and node.target in wanted:
+            if node in self.paths and node.target in names:
                 path = self.paths[node]
                 layer, x = run.submodules[node.target], run.env[node.all_input_nodes[0]]
-                yield LayerCall(node.target, layer, x, path.norms, self._added(run, path))
+                yield LayerCall(node.target, layer, x, path.batch_norms, self._added(run, path))
                 del x
                 left -= 1
                 if not left:
@@ -99,27 +103,27 @@ class TracedNetwork:
 
     def _run_right_before(self, due: fx.Node, call: fx.Node, nodes: list[fx.Node]) -> None:
         x = call.all_input_nodes[0]
-        with self.graph.inserting_before(call):  # a clone: what runs in between may work in place
+        with self.graph.inserting_before(call):  # cloned, since layers in between may work in place
             call.replace_input_with(x, self.graph.call_method("clone", (x,)))
         for node in nodes:
             due.prepend(node)
 
     def _added(self, run: fx.Interpreter, path: "_Path") -> Tensor | None:
-        """What the output of a layer is about to be added to."""
-        if path.other is not None and path.other not in run.env:  # another layer's output, which is due next
+        """Return the tensor that a layer's output will be added to."""
+        if path.other is not None and path.other not in run.env:  # the output of another layer that runs next
             for node in next(one.nodes for one in self.paths.values() if one.nodes[-1] is path.other):
                 run.env[node] = run.run_node(node)
         return None if path.other is None else run.env[path.other]
 
 
-def as_parameters(batch: Tensor, network: nn.Module) -> Tensor:
-    """The batch on the device and of the type of the network's parameters."""
+def match_parameters(batch: Tensor, network: nn.Module) -> Tensor:
+    """Move a batch to the device and type of the network's parameters."""
     parameter = next(network.parameters())
     return batch.to(parameter.device, parameter.dtype)
 
 
 class _Tracer(fx.Tracer):
-    """Keeps the named layers as calls, whatever they are in, and batch norms and shortcuts of any class."""
+    """Keeps calls of the named layers, wherever they are nested, and of batch norms and option-A shortcuts."""
 
     def __init__(self, names: Collection[str]) -> None:
         super().__init__()
@@ -128,17 +132,17 @@ class _Tracer(fx.Tracer):
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         if any(name.startswith(f"{module_qualified_name}.") for name in self.names):
             return False
-        kept = module_qualified_name in self.names or isinstance(m, (PadShortcut, *NORMS))
+        kept = module_qualified_name in self.names or isinstance(m, (PadShortcut, *BATCH_NORMS))
         return kept or super().is_leaf_module(m, module_qualified_name)
 
 
-class _Example(fx.Interpreter):
-    """Notes the shapes of all values, and which nodes only pass a tensor on, as dropout does in eval mode."""
+class _ExampleRun(fx.Interpreter):
+    """Records the shapes of all values, and the nodes that return their input, such as dropout in eval mode."""
 
     def __init__(self, module: nn.Module, graph: fx.Graph) -> None:
         super().__init__(module, graph=graph)
         self.shapes: dict[fx.Node, Any] = {}
-        self.pass_on: set[fx.Node] = set()
+        self.identities: set[fx.Node] = set()
 
     def run_node(self, n: fx.Node) -> Any:
         x = self.env[n.all_input_nodes[0]] if n.all_input_nodes else None
@@ -146,33 +150,38 @@ class _Example(fx.Interpreter):
         value = super().run_node(n)
         self.shapes[n] = getattr(value, "shape", None)
         if value is x and version is not None and x._version == version:
-            self.pass_on.add(n)
+            self.identities.add(n)
         return value
 
 
 @dataclass(frozen=True)
 class _Path:
-    """nodes: a layer's call and what is between it and the sum; other: what the output is added to; both None without a sum."""
+    """Path of a layer's output to a sum.
+
+    Attributes:
+        nodes: The layer's call and the nodes between it and the sum.
+        other: The other summand; ``sum`` and ``other`` are None without a sum.
+    """
 
     nodes: list[fx.Node]
-    norms: tuple[Norm, ...] = ()
+    batch_norms: tuple[BatchNorm, ...] = ()
     sum: fx.Node | None = None
     other: fx.Node | None = None
 
 
-def _path_to_sum(call: fx.Node, run: _Example) -> _Path:
-    """The way of a layer's output, which is used nowhere else, through norms to a sum with a tensor of its shape, if any."""
-    nodes, norms = [call], list[Norm]()
+def _find_path_to_sum(call: fx.Node, run: _ExampleRun) -> _Path:
+    """Find the path of a layer's output through batch norms to a sum with a tensor of its shape, used nowhere else."""
+    nodes, batch_norms = [call], list[BatchNorm]()
     while len(nodes[-1].users) == 1:
         (user,) = nodes[-1].users
-        norm = run.submodules[user.target] if user.op == "call_module" else None
-        if isinstance(norm, NORMS) or user in run.pass_on:
-            norms += [norm] if isinstance(norm, NORMS) else []
+        batch_norm = run.submodules[user.target] if user.op == "call_module" else None
+        if isinstance(batch_norm, BATCH_NORMS) or user in run.identities:
+            batch_norms += [batch_norm] if isinstance(batch_norm, BATCH_NORMS) else []
             nodes.append(user)
             continue
         others = [node for node in user.all_input_nodes if node is not nodes[-1]]
         is_sum = user.target in ADDITIONS and len(user.args) == 2 and len(others) == 1 and not user.kwargs
         if is_sum and run.shapes[others[0]] == run.shapes[nodes[-1]]:
-            return _Path(nodes, tuple(norms), user, others[0])
+            return _Path(nodes, tuple(batch_norms), user, others[0])
         break
     return _Path([call])

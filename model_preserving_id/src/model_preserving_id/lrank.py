@@ -1,7 +1,7 @@
-"""LRank: every layer's weight truncated to its own rank; no data. Only the compression step, no training between steps.
+"""LRank: truncate every layer's weight to a rank of its own, without data. The paper's training between steps is not included.
 
 Y. Idelbayev, M. A. Carreira-Perpinan, "Low-rank compression of neural nets: learning the rank of each layer", CVPR 2020.
-A convolution's weight as a matrix (f k1, k2 c): a convolution over rows of pixels (1, k2), then one over columns (k1, 1).
+A convolution's weight is read as a matrix (f k1, c k2) and becomes a convolution along rows (1, k2), then one along columns (k1, 1).
 """
 
 from typing import Any
@@ -10,38 +10,36 @@ import torch
 from torch import Tensor, nn
 
 from common.cost import layer_macs
-from model_preserving_id.factored import (
-    Compressible,
-    Ranks,
-    choose_ranks,
-    compressible_layers,
-    count_nonzero,
-    with_factors,
-)
+from model_preserving_id.low_rank import Compressible, LayerRanks, compressible_layers, factorize
 
 
 @torch.no_grad()
 def lrank(model: nn.Module, input_shape, keep_ratio: float) -> nn.Module:
-    """A new network of ``keep_ratio`` of the parameters, within 0.5 %: rank r of each layer minimises
-    lambda MACs(r) + sum_{i > r} s_i^2, with one lambda for all. input_shape: (C, H, W). Raises UserError."""
+    """Factorize a network to ``keep_ratio`` of its parameters, within 0.5 %.
+
+    The rank r of each layer minimizes lambda MACs(r) + sum_{i > r} s_i^2, with the same lambda for all layers.
+
+    Args:
+        input_shape: (C, H, W).
+
+    Raises:
+        UserError: With the nearest reachable ratio.
+    """
     macs = layer_macs(model, input_shape)
     decomposed, layers = {}, {}
     for name, module in compressible_layers(model):
-        u, s, vt = torch.linalg.svd(folded(module).double(), full_matrices=False)
+        u, s, vt = torch.linalg.svd(as_matrix(module).double(), full_matrices=False)
         decomposed[name] = (u, s, vt)
         per_rank = u.shape[0] + vt.shape[1]
         cost = macs_per_rank(module, macs[name])
-        layers[name] = Ranks((s.square() / cost).cpu().numpy(), per_rank, module.weight.numel())
-    ranks = choose_ranks(layers, count_nonzero(model), keep_ratio)
-    modules = dict(compressible_layers(model))
-    factors = {
-        name: as_layers(modules[name], *decomposed[name], rank) for name, rank in ranks.items() if rank is not None
-    }
-    return with_factors(model, factors)
+        layers[name] = LayerRanks((s.square() / cost).cpu().numpy(), per_rank, module.weight.numel())
+    return factorize(
+        model, layers, keep_ratio, lambda name, module, rank: factor_layer(module, *decomposed[name], rank)
+    )
 
 
-def folded(module: Compressible) -> Tensor:
-    """The weight as a matrix: (f k1, c k2) of a convolution (f, c, k1, k2), (out, in) of a linear layer."""
+def as_matrix(module: Compressible) -> Tensor:
+    """Return the weight as a matrix: (f k1, c k2) for a convolution (f, c, k1, k2), (out, in) for a linear layer."""
     weight = module.weight.detach()
     if weight.dim() == 2:
         return weight
@@ -50,16 +48,16 @@ def folded(module: Compressible) -> Tensor:
 
 
 def macs_per_rank(module: Compressible, macs: int) -> float:
-    """MACs that one rank of the two factors costs, from the layer's own MACs."""
+    """Return the MACs of both factors per rank, computed from the layer's MACs."""
     if isinstance(module, nn.Linear):
         return macs / (module.in_features * module.out_features) * (module.in_features + module.out_features)
     f, c, k1, k2 = module.weight.shape
     pixels = macs / (f * c * k1 * k2)
-    return pixels * (c * k2 * module.stride[0] + f * k1)  # the first factor still sees every row
+    return pixels * (c * k2 * module.stride[0] + f * k1)  # the first factor reads every row
 
 
-def as_layers(module: Compressible, u: Tensor, s: Tensor, vt: Tensor, rank: int) -> nn.Sequential:
-    """The layer as two, of this rank: (1, k2) without bias, then (k1, 1) with the layer's bias; stride and padding by axis."""
+def factor_layer(module: Compressible, u: Tensor, s: Tensor, vt: Tensor, rank: int) -> nn.Sequential:
+    """Split a layer into two of this rank: (1, k2) without bias, then (k1, 1) with the layer's bias; stride and padding by axis."""
     root = s[:rank].sqrt()
     first, second = root[:, None] * vt[:rank], u[:, :rank] * root
     bias = module.bias is not None

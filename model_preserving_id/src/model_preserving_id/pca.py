@@ -1,8 +1,8 @@
-"""PCA: every layer's outputs projected on their leading principal components.
+"""PCA: project every layer's outputs onto their leading principal components.
 
 X. Zhang, J. Zou, K. He, J. Sun, "Accelerating very deep convolutional networks for classification and detection", 2015,
-arXiv 1505.06798 (the linear form, without the asymmetric refinements). y = W x + b with mean mu and components U:
-y ~= U U^T (y - mu) + mu, so the first factor is U^T W, the second U, and the bias U U^T b + (Id - U U^T) mu.
+arXiv 1505.06798 (the linear form, without the asymmetric refinements). For y = W x + b with mean mu and components U:
+y ~= U U^T (y - mu) + mu, hence the first factor is U^T W, the second U, and the bias U U^T b + (Id - U U^T) mu.
 """
 
 from collections.abc import Iterable
@@ -18,22 +18,15 @@ from common.cost import layer_macs
 from common.errors import UserError
 from common.layers import weight_of
 from model_preserving_id.activations import eval_mode
-from model_preserving_id.factored import (
-    Compressible,
-    Ranks,
-    choose_ranks,
-    compressible_layers,
-    count_nonzero,
-    with_factors,
-)
-from model_preserving_id.rows import Gram
+from model_preserving_id.gram import Gram
+from model_preserving_id.low_rank import Compressible, LayerRanks, compressible_layers, factorize
 
-POSITIONS = 30_000  # of a layer's outputs: so many are drawn
+POSITIONS = 30_000  # number of sampled output positions per layer
 
 
 @dataclass(frozen=True)
 class Components:
-    """Of a layer's outputs: mean (f,), principal components in columns (f, f) and their variances (f,), descending."""
+    """Mean (f,) of a layer's outputs, principal components in columns (f, f) and their variances (f,), descending."""
 
     mean: Tensor
     vectors: Tensor
@@ -42,9 +35,16 @@ class Components:
 
 @torch.no_grad()
 def pca(model: nn.Module, input_shape, inputs: Iterable[Tensor], keep_ratio: float, *, seed: int = 2) -> nn.Module:
-    """A new network of ``keep_ratio`` of the parameters, within 0.5 %. input_shape: (C, H, W); inputs: without labels.
+    """Factorize a network to ``keep_ratio`` of its parameters, within 0.5 %.
 
-    A component is worth its variance, over that of it and all before it, over the MACs of a rank. Raises UserError.
+    The importance of component i is s_i / (s_1 + ... + s_i) per MAC of a rank, where s are the variances.
+
+    Args:
+        input_shape: (C, H, W).
+        inputs: Batches of images, without labels.
+
+    Raises:
+        UserError: With the nearest reachable ratio, or if a layer has no outputs.
     """
     macs = layer_macs(model, input_shape)
     found = output_components(model, inputs, seed=seed)
@@ -53,29 +53,26 @@ def pca(model: nn.Module, input_shape, inputs: Iterable[Tensor], keep_ratio: flo
         rows = module.weight.shape[0] + module.weight[0].numel()
         cost = macs[name] / module.weight.numel() * rows
         s = found[name].variances.cpu().numpy()
-        worth = s / np.maximum(np.cumsum(s), np.finfo(np.float64).tiny) / cost
+        importance = s / np.maximum(np.cumsum(s), np.finfo(np.float64).tiny) / cost
         biases = module.weight.shape[0] if module.bias is None else 0
-        layers[name] = Ranks(np.minimum.accumulate(worth), rows, module.weight.numel(), biases)
-    ranks = choose_ranks(layers, count_nonzero(model), keep_ratio)
-    modules = dict(compressible_layers(model))
-    factors = {name: as_layers(modules[name], found[name], rank) for name, rank in ranks.items() if rank is not None}
-    return with_factors(model, factors)
+        layers[name] = LayerRanks(np.minimum.accumulate(importance), rows, module.weight.numel(), biases)
+    return factorize(model, layers, keep_ratio, lambda name, module, rank: factor_layer(module, found[name], rank))
 
 
 @torch.no_grad()
 def output_components(model: nn.Module, inputs: Iterable[Tensor], *, seed: int = 2) -> dict[str, Components]:
-    """Principal components of each layer's outputs before any nonlinearity, from at most 30,000 drawn positions."""
+    """Compute principal components of each layer's outputs before any nonlinearity, from at most 30,000 sampled positions."""
     layers = dict(compressible_layers(model))
     generator = torch.Generator().manual_seed(seed)
     batches = list(inputs) if not hasattr(inputs, "__len__") else inputs
-    share = max(1, POSITIONS // max(1, len(batches)))  # type: ignore[arg-type]
+    per_batch = max(1, POSITIONS // max(1, len(batches)))  # type: ignore[arg-type]
     moments = {name: Moments(module.weight.shape[0]) for name, module in layers.items()}
 
     def hook_of(name: str):
         def hook(module: nn.Module, _, output: Tensor) -> None:
             rows = (output.movedim(1, -1) if output.dim() == 4 else output).reshape(-1, weight_of(module).shape[0])
-            drawn = torch.randperm(len(rows), generator=generator)[:share].to(rows.device)
-            moments[name].add(rows.index_select(0, drawn))
+            sample = torch.randperm(len(rows), generator=generator)[:per_batch].to(rows.device)
+            moments[name].add(rows.index_select(0, sample))
 
         return hook
 
@@ -98,13 +95,14 @@ class Moments:
         self.gram, self.sum = Gram(width), torch.zeros(width, dtype=torch.float64)
 
     def add(self, rows: Tensor) -> None:
+        """Add rows (m, f)."""
         self.gram.add(rows)
         self.sum += rows.double().sum(0).cpu()
 
     def components(self, name: str) -> Components:
-        """Raises UserError, naming the layer, if there were no rows."""
+        """Return the principal components. Raises UserError, with the layer's name, if there were no rows."""
         if not self.gram.count:
-            raise UserError(f"{name} is not reached by the inputs; give at least one batch")
+            raise UserError(f"{name}: the layer has no outputs; give at least one batch of images")
         mean = self.sum / self.gram.count
         covariance = torch.from_numpy(self.gram.matrix()) / self.gram.count - torch.outer(mean, mean)
         variances, vectors = torch.linalg.eigh(covariance)
@@ -112,8 +110,8 @@ class Moments:
 
 
 @torch.no_grad()
-def as_layers(module: Compressible, found: Components, rank: int) -> nn.Sequential:
-    """The layer as two: U_r^T W in its own geometry without bias, then U_r, 1x1, with the bias that keeps the mean."""
+def factor_layer(module: Compressible, found: Components, rank: int) -> nn.Sequential:
+    """Split a layer into two: U_r^T W with the layer's kernel, without bias, then U_r (1x1) with the bias that preserves the mean."""
     weight = module.weight
     u = found.vectors[:, :rank].to(weight.device)
     mean = found.mean.to(weight.device)

@@ -1,4 +1,4 @@
-"""Networks as the seed's ``.pt`` files, which ``torch.load`` reads too; no module is ever pickled.
+"""Networks as ``.pt`` files with the original code's names, which ``torch.load`` can also read; modules are not pickled.
 
 A file is a dictionary of the architecture's name and arguments, its replaced layers and its tensors.
 """
@@ -23,10 +23,12 @@ FORMAT = "model-preserving-id-1"
 
 
 def to_dict(model: nn.Module, **more: Any) -> dict[str, Any]:
-    """A registered network as plain data; ``more``: data set, normalisation and the like. Raises UserError for a user's own."""
+    """Convert a registered network to plain data. ``more``: data set, normalization etc. Raises UserError for other networks."""
     record = getattr(model, "architecture", None)
     if record is None or not is_known(record["arch"]):
-        raise UserError("only networks of the registry become a .pt dictionary; common.checkpoint saves any network")
+        raise UserError(
+            "the network is not in the registry and cannot be written as a .pt dictionary; use common.checkpoint.save_model"
+        )
     layers = describe_replaced(model, create_meta_model(record["arch"], **record["args"]))
     tensors = {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}
     return {
@@ -40,13 +42,13 @@ def to_dict(model: nn.Module, **more: Any) -> dict[str, Any]:
 
 
 def save_dict(path: Path | str, content: Mapping[str, Any]) -> None:
-    """Write such a dictionary, atomically."""
+    """Write a dictionary of :func:`to_dict`, atomically."""
     with atomic_file(path) as temporary:
         torch.save(dict(content), temporary)
 
 
 def from_dict(content: Mapping[str, Any], path: Path | str = "the dictionary") -> nn.Module:
-    """The network of a dictionary of :func:`to_dict`, in eval mode. Raises UserError for anything else."""
+    """Build the network of a dictionary of :func:`to_dict`, in eval mode. Raises UserError for other content."""
     try:
         known = content["format"] == FORMAT
         arch, args, layers, tensors = (content[key] for key in ("arch", "args", "layers", "tensors"))
@@ -54,7 +56,7 @@ def from_dict(content: Mapping[str, Any], path: Path | str = "the dictionary") -
         known = False
     if not known or not isinstance(tensors, dict) or not all(_is_tensor(*item) for item in tensors.items()):
         raise UserError(
-            f"{path} is not a network that this package wrote (a dictionary of arch, args, layers and tensors)"
+            f"{path}: not a network written by this package; expected a dictionary of arch, args, layers and tensors"
         )
     check_facts(content, path)
     model = build_recorded(arch, args, tensors, path)
@@ -73,7 +75,7 @@ def _is_tensor(name: object, tensor: object) -> bool:
 
 
 def as_network(net: nn.Module | Mapping[str, Any] | Path | str) -> nn.Module:
-    """A network from a Module, a dictionary of :func:`to_dict`, or a path: a ``.pt`` with one, or a model.safetensors."""
+    """Return a network from a module, a dictionary of :func:`to_dict`, or the path of a ``.pt`` or ``.safetensors`` file."""
     if isinstance(net, nn.Module):
         return net.eval()
     if isinstance(net, Mapping):
@@ -84,23 +86,23 @@ def as_network(net: nn.Module | Mapping[str, Any] | Path | str) -> nn.Module:
     return from_dict(read_tensor_file(path), path)
 
 
-def data_of(model: nn.Module, dataset: str | None, dataset_dir: str | None) -> tuple[str, str | None]:
-    """(data set, its folder): what the options leave open, the network's own file says; ImageNet if that does not either."""
+def resolve_dataset(model: nn.Module, dataset: str | None, dataset_dir: str | None) -> tuple[str, str | None]:
+    """Return (data set, its folder) from the options, else from the network's file; the default is ImageNet."""
     header = getattr(model, "checkpoint_header", None) or {}
     known = header.get("dataset")
     folder = header.get("dataset_dir") if dataset in (None, known) else None
     return dataset or known or "imagenet", dataset_dir or folder
 
 
-SEED_NAMES = {"mobilenet": "mobilenet_v1", "mobilenetv1": "mobilenet_v1", "mobilenetv2": "mobilenet_v2"}
+ORIGINAL_NAMES = {"mobilenet": "mobilenet_v1", "mobilenetv1": "mobilenet_v1", "mobilenetv2": "mobilenet_v2"}
 
 
-def arch_of(name: str, dataset: str) -> str:
-    """Our name of one of the seed's (``VGG16``, ``ResNet56``, ``MobileNetV1``), or of ours. Raises UserError."""
+def resolve_arch(name: str, dataset: str) -> str:
+    """Return this project's name of an architecture, also for names of the original code such as ``VGG16``. Raises UserError."""
     plain = re.sub(r"[^a-z0-9]", "", name.lower())
     if plain == "vgg16":
         return "vgg16_imagenet" if dataset == "imagenet" else "vgg16"
-    candidate = name if is_known(name) else SEED_NAMES.get(plain, plain)
+    candidate = name if is_known(name) else ORIGINAL_NAMES.get(plain, plain)
     if not is_known(candidate):
-        raise UserError(f"unknown architecture {name!r}; known are VGG16, {', '.join(ARCHITECTURES)}")
+        raise UserError(f"--arch {name}: unknown architecture; expected VGG16, {', '.join(ARCHITECTURES)}")
     return candidate

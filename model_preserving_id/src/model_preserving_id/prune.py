@@ -1,4 +1,4 @@
-"""One shot: from a network and unlabelled inputs to a smaller network that decides as it does. (Paper, section 3)"""
+"""One-shot pruning of a network with unlabeled images. (Paper, section 3)"""
 
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -8,20 +8,20 @@ from torch import Tensor, nn
 from common.errors import UserError
 from common.target import Target
 from common.trained_model import Limits
-from model_preserving_id.activations import Statistics, gather, warn_of_few_rows
+from model_preserving_id.activations import GramStatistics, gather_statistics, warn_if_few_rows
+from model_preserving_id.channel_ranking import ChannelRanking, rank_groups
 from model_preserving_id.compensate import check_compensation, compensate
-from model_preserving_id.damage import DAMAGE_INPUTS, first_inputs, measure_damage
 from model_preserving_id.folded import FoldedNetwork
-from model_preserving_id.ranking import Ranking, rank_groups
-from model_preserving_id.settings import INPUTS
-from model_preserving_id.widths import (
-    by_budget,
-    by_counts,
-    by_eps,
-    by_fraction,
+from model_preserving_id.sensitivity import SENSITIVITY_IMAGES, measure_sensitivity, take_images
+from model_preserving_id.settings import RECONSTRUCTION_IMAGES
+from model_preserving_id.width_allocation import (
     check_score,
-    measured_loss,
-    relative_loss,
+    error_score,
+    sensitivity_score,
+    widths_from_counts,
+    widths_from_eps,
+    widths_from_fraction,
+    widths_from_target,
 )
 
 
@@ -34,98 +34,110 @@ def prune_network(
     *,
     keep: float | None = None,
     eps: float | None = None,
-    streams: str | None = None,
-    skip: Sequence[str] = (),
+    residual: str | None = None,
+    ignored_layers: Sequence[str] = (),
     round_to: int = 1,
-    score: str = "measured",
+    score: str = "output-change",
     compensation: str = "weights",
-    solve_inputs: int = INPUTS,
+    reconstruction_images: int = RECONSTRUCTION_IMAGES,
     device: torch.device | str | None = None,
 ) -> nn.Module:
-    """A new, smaller network whose outputs stay as near as least squares allow; no labels, no training. In eval mode.
+    """Prune channels by interpolative decomposition and return a new, smaller network in eval mode.
 
-    batches: inputs (N, ...) like ``example_input``, without labels, from the training data; read once or several times.
-    Exactly one of
-      kept         how many channels stay, by group name (``common.channels.channel_groups``); groups not named stay whole
-      target_macs  the fraction of the MACs that stays, met within [0.98, 1.00] of it
-      keep         the fraction of channels that stays in every group
-      eps          |r_k+1,k+1| <= eps |r_11| in every group
-    streams: all residual streams stay whole (``off``), or those with an option-A shortcut shrink, as far as that is ``exact`` or
-    by a ``conv`` in the shortcut's place. Not given: ``off``, and ``exact`` with ``kept``, which may name them.
-    skip: groups that stay whole. round_to: widths are multiples of it.
-    score: what a step towards ``target_macs`` loses: the ``pivot`` (the paper's), the ``frobenius`` norm of what is left
-    out, or the change of the outputs as ``measured`` (the best). compensation: ``none`` (the paper), ``t`` or ``weights`` (the
-    best), see
-    :mod:`model_preserving_id.compensate`, with the first ``solve_inputs`` inputs. device: where the arithmetic runs; the network's if not given.
-    Raises UserError in one line for anything that cannot be.
+    The given model is not modified. Labels and training are not needed. Exactly one of ``kept``, ``target_macs``, ``keep`` and
+    ``eps`` must be given. (Chee et al. 2022, section 3)
+
+    Args:
+        example_input: Batch of the shape that the network reads, e.g. (1, 3, 32, 32).
+        batches: Training images, batches of shape (N, ...), without labels. Iterated one or more times.
+        kept: Number of channels to keep, by group name (see :func:`common.channels.channel_groups`). Other groups keep all channels.
+        target_macs: Fraction F of the MACs to keep; the result has between 0.98 F and F.
+        keep: Fraction of channels to keep in every group.
+        eps: Largest relative pivot error |r_{k+1,k+1}| / |r_11| in every group.
+        residual: Residual streams, i.e. the channels that are summed by a stage's skip connections: ``"keep"`` does not prune
+            them; ``"exact"`` prunes them, but removes only duplicates and dead channels where an option-A shortcut reads them;
+            ``"conv"`` prunes them and replaces option-A shortcuts by 1x1 convolutions. The default is ``"keep"``, or
+            ``"exact"`` if ``kept`` is given.
+        ignored_layers: Groups that are not pruned, by the name of a producer.
+        round_to: Widths are multiples of this number.
+        score: Criterion that distributes ``target_macs`` over groups: ``"pivot"`` (the paper), ``"frobenius"``, or
+            ``"output-change"``, the measured change of the network's outputs (default).
+        compensation: ``"none"`` (the paper), ``"t"`` or ``"weights"`` (default): see :mod:`model_preserving_id.compensate`.
+        reconstruction_images: Number of images used for the compensation.
+        device: Device for the computation; by default the network's.
+
+    Raises:
+        UserError: If the arguments are invalid or the target cannot be reached.
     """
     if sum(choice is not None for choice in (kept, target_macs, keep, eps)) != 1:
-        raise UserError("prune_network needs exactly one of kept, target_macs, keep and eps")
+        raise UserError("prune_network: expected exactly one of kept, target_macs, keep and eps")
     check_compensation(compensation)
     check_score(score)
     target = None if target_macs is None else Target(target_macs)
-    streams = streams or ("off" if kept is None else "exact")
-    inputs = _checked_inputs(batches)
+    residual = residual or ("keep" if kept is None else "exact")
+    inputs = _check_inputs(batches)
     for name, tensor in model.state_dict().items():
         if tensor.is_floating_point() and not torch.isfinite(tensor).all():
-            raise UserError(f"the network's {name} holds infinities or nan; its weights are damaged")
-    limits = Limits(ignored=tuple(skip), round_to=round_to)
-    folded = FoldedNetwork(model, example_input, streams=streams, limits=limits, device=device)
-    shrink_in_one_shot(folded, inputs, kept, target, keep, eps, score)
-    compensate(folded, inputs, compensation, count=solve_inputs)
-    return folded.pruned().to(next(model.parameters()).device)
+            raise UserError(f"the weights {name} contain infinities or nan; load another checkpoint")
+    limits = Limits(ignored=tuple(ignored_layers), round_to=round_to)
+    folded = FoldedNetwork(model, example_input, residual=residual, limits=limits, device=device)
+    prune_one_shot(folded, inputs, kept, target, keep, eps, score)
+    compensate(folded, inputs, compensation, count=reconstruction_images)
+    return folded.build_pruned().to(next(model.parameters()).device)
 
 
-def shrink_in_one_shot(
+def prune_one_shot(
     folded: FoldedNetwork,
     inputs: Iterable[Tensor],
     kept: Mapping[str, int] | None = None,
     target: Target | None = None,
     keep: float | None = None,
     eps: float | None = None,
-    score: str = "measured",
+    score: str = "output-change",
 ) -> None:
-    """Shrink all groups, in place, from one measurement of the given network. Options as for :func:`prune_network`."""
-    statistics = gather(folded.model, folded.all_readings(), inputs, device=folded.device)
-    warn_of_few_rows(statistics)
+    """Prune all groups, in place, with statistics of the unpruned network. Options as in :func:`prune_network`."""
+    statistics = gather_statistics(folded.model, folded.consumer_inputs(), inputs, device=folded.device)
+    warn_if_few_rows(statistics)
     rankings = rank_groups(folded, statistics)
     if kept is not None:
-        widths = by_counts(rankings, kept)
+        widths = widths_from_counts(rankings, kept)
     elif target is not None:
-        if score == "measured":
-            loss = measured_loss(measure_damage(folded, rankings, statistics, first_inputs(inputs, DAMAGE_INPUTS)))
+        if score == "output-change":
+            step_score = sensitivity_score(
+                measure_sensitivity(folded, rankings, statistics, take_images(inputs, SENSITIVITY_IMAGES))
+            )
         else:
-            loss = relative_loss(rankings, score)
-        widths = by_budget(rankings, folded.macs, folded.dense_macs, target, loss)
+            step_score = error_score(rankings, score)
+        widths = widths_from_target(rankings, folded.macs, folded.dense_macs, target, step_score)
     elif keep is not None:
-        widths = by_fraction(rankings, keep)
+        widths = widths_from_fraction(rankings, keep)
     else:
         assert eps is not None
-        widths = by_eps(rankings, eps)
-    shrink_all(folded, rankings, statistics, widths)
+        widths = widths_from_eps(rankings, eps)
+    prune_all(folded, rankings, statistics, widths)
 
 
-def shrink_all(
+def prune_all(
     folded: FoldedNetwork,
-    rankings: Mapping[str, Ranking],
-    statistics: Mapping[str, Statistics],
+    rankings: Mapping[str, ChannelRanking],
+    statistics: Mapping[str, GramStatistics],
     widths: Mapping[str, int],
 ) -> None:
-    """Choose and fold in every group that loses channels."""
+    """Prune every group to its width."""
     for name, width in widths.items():
         if width < rankings[name].size:
-            folded.shrink(name, rankings[name].kept(width), statistics[name])
+            folded.prune_group(name, rankings[name].kept(width), statistics[name])
 
 
-def _checked_inputs(batches: Iterable[Tensor] | Tensor) -> Iterable[Tensor]:
-    """Inputs without labels that can be read several times. Raises UserError for labels, and for nothing at all."""
+def _check_inputs(batches: Iterable[Tensor] | Tensor) -> Iterable[Tensor]:
+    """Return batches that can be read several times. Raises UserError for labels and for an empty iterable."""
     if isinstance(batches, Tensor):
         return [batches]
     if iter(batches) is batches:
         batches = list(batches)
     first = next(iter(batches), None)
     if first is None:
-        raise UserError("there are no inputs to prune with; give at least one batch")
+        raise UserError("batches: no images given; give at least one batch")
     if not isinstance(first, Tensor):
-        raise UserError(f"batches of inputs are tensors (N, ...), without labels; got a {type(first).__name__}")
+        raise UserError(f"batches: expected tensors (N, ...), without labels; got {type(first).__name__}")
     return batches

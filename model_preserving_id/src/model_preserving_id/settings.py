@@ -1,4 +1,4 @@
-"""The options of every command of this package, and the commands main.py and train.py: nothing here imports torch."""
+"""The options of this package's commands, and the commands main.py and train.py, without importing torch."""
 
 import argparse
 from collections.abc import Sequence
@@ -13,15 +13,15 @@ from common.training.options import SCHEDULES, TrainOptions
 PACKAGE = "model_preserving_id"
 
 METHODS = ("iditer", "budget", "frac", "eps")
-SCORES = ("pivot", "frobenius", "measured")
-STREAMS = ("exact", "conv", "off")
+SCORES = ("pivot", "frobenius", "output-change")
+RESIDUAL_MODES = ("keep", "exact", "conv")
 COMPENSATIONS = ("none", "t", "weights")
-INPUTS = 1000  # calibration inputs that layers are solved with by default
+RECONSTRUCTION_IMAGES = 1000  # default number of calibration images for the compensation
 CHECKPOINT = "checkpoint.pth.tar"
 
 
 def below_one(text: str) -> float:
-    """Argparse type: a number in [0, 1)."""
+    """Parse a number in [0, 1), as an argparse type."""
     value = float(text)
     if not 0 <= value < 1:
         raise argparse.ArgumentTypeError(f"{text} is not in [0, 1)")
@@ -29,140 +29,166 @@ def below_one(text: str) -> float:
 
 
 @settings
-class Pruning:
-    """Pruning."""
+class ChannelPruningOptions:
+    """Pruning options."""
 
     method: str = option(
         "iditer",
-        "iditer: layer by layer down to --target-macs; budget: the same in one shot; frac: every layer keeps --k; eps: by accuracy",
+        "iditer: step by step to --target-macs (the paper); budget: the same in one pass; frac: a fraction --k of every layer;"
+        " eps: an error --eps in every layer",
         "--method",
         "--k-args",
         choices=METHODS,
     )
-    k: float = option(0.95, "fraction of channels kept: by a step of iditer, or in every layer by frac", type=fraction)
-    eps: float | None = option(None, "largest |r_k+1,k+1| / |r_11| of a layer, for --method eps", type=below_one)
-    target_macs: float = option(0.5, "fraction of the MACs to keep, met within [0.98 F, F]", type=fraction, metavar="F")
+    k: float = option(0.95, "fraction of channels kept, by a step of iditer or in every layer by frac", type=fraction)
+    eps: float | None = option(
+        None, "largest relative pivot error |r_k+1,k+1| / |r_11| of a layer, for --method eps", type=below_one
+    )
+    target_macs: float = option(
+        0.5, "fraction of the MACs to keep; the result has 0.98 F to F", type=fraction, metavar="F"
+    )
     prune_batch_size: int | None = option(
-        None, "training images to prune with; 5000, or all if there are fewer", type=positive_int
+        None,
+        "number of calibration images (training images); 5000, or all if there are fewer, if not given",
+        type=positive_int,
     )
     score: str | None = option(
         None,
-        "criterion of a step; pivot (the paper's) for iditer, measured for budget if not given",
+        "criterion of a step: the paper's pivots, Frobenius norm, or change of the outputs; pivot for iditer, else output-change, if not given",
         choices=SCORES,
     )
-    refresh: float = option(
-        0.02, "iditer measures again after this fraction of the MACs; 0: after each step", type=below_one
+    update_every: float = option(
+        0.02,
+        "fraction of the MACs after which iditer re-estimates the statistics; 0: after every step (the paper)",
+        type=below_one,
     )
-    streams: str = option(
-        "off",
-        "residual streams: not pruned (off), or those read by an option-A shortcut, too, as far as exact, or by a conv",
-        choices=STREAMS,
+    residual: str = option(
+        "keep",
+        "residual streams: not pruned (keep), pruned where option-A shortcuts stay exact (exact), or pruned with shortcuts as 1x1 convolutions (conv)",
+        choices=RESIDUAL_MODES,
     )
-    skip: list[str] = option([], "layers that are not pruned", metavar="LAYER")
+    ignored_layers: list[str] = option([], "layers that are not pruned", metavar="LAYER")
     round_to: int = option(1, "widths are multiples of this, such as 8", type=positive_int)
     compensation: str = option(
         "weights",
-        "none is the paper; otherwise compensate for what earlier pruning lost, by T or by the consumers' weights",
+        "reconstruction of the consumers' weights: none (the paper), re-solve T (t), or re-solve the weights",
         choices=COMPENSATIONS,
     )
-    solve_batch_size: int = option(INPUTS, "number of the calibration images for --compensation", type=positive_int)
-    refresh_bn: bool = option(False, "recalibrate batch-norm statistics (not in the paper)")
-    without_class: int | None = option(None, "prune without any image of this class")
-    forward_blocksize: int | None = option(None, "images that go through the network at once", type=positive_int)
+    reconstruction_images: int = option(
+        RECONSTRUCTION_IMAGES, "number of calibration images used for --compensation", type=positive_int
+    )
+    recalibrate_bn: bool = option(False, "recalibrate batch-norm statistics (not in the paper)")
+    without_class: int | None = option(None, "class whose images are removed from the calibration images")
+    forward_blocksize: int | None = option(None, "batch size of the forward passes", type=positive_int)
 
     def __post_init__(self) -> None:
         if self.method not in METHODS:
             raise UserError(f"--method {self.method}: expected one of {', '.join(METHODS)}")
         if self.method == "eps" and self.eps is None:
-            raise UserError("--method eps needs --eps, such as 0.05")
+            raise UserError("--method eps: --eps is missing; add for example --eps 0.05")
         if self.eps is not None and self.method != "eps":
-            raise UserError(f"--eps belongs to --method eps, not to {self.method}")
+            raise UserError(f"--eps {self.eps:g}: not used by --method {self.method}; use --method eps")
 
     @property
     def label(self) -> str:
-        """Name of a run folder: method and target."""
+        """Method and target, for the name of the run folder."""
         target = {"iditer": self.target_macs, "budget": self.target_macs, "frac": self.k, "eps": self.eps}
         return f"{self.method}-{target[self.method]:g}"
 
 
 @settings
-class Prune:
+class PruneChannels:
     """Prune a trained network with the interpolative decomposition."""
 
     network: NetworkOptions = section(NetworkOptions)
     data: DataOptions = section(DataOptions)
     run: RunOptions = section(RunOptions)
     repeat: RepeatOptions = section(RepeatOptions, seed=2)
-    pruning: Pruning = section(Pruning)
+    pruning: ChannelPruningOptions = section(ChannelPruningOptions)
     log_interval: int = option(
-        0, "iditer: evaluate and save after every N steps", type=nonnegative_int, metavar="N", free=True
+        0,
+        "number of iditer steps between evaluations on the test images; 0: none",
+        type=nonnegative_int,
+        metavar="N",
+        free=True,
     )
     no_latency: bool = option(False, "do not measure latency", free=True)
     out: str | None = option(None, "run folder; runs/DATASET/ARCH-METHOD-TARGET if not given", free=True)
 
 
 @settings
-class Additional:
+class AdditionalOptions:
     """Additional options."""
 
-    dataset: str | None = option(None, "the data set; the checkpoint's own, else imagenet, if not given")
+    dataset: str | None = option(None, "name of the data set; from the checkpoint, else imagenet, if not given")
     dataset_dir: str | None = option(None, "folder of the data set; digits needs none")
-    normalize: str | None = option(None, "mean and deviation other than the checkpoint's")
-    original: str | None = option(None, "the network before compression: agreement, and --distill", metavar="FILE")
-    distill: float = option(0.0, "weight of the original's outputs in the loss", metavar="ALPHA")
-    temperature: float = option(1.0, "softens both outputs for --distill")
-    schedule: str = option("constant", "course of the learning rate; the original's is constant", choices=SCHEDULES)
+    normalize: str | None = option(None, "normalization, imagenet or cifar10; from the checkpoint if not given")
+    original: str | None = option(
+        None, "unpruned network: reference for the agreement and teacher of --distill-weight", metavar="FILE"
+    )
+    distill_weight: float = option(0.0, "weight of the distillation term in the loss", metavar="ALPHA")
+    temperature: float = option(1.0, "softmax temperature of the distillation")
+    schedule: str = option("constant", "learning-rate schedule; constant as in the original code", choices=SCHEDULES)
     amp: bool = option(False, "automatic mixed precision (bfloat16)")
 
     def __post_init__(self) -> None:
-        if not self.distill >= 0 or not self.temperature > 0:
-            raise UserError("--distill must not be negative, --temperature must be above zero")
-        if self.distill and not self.original:
-            raise UserError("--distill needs --original FILE, the network before compression")
+        if not self.distill_weight >= 0:
+            raise UserError(f"--distill-weight {self.distill_weight:g}: expected 0 or more")
+        if not self.temperature > 0:
+            raise UserError(f"--temperature {self.temperature:g}: expected a value above 0")
+        if self.distill_weight and not self.original:
+            raise UserError(
+                f"--distill-weight {self.distill_weight:g}: requires the unpruned network; add --original FILE"
+            )
 
 
 @settings
-class FineTune:
+class FineTuneCompressed:
     """Fine-tune a compressed network."""
 
     pretrained: str = option(
-        REQUIRED, "the compressed network: modelIDiter_final.pt, .tp or model.safetensors", metavar="FILE"
+        REQUIRED, "compressed network: modelIDiter_final.pt, .tp or model.safetensors", metavar="FILE"
     )
     arch: str = option("vgg16", "architecture of the original network", "-a", "--arch")
     workers: int = option(
-        4, "processes that read images which do not fit in memory", "-j", "--workers", type=nonnegative_int, free=True
+        4,
+        "number of processes that load images, for data sets that do not fit in memory",
+        "-j",
+        "--workers",
+        type=nonnegative_int,
+        free=True,
     )
     epochs: int = option(90, "number of epochs", type=nonnegative_int)
-    start_epoch: int = option(0, "epochs that count as done", type=nonnegative_int)
-    batch_size: int = option(256, "images per step, all processes together", "-b", "--batch-size", type=positive_int)
+    start_epoch: int = option(0, "number of epochs that count as completed", type=nonnegative_int)
+    batch_size: int = option(256, "images per step, over all processes", "-b", "--batch-size", type=positive_int)
     lr: float = option(0.1, "learning rate", "--lr", "--learning-rate")
     momentum: float = option(0.9, "momentum of SGD")
     weight_decay: float = option(1e-4, "weight decay", "--wd", "--weight-decay")
     print_freq: int = option(
-        10, "accepted; a line is printed per epoch", "-p", "--print-freq", type=positive_int, free=True
+        10, "accepted, not used; one line is printed per epoch", "-p", "--print-freq", type=positive_int, free=True
     )
-    resume: str = option("", f"a {CHECKPOINT} to resume from", metavar="FILE", free=True)
-    evaluate: bool = option(False, "evaluate before training, too", "-e", "--evaluate", "--evalute", free=True)
+    resume: str = option("", f"{CHECKPOINT} to resume from", metavar="FILE", free=True)
+    evaluate: bool = option(False, "also evaluate before training", "-e", "--evaluate", "--evalute", free=True)
     log_dir: str = option("runs/fine-tune", "run folder", "--log_dir", "--log-dir", free=True)
     tensorboard_dir: str | None = option(
         None, "folder for TensorBoard", "--tensorboard_dir", "--tensorboard-dir", free=True
     )
     world_size: int = option(-1, "number of machines", free=True)
-    rank: int = option(-1, "which of them this is", free=True)
-    dist_url: str = option("tcp://127.0.0.1:23456", "where the processes meet", free=True)
-    dist_backend: str = option("nccl", "nccl; gloo is used where there is no CUDA", free=True)
-    gpu: int | None = option(None, "which CUDA device to use", free=True)
+    rank: int = option(-1, "rank of this machine", free=True)
+    dist_url: str = option("tcp://127.0.0.1:23456", "address of the first process", free=True)
+    dist_backend: str = option("nccl", "backend; gloo is used if CUDA is not available", free=True)
+    gpu: int | None = option(None, "index of the CUDA device", free=True)
     multiprocessing_distributed: bool = option(False, "one process per CUDA device", free=True)
-    prune_batch_size: int | None = option(None, "accepted; calibration images are training images here")
+    prune_batch_size: int | None = option(None, "accepted, not used; calibration images are training images here")
     repeat: RepeatOptions = section(RepeatOptions)
     run: RunOptions = section(RunOptions)
-    more: Additional = section(Additional)
+    more: AdditionalOptions = section(AdditionalOptions)
 
     def __post_init__(self) -> None:
         self.recipe()
 
     def recipe(self) -> TrainOptions:
-        """The training that these options describe. Raises UserError for a value out of range."""
+        """Return the training options. Raises UserError for a value out of range."""
         return train_options(
             epochs=max(0, self.epochs - self.start_epoch),
             batch_size=self.batch_size,
@@ -177,20 +203,20 @@ class FineTune:
 def prune_main(argv: Sequence[str] | None = None) -> int:
     """Run ``python main.py``; returns an exit status."""
 
-    def body(given: Prune) -> None:
+    def body(given: PruneChannels) -> None:
         from model_preserving_id.command import prune
 
         prune(given, cli.command_line("python main.py", argv))
 
-    return command(Prune, body, argv, "main.py", PACKAGE)
+    return command(PruneChannels, body, argv, "main.py", PACKAGE)
 
 
 def train_main(argv: Sequence[str] | None = None) -> int:
     """Run ``python train.py``; returns an exit status."""
 
-    def body(given: FineTune) -> None:
+    def body(given: FineTuneCompressed) -> None:
         from model_preserving_id.finetune import finetune
 
         finetune(given, cli.command_line("train.py", argv))
 
-    return command(FineTune, body, argv, "train.py", PACKAGE)
+    return command(FineTuneCompressed, body, argv, "train.py", PACKAGE)

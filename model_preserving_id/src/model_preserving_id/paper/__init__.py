@@ -1,1 +1,1 @@
-"""The README's tables and figures, and the experiments behind them; not part of the wheel."""
+"""Tables and figures of the README and the experiments behind them; not part of the wheel."""

@@ -1,4 +1,4 @@
-"""The README's figure of the idea: ``python -m model_preserving_id.paper.diagrams``."""
+"""Draw the README's figure of the method: ``python -m model_preserving_id.paper.diagrams``."""
 
 import sys
 from collections.abc import Sequence
@@ -11,15 +11,15 @@ from model_preserving_id.settings import PACKAGE
 
 def draw(settings: Diagram) -> None:
     """Write idea.png."""
-    from model_preserving_id.paper.idea import idea
+    from model_preserving_id.paper.idea import draw_idea
 
     file = Path(settings.out) / "idea.png"
-    idea(file)
+    draw_idea(file)
     print(file)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; returns an exit status."""
+    """Run the command and return its exit status."""
     return command(Diagram, draw, argv, "python -m model_preserving_id.paper.diagrams", PACKAGE)
 
 

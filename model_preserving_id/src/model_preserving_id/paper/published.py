@@ -1,9 +1,9 @@
-"""Figures of the original's notebook ``Iter-PerClass-ClassRemoved-Figure``, for tables that put ours beside them.
+"""Values published in the original repository's notebook ``Iter-PerClass-ClassRemoved-Figure``, for comparison in tables.
 
-VGG-16 on CIFAR-10 (93.51 % on 9000 test pictures), pruned iteratively with 1000 pictures of nine classes, no fine-tuning.
+VGG-16 on CIFAR-10 (93.51 % on 9000 test images), pruned iteratively with 1000 images of nine classes, no fine-tuning.
 """
 
-# share of the FLOPs left, top-1 %, agreement %, the missing class %, mean of the others %, the worst other %
+# remaining FLOPs (fraction), top-1 %, agreement %, missing class %, mean of the other classes %, worst other class %
 MISSING_CLASS = (
     (0.974, 93.51, 100.00, 93.8, 93.5, 85.9),
     (0.880, 93.51, 99.98, 93.8, 93.5, 85.9),

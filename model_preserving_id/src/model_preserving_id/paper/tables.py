@@ -1,7 +1,7 @@
-"""The tables of the README, made from ``results/*.json``.
+"""Generate the README's tables from ``results/*.json``.
 
-python -m model_preserving_id.paper.tables --add RUN_FOLDER   a finished run becomes results/run-<folder's name>.json
-python -m model_preserving_id.paper.tables                    rewrite the README's tables and the picture of the curve
+python -m model_preserving_id.paper.tables --add RUN_FOLDER   copy a finished run to results/run-<folder's name>.json
+python -m model_preserving_id.paper.tables                    rewrite the README's tables and the plot of the curve
 """
 
 import sys
@@ -14,65 +14,63 @@ from common.reporting.benchmark import speed_table
 from common.reporting.results import keep_run, tables_command
 from common.runs import read_json
 from model_preserving_id.paper.published import MISSING_CLASS
-from model_preserving_id.paper.settings import HOME
+from model_preserving_id.paper.settings import HOME, RATIO_LABELS
 from model_preserving_id.settings import PACKAGE
 
 RESULTS = HOME / "results"
 README = HOME / "README.md"
 CURVE = RESULTS / "curve-resnet56.png"
 NAMES = {
-    "id-weights": "ID, weights solved anew (the default)",
-    "id-t": "ID, T against the original (`--compensation t`)",
+    "id-weights": "ID, re-solved weights † (the default)",
+    "id-t": "ID, re-solved T † (`--compensation t`)",
     "id": "ID with T (the paper, `--compensation none`)",
     "without-t": "ID's channels without T",
     "l1": "largest L1 norm",
-    "l1-weights": "largest L1 norm, weights solved anew",
-    "random": "random",
-    "random-weights": "random, weights solved anew",
-    "group-norm": "torch-pruning, group norm, its own widths",
+    "l1-weights": "largest L1 norm, re-solved weights †",
+    "random": "random channels",
+    "random-weights": "random channels, re-solved weights †",
+    "group-norm": "torch-pruning (group norm, its own widths)",
 }
-# the picture: who chooses the channels, and how the next layer is told (dotted: not at all)
+# the plot: color is the channel selection, line style the reconstruction (dotted: none)
 COLOR = {"id": 0, "without": 0, "l1": 1, "random": 2, "group": 3}  # indices into common.plots.COLORS
 LINE = {"id": "--", "id-t": "-.", "id-weights": "-", "l1-weights": "-", "random-weights": "-"}
-CHOICES: dict[
-    str, tuple[str, dict[str, Any]]
-] = {  # rows of benchmarks/resnet56_choices.py: what they show, and their settings
-    "base": ("500 pictures, Frobenius score, one shot, inner channels", {}),
-    "score-pivot": ("the paper's pivots as score", {"score": "pivot"}),
-    "score-measured": ("the measured change of the outputs as score", {"score": "measured"}),
-    "frac": ("the same fraction in every layer", {"how": "frac"}),
-    "eps": ("the same eps in every layer", {"how": "eps"}),
-    "iditer": ("layer by layer, statistics measured anew", {"how": "iditer"}),
-    "pictures-100": ("100 pictures", {"pictures": 100}),
-    "pictures-2000": ("2000 pictures", {"pictures": 2000}),
-    "pictures-5000": ("5000 pictures", {"pictures": 5000}),
-    "streams-exact": ("streams that shrink exactly, too", {"streams": "exact"}),
-    "streams-conv": ("streams, too, through 1x1 convolutions", {"streams": "conv"}),
-    "refresh-bn": ("batch-norm statistics measured anew", {"refresh_bn": True}),
-    "round-8": ("widths in multiples of 8", {"round_to": 8}),
-    "t": ("T against the original", {"compensation": "t"}),
-    "weights": ("weights against the original", {"compensation": "weights"}),
-    "best": ("measured score, weights against the original", {"score": "measured", "compensation": "weights"}),
+CHOICES: dict[str, tuple[str, dict[str, Any]]] = {  # rows of benchmarks/resnet56_choices.py: description and settings
+    "base": ("500 images, Frobenius score, one shot, residual streams not pruned", {}),
+    "score-pivot": ("score: pivots (the paper)", {"score": "pivot"}),
+    "score-output-change": ("score: change of the outputs", {"score": "output-change"}),
+    "frac": ("same fraction in every layer", {"method": "frac"}),
+    "eps": ("same eps in every layer", {"method": "eps"}),
+    "iditer": ("iterative, re-estimated statistics", {"method": "iditer"}),
+    "images-100": ("100 images", {"images": 100}),
+    "images-2000": ("2000 images", {"images": 2000}),
+    "images-5000": ("5000 images", {"images": 5000}),
+    "residual-exact": ("residual streams pruned where exact", {"residual": "exact"}),
+    "residual-conv": ("residual streams pruned, shortcuts as 1x1 convolutions", {"residual": "conv"}),
+    "recalibrate-bn": ("recalibrated batch-norm statistics", {"recalibrate_bn": True}),
+    "round-8": ("widths rounded to multiples of 8", {"round_to": 8}),
+    "t": ("re-solved T", {"compensation": "t"}),
+    "weights": ("re-solved weights", {"compensation": "weights"}),
+    "best": ("score: change of the outputs, re-solved weights", {"score": "output-change", "compensation": "weights"}),
     "best-200": (
-        "the same, weights solved with 200 pictures",
-        {"score": "measured", "compensation": "weights", "solve_with": 200},
+        "as above, weights re-solved with 200 images",
+        {"score": "output-change", "compensation": "weights", "reconstruction_images": 200},
     ),
     "best-2000": (
-        "the same, weights solved with 2000 pictures",
-        {"score": "measured", "compensation": "weights", "solve_with": 2000},
+        "as above, weights re-solved with 2000 images",
+        {"score": "output-change", "compensation": "weights", "reconstruction_images": 2000},
     ),
-    "best-refresh-bn": (
-        "the same, batch-norm statistics measured anew",
-        {"score": "measured", "compensation": "weights", "refresh_bn": True},
+    "best-recalibrate-bn": (
+        "as above, recalibrated batch-norm statistics",
+        {"score": "output-change", "compensation": "weights", "recalibrate_bn": True},
     ),
 }
 
 
 def curve_table() -> str:
-    """Top-1 / agreement of every method at every share of the MACs."""
+    """Tabulate top-1 / agreement of every method at every target."""
     records = _read("curve-resnet56-*.json")
     if not records:
-        return "Not measured yet: `python benchmarks/resnet56_curve.py` does it."
+        return "No results yet: run `python benchmarks/resnet56_curve.py`."
     targets = sorted({record["target"] for record in records}, reverse=True)
     rows = []
     for method, name in NAMES.items():
@@ -80,14 +78,14 @@ def curve_table() -> str:
         if found:
             cells = [f"{found[t]['top1']:.2f} / {found[t]['agreement']:.2f}" if t in found else "" for t in targets]
             rows.append([name, *cells])
-    return markdown_table(["top-1 / agreement, %", *(f"{100 * t:g} % of the MACs" for t in targets)], rows)
+    return markdown_table(["top-1 / agreement (%)", *(f"{100 * t:g} % of the MACs" for t in targets)], rows)
 
 
 def choices_table() -> str:
-    """What each setting does, on training pictures that were held out: agreement and change of the outputs."""
+    """Tabulate agreement and change of the outputs by setting, measured on held-out training images."""
     records = _read("choice-*.json")
     if not records:
-        return "Not measured yet: `python benchmarks/resnet56_choices.py` does it."
+        return "No results yet: run `python benchmarks/resnet56_choices.py`."
     targets = sorted({record["target"] for record in records}, reverse=True)
     rows = []
     for name, (title, _) in CHOICES.items():
@@ -98,51 +96,51 @@ def choices_table() -> str:
             ]
             rows.append([title, *cells])
     return markdown_table(
-        ["agreement, % / change of the outputs", *(f"{100 * t:g} % of the MACs" for t in targets)], rows
+        ["agreement (%) / change of the outputs", *(f"{100 * t:g} % of the MACs" for t in targets)], rows
     )
 
 
 def runs_table() -> str:
-    """Finished runs of main.py."""
+    """Tabulate finished runs of main.py."""
     runs = _read("run-*.json")
     if not runs:
-        return "Not measured yet: `python -m model_preserving_id.paper.tables --add RUN_FOLDER` makes a file of a finished run."
+        return "No results yet: add a finished run with `python -m model_preserving_id.paper.tables --add RUN_FOLDER`."
     rows = []
     for run in sorted(runs, key=lambda run: -run["compressed"]["macs"]):
         dense, small, options = run["baseline"], run["compressed"], run["options"]
-        how = f"`--method {options['method']} --compensation {options['compensation']}`"
-        left = [f"{100 * small[what] / dense[what]:.2f}" for what in ("macs", "params")]
+        method = f"`--method {options['method']} --compensation {options['compensation']}`"
+        remaining = [f"{100 * small[cost] / dense[cost]:.2f}" for cost in ("macs", "params")]
         seconds = f"{run['pruning_cpu_seconds']:.0f}" if "pruning_cpu_seconds" in run else ""
         rows.append(
             [
                 run["arch"],
-                how,
-                run["pictures"],
+                method,
+                run["images"],
                 f"{dense['top1']:.2f}",
                 f"{small['top1']:.2f}",
                 f"{small['agreement']:.2f}",
-                *left,
+                *remaining,
                 seconds,
             ]
         )
     header = [
         "network",
         "settings",
-        "pictures",
-        "dense top-1",
-        "top-1",
-        "agreement",
-        "MACs %",
-        "params %",
-        "pruning, CPU s",
+        "calibration images",
+        "dense top-1 (%)",
+        "top-1 (%)",
+        "agreement (%)",
+        "remaining MACs (%)",
+        "remaining params (%)",
+        "pruning time (CPU s)",
     ]
     return markdown_table(header, rows)
 
 
 def wide_table() -> str:
-    """Some widths of the wide layer: the three errors, accuracies."""
+    """Tabulate the three errors and the accuracies at some widths of the wide layer."""
     if not (RESULTS / "wide-mnist.json").is_file():
-        return "Not measured yet: `python -m model_preserving_id.paper.experiments.wide` does it."
+        return "No results yet: run `python -m model_preserving_id.paper.experiments.wide`."
     record = read_json(RESULTS / "wide-mnist.json")
     points = record["points"]
     shown = points[:: max(1, len(points) // 9)]
@@ -162,37 +160,48 @@ def wide_table() -> str:
         "σ(k+1)/σ(1)",
         "‖R₂₂‖/‖R‖",
         "r(k+1,k+1)/r(1,1)",
-        *(f"{name} top-1" for name in record["dense"]),
-        "test agreement",
+        *(f"{name} top-1 (%)" for name in record["dense"]),
+        "test agreement (%)",
     ]
     return markdown_table(header, rows)
 
 
 def missing_class_table() -> str:
-    """Agreement, the missing class, and the others, along the way."""
+    """Tabulate top-1, agreement, the missing class and the other classes by remaining MACs."""
     files = sorted(RESULTS.glob("missing-class-*.json"))
     if not files:
-        return "Not measured yet: `python -m model_preserving_id.paper.experiments.missing_class` does it."
+        return "No results yet: run `python -m model_preserving_id.paper.experiments.missing_class`."
     rows = []
     for record in map(read_json, files):
         missing = record["without_class"]
         for p in record["points"]:
             others = [value for i, value in enumerate(p["per_class"]) if i != missing]
             cells = [p["top1"], p["agreement"], p["per_class"][missing], sum(others) / len(others), min(others)]
-            rows.append([record["arch"], f"{p['macs_left']:.3f}", *(f"{cell:.2f}" for cell in cells)])
-    for left, top1, agreement, *classes in MISSING_CLASS:
-        published = (f"{left:.3f}", f"{top1:.2f}", f"{agreement:.2f}", *(f"{value:.1f}" for value in classes))
-        rows.append(["vgg16, published", *published])
+            rows.append(
+                [f"{record['arch']}, this repository", f"{p['macs_left']:.3f}", *(f"{cell:.2f}" for cell in cells)]
+            )
+    for remaining, top1, agreement, *classes in MISSING_CLASS:
+        published = (f"{remaining:.3f}", f"{top1:.2f}", f"{agreement:.2f}", *(f"{value:.1f}" for value in classes))
+        rows.append(["vgg16, original code (published)", *published])
     return markdown_table(
-        ["network", "MACs left", "top-1", "agreement", "missing class", "mean of the others", "worst other"], rows
+        [
+            "network",
+            "remaining MACs",
+            "top-1 (%)",
+            "agreement (%)",
+            "missing class (%)",
+            "mean of the other classes (%)",
+            "worst other class (%)",
+        ],
+        rows,
     )
 
 
 def ratios_table() -> str:
-    """Top-1 / agreement by method and share of the parameters."""
+    """Tabulate top-1 / agreement by method and fraction of the parameters."""
     files = sorted(RESULTS.glob("ratios-*.json"))
     if not files:
-        return "Not measured yet: `python -m model_preserving_id.paper.experiments.ratios` does it."
+        return "No results yet: run `python -m model_preserving_id.paper.experiments.ratios`."
     record = read_json(files[0])
     ratios = sorted({p["ratio"] for p in record["points"]}, reverse=True)
     rows = []
@@ -202,17 +211,17 @@ def ratios_table() -> str:
             f"{found[r]['top1']:.2f} / {found[r]['agreement']:.2f}" if "top1" in found.get(r, {}) else "–"
             for r in ratios
         ]
-        rows.append([record["labels"][method], *cells])
-    return markdown_table(["top-1 / agreement, %", *(f"{100 * r:g} % of the parameters" for r in ratios)], rows)
+        rows.append([RATIO_LABELS[method], *cells])
+    return markdown_table(["top-1 / agreement (%)", *(f"{100 * r:g} % of the parameters" for r in ratios)], rows)
 
 
-def volume_table() -> str:
-    """Error and correlations of the three-dimensional network, every few picks."""
-    files = sorted(RESULTS.glob("volume-*.json"))
+def conv3d_table() -> str:
+    """Tabulate error and correlations of the 3-D network, every few steps."""
+    files = sorted(RESULTS.glob("conv3d-*.json"))
     if not files:
-        return "Not measured yet: `python -m model_preserving_id.paper.experiments.volume` does it."
+        return "No results yet: run `python -m model_preserving_id.paper.experiments.conv3d`."
     record = read_json(files[0])
-    names = {"dense": "the whole network", "id": "ID", "l2": "smallest L2 norms"}
+    names = {"dense": "unpruned network", "id": "ID", "l2": "smallest L2 norms removed"}
     rows = []
     for method, name in names.items():
         points = [p for p in record["points"] if p["method"] == method]
@@ -220,7 +229,7 @@ def volume_table() -> str:
             rows.append(
                 [name, f"{p['macs_left']:.3f}", f"{p['rmse']:.3f}", f"{p['pearson']:.3f}", f"{p['spearman']:.3f}"]
             )
-    return markdown_table([f"{record['data']} set", "MACs left", "test RMSE", "Pearson", "Spearman"], rows)
+    return markdown_table([f"{record['data']} data", "remaining MACs", "test RMSE", "Pearson", "Spearman"], rows)
 
 
 TABLES: dict[str, Callable[[], str]] = {
@@ -230,39 +239,39 @@ TABLES: dict[str, Callable[[], str]] = {
     "model_preserving_id.wide": wide_table,
     "model_preserving_id.missing_class": missing_class_table,
     "model_preserving_id.ratios": ratios_table,
-    "model_preserving_id.volume": volume_table,
+    "model_preserving_id.conv3d": conv3d_table,
     "model_preserving_id.speed": lambda: speed_table(RESULTS),
 }
 
 
-def look(method: str) -> dict[str, str]:
-    """Colour and line of a method in the picture of the curve."""
+def plot_style(method: str) -> dict[str, str]:
+    """Return color and line style of a method in the plot of the curve."""
     from common.plots import COLORS
 
     return {"color": COLORS[COLOR[method.split("-")[0]]], "linestyle": LINE.get(method, ":")}
 
 
-def draw_curve(file: Path | str, records: Sequence[Mapping[str, Any]]) -> None:
-    """Top-1 and agreement against the share of the MACs, a line per method."""
+def plot_curve(file: Path | str, records: Sequence[Mapping[str, Any]]) -> None:
+    """Plot top-1 and agreement against the MACs, one line per method."""
     from common.plots import figure
 
     with figure(file, width=10, height=4.6, ncols=2) as (top1, agreement):
         for method, name in NAMES.items():
             found = sorted((r for r in records if r["method"] == method), key=lambda r: r["target"])
-            style = {**look(method), "label": name.split(" (")[0]}
-            for axes, what in ((top1, "top1"), (agreement, "agreement")):
+            style = {**plot_style(method), "label": name.split(" (")[0]}
+            for axes, metric in ((top1, "top1"), (agreement, "agreement")):
                 if found:
-                    axes.plot([100 * r["target"] for r in found], [r[what] for r in found], marker=".", **style)
+                    axes.plot([100 * r["target"] for r in found], [r[metric] for r in found], marker=".", **style)
         top1.axhline(records[0]["dense_top1"], color="black", linewidth=0.8, linestyle="--")
-        for axes, label in ((top1, "top-1 %"), (agreement, "agreement %")):
-            axes.set(xlabel="% of the MACs", ylabel=label)
+        for axes, label in ((top1, "top-1 (%)"), (agreement, "agreement (%)")):
+            axes.set(xlabel="MACs (% of the dense network)", ylabel=label)
             axes.invert_xaxis()
         top1.set_title("ResNet-56, CIFAR-10, no fine-tuning (black: dense)", fontsize=10)
         agreement.figure.legend(*agreement.get_legend_handles_labels(), loc="outside upper center", ncols=3, fontsize=9)
 
 
 def add_result(folder: Path | str, results: Path = RESULTS) -> Path:
-    """A finished run folder as one JSON file among the results: see :func:`common.reporting.results.keep_run`."""
+    """Copy a finished run folder to one JSON file: see :func:`common.reporting.results.keep_run`."""
     return keep_run(folder, PACKAGE, results)
 
 
@@ -271,11 +280,11 @@ def _read(pattern: str) -> list[dict[str, Any]]:
 
 
 def draw() -> list[Path]:
-    """The picture of the curve, if there are results."""
+    """Plot the curve, if there are results."""
     records = _read("curve-resnet56-*.json")
     if not records:
         return []
-    draw_curve(CURVE, records)
+    plot_curve(CURVE, records)
     return [CURVE]
 
 

@@ -1,1 +1,1 @@
-"""The paper's experiments beyond its tables, each a command that leaves a result file and a picture."""
+"""Further experiments of the paper and the original notebooks: each command writes a result file and plots."""

@@ -1,11 +1,11 @@
-"""What becomes of a class that the pruning pictures do not show? Accuracy of every class while channels go.
+"""Measure the accuracy of every class during iterative pruning, if one class is missing from the calibration images.
 
-The original repository's Iter-PerClass-ClassRemoved-Figure.ipynb: iterative pruning, k = 0.9, 1000 pictures without class 0.
+The original repository's Iter-PerClass-ClassRemoved-Figure.ipynb: k = 0.9, 1000 images without class 0.
 
     python -m model_preserving_id.paper.experiments.missing_class --arch resnet20 --weights data/weights/resnet20-12fca82f.th \\
         --dataset cifar10 --dataset-dir data/cifar10 --without-class 0 --target-macs 0.3
 
-Leaves missing_class.json, per_class.png and agreement.png.
+Writes missing_class.json, per_class.png and agreement.png.
 """
 
 import sys
@@ -20,10 +20,10 @@ PROG = "python -m model_preserving_id.paper.experiments.missing_class"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; returns an exit status."""
+    """Run the command and return its exit status."""
 
     def body(given: MissingClass) -> None:
-        from model_preserving_id.paper.experiments.per_class import run
+        from model_preserving_id.paper.experiments.class_accuracy import run
 
         run(given, cli.command_line(PROG, argv))
 

@@ -1,7 +1,7 @@
-"""Molecules as boxes of atoms: ATOM3D's ligand binding affinity from its own files, or a generated set of the same shape.
+"""Voxel grids of molecules: ATOM3D's ligand binding affinity (LBA) from its files, or generated data of the same shape.
 
 R. Townshend et al., "ATOM3D: Tasks on Molecules in Three Dimensions" (arXiv 2012.04035): 5 elements, 41^3 voxels of 1 angstrom
-around the ligand. The generated set is no chemistry: it is there so that a three-dimensional network can be tried anywhere.
+around the ligand. The generated data have no chemical meaning; they allow the experiment to run without a download.
 """
 
 from collections.abc import Mapping, Sequence
@@ -22,20 +22,21 @@ GENERATED = {"train": 192, "val": 80, "test": 96}
 
 @dataclass(frozen=True)
 class Molecules:
-    """name; by part of :data:`PARTS` the boxes (N, 5, S, S, S) float32 and affinities (N, 1) float32."""
+    """A data set: for each part of :data:`PARTS`, voxel grids (N, 5, S, S, S) and affinities (N, 1), both float32."""
 
     name: str
     parts: Mapping[str, tuple[Tensor, Tensor]]
 
     @property
     def input_shape(self) -> tuple[int, ...]:
+        """Shape of one voxel grid, (5, S, S, S)."""
         return tuple(self.parts["train"][0].shape[1:])
 
 
 def voxels(elements: Sequence[str], positions: np.ndarray, center: np.ndarray, grid: int) -> Tensor:
-    """How many atoms of each element lie in each voxel, (5, S, S, S); other elements and what lies outside do not count.
+    """Count the atoms of each element in each voxel, (5, S, S, S); other elements and atoms outside are ignored.
 
-    positions: (atoms, 3) angstrom; center: (3,), the middle of the box.
+    positions: (atoms, 3) in angstrom; center: (3,), the center of the grid.
     """
     box = np.zeros((len(ELEMENTS), grid, grid, grid), dtype=np.float32)
     places = np.rint((np.asarray(positions) - center) / RESOLUTION).astype(int) + grid // 2
@@ -46,20 +47,20 @@ def voxels(elements: Sequence[str], positions: np.ndarray, center: np.ndarray, g
 
 
 def read_lba(folder: Path | str, grid: int = 41) -> Molecules:
-    """ATOM3D's LBA set, split by sequence identity: ``folder/train``, ``val`` and ``test`` are LMDB folders of its own format.
+    """Read ATOM3D's LBA data set, split by sequence identity, from the LMDB folders ``train``, ``val`` and ``test``.
 
-    Needs the package atom3d. Raises UserError where it or a folder is missing.
+    Requires the package atom3d. Raises UserError if it or a folder is missing.
     """
     try:
         from atom3d.datasets import LMDBDataset
     except ImportError as error:
-        raise UserError("reading ATOM3D's files needs the package atom3d: pip install atom3d") from error
+        raise UserError(
+            "--lba: reading ATOM3D's files requires the package atom3d; install it with pip install atom3d"
+        ) from error
     parts = {}
     for part in PARTS:
         if not (Path(folder) / part).is_dir():
-            raise UserError(
-                f"{Path(folder) / part}: no such folder; ATOM3D's split-by-sequence-identity-30/data holds it"
-            )
+            raise UserError(f"--lba {folder}: no such folder: {part}; use ATOM3D's split-by-sequence-identity-30/data")
         boxes, affinities = [], []
         for item in LMDBDataset(str(Path(folder) / part)):
             pocket, ligand = item["atoms_pocket"], item["atoms_ligand"]
@@ -73,18 +74,18 @@ def read_lba(folder: Path | str, grid: int = 41) -> Molecules:
 
 
 def generate(grid: int = 17, seed: int = 3, sizes: Mapping[str, int] = GENERATED) -> Molecules:
-    """Random atoms around a middle; the "affinity" grows with pairs of O and N that lie close, and with C near the middle."""
-    draw = np.random.default_rng(seed)
+    """Generate random atoms around a center; the "affinity" grows with close pairs of O and N, and with C near the center."""
+    rng = np.random.default_rng(seed)
     parts = {}
     for part in PARTS:
         boxes, affinities = [], []
         for _ in range(sizes[part]):
-            kinds = draw.choice(len(ELEMENTS), size=60, p=(0.2, 0.4, 0.15, 0.15, 0.1))
-            at = draw.normal(scale=grid / 6, size=(60, 3))
+            kinds = rng.choice(len(ELEMENTS), size=60, p=(0.2, 0.4, 0.15, 0.15, 0.1))
+            at = rng.normal(scale=grid / 6, size=(60, 3))
             boxes.append(voxels([ELEMENTS[kind] for kind in kinds], at, np.zeros(3), grid))
             oxygen, nitrogen = at[kinds == 2], at[kinds == 3]
             pairs = np.exp(-((oxygen[:, None] - nitrogen[None]) ** 2).sum(2) / 8).sum()
-            middle = np.exp(-(at[kinds == 1] ** 2).sum(1) / (grid / 4) ** 2).sum()
-            affinities.append(2 + 0.6 * pairs + 0.25 * middle)
+            near_center = np.exp(-(at[kinds == 1] ** 2).sum(1) / (grid / 4) ** 2).sum()
+            affinities.append(2 + 0.6 * pairs + 0.25 * near_center)
         parts[part] = (torch.stack(boxes), torch.tensor(affinities, dtype=torch.float32)[:, None])
     return Molecules("generated", parts)

@@ -1,13 +1,13 @@
-"""ID beside other ways to make a network smaller, over keep ratios of the parameters: PCA, LRank, filters by norm.
+"""Compare ID with PCA, LRank and filter selection by L1 norm, at equal numbers of parameters.
 
-The original repository's ComparisonsNet.ipynb and LRankPlusID.ipynb. Each method is given the same ratio, without fine-tuning:
-ID alone, PCA alone, LRank alone, filters with the largest L1 norm, and PCA and LRank on top of an ID network that has half of
-the MACs. ALDS (torchprune), which the original compares with, has no kept implementation on a package index: it is left out.
+The original repository's ComparisonsNet.ipynb and LRankPlusID.ipynb. Without fine-tuning, each method keeps the same fraction of
+the parameters: ID, PCA, LRank, filters with the largest L1 norm, and PCA and LRank after ID has pruned to 50 % of the MACs.
+ALDS (torchprune), which the original compares with, is not included: no package index has a maintained implementation.
 
     python -m model_preserving_id.paper.experiments.ratios --arch resnet20 --weights data/weights/resnet20-12fca82f.th \\
         --dataset cifar10 --dataset-dir data/cifar10
 
-Leaves ratios.json and ratios.png. A ratio that a method cannot meet has no point; its reason stands in the file.
+Writes ratios.json and ratios.png. For a ratio that a method cannot meet, the file contains the error message.
 """
 
 import sys
@@ -15,21 +15,21 @@ from collections.abc import Sequence
 
 from common import cli
 from common.settings import command
-from model_preserving_id.paper.settings import Ratios
+from model_preserving_id.paper.settings import ParameterRatios
 from model_preserving_id.settings import PACKAGE
 
 PROG = "python -m model_preserving_id.paper.experiments.ratios"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; returns an exit status."""
+    """Run the command and return its exit status."""
 
-    def body(given: Ratios) -> None:
-        from model_preserving_id.paper.experiments.comparison import run
+    def body(given: ParameterRatios) -> None:
+        from model_preserving_id.paper.experiments.parameter_ratios import run
 
         run(given, cli.command_line(PROG, argv))
 
-    return command(Ratios, body, argv, PROG, PACKAGE)
+    return command(ParameterRatios, body, argv, PROG, PACKAGE)
 
 
 if __name__ == "__main__":

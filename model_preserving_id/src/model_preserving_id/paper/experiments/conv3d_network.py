@@ -1,4 +1,4 @@
-"""A three-dimensional network and its pruning: the work of :mod:`model_preserving_id.paper.experiments.volume`."""
+"""A network of 3-D convolutions and its pruning: the implementation of :mod:`model_preserving_id.paper.experiments.conv3d`."""
 
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -22,16 +22,16 @@ from common.plots import figure
 from common.runs import describe_environment, writable_folder
 from common.target import Target
 from model_preserving_id.folded import FoldedNetwork
-from model_preserving_id.iterate import IterOptions, Row, iterate
+from model_preserving_id.iterate import IterationOptions, LogRow, iterate
 from model_preserving_id.paper.experiments.molecules import Molecules, generate, read_lba
-from model_preserving_id.paper.settings import Volume
+from model_preserving_id.paper.settings import PruneConv3d
 
-PRUNING = 80  # complexes of the validation part, as the original has it
-AMOUNTS = (0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5)  # of the filters that go, by norm
+CALIBRATION = 80  # complexes of the validation part, as in the original notebook
+REMOVED_FRACTIONS = (0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5)  # of the filters, by L2 norm
 
 
-class VolumeNet(nn.Module):
-    """Four convolutions 3^3 with ReLU, max-pool 2 after the second and the fourth, a hidden layer, one number.
+class Conv3dNetwork(nn.Module):
+    """Four 3x3x3 convolutions with ReLU, max-pooling after the second and the fourth, one hidden layer, one output.
 
     (N, channels, S, S, S) -> (N, 1)
     """
@@ -51,14 +51,14 @@ class VolumeNet(nn.Module):
         return self.out(self.drop_hidden(F.relu(self.hidden(self.drop(x.flatten(1))))))
 
 
-def run(settings: Volume, command: str) -> None:
-    """Measure, and leave the files in ``settings.out``. command: the command line, for the record."""
+def run(settings: PruneConv3d, command: str) -> None:
+    """Run the experiment and write its files into ``settings.out``. ``command`` is the recorded command line."""
     out = writable_folder(settings.out)
     set_threads(settings.run.threads)
     device = choose_device(settings.run.device)
     data = read_lba(settings.lba, settings.grid) if settings.lba else generate(settings.grid, settings.seed)
-    model = trained(out / "dense.safetensors", data, settings, device)
-    points = [point("dense", model, data, 1.0), *by_id(model, data, settings), *by_norm(model, data)]
+    model = train(out / "dense.safetensors", data, settings, device)
+    points = [measure("dense", model, data, 1.0), *prune_by_id(model, data, settings), *prune_by_norm(model, data)]
     record = {
         "command": command,
         "data": data.name,
@@ -69,15 +69,15 @@ def run(settings: Volume, command: str) -> None:
         "points": points,
         "environment": describe_environment(device),
     }
-    write_json(out / "volume.json", record)
-    plot(record, out / "volume.png")
-    print(f"{out / 'volume.json'}, {out / 'volume.png'}")
+    write_json(out / "conv3d.json", record)
+    plot(record, out / "conv3d.png")
+    print(f"{out / 'conv3d.json'}, {out / 'conv3d.png'}")
 
 
-def trained(file: Path, data: Molecules, settings: Volume, device: torch.device) -> nn.Module:
-    """Adam 1e-3, batches of 16, mean squared error, as the original trains."""
+def train(file: Path, data: Molecules, settings: PruneConv3d, device: torch.device) -> nn.Module:
+    """Train as the original notebook (Adam 1e-3, batch size 16, mean squared error), or load the network if it exists."""
     torch.manual_seed(settings.seed)
-    build = partial(VolumeNet, settings.grid, tuple(settings.widths), settings.hidden)
+    build = partial(Conv3dNetwork, settings.grid, tuple(settings.widths), settings.hidden)
     recipe = {
         "data": data.name,
         "grid": settings.grid,
@@ -103,71 +103,75 @@ def trained(file: Path, data: Molecules, settings: Volume, device: torch.device)
     return load_model(file, build).to(device)
 
 
-def by_id(model: nn.Module, data: Molecules, settings: Volume) -> list[dict[str, Any]]:
-    """A point after every pick of the iterative rule."""
+def prune_by_id(model: nn.Module, data: Molecules, settings: PruneConv3d) -> list[dict[str, Any]]:
+    """Measure after every step of iterative pruning."""
     points: list[dict[str, Any]] = []
 
-    def see(folded: FoldedNetwork, row: Row) -> None:
-        points.append(point("id", folded.pruned(), data, row["macs_left"]))
+    def add_point(folded: FoldedNetwork, row: LogRow) -> None:
+        points.append(measure("id", folded.build_pruned(), data, row["macs_left"]))
 
-    inputs = list(data.parts["val"][0][:PRUNING].split(16))
+    inputs = list(data.parts["val"][0][:CALIBRATION].split(16))
     iterate(
-        FoldedNetwork(model, inputs[0][:1]), inputs, IterOptions(Target(settings.target_macs), settings.k), on_pick=see
+        FoldedNetwork(model, inputs[0][:1]),
+        inputs,
+        IterationOptions(Target(settings.target_macs), settings.k),
+        on_step=add_point,
     )
     return points
 
 
-def by_norm(model: nn.Module, data: Molecules) -> list[dict[str, Any]]:
-    """The same share of the filters with the smallest L2 norms goes from every layer."""
+def prune_by_norm(model: nn.Module, data: Molecules) -> list[dict[str, Any]]:
+    """Measure after removing the same fraction of filters from every layer, those with the smallest L2 norms."""
     example = torch.zeros(1, *data.input_shape, device=next(model.parameters()).device)
     dense, points = count_cost(model, data.input_shape).macs, []
-    for amount in AMOUNTS:
+    for removed in REMOVED_FRACTIONS:
         kept = {}
         for group in channel_groups(model, example):
             norms = weight_of(model.get_submodule(group.name)).detach().flatten(1).norm(dim=1).tolist()
-            kept[group.name] = top_channels(norms, max(1, round((1 - amount) * group.size)))
+            kept[group.name] = top_channels(norms, max(1, round((1 - removed) * group.size)))
         smaller = keep_channels(model, example, kept)
-        points.append(point("l2", smaller, data, count_cost(smaller, data.input_shape).macs / dense))
+        points.append(measure("l2", smaller, data, count_cost(smaller, data.input_shape).macs / dense))
     return points
 
 
 @torch.no_grad()
-def point(method: str, model: nn.Module, data: Molecules, macs_left: float) -> dict[str, Any]:
-    """RMSE and correlations on the test part, in eval mode."""
+def measure(method: str, model: nn.Module, data: Molecules, macs_left: float) -> dict[str, Any]:
+    """Return RMSE and correlations on the test part."""
     boxes, labels = data.parts["test"]
     device = next(model.parameters()).device
     model.eval()
-    found = torch.cat([model(batch.to(device)).cpu() for batch in boxes.split(16)]).flatten().double().numpy()
-    wanted = labels.flatten().double().numpy()
+    predicted = torch.cat([model(batch.to(device)).cpu() for batch in boxes.split(16)]).flatten().double().numpy()
+    expected = labels.flatten().double().numpy()
     return {
         "method": method,
         "macs_left": round(macs_left, 6),
-        "rmse": round(float(np.sqrt(np.mean((found - wanted) ** 2))), 5),
-        "pearson": correlation(found, wanted),
-        "spearman": correlation(ranks(found), ranks(wanted)),
+        "rmse": round(float(np.sqrt(np.mean((predicted - expected) ** 2))), 5),
+        "pearson": correlation(predicted, expected),
+        "spearman": correlation(ranks(predicted), ranks(expected)),
     }
 
 
 def ranks(values: np.ndarray) -> np.ndarray:
-    """Places in ascending order, equal values sharing the middle of theirs."""
+    """Return the ranks in ascending order; equal values get their mean rank."""
     _, at, counts = np.unique(values, return_inverse=True, return_counts=True)
     return (np.cumsum(counts) - (counts - 1) / 2)[at]
 
 
 def correlation(one: np.ndarray, two: np.ndarray) -> float:
-    """Pearson's; 0 where one side does not vary."""
+    """Return Pearson's correlation; 0 if either argument is constant."""
     one, two = one - one.mean(), two - two.mean()
     scale = np.linalg.norm(one) * np.linalg.norm(two)
     return round(float(one @ two / scale), 5) if scale > 0 else 0.0
 
 
 def plot(record: Mapping[str, Any], file: Path) -> None:
+    """Plot the test RMSE against the remaining MACs."""
     with figure(file) as axes:
-        for method, label in (("id", "ID, layer by layer"), ("l2", "smallest L2 norms, every layer alike")):
+        for method, label in (("id", "ID, iterative"), ("l2", "smallest L2 norms removed")):
             shown = [(p["macs_left"], p["rmse"]) for p in record["points"] if p["method"] == method]
             axes.plot(*zip(*shown, strict=True), marker=".", label=label)
-        axes.axhline(record["points"][0]["rmse"], color="red", linewidth=0.8, label="the whole network")
+        axes.axhline(record["points"][0]["rmse"], color="red", linewidth=0.8, label="unpruned network")
         axes.invert_xaxis()
-        title = f"{record['data']} set, boxes of {record['grid']}³"
-        axes.set(xlabel="fraction of the MACs left", ylabel="test RMSE", title=title)
+        title = f"{record['data']} data, {record['grid']}³ voxels"
+        axes.set(xlabel="remaining MACs (fraction)", ylabel="test RMSE", title=title)
         axes.figure.legend(loc="outside upper center", ncols=3)

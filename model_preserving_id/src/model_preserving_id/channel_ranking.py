@@ -1,0 +1,149 @@
+"""The order in which the channels of a group are selected, and the error at each width. Widths are chosen from these."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from common.channels import ChannelGroup
+from common.trained_model import Limits
+from model_preserving_id.activations import GramStatistics
+from model_preserving_id.fold import find_representatives
+from model_preserving_id.folded import FoldedNetwork
+from model_preserving_id.pivoted import ROUNDOFF, PivotedFactor, least_squares, pivoted_cholesky
+
+UNLIMITED = Limits()
+
+
+@dataclass(frozen=True, eq=False)
+class ChannelRanking:
+    """Nested index sets of one group of C channels.
+
+    Attributes:
+        order: (C,) channels in the order of selection: the first k are kept at width k.
+        pivot: (C + 1,) |r_{k+1,k+1}| / |r_11| at every width k, the paper's error.
+        frobenius: (C + 1,) ||Z - Z_I T||_F / ||Z||_F at every width k.
+        widths: Allowed widths, ascending; the last one is C.
+    """
+
+    group: str
+    order: np.ndarray
+    pivot: np.ndarray
+    frobenius: np.ndarray
+    widths: tuple[int, ...]
+
+    @property
+    def size(self) -> int:
+        """Number of channels C."""
+        return len(self.order)
+
+    def kept(self, width: int) -> list[int]:
+        """Return the channels kept at this width, ascending."""
+        return sorted(self.order[:width].tolist())
+
+    def at_most(self, width: float) -> int:
+        """Return the largest allowed width <= ``width``, or the smallest allowed width if there is none."""
+        return max((w for w in self.widths if w <= width), default=self.widths[0])
+
+    def at_least(self, width: float) -> int:
+        """Return the smallest allowed width >= ``width``, or C if there is none."""
+        return min((w for w in self.widths if w >= width), default=self.size)
+
+    def width_for(self, eps: float) -> int:
+        """Return the smallest allowed width whose pivot error is at most eps."""
+        return self.at_least(int(np.argmax(self.pivot[1:] <= eps)) + 1)
+
+
+def rank_groups(folded: FoldedNetwork, statistics: Mapping[str, GramStatistics]) -> dict[str, ChannelRanking]:
+    """Rank the channels of every group in ``statistics``."""
+    return {
+        name: rank_group(group, statistics[name], folded.shortcuts(name), folded.limits)
+        for name, group in folded.groups.items()
+        if name in statistics
+    }
+
+
+def rank_group(
+    group: ChannelGroup, statistics: GramStatistics, shortcuts: Sequence[str] = (), limits: Limits = UNLIMITED
+) -> ChannelRanking:
+    """Rank channels by pivoting on the Zs of all consumers, stacked by rows.
+
+    In a group that grouped convolutions read or produce, channels are selected from each convolution group in turn, so that
+    all keep the same number.
+
+    Args:
+        shortcuts: Option-A shortcuts that read the group. They can only drop duplicates and dead channels: all other channels
+            are ranked first and always kept.
+        limits: Restrict the allowed widths; C is always allowed.
+    """
+    gram = statistics.stacked()
+    if group.conv_groups > 1:
+        ranking = _rank_conv_groups(group, gram)
+    else:
+        ranking = _rank_gram(group.name, pivoted_cholesky(gram))
+    needed = 1
+    if shortcuts:
+        ranking, needed = _rank_needed_first(ranking, gram, [statistics.grams[name] for name in shortcuts])
+    step = math.lcm(group.conv_groups, limits.round_to)
+    steps = {w for w in range(step, group.size, step) if w >= max(needed, limits.least(group))}
+    return replace(ranking, widths=(*sorted(steps), group.size))
+
+
+def _rank_gram(name: str, pivoted: PivotedFactor) -> ChannelRanking:
+    n = len(pivoted.order)
+    pivot = np.array([pivoted.relative_error(k) for k in range(n + 1)])
+    return ChannelRanking(name, pivoted.order, pivot, _tails(np.sum(pivoted.r**2, axis=1), n), (n,))
+
+
+def _tails(energies: np.ndarray, n: int) -> np.ndarray:
+    """Return (n + 1,) square roots of the fraction of energy in rows k, k + 1, ...; ``energies`` may have fewer than n rows."""
+    rows = np.zeros(n + 1)
+    rows[: len(energies)] = energies
+    left = np.cumsum(rows[::-1])[::-1]
+    return np.sqrt(left / left[0]) if left[0] > 0 else np.zeros(n + 1)
+
+
+def _rank_conv_groups(group: ChannelGroup, gram: np.ndarray) -> ChannelRanking:
+    """Rank each convolution group; position i * conv_groups + b of the order is the i-th selection of convolution group b."""
+    size = group.size // group.conv_groups
+    blocks = [
+        pivoted_cholesky(gram[b * size : (b + 1) * size, b * size : (b + 1) * size]) for b in range(group.conv_groups)
+    ]
+    order = np.stack([block.order + b * size for b, block in enumerate(blocks)], axis=1).ravel()
+    diagonals = np.stack([block.diagonal for block in blocks], axis=1)  # (size + 1, conv_groups)
+    first = diagonals[0].max()
+    energies = np.zeros((size, group.conv_groups))
+    for b, block in enumerate(blocks):
+        energies[: block.rank, b] = np.sum(block.r**2, axis=1)
+    pivot = np.append(diagonals[:size].ravel(), 0.0) / (first if first > 0 else 1.0)
+    # within a round over the convolution groups, the error is the largest pivot that is left
+    pivot = np.maximum.accumulate(pivot[::-1])[::-1]
+    return ChannelRanking(group.name, order, pivot, _tails(energies.ravel(), group.size), (group.size,))
+
+
+def _rank_needed_first(
+    ranking: ChannelRanking, gram: np.ndarray, at_shortcuts: Sequence[np.ndarray]
+) -> tuple[ChannelRanking, int]:
+    """Move the channels that no other channel can replace at a shortcut to the front: (ranking, their number).
+
+    The errors are recomputed for the new order.
+    """
+    representatives = [find_representatives(one, ranking.order.tolist()) for one in at_shortcuts]
+    needed = [c for c in ranking.order.tolist() if any(of[c] == c for of in representatives)]
+    rest = [c for c in ranking.order.tolist() if c not in set(needed)]
+    order = np.array([*needed, *rest])
+    remaining = [_residual_energy(gram, order[:k], order[k:]) for k in range(len(order) + 1)]  # (n - k,) squared norms
+    total, first = float(np.trace(gram)), float(np.max(np.diag(gram), initial=0.0))
+    pivot = np.array([np.sqrt(r.max(initial=0.0) / first) if first > 0 else 0.0 for r in remaining])
+    frobenius = np.array([np.sqrt(r.sum() / total) if total > 0 else 0.0 for r in remaining])
+    return replace(ranking, order=order, pivot=pivot, frobenius=frobenius), max(1, len(needed))
+
+
+def _residual_energy(gram: np.ndarray, kept: np.ndarray, removed: np.ndarray) -> np.ndarray:
+    """Return the squared norm of each removed column's residual on the kept columns; rounding errors count as zero."""
+    if not len(kept):
+        return np.diag(gram)[removed]
+    t = least_squares(gram, kept.tolist(), gram[:, removed])
+    left = np.diag(gram)[removed] - np.sum(t * gram[np.ix_(kept, removed)], axis=0)
+    return np.where(left > len(gram) * ROUNDOFF * np.diag(gram).max(), left, 0.0)

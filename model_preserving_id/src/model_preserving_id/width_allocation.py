@@ -1,0 +1,168 @@
+"""Choose the number of channels per group: from a fraction, an error bound or a target of MACs. Nothing is pruned here.
+
+Each step removes channels of one group. Its score is its error over the MACs that it saves in the complete network. The
+paper's ``iditer`` is the same loop with statistics that are re-estimated on the way. (Paper, section 4)
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+
+from common.errors import UserError
+from common.target import Target
+from model_preserving_id.channel_ranking import ChannelRanking
+from model_preserving_id.settings import SCORES
+
+Macs = Callable[[Mapping[str, int]], int]  # MACs of the network at these widths
+StepScore = Callable[[str, int, int], float]  # (group, width before, width after) -> error of the step
+
+
+@dataclass(frozen=True)
+class WidthStep:
+    """Prune one group from ``before`` to ``after`` channels: error, score = error / MACs saved, MACs of the resulting network."""
+
+    group: str
+    before: int
+    after: int
+    error: float
+    score: float
+    macs: int
+
+
+def widths_from_fraction(rankings: Mapping[str, ChannelRanking], keep: float) -> dict[str, int]:
+    """Return int(keep * C) channels for every group, at least one: the paper's ``frac``."""
+    if not 0 < keep <= 1:
+        raise UserError(f"keep {keep} is out of range: expected a fraction of the channels in (0, 1]")
+    return {name: one.at_most(max(1, int(keep * one.size))) for name, one in rankings.items()}
+
+
+def widths_from_eps(rankings: Mapping[str, ChannelRanking], eps: float) -> dict[str, int]:
+    """Return the smallest widths whose pivot error is at most eps."""
+    if not 0 <= eps < 1:
+        raise UserError(f"eps {eps} is out of range: expected 0 <= eps < 1")
+    return {name: one.width_for(eps) for name, one in rankings.items()}
+
+
+def widths_from_counts(rankings: Mapping[str, ChannelRanking], kept: Mapping[str, int]) -> dict[str, int]:
+    """Return the given widths; other groups keep all channels. Raises UserError, with the group, for a width that is not allowed."""
+    for name, width in kept.items():
+        if name not in rankings:
+            raise UserError(f"kept: no prunable channel group {name!r}; expected {', '.join(rankings) or 'none'}")
+        one = rankings[name]
+        if not isinstance(width, int) or isinstance(width, bool):
+            raise UserError(f"{name}: kept must be a number of channels, got {width!r}")
+        if width not in one.widths:
+            near = sorted(one.widths, key=lambda w: abs(w - width))[:2]
+            raise UserError(
+                f"{name}: {width} channels cannot be kept; the nearest widths are {', '.join(map(str, sorted(near)))}"
+            )
+    return {name: kept.get(name, one.size) for name, one in rankings.items()}
+
+
+def error_score(rankings: Mapping[str, ChannelRanking], score: str) -> StepScore:
+    """Return a StepScore: the group's ``pivot`` (the paper) or ``frobenius`` error after the step, whatever it was before."""
+    return lambda name, before, after: float(getattr(rankings[name], score)[after])
+
+
+def sensitivity_score(sensitivity: Mapping[str, Mapping[int, float] | list[float]]) -> StepScore:
+    """Return a StepScore: the increase of the group's sensitivity, ``sensitivity[group][width]``."""
+    return lambda name, before, after: max(0.0, sensitivity[name][after] - sensitivity[name][before])
+
+
+def find_best_step(
+    rankings: Mapping[str, ChannelRanking],
+    widths: Mapping[str, int],
+    macs: Macs,
+    step_score: StepScore,
+    keep: float,
+    floor: float = 0.0,
+) -> WidthStep | None:
+    """Return the step with the smallest error per MAC saved, or None if no group can be pruned; ties: the first group.
+
+    A step prunes a group to int(keep * width) channels, by at least one channel.
+
+    floor: Lower bound of the MACs; groups take smaller steps where necessary.
+    """
+    now = macs(widths)
+    best = None
+    for one in rankings.values():
+        step = _step(one, widths, macs, step_score, keep, floor, now)
+        if step is not None and (best is None or step.score < best.score):
+            best = step
+    return best
+
+
+def _step(
+    one: ChannelRanking,
+    widths: Mapping[str, int],
+    macs: Macs,
+    step_score: StepScore,
+    keep: float,
+    floor: float,
+    now: int,
+) -> WidthStep | None:
+    name, before = one.group, widths[one.group]
+    lower = [w for w in one.widths if w < before]
+    if not lower:
+        return None
+    first = min(one.at_most(int(keep * before)), lower[-1])
+    for after in (w for w in lower if w >= first):
+        then = macs({**widths, name: after})
+        if floor <= then < now:
+            error = step_score(name, before, after)
+            return WidthStep(name, before, after, error, error / (now - then), then)
+    return None
+
+
+def widths_from_target(
+    rankings: Mapping[str, ChannelRanking],
+    macs: Macs,
+    dense_macs: int,
+    target: Target,
+    step_score: StepScore,
+    keep: float = 0.95,
+) -> dict[str, int]:
+    """Return widths that meet the target, step by step from the unpruned network.
+
+    Raises UserError with the nearest fraction found if the target cannot be met.
+    """
+    widths = {name: one.size for name, one in rankings.items()}
+    while macs(widths) > target.fraction * dense_macs:
+        step = find_best_step(rankings, widths, macs, step_score, keep, floor=target.least * dense_macs)
+        if step is None:
+            return swap_widths(rankings, widths, macs, dense_macs, target)
+        widths[step.group] = step.after
+    return widths
+
+
+def check_score(score: str) -> None:
+    """Raise UserError for an unknown value."""
+    if score not in SCORES:
+        raise UserError(f"--score {score}: expected one of {', '.join(SCORES)}")
+
+
+def swap_widths(
+    rankings: Mapping[str, ChannelRanking], widths: Mapping[str, int], macs: Macs, dense_macs: int, target: Target
+) -> dict[str, int]:
+    """Return widths that meet the target, with one group one width down and, if necessary, another group one width up.
+
+    Raises UserError with the nearest fraction found if there are none.
+    """
+    seen: list[float] = []
+    for candidate in _neighbors(rankings, widths):
+        seen.append(macs(candidate) / dense_macs)
+        if target.met(seen[-1]):
+            return candidate
+    target.refuse("no choice of widths", [min(seen, key=lambda fraction: abs(fraction - target.fraction))])
+
+
+def _neighbors(rankings: Mapping[str, ChannelRanking], widths: Mapping[str, int]) -> Iterable[dict[str, int]]:
+    yield dict(widths)
+    for name, one in rankings.items():
+        below = [w for w in one.widths if w < widths[name]]
+        for after in below[-1:]:
+            lowered = {**widths, name: after}
+            yield lowered
+            for other, two in rankings.items():
+                above = [w for w in two.widths if w > widths[other]]
+                if other != name and above:
+                    yield {**lowered, other: above[0]}
