@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# The paper's results on CIFAR-10: the jobs of plan.toml with the tag cifar10, in runs/cifar10/. What is finished is skipped, what was
-# interrupted resumes. `bash run_cifar10.sh` or `source run_cifar10.sh`, from any directory; options go to the commands that know them:
-# `bash run_cifar10.sh --epochs 10 --device cpu`; `--quick`, `--dry-run`, `--minutes`, `--jobs`: python -m common.campaign run -h.
+# Run the CIFAR-10 jobs of plan.toml in runs/cifar10/. Finished jobs are skipped, interrupted ones resume.
+# `bash run_cifar10.sh` or `source run_cifar10.sh`, from any directory. Options are passed to the commands that have them:
+# `bash run_cifar10.sh --epochs 10 --device cpu`. `--quick`, `--dry-run`, `--minutes`, `--jobs`: see python -m common.campaign run -h.
 (
   cd -- "$(dirname -- "${BASH_SOURCE[0]:-$0}")" || exit 1
-  # A script that sources this one lends it its own arguments: of those only options are passed on.
+  # If another script sources this one, "$@" are that script's arguments; they are passed on only if they start with an option.
   [[ "${1-}" == -* || "${BASH_SOURCE[0]:-$0}" == "$0" ]] || set --
   python -m common.campaign run plan.toml --only cifar10 --out runs/cifar10 "$@"
 )

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# The paper's LeNet rows on MNIST, five seeds: dense, the paper's densities, and two smaller ones. Resumable.
-# `bash run_mnist.sh --dataset-dir DIR` names MNIST's folder; other arguments: see -h. An hour and more on one core.
+# Compress the LeNets on MNIST with five seeds: dense networks, the paper's densities, and two smaller settings. Resumable.
+# `bash run_mnist.sh --dataset-dir DIR` names MNIST's folder; -h lists all options. Takes more than an hour on one core.
 set -euo pipefail
 here=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd)
 cd "$here"

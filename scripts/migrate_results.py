@@ -21,7 +21,9 @@ MODULES: dict[str, dict[str, str]] = {
     "common": {"results": "reporting.results", "tables": "paper.tables"},
     "compare": {"picture": "paper.page_plots", "paper.picture": "paper.page_plots", "tables": "paper.tables"},
     "decore": {"tables": "paper.tables"},
-    "deep_compression": {name: f"paper.{name}" for name in ("choice", "cifar10", "figures", "mnist", "tables")},
+    "deep_compression": {name: f"paper.{name}" for name in ("cifar10", "mnist", "tables")}
+    | dict.fromkeys(("choice", "paper.choice"), "paper.select_settings")
+    | dict.fromkeys(("figures", "paper.figures"), "paper.make_plots"),
     "model_preserving_id": {
         **{
             name: f"paper.{name}"
@@ -44,7 +46,15 @@ OPTIONS: dict[str, dict[str, str]] = {
     "common": {},
     "compare": {"--baseline": "--checkpoint", "--figure": "--metric"},
     "decore": {},
-    "deep_compression": {},
+    "deep_compression": {
+        "--alive": "--std-of-nonzero",
+        "--choice": "--settings-dir",
+        "--init": "--centroid-init",
+        "--no-lossless": "--skip-validated",
+        "--rows": "--settings",
+        "--share-epochs": "--quantize-epochs",
+        "--share-learning-rate": "--quantize-learning-rate",
+    },
     "model_preserving_id": {
         "--distill": "--distill-weight",
         "--how": "--method",
@@ -63,12 +73,17 @@ OPTIONS: dict[str, dict[str, str]] = {
         "--scales": "--scale-range",
     },
 }
-# {package: {option as it is called today, or --key of a result file: {value: its name today}}}
+# {package: {option as it is called today, or --key of a result file: {value: its name today}}}; "" stands for positional
+# arguments in front of options
 VALUES: dict[str, dict[str, dict[str, str]]] = {
     "common": {},
     "compare": {},
     "decore": {},
-    "deep_compression": {},
+    "deep_compression": {
+        "": {"share": "quantize"},
+        "--settings": {"best": "smallest", "lossless": "validated"},
+        "--stage": {"share": "quantize"},  # in configurations
+    },
     "model_preserving_id": {
         "--residual": {"off": "keep"},
         "--row": {
@@ -91,7 +106,12 @@ KEYS: dict[str, dict[str, str]] = {
     "common": {},
     "compare": {},
     "decore": {},
-    "deep_compression": {},
+    "deep_compression": {
+        "lossless": "validated",
+        "pictures": "images",
+        "row": "settings",
+        "share_epochs": "quantize_epochs",
+    },
     "model_preserving_id": {
         "pictures": "images",
         "pictures_solved_with": "reconstruction_images",
@@ -106,6 +126,17 @@ KEYS: dict[str, dict[str, str]] = {
         "pictures": "train_images",
         "scales": "scale_range",
     },
+}
+# {package: {key of a result file as it is called today: {value: its name today}}}
+KEY_VALUES: dict[str, dict[str, dict[str, str]]] = {
+    "deep_compression": {
+        "settings": {"best": "smallest", "lossless": "validated"},
+        "what": {"lossless": "validated"},
+    },
+}
+# {package: {part of a result file's name: its name today}}
+FILES: dict[str, dict[str, str]] = {
+    "deep_compression": {"-best-": "-smallest-", "-lossless-": "-validated-"},
 }
 SCRIPT = re.compile(r"(?:.*/)?(\w+\.(?:py|sh))")
 
@@ -180,20 +211,25 @@ def migrated(content: Any, package: str, in_options: bool = False) -> Any:
             key = KEYS[package].get(key, key)
             if isinstance(value, str):
                 value = _value(package, f"--{key}", value)
+                value = KEY_VALUES.get(package, {}).get(key, {}).get(value, value)
         found[key] = migrated(value, package, in_options or key in ("options", "config", "settings"))
     return found
 
 
 def migrate(file: Path) -> bool:
-    """Rewrite a JSON file, formatted as it is; whether it changed."""
+    """Rewrite a JSON file, formatted as it is, and rename it in a folder ``results``; return whether it changed."""
     package = next((part for part in reversed(file.resolve().parts) if part in OPTIONS), "common")
     text = file.read_text(encoding="utf-8")
     content = json.loads(text)
     new = migrated(content, package)
-    if new == content:
-        return False
-    file.write_text(_as_formatted(text, content, new), encoding="utf-8")
-    return True
+    if new != content:
+        file.write_text(_as_formatted(text, content, new), encoding="utf-8")
+    name = file.name
+    for old, today in FILES.get(package, {}).items() if file.parent.name == "results" else ():
+        name = name.replace(old, today)
+    if name != file.name:
+        file.rename(file.with_name(name))
+    return new != content or name != file.name
 
 
 def _as_formatted(text: str, content: Any, new: Any) -> str:

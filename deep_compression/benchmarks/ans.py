@@ -1,4 +1,4 @@
-"""ANS (through constriction) against Huffman coding, on streams of few symbols, tables and checksums included."""
+"""Benchmark of ANS (constriction) against Huffman coding on streams of few distinct symbols, tables and checksums included."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from functools import partial
 import numpy as np
 
 from common.reporting.benchmark import BenchmarkValue, Series, run_benchmark, time_interleaved
+from deep_compression.coded_stream import decode_stream, encode_stream
 from deep_compression.cursor import Cursor
-from deep_compression.streams import decode_stream, encode_stream
 
 NUMBER = 1_000_000
-CASES = {  # name: probabilities; the bound is for the bytes of ANS over those of Huffman coding
+CASES = {  # name: (probabilities, bound of the ratio of ANS bytes to Huffman bytes)
     "2 symbols, 97 and 3 %": ((0.97, 0.03), 0.25),
     "3 symbols, 80, 15 and 5 %": ((0.80, 0.15, 0.05), 0.80),
-    "16 symbols, half of them one": ((0.5, *(0.5 / 15,) * 15), 1.0),
-    "32 symbols, as weights of 5 bits": (tuple(np.exp(-(((np.arange(32) - 15.5) / 6) ** 2))), 1.0),
+    "16 symbols, one with 50 %": ((0.5, *(0.5 / 15,) * 15), 1.0),
+    "32 symbols, as 5-bit weights": (tuple(np.exp(-(((np.arange(32) - 15.5) / 6) ** 2))), 1.0),
 }
 
 
@@ -29,10 +29,10 @@ def decoded(data: bytes, alphabet: int) -> np.ndarray:
 
 
 def body(repeats: int) -> tuple[Series, list[BenchmarkValue]]:
-    """Bytes of a million symbols by ANS against Huffman coding and against the entropy; times of both."""
+    """Measure the bytes of a million symbols with ANS against Huffman coding and the entropy, and the times of both coders."""
     series, ratios = {}, []
-    for name, (shares, bound) in CASES.items():
-        p = np.array(shares) / np.sum(shares)
+    for name, (weights, bound) in CASES.items():
+        p = np.array(weights) / np.sum(weights)
         symbols = np.random.default_rng(0).choice(len(p), NUMBER, p=p).astype(np.uint16)
         coded = {coder: parts(symbols, len(p), coder) for coder in ("huffman", "ans")}
         sides = {}

@@ -1,4 +1,4 @@
-"""1-D k-means against scikit-learn from the same start, and against the optimum (kmeans1d)."""
+"""Benchmark of one-dimensional k-means against scikit-learn with the same initialization, and against the optimum (kmeans1d)."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ import numpy as np
 from sklearn.cluster import KMeans
 
 from common.reporting.benchmark import BenchmarkValue, Series, run_benchmark, speedup, time_interleaved
-from deep_compression.choices import INITS
+from deep_compression.choices import CENTROID_INITS
 from deep_compression.kmeans import inertia, kmeans_1d
 
 NUMBER = 2_000_000
 
 
 def weights(number: int) -> np.ndarray:
-    """Laplace weights with the hole around zero that pruning leaves."""
+    """Return Laplace-distributed weights without those near zero, as after pruning."""
     values = np.random.default_rng(0).laplace(0, 0.03, 4 * number).astype(np.float32)
     return values[np.abs(values) > 0.02][:number]
 
 
 def body(repeats: int) -> tuple[Series, list[BenchmarkValue]]:
-    """k-means on two million pruned weights against scikit-learn's; on twenty thousand against the optimum."""
+    """Cluster two million pruned weights, against scikit-learn, and twenty thousand, against the optimum."""
     values, series, ratios = weights(NUMBER), {}, []
     for k in (16, 256):
         start = np.linspace(values.min(), values.max(), k, dtype=np.float32)[:, None]
@@ -34,15 +34,15 @@ def body(repeats: int) -> tuple[Series, list[BenchmarkValue]]:
         times = time_interleaved({"ours": lambda k=k: kmeans_1d(values, k), "scikit-learn": theirs}, repeats)
         series |= {f"{name}, k = {k}": milliseconds for name, milliseconds in times.items()}
         ours, other = inertia(values, *kmeans_1d(values, k)), float(fitted["model"].inertia_)
-        what, against = f"k-means, 2M weights, k = {k}", "scikit-learn, same start"
+        what, against = f"k-means, 2M weights, k = {k}", "scikit-learn, same initialization"
         ratios.append(BenchmarkValue(f"{what}: speed", against, speedup(times, "ours", "scikit-learn"), 30))
         ratios.append(BenchmarkValue(f"{what}: inertia", against, ours / other, 1.01, at_most=True))
     few = weights(20_000)
-    for k, inits in ((16, INITS), (256, ("companded",))):
+    for k, inits in ((16, CENTROID_INITS), (256, ("companded",))):
         labels, centroids = kmeans1d.cluster(few.astype(float), k)
         best = inertia(few, np.array(centroids), np.array(labels))
         worst = max(inertia(few, *kmeans_1d(few, k, init)) / best for init in inits)
-        against = f"optimum, starts {', '.join(inits)}"
+        against = f"optimum, worst of {', '.join(inits)}"
         ratios.append(BenchmarkValue(f"k-means, 20k weights, k = {k}: inertia", against, worst, 1.1, at_most=True))
     return series, ratios
 

@@ -1,4 +1,4 @@
-"""Pruned and shared weights on a GPU, and a file that decodes to the same network on both devices; `pytest -m cuda`."""
+"""Pruned and shared weights on a GPU, and a compressed file that decodes identically on both devices; `pytest -m cuda`."""
 
 import pytest
 import torch
@@ -8,8 +8,8 @@ from common.testing import random_network
 from common.testing.steps import step_and_batch, take_steps
 from common.training import Hooks
 from deep_compression.compressed import load_compressed_model, save_compressed
-from deep_compression.pruning import Held, living_masks, masks_by_density, prunable_layers, prunable_weights
-from deep_compression.sharing import SharedTraining, clusterer, clusters_for, share_network
+from deep_compression.pruning import PruningMaskHook, masks_by_density, nonzero_masks, prunable_layers, prunable_weights
+from deep_compression.sharing import CentroidTraining, cluster_counts, create_clusterer, share_network
 
 pytestmark = [pytest.mark.cuda, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
 
@@ -17,37 +17,37 @@ DEVICE = torch.device("cuda", 0)
 
 
 @pytest.mark.parametrize("arch", ["vgg16", "resnet20"])
-def test_12_dead_weights_stay_zero_and_no_step_waits(arch):
+def test_12_pruned_weights_remain_zero_without_synchronization(arch):
     model = create_model(arch)
     masks = masks_by_density(prunable_weights(model), 0.3)
-    held = Held(model, masks)
-    take_steps(model, Hooks(after_step=held), DEVICE)
-    assert all(weight.device == dead.device == DEVICE for weight, dead in held.dead)
+    masks_hook = PruningMaskHook(model, masks)
+    take_steps(model, Hooks(after_step=masks_hook), DEVICE)
+    assert all(weight.device == mask.device == DEVICE for weight, mask in masks_hook.pruned)
     for name, layer in prunable_layers(model).items():
         assert not layer.weight.detach().cpu()[~masks[name]].any() and layer.weight.detach().any()
 
 
-def shared_training(device: torch.device) -> tuple[torch.nn.Module, SharedTraining]:
-    """A ResNet-20 of which 40 % live, in 15 or 7 clusters a layer."""
+def shared_training(device: torch.device) -> tuple[torch.nn.Module, CentroidTraining]:
+    """Return a ResNet-20 with 40 % of its weights, in 15 or 7 clusters per layer."""
     model = random_network("resnet20").to(device)
-    Held(model, masks_by_density(prunable_weights(model), 0.4))
-    clusters = clusters_for(model, {"conv": 4, "fc": 3})
-    return model, SharedTraining(model, share_network(model, clusters, clusterer(steps=5)))
+    PruningMaskHook(model, masks_by_density(prunable_weights(model), 0.4))
+    clusters = cluster_counts(model, {"conv": 4, "fc": 3})
+    return model, CentroidTraining(model, share_network(model, clusters, create_clusterer(steps=5)))
 
 
-def test_12_shared_weights_are_their_codebooks_and_no_step_waits():
+def test_12_shared_weights_equal_codebooks_without_synchronization():
     model, trained = shared_training(DEVICE)
-    masks = living_masks(model)
+    masks = nonzero_masks(model)
     take_steps(model, Hooks(after_backward=trained.after_backward, after_step=trained.after_step), DEVICE)
     shared = trained.finish()
     parameters = dict(model.named_parameters())
     for name, codes in shared.items():
-        assert torch.equal(parameters[name].detach(), codes.dense().to(DEVICE)), name
+        assert torch.equal(parameters[name].detach(), codes.to_dense().to(DEVICE)), name
     for name, layer in prunable_layers(model).items():
         assert not layer.weight.detach()[~masks[name]].any(), name
 
 
-def test_12_a_shared_step_equals_that_of_the_cpu():
+def test_12_shared_step_equals_cpu_step():
     found = {}
     for device in (torch.device("cpu"), DEVICE):
         model, trained = shared_training(torch.device("cpu"))
@@ -59,7 +59,7 @@ def test_12_a_shared_step_equals_that_of_the_cpu():
     assert torch.allclose(found[DEVICE.type], found["cpu"], rtol=1e-2, atol=1e-3)
 
 
-def test_12_a_compressed_file_gives_the_same_network_on_both_devices(tmp_path):
+def test_12_compressed_file_is_identical_on_both_devices(tmp_path):
     model, trained = shared_training(DEVICE)
     trained.finish()
     save_compressed(tmp_path / "there.dcz", model)

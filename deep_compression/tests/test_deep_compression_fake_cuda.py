@@ -1,4 +1,4 @@
-"""Training steps of pruned and of shared weights on fake CUDA tensors: after the first step nothing is copied."""
+"""Training steps of pruned and of shared weights on fake CUDA tensors: no transfers after the first step."""
 
 import pytest
 import torch
@@ -12,33 +12,33 @@ from common.testing.fake_cuda import assert_nothing_waits, fake_cuda, step_trans
 from common.trained_model import TrainedModel, read_trained_model
 from common.training import Hooks, TrainOptions
 from deep_compression import stages
-from deep_compression.plan import SharePlan
-from deep_compression.pruning import Held, masks_by_density, prunable_weights
-from deep_compression.sharing import SharedTraining, clusterer, clusters_for, share_network
+from deep_compression.compression_recipe import QuantizationPlan
+from deep_compression.pruning import PruningMaskHook, masks_by_density, prunable_weights
+from deep_compression.sharing import CentroidTraining, cluster_counts, create_clusterer, share_network
 
 
 @pytest.mark.parametrize("arch", ["vgg16", "resnet20"])
-def test_fault_3_masks_stay_on_the_device(arch):
-    """Masks are decided where the network is, which then moves: they follow it once."""
+def test_fault_3_masks_remain_on_device(arch):
+    """The network moves after its masks are computed: the masks follow once."""
     model = create_model(arch)
-    held = Held(model, masks_by_density(prunable_weights(model), 0.3))
+    masks_hook = PruningMaskHook(model, masks_by_density(prunable_weights(model), 0.3))
     with fake_cuda():
-        first, second = step_transfers(model, Hooks(after_step=held))
-        assert len(first.to_device) == len(held.dead)
+        first, second = step_transfers(model, Hooks(after_step=masks_hook))
+        assert len(first.to_device) == len(masks_hook.pruned)
         assert_nothing_waits(second)
 
 
-def test_shared_step_waits_for_nothing(monkeypatch):
-    """The first step finds the places of living weights, whose number a fake tensor cannot say: here all of them live."""
+def test_shared_step_has_no_transfers(monkeypatch):
+    """The first step finds the nonzero weights; a fake tensor does not know their number, so all weights are nonzero here."""
     model = create_model("resnet20")
     with torch.no_grad():
-        clusters = clusters_for(model, {"conv": 4, "fc": 3})
-        trained = SharedTraining(model, share_network(model, clusters, clusterer(steps=1)))
+        clusters = cluster_counts(model, {"conv": 4, "fc": 3})
+        trained = CentroidTraining(model, share_network(model, clusters, create_clusterer(steps=1)))
     monkeypatch.setattr(torch, "nonzero", lambda t: torch.arange(t.numel(), device=t.device)[:, None])
     with fake_cuda():
         _, second = step_transfers(model, Hooks(after_backward=trained.after_backward, after_step=trained.after_step))
         assert_nothing_waits(second)
-        assert trained.labels.is_cuda and all(place.is_cuda for place in trained.places)
+        assert trained.labels.is_cuda and all(place.is_cuda for place in trained.indices)
 
 
 class Staying(nn.Linear):
@@ -46,13 +46,13 @@ class Staying(nn.Linear):
         raise AssertionError("the network that trains was moved")
 
 
-def test_fault_23_saving_leaves_the_network_on_its_device(tmp_path):
+def test_fault_23_saving_does_not_move_network(tmp_path):
     start = TrainedModel("linear", nn.Linear(3, 2), noise_bundle(4, 8))
-    stages.save(tmp_path / "model.safetensors", Staying(3, 2), start)
+    stages.save_checkpoint(tmp_path / "model.safetensors", Staying(3, 2), start)
     assert (tmp_path / "model.safetensors").is_file()
 
 
-def test_fault_23_networks_are_measured_channels_last(tmp_path, monkeypatch):
+def test_fault_23_evaluation_uses_channels_last(tmp_path, monkeypatch):
     file = tmp_path / "model.safetensors"
     save_model(file, random_network("resnet20"))
     seen, evaluate = [], trained_model.evaluate
@@ -63,6 +63,6 @@ def test_fault_23_networks_are_measured_channels_last(tmp_path, monkeypatch):
 
     monkeypatch.setattr(trained_model, "evaluate", watch)
     start = read_trained_model(file, noise_bundle(4, 8))
-    stage = stages.chain(tmp_path, start.data, torch.device("cpu"))
-    stages.share(start, stage, SharePlan(lloyd_steps=0), TrainOptions(epochs=0))
-    assert seen == [True, True, True]  # the dense network, the clustered one, and the one that was read back
+    stage = stages.root_stage(tmp_path, start.data, torch.device("cpu"))
+    stages.quantize(start, stage, QuantizationPlan(lloyd_steps=0), TrainOptions(epochs=0))
+    assert seen == [True, True, True]  # the dense, the clustered and the reloaded network

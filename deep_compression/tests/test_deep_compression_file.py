@@ -1,4 +1,4 @@
-"""The compressed file: properties 1, 9 and 12 of the paper's facts, and the account of its bytes."""
+"""The compressed file: properties 1, 9 and 12 of the paper, and the report of its size."""
 
 import json
 import subprocess
@@ -13,15 +13,15 @@ from hypothesis import strategies as st
 from torch import nn
 
 from common.models import create_model
-from deep_compression import account, kmeans_1d, load_compressed, load_compressed_model, save_compressed
 from deep_compression import compressed as cm
+from deep_compression import kmeans_1d, load_compressed, load_compressed_model, save_compressed, size_report
 from deep_compression.huffman import optimal_bits
-from deep_compression.pruning import csr_numbers
+from deep_compression.pruning import csr_size
 from deep_compression.tensors import DTYPES, to_bits
 
 
 def same(a, b):
-    """Equal to the bit, types, shapes and signs of zeros too."""
+    """Check that state dicts are bit-identical, including types, shapes and signs of zeros."""
     assert list(a) == list(b)
     for name, tensor in a.items():
         assert tensor.dtype == b[name].dtype and tensor.shape == b[name].shape, name
@@ -29,16 +29,16 @@ def same(a, b):
 
 
 def pruned_and_shared(model, density=0.1, k=15):
-    """A network as the share stage leaves it."""
+    """Prune a network and cluster its weights, as the stages do."""
     torch.manual_seed(0)
     for parameter in model.parameters():
         if parameter.dim() > 1:
             weight = parameter.data
             limit = weight.abs().flatten().quantile(1 - density)
-            living = weight.abs() > limit
-            weight[~living] = 0.0
-            centroids, labels = kmeans_1d(weight[living], k)
-            weight[living] = centroids[labels]
+            remaining = weight.abs() > limit
+            weight[~remaining] = 0.0
+            centroids, labels = kmeans_1d(weight[remaining], k)
+            weight[remaining] = centroids[labels]
     return model
 
 
@@ -46,12 +46,12 @@ def round_trip(tmp_path, tensors, **options):
     path = tmp_path / "x.dcz"
     found = save_compressed(path, tensors, **options)
     assert found.bytes == path.stat().st_size == sum(found.by_category.values())
-    assert account(path) == found
+    assert size_report(path) == found
     same(dict(tensors), load_compressed(path))
     return found
 
 
-def test_odd_tensors_come_back_to_the_bit(tmp_path):
+def test_unusual_tensors_round_trip_bit_identically(tmp_path):
     g = torch.Generator().manual_seed(0)
     sparse = torch.randn(40, 30, generator=g)
     sparse[sparse.abs() < 1.2] = 0.0
@@ -88,7 +88,7 @@ def test_odd_tensors_come_back_to_the_bit(tmp_path):
 
 
 @pytest.mark.parametrize("code", sorted(DTYPES))
-def test_every_dtype(tmp_path, code):
+def test_every_dtype_round_trips(tmp_path, code):
     dtype = DTYPES[code][0]
     values = torch.randint(0, 3, (50, 40), generator=torch.Generator().manual_seed(0))
     values[values == 2] = 0
@@ -101,7 +101,7 @@ def test_every_dtype(tmp_path, code):
 
 @settings(deadline=None, max_examples=60)
 @given(st.integers(1, 40), st.integers(0, 40), st.floats(0, 1), st.integers(1, 40), st.integers(0, 2**31), st.data())
-def test_any_sparse_matrix(rows, columns, density, distinct, seed, data):
+def test_any_sparse_matrix_round_trips(rows, columns, density, distinct, seed, data):
     rng = np.random.default_rng(seed)
     values = rng.normal(size=distinct).astype(np.float32)
     matrix = np.where(rng.random((rows, columns)) < density, rng.choice(values, (rows, columns)), 0).astype(np.float32)
@@ -116,7 +116,7 @@ def test_any_sparse_matrix(rows, columns, density, distinct, seed, data):
     assert np.array_equal(bits, rows_[0][3])
 
 
-def test_a_compressed_network_is_small_and_gives_the_same_outputs(tmp_path):
+def test_compressed_network_is_small_with_equal_outputs(tmp_path):
     model = pruned_and_shared(create_model("lenet300_100")).eval()
     path = tmp_path / "lenet.dcz"
     found = save_compressed(path, model, dataset="mnist", normalize=([0.1307], [0.3081]))
@@ -129,7 +129,7 @@ def test_a_compressed_network_is_small_and_gives_the_same_outputs(tmp_path):
     assert again.checkpoint_header["normalize"] == {"mean": [0.1307], "std": [0.3081]}
 
 
-def test_a_network_with_norms_and_buffers(tmp_path):
+def test_network_with_batch_norm_round_trips(tmp_path):
     model = pruned_and_shared(create_model("resnet20"), density=0.2).train()
     model(torch.randn(4, 3, 32, 32))  # running statistics and counters
     model.eval()
@@ -140,7 +140,7 @@ def test_a_network_with_norms_and_buffers(tmp_path):
     assert torch.equal(model(images), again(images))
 
 
-def test_channel_pruned_networks_come_back(tmp_path):
+def test_channel_pruned_network_round_trips(tmp_path):
     model = create_model("lenet300_100")
     for layer, shape in ((model.fc1, (123, 784)), (model.fc2, (45, 123)), (model.fc3, (10, 45))):
         layer.weight, layer.bias = nn.Parameter(torch.randn(shape)), nn.Parameter(torch.randn(shape[0]))
@@ -151,7 +151,7 @@ def test_channel_pruned_networks_come_back(tmp_path):
     assert again(torch.randn(2, 1, 28, 28)).shape == (2, 10)
 
 
-def test_a_strange_network_needs_its_factory(tmp_path):
+def test_unregistered_network_requires_factory(tmp_path):
     model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.Flatten(), nn.Linear(16, 2)).half()
     save_compressed(tmp_path / "s.dcz", model)
     with pytest.raises(ValueError, match="factory"):
@@ -165,7 +165,7 @@ def test_a_strange_network_needs_its_factory(tmp_path):
         load_compressed_model(tmp_path / "s.dcz", lambda: nn.Linear(3, 4))
 
 
-def test_the_registry_is_the_only_thing_a_file_can_name(tmp_path):
+def test_file_names_only_registered_architectures(tmp_path):
     save_compressed(tmp_path / "a.dcz", {"w": torch.ones(3)}, arch="os.system", arch_args={"command": "true"})
     with pytest.raises(ValueError, match="registry"):
         load_compressed_model(tmp_path / "a.dcz")
@@ -175,7 +175,7 @@ def test_the_registry_is_the_only_thing_a_file_can_name(tmp_path):
             load_compressed_model(tmp_path / "a.dcz")
 
 
-def test_a_process_that_knows_nothing_of_the_training_decodes_it(tmp_path):
+def test_decoding_imports_no_training_code(tmp_path):
     model = pruned_and_shared(create_model("lenet300_100"))
     save_compressed(tmp_path / "m.dcz", model)
     torch.save(model.state_dict(), tmp_path / "m.pth")
@@ -189,25 +189,25 @@ def test_a_process_that_knows_nothing_of_the_training_decodes_it(tmp_path):
     subprocess.run([sys.executable, "-c", program], check=True, cwd=tmp_path)
 
 
-def test_payloads_are_optimal_huffman_codes_and_overheads_are_small(tmp_path):
+def test_payloads_are_optimal_and_overhead_is_small(tmp_path):
     rng = np.random.default_rng(0)
     matrix = np.zeros((1000, 1500), np.float32)
-    living = rng.random(matrix.shape) < 0.1
-    matrix[living] = np.clip(np.round(rng.normal(size=int(living.sum())) * 8), -20, 20) / 8 + 0.01
+    remaining = rng.random(matrix.shape) < 0.1
+    matrix[remaining] = np.clip(np.round(rng.normal(size=int(remaining.sum())) * 8), -20, 20) / 8 + 0.01
     found = round_trip(tmp_path, {"w": torch.from_numpy(matrix)}, index_bits=5, order="rows")
     (layer,) = found.tensors
     overhead = sum(size for name, size in found.by_category.items() if not name.startswith("payload"))
     assert overhead <= 0.02 * found.bytes + 1024
     gaps = np.diff(np.flatnonzero(matrix), prepend=-1) - 1
     fillers = int((gaps >> 5).sum())
-    assert layer.entries == int(living.sum()) + fillers
+    assert layer.entries == int(remaining.sum()) + fillers
     stored = np.append(gaps & 31, np.full(fillers, 31))
     assert layer.gap_payload_bits == optimal_bits(np.bincount(stored))
-    values = np.append(matrix[living], np.zeros(fillers, np.float32))
+    values = np.append(matrix[remaining], np.zeros(fillers, np.float32))
     assert layer.weight_payload_bits == optimal_bits(np.unique(values, return_counts=True)[1])
 
 
-def test_smaller_than_xz_of_the_same_numbers(tmp_path):
+def test_file_is_smaller_than_xz(tmp_path):
     import lzma
 
     model = pruned_and_shared(create_model("lenet300_100"), density=0.08, k=31)
@@ -215,16 +215,16 @@ def test_smaller_than_xz_of_the_same_numbers(tmp_path):
     assert save_compressed(tmp_path / "x.dcz", model).bytes < len(lzma.compress(raw, preset=9))
 
 
-def test_index_bits_by_layer_and_formula_of_csr(tmp_path):
+def test_index_bits_by_layer_and_csr_size(tmp_path):
     model = pruned_and_shared(create_model("lenet300_100"))
     found = save_compressed(tmp_path / "x.dcz", model, index_bits={"fc1.weight": 4, "fc2.weight": 6}, order="rows")
     bits = {t.name: t.gap_bits for t in found.tensors}
     assert bits["fc1.weight"] == 4 and bits["fc2.weight"] == 6
     weight = model.fc2.weight.detach()
-    assert csr_numbers(weight) == 2 * int((weight != 0).sum()) + 100 + 1
+    assert csr_size(weight) == 2 * int((weight != 0).sum()) + 100 + 1
 
 
-def test_what_cannot_be_stored_is_refused(tmp_path):
+def test_unsupported_tensors_and_arguments_raise(tmp_path):
     path = tmp_path / "x.dcz"
     for tensors, options in (
         ({"w": torch.zeros(3, dtype=torch.complex128)}, {}),
@@ -241,7 +241,7 @@ def test_what_cannot_be_stored_is_refused(tmp_path):
         assert not path.exists() and not list(tmp_path.iterdir())
 
 
-def test_a_limit_allows_what_expands_a_lot(tmp_path):
+def test_limit_allows_large_expansion(tmp_path):
     tensors = {"w": torch.zeros(70_000, 1000)}
     save_compressed(tmp_path / "x.dcz", tensors, limit=1 << 30)
     with pytest.raises(ValueError, match="allowed"):
@@ -249,7 +249,7 @@ def test_a_limit_allows_what_expands_a_lot(tmp_path):
     assert load_compressed(tmp_path / "x.dcz", limit=1 << 30)["w"].shape == (70_000, 1000)
 
 
-def test_missing_files_and_folders(tmp_path):
+def test_missing_files_and_folders_raise(tmp_path):
     for path in (tmp_path / "none.dcz", tmp_path):
         with pytest.raises(OSError):
             load_compressed(path)
@@ -259,7 +259,7 @@ def test_missing_files_and_folders(tmp_path):
         save_compressed(blocked / "x.dcz", {"w": torch.zeros(3)})
 
 
-def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
+def test_failed_write_keeps_old_file(tmp_path, monkeypatch):
     path = tmp_path / "x.dcz"
     save_compressed(path, {"w": torch.ones(10)})
     before = path.read_bytes()
@@ -273,7 +273,7 @@ def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
     assert path.read_bytes() == before and [p.name for p in tmp_path.iterdir()] == ["x.dcz"]
 
 
-def test_the_header_is_small_and_readable(tmp_path):
+def test_header_is_small_and_readable(tmp_path):
     model = create_model("resnet20")
     found = save_compressed(tmp_path / "r.dcz", model)
     assert found.by_category["header"] < 2500

@@ -1,4 +1,4 @@
-"""FORMAT.md is enough: a reader written from that page alone, which uses nothing of the package, decodes its files."""
+"""FORMAT.md is complete: a reader written from it, without code of the package, decodes compressed files."""
 
 import hashlib
 import json
@@ -50,7 +50,7 @@ class Reader:
 
 
 def read_file(data: bytes) -> dict[str, list[int]]:
-    """Name -> elements as unsigned integers."""
+    """Read the elements of each tensor as unsigned integers, by name."""
     assert data[:8] == b"\x8fDCOMPR\x01"
     assert hashlib.blake2b(data[:-16], digest_size=16).digest() == data[-16:]
     file = Reader(data[8:-16])
@@ -164,7 +164,7 @@ def tensors() -> dict[str, torch.Tensor]:
 @pytest.mark.parametrize(
     "options", [{}, {"order": "columns", "index_bits": 3}, {"order": "rows", "coder": "fixed"}], ids=str
 )
-def test_a_reader_written_from_the_page_decodes_the_files(tmp_path, options):
+def test_reader_written_from_specification_decodes_files(tmp_path, options):
     found = save_compressed(tmp_path / "a.dcz", tensors(), arch="lenet5", **options)
     assert {t.form for t in found.tensors} == {"dense", "sparse", "pruned", "raw"}
     decoded = read_file((tmp_path / "a.dcz").read_bytes())
@@ -173,7 +173,7 @@ def test_a_reader_written_from_the_page_decodes_the_files(tmp_path, options):
         assert decoded[name] == to_bits(tensor).tolist(), name
 
 
-def test_the_page_names_what_the_code_does():
+def test_specification_has_limits_of_code():
     page = (Path(__file__).parents[1] / "FORMAT.md").read_text()
     for number in ("16,385", "32,768", "65,536", "1024", "64 MiB", "2^48"):
         assert number in page

@@ -1,4 +1,4 @@
-"""Huffman codes, bit packing, ANS: property 2 of the paper's facts."""
+"""Huffman codes, bit packing and ANS: property 2 of the paper."""
 
 import contextlib
 import itertools
@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deep_compression import ans, huffman_decode, huffman_encode, streams
+from deep_compression import ans, coded_stream, huffman_decode, huffman_encode
 from deep_compression import huffman as hf
 from deep_compression.bits import pack_codes, pack_fixed, unpack_fixed
 from deep_compression.cursor import Cursor
@@ -29,7 +29,7 @@ def round_trip(symbols):
 
 @settings(deadline=None, max_examples=300)
 @given(st.lists(st.integers(-300, 300), max_size=400))
-def test_any_integers_come_back(symbols):
+def test_any_integers_round_trip(symbols):
     stream = round_trip(np.array(symbols, np.int64))
     counts = np.unique(symbols, return_counts=True)[1]
     assert stream.payload_bits == hf.optimal_bits(counts) if symbols else stream.payload_bits == 0
@@ -38,7 +38,7 @@ def test_any_integers_come_back(symbols):
 
 @settings(deadline=None, max_examples=200)
 @given(st.lists(st.integers(0, 10**9), min_size=1, max_size=120))
-def test_lengths_are_optimal_and_make_a_prefix_code(frequencies):
+def test_lengths_are_optimal_and_form_prefix_code(frequencies):
     lengths = hf.code_lengths(frequencies).astype(int)
     assert (lengths > 0).tolist() == [f > 0 for f in frequencies]
     assert int(lengths @ np.array(frequencies)) == hf.optimal_bits(frequencies)
@@ -49,7 +49,7 @@ def test_lengths_are_optimal_and_make_a_prefix_code(frequencies):
 
 @settings(deadline=None, max_examples=100)
 @given(st.lists(st.integers(1, 10**6), min_size=2, max_size=40), st.integers(6, 12))
-def test_limited_lengths_keep_the_limit_and_kraft(frequencies, limit):
+def test_limited_lengths_satisfy_limit_and_kraft_equality(frequencies, limit):
     lengths = hf.code_lengths(frequencies, limit).astype(int)
     free = hf.code_lengths(frequencies).astype(int)
     assert lengths.max() <= limit and sum(2.0**-length for length in lengths) == 1.0
@@ -59,7 +59,7 @@ def test_limited_lengths_keep_the_limit_and_kraft(frequencies, limit):
         assert cost == hf.optimal_bits(frequencies)
 
 
-def test_limited_lengths_are_the_best_of_all():
+def test_limited_lengths_are_optimal():
     frequencies = [1, 1, 2, 3, 5, 8]
     best = min(
         sum(f * n for f, n in zip(frequencies, lengths, strict=True))
@@ -69,12 +69,12 @@ def test_limited_lengths_are_the_best_of_all():
     assert int(hf.code_lengths(frequencies, 4).astype(int) @ np.array(frequencies)) == best
 
 
-def test_mean_length_is_within_one_bit_of_the_entropy():
+def test_mean_length_is_within_one_bit_of_entropy():
     for seed in range(10):
         symbols = np.random.default_rng(seed).geometric(0.05 + 0.09 * seed, 5000)
         stream = round_trip(symbols)
-        share = np.unique(symbols, return_counts=True)[1] / len(symbols)
-        entropy = -(share * np.log2(share)).sum()
+        p = np.unique(symbols, return_counts=True)[1] / len(symbols)
+        entropy = -(p * np.log2(p)).sum()
         assert entropy <= stream.payload_bits / len(symbols) < entropy + 1
 
 
@@ -88,7 +88,7 @@ def test_codes_are_canonical_and_prefix_free():
     assert values == sorted(values)
 
 
-def test_fibonacci_frequencies_stay_within_the_decoders_table():
+def test_fibonacci_frequencies_fit_decoder_table():
     frequencies = fibonacci(28)
     assert hf.code_lengths(frequencies).max() == 27
     symbols = np.random.default_rng(0).permutation(np.repeat(np.arange(28), frequencies))
@@ -99,13 +99,13 @@ def test_fibonacci_frequencies_stay_within_the_decoders_table():
     assert deep.max() <= hf.MAX_TABLE_BITS and sum(2.0 ** -int(n) for n in deep) == 1.0
 
 
-def test_one_symbol_costs_one_bit_each():
+def test_single_distinct_symbol_takes_one_bit():
     for number in (1, 7, 8, 9, 1000):
         stream = round_trip(np.full(number, 42))
         assert stream.payload_bits == number and stream.lengths.tolist() == [1]
 
 
-def test_nothing_and_one_element():
+def test_empty_and_single_element_round_trip():
     assert huffman_decode(huffman_encode([])).tolist() == []
     assert huffman_decode(huffman_encode(np.array([], np.uint8))).dtype == np.uint8
     assert huffman_decode(huffman_encode([-7])).tolist() == [-7]
@@ -119,12 +119,12 @@ def test_long_streams_are_decoded_in_chunks(number):
         assert len(stream.starts) == (-(-number // hf.CHUNK) - 1 if number > hf.UNCHUNKED else 0)
 
 
-def test_more_chunks_than_lanes(monkeypatch):
+def test_more_chunks_than_lanes_round_trip(monkeypatch):
     monkeypatch.setattr(hf, "LANES", 3)
     round_trip(np.random.default_rng(0).integers(0, 50, hf.UNCHUNKED + 5 * hf.CHUNK + 17))
 
 
-def test_packing_in_blocks_equals_packing_at_once(monkeypatch):
+def test_packing_in_blocks_equals_packing_in_one_block(monkeypatch):
     rng = np.random.default_rng(0)
     lengths = rng.integers(1, 21, 300)
     codes = np.array([int(rng.integers(0, 1 << int(n))) for n in lengths], np.uint64)
@@ -139,14 +139,14 @@ def test_packing_in_blocks_equals_packing_at_once(monkeypatch):
 
 @settings(deadline=None, max_examples=100)
 @given(st.integers(1, 24), st.integers(0, 200), st.integers(0, 2**32 - 1))
-def test_fixed_width_codes_come_back(width, number, seed):
+def test_fixed_width_codes_round_trip(width, number, seed):
     values = np.random.default_rng(seed).integers(0, 1 << width, number)
     data = pack_fixed(values, width)
     assert len(data) == (number * width + 7) // 8
     assert unpack_fixed(data, width, number).tolist() == values.tolist()
 
 
-def test_any_integer_type_and_dtype_is_kept():
+def test_integer_dtypes_are_preserved():
     for dtype in (np.uint8, np.int8, np.uint16, np.int32, np.int64, np.uint64, bool):
         symbols = np.random.default_rng(0).integers(0, 2, 100).astype(dtype)
         decoded = huffman_decode(huffman_encode(symbols))
@@ -157,14 +157,14 @@ def test_any_integer_type_and_dtype_is_kept():
     assert huffman_decode(huffman_encode(full)).tolist() == full.tolist()
 
 
-def test_what_is_not_a_sequence_of_integers_is_refused():
+def test_invalid_symbols_raise():
     with pytest.raises(ValueError, match="integers"):
         huffman_encode([0.5, 1.0])
     with pytest.raises(ValueError, match="different symbols"):
         huffman_encode(np.arange(hf.MAX_ALPHABET + 1))
 
 
-def test_a_damaged_stream_is_refused_or_differs_but_never_crashes():
+def test_damaged_stream_raises_or_decodes_to_same_length():
     rng = np.random.default_rng(0)
     stream = huffman_encode(rng.geometric(0.3, 300))
     for _ in range(300):
@@ -182,7 +182,7 @@ def test_a_damaged_stream_is_refused_or_differs_but_never_crashes():
 
 
 @pytest.mark.parametrize("coder", ["fixed", "huffman", "ans", "auto"])
-def test_streams_come_back_and_every_byte_is_accounted_for(coder):
+def test_streams_round_trip_with_all_bytes_counted(coder):
     if coder == "ans":
         pytest.importorskip("constriction")
     rng = np.random.default_rng(0)
@@ -193,54 +193,54 @@ def test_streams_come_back_and_every_byte_is_accounted_for(coder):
         (np.arange(4), 4),
         (rng.integers(0, 9, hf.UNCHUNKED + 3000), 9),
     ):
-        parts, bits = streams.encode_stream(values, alphabet, coder, "payload")
+        parts, bits = coded_stream.encode_stream(values, alphabet, coder, "payload")
         data = b"".join(part for _, part in parts)
         cursor = Cursor(data)
-        decoded, count, found = streams.decode_stream(cursor, alphabet, len(values), "payload")
+        decoded, count, found = coded_stream.decode_stream(cursor, alphabet, len(values), "payload")
         cursor.finish()
         assert decoded.tolist() == values.tolist() and count == len(values) and found == bits
         assert sum(cursor.used.values()) == len(data)
         skipping = Cursor(data)
-        assert streams.decode_stream(skipping, alphabet, len(values), "payload", skip=True)[1:] == (count, bits)
+        assert coded_stream.decode_stream(skipping, alphabet, len(values), "payload", skip=True)[1:] == (count, bits)
         assert skipping.used == cursor.used
 
 
-def test_ans_takes_less_than_a_bit_where_huffman_cannot():
+def test_ans_takes_less_than_one_bit_per_symbol():
     pytest.importorskip("constriction")
     values = (np.random.default_rng(0).random(20_000) < 0.03).astype(np.uint8)
     sizes = {}
     for coder in ("huffman", "ans"):
-        _, sizes[coder] = streams.encode_stream(values, 2, coder, "payload")
+        _, sizes[coder] = coded_stream.encode_stream(values, 2, coder, "payload")
     assert sizes["huffman"] == 20_000 and sizes["ans"] < 0.21 * 20_000
 
 
-def test_ans_is_only_needed_where_it_was_used(monkeypatch):
+def test_constriction_is_required_only_for_ans(monkeypatch):
     pytest.importorskip("constriction")
-    parts, _ = streams.encode_stream(np.array([0, 1, 1, 1]), 2, "ans", "payload")
+    parts, _ = coded_stream.encode_stream(np.array([0, 1, 1, 1]), 2, "ans", "payload")
     monkeypatch.setattr(ans, "available", lambda: False)
-    assert streams.encode_stream(np.zeros(9, int), 2, "auto", "payload")
+    assert coded_stream.encode_stream(np.zeros(9, int), 2, "auto", "payload")
     monkeypatch.setitem(__import__("sys").modules, "constriction", None)
     with pytest.raises(ValueError, match="constriction"):
-        streams.decode_stream(Cursor(b"".join(p for _, p in parts)), 2, 4, "payload")
+        coded_stream.decode_stream(Cursor(b"".join(p for _, p in parts)), 2, 4, "payload")
 
 
-def test_unknown_coder():
+def test_unknown_coder_raises():
     with pytest.raises(ValueError, match="known"):
-        streams.encode_stream(np.zeros(3, int), 2, "zip", "payload")
+        coded_stream.encode_stream(np.zeros(3, int), 2, "zip", "payload")
 
 
-def test_a_damaged_ans_payload_is_refused_and_never_other_numbers():
-    """Any words decode to something: only the checksum of the numbers tells."""
+def test_damaged_ans_payload_raises():
+    """Any payload decodes to some values, so only the checksum of the values detects damage."""
     pytest.importorskip("constriction")
     values = np.random.default_rng(0).choice(3, 5000, p=(0.9, 0.08, 0.02)).astype(np.uint16)
-    parts, _ = streams.encode_stream(values, 3, "ans", "payload")
+    parts, _ = coded_stream.encode_stream(values, 3, "ans", "payload")
     before = b"".join(data for name, data in parts[: [name for name, _ in parts].index("payload")])
     data = b"".join(data for _, data in parts)
-    refused = 0
+    rejected = 0
     for at in range(len(before), len(data), 37):
         bad = bytearray(data)
         bad[at] ^= 16
         with pytest.raises(ValueError):
-            streams.decode_stream(Cursor(bytes(bad)), 3, 5000, "payload")
-        refused += 1
-    assert refused > 5
+            coded_stream.decode_stream(Cursor(bytes(bad)), 3, 5000, "payload")
+        rejected += 1
+    assert rejected > 5

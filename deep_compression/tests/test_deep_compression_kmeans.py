@@ -1,4 +1,4 @@
-"""One-dimensional k-means: properties 10 and 11 of the paper's facts."""
+"""One-dimensional k-means: properties 10 and 11 of the paper."""
 
 import numpy as np
 import pytest
@@ -13,7 +13,7 @@ SOME = np.random.default_rng(0)
 
 
 def pruned_weights(number, seed=0):
-    """Laplace weights without those near zero, as pruning leaves them."""
+    """Return Laplace-distributed weights without those near zero, as after pruning."""
     values = np.random.default_rng(seed).laplace(0, 0.03, 8 * number).astype(np.float32)
     return values[np.abs(values) > 0.02][:number]
 
@@ -32,30 +32,30 @@ def points_of(values):
     )
 
 
-@pytest.mark.parametrize("init", km.INITS)
+@pytest.mark.parametrize("init", km.CENTROID_INITS)
 @pytest.mark.parametrize("k", [2, 5, 16])
-def test_every_start_is_close_to_the_optimum(init, k):
+def test_every_initialization_is_close_to_optimum(init, k):
     for values in (pruned_weights(20_000), SOME.normal(size=3000), SOME.standard_cauchy(1000), SOME.random(50)):
         centroids, labels = kmeans_1d(values, k, init)
         assert km.inertia(values, centroids, labels) <= 1.1 * optimum(values, k)
 
 
-def test_companded_is_close_to_the_optimum_with_256_clusters():
+def test_companded_is_close_to_optimum_with_256_clusters():
     values = pruned_weights(8_000)
     centroids, labels = kmeans_1d(values, 256, "companded")
     assert len(centroids) == 256
     assert km.inertia(values, centroids, labels) <= 1.1 * optimum(values, 256)
 
 
-def test_small_layers_get_the_optimum():
+def test_small_layers_reach_optimum():
     for seed in range(5):
         values = np.random.default_rng(seed).lognormal(size=60)
         for k in (2, 7, 20):
             assert km.inertia(values, *kmeans_1d(values, k)) == pytest.approx(optimum(values, k), rel=1e-9, abs=1e-12)
 
 
-@pytest.mark.parametrize("init", km.INITS)
-def test_no_cluster_is_empty_and_labels_are_those_of_the_nearest_centroid(init):
+@pytest.mark.parametrize("init", km.CENTROID_INITS)
+def test_clusters_are_nonempty_and_labels_are_nearest(init):
     values = pruned_weights(5000)
     centroids, labels = kmeans_1d(values, 64, init)
     assert len(centroids) == 64 and np.bincount(labels, minlength=64).min() > 0
@@ -65,58 +65,58 @@ def test_no_cluster_is_empty_and_labels_are_those_of_the_nearest_centroid(init):
     assert (chosen <= nearest + 1e-7).all()
 
 
-def test_the_hole_around_zero_takes_no_centroid():
+def test_gap_around_zero_leaves_no_cluster_empty():
     values = np.concatenate((pruned_weights(5000), np.float32([-2.0, 3.0])))
-    for init in km.INITS:
+    for init in km.CENTROID_INITS:
         centroids, labels = kmeans_1d(values, 32, init)
         assert np.isfinite(centroids).all() and np.bincount(labels, minlength=32).min() > 0
 
 
-def test_lloyd_never_raises_the_inertia():
+def test_lloyd_iterations_never_increase_inertia():
     points = points_of(pruned_weights(4000))
-    cuts = km._repair(points, points.cuts(km.START["linear"](points, 12, 0)), 12)
+    boundaries = km._repair(points, points.boundaries(km.INITIALIZERS["linear"](points, 12, 0)), 12)
     for _ in range(50):
-        moved = km.lloyd(points, cuts, 1)
-        assert km.improvement(points, cuts, moved) >= -1e-9
-        cuts = moved
+        moved = km.lloyd(points, boundaries, 1)
+        assert km.improvement(points, boundaries, moved) >= -1e-9
+        boundaries = moved
 
 
-def test_moves_never_do_worse_than_lloyd_alone():
+def test_relocation_is_at_least_as_good_as_lloyd():
     for k in (3, 16, 100):
-        for init in km.INITS:
+        for init in km.CENTROID_INITS:
             values = pruned_weights(8000, seed=k)
             alone = km.inertia(values, *kmeans_1d(values, k, init, steps=2000))
             assert km.inertia(values, *kmeans_1d(values, k, init)) <= alone * (1 + 1e-6)
 
 
-def test_as_many_clusters_as_distinct_values_cost_nothing():
+def test_inertia_is_zero_with_one_cluster_per_distinct_value():
     values = np.float32([3, 1, 1, 2, 3, -5])
     for k in (4, 5, 100):
-        for init in km.INITS:
+        for init in km.CENTROID_INITS:
             centroids, labels = kmeans_1d(values, k, init)
             assert centroids.tolist() == [-5, 1, 2, 3] and np.array_equal(centroids[labels], values)
 
 
-def test_starts_are_what_the_paper_says():
+def test_initializations_follow_paper():
     values = np.sort(pruned_weights(1000)).astype(np.float64)
     points = points_of(values)
-    linear = km.START["linear"](points, 7, 0)
+    linear = km.INITIALIZERS["linear"](points, 7, 0)
     assert linear[0] == values[0] and linear[-1] == values[-1]
     assert np.diff(linear) == pytest.approx(np.full(6, (values[-1] - values[0]) / 6))
-    levels = [(values <= c).mean() for c in km.START["density"](points, 4, 0)]
+    levels = [(values <= c).mean() for c in km.INITIALIZERS["density"](points, 4, 0)]
     assert levels == pytest.approx([0.125, 0.375, 0.625, 0.875], abs=2e-3)
-    assert set(km.START["forgy"](points, 9, 3)) <= set(values)
+    assert set(km.INITIALIZERS["forgy"](points, 9, 3)) <= set(values)
 
 
-def test_it_is_deterministic_and_does_not_depend_on_the_order():
+def test_clustering_is_deterministic_and_order_independent():
     values = pruned_weights(5000)
     mixed = np.random.default_rng(1).permutation(len(values))
-    for init in km.INITS:
+    for init in km.CENTROID_INITS:
         a, b = kmeans_1d(values, 20, init, seed=4), kmeans_1d(values[mixed], 20, init, seed=4)
         assert np.array_equal(a[0], b[0]) and np.array_equal(a[1][mixed], b[1])
 
 
-def test_the_grid_of_large_inputs_costs_next_to_nothing(monkeypatch):
+def test_grid_barely_increases_inertia(monkeypatch):
     values = pruned_weights(60_000)
     exact = km.inertia(values, *kmeans_1d(values, 64))
     monkeypatch.setattr(km, "BINNED_FROM", 1)
@@ -129,7 +129,7 @@ def test_the_grid_of_large_inputs_costs_next_to_nothing(monkeypatch):
     assert called and np.bincount(labels, minlength=64).min() > 0 and centroids[-1] == np.float32(1e6)
 
 
-def test_torch_tensors_of_any_float_type_and_shape():
+def test_torch_tensors_keep_dtype_and_shape():
     for dtype in (torch.float32, torch.float16, torch.bfloat16, torch.float64):
         values = torch.randn(10, 7, 3, generator=torch.Generator().manual_seed(0)).to(dtype)
         centroids, labels = kmeans_1d(values, 5)
@@ -137,7 +137,7 @@ def test_torch_tensors_of_any_float_type_and_shape():
         assert float((values - centroids[labels]).double().square().sum()) < 0.2 * float(values.double().square().sum())
 
 
-def test_extreme_magnitudes():
+def test_extreme_magnitudes_are_clustered():
     for scale in (1e-40, 1e-20, 1e37):
         values = (SOME.normal(size=500) * scale).astype(np.float32)
         centroids, labels = kmeans_1d(values, 8)
@@ -146,28 +146,32 @@ def test_extreme_magnitudes():
     assert np.isfinite(centroids).all() and sorted(set(labels)) == [0, 1]
 
 
-def test_nothing_to_cluster():
+def test_empty_input_has_no_clusters():
     centroids, labels = kmeans_1d(np.zeros((0, 3), np.float32), 4)
     assert len(centroids) == 0 and labels.shape == (0, 3)
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
-def test_values_that_are_not_finite_are_refused(bad):
+def test_nonfinite_values_raise(bad):
     for cluster in (kmeans_1d, gmm_1d, gmm_kmeans_1d):
         with pytest.raises(ValueError, match="finite"):
             cluster(np.array([1.0, bad, 2.0]), 2)
 
 
 @pytest.mark.parametrize(("k", "init"), [(0, "linear"), (-1, "linear"), (2.5, "linear"), (2, "best"), (True, "linear")])
-def test_senseless_requests_are_refused(k, init):
+def test_invalid_arguments_raise(k, init):
     with pytest.raises(ValueError):
         kmeans_1d(np.arange(5.0), k, init)
 
 
 @settings(deadline=None, max_examples=200)
-@given(st.lists(st.floats(-1e6, 1e6, width=32), min_size=1, max_size=60), st.integers(1, 20), st.sampled_from(km.INITS))
+@given(
+    st.lists(st.floats(-1e6, 1e6, width=32), min_size=1, max_size=60),
+    st.integers(1, 20),
+    st.sampled_from(km.CENTROID_INITS),
+)
 @example([0.0, 0.0, 0.0, -999999.0, -1000000.0, -1000000.0, -1.5], 3, "linear")
-def test_any_values(values, k, init):
+def test_any_values_give_nonempty_clusters(values, k, init):
     values = np.float32(values)
     centroids, labels = kmeans_1d(values, k, init)
     assert len(centroids) == min(k, len(np.unique(values)))
@@ -175,7 +179,7 @@ def test_any_values(values, k, init):
     assert centroids.min() >= values.min() and centroids.max() <= values.max()
 
 
-def test_mixtures_give_means_of_their_members():
+def test_mixture_centroids_are_means_of_members():
     values = pruned_weights(5000)
     for cluster in (gmm_1d, gmm_kmeans_1d):
         centroids, labels = cluster(values, 9)
@@ -187,7 +191,7 @@ def test_mixtures_give_means_of_their_members():
         assert np.array_equal(again[0], centroids) and np.array_equal(again[1], labels)
 
 
-def test_mixtures_of_few_values_and_of_tensors():
+def test_mixtures_accept_few_values_and_tensors():
     for cluster in (gmm_1d, gmm_kmeans_1d):
         centroids, labels = cluster(np.float32([1, 1, 2]), 4)
         assert centroids.tolist() == [1, 2] and labels.tolist() == [0, 0, 1]

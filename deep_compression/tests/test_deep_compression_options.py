@@ -1,4 +1,4 @@
-"""Every command of Deep Compression honors every one of its options."""
+"""Every command of Deep Compression honors all of its options."""
 
 import struct
 
@@ -10,9 +10,9 @@ from common.checkpoint import save_model
 from common.errors import UserError
 from common.models import create_model
 from common.testing import check_options_honored, command_names, write_image_folder
-from deep_compression import seed_main, seed_pipeline
+from deep_compression import original_main, original_pipeline
 from deep_compression.commands import main
-from deep_compression.paper import choice, cifar10, figures, mnist
+from deep_compression.paper import cifar10, make_plots, mnist, select_settings
 
 NAMED = "--arch lenet5 --weights {root}/lenet5.pth {data} --no-latency --out {out}/named"
 OWN = (
@@ -21,39 +21,39 @@ OWN = (
 FILE = "{root}/own.dcz --model test_deep_compression_options:tiny"
 EPOCHS = "--epochs 0"
 MNIST = "--arch lenet300_100 --dataset-dir {root}/mnist --results {out}/results"
-COMMANDS = {  # the word after python -m deep_compression, if there is one, is the name in small letters
+COMMANDS = {  # class of settings: (main, arguments of each run)
     "Train": (
         main,
         f"train {NAMED} {EPOCHS}",
         f"train --model test_deep_compression_options:tiny {{data}} {EPOCHS} --no-latency --out {{out}}/own",
     ),
-    "Prune": (main, f"prune {NAMED} {EPOCHS}", f"prune {OWN} {EPOCHS}"),
-    "Share": (main, f"share {NAMED} {EPOCHS}", f"share {OWN} {EPOCHS}"),
-    "Encode": (main, f"encode {NAMED}", f"encode {OWN}"),
-    "Compress": (
+    "PruneStage": (main, f"prune {NAMED} {EPOCHS}", f"prune {OWN} {EPOCHS}"),
+    "QuantizeStage": (main, f"quantize {NAMED} {EPOCHS}", f"quantize {OWN} {EPOCHS}"),
+    "EncodeStage": (main, f"encode {NAMED}", f"encode {OWN}"),
+    "CompressStages": (
         main,
-        f"compress {NAMED}-all {EPOCHS} --share-epochs 0",
-        f"compress {OWN}-all {EPOCHS} --share-epochs 0",
+        f"compress {NAMED}-all {EPOCHS} --quantize-epochs 0",
+        f"compress {OWN}-all {EPOCHS} --quantize-epochs 0",
     ),
     "Decode": (main, f"decode {FILE} --output {{out}}/decoded.safetensors"),
-    "Evaluate": (
+    "EvaluateFile": (
         main,
         f"evaluate {FILE} --baseline {{root}}/own.safetensors {{data}} --no-latency --json {{out}}/values.json",
     ),
-    "Report": (main, "report {root}/own.dcz --json {out}/report.json"),
-    "Pipeline": (
-        seed_main.main,
+    "ReportFile": (main, "report {root}/own.dcz --json {out}/report.json"),
+    "OriginalPipeline": (
+        original_main.main,
         "--arch lenet5 {data} --base-epochs 0 --epoch 0 --iter 2 --lcluster 4 --no-latency --saved-dir {out}/trained",
         "--arch lenet5 --pretrained {root}/lenet5.pth {data} --epoch 0 --density 0.5 --conv-bits 2 --fc-bits 2 --no-latency"
         " --saved-dir {out}/read",
     ),
-    "Mnist": (mnist.main, f"{MNIST} --seeds 1 --rows paper --epochs-factor 0.1 --out {{out}}/mnist"),
-    "Choose": (choice.main, f"{MNIST} --no-lossless --out {{out}}/choice"),
+    "Mnist": (mnist.main, f"{MNIST} --seeds 1 --settings paper --epochs-factor 0.1 --out {{out}}/mnist"),
+    "SelectSettings": (select_settings.main, f"{MNIST} --skip-validated --out {{out}}/choice"),
     "Cifar10": (
         cifar10.main,
-        "--arch lenet5 --weights {root}/lenet5.pth {data} --densities 0.5 --epochs 0 --share-epochs 0 --out {out}/cifar10",
+        "--arch lenet5 --weights {root}/lenet5.pth {data} --densities 0.5 --epochs 0 --quantize-epochs 0 --out {out}/cifar10",
     ),
-    "Figures": (figures.main, "--out {out}/figures --docs {out}/figures"),
+    "MakePlots": (make_plots.main, "--out {out}/plots --docs {out}/plots"),
 }
 
 
@@ -62,7 +62,7 @@ def tiny(num_classes: int = 10) -> nn.Module:
 
 
 def write_mnist(folder) -> None:
-    """MNIST's four files, of 120 and 10 images."""
+    """Write MNIST's four files, with 120 and 10 images."""
     folder.mkdir()
     for part, count in (("train", 120), ("t10k", 10)):
         pixels = torch.randint(0, 256, (count, 28, 28), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
@@ -74,7 +74,7 @@ def write_mnist(folder) -> None:
 
 @pytest.fixture(scope="module")
 def places(tmp_path_factory):
-    """{name in the commands above: folder or options} of networks and a dozen of images."""
+    """Folders and options of small networks and images, by name in COMMANDS."""
     torch.manual_seed(0)
     root = tmp_path_factory.mktemp("files")
     images = write_image_folder(root / "images", classes=2, train=6, test=2)
@@ -94,17 +94,17 @@ def test_command_honors_its_options(name, places):
     assert check_options_honored(command, [run.format(**places).split() for run in runs]) == name
 
 
-def test_base_network_is_trained_with_the_precision_of_the_rest(places, monkeypatch):
+def test_base_network_is_trained_with_given_precision(places, monkeypatch):
     asked = []
 
     def stop(run, model, data, training, *rest):
         asked.append((training.amp, training.compile))
-        raise UserError("that is enough")
+        raise UserError("stop")
 
-    monkeypatch.setattr(seed_pipeline, "train_baseline", stop)
-    for i, words in enumerate((["--amp", "--compile"], ["--amp"], [])):
+    monkeypatch.setattr(original_pipeline, "train_baseline", stop)
+    for i, argv in enumerate((["--amp", "--compile"], ["--amp"], [])):
         folder = places["out"] / f"precision-{i}"
-        assert seed_main.main([*places["data"].split(), "--arch", "lenet5", "--saved-dir", str(folder), *words]) == 2
+        assert original_main.main([*places["data"].split(), "--arch", "lenet5", "--saved-dir", str(folder), *argv]) == 2
     assert asked == [(True, True), (True, False), (False, False)]
 
 

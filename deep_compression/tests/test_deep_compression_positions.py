@@ -1,4 +1,4 @@
-"""Relative positions with fillers: property 7 of the paper's facts."""
+"""Relative positions with fillers: property 7 of the paper."""
 
 import numpy as np
 import pytest
@@ -10,7 +10,7 @@ from deep_compression import positions as ps
 
 @settings(deadline=None, max_examples=300)
 @given(st.sets(st.integers(0, 3000), max_size=80), st.integers(1, 12))
-def test_any_positions_come_back(places, bits):
+def test_any_positions_round_trip(places, bits):
     places = np.array(sorted(places), np.int64)
     gaps, entry = ps.encode_positions(places, bits)
     decoded = ps.decode_positions(gaps)
@@ -22,7 +22,7 @@ def test_any_positions_come_back(places, bits):
 
 
 @pytest.mark.parametrize("bits", [1, 3, 5, 8])
-def test_gaps_at_the_bound(bits):
+def test_gaps_at_bound_need_expected_fillers(bits):
     largest = 1 << bits
     for gap, fillers in ((largest, 0), (largest + 1, 1), (2 * largest, 1), (2 * largest + 1, 2), (5 * largest, 4)):
         places = np.array([0, gap, 2 * gap])
@@ -30,14 +30,14 @@ def test_gaps_at_the_bound(bits):
         assert len(gaps) - 3 == 2 * fillers and ps.decode_positions(gaps)[entry].tolist() == places.tolist()
 
 
-def test_figure_2_of_the_paper():
+def test_encoding_reproduces_figure_2():
     gaps, entry = ps.encode_positions(np.array([1, 4, 15]), 3)
     assert gaps.tolist() == [1, 2, 7, 2] and entry.tolist() == [0, 1, 3]  # a filler bridges 8 of the gap of 11
 
 
 @settings(deadline=None, max_examples=200)
 @given(st.sets(st.integers(0, 999), max_size=20), st.integers(1, 9))
-def test_trailing_zeros_are_bridged_so_that_entries_bound_the_size(places, bits):
+def test_trailing_zeros_are_bridged_and_entries_bound_size(places, bits):
     places = np.array(sorted(places), np.int64)
     gaps, entry = ps.encode_positions(places, bits, size=1000)
     decoded = ps.decode_positions(gaps)
@@ -48,14 +48,14 @@ def test_trailing_zeros_are_bridged_so_that_entries_bound_the_size(places, bits)
 
 @settings(deadline=None, max_examples=100)
 @given(st.sets(st.integers(0, 4000), max_size=60), st.integers(1, 12))
-def test_histograms_predict_the_stream(places, bits):
+def test_histograms_predict_stream(places, bits):
     places = np.array(sorted(places), np.int64)
     stored, fillers = ps.stored_histogram(*ps.gap_histogram(places, 4001), bits)
     gaps, entry = ps.encode_positions(places, bits, 4001)
     assert stored.tolist() == np.bincount(gaps, minlength=1 << bits).tolist() and fillers == len(gaps) - len(entry)
 
 
-def test_senseless_positions_are_refused():
+def test_invalid_positions_raise():
     for places, bits in (([3, 2], 4), ([1, 1], 4), ([-1], 4), ([1], 0), ([1], 17)):
         with pytest.raises(ValueError):
             ps.encode_positions(np.array(places), bits)

@@ -1,4 +1,4 @@
-"""Which weights die, and that they stay dead: properties 4 and 8 of the paper's facts."""
+"""Selection of weights to prune, and masks that keep them zero: properties 4 and 8 of the paper."""
 
 import math
 
@@ -9,7 +9,7 @@ from torch import nn
 from common.errors import UserError
 from common.models import create_model
 from deep_compression import pruning as pr
-from deep_compression.plan import PrunePlan, decide
+from deep_compression.compression_recipe import PruningPlan, masks_for_round
 
 
 def weights_of(seed=0):
@@ -17,18 +17,18 @@ def weights_of(seed=0):
     return {"a": torch.randn(20, 30, generator=g), "b": torch.randn(5, 4, 3, 3, generator=g) * 0.1}
 
 
-def test_what_is_pruned_are_the_weights_of_convolutions_and_linear_layers():
+def test_prunable_layers_are_convolutions_and_linear_layers():
     model = create_model("resnet20")
     layers = pr.prunable_layers(model)
     assert len(layers) == 20 and "bn1" not in layers and "linear" in layers
-    assert pr.kind_of(layers["linear"]) == "fc" and pr.kind_of(layers["conv1"]) == "conv"
+    assert pr.layer_type(layers["linear"]) == "fc" and pr.layer_type(layers["conv1"]) == "conv"
     tied = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
     tied[1].weight = tied[0].weight
     assert list(pr.prunable_layers(tied)) == ["0"]
 
 
 @pytest.mark.parametrize("quality", [0.25, 1.0, 2.0])
-def test_threshold_is_quality_times_deviation(quality):
+def test_threshold_is_quality_times_standard_deviation(quality):
     weights = weights_of()
     for name, mask in pr.masks_by_std(weights, quality).items():
         w = weights[name].double()
@@ -36,7 +36,7 @@ def test_threshold_is_quality_times_deviation(quality):
         assert int((~mask).sum()) == int((w.abs() < threshold).sum())
 
 
-def test_more_quality_prunes_more_and_pruning_again_with_the_same_threshold_changes_nothing():
+def test_higher_quality_prunes_more_and_pruning_is_idempotent():
     weights = weights_of()
     counts = [int(pr.masks_by_std(weights, q)["a"].sum()) for q in (0.1, 0.5, 1.0, 2.0, 50.0)]
     assert counts == sorted(counts, reverse=True) and counts[-1] == 0
@@ -47,15 +47,15 @@ def test_more_quality_prunes_more_and_pruning_again_with_the_same_threshold_chan
     assert torch.equal(pr.masks_by_std({"a": once}, quality)["a"], once != 0)
 
 
-def test_deviation_of_living_weights_only():
+def test_standard_deviation_of_nonzero_weights_only():
     w = torch.tensor([0.0] * 90 + [-2.0, 2.0] * 5)
     assert int(pr.masks_by_std({"a": w}, 1.0)["a"].sum()) == 10
-    assert int(pr.masks_by_std({"a": w}, 1.0, alive=True)["a"].sum()) == 10
-    assert int(pr.masks_by_std({"a": w}, 1.01, alive=True)["a"].sum()) == 0
-    assert int(pr.masks_by_std({"a": w}, 3.0)["a"].sum()) == 10  # over all weights the deviation is 0.63
+    assert int(pr.masks_by_std({"a": w}, 1.0, std_of_nonzero=True)["a"].sum()) == 10
+    assert int(pr.masks_by_std({"a": w}, 1.01, std_of_nonzero=True)["a"].sum()) == 0
+    assert int(pr.masks_by_std({"a": w}, 3.0)["a"].sum()) == 10  # the standard deviation of all weights is 0.63
 
 
-def test_densities_are_met_exactly_and_ties_go_to_the_first():
+def test_densities_are_exact_and_first_weights_win_ties():
     weights = weights_of()
     for name, mask in pr.masks_by_density(weights, 0.1).items():
         assert int(mask.sum()) == round(0.1 * weights[name].numel())
@@ -67,7 +67,7 @@ def test_densities_are_met_exactly_and_ties_go_to_the_first():
         pr.masks_by_density(weights, {"a": 0.5})
 
 
-def test_global_density_and_percentile_look_at_all_layers_together():
+def test_global_density_and_percentile_rank_all_layers_together():
     weights = weights_of()
     total = sum(w.numel() for w in weights.values())
     masks = pr.masks_by_global_density(weights, 0.25)
@@ -79,10 +79,10 @@ def test_global_density_and_percentile_look_at_all_layers_together():
         masks = pr.masks_by_percentile(weights, q)
         assert abs(total - sum(int(m.sum()) for m in masks.values()) - total * q / 100) <= 1
     half = {"a": torch.cat((torch.zeros(50), torch.arange(1.0, 51.0)))}
-    assert int(pr.masks_by_percentile(half, 10)["a"].sum()) == 45  # of the living
+    assert int(pr.masks_by_percentile(half, 10)["a"].sum()) == 45  # of the 50 remaining weights
 
 
-def test_the_dead_stay_dead_under_every_rule():
+def test_pruned_weights_remain_pruned_under_every_rule():
     w = weights_of()["a"].clone()
     w[:5] = 0.0
     for masks in (
@@ -103,44 +103,44 @@ OPTIMIZERS = {
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
-def test_zero_stays_zero_for_a_hundred_steps(name):
+def test_pruned_weights_remain_zero_for_hundred_steps(name):
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(144, 5))
     optimizer = OPTIMIZERS[name](model.parameters())
     images, labels = torch.randn(16, 1, 8, 8), torch.randint(0, 5, (16,))
 
-    def steps(number, held=None):
+    def steps(number, masks_hook=None):
         for _ in range(number):
             optimizer.zero_grad()
             nn.functional.cross_entropy(model(images), labels).backward()
             optimizer.step()
-            if held:
-                held()
+            if masks_hook:
+                masks_hook()
 
-    steps(5)  # momentum from before the pruning
+    steps(5)  # momentum from before pruning
     masks = pr.masks_by_density(pr.prunable_weights(model), 0.2)
-    held = pr.Held(model, masks)
+    masks_hook = pr.PruningMaskHook(model, masks)
     before = {n: w.clone() for n, w in pr.prunable_weights(model).items()}
-    steps(100, held)
+    steps(100, masks_hook)
     for layer, weight in pr.prunable_weights(model).items():
         assert torch.equal(weight != 0, masks[layer])
         assert not torch.signbit(weight[~masks[layer]]).any()  # +0.0
         assert not torch.equal(weight, before[layer])
 
 
-def test_weights_that_are_not_finite_are_refused_by_name():
+def test_nonfinite_weights_raise_with_layer_name():
     model = create_model("lenet300_100")
     model.fc2.weight.data[3, 4] = math.nan
     with pytest.raises(UserError, match="fc2"):
         pr.prunable_weights(model)
 
 
-def test_densities_of_a_network_and_csr():
+def test_layer_densities_and_csr_size():
     model = create_model("lenet300_100")
-    pr.Held(model, pr.masks_by_density(pr.prunable_weights(model), {"fc1": 0.08, "fc2": 0.09, "fc3": 0.26}))
-    assert {n: round(d, 4) for n, d in pr.densities(model).items()} == {"fc1": 0.08, "fc2": 0.09, "fc3": 0.26}
+    pr.PruningMaskHook(model, pr.masks_by_density(pr.prunable_weights(model), {"fc1": 0.08, "fc2": 0.09, "fc3": 0.26}))
+    assert {n: round(d, 4) for n, d in pr.layer_densities(model).items()} == {"fc1": 0.08, "fc2": 0.09, "fc3": 0.26}
     assert round(pr.total_density(model), 4) == round((18816 + 2700 + 260) / 266200, 4)
-    assert pr.csr_numbers(model.fc3.weight) == 2 * 260 + 10 + 1
+    assert pr.csr_size(model.fc3.weight) == 2 * 260 + 10 + 1
 
 
 @pytest.mark.parametrize(
@@ -158,17 +158,20 @@ def test_densities_of_a_network_and_csr():
         {"values": (1.0, 1.0), "learning_rates": (0.1,)},
     ],
 )
-def test_senseless_plans_are_refused(plan):
+def test_invalid_pruning_plans_raise(plan):
     with pytest.raises(UserError):
-        PrunePlan(**plan)
+        PruningPlan(**plan)
 
 
-def test_a_plan_decides_round_by_round():
+def test_pruning_plan_gives_masks_of_each_round():
     weights = weights_of()
-    plan = PrunePlan("density", (0.5, 0.2), {"b": (0.9, 0.8)})
-    assert int(decide(plan, 1, weights)["a"].sum()) == 120 and int(decide(plan, 1, weights)["b"].sum()) == 144
-    assert int(decide(PrunePlan("density", (0.5, 0.2), {"b": (0.9,)}), 1, weights)["b"].sum()) == 162
+    plan = PruningPlan("density", (0.5, 0.2), {"b": (0.9, 0.8)})
+    assert (
+        int(masks_for_round(plan, 1, weights)["a"].sum()) == 120
+        and int(masks_for_round(plan, 1, weights)["b"].sum()) == 144
+    )
+    assert int(masks_for_round(PruningPlan("density", (0.5, 0.2), {"b": (0.9,)}), 1, weights)["b"].sum()) == 162
     with pytest.raises(UserError, match="no layer 'c'"):
-        decide(PrunePlan("density", (0.5,), {"c": (0.1,)}), 0, weights)
+        masks_for_round(PruningPlan("density", (0.5,), {"c": (0.1,)}), 0, weights)
     for rule in ("std", "global-density", "percentile"):
-        assert set(decide(PrunePlan(rule, (0.3,)), 0, weights)) == {"a", "b"}
+        assert set(masks_for_round(PruningPlan(rule, (0.3,)), 0, weights)) == {"a", "b"}

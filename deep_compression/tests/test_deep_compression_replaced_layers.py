@@ -1,4 +1,4 @@
-"""Networks with layers that are not their architecture's, factored ones: pruned, shared, encoded, loaded, measured."""
+"""Networks with replaced (factored) layers are pruned, quantized, encoded, loaded and evaluated."""
 
 import json
 
@@ -37,7 +37,7 @@ def same_outputs(a, b):
         return torch.equal(a(x), b(x))
 
 
-def test_a_factored_network_comes_back_and_is_written_again(tmp_path):
+def test_factored_network_round_trips_twice(tmp_path):
     model = factored_resnet20()
     save_compressed(tmp_path / "a.dcz", model)
     again = load_compressed_model(tmp_path / "a.dcz")
@@ -52,17 +52,17 @@ def test_a_factored_network_comes_back_and_is_written_again(tmp_path):
     assert (tmp_path / "a.dcz").read_bytes() == (tmp_path / "b.dcz").read_bytes()
 
 
-def test_a_network_as_the_registry_builds_it_spends_no_byte_on_layers(tmp_path):
+def test_registered_network_stores_no_layer_table(tmp_path):
     found = save_compressed(tmp_path / "a.dcz", create_model("lenet5"))
     assert "layers" not in found.about
     assert load_compressed_model(tmp_path / "a.dcz").checkpoint_header["layers"] == {}
 
 
-def test_a_users_own_network_is_compared_with_its_factory(tmp_path):
+def test_own_network_is_compared_with_its_factory(tmp_path):
     model = factored_own()
     save_compressed(tmp_path / "a.dcz", model, factory=Own)
     assert same_outputs(model, load_compressed_model(tmp_path / "a.dcz", Own))
-    save_compressed(tmp_path / "b.dcz", model)  # without its factory nobody knows what was replaced
+    save_compressed(tmp_path / "b.dcz", model)  # without the factory, replaced layers are not known
     with pytest.raises(ValueError, match="another network"):
         load_compressed_model(tmp_path / "b.dcz", Own)
 
@@ -84,27 +84,27 @@ HOSTILE = [
 
 
 @pytest.mark.parametrize("table", HOSTILE, ids=lambda table: str(table)[:30])
-def test_hostile_tables_are_refused(tmp_path, monkeypatch, table):
+def test_hostile_layer_tables_raise(tmp_path, monkeypatch, table):
     monkeypatch.setattr(cm, "replaced_layers", lambda *args: table)
     save_compressed(tmp_path / "a.dcz", factored_resnet20())
     with pytest.raises(ValueError):
         load_compressed_model(tmp_path / "a.dcz")
 
 
-@pytest.mark.parametrize("own", [False, True], ids=["registered", "a user's own"])
-def test_a_factored_network_goes_through_all_stages(tmp_path, own, capsys):
+@pytest.mark.parametrize("own", [False, True], ids=["registered", "own network"])
+def test_factored_network_passes_all_stages(tmp_path, own, capsys):
     model = factored_own() if own else create_model("lenet300_100", in_features=3072)
     if not own:
         model.fc1 = nn.Sequential(nn.Linear(3072, 9, bias=False), nn.Linear(9, 300))
     save_model(tmp_path / "factored.safetensors", model, factory=Own if own else None)
     extra = ["--model", f"{__name__}:Own"] if own else []
-    words = ["compress", "--checkpoint", str(tmp_path / "factored.safetensors"), "--dataset", "digits", "--no-latency"]
-    words += [
+    argv = ["compress", "--checkpoint", str(tmp_path / "factored.safetensors"), "--dataset", "digits", "--no-latency"]
+    argv += [
         "--values",
         "0.3",
         "--epochs",
         "1",
-        "--share-epochs",
+        "--quantize-epochs",
         "1",
         "--fc-bits",
         "3",
@@ -112,14 +112,14 @@ def test_a_factored_network_goes_through_all_stages(tmp_path, own, capsys):
         str(tmp_path),
         *extra,
     ]
-    assert commands.main([*words, "--batch-size", "256"]) == 0
+    assert commands.main([*argv, "--batch-size", "256"]) == 0
     file = tmp_path / "encode" / "model.dcz"
     factory = Own if own else None
     small, shared = load_compressed_model(file, factory), load_model(tmp_path / "share/model.safetensors", factory)
     assert same_outputs(small, shared)
     for weight in prunable_weights(small).values():
         assert len(weight[weight != 0].unique()) <= 7
-    words = [
+    argv = [
         "--checkpoint",
         str(file),
         "--dataset",
@@ -129,7 +129,7 @@ def test_a_factored_network_goes_through_all_stages(tmp_path, own, capsys):
         str(tmp_path / "e.json"),
         *extra,
     ]
-    assert evaluate.main(words) == 0
+    assert evaluate.main(argv) == 0
     measured = json.loads((tmp_path / "encode" / "metrics.json").read_text())["compressed"]
     assert json.loads((tmp_path / "e.json").read_text())["top1"] == measured["top1"]
     assert commands.main(["decode", str(file), "--output", str(tmp_path / "d.safetensors"), *extra]) == 0

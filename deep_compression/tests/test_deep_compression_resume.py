@@ -1,4 +1,4 @@
-"""SIGKILL at seeded random moments of every stage; the same command again ends with the same bits as an undisturbed run."""
+"""Stages killed at random times and run again end bit-identical to an uninterrupted run."""
 
 import json
 from pathlib import Path
@@ -10,23 +10,28 @@ from common.checkpoint import save_model
 from common.data import load_dataset
 from common.models import create_model
 from common.testing import check_resume_after_kill
-from deep_compression import commands, seed_main
+from deep_compression import commands, original_main
 
 KILLS = 3
 TRAINING = ["--epochs", "3", "--batch-size", "128", "--no-augment"]
-SEEDS = ["--epoch", "1", "--iter", "3", "--lr1", "0.02,0.02,0.01", "--lcluster", "4,9", "--lr2", "1e-5,1e-5"]
-STAGES = {  # command: (main, its words, files that must be the same, how often it is killed)
+ORIGINAL = ["--epoch", "1", "--iter", "3", "--lr1", "0.02,0.02,0.01", "--lcluster", "4,9", "--lr2", "1e-5,1e-5"]
+STAGES = {  # command: (module, arguments, files that must be identical, number of kills)
     "prune": (
         commands,
         ["prune", "--values", "0.4", "0.2", *TRAINING],
         ["prune/model.safetensors", "prune/rounds.json"],
         KILLS,
     ),
-    "share": (commands, ["share", "--fc-bits", "3", "--bias-bits", "3", *TRAINING], ["share/model.safetensors"], KILLS),
+    "quantize": (
+        commands,
+        ["quantize", "--fc-bits", "3", "--bias-bits", "3", *TRAINING],
+        ["share/model.safetensors"],
+        KILLS,
+    ),
     "encode": (commands, ["encode"], ["encode/model.dcz"], KILLS),
     "main.py": (
-        seed_main,
-        [*SEEDS, "--batch-size", "128", "--arch", "lenet300_100"],
+        original_main,
+        [*ORIGINAL, "--batch-size", "128", "--arch", "lenet300_100"],
         [
             "lenet300_100_Pruned02/model.safetensors",
             "lenet300_100_Shared04/encode/model.dcz",
@@ -35,12 +40,12 @@ STAGES = {  # command: (main, its words, files that must be the same, how often 
         2 * KILLS,
     ),
 }
-UNLIKE = ("seconds", "network", "commit")  # of metrics.json
+DIFFERENT = ("seconds", "network", "commit")  # keys of metrics.json that may differ
 
 
 @pytest.fixture(scope="module")
 def dense(tmp_path_factory):
-    """A small network whose weights are few values, half of them zero: quick to train and to encode."""
+    """A small network with few distinct weights, half of them zero, which trains and encodes quickly."""
     data = load_dataset("digits")
     torch.manual_seed(0)
     model = create_model("lenet300_100", in_features=3072)
@@ -53,24 +58,24 @@ def dense(tmp_path_factory):
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_killed_again_and_again_it_ends_with_the_same_bits(stage, dense, tmp_path):
-    module, words, names, kills = STAGES[stage]
-    words = [*words, "--dataset", "digits", "--device", "cpu", "--threads", "1", "--no-latency"]
-    words += ["--pretrained" if stage == "main.py" else "--checkpoint", str(dense)]
+def test_repeatedly_killed_stage_ends_bit_identical(stage, dense, tmp_path):
+    module, argv, names, kills = STAGES[stage]
+    argv = [*argv, "--dataset", "digits", "--device", "cpu", "--threads", "1", "--no-latency"]
+    argv += ["--pretrained" if stage == "main.py" else "--checkpoint", str(dense)]
 
     def results(folder: Path):
         assert not list(folder.rglob("state.pt"))
         return [(folder / name).read_bytes() for name in names] + [
-            {key: value for key, value in json.loads(path.read_text()).items() if key not in UNLIKE}
+            {key: value for key, value in json.loads(path.read_text()).items() if key not in DIFFERENT}
             for path in sorted(folder.rglob("metrics.json"))
         ]
 
     check_resume_after_kill(
         module.main,
-        [*words, "--saved-dir" if stage == "main.py" else "--out"],
+        [*argv, "--saved-dir" if stage == "main.py" else "--out"],
         results,
         tmp_path,
         kills=kills,
-        preload=["deep_compression.commands", "deep_compression.seed_pipeline", "common.data"],
+        preload=["deep_compression.commands", "deep_compression.original_pipeline", "common.data"],
         between=(0.2, 0.9),
     )

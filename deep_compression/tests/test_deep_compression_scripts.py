@@ -1,4 +1,4 @@
-"""``run_cifar10.sh``: every job of the plan runs to its end on tiny data; a second call does nothing."""
+"""``run_cifar10.sh`` finishes every job of the plan on tiny data; a second call does nothing."""
 
 from pathlib import Path
 
@@ -13,6 +13,6 @@ def test_script_runs_its_plan(tmp_path):
     assert len(list(out.glob("runs/dc/*/results/cifar10-*.json"))) == 12
 
 
-def test_plan_names_the_lenets():
+def test_plan_contains_lenets():
     jobs = chosen(read_plan(HERE / "plan.toml"), ["mnist"])
     assert [job.name for job in jobs] == ["dc/lenet300_100-mnist", "dc/lenet5-mnist"]

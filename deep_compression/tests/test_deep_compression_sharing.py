@@ -1,4 +1,4 @@
-"""Shared weights and their training: properties 3, 5, 6 and the rate formula of 9."""
+"""Shared weights and centroid training: properties 3, 5 and 6 of the paper, and the compression ratio of property 9."""
 
 import pytest
 import torch
@@ -7,9 +7,9 @@ from torch import nn
 from common.errors import UserError
 from common.models import create_model
 from deep_compression import sharing as sh
-from deep_compression.choices import METHODS
-from deep_compression.plan import SharePlan
-from deep_compression.pruning import Held, masks_by_density, prunable_weights
+from deep_compression.choices import CLUSTERING_METHODS
+from deep_compression.compression_recipe import QuantizationPlan
+from deep_compression.pruning import PruningMaskHook, masks_by_density, prunable_weights
 
 
 def pruned(density=0.2, channels_last=False):
@@ -17,12 +17,12 @@ def pruned(density=0.2, channels_last=False):
     model = nn.Sequential(
         nn.Conv2d(2, 6, 3), nn.BatchNorm2d(6), nn.ReLU(), nn.Conv2d(6, 4, 3), nn.Flatten(), nn.Linear(64, 5)
     )
-    Held(model, masks_by_density(prunable_weights(model), density))
+    PruningMaskHook(model, masks_by_density(prunable_weights(model), density))
     return model.to(memory_format=torch.channels_last) if channels_last else model
 
 
 def shared_of(model, bits=2, biases=None):
-    return sh.share_network(model, sh.clusters_for(model, {"conv": bits, "fc": bits}), sh.clusterer(), biases)
+    return sh.share_network(model, sh.cluster_counts(model, {"conv": bits, "fc": bits}), sh.create_clusterer(), biases)
 
 
 def loss_of(model, seed=1):
@@ -31,32 +31,32 @@ def loss_of(model, seed=1):
     return nn.functional.cross_entropy(model(images), labels)
 
 
-def test_a_shared_layer_has_few_values_and_its_zeros_stay():
+def test_shared_layer_has_few_values_and_keeps_zeros():
     model = pruned()
     before = {n: w.clone() for n, w in prunable_weights(model).items()}
-    training = sh.SharedTraining(model, shared_of(model, bits=3))
+    training = sh.CentroidTraining(model, shared_of(model, bits=3))
     training.finish()
     for name, weight in prunable_weights(model).items():
         assert len(weight[weight != 0].unique()) <= 7
         assert torch.equal(weight == 0, before[name] == 0) and not torch.signbit(weight[weight == 0]).any()
 
 
-def test_a_dense_layer_uses_all_codes_and_others_keep_one_for_zero():
+def test_pruned_layers_reserve_one_code_for_zero():
     model = pruned()
     model[0].weight.data.fill_(0.5)
-    assert sh.clusters_for(model, {"conv": 4, "fc": 3}) == {"0": 16, "3": 15, "5": 7}
-    assert sh.clusters_for(model, {"conv": 4, "fc": 3}, {"3": 6})["3"] == 63
+    assert sh.cluster_counts(model, {"conv": 4, "fc": 3}) == {"0": 16, "3": 15, "5": 7}
+    assert sh.cluster_counts(model, {"conv": 4, "fc": 3}, {"3": 6})["3"] == 63
     with pytest.raises(UserError, match="no layer 'x'"):
-        sh.clusters_for(model, {"conv": 4, "fc": 3}, {"x": 6})
+        sh.cluster_counts(model, {"conv": 4, "fc": 3}, {"x": 6})
     with pytest.raises(UserError, match="bits"):
-        sh.clusters_for(model, {"conv": 40, "fc": 3})
+        sh.cluster_counts(model, {"conv": 40, "fc": 3})
 
 
 @pytest.mark.parametrize("channels_last", [False, True])
-def test_the_centroids_gradient_is_the_sum_of_its_members(channels_last):
+def test_centroid_gradient_is_sum_of_member_gradients(channels_last):
     model = pruned(channels_last=channels_last)
     shared = shared_of(model)
-    training = sh.SharedTraining(model, shared)
+    training = sh.CentroidTraining(model, shared)
     loss_of(model).backward()
     dense = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
     training.after_backward()
@@ -69,13 +69,13 @@ def test_the_centroids_gradient_is_the_sum_of_its_members(channels_last):
     assert model[0].bias.grad is not None
 
 
-def test_the_gradient_is_that_of_autograd_through_the_codebook_and_of_finite_differences():
+def test_centroid_gradient_equals_autograd_and_finite_differences():
     model = pruned().double().eval()
     shared = shared_of(model)
     name = "3.weight"
     centroids = shared[name].centroids.clone().requires_grad_()
     table = torch.cat((torch.zeros(1, dtype=torch.float64), centroids))
-    training = sh.SharedTraining(model, shared)
+    training = sh.CentroidTraining(model, shared)
 
     def loss_with(values):
         weight = torch.cat((torch.zeros(1, dtype=torch.float64), values))[shared[name].codes.long()]
@@ -103,10 +103,10 @@ def test_the_gradient_is_that_of_autograd_through_the_codebook_and_of_finite_dif
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adam"])
 @pytest.mark.parametrize("channels_last", [False, True])
-def test_members_move_together_and_indices_never_change(optimizer, channels_last):
+def test_members_move_together_and_indices_are_constant(optimizer, channels_last):
     model = pruned(channels_last=channels_last)
     shared = shared_of(model, biases=2)
-    training = sh.SharedTraining(model, shared)
+    training = sh.CentroidTraining(model, shared)
     assert sh.CODEBOOK in dict(model.named_parameters())
     make = {
         "sgd": lambda p: torch.optim.SGD(p, lr=0.01, momentum=0.9, weight_decay=1e-2),
@@ -124,16 +124,16 @@ def test_members_move_together_and_indices_never_change(optimizer, channels_last
     for name, codes in after.items():
         assert torch.equal(codes.codes, shared[name].codes)
         assert not torch.equal(codes.centroids, shared[name].centroids)
-        assert torch.equal(dict(model.named_parameters())[name].detach(), codes.dense())
+        assert torch.equal(dict(model.named_parameters())[name].detach(), codes.to_dense())
         for k in range(len(codes.centroids)):
-            assert len(codes.dense()[codes.codes == k + 1].unique()) == 1
+            assert len(codes.to_dense()[codes.codes == k + 1].unique()) == 1
     assert not bool((prunable_weights(model)["3"][shared["3.weight"].codes == 0] != 0).any())
 
 
-def test_a_plain_step_on_centroids_is_lr_times_the_sum():
+def test_sgd_step_subtracts_learning_rate_times_gradient_sum():
     model = pruned()
     shared = shared_of(model)
-    training = sh.SharedTraining(model, shared)
+    training = sh.CentroidTraining(model, shared)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     before = training.codebook.detach().clone()
     loss_of(model).backward()
@@ -143,7 +143,7 @@ def test_a_plain_step_on_centroids_is_lr_times_the_sum():
     assert torch.allclose(training.codebook.detach(), before - 0.1 * gradient)
 
 
-def test_sums_by_label_of_many_members():
+def test_sum_by_label_of_many_members():
     g = torch.Generator().manual_seed(0)
     for number in (10, 100_000):
         values, labels = torch.randn(number, generator=g), torch.randint(0, 7, (number,), generator=g)
@@ -151,21 +151,21 @@ def test_sums_by_label_of_many_members():
         assert sh.sum_by_label(values, labels, 9).tolist() == pytest.approx(expected, rel=1e-4, abs=1e-3)
 
 
-def test_a_layer_without_living_weights():
+def test_layer_without_remaining_weights_has_no_centroids():
     model = pruned()
     model[3].weight.data.zero_()
-    training = sh.SharedTraining(model, shared_of(model))
+    training = sh.CentroidTraining(model, shared_of(model))
     loss_of(model).backward()
     training.after_backward()
     training.after_step()
     assert not model[3].weight.any() and len(training.finish()["3.weight"].centroids) == 0
 
 
-def test_frozen_layers_and_weights_that_are_not_finite():
+def test_frozen_layers_have_zero_gradient_and_nonfinite_weights_raise():
     model = pruned()
     shared = shared_of(model)
     model[0].weight.requires_grad_(False)
-    training = sh.SharedTraining(model, shared)
+    training = sh.CentroidTraining(model, shared)
     loss_of(model).backward()
     training.after_backward()
     assert not training.codebook.grad[: len(shared["0.weight"].centroids)].any()
@@ -174,40 +174,40 @@ def test_frozen_layers_and_weights_that_are_not_finite():
         shared_of(model)
 
 
-def test_rounding_keeps_groups_and_zeros():
+def test_rounding_keeps_clusters_and_zeros():
     model = pruned()
     model[1].running_mean.uniform_(-1, 1)
-    shared = sh.SharedTraining(model, shared_of(model)).finish()
-    shared = sh.round_rest(model, shared, torch.bfloat16)
+    shared = sh.CentroidTraining(model, shared_of(model)).finish()
+    shared = sh.round_unshared(model, shared, torch.bfloat16)
     for tensor in model.state_dict().values():
         if tensor.is_floating_point():
             assert torch.equal(tensor, tensor.bfloat16().float())
     for name, codes in shared.items():
         weight = dict(model.named_parameters())[name].detach()
-        assert torch.equal(weight == 0, codes.codes == 0) and torch.equal(weight, codes.dense())
+        assert torch.equal(weight == 0, codes.codes == 0) and torch.equal(weight, codes.to_dense())
 
 
-def test_equation_1():
-    assert sh.compression_rate(16, 32, 4) == 3.2
+def test_compression_ratio_follows_equation_1():
+    assert sh.compression_ratio(16, 32, 4) == 3.2
 
 
-def test_every_clusterer_by_name():
+def test_clusterers_are_created_by_name():
     model = create_model("lenet300_100")
-    for method in METHODS:
+    for method in CLUSTERING_METHODS:
         for init in ("linear", "forgy"):
-            codes = sh.share_tensor(model.fc3.weight.detach(), 5, sh.clusterer(method, init))
+            codes = sh.share_tensor(model.fc3.weight.detach(), 5, sh.create_clusterer(method, init))
             assert 1 <= len(codes.centroids) <= 5 and int(codes.codes.min()) == 1
     with pytest.raises(UserError, match="known"):
-        sh.clusterer("k-medians")
+        sh.create_clusterer("k-medians")
     with pytest.raises(UserError, match="known"):
-        sh.clusterer("kmeans", "best")
+        sh.create_clusterer("kmeans", "best")
 
 
 @pytest.mark.parametrize(
     "plan",
     [
         {"method": "x"},
-        {"init": "x"},
+        {"centroid_init": "x"},
         {"conv_bits": 0},
         {"fc_bits": 13},
         {"layer_bits": {"a": 99}},
@@ -217,6 +217,6 @@ def test_every_clusterer_by_name():
         {"lloyd_steps": -1},
     ],
 )
-def test_senseless_plans_of_sharing_are_refused(plan):
+def test_invalid_quantization_plans_raise(plan):
     with pytest.raises(UserError):
-        SharePlan(**plan)
+        QuantizationPlan(**plan)

@@ -1,4 +1,4 @@
-"""The pipeline on real digits, in process: property 13, run folders, interruptions, commands and their mistakes."""
+"""The pipeline on digits: property 13 of the paper, run folders, interruptions, commands and invalid input."""
 
 import itertools
 import json
@@ -21,19 +21,19 @@ from common.settings import flat, parse
 from common.target import Target
 from common.trained_model import read_trained_model
 from common.training import TrainOptions, fit
-from deep_compression import commands, load_compressed, load_compressed_model, seed_main, stages
+from deep_compression import commands, load_compressed, load_compressed_model, original_main, stages
+from deep_compression.compression_recipe import CompressionRecipe, PruningPlan, QuantizationPlan
 from deep_compression.method import METHOD
 from deep_compression.network_file import read_compressed
-from deep_compression.paper import choice, cifar10, mnist
-from deep_compression.plan import PrunePlan, Recipe, SharePlan
+from deep_compression.paper import cifar10, mnist, select_settings
 from deep_compression.pruning import prunable_weights
-from deep_compression.settings import Encode, Pipeline, Prune, Share
+from deep_compression.settings import EncodeStage, OriginalPipeline, PruneStage, QuantizeStage
 
 TRAINING = TrainOptions(epochs=2, batch_size=64, learning_rate=0.05, weight_decay=5e-4, augment=False)
-RECIPE = Recipe(
-    PrunePlan("global-density", (0.2, 0.06)),
+RECIPE = CompressionRecipe(
+    PruningPlan("global-density", (0.2, 0.06)),
     TRAINING,
-    SharePlan(fc_bits=4, lloyd_steps=0),
+    QuantizationPlan(fc_bits=4, lloyd_steps=0),
     TrainOptions(epochs=2, batch_size=64, learning_rate=1e-3, weight_decay=0.0, optimizer="adam", augment=False),
 )
 
@@ -59,21 +59,21 @@ def dense(dense_file, digits):
     return read_trained_model(dense_file, digits)
 
 
-def chain(out, data, **more):
-    return stages.chain(out, data, torch.device("cpu"), **more)
+def root_stage(out, data, **more):
+    return stages.root_stage(out, data, torch.device("cpu"), **more)
 
 
 @pytest.fixture(scope="module")
 def compressed(tmp_path_factory, dense):
-    """The folder of the encoded network."""
-    return stages.compress(dense, chain(tmp_path_factory.mktemp("run"), dense.data), RECIPE)
+    """Run folder of the encoded network."""
+    return stages.compress(dense, root_stage(tmp_path_factory.mktemp("run"), dense.data), RECIPE)
 
 
 def metrics_of(folder):
     return json.loads((folder / "metrics.json").read_text())
 
 
-def test_accuracy_stays_and_the_file_is_small(compressed):
+def test_accuracy_is_kept_and_file_is_small(compressed):
     metrics = metrics_of(compressed)
     before, after = metrics["baseline"], metrics["compressed"]
     assert before["top1"] > 90 and after["top1"] > before["top1"] - 1
@@ -83,7 +83,7 @@ def test_accuracy_stays_and_the_file_is_small(compressed):
     assert metrics["package"] == "deep_compression" and metrics["arch"] == "lenet300_100" and metrics["schema"] == 1
 
 
-def test_every_stage_leaves_a_run_folder(compressed):
+def test_every_stage_writes_run_folder(compressed):
     out = compressed.parent
     for stage, model in (("prune", "model.safetensors"), ("share", "model.safetensors"), ("encode", "model.dcz")):
         names = {p.name for p in (out / stage).iterdir()}
@@ -94,7 +94,7 @@ def test_every_stage_leaves_a_run_folder(compressed):
     assert len((out / "prune" / "log.csv").read_text().splitlines()) == 1 + 2 * TRAINING.epochs
 
 
-def test_the_file_holds_what_was_shared(compressed):
+def test_file_contains_shared_weights(compressed):
     shared = load_model(compressed.parent / "share" / "model.safetensors")
     tensors = load_compressed(compressed / "model.dcz")
     assert all(torch.equal(t, tensors[n]) for n, t in shared.state_dict().items())
@@ -102,20 +102,24 @@ def test_the_file_holds_what_was_shared(compressed):
         assert len(weight[weight != 0].unique()) <= 15 and not torch.signbit(weight[weight == 0]).any()
 
 
-def test_what_is_finished_is_skipped_and_other_options_are_refused(compressed, dense):
-    stage = chain(compressed.parent, dense.data)
+def test_finished_stages_are_skipped_and_other_options_raise(compressed, dense):
+    stage = root_stage(compressed.parent, dense.data)
     files = {p: p.stat().st_mtime_ns for p in compressed.parent.rglob("metrics.json")}
     assert stages.compress(dense, stage, RECIPE) == compressed
     assert {p: p.stat().st_mtime_ns for p in files} == files
-    other = Recipe(PrunePlan("global-density", (0.2, 0.05)), TRAINING, RECIPE.share, RECIPE.share_training)
+    other = CompressionRecipe(
+        PruningPlan("global-density", (0.2, 0.05)), TRAINING, RECIPE.quantization, RECIPE.quantization_training
+    )
     with pytest.raises(stages.UserError, match="values"):
         stages.compress(dense, stage, other)
 
 
 @pytest.mark.parametrize("stage", ["prune", "share"])
-def test_interrupted_at_any_step_it_ends_with_the_same_bits(stage, tmp_path, compressed, dense, monkeypatch):
-    """Several tries are cut off after some steps; the stage goes on from the last whole epoch."""
-    cls, method = {"prune": (stages.Held, "__call__"), "share": (stages.SharedTraining, "after_step")}[stage]
+def test_interrupted_stage_ends_bit_identical(stage, tmp_path, compressed, dense, monkeypatch):
+    """Interrupt the stage several times after some steps; it resumes from the last complete epoch."""
+    cls, method = {"prune": (stages.PruningMaskHook, "__call__"), "share": (stages.CentroidTraining, "after_step")}[
+        stage
+    ]
     real, count, limits = getattr(cls, method), [0], iter([3, 25, 15, 30, math.inf])
     limit = [next(limits)]
 
@@ -130,10 +134,12 @@ def test_interrupted_at_any_step_it_ends_with_the_same_bits(stage, tmp_path, com
     while True:
         try:
             if stage == "prune":
-                stages.prune(dense, chain(tmp_path, dense.data), RECIPE.prune, TRAINING)
+                stages.prune(dense, root_stage(tmp_path, dense.data), RECIPE.pruning, TRAINING)
             else:
-                source = stages.opened(compressed.parent / "prune" / "model.safetensors", dense)
-                stages.share(source, chain(tmp_path, dense.data), RECIPE.share, RECIPE.share_training)
+                source = stages.open_network(compressed.parent / "prune" / "model.safetensors", dense)
+                stages.quantize(
+                    source, root_stage(tmp_path, dense.data), RECIPE.quantization, RECIPE.quantization_training
+                )
             break
         except KeyboardInterrupt:
             interrupted += 1
@@ -145,49 +151,51 @@ def test_interrupted_at_any_step_it_ends_with_the_same_bits(stage, tmp_path, com
     assert all(torch.equal(ours[n], theirs[n]) for n in theirs)
 
 
-def test_config_names_the_normalization_of_the_data_as_read(tmp_path, digits):
-    """Whatever the checkpoint says: so a finished run is found again."""
+def test_config_records_normalization_of_loaded_data(tmp_path, digits):
+    """config.json does not depend on the checkpoint's normalization, so that finished runs are recognized."""
     torch.manual_seed(0)
     save_model(tmp_path / "m.safetensors", create_model("lenet300_100", in_features=3072), normalize=([0.5], [0.25]))
     few = replace(digits, train=digits.train.subset(range(8)), test=digits.test.subset(range(8)))
     start = read_trained_model(tmp_path / "m.safetensors", few)
-    shared = stages.share(start, chain(tmp_path, few), SharePlan(fc_bits=1, lloyd_steps=0), TrainOptions(0))
-    stages.encode(shared, chain(tmp_path, few), Encode().encoding)
+    shared = stages.quantize(
+        start, root_stage(tmp_path, few), QuantizationPlan(fc_bits=1, lloyd_steps=0), TrainOptions(0)
+    )
+    stages.encode(shared, root_stage(tmp_path, few), EncodeStage().encoding)
     for stage in ("share", "encode"):
         assert json.loads((tmp_path / stage / "config.json").read_text())["options"]["mean"] == list(digits.mean)
     assert load_compressed_model(tmp_path / "encode" / "model.dcz").checkpoint_header["normalize"]["mean"] == [0.5]
 
 
-def test_force_starts_anew(tmp_path, dense):
-    plan = PrunePlan("density", (0.5,))
+def test_force_restarts_stage(tmp_path, dense):
+    plan = PruningPlan("density", (0.5,))
     training = TrainOptions(epochs=1, batch_size=256, learning_rate=0.01, augment=False)
-    stages.prune(dense, chain(tmp_path, dense.data), plan, training)
-    forced = chain(tmp_path, dense.data, force=True)
-    stages.prune(dense, forced, PrunePlan("density", (0.25,)), training)
+    stages.prune(dense, root_stage(tmp_path, dense.data), plan, training)
+    forced = root_stage(tmp_path, dense.data, force=True)
+    stages.prune(dense, forced, PruningPlan("density", (0.25,)), training)
     assert metrics_of(tmp_path / "prune")["density"] == pytest.approx(0.25, abs=1e-4)
 
 
 @pytest.fixture
 def run(capsys):
-    """Calls a main(argv); (status, output, error)."""
+    """Call a main(argv) and return (status, output, error)."""
 
-    def call(main, *words):
-        status = main([str(w) for w in words])
+    def call(main, *argv):
+        status = main([str(w) for w in argv])
         found = capsys.readouterr()
         return status, found.out, found.err
 
     return call
 
 
-def test_stages_as_commands(tmp_path, dense_file, run):
+def test_stages_run_as_commands(tmp_path, dense_file, run):
     short = ("--out", tmp_path, "--dataset", "digits", "--no-latency")
     training = ("--epochs", 1, "--batch-size", 256, "--no-augment")
-    status, _, err = run(commands.main, "share", *short)
-    assert status == 2 and "prune" in err  # the stage before has not been run
+    status, _, err = run(commands.main, "quantize", *short)
+    assert status == 2 and "prune" in err  # the previous stage has not been run
     status, out, err = run(commands.main, "prune", "--checkpoint", dense_file, "--values", 0.3, 0.1, *short, *training)
     assert status == 0 and "% ->" in out, err
-    words = ("--fc-bits", 3, "--layer-bits", "fc3=4", "--bias-bits", 3, "--rounding", "bfloat16")
-    status, _, err = run(commands.main, "share", *words, *short, *training)
+    argv = ("--fc-bits", 3, "--layer-bits", "fc3=4", "--bias-bits", 3, "--rounding", "bfloat16")
+    status, _, err = run(commands.main, "quantize", *argv, *short, *training)
     assert status == 0, err
     status, out, err = run(commands.main, "encode", "--index-bits", 6, *short)
     assert status == 0 and "smaller than the dense weights" in out, err
@@ -197,35 +205,35 @@ def test_stages_as_commands(tmp_path, dense_file, run):
     status, out, _ = run(commands.main, "decode", file, "--output", tmp_path / "d.safetensors")
     decoded = load_model(tmp_path / "d.safetensors")
     assert status == 0 and all(torch.equal(t, decoded.state_dict()[n]) for n, t in load_compressed(file).items())
-    words = ("--dataset", "digits", "--no-latency", "--json", tmp_path / "e.json", "--baseline", dense_file)
-    assert run(commands.main, "evaluate", file, *words)[0] == 0
-    figures = json.loads((tmp_path / "e.json").read_text())
+    argv = ("--dataset", "digits", "--no-latency", "--json", tmp_path / "e.json", "--baseline", dense_file)
+    assert run(commands.main, "evaluate", file, *argv)[0] == 0
+    values = json.loads((tmp_path / "e.json").read_text())
     assert (
-        figures["top1"] == metrics_of(tmp_path / "encode")["compressed"]["top1"]
-        and figures["bytes"] == file.stat().st_size
+        values["top1"] == metrics_of(tmp_path / "encode")["compressed"]["top1"]
+        and values["bytes"] == file.stat().st_size
     )
-    words = ("--json", tmp_path / "r.json", "--plots", tmp_path / "plots")
-    status, out, _ = run(commands.main, "report", file, *words)
+    argv = ("--json", tmp_path / "r.json", "--plots", tmp_path / "plots")
+    status, out, _ = run(commands.main, "report", file, *argv)
     report = json.loads((tmp_path / "r.json").read_text())
     assert status == 0 and "index bits (P+Q+H)" in out and report["bytes"] == file.stat().st_size
     assert {row["name"] for row in report["layers"]} >= {"fc1", "fc2", "fc3"}
     assert {"bits-per-layer.png", "bytes.png", "weights-00.png"} <= {p.name for p in (tmp_path / "plots").iterdir()}
 
 
-def test_compress_as_one_command_and_a_channel_pruned_network(tmp_path, run):
-    """A checkpoint that another package has made smaller is compressed further."""
+def test_compress_accepts_channel_pruned_network(tmp_path, run):
+    """A checkpoint with channels pruned by another package is compressed further."""
     model = create_model("lenet300_100", in_features=3072)
     for layer, shape in ((model.fc1, (100, 3072)), (model.fc2, (40, 100)), (model.fc3, (10, 40))):
         layer.weight = torch.nn.Parameter(torch.randn(shape) * 0.05)
         layer.bias = torch.nn.Parameter(torch.zeros(shape[0]))
     save_model(tmp_path / "small.safetensors", model)
-    words = ("--dataset", "digits", "--no-latency", "--epochs", 1, "--share-epochs", 1, "--batch-size", 256)
+    argv = ("--dataset", "digits", "--no-latency", "--epochs", 1, "--quantize-epochs", 1, "--batch-size", 256)
     status, out, _ = run(
         commands.main,
         "compress",
         "--checkpoint",
         tmp_path / "small.safetensors",
-        *words,
+        *argv,
         "--rule",
         "std",
         "--values",
@@ -237,8 +245,8 @@ def test_compress_as_one_command_and_a_channel_pruned_network(tmp_path, run):
     assert load_compressed_model(tmp_path / "c" / "encode" / "model.dcz").fc1.out_features == 100
 
 
-def test_the_seeds_command_line(tmp_path, run):
-    words = (
+def test_original_command_line_runs(tmp_path, run):
+    argv = (
         "--dataset",
         "digits",
         "--arch",
@@ -260,18 +268,18 @@ def test_the_seeds_command_line(tmp_path, run):
         "--no-latency",
         "--plots",
     )
-    status, out, _ = run(seed_main.main, *words)
+    status, out, _ = run(original_main.main, *argv)
     assert status == 0 and "lenet300_100_Shared09" in out
     assert {"lenet300_100_Pruned02.t7", "lenet300_100_Shared04.t7"} <= {p.name for p in tmp_path.iterdir()}
     flat = torch.load(tmp_path / "lenet300_100_Shared04.t7", weights_only=True)
     assert len(flat["fc1.weight"][flat["fc1.weight"] != 0].unique()) <= 4
     assert (tmp_path / "lenet300_100-plots" / "clusters.png").is_file()
-    status, out, _ = run(seed_main.main, *words[:-1], "--cluster_method", "kmeans", "--apply_pruning", "False")
+    status, out, _ = run(original_main.main, *argv[:-1], "--cluster_method", "kmeans", "--apply_pruning", "False")
     assert status == 0 and "lenet300_100_Shared09-kmeans" in out
 
 
-def test_the_seeds_defaults():
-    settings = parse(Pipeline, [])
+def test_original_defaults_are_kept():
+    settings = parse(OriginalPipeline, [])
     args = settings.original
     assert len(args.lr1) == 25 and args.lr1[:4] == (0.02, 0.02, 0.015, 0.01) and args.lr1[-1] == 0.0001
     assert args.lr2 == (1e-5, 1e-5, 1e-4, 1e-4, 0.005, 0.005, 0.005, 0.001, 0.001, 0.001, 0.001)
@@ -282,23 +290,23 @@ def test_the_seeds_defaults():
     assert settings.arch == "vgg19" and settings.data.dataset == "cifar10"
 
 
-def test_options_keep_their_names():
-    """flat() has the names that older run folders and result files know."""
+def test_flat_settings_have_expected_names():
+    """flat() has the names in run folders and result files."""
     assert {"lr1", "lrsch_1", "apply_pruning", "saved_dir", "dataset", "seed", "amp", "index_bits"} <= set(
-        flat(parse(Pipeline, []))
+        flat(parse(OriginalPipeline, []))
     )
-    words = "--layer fc1=0.5,0.2 --layer fc3=0.9 --milestones 3 4 --no-augment --amp --arch lenet5".split()
-    prune = parse(Prune, words)
-    assert prune.pruning.plan() == PrunePlan("density", (0.3, 0.1), {"fc1": (0.5, 0.2), "fc3": (0.9,)})
+    argv = "--layer fc1=0.5,0.2 --layer fc3=0.9 --milestones 3 4 --no-augment --amp --arch lenet5".split()
+    prune = parse(PruneStage, argv)
+    assert prune.pruning.plan() == PruningPlan("density", (0.3, 0.1), {"fc1": (0.5, 0.2), "fc3": (0.9,)})
     usual = TrainOptions(10, 128, 0.01, 0.9, 5e-4, milestones=(3, 4), augment=False, amp=True)
-    assert prune.options() == usual and parse(Prune, []).pruning.layer == {}
-    share = parse(Share, "--layer-bits fc3=4 --clusters 9".split())
-    assert share.sharing.plan() == SharePlan(layer_bits={"fc3": 4}, clusters=9)
-    assert share.options() == TrainOptions(3, 128, 1e-4, 0.9, 0.0)
-    assert asdict(parse(Encode, []).encoding) == {"index_bits": None, "order": "auto", "coder": "huffman"}
+    assert prune.options() == usual and parse(PruneStage, []).pruning.layer == {}
+    quantize = parse(QuantizeStage, "--layer-bits fc3=4 --clusters 9".split())
+    assert quantize.quantization.plan() == QuantizationPlan(layer_bits={"fc3": 4}, clusters=9)
+    assert quantize.options() == TrainOptions(3, 128, 1e-4, 0.9, 0.0)
+    assert asdict(parse(EncodeStage, []).encoding) == {"index_bits": None, "order": "auto", "coder": "huffman"}
 
 
-def test_the_seeds_network():
+def test_vgg19_has_original_parameters():
     model = create_model("vgg19")
     assert sum(p.numel() for p in model.parameters()) == 38_958_922
     assert sum(t.numel() for n, t in model.state_dict().items() if "num_batches" not in n) == 38_969_930
@@ -318,8 +326,8 @@ BAD = {
     "unknown layer": (commands, ["prune", "--dataset", "digits", "--checkpoint", "GOOD", "--layer", "fc9=0.1"]),
     "layer without value": (commands, ["prune", "--dataset", "digits", "--checkpoint", "GOOD", "--layer", "fc1"]),
     "epochs negative": (commands, ["prune", "--dataset", "digits", "--checkpoint", "GOOD", "--epochs", "-1"]),
-    "bits out of range": (commands, ["share", "--dataset", "digits", "--checkpoint", "GOOD", "--fc-bits", "33"]),
-    "clusters zero": (commands, ["share", "--dataset", "digits", "--checkpoint", "GOOD", "--clusters", "0"]),
+    "bits out of range": (commands, ["quantize", "--dataset", "digits", "--checkpoint", "GOOD", "--fc-bits", "33"]),
+    "clusters zero": (commands, ["quantize", "--dataset", "digits", "--checkpoint", "GOOD", "--clusters", "0"]),
     "index bits": (commands, ["encode", "--dataset", "digits", "--checkpoint", "GOOD", "--index-bits", "40"]),
     "unknown data": (commands, ["encode", "--dataset", "moon", "--checkpoint", "GOOD"]),
     "missing data": (commands, ["encode", "--dataset", "mnist", "--dataset-dir", "NONE", "--checkpoint", "GOOD"]),
@@ -329,52 +337,55 @@ BAD = {
     "damaged compressed file": (commands, ["report", "CUT"]),
     "damaged file to decode": (commands, ["decode", "CUT"]),
     "damaged file to evaluate": (commands, ["evaluate", "CUT", "--dataset", "digits"]),
-    "a pickle with code in it": (commands, ["prune", "--dataset", "digits", "--arch", "lenet5", "--weights", "PICKLE"]),
-    "a file where the folder should be": (
+    "pickle with code": (commands, ["prune", "--dataset", "digits", "--arch", "lenet5", "--weights", "PICKLE"]),
+    "file in place of the folder": (
         commands,
         ["encode", "--dataset", "digits", "--checkpoint", "GOOD", "--out", "TEXT"],
     ),
-    "factory that is not there": (
+    "missing factory": (
         commands,
         ["encode", "--dataset", "digits", "--checkpoint", "GOOD", "--model", "no:no"],
     ),
-    "seed: unknown arch": (seed_main, ["--dataset", "digits", "--arch", "x"]),
-    "seed: no rounds": (seed_main, ["--dataset", "digits", "--iter", "1"]),
-    "seed: no number": (seed_main, ["--dataset", "digits", "--lr1", "fast"]),
-    "seed: too few rates": (seed_main, ["--dataset", "digits", "--lr1", "0.1"]),
-    "seed: too few rates of sharing": (seed_main, ["--dataset", "digits", "--lr2", "0.1"]),
-    "seed: neither true nor false": (seed_main, ["--apply_pruning", "perhaps"]),
-    "seed: missing pretrained": (seed_main, ["--dataset", "digits", "--pretrained", "NONE"]),
-    "seed: one kind of bits": (seed_main, ["--dataset", "digits", "--conv-bits", "4"]),
-    "seed: no such GPU": (seed_main, ["--dataset", "digits", "--device", "cuda:99"]),
-    "seed: pretrained of text": (seed_main, ["--dataset", "digits", "--arch", "lenet5", "--pretrained", "TEXT"]),
-    "seed: pretrained with code in it": (
-        seed_main,
+    "original: unknown arch": (original_main, ["--dataset", "digits", "--arch", "x"]),
+    "original: no rounds": (original_main, ["--dataset", "digits", "--iter", "1"]),
+    "original: not a number": (original_main, ["--dataset", "digits", "--lr1", "fast"]),
+    "original: too few learning rates": (original_main, ["--dataset", "digits", "--lr1", "0.1"]),
+    "original: too few learning rates of centroids": (original_main, ["--dataset", "digits", "--lr2", "0.1"]),
+    "original: neither true nor false": (original_main, ["--apply_pruning", "perhaps"]),
+    "original: missing pretrained": (original_main, ["--dataset", "digits", "--pretrained", "NONE"]),
+    "original: one kind of bits": (original_main, ["--dataset", "digits", "--conv-bits", "4"]),
+    "original: no such GPU": (original_main, ["--dataset", "digits", "--device", "cuda:99"]),
+    "original: pretrained of text": (
+        original_main,
+        ["--dataset", "digits", "--arch", "lenet5", "--pretrained", "TEXT"],
+    ),
+    "original: pretrained pickle with code": (
+        original_main,
         ["--dataset", "digits", "--arch", "lenet5", "--pretrained", "PICKLE"],
     ),
-    "seed: negative epochs": (seed_main, ["--dataset", "digits", "--epoch", "-1"]),
-    "seed: unknown clustering": (seed_main, ["--cluster_method", "medians"]),
-    "loss that is not finite": (
+    "original: negative epochs": (original_main, ["--dataset", "digits", "--epoch", "-1"]),
+    "original: unknown clustering": (original_main, ["--cluster_method", "medians"]),
+    "nonfinite loss": (
         commands,
         ["prune", "--dataset", "digits", "--checkpoint", "GOOD", "--learning-rate", "1e30", "--epochs", "1"],
     ),
     "learning rate nan": (commands, ["prune", "--dataset", "digits", "--checkpoint", "GOOD", "--learning-rate", "nan"]),
     "abbreviated option": (commands, ["prune", "--dataset", "digits", "--checkpoint", "GOOD", "--val", "0.1"]),
-    "steps without end": (commands, ["share", "--dataset", "digits", "--checkpoint", "GOOD", "--lloyd-steps", "-1"]),
-    "bits of a layer that is not there": (
+    "negative steps": (commands, ["quantize", "--dataset", "digits", "--checkpoint", "GOOD", "--lloyd-steps", "-1"]),
+    "bits of an unknown layer": (
         commands,
-        ["share", "--dataset", "digits", "--checkpoint", "GOOD", "--layer-bits", "fc9=4"],
+        ["quantize", "--dataset", "digits", "--checkpoint", "GOOD", "--layer-bits", "fc9=4"],
     ),
     "unknown coder": (commands, ["encode", "--dataset", "digits", "--checkpoint", "GOOD", "--coder", "zip"]),
-    "pictures of another shape": (commands, ["encode", "--dataset", "PICTURES", "--checkpoint", "GOOD"]),
-    "pictures of another shape to evaluate": (commands, ["evaluate", "GOOD", "--dataset", "PICTURES"]),
+    "images of another shape": (commands, ["encode", "--dataset", "IMAGES", "--checkpoint", "GOOD"]),
+    "images of another shape to evaluate": (commands, ["evaluate", "GOOD", "--dataset", "IMAGES"]),
     "baseline of another shape": (
         commands,
         ["encode", "--dataset", "digits", "--checkpoint", "GOOD", "--baseline", "MNISTNET"],
     ),
-    "folder without pictures": (commands, ["encode", "--dataset", "folder:NONE", "--checkpoint", "GOOD"]),
-    "MNIST that is not there": (mnist, ["--dataset-dir", "NONE"]),
-    "choice without MNIST": (choice, ["--dataset-dir", "NONE"]),
+    "folder without images": (commands, ["encode", "--dataset", "folder:NONE", "--checkpoint", "GOOD"]),
+    "missing MNIST": (mnist, ["--dataset-dir", "NONE"]),
+    "selection without MNIST": (select_settings, ["--dataset-dir", "NONE"]),
     "CIFAR-10: unknown arch": (cifar10, ["--dataset", "digits", "--arch", "resnet57", "--weights", "NONE"]),
     "CIFAR-10: missing weights": (cifar10, ["--dataset", "digits", "--weights", "NONE"]),
     "CIFAR-10: density in percent": (cifar10, ["--dataset", "digits", "--weights", "NONE", "--densities", "30"]),
@@ -392,9 +403,9 @@ def places(tmp_path_factory, dense_file, compressed):
     (folder / "text").write_text("hello")
     save_model(folder / "mnist.safetensors", create_model("lenet300_100"))
     for side, label in itertools.product(("train", "test"), ("a", "b")):
-        (folder / "pictures" / side / label).mkdir(parents=True)
+        (folder / "images" / side / label).mkdir(parents=True)
         for i in range(3):
-            Image.new("RGB", (8, 8)).save(folder / "pictures" / side / label / f"{i}.png")
+            Image.new("RGB", (8, 8)).save(folder / "images" / side / label / f"{i}.png")
     (folder / "cut.dcz").write_bytes((compressed / "model.dcz").read_bytes()[:-100])
     torch.save({"w": Evil()}, folder / "evil.pth")
     names = {"NONE": "none", "TEXT": "text", "CUT": "cut.dcz", "PICKLE": "evil.pth"}
@@ -402,16 +413,16 @@ def places(tmp_path_factory, dense_file, compressed):
         **{word: str(folder / name) for word, name in names.items()},
         "GOOD": str(dense_file),
         "MNISTNET": str(folder / "mnist.safetensors"),
-        "PICTURES": f"folder:{folder / 'pictures'}",
+        "IMAGES": f"folder:{folder / 'images'}",
     }
 
 
 @pytest.mark.parametrize("what", BAD)
-def test_a_mistake_is_one_line_and_status_2(what, places, run, tmp_path, monkeypatch):
+def test_invalid_input_fails_with_one_line(what, places, run, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    module, words = BAD[what]
+    module, argv = BAD[what]
     status, out, err = run(
-        module.main, *[places.get(w, w.replace("folder:NONE", f"folder:{places['NONE']}")) for w in words]
+        module.main, *[places.get(w, w.replace("folder:NONE", f"folder:{places['NONE']}")) for w in argv]
     )
     assert status == 2, (out, err)
     assert len(err.strip().splitlines()) == 1 and "Traceback" not in err and "must not run" not in out + err
@@ -419,7 +430,7 @@ def test_a_mistake_is_one_line_and_status_2(what, places, run, tmp_path, monkeyp
     assert not left, left
 
 
-def test_our_files_are_a_format_of_common(compressed, dense_file):
+def test_compressed_files_are_format_of_common(compressed, dense_file):
     file = compressed / "model.dcz"
     assert read_compressed(Path(dense_file)) is None
     model = read_compressed(file)
@@ -432,7 +443,7 @@ def test_our_files_are_a_format_of_common(compressed, dense_file):
     assert torch.equal(again.fc1.weight, model.fc1.weight)
 
 
-def test_the_method_meets_a_target_of_bytes(tmp_path, digits):
+def test_method_meets_byte_target(tmp_path, digits):
     few = replace(digits, train=digits.train.subset(range(64)), test=digits.test.subset(range(20)))
     file = tmp_path / "model.safetensors"
     save_model(file, create_model("resnet20"), normalize=(digits.mean, digits.std))

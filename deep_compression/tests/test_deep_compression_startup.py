@@ -1,4 +1,4 @@
-"""``-h``, ``--version`` and invalid options of every command answer without torch."""
+"""``-h``, ``--version`` and invalid options of every command do not import torch."""
 
 from pathlib import Path
 
@@ -8,12 +8,12 @@ from common.errors import UserError
 from common.settings import parse
 from common.testing.startup import heavy_starts
 from deep_compression import commands
-from deep_compression.paper.courses import COURSES
+from deep_compression.paper.mnist_recipes import MNIST_RECIPES
 from deep_compression.paper.settings import LENETS, Cifar10
-from deep_compression.settings import Compress, Encode, Pipeline, Prune, Share
+from deep_compression.settings import CompressStages, EncodeStage, OriginalPipeline, PruneStage, QuantizeStage
 
 HOME = Path(__file__).parents[1]
-MODULES = ("mnist", "choice", "cifar10", "figures", "tables")
+MODULES = ("mnist", "select_settings", "cifar10", "make_plots", "tables")
 COMMANDS = [
     ["main.py"],
     ["-m", "deep_compression"],
@@ -26,7 +26,7 @@ def test_commands_start_without_torch():
     assert heavy_starts(COMMANDS, HOME) == []
 
 
-def test_every_command_is_listed():
+def test_all_commands_are_listed():
     source = HOME / "src" / "deep_compression"
     files = [file for file in source.rglob("*.py") if '__name__ == "__main__"' in file.read_text(encoding="utf-8")]
     mains = {str(file.relative_to(source)) for file in files}
@@ -34,23 +34,23 @@ def test_every_command_is_listed():
     assert [[file.name] for file in HOME.glob("*.py")] == COMMANDS[:1]
 
 
-def test_lenets_are_those_of_the_courses():
-    assert set(LENETS) == set(COURSES)
+def test_lenets_equal_mnist_recipes():
+    assert set(LENETS) == set(MNIST_RECIPES)
 
 
 @pytest.mark.parametrize(
-    ("command", "words"),
+    ("command", "argv"),
     [
-        (Prune, "--values 1.5"),
-        (Prune, "--momentum 2"),
-        (Share, "--fc-bits 33"),
-        (Compress, "--share-epochs -1"),
-        (Encode, "--index-bits 17"),
-        (Pipeline, "--iter 1"),
-        (Pipeline, "--bias-bits 40"),
+        (PruneStage, "--values 1.5"),
+        (PruneStage, "--momentum 2"),
+        (QuantizeStage, "--fc-bits 33"),
+        (CompressStages, "--quantize-epochs -1"),
+        (EncodeStage, "--index-bits 17"),
+        (OriginalPipeline, "--iter 1"),
+        (OriginalPipeline, "--bias-bits 40"),
         (Cifar10, "--weights none --bits 40"),
     ],
 )
-def test_values_out_of_range_are_rejected_while_parsing(command, words):
+def test_invalid_values_raise_while_parsing(command, argv):
     with pytest.raises(UserError):
-        parse(command, words.split())
+        parse(command, argv.split())

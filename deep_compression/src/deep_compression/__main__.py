@@ -1,4 +1,4 @@
-"""``python -m deep_compression STAGE``: train, prune, share, encode, decode, evaluate, report, or compress for all in a row."""
+"""``python -m deep_compression STAGE``: train, prune, quantize, encode, compress (the last three), decode, evaluate or report."""
 
 import sys
 

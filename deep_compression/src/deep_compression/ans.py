@@ -1,7 +1,7 @@
-"""Asymmetric numeral systems through the library `constriction` (extra `ans`): where a symbol deserves less than one bit.
+"""Asymmetric numeral systems (ANS) with the library `constriction` (extra `ans`), for symbols with less than one bit of information.
 
-Layout: number of symbols (varint), a 16-bit frequency of each, 32-bit words of payload (varint and words), CRC-32 of the
-decoded symbols (as bytes, or 16-bit), since the probabilities are computed in floating point on both sides.
+Layout: number of symbols (varint), a 16-bit frequency of each, the payload in 32-bit words (number as a varint, words), and
+a CRC-32 of the decoded symbols (16 bits each), because encoder and decoder compute probabilities in floating point.
 """
 
 from __future__ import annotations
@@ -13,10 +13,11 @@ import numpy as np
 
 from deep_compression.cursor import Cursor, Parts, varint
 
-TOTAL = 1 << 16  # of the stored frequencies
+TOTAL = 1 << 16  # sum of the stored frequencies
 
 
 def available() -> bool:
+    """Return whether `constriction` is installed."""
     return importlib.util.find_spec("constriction") is not None
 
 
@@ -24,11 +25,12 @@ def _library():
     try:
         import constriction
     except ImportError:
-        raise ValueError("the entropy coder 'ans' needs the library constriction: install the extra 'ans'") from None
+        raise ValueError("entropy coder 'ans': the library constriction is missing; install the extra 'ans'") from None
     return constriction
 
 
 def encode(values: np.ndarray, category: str) -> tuple[Parts, int]:
+    """Encode values (N,); return the parts and the payload's bits."""
     library = _library()
     counts = np.bincount(values)
     if len(counts) == 1:
@@ -45,34 +47,35 @@ def encode(values: np.ndarray, category: str) -> tuple[Parts, int]:
 
 
 def decode(cursor: Cursor, count: int, category: str, skip: bool) -> tuple[np.ndarray | None, int]:
+    """Decode `count` values; return them (None with `skip`) and the payload's bits. Raises ValueError."""
     number = cursor.varint("code tables")
     if not 2 <= number <= TOTAL // 2:
-        raise ValueError(f"a table of {number} frequencies")
+        raise ValueError(f"the file is damaged: a table of {number} frequencies")
     frequencies = np.frombuffer(cursor.take(2 * number, "code tables"), "<u2").astype(np.int64)
     words = cursor.varint("block fields")
     payload = cursor.take(4 * words, category)
     check = int.from_bytes(cursor.take(4, "checksums"), "little")
     if frequencies.min() < 1 or frequencies.sum() != TOTAL:
-        raise ValueError("the table of frequencies is damaged")
+        raise ValueError("the file is damaged: a table of frequencies is invalid")
     if count * -np.log2(frequencies.max() / TOTAL) > 32 * words + 64:
-        raise ValueError(f"{count} symbols cannot come from {words} words")
+        raise ValueError(f"the file is damaged: {words} words cannot hold {count} symbols")
     if skip:
         return None, 32 * words
     library = _library()
     coder = library.stream.stack.AnsCoder(np.frombuffer(payload, "<u4").astype(np.uint32))
     values = np.asarray(coder.decode(_model(library, frequencies), count)).astype(np.uint16)
     if zlib.crc32(values.astype("<u2").tobytes()) != check:
-        raise ValueError("a stream does not decode to what was encoded")
+        raise ValueError("a stream does not decode to the values that were encoded: checksum mismatch")
     return values, 32 * words
 
 
 def _frequencies(counts: np.ndarray) -> np.ndarray:
-    """Shares of TOTAL, at least 1 each, that sum to TOTAL."""
+    """Scale counts to frequencies of at least 1 that sum to TOTAL."""
     if len(counts) > TOTAL // 2:
-        raise ValueError(f"{len(counts)} symbols are too many for the entropy coder 'ans'")
-    shares = np.maximum(1, np.floor(counts / counts.sum() * (TOTAL - len(counts))).astype(np.int64))
-    shares[np.argmax(shares)] += TOTAL - shares.sum()
-    return shares
+        raise ValueError(f"entropy coder 'ans': {len(counts)} different symbols; at most {TOTAL // 2} are allowed")
+    frequencies = np.maximum(1, np.floor(counts / counts.sum() * (TOTAL - len(counts))).astype(np.int64))
+    frequencies[np.argmax(frequencies)] += TOTAL - frequencies.sum()
+    return frequencies
 
 
 def _model(library, frequencies: np.ndarray):

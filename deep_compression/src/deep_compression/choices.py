@@ -1,8 +1,8 @@
-"""Names that options and functions take: no import, so that neither needs the other's."""
+"""Values of options and arguments. This module imports nothing, so that settings and functions can both use it."""
 
-RULES = ("std", "density", "global-density", "percentile")
-METHODS = ("kmeans", "GMM", "GMM-kmeans")
-INITS = ("linear", "density", "forgy", "companded")
+PRUNING_RULES = ("std", "density", "global-density", "percentile")
+CLUSTERING_METHODS = ("kmeans", "GMM", "GMM-kmeans")
+CENTROID_INITS = ("linear", "density", "forgy", "companded")
 ROUNDINGS = ("none", "bfloat16", "float16")
-ORDERS = ("rows", "columns")  # the file format stores an order by its place here
-CODERS = ("fixed", "huffman", "ans")  # the file format stores a coder by its place here
+ORDERS = ("rows", "columns")  # the file format stores the index of an order in this tuple
+CODERS = ("fixed", "huffman", "ans")  # the file format stores the index of a coder in this tuple

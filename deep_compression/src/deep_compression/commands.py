@@ -1,4 +1,4 @@
-"""The commands of the stages. What they do is in `stages`, `report` and `plots`, and is imported when it is done."""
+"""Commands of the stages. Heavy modules (`stages`, `size_tables`, `plots`) are imported only when they are needed."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from common.runs import read_json
 from common.settings import subcommands
 from deep_compression.settings import (
     PACKAGE,
-    Compress,
+    CompressStages,
     Decode,
-    Encode,
-    Evaluate,
-    Prune,
-    Report,
-    Share,
+    EncodeStage,
+    EvaluateFile,
+    PruneStage,
+    QuantizeStage,
+    ReportFile,
     StageOptions,
-    TrainingStage,
+    TrainingStageOptions,
 )
 
 if TYPE_CHECKING:
@@ -35,8 +35,8 @@ if TYPE_CHECKING:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The stage is the first argument; each stage has its own options (STAGE -h)."""
-    about = "The stages of Deep Compression; STAGE -h lists options."
+    """Run the stage named by the first argument; each stage has its own options (STAGE -h)."""
+    about = "Run a stage of Deep Compression. STAGE -h lists the options of a stage."
     return subcommands(COMMANDS, argv, prog="python -m deep_compression", description=about, package=PACKAGE)
 
 
@@ -44,73 +44,76 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def train(settings: baseline.Train) -> None:
-    """Train a dense network as `common.train` does."""
+    """Train a dense network with :mod:`common.train`."""
     from deep_compression import vgg19  # noqa: F401 - registers the network of the original code
 
     baseline.train(settings)
 
 
 def run_stage(settings: StageOptions) -> None:
-    """Run one stage, or all of them for `compress`, in run folders."""
+    """Run one stage, or all stages for `compress`, in run folders."""
     from common.data import load_data
     from common.factory import import_factory
     from common.trained_model import read_trained_model
     from deep_compression import stages
 
-    name, own, seed = type(settings).__name__.lower(), settings.network.model, settings.repeat.seed
+    name = next(name for name, (cls, _) in COMMANDS.items() if isinstance(settings, cls))
+    own, seed = settings.network.model, settings.repeat.seed
     set_threads(settings.run.threads)
     device = choose_device(settings.run.device)
     with process_group(device):
         data = load_data(settings.data)
         out = Path(settings.out or f"runs/{data.name}/{settings.network.arch or 'network'}-{seed}")
-        network = network_file(name, settings.network, data, out)
-        baseline = baseline_file(settings.baseline, out, network)
+        network = find_network(name, settings.network, data, out)
+        baseline = find_baseline(settings.baseline, out, network)
         factory = import_factory(own, data.num_classes) if own else None
         read = partial(read_trained_model, data=data, factory=factory, device=device, workers=settings.data.workers)
         start = read(network)
         if baseline != network:
             start = replace(start, reference=read(baseline))
-        stage = stages.chain(out, data, device, seed, settings.repeat.force)
-        how: dict[str, Any] = {"latency": not settings.no_latency}
-        if isinstance(settings, TrainingStage):
-            how["tensorboard"] = settings.tensorboard
+        stage = stages.root_stage(out, data, device, seed, settings.repeat.force)
+        arguments: dict[str, Any] = {"latency": not settings.no_latency}
+        if isinstance(settings, TrainingStageOptions):
+            arguments["tensorboard"] = settings.tensorboard
         match settings:
-            case Prune():
-                stages.prune(start, stage, settings.pruning.plan(), settings.options(), **how)
-            case Share():
-                stages.share(start, stage, settings.sharing.plan(), settings.options(), **how)
-            case Encode():
-                stages.encode(start, stage, settings.encoding, **how)
-            case Compress():
-                stages.compress(start, stage, settings.recipe(), **how)
+            case PruneStage():
+                stages.prune(start, stage, settings.pruning.plan(), settings.options(), **arguments)
+            case QuantizeStage():
+                stages.quantize(start, stage, settings.quantization.plan(), settings.options(), **arguments)
+            case EncodeStage():
+                stages.encode(start, stage, settings.encoding, **arguments)
+            case CompressStages():
+                stages.compress(start, stage, settings.recipe(), **arguments)
         if is_main():
-            print(summary(out / ("encode" if name == "compress" else name)))
+            print(summary(out / stages.FOLDERS["encode" if name == "compress" else name]))
 
 
 def summary(folder: Path) -> str:
-    """Two lines on a finished run."""
+    """Summarize a finished run in one line."""
     metrics = read_json(folder / "metrics.json")
     dense, small = metrics.get("baseline", metrics["compressed"]), metrics["compressed"]
-    rate = f", {metrics['rate']:.2f}x smaller than the dense weights" if "rate" in metrics else ""
+    ratio = f", {metrics['rate']:.2f}x smaller than the dense weights" if "rate" in metrics else ""
     return (
         f"{folder}: top-1 {dense['top1']:.2f} % -> {small['top1']:.2f} %, "
-        f"{small['nonzero_params']:,} of {small['params']:,} parameters not zero, {small['bytes']:,} bytes{rate}"
+        f"{small['nonzero_params']:,} of {small['params']:,} parameters nonzero, {small['bytes']:,} bytes{ratio}"
     )
 
 
-BEFORE = {"share": "prune", "encode": "share"}
+PREVIOUS = {"quantize": "prune", "encode": "quantize"}
 
 
-def network_file(stage: str, network: NetworkOptions, data: DataBundle, out: Path) -> Path:
-    """The file to start from: --checkpoint, --weights written once as a checkpoint of ours, or the result of the stage before."""
+def find_network(stage: str, network: NetworkOptions, data: DataBundle, out: Path) -> Path:
+    """Return the network to start from: --checkpoint, a checkpoint of --weights, or the result of the previous stage."""
+    from deep_compression.stages import FOLDERS
+
     if network.checkpoint:
         return Path(network.checkpoint)
-    before = out / BEFORE[stage] / "model.safetensors" if stage in BEFORE else None
-    if before is not None and not network.weights and before.is_file():
-        return before
+    previous = out / FOLDERS[PREVIOUS[stage]] / "model.safetensors" if stage in PREVIOUS else None
+    if previous is not None and not network.weights and previous.is_file():
+        return previous
     if not network.weights:
-        hint = f"; {before} is not there" if before else ""
-        raise UserError(f"say which trained network: --checkpoint FILE, or --arch NAME --weights FILE{hint}")
+        hint = f" ({previous} does not exist: run the stage {PREVIOUS[stage]} first)" if previous else ""
+        raise UserError(f"no trained network is given{hint}; use --checkpoint FILE, or --arch NAME --weights FILE")
     from common.checkpoint import save_model
     from common.factory import model_from_options
 
@@ -122,8 +125,8 @@ def network_file(stage: str, network: NetworkOptions, data: DataBundle, out: Pat
     return path
 
 
-def baseline_file(given: str | None, out: Path, network: Path) -> Path:
-    """The dense network to compare with: the given one, else the one that was pruned into OUT/prune, else ``network``."""
+def find_baseline(given: str | None, out: Path, network: Path) -> Path:
+    """Return the dense network to compare with: the given one, else the one that OUT/prune was made from, else ``network``."""
     if given:
         return Path(given)
     pruned = out / "prune" / "metrics.json"
@@ -134,11 +137,11 @@ def baseline_file(given: str | None, out: Path, network: Path) -> Path:
     return network
 
 
-# ---------------------------------------------------------------------------------------------------- stages that only look
+# ------------------------------------------------------------------------------------------------------------------- files
 
 
 def decode(settings: Decode) -> None:
-    """Write the checkpoint of a compressed file."""
+    """Decode a compressed file to a checkpoint."""
     from common.checkpoint import save_model
     from common.factory import import_factory
     from common.formats import load_network
@@ -147,11 +150,11 @@ def decode(settings: Decode) -> None:
     model = load_network(settings.file, factory)
     output = Path(settings.output or Path(settings.file).with_suffix(".safetensors"))
     save_model(output, model, factory=factory)
-    print(f"{output}: {sum(t.numel() for t in model.state_dict().values()):,} numbers")
+    print(f"{output}: {sum(t.numel() for t in model.state_dict().values()):,} values")
 
 
-def evaluate(settings: Evaluate) -> None:
-    """Measure a file and print the values."""
+def evaluate(settings: EvaluateFile) -> None:
+    """Evaluate a file and print the metrics."""
     from common.data import load_data
     from common.factory import import_factory
     from common.measure import latency_ms
@@ -175,20 +178,20 @@ def evaluate(settings: Evaluate) -> None:
         write_json(settings.json, values)
 
 
-def report(settings: Report) -> None:
-    """Print the table of a file, and draw it if asked for."""
+def report(settings: ReportFile) -> None:
+    """Print the size tables of a file, and draw plots on request."""
     if not Path(settings.file).is_file():
         raise UserError(f"{settings.file}: no such file")
-    from deep_compression import report as reports
-    from deep_compression.compressed import account
+    from deep_compression import size_tables
+    from deep_compression.compressed import size_report
 
     try:
-        found = account(settings.file)
+        found = size_report(settings.file)
     except ValueError as problem:
         raise UserError(f"{settings.file}: {problem}") from problem
-    print(reports.as_text(settings.file, found))
+    print(size_tables.as_text(settings.file, found))
     if settings.json:
-        write_json(settings.json, reports.as_json(found))
+        write_json(settings.json, size_tables.as_json(found))
     if settings.plots:
         from deep_compression import plots
 
@@ -198,11 +201,11 @@ def report(settings: Report) -> None:
 
 COMMANDS: dict[str, tuple[type, Any]] = {
     "train": (baseline.Train, train),
-    "prune": (Prune, run_stage),
-    "share": (Share, run_stage),
-    "encode": (Encode, run_stage),
-    "compress": (Compress, run_stage),
+    "prune": (PruneStage, run_stage),
+    "quantize": (QuantizeStage, run_stage),
+    "encode": (EncodeStage, run_stage),
+    "compress": (CompressStages, run_stage),
     "decode": (Decode, decode),
-    "evaluate": (Evaluate, evaluate),
-    "report": (Report, report),
+    "evaluate": (EvaluateFile, evaluate),
+    "report": (ReportFile, report),
 }

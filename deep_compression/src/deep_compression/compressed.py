@@ -1,4 +1,4 @@
-"""Compressed networks on disk: save, load, and the exact account of every byte."""
+"""Compressed networks on disk: save, load, and report the size of every part."""
 
 from __future__ import annotations
 
@@ -22,13 +22,21 @@ from deep_compression.tensors import CODES, count, from_bits, item_size, to_bits
 
 
 @dataclass(frozen=True)
-class TensorAccount:
-    """One tensor of a file.
+class TensorSize:
+    """Size of one tensor in a compressed file.
 
-    form: dense, sparse, pruned (values not shared) or raw; entries: stored weights, fillers included; nonzero: elements whose
-    bits are not those of +0.0; codebook: its entries; weight_bits, gap_bits: of an index before entropy coding;
-    weight_payload_bits, gap_payload_bits: of all entries after it; bytes: of the block (of a raw tensor: its own);
-    by_category: what the block's bytes are.
+    Attributes:
+        form: "dense", "sparse", "pruned" (values are not shared) or "raw" (not encoded).
+        elements: Number of elements.
+        nonzero: Number of elements whose bits differ from those of +0.0.
+        entries: Stored weights, fillers included.
+        codebook: Entries of the codebook.
+        weight_bits: Bits of a weight index before entropy coding (of a value, if it is not shared).
+        gap_bits: Bits of a position gap before entropy coding; 0 without positions.
+        weight_payload_bits: Bits of all weights after entropy coding.
+        gap_payload_bits: Bits of all position gaps after entropy coding.
+        bytes: Size of the block; of a raw tensor, its uncompressed size.
+        by_category: Bytes of the block by category.
     """
 
     name: str
@@ -48,17 +56,24 @@ class TensorAccount:
 
 
 @dataclass(frozen=True)
-class Account:
-    """Where the bytes of a file go; by_category sums to `bytes`, the size of the file."""
+class SizeReport:
+    """Size of a compressed file, in total and by tensor.
+
+    Attributes:
+        bytes: Size of the file.
+        by_category: Bytes by category (header, codebooks, payload of weights, ...), which sum to ``bytes``.
+        tensors: Size of each tensor, in the order of the state dict.
+        about: Architecture, normalization and so on, as recorded in the file.
+    """
 
     bytes: int
     by_category: dict[str, int]
-    tensors: list[TensorAccount]
+    tensors: list[TensorSize]
     about: dict[str, Any]
 
     @property
     def dense_bytes(self) -> int:
-        """The same tensors without compression."""
+        """Bytes of the same tensors without compression."""
         return sum(t.elements * item_size(t.dtype) for t in self.tensors)
 
 
@@ -77,35 +92,59 @@ def save_compressed(
     order: str = "auto",
     coder: str = "huffman",
     limit: int | None = None,
-) -> Account:
-    """Write a network (or state dict) without loss, atomically; returns the account of the file's bytes.
+) -> SizeReport:
+    """Write a network or a state dict to a compressed file, losslessly and atomically.
 
-    What has been pruned and shared becomes small; everything else is kept bit for bit. index_bits: bits of a position gap,
-    for all tensors or by tensor name; by default what makes the file smallest. order: rows, columns, or auto. coder:
-    huffman, fixed, ans (needs constriction), or auto. arch, arch_args, normalize, dataset, classes: as in
-    `common.checkpoint.save_model`, and found in the same places where they are not given. Layers that are not as the
-    registry, or `factory`, builds them (`common.replaced_layers`) are listed in the header. limit: bytes the file may decode to,
-    needed where that is more than 64 MiB + 1024 x its size, here and when it is read.
-    Raises ValueError for what cannot be stored, OSError where the file cannot be written.
+    Pruned weights and shared weights are compressed (sections 2 to 4); all tensors are restored bit-identically. Layers
+    that differ from those of the registry or of ``factory`` (:mod:`common.replaced_layers`) are listed in the header.
+
+    Args:
+        path: File to write, usually ``*.dcz``.
+        model: Network, or its state dict.
+        arch: Name in the registry; by default, as recorded by ``create_model``.
+        arch_args: Constructor arguments of ``arch``.
+        normalize: Mean and standard deviation of each channel, as in :func:`common.checkpoint.save_model`.
+        dataset: Name of the data set.
+        classes: Names of the classes.
+        extra: Further values for the header, as JSON.
+        factory: Builds the network if its architecture is not in the registry.
+        index_bits: Bits of a position gap (1 to 16) for all tensors or by tensor name; by default, the bits that give the
+            smallest file.
+        order: Order of positions: ``"rows"``, ``"columns"`` or ``"auto"`` (smallest).
+        coder: Entropy coder: ``"huffman"``, ``"fixed"``, ``"ans"`` (requires constriction) or ``"auto"`` (smallest).
+        limit: Largest decoded size in bytes; required if it exceeds 64 MiB + 1024 x the file's size, both here and when
+            the file is loaded.
+
+    Returns:
+        The size of the file and of its parts.
+
+    Raises:
+        ValueError: If a tensor or an argument is not supported.
+        OSError: If the file cannot be written.
     """
     tensors = model.state_dict() if isinstance(model, nn.Module) else dict(model)
     for name, tensor in tensors.items():
         if not isinstance(name, str) or not isinstance(tensor, Tensor):
-            raise ValueError(f"{name}: only named tensors can be stored, not {type(tensor).__name__}")
+            raise ValueError(f"{name}: the value is a {type(tensor).__name__}; only named tensors can be stored")
     rows = [(name, _code(t, name), tuple(t.shape), to_bits(t, name)) for name, t in tensors.items()]
     _check_settings(index_bits, order, tensors)
     about = _about(model, arch, arch_args, normalize, dataset, classes, extra, factory)
     data = container.pack(rows, about, lambda name: LayerSettings(_bits_of(index_bits, name), order, coder))
-    found = _account(data, limit, [bits for *_, bits in rows])  # also refuses now what could not be read later
+    found = _build_report(data, limit, [bits for *_, bits in rows])  # raises if the file could not be loaded
     write_bytes(path, data)
     return found
 
 
 def load_compressed(path: Path | str, *, limit: int | None = None) -> dict[str, Tensor]:
-    """The state dict, equal bit for bit to the one that was saved. Needs neither the network's code nor ours for training.
+    """Load the state dict of a compressed file, bit-identical to the saved one. The network's code is not needed.
 
-    Raises ValueError for a file that is damaged or not ours, OSError where it cannot be read, and nothing else. A file that
-    decodes to more than 64 MiB + 1024 x its size is refused unless `limit`, in bytes, allows it.
+    Args:
+        path: Compressed file.
+        limit: Largest decoded size in bytes; by default 64 MiB + 1024 x the file's size.
+
+    Raises:
+        ValueError: If the file is damaged, is not a compressed file or exceeds the limit.
+        OSError: If the file cannot be read.
     """
     return _tensors(_open(path, limit))
 
@@ -113,16 +152,24 @@ def load_compressed(path: Path | str, *, limit: int | None = None) -> dict[str, 
 def load_compressed_model(
     path: Path | str, factory: Callable[[], nn.Module] | None = None, *, limit: int | None = None
 ) -> nn.Module:
-    """The network in eval mode. The file's architecture must be in the registry, or else `factory` builds it.
+    """Load the network of a compressed file, in eval mode.
 
-    Every module gets the shapes that its tensors have, so channel-pruned networks come back too, and so do layers that a
-    method has put in another's place (a factored one: `common.replaced_layers`). What the file says about
-    itself (normalisation, data set, classes) is at `model.checkpoint_header`. Raises ValueError or OSError.
+    Modules are resized to the shapes of their tensors, so networks with pruned channels are supported, and so are layers
+    that a method has replaced, such as factored ones (:mod:`common.replaced_layers`). The file's description
+    (normalization, data set, classes) is in ``model.checkpoint_header``.
+
+    Args:
+        path: Compressed file.
+        factory: Builds the network if the file's architecture is not in the registry.
+        limit: Largest decoded size in bytes; by default 64 MiB + 1024 x the file's size.
+
+    Raises:
+        ValueError: If the file is damaged or describes another network.
+        OSError: If the file cannot be read.
     """
-    import deep_compression.vgg19  # noqa: F401  (registers it)
 
     opened = _open(path, limit)
-    about = header_of(opened.about)
+    about = to_checkpoint_header(opened.about)
     try:
         check_facts(about, path)
         shapes = {entry.name: entry.shape for entry in opened.entries}
@@ -137,32 +184,41 @@ def load_compressed_model(
     return model.eval()
 
 
-def account(path: Path | str, *, limit: int | None = None) -> Account:
-    """Where the bytes of a file go. Raises ValueError or OSError."""
-    return _account(_read(path), limit, None)
+def size_report(path: Path | str, *, limit: int | None = None) -> SizeReport:
+    """Report the size of a compressed file by category and by tensor.
+
+    Args:
+        path: Compressed file.
+        limit: Largest decoded size in bytes; by default 64 MiB + 1024 x the file's size.
+
+    Raises:
+        ValueError: If the file is damaged.
+        OSError: If the file cannot be read.
+    """
+    return _build_report(_read(path), limit, None)
 
 
-def _account(data: bytes, limit: int | None, written: list[np.ndarray] | None) -> Account:
-    """The account of a file's bytes; `written`: the bit patterns that it must decode to. Raises ValueError."""
+def _build_report(data: bytes, limit: int | None, written: list[np.ndarray] | None) -> SizeReport:
+    """Build the report from a file's bytes; `written` are the bit patterns that it must decode to. Raises ValueError."""
     opened = container.open_bytes(data, limit)
     rows, total = container.describe(opened)
     tensors = []
     for i, ((entry, info, used), (_, bits)) in enumerate(zip(rows, container.unpack(opened), strict=True)):
         if written is not None and not np.array_equal(bits, written[i]):
-            raise ValueError(f"{entry.name} does not decode to what was encoded; this is an error of deep_compression")
-        tensors.append(_tensor_account(entry, info, used, int(np.count_nonzero(bits))))
-    return Account(len(data), dict(sorted(total.items())), tensors, opened.about)
+            raise ValueError(
+                f"{entry.name}: the encoded tensor does not decode to the original; please report this bug of deep_compression"
+            )
+        tensors.append(_tensor_size(entry, info, used, int(np.count_nonzero(bits))))
+    return SizeReport(len(data), dict(sorted(total.items())), tensors, opened.about)
 
 
-def _tensor_account(
-    entry: container.Entry, info: LayerInfo | None, used: Mapping[str, int], nonzero: int
-) -> TensorAccount:
+def _tensor_size(entry: container.Entry, info: LayerInfo | None, used: Mapping[str, int], nonzero: int) -> TensorSize:
     elements, item = count(entry.shape), item_size(entry.code)
     common = (entry.name, entry.shape, entry.code)
     if info is None:
-        return TensorAccount(*common, "raw", elements, nonzero, elements, 0, 8 * item, 0, 0, 0, elements * item, {})
+        return TensorSize(*common, "raw", elements, nonzero, elements, 0, 8 * item, 0, 0, 0, elements * item, {})
     width = 8 * item if info.form == "pruned" else max(1, (info.codebook - 1).bit_length())
-    return TensorAccount(
+    return TensorSize(
         *common,
         info.form,
         elements,
@@ -178,8 +234,8 @@ def _tensor_account(
     )
 
 
-def header_of(about: Mapping[str, Any]) -> dict[str, Any]:
-    """What a file says about its network, in the form of `common.checkpoint`'s header. Raises ValueError."""
+def to_checkpoint_header(about: Mapping[str, Any]) -> dict[str, Any]:
+    """Convert a file's description of its network to a header of :mod:`common.checkpoint`. Raises ValueError."""
     empty: dict[str, Any] = {
         "arch": None,
         "args": {},
@@ -191,30 +247,30 @@ def header_of(about: Mapping[str, Any]) -> dict[str, Any]:
     }
     header = empty | dict(about)
     if not (header["arch"] is None or isinstance(header["arch"], str)) or not isinstance(header["args"], dict):
-        raise ValueError("the file's architecture is damaged")
+        raise ValueError("the file is damaged: invalid architecture")
     return header
 
 
-def _open(path, limit) -> container.Opened:
+def _open(path, limit) -> container.OpenedFile:
     return container.open_bytes(_read(path), limit)
 
 
 def _read(path: Path | str) -> bytes:
     path = Path(path)
     if path.exists() and not path.is_file():
-        raise OSError(f"{path} is not a file")
+        raise OSError(f"{path}: not a file")
     return path.read_bytes()
 
 
-def _tensors(opened: container.Opened) -> dict[str, Tensor]:
+def _tensors(opened: container.OpenedFile) -> dict[str, Tensor]:
     try:
         return {entry.name: from_bits(bits, entry.code, entry.shape) for entry, bits in container.unpack(opened)}
     except MemoryError:
-        raise ValueError("the file wants more memory than there is") from None
+        raise ValueError("the file does not fit in memory") from None
 
 
 def _about(model, arch, arch_args, normalize, dataset, classes, extra, factory) -> dict[str, Any]:
-    """Only what is known: every word of it takes room in the file."""
+    """Collect the known properties of a network; unknown ones are omitted, to keep the file small."""
     record = getattr(model, "architecture", None) or {"arch": None, "args": {}}
     known = getattr(model, "checkpoint_header", {})
     if normalize is not None and not isinstance(normalize, Mapping):
@@ -242,11 +298,11 @@ def _check_settings(index_bits, order, tensors) -> None:
     if order not in ("auto", "rows", "columns"):
         raise ValueError(f"unknown order {order!r}; known: auto, rows, columns")
     if isinstance(index_bits, Mapping) and (unknown := set(index_bits) - set(tensors)):
-        raise ValueError(f"index bits for tensors that the network does not have: {', '.join(sorted(unknown))}")
+        raise ValueError(f"index_bits: the network has no tensors {', '.join(sorted(unknown))}")
     given = index_bits.values() if isinstance(index_bits, Mapping) else [index_bits]
     for bits in given:
         if bits is not None and (not isinstance(bits, int) or not 1 <= bits <= 16):
-            raise ValueError(f"index bits must be 1 to 16, not {bits!r}")
+            raise ValueError(f"index_bits must be in 1..16, not {bits!r}")
 
 
 def _bits_of(index_bits, name: str) -> int | None:

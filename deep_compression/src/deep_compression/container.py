@@ -1,13 +1,13 @@
-"""The file of a compressed network: self-describing, versioned, checked. It is data only and never decides what code runs.
+"""Container format of compressed networks: self-describing, versioned, with checksums. It is data only and never selects code to run.
 
-    magic             8 bytes, the last one the version
+    magic             8 bytes, the last one is the version
     header            length and inflated length (4 bytes each), deflated JSON, CRC-32
     blocks            in the header's order, each followed by its CRC-32
-    checksum          BLAKE2b, 16 bytes, of all before it
+    checksum          BLAKE2b, 16 bytes, of everything before it
 
-The header: {"about": {...}, "tensors": [[name, dtype, shape, block bytes], ...], "raw": block bytes}. A tensor of 0 block
-bytes is in the raw block, the last one, with all others of its kind. Before anything is unpacked, the declared sizes are
-compared with the file's size and with a limit on what may be decoded.
+The header is {"about": {...}, "tensors": [[name, dtype, shape, block bytes], ...], "raw": block bytes}. Tensors with 0 block
+bytes are stored together in the raw block, which is the last one. Before anything is unpacked, the declared sizes are
+compared with the file's size and with a limit on the decoded size.
 """
 
 from __future__ import annotations
@@ -23,26 +23,26 @@ from typing import Any
 
 import numpy as np
 
+from deep_compression.coded_stream import inflate
 from deep_compression.cursor import Cursor, Parts
 from deep_compression.layer import LayerInfo, LayerSettings, decode_layer, encode_layer, size_of
 from deep_compression.rawbytes import decode_raw, encode_raw
-from deep_compression.streams import inflate
 from deep_compression.tensors import DTYPES, MAX_DIMENSIONS, count, item_size
 
 MAGIC = b"\x8fDCOMPR"
 VERSION = 1
 DIGEST = 16
-HEADER_LIMIT = 1 << 24  # bytes of inflated JSON
-HEADER_EXPANSION = 64  # and at most this much more than deflated
+HEADER_LIMIT = 1 << 24  # largest size of the inflated JSON, in bytes
+HEADER_EXPANSION = 64  # largest ratio of inflated to deflated size
 FREE_SIZE = 1 << 26  # bytes that any file may decode to
-EXPANSION = 1024  # bytes that each byte of a file may decode to, beyond that
-CODED_FROM = 64  # elements from which a tensor may get a block of its own
+EXPANSION = 1024  # additional bytes that a file may decode to, per byte of the file
+CODED_FROM = 64  # smallest number of elements of a tensor with a block of its own
 NAME_LIMIT = 1 << 16
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One tensor of the header."""
+    """A tensor in the header."""
 
     name: str
     code: str
@@ -51,8 +51,8 @@ class Entry:
 
 
 @dataclass(frozen=True)
-class Opened:
-    """A file whose checksums and header are right; blocks are views of its bytes."""
+class OpenedFile:
+    """A file with valid checksums and header; blocks are views of its bytes."""
 
     about: dict[str, Any]
     entries: list[Entry]
@@ -66,7 +66,7 @@ def pack(
     about: dict[str, Any],
     settings: Callable[[str], LayerSettings],
 ) -> bytes:
-    """The file of tensors given as (name, dtype code, shape, bit patterns (N,))."""
+    """Return the file's bytes for tensors given as (name, dtype code, shape, bit patterns (N,))."""
     coded: list[Parts] = []
     rows, raw = [], []
     for name, code, shape, bits in tensors:
@@ -88,44 +88,44 @@ def pack(
     return body + _digest(body)
 
 
-def open_bytes(data: bytes, limit: int | None = None) -> Opened:
-    """Check a file and split it into blocks; `limit` in bytes is on what it may decode to. Raises ValueError."""
+def open_bytes(data: bytes, limit: int | None = None) -> OpenedFile:
+    """Check a file and split it into blocks; `limit` bounds the decoded size in bytes. Raises ValueError."""
     view, used = memoryview(data), Counter[str]()
     fixed = len(MAGIC) + 1 + 8 + 4 + DIGEST
     if bytes(view[: len(MAGIC)]) != MAGIC:
-        raise ValueError("this is not a file of a compressed network")
+        raise ValueError("this is not a file of a compressed network (*.dcz)")
     if len(view) < fixed:
-        raise ValueError("the file is cut short")
+        raise ValueError(f"the file is truncated: it has {len(view)} bytes")
     if view[len(MAGIC)] != VERSION:
-        raise ValueError(f"the file has version {view[len(MAGIC)]} of the format; this program reads version {VERSION}")
+        raise ValueError(f"unsupported version {view[len(MAGIC)]} of the file format; version {VERSION} is supported")
     if _digest(view[:-DIGEST]) != view[-DIGEST:]:
-        raise ValueError("the file is damaged or cut short: its checksum is wrong")
+        raise ValueError("the file is damaged or truncated: checksum mismatch")
     cursor = Cursor(view[len(MAGIC) + 1 : -DIGEST])
     size, plain_size = (int.from_bytes(cursor.take(4, "header"), "little") for _ in range(2))
     deflated = _checked(cursor, size, "header")
     if plain_size > min(HEADER_LIMIT, HEADER_EXPANSION * size + (1 << 12)):
-        raise ValueError(f"a header of {plain_size} bytes")
+        raise ValueError(f"the file is damaged: a header of {plain_size} bytes")
     about, entries, raw_size = _header(inflate(deflated, plain_size))
     allowed = FREE_SIZE + EXPANSION * len(view) if limit is None else limit
     if (needed := sum(count(e.shape) * item_size(e.code) for e in entries)) > allowed:
-        raise ValueError(f"the file wants to decode to {needed} bytes; {allowed} are allowed")
+        raise ValueError(f"the file decodes to {needed} bytes, but {allowed} are allowed; pass a larger limit")
     used.update({"magic": len(MAGIC) + 1})
     blocks = [_checked(cursor, e.block, "blocks") if e.block else memoryview(b"") for e in entries]
     raw = _checked(cursor, raw_size, "blocks") if raw_size else memoryview(b"")
     cursor.finish()
     used.update({"header": cursor.used["header"], "checksums": cursor.used["checksums"] + DIGEST})
-    return Opened(about, entries, blocks, raw, used)
+    return OpenedFile(about, entries, blocks, raw, used)
 
 
-def unpack(opened: Opened) -> Iterator[tuple[Entry, np.ndarray]]:
-    """Each tensor of the file with its bit patterns (N,). Raises ValueError."""
+def unpack(opened: OpenedFile) -> Iterator[tuple[Entry, np.ndarray]]:
+    """Yield each tensor of the file with its bit patterns (N,). Raises ValueError."""
     plain = [e for e in opened.entries if not e.block]
     sizes = [(count(e.shape), DTYPES[e.code][1]) for e in plain]
     if any(number for number, _ in sizes):
         cursor = Cursor(opened.raw)
         arrays = iter(decode_raw(cursor, sizes, "raw tensors"))
     elif len(opened.raw):
-        raise ValueError("a block without tensors")
+        raise ValueError("the file is damaged: a raw block without tensors")
     else:
         arrays = iter([np.zeros(0, unsigned) for _, unsigned in sizes])
     for entry, block in zip(opened.entries, opened.blocks, strict=True):
@@ -134,10 +134,12 @@ def unpack(opened: Opened) -> Iterator[tuple[Entry, np.ndarray]]:
         yield entry, bits
 
 
-def describe(opened: Opened) -> tuple[list[tuple[Entry, LayerInfo | None, Counter]], Counter]:
-    """For each tensor its block's description and bytes by category (None for a raw one), and the bytes of all categories.
+def describe(opened: OpenedFile) -> tuple[list[tuple[Entry, LayerInfo | None, Counter]], Counter]:
+    """Describe a file without decoding it. Raises ValueError.
 
-    The latter sum to the file's size. Nothing is decoded. Raises ValueError.
+    Returns:
+        For each tensor its block's description (None if it is in the raw block) and bytes by category, and the bytes of
+        the entire file by category, which sum to its size.
     """
     total = Counter(opened.used)
     rows: list[tuple[Entry, LayerInfo | None, Counter]] = []
@@ -158,59 +160,59 @@ def describe(opened: Opened) -> tuple[list[tuple[Entry, LayerInfo | None, Counte
 
 
 def _checked(cursor: Cursor, size: int, category: str) -> memoryview:
-    """The next `size` bytes, whose CRC-32 follows them."""
+    """Read the next `size` bytes and check the CRC-32 that follows them."""
     block = cursor.take(size, category)
     if zlib.crc32(block) != int.from_bytes(cursor.take(4, "checksums"), "little"):
-        raise ValueError("a block of the file is damaged: its checksum is wrong")
+        raise ValueError("the file is damaged: checksum mismatch of a block")
     return block
 
 
 def _header(plain: bytes) -> tuple[dict, list[Entry], int]:
     try:
-        header = json.loads(plain, parse_constant=_refuse_constant)
+        header = json.loads(plain, parse_constant=_reject_constant)
     except RecursionError:
-        raise ValueError("the header is nested too deeply") from None
+        raise ValueError("the file is damaged: the header is nested too deeply") from None
     except UnicodeDecodeError:
-        raise ValueError("the header is not text") from None
+        raise ValueError("the file is damaged: the header is not UTF-8 text") from None
     if not isinstance(header, dict) or set(header) != {"about", "tensors", "raw"}:
-        raise ValueError("the header has not the parts it should have")
+        raise ValueError("the file is damaged: the header does not have the keys about, tensors and raw")
     if not isinstance(header["about"], dict) or not isinstance(header["tensors"], list):
-        raise ValueError("the header has parts of a wrong kind")
+        raise ValueError("the file is damaged: about or tensors in the header have a wrong type")
     entries = [_entry(row) for row in header["tensors"]]
     if len({e.name for e in entries}) != len(entries):
-        raise ValueError("two tensors have the same name")
+        raise ValueError("the file is damaged: two tensors have the same name")
     return header["about"], entries, _natural(header["raw"])
 
 
 def _entry(row) -> Entry:
     if not isinstance(row, list) or len(row) != 4:
-        raise ValueError("the header's list of tensors is damaged")
+        raise ValueError("the file is damaged: invalid list of tensors in the header")
     name, code, shape, block = row
     if not isinstance(name, str) or not 0 < len(name) <= NAME_LIMIT or not isinstance(code, str):
-        raise ValueError("a tensor's name or type is damaged")
+        raise ValueError("the file is damaged: invalid name or type of a tensor")
     if code not in DTYPES:
-        raise ValueError(f"the type {code!r} of {name!r} is unknown")
+        raise ValueError(f"the file is damaged: unknown type {code!r} of {name!r}")
     if not isinstance(shape, list) or len(shape) > MAX_DIMENSIONS:
-        raise ValueError(f"the shape of {name!r} is damaged")
+        raise ValueError(f"the file is damaged: invalid shape of {name!r}")
     shape = tuple(_natural(n) for n in shape)
     if math.prod(n or 1 for n in shape) >= 1 << 48:
-        raise ValueError(f"the shape of {name!r} is too large")
+        raise ValueError(f"the file is damaged: the shape of {name!r} is too large")
     return Entry(name, code, shape, _natural(block))
 
 
 def _natural(value) -> int:
     if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < 1 << 48:
-        raise ValueError(f"{str(value)[:40]} where a size should be")
+        raise ValueError(f"the file is damaged: {str(value)[:40]} instead of a size")
     return value
 
 
-def _refuse_constant(name: str):
-    raise ValueError(f"{name} in the header")
+def _reject_constant(name: str):
+    raise ValueError(f"the file is damaged: {name} in the header")
 
 
 def _u4(value: int) -> bytes:
     if value >= 1 << 32:
-        raise ValueError("a part of the file is too large")
+        raise ValueError(f"a part of the file has {value} bytes; at most 2^32 - 1 can be stored")
     return value.to_bytes(4, "little")
 
 

@@ -1,4 +1,4 @@
-"""Reading and writing the parts of a block: every byte belongs to a named category, every read is checked against the end."""
+"""Reading and writing of a block's parts. Every byte has a named category, and every read is checked against the end."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from collections import Counter
 
 MAX_VARINT = 1 << 62
 
-Parts = list[tuple[str, bytes]]
+Parts = list[tuple[str, bytes]]  # (category, bytes)
 
 
 def varint(value: int) -> bytes:
-    """A non-negative number in 7 bits per byte, low bits first."""
+    """Encode a nonnegative integer in 7 bits per byte, low bits first."""
     if not 0 <= value < MAX_VARINT:
-        raise ValueError(f"{value} cannot be stored")
+        raise ValueError(f"{value} cannot be stored: it is not in 0..2^62 - 1")
     out = bytearray()
     while value > 127:
         out.append(value & 127 | 128)
@@ -22,7 +22,7 @@ def varint(value: int) -> bytes:
 
 
 class Cursor:
-    """A place in a block of bytes; `used` counts the bytes read of each category."""
+    """A position in a block of bytes; `used` counts the bytes that were read, by category."""
 
     def __init__(self, data: bytes | memoryview):
         self.data = memoryview(data)
@@ -30,9 +30,9 @@ class Cursor:
         self.used: Counter[str] = Counter()
 
     def take(self, size: int, category: str) -> memoryview:
-        """The next `size` bytes. Raises ValueError if the block ends before."""
+        """Read the next `size` bytes. Raises ValueError if fewer are left."""
         if size < 0 or size > len(self.data) - self.at:
-            raise ValueError(f"a part of {size} bytes goes beyond its block")
+            raise ValueError(f"the file is damaged: a part of {size} bytes exceeds its block")
         self.at += size
         self.used[category] += size
         return self.data[self.at - size : self.at]
@@ -49,9 +49,9 @@ class Cursor:
                 if value >= MAX_VARINT:
                     break
                 return value
-        raise ValueError("a number in the file is too long")
+        raise ValueError("the file is damaged: a number is too long")
 
     def finish(self) -> None:
-        """Raises ValueError unless everything has been read."""
+        """Raise ValueError unless everything has been read."""
         if self.at != len(self.data):
-            raise ValueError(f"{len(self.data) - self.at} bytes too many in a block")
+            raise ValueError(f"the file is damaged: {len(self.data) - self.at} bytes are left over in a block")

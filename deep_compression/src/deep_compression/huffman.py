@@ -1,9 +1,9 @@
 """Huffman coding of weight indices and position gaps (Deep Compression, arXiv 1510.00149, section 4).
 
-The codes are canonical: of the codes of one length the smaller symbol has the smaller code, so the lengths alone are the
-table. Lengths are optimal, or, where a code would be longer than the decoder's table, optimal under that limit
-(package-merge). Long streams note where every `chunk`-th symbol starts; the decoder walks all chunks in step, one table
-look-up per symbol and chunk.
+The codes are canonical: among codes of one length, the smaller symbol has the smaller code, so the lengths alone define
+the table. Lengths are optimal, or, if a code would exceed the decoder's table, optimal under that limit (package-merge).
+Long streams store where every CHUNK-th symbol starts; the decoder advances all chunks in parallel, with one table look-up
+per symbol and chunk.
 """
 
 from __future__ import annotations
@@ -15,21 +15,26 @@ import numpy as np
 
 from deep_compression.bits import pack_codes, windows
 
-TABLE_BITS = 16  # the usual limit of a code's length
-MAX_TABLE_BITS = 20  # used where 16 bits would cost more than LIMIT_LOSS
-LIMIT_LOSS = 2e-4
+TABLE_BITS = 16  # default limit of a code's length
+MAX_TABLE_BITS = 20  # largest limit, for payloads that 16 bits would lengthen by more than LIMIT_LOSS
+LIMIT_LOSS = 2e-4  # fraction of the payload
 MAX_ALPHABET = 1 << 16
 CHUNK = 1024  # symbols per chunk
-UNCHUNKED = 1 << 15  # streams up to this long are one chunk, decoded by a plain loop
-LANES = 2048  # chunks decoded in step
+UNCHUNKED = 1 << 15  # symbols of the longest stream with one chunk, which a plain loop decodes
+LANES = 2048  # chunks decoded in parallel
 
 
 @dataclass(frozen=True)
 class HuffmanStream:
-    """A coded sequence: all that is needed to decode it.
+    """A Huffman-coded sequence with everything that is needed to decode it.
 
-    symbols (A,) ascending, the alphabet; lengths (A,) uint8, the code length of each; count, the number of symbols coded;
-    payload, of payload_bits bits; starts (chunks-1,) int64, the bit at which each chunk after the first begins.
+    Attributes:
+        symbols: Alphabet (A,), ascending.
+        lengths: Code length of each symbol (A,), uint8, in bits.
+        count: Number of coded symbols.
+        payload: Codes, zero-padded to bytes.
+        payload_bits: Bits of the payload without padding.
+        starts: Bit at which each chunk after the first begins, (chunks - 1,), int64.
     """
 
     symbols: np.ndarray
@@ -41,17 +46,22 @@ class HuffmanStream:
 
 
 def huffman_encode(symbols) -> HuffmanStream:
-    """Code a sequence of integers (at most 65,536 different ones), of any shape, flattened.
+    """Encode integers with a canonical Huffman code (section 4).
 
-    The payload is as short as any Huffman code can make it (a stream of one symbol takes one bit each).
-    Raises ValueError for anything but integers.
+    The payload has the length of an optimal Huffman code; with a single distinct symbol, it is one bit per symbol.
+
+    Args:
+        symbols: Integers of any shape, which are flattened (NumPy, torch or a sequence); at most 65,536 distinct values.
+
+    Raises:
+        ValueError: If the symbols are not integers or have too many distinct values.
     """
     flat = np.asarray(symbols.detach().cpu().numpy() if hasattr(symbols, "detach") else symbols).ravel()
     if flat.size == 0:
         dtype = flat.dtype if flat.dtype.kind in "iu" else np.int64
         return HuffmanStream(np.zeros(0, dtype), np.zeros(0, np.uint8), 0, b"", 0, np.zeros(0, np.int64))
     if flat.dtype.kind not in "biu":
-        raise ValueError(f"symbols must be integers, not {flat.dtype}")
+        raise ValueError(f"symbols: the type is {flat.dtype}; only integers can be encoded")
     flat = flat.view(np.uint8) if flat.dtype == bool else flat
     alphabet, ranks, frequencies = _ranks(flat)
     lengths = choose_lengths(frequencies)
@@ -64,13 +74,17 @@ def huffman_encode(symbols) -> HuffmanStream:
 
 
 def huffman_decode(stream: HuffmanStream) -> np.ndarray:
-    """The coded sequence, in the alphabet's dtype. Raises ValueError if the stream is damaged."""
+    """Decode a stream to an array (count,) in the alphabet's dtype.
+
+    Raises:
+        ValueError: If the stream is damaged.
+    """
     ranks = decode_ranks(stream.lengths, stream.count, stream.payload, stream.payload_bits, stream.starts)
     return np.asarray(stream.symbols).take(ranks)
 
 
 def _ranks(flat):
-    """The distinct values, the rank of each value among them, and how often each occurs."""
+    """Return the distinct values, the rank of each element among them, and their frequencies."""
     low, high = int(flat.min()), int(flat.max())
     if high - low < 4 * MAX_ALPHABET:
         shifted = flat.astype(np.int64) - low if flat.dtype.kind == "i" else flat - flat.dtype.type(low)
@@ -82,7 +96,7 @@ def _ranks(flat):
     else:
         alphabet, ranks, counts = np.unique(flat, return_inverse=True, return_counts=True)
     if len(alphabet) > MAX_ALPHABET:
-        raise ValueError(f"{len(alphabet)} different symbols; at most {MAX_ALPHABET} can be coded")
+        raise ValueError(f"symbols: {len(alphabet)} different symbols; at most {MAX_ALPHABET} can be encoded")
     return alphabet, ranks, counts
 
 
@@ -90,7 +104,7 @@ def _ranks(flat):
 
 
 def choose_lengths(frequencies) -> np.ndarray:
-    """Optimal lengths if they fit TABLE_BITS, else the smallest limit that costs at most LIMIT_LOSS of the payload."""
+    """Return optimal lengths if they fit TABLE_BITS, else those under the smallest limit that costs at most LIMIT_LOSS."""
     frequencies = np.asarray(frequencies)
     best = code_lengths(frequencies)
     if best.max(initial=0) <= TABLE_BITS:
@@ -104,13 +118,13 @@ def choose_lengths(frequencies) -> np.ndarray:
 
 
 def code_lengths(frequencies, limit: int | None = None) -> np.ndarray:
-    """Length in bits of each symbol's code, 0 where the frequency is 0; ties are settled by the symbols' order.
+    """Return the optimal code length of each symbol in bits, 0 where the frequency is 0; ties follow the symbols' order.
 
-    With a limit, the best lengths that do not exceed it (package-merge, Larmore and Hirschberg 1990).
+    With a limit, the lengths are optimal among those that do not exceed it (package-merge, Larmore and Hirschberg 1990).
     """
     weights = [int(f) for f in frequencies]
     if any(w < 0 for w in weights):
-        raise ValueError("frequencies cannot be negative")
+        raise ValueError(f"frequencies must be nonnegative, not {min(weights)}")
     order = sorted((i for i, w in enumerate(weights) if w), key=lambda i: (weights[i], i))
     lengths = np.zeros(len(weights), np.uint8 if limit or len(weights) <= 255 else np.int64)
     if len(order) == 1:
@@ -122,9 +136,10 @@ def code_lengths(frequencies, limit: int | None = None) -> np.ndarray:
 
 
 def optimal_bits(frequencies) -> int:
-    """Bits of a payload under the best prefix code: the sum of all merged weights, of a heap; one symbol costs a bit each time.
+    """Return the payload's bits under an optimal prefix code: the sum of all merged weights of a heap.
 
-    Shares nothing with :func:`code_lengths`, which tests and benchmarks hold against it.
+    A single distinct symbol costs one bit per occurrence. The implementation is independent of :func:`code_lengths`, so
+    that tests and benchmarks can compare them.
     """
     heap = [int(f) for f in frequencies if f]
     if len(heap) == 1:
@@ -139,7 +154,7 @@ def optimal_bits(frequencies) -> int:
 
 
 def _tree_depths(weights: list[int]) -> list[int]:
-    """Depths of the leaves of a Huffman tree, for ascending weights, with two queues: of two equal ones the leaf goes first."""
+    """Return the leaves' depths in a Huffman tree for ascending weights, with two queues; leaves are preferred in ties."""
     n = len(weights)
     nodes, parent = list(weights), [0] * (2 * n - 1)
     leaf, inner = 0, n
@@ -160,10 +175,10 @@ def _tree_depths(weights: list[int]) -> list[int]:
 
 
 def _package_merge(weights: list[int], limit: int) -> list[int]:
-    """Optimal depths of at most `limit` for ascending weights."""
+    """Return optimal depths of at most `limit` for ascending weights."""
     n = len(weights)
     if n > 1 << limit:
-        raise ValueError(f"{n} symbols do not fit codes of at most {limit} bits")
+        raise ValueError(f"{n} symbols: codes of at most {limit} bits can encode {1 << limit}")
     rows: list[list[bool]] = []
     packages: list[tuple[int, bool]] = []
     leaves = [(w, True) for w in weights]
@@ -181,9 +196,9 @@ def _package_merge(weights: list[int], limit: int) -> list[int]:
 
 
 def canonical_codes(lengths: np.ndarray) -> np.ndarray:
-    """The code of each symbol (uint64), from the lengths alone. Raises ValueError unless they make a complete prefix code.
+    """Return each symbol's code (uint64) from the lengths alone. Raises ValueError unless they form a complete prefix code.
 
-    A single symbol of length 1 is the one incomplete code allowed. Symbols of length 0 have no code.
+    The only incomplete code allowed is a single symbol of length 1. Symbols of length 0 have no code.
     """
     lengths = np.asarray(lengths, np.int64)
     order = np.argsort(np.where(lengths > 0, lengths, 1 << 30), kind="stable")[: np.count_nonzero(lengths)]
@@ -193,10 +208,10 @@ def canonical_codes(lengths: np.ndarray) -> np.ndarray:
     used = lengths[order]
     longest = int(used[-1])
     if longest > 32:
-        raise ValueError(f"a code of {longest} bits is too long")
+        raise ValueError(f"the stream is damaged: a code of {longest} bits")
     upto = np.cumsum(np.int64(1) << (longest - used))
     if upto[-1] != 1 << longest and not (len(used) == 1 and longest == 1):
-        raise ValueError("the code lengths do not make a prefix code")
+        raise ValueError("the stream is damaged: code lengths do not form a prefix code")
     first = np.concatenate(([0], upto[:-1]))
     codes[order] = (first >> (longest - used)).astype(np.uint64)
     return codes
@@ -206,20 +221,21 @@ def canonical_codes(lengths: np.ndarray) -> np.ndarray:
 
 
 def decode_ranks(lengths, count: int, payload, payload_bits: int, starts) -> np.ndarray:
-    """Ranks (count,) into the table of lengths. Raises ValueError if table, starts and payload do not fit each other."""
+    """Decode ranks (count,) into the table of lengths. Raises ValueError if table, starts and payload are inconsistent."""
     lengths = np.asarray(lengths, np.int64)
     if count == 0:
         if payload_bits or len(payload):
-            raise ValueError("an empty stream with a payload")
+            raise ValueError("the stream is damaged: an empty stream has a payload")
         return np.zeros(0, np.uint16)
     if len(payload) != (payload_bits + 7) // 8 or count > payload_bits:
-        raise ValueError(f"{count} symbols cannot come from {payload_bits} bits in {len(payload)} bytes")
+        bits = f"{payload_bits} bits in {len(payload)} bytes"
+        raise ValueError(f"the stream is damaged: {bits} cannot hold {count} symbols")
     if not len(lengths) or len(lengths) > MAX_ALPHABET or lengths.min() < 0 or lengths.max() > MAX_TABLE_BITS:
-        raise ValueError("the table of code lengths is damaged")
+        raise ValueError("the stream is damaged: invalid table of code lengths")
     chunks = -(-count // CHUNK) if count > UNCHUNKED else 1
     limits = np.concatenate(([0], np.asarray(starts, np.int64), [payload_bits]))
     if len(limits) != chunks + 1 or (np.diff(limits) <= 0).any():
-        raise ValueError("the chunk offsets are damaged")
+        raise ValueError("the stream is damaged: invalid chunk offsets")
     rank, size = _table(lengths)
     if chunks == 1:
         return _decode_loop(rank, size, count, payload, payload_bits)
@@ -227,13 +243,13 @@ def decode_ranks(lengths, count: int, payload, payload_bits: int, starts) -> np.
 
 
 def _table(lengths):
-    """For each possible window of the longest code's bits: the rank of the symbol it begins with, and its length."""
-    canonical_codes(lengths)  # refuses lengths that are no prefix code
+    """Return, for each window of as many bits as the longest code, the rank and code length of its first symbol."""
+    canonical_codes(lengths)  # validates the lengths
     order = np.argsort(np.where(lengths > 0, lengths, 1 << 30), kind="stable")[: np.count_nonzero(lengths)]
     used = lengths[order]
     longest = int(used[-1]) if len(used) else 0
     if not longest:
-        raise ValueError("the table of code lengths is damaged")
+        raise ValueError("the stream is damaged: empty table of code lengths")
     repeat = np.int64(1) << (longest - used)
     rank, size = np.zeros(1 << longest, np.int64), np.zeros(1 << longest, np.int64)
     rank[: repeat.sum()] = np.repeat(order, repeat)
@@ -242,7 +258,7 @@ def _table(lengths):
 
 
 def _decode_loop(rank, size, count, payload, payload_bits):
-    """One symbol after the other: for short streams."""
+    """Decode one symbol at a time, for short streams."""
     longest = len(rank).bit_length() - 1
     view = windows(payload).tolist()
     rank, size = rank.tolist(), size.tolist()
@@ -250,17 +266,17 @@ def _decode_loop(rank, size, count, payload, payload_bits):
     out = []
     for _ in range(count):
         if at >= payload_bits:
-            raise ValueError("the payload ends before the last symbol")
+            raise ValueError("the stream is damaged: a payload ends before its last symbol")
         entry = view[at >> 3] >> (shift - (at & 7)) & mask
         out.append(rank[entry])
         at += size[entry]
     if at != payload_bits:
-        raise ValueError("the payload does not end with the last symbol")
+        raise ValueError("the stream is damaged: a payload does not end with its last symbol")
     return np.array(out, np.uint16)
 
 
 def _decode_chunks(rank, size, count, payload, limits):
-    """All chunks in step, LANES at a time; each must end where the next begins."""
+    """Decode LANES chunks at a time in parallel; each must end where the next begins."""
     longest = len(rank).bit_length() - 1
     table = (rank << 5 | size).astype(np.uint32)
     out = np.empty(count, np.uint16)
@@ -276,16 +292,16 @@ def _decode_chunks(rank, size, count, payload, limits):
         _walk(view, table, longest, at, rows[:short])
         if short < CHUNK:
             if at[-1] != stop[-1]:
-                raise ValueError("a chunk of the payload does not end where it should")
+                raise ValueError("the stream is damaged: a chunk's size is wrong")
             _walk(view, table, longest, at[:-1], rows[short:, :-1])
         if not np.array_equal(at, stop):
-            raise ValueError("a chunk of the payload does not end where it should")
+            raise ValueError("the stream is damaged: a chunk's size is wrong")
         out[first * CHUNK : first * CHUNK + symbols] = rows.T.reshape(-1)[:symbols]
     return out
 
 
 def _walk(view, table, longest, at, rows):
-    """Decode one symbol per lane for each row; `at` (lanes,) int64 moves on in place and never leaves the view."""
+    """Decode one symbol per lane for each row; advance `at` (lanes,) int64 in place. Reads are clipped to the view."""
     lanes = len(at)
     byte, index = np.empty(lanes, np.int64), np.empty(lanes, np.int64)
     window, offset, entry = (np.empty(lanes, np.uint32) for _ in range(3))

@@ -1,12 +1,12 @@
 """One-dimensional k-means for weight sharing (Deep Compression, arXiv 1510.00149, section 3).
 
-The values are put in order once. In one dimension a cluster is an interval of that order, so a Lloyd step needs only the
-places of the k-1 midpoints (binary search) and differences of prefix sums: O(k log n) instead of O(n k).
-After Lloyd has settled, centroids that are misplaced (two share what one could hold, while another cluster is too wide) are
-moved, which Lloyd alone cannot do, and Lloyd goes on. Every move and every step lowers the inertia.
+The values are sorted once. In one dimension a cluster is an interval of the sorted values, so a Lloyd iteration needs only
+the positions of the k-1 midpoints (binary search) and differences of prefix sums: O(k log n) instead of O(n k).
+After Lloyd's algorithm has converged, centroids are relocated: two adjacent clusters are merged and a wider one is split,
+which Lloyd's algorithm alone cannot do, and it continues from there. Every relocation and iteration lowers the inertia.
 
-The starts are those of section 3.2, `linear`, `density` and `forgy`, and `companded` (quantiles of the density to the
-power 1/3, the asymptotically best spacing of a scalar quantiser).
+The initializations are those of section 3.2, `linear`, `density` and `forgy`, and `companded` (quantiles of the density to
+the power 1/3, the asymptotically optimal spacing of a scalar quantizer).
 """
 
 from __future__ import annotations
@@ -16,55 +16,70 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from deep_compression.choices import INITS
+from deep_compression.choices import CENTROID_INITS
 
-BINS = 1 << 17  # grid of the fast path
-BINNED_FROM = 400_000  # below this many values, sorting them is as fast as binning
-BINNED_EXCESS = 1e-3  # largest share of inertia that the grid may cost
-EXACT_WORK = 1 << 24  # k x places^2 up to which the optimum is computed
-LLOYD_STEPS = 2000  # at most, per call of the solver
-MOVE_ROUNDS = 100  # rounds of moved centroids, at most
+BINS = 1 << 17  # cells of the grid
+BINNED_FROM = 400_000  # number of values from which binning is faster than sorting
+BINNED_EXCESS = 1e-3  # largest relative increase of the inertia that the grid may cause
+EXACT_WORK = 1 << 24  # largest k x points^2 for which the optimum is computed
+LLOYD_STEPS = 2000  # largest number of iterations per call of the solver
+RELOCATION_ROUNDS = 100  # largest number of relocation rounds
 
 
 @dataclass(frozen=True)
 class Points:
-    """Distinct places in ascending order with the weight (number of values) at each, as prefix sums.
+    """Distinct positions in ascending order, and prefix sums of the values at them.
 
-    place (P,) float64, count (P+1,) and total (P+1,) float64: number and sum of the values before each place.
+    Attributes:
+        position: Positions (P,), float64.
+        count: Number of values before each position (P+1,), float64.
+        total: Sum of the values before each position (P+1,), float64.
     """
 
-    place: np.ndarray
+    position: np.ndarray
     count: np.ndarray
     total: np.ndarray
 
-    def cuts(self, centroids: np.ndarray) -> np.ndarray:
-        """Limits (k+1,) of the intervals nearest to each of the ascending centroids (k,)."""
-        inner = self.place.searchsorted((centroids[1:] + centroids[:-1]) * 0.5)
-        return np.concatenate(([0], inner, [len(self.place)]))
+    def boundaries(self, centroids: np.ndarray) -> np.ndarray:
+        """Return the boundaries (k+1,) of the intervals nearest to each of the ascending centroids (k,)."""
+        inner = self.position.searchsorted((centroids[1:] + centroids[:-1]) * 0.5)
+        return np.concatenate(([0], inner, [len(self.position)]))
 
-    def sums(self, cuts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Number and sum of the values in each interval."""
-        return np.diff(self.count[cuts]), np.diff(self.total[cuts])
+    def sums(self, boundaries: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return the number and the sum of the values in each interval."""
+        return np.diff(self.count[boundaries]), np.diff(self.total[boundaries])
 
 
 def kmeans_1d(values, k: int, init: str = "linear", *, seed: int = 0, steps: int | None = None):
-    """Cluster values (any shape) into at most k groups; returns (centroids ascending, labels of the values' shape, int64).
+    """Cluster real values by one-dimensional k-means (Deep Compression, section 3).
 
-    No cluster is ever empty: when there are k distinct values or fewer, each is a centroid and the inertia is zero.
-    NumPy in, NumPy out; a torch tensor gives tensors. Deterministic; `seed` is used by `forgy` only.
-    steps: so many plain Lloyd steps from the start, as in the paper; None goes on, with moves, until nothing improves.
-    From `linear`, few steps keep the centroids nearly equally spaced: more error, but indices that code shorter.
-    Raises ValueError for k < 1, an unknown start, or values that are not finite.
+    Deterministic for a given seed. Clusters are never empty: with at most k distinct values, each is a centroid and the
+    inertia is zero.
+
+    Args:
+        values: Real numbers of any shape; NumPy array or torch tensor.
+        k: Largest number of clusters, at least 1.
+        init: Initialization: ``"linear"``, ``"density"``, ``"forgy"`` (section 3.2) or ``"companded"``.
+        seed: Random seed of ``"forgy"``.
+        steps: Number of Lloyd iterations, as in the paper. If None, iterate with centroid relocation until convergence.
+            With ``"linear"``, few iterations keep the centroids almost equally spaced: the error is larger, but the
+            entropy of the labels is lower, so they compress better.
+
+    Returns:
+        Centroids (k,), ascending, and labels of the values' shape, int64; torch tensors if ``values`` is one.
+
+    Raises:
+        ValueError: If ``k`` is less than 1, the initialization is unknown, or values are not finite.
     """
     if hasattr(values, "detach"):
         return _tensors(values, k, init, seed, steps)
     values = np.asarray(values)
     if isinstance(k, bool) or int(k) != k or k < 1:
-        raise ValueError(f"k must be a whole number of at least 1, not {k!r}")
+        raise ValueError(f"k must be an integer of at least 1, not {k!r}")
     if steps is not None and not 0 <= steps <= 1_000_000:
-        raise ValueError(f"steps must be a number from 0 to a million, not {steps!r}")
-    if init not in INITS:
-        raise ValueError(f"unknown init {init!r}; known: {', '.join(INITS)}")
+        raise ValueError(f"steps must be in 0..1000000, not {steps!r}")
+    if init not in CENTROID_INITS:
+        raise ValueError(f"unknown init {init!r}; known: {', '.join(CENTROID_INITS)}")
     if values.dtype.kind in "biu":
         values = values.astype(np.float64)
     if values.dtype.kind != "f":
@@ -74,7 +89,7 @@ def kmeans_1d(values, k: int, init: str = "linear", *, seed: int = 0, steps: int
         flat = flat.astype(np.float32)
     if flat.size == 0:
         return np.zeros(0, values.dtype), np.zeros(values.shape, np.int64)
-    low, high = float(flat.min()), float(flat.max())  # NaN and infinity show here
+    low, high = float(flat.min()), float(flat.max())  # not finite if a value is not
     if not (np.isfinite(low) and np.isfinite(high)):
         raise ValueError("values must be finite; found NaN or infinity")
     found = _on_grid(flat, low, high, int(k), init, seed, steps) if flat.size >= BINNED_FROM else None
@@ -83,7 +98,7 @@ def kmeans_1d(values, k: int, init: str = "linear", *, seed: int = 0, steps: int
 
 
 def inertia(values, centroids, labels) -> float:
-    """Within-cluster sum of squares."""
+    """Return the within-cluster sum of squares."""
     values, centroids = (np.asarray(x, np.float64) for x in (values, centroids))
     return float(np.square(values - centroids[np.asarray(labels)]).sum())
 
@@ -102,7 +117,7 @@ def _tensors(values, k, init, seed, steps):
 
 
 def _on_sorted(flat, k, init, seed, steps):
-    """Exact: every distinct value is a place of its own."""
+    """Cluster exactly, with every distinct value as a point."""
     ordered = np.sort(flat)
     first = np.concatenate(([True], ordered[1:] != ordered[:-1]))
     starts = np.flatnonzero(first)
@@ -113,18 +128,18 @@ def _on_sorted(flat, k, init, seed, steps):
     total = np.concatenate(([0.0], np.cumsum(scaled)))
     count = np.concatenate((starts, [len(ordered)])).astype(np.float64)
     points = Points(scaled[starts], count, total[np.concatenate((starts, [len(ordered)]))])
-    cuts = solve(points, k, init, seed, steps)
-    number, sums = points.sums(cuts)
-    labels = np.searchsorted(distinct[cuts[1:-1]], flat, side="right")
+    boundaries = solve(points, k, init, seed, steps)
+    number, sums = points.sums(boundaries)
+    labels = np.searchsorted(distinct[boundaries[1:-1]], flat, side="right")
     means = _means(number, sums, shift, scale)
-    # Rounding of the running sums may carry the mean of equal values past them.
-    return np.clip(means, distinct[cuts[:-1]], distinct[cuts[1:] - 1]), labels
+    # Rounding errors of the prefix sums may move the mean of equal values outside their range.
+    return np.clip(means, distinct[boundaries[:-1]], distinct[boundaries[1:] - 1]), labels
 
 
 def _on_grid(flat, low, high, k, init, seed, steps):
-    """The same on a fine grid, each cell holding its members' exact number and sum; None when the grid is too coarse.
+    """Cluster on a fine grid whose cells hold the exact number and sum of their values; None if the grid is too coarse.
 
-    Only the cuts are rounded to cells; what that can cost is bounded and compared with BINNED_EXCESS.
+    Only the boundaries are rounded to cells. A bound on the resulting excess inertia is compared with BINNED_EXCESS.
     """
     if flat.dtype not in (np.float32, np.float64) or not high > low:
         return None
@@ -144,20 +159,20 @@ def _on_grid(flat, low, high, k, init, seed, steps):
     points = Points(
         total / weight, np.concatenate(([0.0], np.cumsum(weight))), np.concatenate(([0.0], np.cumsum(total)))
     )
-    cuts = solve(points, k, init, seed, steps)
-    count, total = points.sums(cuts)
-    centre = total / count
-    between = float((weight * points.place**2).sum() - (count * centre**2).sum())
-    at_cut = np.maximum(weight[cuts[1:-1]], weight[cuts[1:-1] - 1])
-    if not (at_cut * np.diff(centre)).sum() / BINS <= BINNED_EXCESS * between:
+    boundaries = solve(points, k, init, seed, steps)
+    count, total = points.sums(boundaries)
+    center = total / count
+    between = float((weight * points.position**2).sum() - (count * center**2).sum())
+    at_boundary = np.maximum(weight[boundaries[1:-1]], weight[boundaries[1:-1] - 1])
+    if not (at_boundary * np.diff(center)).sum() / BINS <= BINNED_EXCESS * between:
         return None
     table = np.zeros(BINS, np.int64)
-    table[used[cuts[1:-1]]] = 1
+    table[used[boundaries[1:-1]]] = 1
     return _means(count, total, shift, high - low), np.cumsum(table).take(cell)
 
 
 def _scaled(ordered):
-    """Float64 copy less its mean and divided by its range, so that sums of squares neither overflow nor cancel."""
+    """Return a float64 copy, centered and divided by half its range, so that sums of squares neither overflow nor cancel."""
     scale = float(ordered[-1]) * 0.5 - float(ordered[0]) * 0.5
     scaled = ordered.astype(np.float64) / scale
     shift = float(scaled.mean())
@@ -172,21 +187,21 @@ def _means(number, sums, shift, scale):
 
 
 def solve(points: Points, k: int, init: str, seed: int, steps: int | None) -> np.ndarray:
-    """Limits (k+1,) of k non-empty intervals; needs more than k places."""
-    cuts = _repair(points, points.cuts(START[init](points, k, seed)), k)
-    cuts = lloyd(points, cuts, LLOYD_STEPS if steps is None else steps)
+    """Return the boundaries (k+1,) of k nonempty intervals; requires more than k points."""
+    boundaries = _repair(points, points.boundaries(INITIALIZERS[init](points, k, seed)), k)
+    boundaries = lloyd(points, boundaries, LLOYD_STEPS if steps is None else steps)
     if steps is not None or k == 1:
-        return cuts
-    if k * len(points.place) ** 2 <= EXACT_WORK:
+        return boundaries
+    if k * len(points.position) ** 2 <= EXACT_WORK:
         return _optimal(points, k)
-    return _best_of_two(points) if k == 2 else _settle(points, cuts)
+    return _best_two(points) if k == 2 else _relocate_until_stable(points, boundaries)
 
 
 def _optimal(points: Points, k: int) -> np.ndarray:
-    """Dynamic programme over all partitions, for small layers: O(k P^2)."""
+    """Find the optimal partition by dynamic programming, for small layers: O(k P^2)."""
     n = np.diff(points.count)
-    square = np.concatenate(([0.0], np.cumsum(n * points.place**2)))
-    with np.errstate(divide="ignore", invalid="ignore"):  # cost[a, b]: inertia of the places a..b-1 as one cluster
+    square = np.concatenate(([0.0], np.cumsum(n * points.position**2)))
+    with np.errstate(divide="ignore", invalid="ignore"):  # cost[a, b]: inertia of the points a..b-1 as one cluster
         mean = np.subtract.outer(points.total, points.total) ** 2 / -np.subtract.outer(points.count, points.count)
         cost = -np.subtract.outer(square, square) - mean
     cost[np.tril_indices(len(cost))] = np.inf
@@ -195,108 +210,108 @@ def _optimal(points: Points, k: int) -> np.ndarray:
         through = best[:, None] + cost
         back.append(np.argmin(through, axis=0))
         best = through[back[-1], np.arange(len(best))]
-    cuts = [len(points.place)]
+    boundaries = [len(points.position)]
     for row in reversed(back):
-        cuts.append(int(row[cuts[-1]]))
-    return np.array([0, *reversed(cuts)])
+        boundaries.append(int(row[boundaries[-1]]))
+    return np.array([0, *reversed(boundaries)])
 
 
-def _best_of_two(points: Points) -> np.ndarray:
-    """The best of all places to cut in two."""
+def _best_two(points: Points) -> np.ndarray:
+    """Find the optimal partition into two intervals by trying every boundary."""
     left_n, left_s = points.count[1:-1], points.total[1:-1]
     gain = left_s**2 / left_n + (points.total[-1] - left_s) ** 2 / (points.count[-1] - left_n)
-    return np.array([0, int(np.argmax(gain)) + 1, len(points.place)])
+    return np.array([0, int(np.argmax(gain)) + 1, len(points.position)])
 
 
-def _settle(points: Points, cuts: np.ndarray) -> np.ndarray:
-    """Move misplaced centroids: first all moves that help at once, then single ones that help after some Lloyd steps."""
-    for _ in range(MOVE_ROUNDS):
-        for _ in range(MOVE_ROUNDS):
-            moved = _moved(points, cuts)
+def _relocate_until_stable(points: Points, boundaries: np.ndarray) -> np.ndarray:
+    """Relocate centroids: first all relocations that help at once, then single ones that help after Lloyd iterations."""
+    for _ in range(RELOCATION_ROUNDS):
+        for _ in range(RELOCATION_ROUNDS):
+            moved = _relocated(points, boundaries)
             if moved is None:
                 break
-            cuts = lloyd(points, moved, 30)
-        cuts = lloyd(points, cuts, LLOYD_STEPS)
-        for tried, worth in _trials(points, cuts):
+            boundaries = lloyd(points, moved, 30)
+        boundaries = lloyd(points, boundaries, LLOYD_STEPS)
+        for tried, scale in _trials(points, boundaries):
             tried = lloyd(points, tried, 60)
-            if improvement(points, cuts, tried) > 1e-6 * worth:
-                cuts = tried
+            if improvement(points, boundaries, tried) > 1e-6 * scale:
+                boundaries = tried
                 break
         else:
-            return cuts
-    return lloyd(points, cuts, LLOYD_STEPS)
+            return boundaries
+    return lloyd(points, boundaries, LLOYD_STEPS)
 
 
-def lloyd(points: Points, cuts: np.ndarray, steps: int) -> np.ndarray:
-    """Alternate means and nearest intervals until nothing changes."""
-    k = len(cuts) - 1
+def lloyd(points: Points, boundaries: np.ndarray, steps: int) -> np.ndarray:
+    """Alternate means and nearest intervals until convergence, for at most `steps` iterations."""
+    k = len(boundaries) - 1
     for _ in range(steps):
-        number, sums = points.sums(cuts)
-        new = points.cuts(sums / number)
+        number, sums = points.sums(boundaries)
+        new = points.boundaries(sums / number)
         if (new[1:] == new[:-1]).any():
             new = _repair(points, new, k)
-        if np.array_equal(new, cuts):
+        if np.array_equal(new, boundaries):
             break
-        cuts = new
-    return cuts
+        boundaries = new
+    return boundaries
 
 
 def improvement(points: Points, old: np.ndarray, new: np.ndarray) -> float:
-    """By how much the inertia falls from one partition to the other; clusters that both have are left out of the sums."""
+    """Return the decrease of the inertia from one partition to another; the sums skip clusters that both contain."""
     gained = 0.0
-    for cuts, other, sign in ((old, new, -1), (new, old, 1)):
-        at = np.minimum(other.searchsorted(cuts[:-1]), len(other) - 2)
-        changed = (other[at] != cuts[:-1]) | (other[at + 1] != cuts[1:])
-        number, sums = points.sums(cuts)
+    for boundaries, other, sign in ((old, new, -1), (new, old, 1)):
+        at = np.minimum(other.searchsorted(boundaries[:-1]), len(other) - 2)
+        changed = (other[at] != boundaries[:-1]) | (other[at + 1] != boundaries[1:])
+        number, sums = points.sums(boundaries)
         gained += sign * float((sums[changed] ** 2 / number[changed]).sum())
     return gained
 
 
-def _repair(points: Points, cuts: np.ndarray, k: int) -> np.ndarray:
-    """Drop empty intervals and split the clusters where that helps most until there are k again."""
-    cuts = np.unique(cuts)
-    while len(cuts) - 1 < k:
-        gain, where = _best_splits(points, cuts)
-        missing = k - (len(cuts) - 1)
+def _repair(points: Points, boundaries: np.ndarray, k: int) -> np.ndarray:
+    """Drop empty intervals, then split the clusters with the largest gain until there are k."""
+    boundaries = np.unique(boundaries)
+    while len(boundaries) - 1 < k:
+        gain, where = _best_splits(points, boundaries)
+        missing = k - (len(boundaries) - 1)
         chosen = np.argsort(-gain, kind="stable")[:missing]
-        chosen = chosen[where[chosen] > cuts[chosen]]
-        cuts = np.sort(np.concatenate((cuts, where[chosen])))
-    return cuts
+        chosen = chosen[where[chosen] > boundaries[chosen]]
+        boundaries = np.sort(np.concatenate((boundaries, where[chosen])))
+    return boundaries
 
 
-def _best_splits(points: Points, cuts: np.ndarray, tries: int = 16) -> tuple[np.ndarray, np.ndarray]:
-    """For each interval the best of some places to split it: (gain of the objective, place); gain -1 for a single place."""
-    first, last = cuts[:-1], cuts[1:] - 1
-    low, high = points.place[first], points.place[last]
+def _best_splits(points: Points, boundaries: np.ndarray, tries: int = 16) -> tuple[np.ndarray, np.ndarray]:
+    """Return, for each interval, the best of several split points: (decrease of the inertia, boundary); -1 for a single point."""
+    first, last = boundaries[:-1], boundaries[1:] - 1
+    low, high = points.position[first], points.position[last]
     part = (np.arange(1, tries + 1) / (tries + 1))[None]
-    by_value = points.place.searchsorted((low[:, None] + (high - low)[:, None] * part).ravel()).reshape(-1, tries)
+    by_value = points.position.searchsorted((low[:, None] + (high - low)[:, None] * part).ravel()).reshape(-1, tries)
     by_rank = first[:, None] + np.round((last - first)[:, None] * part).astype(np.int64)
-    places = np.concatenate((by_value, by_rank), axis=1)
-    places = np.clip(places, first[:, None] + 1, np.maximum(last, first + 1)[:, None])
+    splits = np.concatenate((by_value, by_rank), axis=1)
+    splits = np.clip(splits, first[:, None] + 1, np.maximum(last, first + 1)[:, None])
     single = first == last
-    places = np.minimum(places, len(points.place) - 1)
-    left_n = points.count[places] - points.count[first][:, None]
-    left_s = points.total[places] - points.total[first][:, None]
-    number, sums = (x[:, None] for x in points.sums(cuts))
+    splits = np.minimum(splits, len(points.position) - 1)
+    left_n = points.count[splits] - points.count[first][:, None]
+    left_s = points.total[splits] - points.total[first][:, None]
+    number, sums = (x[:, None] for x in points.sums(boundaries))
     right_n = number - left_n
     with np.errstate(divide="ignore", invalid="ignore"):
         gain = left_n * right_n / number * (left_s / left_n - (sums - left_s) / right_n) ** 2
     gain[single] = -1.0
     best = np.argmax(gain, axis=1)
     rows = np.arange(len(first))
-    return gain[rows, best], np.where(single, first, places[rows, best])
+    return gain[rows, best], np.where(single, first, splits[rows, best])
 
 
-def _merge_costs(points: Points, cuts: np.ndarray) -> np.ndarray:
-    """What merging each interval with the next one takes from the objective (k-1,)."""
-    number, sums = points.sums(cuts)
+def _merge_costs(points: Points, boundaries: np.ndarray) -> np.ndarray:
+    """Return the increase of the inertia from merging each interval with the next one (k-1,)."""
+    number, sums = points.sums(boundaries)
     return number[1:] * number[:-1] / (number[1:] + number[:-1]) * np.diff(sums / number) ** 2
 
 
-def _moved(points: Points, cuts: np.ndarray) -> np.ndarray | None:
-    """Merge neighbours that cost little and split clusters that gain more, on disjoint clusters; None if nothing helps."""
-    cost, (gain, where) = _merge_costs(points, cuts), _best_splits(points, cuts)
-    busy = np.zeros(len(cuts) - 1, bool)
+def _relocated(points: Points, boundaries: np.ndarray) -> np.ndarray | None:
+    """Merge adjacent clusters at a low cost and split others with a higher gain, on disjoint clusters; None if none helps."""
+    cost, (gain, where) = _merge_costs(points, boundaries), _best_splits(points, boundaries)
+    busy = np.zeros(len(boundaries) - 1, bool)
     drop, add = [], []
     merges = iter(np.argsort(cost, kind="stable"))
     for i in np.argsort(-gain, kind="stable"):
@@ -308,50 +323,50 @@ def _moved(points: Points, cuts: np.ndarray) -> np.ndarray | None:
         busy[[i, j, j + 1]] = True
         drop.append(j + 1)
         add.append(where[i])
-    return np.sort(np.concatenate((np.delete(cuts, drop), add))) if add else None
+    return np.sort(np.concatenate((np.delete(boundaries, drop), add))) if add else None
 
 
-def _trials(points: Points, cuts: np.ndarray, width: int = 4) -> Iterator[tuple[np.ndarray, float]]:
-    """Single moves that cost more than they gain at once, the best splits with the cheapest merges, and what is at stake."""
-    cost, (gain, where) = _merge_costs(points, cuts), _best_splits(points, cuts)
+def _trials(points: Points, boundaries: np.ndarray, width: int = 4) -> Iterator[tuple[np.ndarray, float]]:
+    """Yield partitions after one of the best splits and one of the cheapest merges, with the sum of gain and cost."""
+    cost, (gain, where) = _merge_costs(points, boundaries), _best_splits(points, boundaries)
     for i in np.argsort(-gain, kind="stable")[:width]:
         for j in np.argsort(cost, kind="stable")[:width]:
             if i not in (j, j + 1) and gain[i] > 0:
-                yield np.sort(np.append(np.delete(cuts, j + 1), where[i])), float(gain[i] + cost[j])
+                yield np.sort(np.append(np.delete(boundaries, j + 1), where[i])), float(gain[i] + cost[j])
 
 
-# ----------------------------------------------------------------------------------------------------------------- starts
+# --------------------------------------------------------------------------------------------------------- initialization
 
 
 def _linear(points, k, seed):
-    """Equally spaced from the smallest to the largest value."""
-    return np.linspace(points.place[0], points.place[-1], k)
+    """Space centroids equally from the smallest to the largest value."""
+    return np.linspace(points.position[0], points.position[-1], k)
 
 
 def _density(points, k, seed):
-    """Equally spaced levels of the cumulative distribution."""
-    return _quantiles(points.place, points.count[1:], k)
+    """Take equally spaced levels of the cumulative distribution."""
+    return _quantiles(points.position, points.count[1:], k)
 
 
 def _forgy(points, k, seed):
-    """k of the values at random."""
+    """Choose k of the values at random."""
     ranks = np.random.default_rng(seed).choice(int(points.count[-1]), size=k, replace=False)
-    return np.sort(points.place[points.count.searchsorted(ranks, side="right") - 1])
+    return np.sort(points.position[points.count.searchsorted(ranks, side="right") - 1])
 
 
 def _companded(points, k, seed):
-    """Quantiles of the density to the power 1/3, on a histogram."""
-    bins = min(8192, max(64, len(points.place) // 16))
-    edges = np.linspace(points.place[0], points.place[-1], bins + 1)
-    below = points.count[points.place.searchsorted(edges[1:-1])]
+    """Take quantiles of the density to the power 1/3, on a histogram."""
+    bins = min(8192, max(64, len(points.position) // 16))
+    edges = np.linspace(points.position[0], points.position[-1], bins + 1)
+    below = points.count[points.position.searchsorted(edges[1:-1])]
     mass = np.diff(np.concatenate(([0.0], below, [points.count[-1]])))
     level = np.concatenate(([0.0], np.cumsum(np.cbrt(mass))))
     return np.interp((np.arange(k) + 0.5) / k * level[-1], level, edges)
 
 
-def _quantiles(place, upto, k):
+def _quantiles(position, upto, k):
     levels = (np.arange(k) + 0.5) / k * upto[-1]
-    return place[np.minimum(upto.searchsorted(levels), len(place) - 1)]
+    return position[np.minimum(upto.searchsorted(levels), len(position) - 1)]
 
 
-START = {"linear": _linear, "density": _density, "forgy": _forgy, "companded": _companded}
+INITIALIZERS = {"linear": _linear, "density": _density, "forgy": _forgy, "companded": _companded}

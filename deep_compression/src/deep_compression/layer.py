@@ -1,11 +1,11 @@
-"""One weight tensor as a block: codebook, weight indices and relative positions (Deep Compression, sections 2 to 4).
+"""Encoding of one weight tensor as a block: codebook, weight indices and relative positions (Deep Compression, sections 2 to 4).
 
 Layout: form (1 byte), then
   dense    codebook; stream of weight indices, one per element
   sparse   order (1 byte: rows or columns first); index bits (1 byte); codebook, whose code 0 is +0.0 and not stored;
            stream of weight indices; stream of position gaps. Fillers have the code 0.
-  pruned   as sparse, but the values themselves instead of codebook and indices: for a network that is not shared
-A codebook is its number of entries (varint), the number of low bytes left out because they are zero in every entry
+  pruned   as sparse, but with the values themselves instead of codebook and indices: for weights that are not shared
+A codebook is its number of entries (varint), the number of low bytes omitted because they are zero in every entry
 (1 byte), and the entries.
 """
 
@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from deep_compression.choices import ORDERS
+from deep_compression.coded_stream import decode_stream, encode_stream
 from deep_compression.cursor import Cursor, Parts, varint
 from deep_compression.positions import (
     MAX_INDEX_BITS,
@@ -25,20 +26,25 @@ from deep_compression.positions import (
     stored_histogram,
 )
 from deep_compression.rawbytes import decode_raw, encode_raw
-from deep_compression.streams import decode_stream, encode_stream
 from deep_compression.tensors import DTYPES, count
 
 FORMS = ("dense", "sparse", "pruned")
 MAX_CODEBOOK = 1 << 14
-SAMPLE = 1 << 17
+SAMPLE = 1 << 17  # values whose distinct ones are counted before those of all values
 AUTO_BITS = tuple(range(2, 15))
-Histogram = tuple[np.ndarray, np.ndarray, int]  # of positions.gap_histogram
-EXACT_CHOICE = 1 << 18  # up to so many non-zeros the three likeliest index bits are really coded and compared
+Histogram = tuple[np.ndarray, np.ndarray, int]  # result of positions.gap_histogram
+EXACT_CHOICE = 1 << 18  # nonzero weights up to which the three most promising index bits are encoded and compared
 
 
 @dataclass(frozen=True)
 class LayerSettings:
-    """index_bits: bits of a position gap, None for the smallest file; order: rows, columns, or auto; coder: see streams."""
+    """Settings of a layer's encoding.
+
+    Attributes:
+        index_bits: Bits of a position gap; None selects the smallest result.
+        order: Order of positions: "rows", "columns" or "auto".
+        coder: Entropy coder, see :func:`coded_stream.encode_stream`.
+    """
 
     index_bits: int | None = None
     order: str = "auto"
@@ -47,8 +53,16 @@ class LayerSettings:
 
 @dataclass(frozen=True)
 class LayerInfo:
-    """What a block says about itself without being decoded: its form, the codebook's entries (the implicit zero included),
-    stored weights (fillers included), and the bits of the two payloads."""
+    """Description of a block that needs no decoding of its payloads.
+
+    Attributes:
+        form: One of FORMS.
+        codebook: Entries of the codebook, the implicit zero included.
+        entries: Stored weights, fillers included.
+        weight_payload_bits: Bits of the payload of weights.
+        index_bits: Bits of a position gap before entropy coding; 0 without positions.
+        gap_payload_bits: Bits of the payload of positions.
+    """
 
     form: str
     codebook: int
@@ -59,7 +73,7 @@ class LayerInfo:
 
 
 def encode_layer(bits: np.ndarray, shape: tuple[int, ...], settings: LayerSettings) -> Parts | None:
-    """The smallest block for these bit patterns (N,), or None where they are better stored as they are."""
+    """Return the smallest block for bit patterns (N,), or None if unencoded storage is smaller."""
     positions = np.flatnonzero(bits)
     values = bits[positions]
     distinct = _distinct(values)
@@ -75,7 +89,7 @@ def encode_layer(bits: np.ndarray, shape: tuple[int, ...], settings: LayerSettin
 
 
 def _plain_size(bits: np.ndarray) -> int:
-    """Bytes of the elements as they are, deflated unless they are many; a block of its own also takes a checksum and a header entry."""
+    """Return the bytes of unencoded storage (deflated if small) minus those of a block's checksum and header entry."""
     margin = 8
     if len(bits) > 1 << 16:
         return bits.nbytes - margin
@@ -83,23 +97,24 @@ def _plain_size(bits: np.ndarray) -> int:
 
 
 def size_of(parts: Parts) -> int:
+    """Return the bytes of all parts."""
     return sum(len(data) for _, data in parts)
 
 
 def decode_layer(
     cursor: Cursor, shape: tuple[int, ...], code: str, skip: bool = False
 ) -> tuple[np.ndarray | None, LayerInfo]:
-    """The bit patterns (N,) and the block's description; with `skip` only the latter. Raises ValueError."""
+    """Decode a block to bit patterns (N,) and its description; only the latter with `skip`. Raises ValueError."""
     form = cursor.byte("block fields")
     size, unsigned = count(shape), DTYPES[code][1]
     if form >= len(FORMS):
-        raise ValueError(f"unknown form {form} of a layer")
+        raise ValueError(f"the file is damaged: unknown form {form} of a block")
     if FORMS[form] == "dense":
         book = _read_codebook(cursor, unsigned)
         codes, entries, payload = decode_stream(cursor, len(book), size, "payload of weights", skip)
         cursor.finish()
         if entries != size:
-            raise ValueError(f"{entries} weight indices for {size} elements")
+            raise ValueError(f"the file is damaged: {entries} weight indices for {size} elements")
         return None if codes is None else book.take(codes), LayerInfo("dense", len(book), entries, payload, 0, 0)
     return _decode_sparse(cursor, shape, unsigned, FORMS[form], skip)
 
@@ -108,7 +123,7 @@ def decode_layer(
 
 
 def _distinct(values: np.ndarray) -> np.ndarray | None:
-    """The distinct values if they are few enough for a codebook."""
+    """Return the distinct values, or None if they are too many for a codebook."""
     if len(values) > 4 * SAMPLE and len(np.unique(values[:SAMPLE])) > MAX_CODEBOOK:
         return None
     distinct = np.unique(values)
@@ -123,7 +138,7 @@ def _dense(bits, distinct, has_zero, settings) -> Parts:
 
 
 def _sparse(positions, values, distinct, bits, shape, settings) -> Parts:
-    """Sparse or pruned, with the order and the index bits that make the file smallest."""
+    """Encode as sparse or pruned, with the order and the index bits that give the smallest block."""
     counts = None if distinct is None else np.bincount(_codes(values, distinct), minlength=len(distinct))
     tried = []
     for order in ("rows",) if len(shape) < 2 else ORDERS if settings.order == "auto" else (settings.order,):
@@ -158,7 +173,7 @@ def _sparse_with(positions, values, distinct, bits, shape, coder, order, width) 
 
 
 def _widths(histogram: Histogram, index_bits: int | None) -> tuple[int, ...]:
-    """The index bits to try: the given ones, or up to those that need no filler."""
+    """Return the index bits to try: the given ones, or all up to those that need no fillers."""
     if index_bits is not None:
         return (index_bits,)
     zeros, _, trailing = histogram
@@ -167,7 +182,7 @@ def _widths(histogram: Histogram, index_bits: int | None) -> tuple[int, ...]:
 
 
 def _estimate(histogram: Histogram, width: int, counts: np.ndarray | None, item: int) -> float:
-    """About how many bytes positions and fillers take with these index bits: entropies, and half a byte per table entry."""
+    """Estimate the bytes of positions and fillers from entropies, with half a byte per table entry."""
     stored, fillers = stored_histogram(*histogram, width)
     gaps = _entropy_bytes(stored)
     if counts is None:
@@ -183,13 +198,13 @@ def _entropy_bytes(counts: np.ndarray) -> float:
 
 
 def _transposed(positions: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """Where these places of the (shape[0], rest) matrix lie when it is read column by column."""
+    """Convert row-major positions in the matrix (shape[0], rest) to column-major ones."""
     columns = max(1, count(shape[1:]))
     return positions % columns * shape[0] + positions // columns
 
 
 def _codes(values: np.ndarray, book: np.ndarray) -> np.ndarray:
-    """Index of each value in the codebook."""
+    """Return the index of each value in the codebook."""
     return np.searchsorted(book, values).astype(np.uint16)
 
 
@@ -209,7 +224,7 @@ def _read_codebook(cursor: Cursor, unsigned: type) -> np.ndarray:
     number, left_out = cursor.varint("codebooks"), cursor.byte("codebooks")
     item = np.dtype(unsigned).itemsize
     if number > MAX_CODEBOOK + 1 or left_out > item:
-        raise ValueError(f"a codebook of {number} entries without {left_out} bytes")
+        raise ValueError(f"the file is damaged: a codebook of {number} entries, {left_out} bytes omitted from each")
     data = cursor.take(number * (item - left_out), "codebooks")
     planes = np.zeros((number, item), np.uint8)
     planes[:, left_out:] = np.frombuffer(data, np.uint8).reshape(number, item - left_out)
@@ -219,7 +234,7 @@ def _read_codebook(cursor: Cursor, unsigned: type) -> np.ndarray:
 def _decode_sparse(cursor, shape, unsigned, form, skip):
     order, width = cursor.byte("block fields"), cursor.byte("block fields")
     if order >= len(ORDERS) or not 1 <= width <= MAX_INDEX_BITS:
-        raise ValueError("order or index bits of a layer are out of range")
+        raise ValueError(f"the file is damaged: order {order} or index bits {width} of a block are out of range")
     size, codes, values = count(shape), None, []
     if form == "sparse":
         book = np.concatenate((np.zeros(1, unsigned), _read_codebook(cursor, unsigned)))
@@ -231,13 +246,13 @@ def _decode_sparse(cursor, shape, unsigned, form, skip):
         values = decode_raw(cursor, [(entries, unsigned)], "payload of weights", skip)
     cursor.finish()
     if entries != gap_entries or not entries <= size < (entries + 1) << width:
-        raise ValueError(f"{entries} weights and {gap_entries} positions for {size} elements")
+        raise ValueError(f"the file is damaged: {entries} weights and {gap_entries} positions for {size} elements")
     info = LayerInfo(form, len(book), entries, weight_bits, width, gap_bits)
     if gaps is None:
         return None, info
     places = decode_positions(gaps)
     if entries and int(places[-1]) >= size:
-        raise ValueError("a position lies beyond its tensor")
+        raise ValueError("the file is damaged: a position is outside its tensor")
     if order == ORDERS.index("columns"):
         places = places % shape[0] * (size // shape[0]) + places // shape[0]
     bits = np.zeros(size, unsigned)

@@ -1,4 +1,4 @@
-"""Compressed files as a format of `common.formats`."""
+"""Compressed files as a network format of :mod:`common.formats`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from deep_compression.container import MAGIC
 
 
 def is_compressed(path: Path | str) -> bool:
-    """Does the file begin as ours do? Raises UserError if it is not there."""
+    """Return whether a file starts with the magic number of compressed files. Raises UserError if it does not exist."""
     path = Path(path)
     if not path.is_file():
         raise UserError(f"{path}: no such file")
@@ -22,7 +22,7 @@ def is_compressed(path: Path | str) -> bool:
 
 
 def read_compressed(path: Path, factory: Callable[[], nn.Module] | None = None) -> nn.Module | None:
-    """What `common.formats` calls: the network, or None if the file is not a compressed one of ours. Raises UserError."""
+    """Load the network of a compressed file for :mod:`common.formats`; None for any other file. Raises UserError."""
     if not is_compressed(path):
         return None
     try:

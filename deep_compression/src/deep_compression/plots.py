@@ -1,4 +1,4 @@
-"""The seed's figures and the paper's."""
+"""Plots of the paper and of the original code."""
 
 from __future__ import annotations
 
@@ -10,60 +10,60 @@ import numpy as np
 from matplotlib.ticker import MaxNLocator
 
 from common.plots import COLORS, figure
-from deep_compression.compressed import Account, load_compressed
-from deep_compression.report import layer_rows
+from deep_compression.compressed import SizeReport, load_compressed
+from deep_compression.size_tables import layer_rows
 
-BINS = 200  # of a histogram, as the seed's
-MANY = 40  # clusters up to which a histogram's bars are coloured by cluster
+BINS = 200  # of a histogram, as in the original code
+MANY = 40  # largest number of clusters for which a histogram's bars are colored by cluster
 WEIGHTS, POSITIONS, BOOKS, OTHER = COLORS[0], COLORS[1], COLORS[2], "#a0aec0"
 
 
-def draw_file(path: Path | str, account: Account, folder: Path) -> list[Path]:
-    """All plots of one compressed file: bits per layer, bytes of the file, and a histogram per layer."""
+def draw_file(path: Path | str, report: SizeReport, folder: Path) -> list[Path]:
+    """Draw all plots of a compressed file: bits per layer, bytes of the file, and a histogram per layer."""
     tensors = load_compressed(path)
-    files = [bits_per_layer(folder / "bits-per-layer.png", account), bytes_of_file(folder / "bytes.png", account)]
-    coded = [t for t in account.tensors if t.form in ("sparse", "dense")]
+    files = [bits_per_layer(folder / "bits-per-layer.png", report), bytes_of_file(folder / "bytes.png", report)]
+    coded = [t for t in report.tensors if t.form in ("sparse", "dense")]
     for i, t in enumerate(coded):
         weights = tensors[t.name].double().numpy().ravel()
         values = len(np.unique(weights[weights != 0]))
-        title = f"{t.name} {tuple(t.shape)}: {t.nonzero:,} of {t.elements:,} weights live, of {values} values"
+        title = f"{t.name} {tuple(t.shape)}: {t.nonzero:,} of {t.elements:,} weights remain, {values} distinct values"
         files.append(weight_histogram(folder / f"weights-{i:02d}.png", weights, title))
     return files
 
 
 def weight_histogram(path: Path, weights: np.ndarray, title: str) -> Path:
-    """The living weights of a layer; zeros are left out. Of a shared layer each bar has the colour of its cluster."""
-    living = weights[weights != 0]
-    values, counts = np.unique(living, return_counts=True)
+    """Draw a histogram of a layer's remaining weights; the bars of a quantized layer are colored by cluster."""
+    remaining = weights[weights != 0]
+    values, counts = np.unique(remaining, return_counts=True)
     with figure(path) as axes:
         if 0 < len(values) <= MANY:
             span = (values[-1] - values[0]) or abs(values[0]) or 1.0
-            colours = [f"C{i % 10}" for i in range(len(values))]
-            axes.bar(values, counts, width=0.7 * span / max(20, len(values)), color=colours)
+            colors = [f"C{i % 10}" for i in range(len(values))]
+            axes.bar(values, counts, width=0.7 * span / max(20, len(values)), color=colors)
         elif len(values):
-            axes.hist(living, bins=BINS, color=WEIGHTS)
+            axes.hist(remaining, bins=BINS, color=WEIGHTS)
         axes.set_xlabel("weight")
-        axes.set_ylabel("weights")
+        axes.set_ylabel("number of weights")
         axes.set_title(title, fontsize=9)
     return path
 
 
 def cluster_histogram(path: Path, weights: np.ndarray, labels: np.ndarray, title: str) -> Path:
-    """Living weights before sharing, each bar stacked by the cluster its weights go to."""
+    """Draw a histogram of the remaining weights before quantization, with bars stacked by cluster."""
     groups = [weights[labels == label] for label in np.unique(labels)]
     with figure(path) as axes:
         edges = np.linspace(weights.min(), weights.max(), BINS + 1) if len(weights) else np.linspace(-1, 1, 3)
-        colours = [f"C{i % 10}" for i in range(len(groups))]
-        axes.hist(groups, bins=edges, stacked=True, color=colours)
+        colors = [f"C{i % 10}" for i in range(len(groups))]
+        axes.hist(groups, bins=edges, stacked=True, color=colors)
         axes.set_xlabel("weight")
-        axes.set_ylabel("weights")
+        axes.set_ylabel("number of weights")
         axes.set_title(f"{title}: {len(groups)} clusters", fontsize=9)
     return path
 
 
-def bits_per_layer(path: Path, account: Account) -> Path:
-    """Bits per stored weight and per position after entropy coding, layer by layer."""
-    rows = layer_rows(account)
+def bits_per_layer(path: Path, report: SizeReport) -> Path:
+    """Draw the bits per stored weight and per position after entropy coding, by layer."""
+    rows = layer_rows(report)
     places = np.arange(len(rows))
     with figure(path, width=max(7.0, 0.35 * len(rows) + 2)) as axes:
         axes.bar(places, [r.weight_bits_coded for r in rows], color=WEIGHTS, label="weight, coded")
@@ -76,39 +76,39 @@ def bits_per_layer(path: Path, account: Account) -> Path:
     return path
 
 
-def bytes_of_file(path: Path, account: Account) -> Path:
-    """Figure 11 of the paper for one file: where its bytes go."""
-    share = {"weights": 0, "positions": 0, "codebooks": 0, "rest": 0}
-    for name, size in account.by_category.items():
-        share[
+def bytes_of_file(path: Path, report: SizeReport) -> Path:
+    """Draw the bytes of one file by category, as figure 11 of the paper."""
+    sizes = {"weights": 0, "positions": 0, "codebooks": 0, "rest": 0}
+    for name, size in report.by_category.items():
+        sizes[
             {"payload of weights": "weights", "payload of positions": "positions", "codebooks": "codebooks"}.get(
                 name, "rest"
             )
         ] += size
     with figure(path, height=2.2) as axes:
         left = 0
-        for (name, size), colour in zip(share.items(), (WEIGHTS, POSITIONS, BOOKS, OTHER), strict=True):
-            axes.barh([0], [size], left=left, color=colour, label=f"{name} {100 * size / account.bytes:.1f} %")
+        for (name, size), color in zip(sizes.items(), (WEIGHTS, POSITIONS, BOOKS, OTHER), strict=True):
+            axes.barh([0], [size], left=left, color=color, label=f"{name} {100 * size / report.bytes:.1f} %")
             left += size
         axes.set_yticks([])
-        axes.set_xlabel(f"bytes, {account.bytes:,} together")
+        axes.set_xlabel(f"bytes, {report.bytes:,} in total")
         axes.figure.legend(loc="outside upper center", ncols=4, fontsize=8)
     return path
 
 
 def pruning_rounds(path: Path, rounds: Sequence[Mapping[str, Any]], dense_top1: float | None = None) -> Path:
-    """Compression (weights over living weights) and accuracy against the round of pruning, on two axes."""
+    """Draw compression (weights over remaining weights) and accuracy against the round of pruning, on two axes."""
     number = [r["round"] for r in rounds]
     with figure(path) as axes:
         axes.plot(number, [1 / max(r["density"], 1e-9) for r in rounds], "o-", color=WEIGHTS, label="compression")
         axes.set_xlabel("round of pruning")
-        axes.set_ylabel("weights / living weights", color=WEIGHTS)
+        axes.set_ylabel("weights / remaining weights", color=WEIGHTS)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         other = axes.twinx()
         other.plot(number, [r["test_top1"] for r in rounds], "s--", color=POSITIONS, label="accuracy")
         if dense_top1 is not None:
             other.axhline(dense_top1, color=OTHER, linewidth=1, label="accuracy, dense")
-        other.set_ylabel("top-1, %", color=POSITIONS)
+        other.set_ylabel("top-1 (%)", color=POSITIONS)
         other.grid(False)
         other.spines["right"].set_visible(True)
         lines = [*axes.get_lines(), *other.get_lines()]
@@ -116,25 +116,25 @@ def pruning_rounds(path: Path, rounds: Sequence[Mapping[str, Any]], dense_top1: 
     return path
 
 
-STYLES = {"kmeans": "o--", "GMM": "s-", "GMM-kmeans": "^:"}  # dashed and solid as in the seed's figure
+STYLES = {"kmeans": "o--", "GMM": "s-", "GMM-kmeans": "^:"}  # dashed and solid lines as in the original code
 
 
 def against_clusters(
     path: Path, series: Mapping[str, Sequence[tuple[int, float, float]]], dense: float | None = None
 ) -> Path:
-    """Accuracy, and the file's rate, against the number of clusters per layer; a line per way of clustering.
+    """Draw accuracy and compression ratio against the number of clusters per layer, one line per clustering method.
 
-    series: method -> (clusters, top-1, rate).
+    series: method -> (clusters, top-1 in percent, compression ratio).
     """
     with figure(path, height=6.0, nrows=2, sharex=True) as (upper, lower):
         for method, points in series.items():
-            clusters, top1, rates = zip(*sorted(points), strict=True)
+            clusters, top1, ratios = zip(*sorted(points), strict=True)
             upper.plot(clusters, top1, STYLES[method], label=method)
-            lower.plot(clusters, rates, STYLES[method], label=method)
+            lower.plot(clusters, ratios, STYLES[method], label=method)
         if dense is not None:
             upper.axhline(dense, color=OTHER, linewidth=1, label="dense")
-        upper.set_ylabel("top-1, %")
-        lower.set_ylabel("dense bytes / file bytes")
+        upper.set_ylabel("top-1 (%)")
+        lower.set_ylabel("compression ratio")
         lower.set_xlabel("clusters per layer")
         lower.xaxis.set_major_locator(MaxNLocator(integer=True))
         upper.legend()
@@ -142,7 +142,7 @@ def against_clusters(
 
 
 def epochs(path: Path, rows: Sequence[Mapping[str, Any]], title: str) -> Path:
-    """Training and test error against the epoch."""
+    """Draw training and test error against the epoch."""
     with figure(path) as axes:
         for column, style in (("train_top1", "-"), ("test_top1", "--")):
             axes.plot(
@@ -150,7 +150,7 @@ def epochs(path: Path, rows: Sequence[Mapping[str, Any]], title: str) -> Path:
             )
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set_xlabel("epoch")
-        axes.set_ylabel("error, %")
+        axes.set_ylabel("error (%)")
         axes.set_title(title, fontsize=9)
         axes.legend()
     return path

@@ -1,7 +1,7 @@
-"""Numbers that are not shared (biases, norms, counters): stored as they are, or losslessly deflated where that is smaller.
+"""Lossless storage of unshared values (biases, normalization layers, counters), deflated where that is smaller.
 
-Layout: method (1 byte: stored, deflated, planes deflated), then the bytes; with planes, byte j of every number of one size
-stands together, so that rounded or small numbers, whose low or high bytes are zero, take little room.
+Layout: method (1 byte: stored, deflated, planes deflated), then the bytes. Planes group byte j of all elements of one
+size, so that rounded or small values, whose low or high bytes are zero, take little space.
 """
 
 from __future__ import annotations
@@ -10,15 +10,15 @@ import zlib
 
 import numpy as np
 
+from deep_compression.coded_stream import inflate
 from deep_compression.cursor import Cursor, Parts
-from deep_compression.streams import inflate
 
 STORED, DEFLATED, PLANES = range(3)
-DEFLATE_UP_TO = 1 << 26  # bytes; above it only `stored`, since deflate needs a second per 30 MB
+DEFLATE_UP_TO = 1 << 26  # bytes; larger data are stored, since deflate takes a second per 30 MB
 
 
 def encode_raw(arrays: list[np.ndarray], category: str) -> Parts:
-    """Arrays of unsigned integers, one after the other."""
+    """Encode arrays of unsigned integers one after another."""
     stored = b"".join(a.astype(a.dtype.newbyteorder("<"), copy=False).tobytes() for a in arrays)
     tried = [(STORED, stored)]
     if len(stored) <= DEFLATE_UP_TO:
@@ -28,20 +28,20 @@ def encode_raw(arrays: list[np.ndarray], category: str) -> Parts:
 
 
 def decode_raw(cursor: Cursor, sizes: list[tuple[int, type]], category: str, skip: bool = False) -> list[np.ndarray]:
-    """Arrays with these (number, unsigned type), from the rest of the block. Raises ValueError."""
+    """Decode the arrays, given as (number of elements, unsigned type), in the rest of the block. Raises ValueError."""
     method = cursor.byte("block fields")
     data: memoryview | bytes = cursor.take(len(cursor.data) - cursor.at, category)
     total = sum(number * np.dtype(unsigned).itemsize for number, unsigned in sizes)
     if method not in (STORED, DEFLATED, PLANES) or (method == STORED and len(data) != total):
-        raise ValueError("the unshared tensors are damaged")
+        raise ValueError("the file is damaged: unknown method or wrong size of unshared tensors")
     if skip:
         return []
     if method != STORED:
         data = inflate(data, total)
-    return _from_planes(data, sizes) if method == PLANES else _cut(data, sizes)
+    return _from_planes(data, sizes) if method == PLANES else _split(data, sizes)
 
 
-def _cut(data, sizes):
+def _split(data, sizes):
     arrays, at = [], 0
     for number, unsigned in sizes:
         dtype = np.dtype(unsigned).newbyteorder("<")

@@ -1,4 +1,4 @@
-"""Options of the package's commands, and the names that they may have: nothing here imports torch (:mod:`common.settings`)."""
+"""Options of the package's commands (:mod:`common.settings`). This module does not import torch."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ from common.options import (
     train_options,
 )
 from common.settings import REQUIRED, option, section, settings
-from deep_compression.choices import CODERS, INITS, METHODS, ORDERS, ROUNDINGS, RULES
+from deep_compression.choices import CENTROID_INITS, CLUSTERING_METHODS, CODERS, ORDERS, PRUNING_RULES, ROUNDINGS
 
 if TYPE_CHECKING:
     from common.training.options import TrainOptions
-    from deep_compression.plan import PrunePlan, Recipe, SharePlan
+    from deep_compression.compression_recipe import CompressionRecipe, PruningPlan, QuantizationPlan
 
 PACKAGE = "deep_compression"
-SUFFIX = ".dcz"  # of a compressed network
+SUFFIX = ".dcz"  # of compressed files
 
 
-# ---------------------------------------------------------------------------------------------------- types of options
+# ------------------------------------------------------------------------------------------------------- option types
 
 
-class Named(argparse.Action):
-    """NAME=VALUE[,VALUE...], collected into a dictionary of tuples of numbers."""
+class NamedValues(argparse.Action):
+    """Argparse action that collects NAME=VALUE[,VALUE...] in a dictionary of tuples of numbers."""
 
     def __call__(self, parser, namespace, text, option_string=None) -> None:
         name, _, values = text.partition("=")
@@ -44,24 +44,24 @@ class Named(argparse.Action):
         setattr(namespace, self.dest, {**getattr(namespace, self.dest), name: found})
 
 
-def numbers(text: str) -> tuple[float, ...]:
-    """An argparse type: numbers with commas between them."""
+def parse_float_list(text: str) -> tuple[float, ...]:
+    """Parse comma-separated numbers (an argparse type)."""
     try:
         return tuple(float(part) for part in text.split(","))
     except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a list of numbers with commas between them") from None
+        raise argparse.ArgumentTypeError(f"{text!r} is not a comma-separated list of numbers") from None
 
 
-def whole_numbers(text: str) -> tuple[int, ...]:
-    """An argparse type: integers of at least 1 with commas between them."""
-    values = numbers(text)
-    if any(v != int(v) or v < 1 for v in values):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a list of integers of at least 1")
+def parse_int_list(text: str) -> tuple[int, ...]:
+    """Parse comma-separated integers of at least 1 (an argparse type)."""
+    values = parse_float_list(text)
+    if any(not v.is_integer() or v < 1 for v in values):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a comma-separated list of integers of at least 1")
     return tuple(int(v) for v in values)
 
 
-def truth(text: str) -> bool:
-    """An argparse type: what the original code means by type=bool, under which "False" was true."""
+def parse_bool(text: str) -> bool:
+    """Parse True or False (an argparse type). The original code used type=bool, for which "False" is true."""
     words = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False, "": False}
     if text.lower() not in words:
         raise argparse.ArgumentTypeError(f"{text!r} is neither True nor False")
@@ -72,49 +72,51 @@ def truth(text: str) -> bool:
 
 
 @settings
-class Pruning:
-    """Pruning."""
+class PruningOptions:
+    """Pruning options."""
 
-    rule: str = option("density", "what --values mean: see the README", choices=RULES)
-    values: list[float] = option([0.3, 0.1], "one value per round of pruning")
-    layer: dict[str, tuple[float, ...]] = option(
-        {}, "values of one layer; may be repeated", action=Named, metavar="NAME=V[,V...]"
+    rule: str = option(
+        "density", "pruning rule, which defines the meaning of --values (see README)", choices=PRUNING_RULES
     )
-    alive: bool = option(False, "rule std: the standard deviation of the remaining weights only")
-    last_epochs: int | None = option(None, "epochs of the last round; as the others if not given")
+    values: list[float] = option([0.3, 0.1], "values of the pruning rule, one per round")
+    layer: dict[str, tuple[float, ...]] = option(
+        {}, "values of one layer (repeatable)", action=NamedValues, metavar="NAME=V[,V...]"
+    )
+    std_of_nonzero: bool = option(False, "rule std: standard deviation of the remaining weights only")
+    last_epochs: int | None = option(None, "number of epochs of the last round (default: --epochs)")
 
-    def plan(self) -> PrunePlan:
-        """The plan that these options give. Raises UserError for values that are out of range."""
-        from deep_compression.plan import PrunePlan
+    def plan(self) -> PruningPlan:
+        """Return the pruning plan. Raises UserError for values that are out of range."""
+        from deep_compression.compression_recipe import PruningPlan
 
-        return PrunePlan(self.rule, tuple(self.values), self.layer, self.alive, (), self.last_epochs)
+        return PruningPlan(self.rule, tuple(self.values), self.layer, self.std_of_nonzero, (), self.last_epochs)
 
 
 @settings
-class Sharing:
-    """Sharing."""
+class QuantizationOptions:
+    """Quantization options."""
 
-    method: str = option("kmeans", "how remaining weights are clustered", choices=METHODS)
-    init: str = option("linear", "where k-means starts", choices=INITS)
-    lloyd_steps: int | None = option(None, "plain Lloyd steps of k-means; until nothing improves if not given")
-    conv_bits: int = option(8, "bits per weight of convolutions")
-    fc_bits: int = option(5, "bits per weight of linear layers")
+    method: str = option("kmeans", "clustering method of the remaining weights", choices=CLUSTERING_METHODS)
+    centroid_init: str = option("linear", "initialization of the centroids of k-means", choices=CENTROID_INITS)
+    lloyd_steps: int | None = option(None, "number of Lloyd iterations of k-means (default: until convergence)")
+    conv_bits: int = option(8, "bits per weight of convolutions (1 to 12)")
+    fc_bits: int = option(5, "bits per weight of linear layers (1 to 12)")
     layer_bits: dict[str, tuple[float, ...]] = option(
-        {}, "bits of one layer; may be repeated", action=Named, metavar="NAME=B"
+        {}, "bits per weight of one layer (repeatable)", action=NamedValues, metavar="NAME=B"
     )
-    clusters: int | None = option(None, "number of clusters in every layer, instead of bits", type=positive_int)
-    bias_bits: int | None = option(None, "share biases too, with this number of bits")
-    rounding: str = option(
-        "none", "what centroids, normalization layers and other biases are rounded to", choices=ROUNDINGS
+    clusters: int | None = option(
+        None, "number of clusters per layer (overrides the bits per weight)", type=positive_int
     )
+    bias_bits: int | None = option(None, "bits per bias (default: biases are not shared)")
+    rounding: str = option("none", "rounding of centroids and of tensors that are not shared", choices=ROUNDINGS)
 
-    def plan(self) -> SharePlan:
-        """The plan that these options give. Raises UserError for values that are out of range."""
-        from deep_compression.plan import SharePlan
+    def plan(self) -> QuantizationPlan:
+        """Return the quantization plan. Raises UserError for values that are out of range."""
+        from deep_compression.compression_recipe import QuantizationPlan
 
-        return SharePlan(
+        return QuantizationPlan(
             self.method,
-            self.init,
+            self.centroid_init,
             self.conv_bits,
             self.fc_bits,
             {name: int(values[0]) for name, values in self.layer_bits.items()},
@@ -126,16 +128,16 @@ class Sharing:
 
 
 @settings
-class Encoding:
-    """Encoding."""
+class EncodingOptions:
+    """Encoding options."""
 
-    index_bits: int | None = option(None, "bits of a position gap; what makes the file smallest if not given")
-    order: str = option("auto", "order in which weights are visited", choices=("auto", *ORDERS))
+    index_bits: int | None = option(None, "bits of a position gap, 1 to 16 (default: the smallest file)")
+    order: str = option("auto", "order of positions", choices=("auto", *ORDERS))
     coder: str = option("huffman", "entropy coder", choices=("auto", *CODERS))
 
     def __post_init__(self) -> None:
         if self.index_bits is not None and not 1 <= self.index_bits <= 16:
-            raise UserError(f"--index-bits {self.index_bits} is not in 1..16")
+            raise UserError(f"--index-bits {self.index_bits}: must be in 1..16")
 
 
 # ------------------------------------------------------------------------------------- python -m deep_compression STAGE
@@ -149,14 +151,14 @@ class StageOptions:
     data: DataOptions = section(DataOptions)
     run: RunOptions = section(RunOptions)
     repeat: RepeatOptions = section(RepeatOptions)
-    out: str | None = option(None, "folder that gets a run folder for each stage; runs/DATASET/ARCH-SEED if not given")
-    baseline: str | None = option(None, "dense network to compare with; the one that is compressed if not given")
+    out: str | None = option(None, "folder of the stages' run folders (default: runs/DATASET/ARCH-SEED)")
+    baseline: str | None = option(None, "dense network to compare with (default: the network that is compressed)")
     no_latency: bool = option(False, "do not measure latency")
 
 
 @settings
-class TrainingStage(StageOptions):
-    """Options of every stage that trains."""
+class TrainingStageOptions(StageOptions):
+    """Options of every stage with training."""
 
     precision: PrecisionOptions = section(PrecisionOptions)
     training: TrainingOptions = section(
@@ -167,15 +169,15 @@ class TrainingStage(StageOptions):
     tensorboard: str | None = option(None, "folder for TensorBoard")
 
     def options(self, **overrides: Any) -> TrainOptions:
-        """How the weights are trained. Raises UserError for values that are out of range."""
+        """Return the training options. Raises UserError for values that are out of range."""
         return train_options(self.training, self.running, self.precision, augment=self.augment, **overrides)
 
 
 @settings
-class Prune(TrainingStage):
-    """Remove weights and train the others, in one round or several."""
+class PruneStage(TrainingStageOptions):
+    """Prune weights and retrain the remaining ones, in one or several rounds."""
 
-    pruning: Pruning = section(Pruning)
+    pruning: PruningOptions = section(PruningOptions)
 
     def __post_init__(self) -> None:
         self.pruning.plan()
@@ -183,178 +185,197 @@ class Prune(TrainingStage):
 
 
 @settings
-class Share(TrainingStage):
-    """Cluster the remaining weights of each layer and train the centroids."""
+class QuantizeStage(TrainingStageOptions):
+    """Quantize the remaining weights of each layer to shared values, and train these centroids."""
 
     training: TrainingOptions = section(TrainingOptions, epochs=3, batch_size=128, learning_rate=1e-4, weight_decay=0.0)
-    sharing: Sharing = section(Sharing)
+    quantization: QuantizationOptions = section(QuantizationOptions)
 
     def __post_init__(self) -> None:
-        self.sharing.plan()
+        self.quantization.plan()
         self.options()
 
 
 @settings
-class Encode(StageOptions):
-    """Write the compressed file and measure what is read back from it."""
+class EncodeStage(StageOptions):
+    """Encode a network to a compressed file, and evaluate the network reloaded from it."""
 
-    encoding: Encoding = section(Encoding)
+    encoding: EncodingOptions = section(EncodingOptions)
 
 
 @settings
-class Compress(TrainingStage):
-    """Prune, share and encode a trained network."""
+class CompressStages(TrainingStageOptions):
+    """Prune, quantize and encode a trained network."""
 
-    pruning: Pruning = section(Pruning)
-    sharing: Sharing = section(Sharing)
-    encoding: Encoding = section(Encoding)
-    share_epochs: int = option(3, "epochs of training the centroids")
-    share_learning_rate: float = option(1e-4, "learning rate of the centroids")
+    pruning: PruningOptions = section(PruningOptions)
+    quantization: QuantizationOptions = section(QuantizationOptions)
+    encoding: EncodingOptions = section(EncodingOptions)
+    quantize_epochs: int = option(3, "number of epochs of centroid training")
+    quantize_learning_rate: float = option(1e-4, "learning rate of the centroids")
 
     def __post_init__(self) -> None:
         self.recipe()
 
-    def recipe(self) -> Recipe:
-        """All three stages. Raises UserError for values that are out of range."""
-        from deep_compression.plan import Recipe
+    def recipe(self) -> CompressionRecipe:
+        """Return the recipe of all three stages. Raises UserError for values that are out of range."""
+        from deep_compression.compression_recipe import CompressionRecipe
 
         centroids = self.options(
-            epochs=self.share_epochs, learning_rate=self.share_learning_rate, weight_decay=0.0, warmup_epochs=0.0
+            epochs=self.quantize_epochs, learning_rate=self.quantize_learning_rate, weight_decay=0.0, warmup_epochs=0.0
         )
-        return Recipe(self.pruning.plan(), self.options(), self.sharing.plan(), centroids, self.encoding)
+        return CompressionRecipe(
+            self.pruning.plan(), self.options(), self.quantization.plan(), centroids, self.encoding
+        )
 
 
-OWN_MODEL = "PACKAGE.MODULE:FACTORY of a network that is not in the registry"
+OWN_MODEL = "PACKAGE.MODULE:FACTORY, which builds a network that is not in the registry"
 
 
 @settings
 class Decode:
-    """Turn a compressed file into a checkpoint."""
+    """Decode a compressed file to a checkpoint."""
 
-    file: str = option(REQUIRED, f"a compressed network (*{SUFFIX})", "file")
+    file: str = option(REQUIRED, f"compressed network (*{SUFFIX})", "file")
     model: str | None = option(None, OWN_MODEL)
-    output: str | None = option(None, "checkpoint to write; FILE with .safetensors if not given")
+    output: str | None = option(None, "checkpoint to write (default: FILE with the suffix .safetensors)")
 
 
 @settings
-class Evaluate:
-    """Accuracy, cost, size and latency of a compressed file or checkpoint."""
+class EvaluateFile:
+    """Evaluate a compressed file or a checkpoint: accuracy, cost, size and latency."""
 
-    file: str = option(REQUIRED, f"a compressed network (*{SUFFIX}) or checkpoint", "file")
-    baseline: str | None = option(None, "dense network to compare the predictions with")
+    file: str = option(REQUIRED, f"compressed network (*{SUFFIX}) or checkpoint", "file")
+    baseline: str | None = option(None, "dense network whose predictions are compared")
     model: str | None = option(None, OWN_MODEL)
-    json: str | None = option(None, "write the values to this file too")
+    json: str | None = option(None, "JSON file for the metrics")
     no_latency: bool = option(False, "do not measure latency")
     data: DataOptions = section(DataOptions)
     run: RunOptions = section(RunOptions)
 
 
 @settings
-class Report:
-    """The paper's per-layer table of a file."""
+class ReportFile:
+    """Report the size of a compressed file by layer, as in the paper's tables, and by category."""
 
-    file: str = option(REQUIRED, f"a compressed network (*{SUFFIX})", "file")
-    json: str | None = option(None, "write the table to this file too")
-    plots: str | None = option(None, "folder for plots: bits per layer, and a histogram per layer")
+    file: str = option(REQUIRED, f"compressed network (*{SUFFIX})", "file")
+    json: str | None = option(None, "JSON file for the tables")
+    plots: str | None = option(None, "folder for plots: bits per layer, bytes of the file, a histogram per layer")
 
 
 # -------------------------------------------------------------------------------------------------------------- main.py
 
 LR1 = ",".join(["0.02", "0.02", "0.015"] + ["0.01"] * 14 + ["0.005"] * 3 + ["0.0025"] * 2 + ["0.001"] + ["0.0001"] * 2)
 LR2 = "1e-5,1e-5,1e-4,1e-4,0.005,0.005,0.005,0.001,0.001,0.001,0.001"
-BASE = "VGG19_base_10.t7"  # the file that the original code starts from
+BASE = "VGG19_base_10.t7"  # file of the base network in the original code
 
 
 @settings
-class Original:
+class OriginalOptions:
     """Options of the original code."""
 
-    lr1: tuple[float, ...] = option(numbers(LR1), "learning rate of each round of pruning", type=numbers, nargs=None)
+    lr1: tuple[float, ...] = option(
+        parse_float_list(LR1), "learning rates of the rounds of pruning", type=parse_float_list, nargs=None
+    )
     lr2: tuple[float, ...] = option(
-        numbers(LR2), "learning rate of sharing, for each number of clusters", type=numbers, nargs=None
+        parse_float_list(LR2),
+        "learning rates of centroid training, one per value of --lcluster",
+        type=parse_float_list,
+        nargs=None,
     )
     lrsch_1: tuple[int, ...] = option(
-        (4, 11, 17, 22), "epochs after which lr1 is multiplied by --factor", "--lrsch_1", type=whole_numbers, nargs=None
+        (4, 11, 17, 22),
+        "epochs after which --lr1 is multiplied by --factor",
+        "--lrsch_1",
+        type=parse_int_list,
+        nargs=None,
     )
     lrsch_2: tuple[int, ...] = option(
-        (8, 13, 18, 23), "epochs after which lr2 is multiplied by --factor", "--lrsch_2", type=whole_numbers, nargs=None
+        (8, 13, 18, 23),
+        "epochs after which --lr2 is multiplied by --factor",
+        "--lrsch_2",
+        type=parse_int_list,
+        nargs=None,
     )
     lcluster: tuple[int, ...] = option(
         (4, 5, 7, 9, 11, 13, 15, 18, 20, 25, 35),
-        "clusters per layer, one network for each",
-        type=whole_numbers,
+        "numbers of clusters per layer, one network for each",
+        type=parse_int_list,
         nargs=None,
     )
-    cluster_method: str = option("GMM", "how weights are clustered", "--cluster_method", choices=METHODS)
-    factor: float = option(0.2, "by which learning rates are multiplied")
-    epoch: int = option(25, "epochs of each round of pruning and of each sharing")
-    iter: int = option(25, "one more than the rounds of pruning, as in the original code")
-    apply_pruning: bool = option(
-        False, "prune again; False uses the pruned network that is there, if one is", "--apply_pruning", type=truth
+    cluster_method: str = option(
+        "GMM", "clustering method of the weights", "--cluster_method", choices=CLUSTERING_METHODS
     )
-    apply_sharing: bool = option(True, "cluster and encode after pruning", "--apply_sharing", type=truth)
-    gpus: int | None = option(None, "number of the CUDA device; --device says more")
+    factor: float = option(0.2, "factor of the learning rate at --lrsch_1 and --lrsch_2")
+    epoch: int = option(25, "number of epochs of each round of pruning and of each centroid training")
+    iter: int = option(25, "number of rounds of pruning plus one, as in the original code")
+    apply_pruning: bool = option(
+        False, "prune again; False reuses an existing pruned network", "--apply_pruning", type=parse_bool
+    )
+    apply_sharing: bool = option(True, "quantize and encode after pruning", "--apply_sharing", type=parse_bool)
+    gpus: int | None = option(None, "number of the CUDA device (see also --device)")
 
 
 @settings
-class Pipeline:
-    """Prune, share and encode a network (Deep Compression)."""
+class OriginalPipeline:
+    """Prune, quantize and encode a network (Deep Compression)."""
 
-    original: Original = section(Original)
-    arch: str = option("vgg19", f"one of {', '.join((*ARCHITECTURE_NAMES, 'vgg19'))}")
-    model: str | None = option(None, "PACKAGE.MODULE:FACTORY, your own network")
+    original: OriginalOptions = section(OriginalOptions)
+    arch: str = option("vgg19", f"architecture: {', '.join((*ARCHITECTURE_NAMES, 'vgg19'))}")
+    model: str | None = option(None, "PACKAGE.MODULE:FACTORY, which builds your own network")
     pretrained: str | None = option(
         None,
-        f"trained weights or checkpoint; SAVED_DIR/{BASE} if that is there, else the base is trained",
+        f"trained weights or checkpoint (default: SAVED_DIR/{BASE} if it exists, else the base network is trained)",
         metavar="FILE",
     )
-    saved_dir: str = option("checkpoint", "folder of the run folders and of the original code's flat files")
+    saved_dir: str = option("checkpoint", "folder of the run folders and of the files in the original format")
     batch_size: int = option(128, "images per step", type=positive_int)
-    base_epochs: int = option(100, "epochs of the base network, where it has to be trained")
+    base_epochs: int = option(100, "number of epochs of the base network, if it is trained")
     base_learning_rate: float = option(0.05, "learning rate of the base network")
-    quality: float = option(1.0, "threshold of pruning, in standard deviations of a layer's weights")
-    alive: bool = option(False, "standard deviation of the remaining weights only")
+    quality: float = option(1.0, "pruning threshold, in standard deviations of a layer's weights")
+    std_of_nonzero: bool = option(False, "standard deviation of the remaining weights only")
     density: tuple[float, ...] | None = option(
         None,
-        "fractions of each layer that remain, one per round, instead of --quality and --iter",
-        type=numbers,
+        "fractions of each layer to keep, one per round (override --quality and --iter)",
+        type=parse_float_list,
         nargs=None,
     )
-    conv_bits: int | None = option(None, "bits per weight of convolutions, instead of --lcluster")
-    fc_bits: int | None = option(None, "bits per weight of linear layers, instead of --lcluster")
-    bias_bits: int | None = option(None, "share biases too, with this number of bits")
-    init: str = option("linear", "where kmeans starts", choices=INITS)
-    rounding: str = option(
-        "none", "what centroids, normalization layers and other biases are rounded to", choices=ROUNDINGS
-    )
+    conv_bits: int | None = option(None, "bits per weight of convolutions (overrides --lcluster)")
+    fc_bits: int | None = option(None, "bits per weight of linear layers (overrides --lcluster)")
+    bias_bits: int | None = option(None, "bits per bias (default: biases are not shared)")
+    centroid_init: str = option("linear", "initialization of the centroids of kmeans", choices=CENTROID_INITS)
+    rounding: str = option("none", "rounding of centroids and of tensors that are not shared", choices=ROUNDINGS)
     no_latency: bool = option(False, "do not measure latency")
-    plots: bool = option(False, "draw the figures of the original code")
+    plots: bool = option(False, "draw the plots of the original code")
     tensorboard: str | None = option(None, "folder for TensorBoard")
     data: DataOptions = section(DataOptions, dataset="cifar10")
-    encoding: Encoding = section(Encoding)
+    encoding: EncodingOptions = section(EncodingOptions)
     run: RunOptions = section(RunOptions)
     repeat: RepeatOptions = section(RepeatOptions)
     precision: PrecisionOptions = section(PrecisionOptions)
 
     def __post_init__(self) -> None:
-        """Raise UserError for options that contradict one another or are out of range."""
+        """Raise UserError for options that are inconsistent or out of range."""
         original = self.original
         if original.iter < 2 and self.density is None:
-            raise UserError(f"--iter {original.iter}: there are iter - 1 rounds of pruning, so at least 2 is needed")
+            raise UserError(f"--iter {original.iter}: must be at least 2, since there are iter - 1 rounds of pruning")
         if len(original.lr1) < self.rounds + (self.density is None):
             raise UserError(
-                f"--lr1 has {len(original.lr1)} values; one for each of {self.rounds} rounds is needed, and the original code never uses the first"
+                f"--lr1: {len(original.lr1)} values for {self.rounds} rounds of pruning; give one per round"
+                + ("" if self.density else ", after a first value that the original code does not use")
             )
         if len(original.lr2) < len(original.lcluster):
-            raise UserError(f"--lr2 has {len(original.lr2)} values for {len(original.lcluster)} numbers of clusters")
+            raise UserError(
+                f"--lr2: {len(original.lr2)} values for {len(original.lcluster)} values of --lcluster; give one for each"
+            )
         if (self.conv_bits is None) != (self.fc_bits is None):
-            raise UserError("--conv-bits and --fc-bits are given together, or neither of them")
+            given, missing = ("--conv-bits", "--fc-bits") if self.fc_bits is None else ("--fc-bits", "--conv-bits")
+            raise UserError(f"{given} is given without {missing}; give both or neither")
         if original.epoch < 0 or self.base_epochs < 0:
-            raise UserError("--epoch and --base-epochs cannot be negative")
-        self.prune_plan()
-        self.prune_training()
+            raise UserError(f"--epoch {original.epoch}, --base-epochs {self.base_epochs}: must not be negative")
+        self.pruning_plan()
+        self.pruning_training()
         if original.apply_sharing:
-            self.shared()
+            self.quantizations()
 
     @property
     def rounds(self) -> int:
@@ -363,23 +384,23 @@ class Pipeline:
 
     @property
     def _rates(self) -> tuple[float, ...]:
-        """One learning rate per round; the original code counts its rounds from 1."""
+        """One learning rate per round; the original code counts rounds from 1 and does not use the first value."""
         return (self.original.lr1 if self.density else self.original.lr1[1:])[: self.rounds]
 
-    def prune_plan(self) -> PrunePlan:
-        """All rounds of pruning."""
-        from deep_compression.plan import PrunePlan
+    def pruning_plan(self) -> PruningPlan:
+        """Return the plan of all rounds of pruning."""
+        from deep_compression.compression_recipe import PruningPlan
 
         rule = "density" if self.density else "std"
-        return PrunePlan(rule, self.density or (self.quality,) * self.rounds, {}, self.alive, self._rates)
+        return PruningPlan(rule, self.density or (self.quality,) * self.rounds, {}, self.std_of_nonzero, self._rates)
 
-    def prune_training(self) -> TrainOptions:
-        """How the remaining weights are trained after each round."""
+    def pruning_training(self) -> TrainOptions:
+        """Return the training options of the remaining weights after each round."""
         return self._training(self._rates[0], self.original.lrsch_1)
 
-    def shared(self) -> list[tuple[str, SharePlan, TrainOptions]]:
-        """Label, plan and training of each shared network."""
-        from deep_compression.plan import SharePlan
+    def quantizations(self) -> list[tuple[str, QuantizationPlan, TrainOptions]]:
+        """Return the label, plan and training options of each quantized network."""
+        from deep_compression.compression_recipe import QuantizationPlan
 
         original = self.original
         wanted: list[tuple[str, dict[str, Any]]] = [(f"Shared{k:02d}", {"clusters": k}) for k in original.lcluster]
@@ -390,8 +411,12 @@ class Pipeline:
         return [
             (
                 label + kind,
-                SharePlan(
-                    original.cluster_method, self.init, **sizes, bias_bits=self.bias_bits, rounding=self.rounding
+                QuantizationPlan(
+                    original.cluster_method,
+                    self.centroid_init,
+                    **sizes,
+                    bias_bits=self.bias_bits,
+                    rounding=self.rounding,
                 ),
                 self._training(rate, original.lrsch_2),
             )

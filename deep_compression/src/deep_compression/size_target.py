@@ -1,4 +1,4 @@
-"""Which density gives a file of a wanted size: the file is written, and thrown away, for one density after the other."""
+"""Search for the density whose compressed file has a target size, by writing temporary files."""
 
 from __future__ import annotations
 
@@ -11,41 +11,44 @@ from torch import nn
 
 from common.target import Target
 from deep_compression.compressed import save_compressed
-from deep_compression.plan import SharePlan
-from deep_compression.pruning import Held, masks_by_global_density, prunable_weights, total_density
-from deep_compression.sharing import clusterer, clusters_for, round_rest, share_network
+from deep_compression.compression_recipe import QuantizationPlan
+from deep_compression.pruning import PruningMaskHook, masks_by_global_density, prunable_weights, total_density
+from deep_compression.sharing import cluster_counts, create_clusterer, round_unshared, share_network
 
 STEPS = 20
-ENOUGH = 0.99  # of the wanted size
+ENOUGH = 0.99  # smallest accepted fraction of the target size
 
 
 @torch.no_grad()
-def size_at(model: nn.Module, plan: SharePlan, density: float) -> int:
-    """Bytes of the network's file at a density of all its weights together, without any training."""
+def compressed_size(model: nn.Module, plan: QuantizationPlan, density: float) -> int:
+    """Return the bytes of the network's compressed file at a density of all weights together, without training."""
     model = copy.deepcopy(model)
-    Held(model, masks_by_global_density(prunable_weights(model), density))
-    clusters = clusters_for(model, {"conv": plan.conv_bits, "fc": plan.fc_bits}, plan.layer_bits)
-    shared = share_network(model, clusters, clusterer(plan.method, plan.init, 0, plan.lloyd_steps))
+    PruningMaskHook(model, masks_by_global_density(prunable_weights(model), density))
+    clusters = cluster_counts(model, {"conv": plan.conv_bits, "fc": plan.fc_bits}, plan.layer_bits)
+    cluster = create_clusterer(plan.method, plan.centroid_init, 0, plan.lloyd_steps)
+    shared = share_network(model, clusters, cluster)
     parameters = dict(model.named_parameters())
-    for name, codes in shared.items():
-        parameters[name].copy_(codes.dense())
+    for name, weights in shared.items():
+        parameters[name].copy_(weights.to_dense())
     if plan.rounding != "none":
-        round_rest(model, shared, getattr(torch, plan.rounding))
+        round_unshared(model, shared, getattr(torch, plan.rounding))
     with tempfile.TemporaryDirectory() as folder:
         return save_compressed(Path(folder) / "trial.dcz", model).bytes
 
 
-def density_for(model: nn.Module, plan: SharePlan, target: Target, dense_bytes: int, factor: float = 1.0) -> float:
-    """A density whose file has ``factor`` times the target's bytes, at most 1 % less.
+def find_density(
+    model: nn.Module, plan: QuantizationPlan, target: Target, dense_bytes: int, factor: float = 1.0
+) -> float:
+    """Find a density whose file has ``factor`` times the target's bytes, or at most 1 % less.
 
-    The size grows nearly linearly with the density, so the next one tried lies on the line through the two that are known
-    (every third one halfway).
+    The size is nearly linear in the density, so the next density is interpolated between the two nearest known ones (every
+    third one bisects).
 
     Raises:
-        UserError: With the nearest fractions of ``dense_bytes``, where no density comes within 2 %.
+        UserError: If no density is within 2 % of the target; the message has the nearest fractions of ``dense_bytes``.
     """
     wanted, remaining = factor * (target.fraction * dense_bytes), total_density(model)
-    low, high = (0.0, size_at(model, plan, 0.0)), (remaining, size_at(model, plan, remaining))
+    low, high = (0.0, compressed_size(model, plan, 0.0)), (remaining, compressed_size(model, plan, remaining))
     if high[1] <= wanted:
         low = high
     for step in range(STEPS):
@@ -54,7 +57,7 @@ def density_for(model: nn.Module, plan: SharePlan, target: Target, dense_bytes: 
         aim = (ENOUGH + 1) / 2 * wanted
         slope = (high[0] - low[0]) / (high[1] - low[1])
         density = low[0] + slope * (aim - low[1]) if step % 3 < 2 else (low[0] + high[0]) / 2
-        size = size_at(model, plan, density)
+        size = compressed_size(model, plan, density)
         low, high = ((density, size), high) if size <= wanted else (low, (density, size))
     if not target.met(low[1] / (factor * dense_bytes)):
         near = {low[1]} if low[1] > wanted else {low[1], high[1]}

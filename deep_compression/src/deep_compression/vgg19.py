@@ -11,10 +11,13 @@ WIDTHS = (64, 64, "M", 128, 128, "M", 256, 256, 256, 256, "M", 512, 512, 512, 51
 
 
 class VGG19(nn.Module):
-    """Blocks of convolution (with bias), norm, ReLU and dropout; a head of three linear layers with dropout but no ReLU.
+    """Blocks of convolution (with bias), batch norm, ReLU and dropout; three linear layers with dropout but without ReLU.
 
-    (N, in_channels, 32, 32) -> (N, num_classes). `dropout` is the rate of both kinds; `head` the width of the hidden
-    linear layers.
+    Maps images (N, in_channels, 32, 32) to logits (N, num_classes).
+
+    Args:
+        dropout: Probability of both kinds of dropout.
+        head: Width of the hidden linear layers.
     """
 
     def __init__(self, num_classes: int = 10, in_channels: int = 3, dropout: float = 0.2, head: int = 4096) -> None:

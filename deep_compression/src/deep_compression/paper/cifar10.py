@@ -1,4 +1,4 @@
-"""Accuracy against file size on CIFAR-10: ``python -m deep_compression.paper.cifar10``, from the networks that `common.fetch` gets."""
+"""Accuracy against file size on CIFAR-10: ``python -m deep_compression.paper.cifar10``, for pretrained networks."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def run_points(settings: Cifar10, line: str) -> None:
-    """Print a table and keep the metrics of all points. line: the command as typed, for result files."""
+    """Compress the network at all settings, print a table and store the metrics. line: the command line, for result files."""
     from common.data import load_data
 
     set_threads(settings.run.threads)
     device, data = choose_device(settings.run.device), load_data(settings.data)
-    header = ("network", "density", "bits", "dense top-1", "top-1", "bytes", "rate")
+    header = ("network", "density", "bits", "dense top-1 (%)", "top-1 (%)", "bytes", "compression ratio")
     lines = []
     for metrics in points(settings, data, device):
         if settings.results:
@@ -49,32 +49,35 @@ def run_points(settings: Cifar10, line: str) -> None:
 
 
 def points(settings: Cifar10, data: DataBundle, device: torch.device) -> Iterator[dict[str, Any]]:
-    """Metrics of each density with each number of bits, as they get ready; nothing is chosen by them."""
+    """Yield the metrics of each density with each number of bits; no setting is selected by them."""
     from common.trained_model import read_trained_model
     from deep_compression import stages
 
-    arch, seed, epochs, centroid_epochs = settings.arch, settings.repeat.seed, settings.epochs, settings.share_epochs
+    arch, seed, epochs = settings.arch, settings.repeat.seed, settings.epochs
+    centroid_epochs = settings.quantize_epochs
     out = Path(settings.out) / f"{arch}-{seed}"
     file = dense_file(arch, settings.weights, data, out / "dense.safetensors")
     dense = start = read_trained_model(file, data, device=device, workers=settings.data.workers)
-    chain = stages.chain(out, data, device, seed, settings.repeat.force)
+    root = stages.root_stage(out, data, device, seed, settings.repeat.force)
     label = arch
     for density in settings.densities:
         label = f"{label if settings.gradual else arch}-density{density:g}"
         folder = out / f"{label.removeprefix(f'{arch}-')}-epochs{epochs}"
         for bits in settings.bits:
-            plan = settings.recipe(density, bits)
-            pruned = stages.prune(start, replace(chain, folder=folder), plan.prune, plan.prune_training)
+            recipe = settings.recipe(density, bits)
+            pruned = stages.prune(start, replace(root, folder=folder), recipe.pruning, recipe.pruning_training)
             place = folder / (f"bits{bits}" if centroid_epochs == 1 else f"bits{bits}-epochs{centroid_epochs}")
-            shared = stages.share(pruned, replace(chain, folder=place), plan.share, plan.share_training)
-            encoded = stages.encode(shared, replace(chain, folder=place), plan.encode)
+            shared = stages.quantize(
+                pruned, replace(root, folder=place), recipe.quantization, recipe.quantization_training
+            )
+            encoded = stages.encode(shared, replace(root, folder=place), recipe.encoding)
             point = f"{label}-bits{bits}-epochs{epochs}" + ("" if centroid_epochs == 1 else f"-{centroid_epochs}")
             yield read_json(encoded / "metrics.json") | {
                 "point": point,
                 "density": density,
                 "bits": bits,
                 "epochs": epochs,
-                "share_epochs": centroid_epochs,
+                "quantize_epochs": centroid_epochs,
                 "learning_rate": settings.learning_rate,
                 "gradual": settings.gradual,
                 "amp": settings.amp,
@@ -84,7 +87,7 @@ def points(settings: Cifar10, data: DataBundle, device: torch.device) -> Iterato
 
 
 def dense_file(arch: str, weights: str, data: DataBundle, path: Path) -> Path:
-    """The trained network as a checkpoint of ours."""
+    """Write the trained network as a checkpoint and return its path."""
     from common.checkpoint import save_model
     from common.factory import named_model
 

@@ -1,9 +1,9 @@
-"""The paper's LeNet rows (tables 1 to 3) on MNIST: ``run_mnist.sh``.
+"""Compression of the LeNets on MNIST (tables 1 to 3 of the paper): ``run_mnist.sh``.
 
-For each network and seed: a dense network is trained; pruned, shared and encoded with the paper's densities and bits (row
-`paper`); then, from that pruned network, pruned further: to the rate aimed at (row `best`), and as far as it went without loss
-on training pictures held out (row `lossless`; see choice.py). A finished stage is skipped, an interrupted one goes on. The
-figures are those of the last epoch on the test pictures.
+For each network and seed, a dense network is trained, then pruned, quantized and encoded with the paper's densities and bits
+(settings `paper`). From that pruned network, two smaller ones are computed: with the settings that were selected on held-out
+training images (`validated`, see select_settings.py), and for the target compression ratio (`smallest`). Finished stages are
+skipped and interrupted ones resume. Errors are those of the last epoch on the test images.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from common.device import choose_device, set_threads
 from common.runs import read_json
 from common.settings import command
 from common.train import train_baseline
-from deep_compression.paper.courses import COURSES, HOLDOUT, Course, shortened
+from deep_compression.paper.mnist_recipes import HOLDOUT, MNIST_RECIPES, MnistRecipe, scaled_epochs
 from deep_compression.paper.settings import Mnist
 from deep_compression.settings import PACKAGE
 
@@ -33,49 +33,49 @@ if TYPE_CHECKING:
 
 def main(argv: Sequence[str] | None = None) -> int:
     line = cli.command_line("run_mnist.sh", argv)
-    return command(Mnist, lambda settings: run_rows(settings, line), argv, "run_mnist.sh", PACKAGE)
+    return command(Mnist, lambda settings: run_experiments(settings, line), argv, "run_mnist.sh", PACKAGE)
 
 
-def run_rows(settings: Mnist, line: str) -> None:
-    """All rows of all networks and seeds. line: the command as typed, for result files."""
+def run_experiments(options: Mnist, line: str) -> None:
+    """Compress all networks with all settings and seeds. line: the command line, for result files."""
     from common.data import load_data
-    from deep_compression.stages import chain
+    from deep_compression.stages import root_stage
 
-    set_threads(settings.run.threads)
-    device, data = choose_device(settings.run.device), load_data(settings.data)
-    data = data.holdout(HOLDOUT) if settings.holdout else data
-    first, workers = settings.repeat.seed, settings.data.workers
-    for arch in settings.arch:
-        course = COURSES[arch]
-        if settings.choice:
-            chosen = read_json(Path(settings.choice) / f"choice-{arch}.json")["chosen"]
-            course = replace(course, lossless=tuple(chosen["lossless"]))
-        course = shortened(course, settings.epochs_factor)
-        for seed in range(first, first + settings.seeds):
-            stage = chain(Path(settings.out) / f"{arch}-{seed}", data, device, seed, settings.repeat.force)
-            for row, folder in run_course(arch, course, stage, data, settings.rows, workers):
-                print(f"{arch}, seed {seed}, {row}: {one_line(folder)}", flush=True)
-                if settings.results:
-                    write_result(Path(settings.results), arch, row, seed, folder, line)
+    set_threads(options.run.threads)
+    device, data = choose_device(options.run.device), load_data(options.data)
+    data = data.holdout(HOLDOUT) if options.holdout else data
+    first, workers = options.repeat.seed, options.data.workers
+    for arch in options.arch:
+        recipe = MNIST_RECIPES[arch]
+        if options.settings_dir:
+            chosen = read_json(Path(options.settings_dir) / f"choice-{arch}.json")["chosen"]
+            recipe = replace(recipe, validated=tuple(chosen["validated"]))
+        recipe = scaled_epochs(recipe, options.epochs_factor)
+        for seed in range(first, first + options.seeds):
+            stage = root_stage(Path(options.out) / f"{arch}-{seed}", data, device, seed, options.repeat.force)
+            for settings, folder in compress_with(options.settings, arch, recipe, stage, data, workers):
+                print(f"{arch}, seed {seed}, {settings}: {summary(folder)}", flush=True)
+                if options.results:
+                    write_result(Path(options.results), arch, settings, seed, folder, line)
 
 
-def run_course(
-    arch: str, course: Course, stage: Stage, data: DataBundle, rows: Sequence[str], workers: int = 2
+def compress_with(
+    names: Sequence[str], arch: str, recipe: MnistRecipe, stage: Stage, data: DataBundle, workers: int = 2
 ) -> Iterator[tuple[str, Path]]:
-    """(row, folder of the encoded network) for each wanted row; the dense network and the first pruning serve both."""
+    """Compress with each of the settings; yield (settings, run folder). They share the dense network and the first pruning."""
     from deep_compression import stages
 
-    places = {row: replace(stage, folder=stage.folder / row) for row in ("paper", *rows)}
-    dense = train_dense(arch, course.dense, stage, data, "dense", workers)
-    pruned = stages.prune(dense, places["paper"], course.paper.prune, course.paper.prune_training)
-    for row in rows:
-        yield row, stages.compress(dense if row == "paper" else pruned, places[row], course.recipe(row))
+    places = {name: replace(stage, folder=stage.folder / name) for name in ("paper", *names)}
+    dense = train_dense(arch, recipe.dense, stage, data, "dense", workers)
+    pruned = stages.prune(dense, places["paper"], recipe.paper.pruning, recipe.paper.pruning_training)
+    for name in names:
+        yield name, stages.compress(dense if name == "paper" else pruned, places[name], recipe.compression(name))
 
 
 def train_dense(
     arch: str, training: TrainOptions, stage: Stage, data: DataBundle, name: str, workers: int = 2, **arguments: Any
 ) -> TrainedModel:
-    """Train the dense network in STAGE/NAME, unless that is done. arguments: of the network's constructor."""
+    """Train the dense network in STAGE/NAME, unless that is finished. arguments: of the network's constructor."""
     import torch
 
     from common.models import create_model
@@ -90,7 +90,8 @@ def train_dense(
     return read_trained_model(part.model_path, data, device=device, workers=workers)
 
 
-def one_line(folder: Path) -> str:
+def summary(folder: Path) -> str:
+    """Summarize errors, sizes and the compression ratio of a run."""
     metrics = read_json(folder / "metrics.json")
     dense, small = metrics["baseline"], metrics["compressed"]
     return (
@@ -99,15 +100,15 @@ def one_line(folder: Path) -> str:
     )
 
 
-def write_result(folder: Path, arch: str, row: str, seed: int, run: Path, command: str) -> None:
-    """One file for the README's tables: the run's metrics and its table layer by layer."""
-    from deep_compression.compressed import account
-    from deep_compression.report import as_json
+def write_result(folder: Path, arch: str, settings: str, seed: int, run: Path, command: str) -> None:
+    """Write a result file for the README's tables: the run's metrics and its size table by layer."""
+    from deep_compression.compressed import size_report
+    from deep_compression.size_tables import as_json
     from deep_compression.stages import ENCODED
 
-    found = account(run / ENCODED)
-    record = {**read_json(run / "metrics.json"), "row": row, "command": command, "report": as_json(found)}
-    write_json(folder / f"mnist-{arch}-{row}-seed{seed}.json", record)
+    report = as_json(size_report(run / ENCODED))
+    record = {**read_json(run / "metrics.json"), "settings": settings, "command": command, "report": report}
+    write_json(folder / f"mnist-{arch}-{settings}-seed{seed}.json", record)
 
 
 if __name__ == "__main__":

@@ -1,20 +1,20 @@
-"""The paper's numbers (arXiv 1510.00149, tables 1 to 5), for tables that put ours beside them."""
+"""Published results (arXiv 1510.00149, tables 1 to 5), for comparison in the README's tables."""
 
 from typing import Any
 
-# network: (reference error %, compressed error %, KB before, KB after, rate)
+# network: (reference error (%), compressed error (%), KB before, KB after, compression ratio)
 TABLE_1 = {
     "lenet300_100": (1.64, 1.58, 1070, 27, 40),
     "lenet5": (0.80, 0.74, 1720, 44, 39),
     "AlexNet": (42.78, 42.78, 240_000, 6_900, 35),
     "VGG-16": (31.50, 31.17, 552_000, 11_300, 49),
 }
-TOP5 = {"AlexNet": (19.73, 19.70), "VGG-16": (11.32, 10.91)}  # reference error %, compressed error %
-# The original code's README (VGG-19 with batch norm on CIFAR-10): top-1 by stage; k: values that a layer's weights share.
-SEED_VGG19 = {"dense": 92.22, "25 rounds of pruning": 92.18, "k = 4": 90.93, "k = 9": 91.86, "k = 13": 92.23}
+TOP5 = {"AlexNet": (19.73, 19.70), "VGG-16": (11.32, 10.91)}  # reference error (%), compressed error (%)
+# The original code's README (VGG-19 with batch norm on CIFAR-10): top-1 (%) by stage; k: number of shared values per layer.
+ORIGINAL_VGG19 = {"dense": 92.22, "25 rounds of pruning": 92.18, "k = 4": 90.93, "k = 9": 91.86, "k = 13": 92.23}
 TITLES = {"lenet300_100": "LeNet-300-100", "lenet5": "LeNet-5", "resnet20": "ResNet-20", "resnet56": "ResNet-56"}
 
-# layer: (weights, weights% P, weight bits P+Q, P+Q+H, index bits P+Q, P+Q+H, rate % P+Q, P+Q+H)
+# layer: (weights, weights% P, weight bits P+Q, P+Q+H, index bits P+Q, P+Q+H, compressed size (%) P+Q, P+Q+H)
 TABLE_2 = {  # LeNet-300-100
     "fc1": ("235K", 8, 6, 4.4, 5, 3.7, 3.1, 2.32),
     "fc2": ("30K", 9, 6, 4.4, 5, 4.3, 3.8, 3.04),

@@ -1,4 +1,4 @@
-"""Options of the experiments and figures behind the README: nothing here imports torch."""
+"""Options of the experiments and plots of the README. This module does not import torch."""
 
 from __future__ import annotations
 
@@ -10,40 +10,42 @@ from common.options import DataOptions, RepeatOptions, RunOptions
 from common.settings import REQUIRED, option, section, settings
 
 if TYPE_CHECKING:
-    from deep_compression.plan import Recipe
+    from deep_compression.compression_recipe import CompressionRecipe
 
 HOME = Path(__file__).resolve().parents[3]  # the package's folder in a checkout
 LENETS = ("lenet300_100", "lenet5")
-ROWS = ("paper", "lossless", "best")  # of the table of MNIST
+SETTINGS = ("paper", "validated", "smallest")  # of the LeNets on MNIST
 
 
 @settings
 class Mnist:
-    """The paper's LeNet rows on MNIST."""
+    """Compress the LeNets on MNIST with the paper's settings and with two smaller ones."""
 
     arch: list[str] = option([*LENETS], "networks", choices=LENETS)
-    seeds: int = option(5, "number of seeds, from --seed on", type=positive_int)
-    rows: list[str] = option([*ROWS], "rows of the table", choices=ROWS)
+    seeds: int = option(5, "number of random seeds, starting at --seed", type=positive_int)
+    settings: list[str] = option([*SETTINGS], "compression settings", choices=SETTINGS)
     out: str = option("runs/mnist", "folder of the run folders")
-    results: str | None = option(None, "folder for one JSON file per row and seed; none if not given")
-    holdout: bool = option(False, "measure on a sixth of the training images, for choices")
-    choice: str | None = option(
-        None, "folder of choice-ARCH.json: settings of the row lossless other than the built-in ones"
+    results: str | None = option(None, "folder for one JSON file per setting and seed")
+    holdout: bool = option(
+        False, "hold out a sixth of the training images and measure on them instead of the test images"
     )
-    epochs_factor: float = option(1.0, "multiplies all numbers of epochs, for a quick look")
+    settings_dir: str | None = option(
+        None, "folder of choice-ARCH.json, which replaces the built-in settings validated"
+    )
+    epochs_factor: float = option(1.0, "factor of all numbers of epochs, for quick trials")
     data: DataOptions = section(DataOptions, dataset="mnist")
     run: RunOptions = section(RunOptions)
     repeat: RepeatOptions = section(RepeatOptions)
 
 
 @settings
-class Choose:
-    """Choose settings on held-out images."""
+class SelectSettings:
+    """Select settings of the LeNets by the error on held-out training images."""
 
     arch: list[str] = option([*LENETS], "networks", choices=LENETS)
-    no_lossless: bool = option(False, "leave the row lossless, most of the time, out")
+    skip_validated: bool = option(False, "skip the selection of the settings validated, which takes most of the time")
     out: str = option("runs/choice", "folder of the run folders")
-    results: str | None = option(None, "folder for one JSON file per network; none if not given")
+    results: str | None = option(None, "folder for one JSON file per network")
     data: DataOptions = section(DataOptions, dataset="mnist")
     run: RunOptions = section(RunOptions)
     repeat: RepeatOptions = section(RepeatOptions)
@@ -51,18 +53,18 @@ class Choose:
 
 @settings
 class Cifar10:
-    """Accuracy against file size on CIFAR-10, from the networks that `common.fetch` gets."""
+    """Measure accuracy against file size on CIFAR-10 for a pretrained network."""
 
     arch: str = option("resnet20", "network")
-    weights: str = option(REQUIRED, "its trained weights, or a checkpoint")
-    densities: list[float] = option([0.5, 0.3], "fractions of the weights that remain", type=fraction)
+    weights: str = option(REQUIRED, "trained weights or checkpoint of the network")
+    densities: list[float] = option([0.5, 0.3], "fractions of the weights to keep", type=fraction)
     bits: list[int] = option([5], "bits per weight", type=positive_int)
-    epochs: int = option(10, "epochs after pruning")
-    learning_rate: float = option(0.02, "at their start; falls to zero as a cosine")
-    share_epochs: int = option(1, "epochs of training the centroids")
-    gradual: bool = option(False, "each density starts from the network of the one before, not from the dense one")
+    epochs: int = option(10, "number of epochs after pruning")
+    learning_rate: float = option(0.02, "initial learning rate (cosine schedule to zero)")
+    quantize_epochs: int = option(1, "number of epochs of centroid training")
+    gradual: bool = option(False, "prune from density to density, instead of from the dense network to each density")
     out: str = option("runs/cifar10", "folder of the run folders")
-    results: str | None = option(None, "folder for one JSON file per network; none if not given")
+    results: str | None = option(None, "folder for one JSON file per network")
     amp: bool = option(False, "automatic mixed precision (bfloat16)")
     data: DataOptions = section(DataOptions, dataset="cifar10")
     run: RunOptions = section(RunOptions)
@@ -72,23 +74,23 @@ class Cifar10:
         for bits in self.bits:
             self.recipe(self.densities[0], bits)
 
-    def recipe(self, density: float, bits: int) -> Recipe:
-        """One round to a global density, retraining, equally spaced centroids, a short training of those."""
+    def recipe(self, density: float, bits: int) -> CompressionRecipe:
+        """Return the recipe: one round to a global density, retraining, equally spaced centroids, short centroid training."""
         from common.training.options import TrainOptions
-        from deep_compression.plan import PrunePlan, Recipe, SharePlan
+        from deep_compression.compression_recipe import CompressionRecipe, PruningPlan, QuantizationPlan
 
-        return Recipe(
-            PrunePlan("global-density", (density,)),
+        return CompressionRecipe(
+            PruningPlan("global-density", (density,)),
             TrainOptions(self.epochs, 128, self.learning_rate, 0.9, 5e-4, nesterov=True, amp=self.amp),
-            SharePlan(conv_bits=bits, fc_bits=bits, lloyd_steps=0, rounding="bfloat16"),
-            TrainOptions(self.share_epochs, 128, 1e-4, 0.9, 0.0, optimizer="adam", amp=self.amp),
+            QuantizationPlan(conv_bits=bits, fc_bits=bits, lloyd_steps=0, rounding="bfloat16"),
+            TrainOptions(self.quantize_epochs, 128, 1e-4, 0.9, 0.0, optimizer="adam", amp=self.amp),
         )
 
 
 @settings
-class Figures:
-    """The plots of the README, from result files."""
+class MakePlots:
+    """Draw the README's plots from result files."""
 
     out: str = option(str(HOME / "results"), "folder of the plots")
     docs: str = option(str(HOME / "docs"), "folder of the plot of weights")
-    weights: str | None = option(None, "count the weights of this run again", metavar="FOLDER")
+    weights: str | None = option(None, "run folder whose weights are counted first", metavar="FOLDER")
