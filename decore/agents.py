@@ -1,6 +1,6 @@
-"""The seed's module of this name: agents and how they are attached."""
+"""Module ``agents`` of the original code: agents and a function that attaches them."""
 
 from decore import Agents
-from decore.seed_names import Agent, attach_agents
+from decore.original_api import Agent, attach_agents
 
 __all__ = ["Agent", "Agents", "attach_agents"]

@@ -1,4 +1,4 @@
-"""The seed's module of this name: its modified VGG-16."""
+"""Module ``models`` of the original code: its modified VGG-16."""
 
 from functools import partial
 

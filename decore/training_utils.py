@@ -1,5 +1,5 @@
-"""The seed's module of this name: one epoch of joint training, and validation."""
+"""Module ``training_utils`` of the original code: one epoch of joint training, and validation."""
 
-from decore.seed_names import train, validate
+from decore.original_api import train, validate
 
 __all__ = ["train", "validate"]

@@ -1,4 +1,4 @@
-"""Fine-tune a pruned network on CIFAR-10; see README.md."""
+"""Prune and fine-tune a network on CIFAR-10; see README.md."""
 
 import sys
 

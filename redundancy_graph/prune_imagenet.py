@@ -1,4 +1,4 @@
-"""Fine-tune a pruned network on ImageNet; see README.md."""
+"""Prune and fine-tune a network on ImageNet; see README.md."""
 
 import sys
 

@@ -45,7 +45,19 @@ MODULES: dict[str, dict[str, str]] = {
 OPTIONS: dict[str, dict[str, str]] = {
     "common": {},
     "compare": {"--baseline": "--checkpoint", "--figure": "--metric"},
-    "decore": {},
+    "decore": {
+        "--pictures": "--policy-images",
+        "--test-pictures": "--test-images",
+        "--baseline": "--reward-baseline",
+        "--init": "--agent-init",
+        "--refresh": "--bn-images",
+        "--weigh-macs": "--reward-by-macs",
+        "--slack": "--accuracy-margin",
+        "--reward-top": "--reward-topk",
+        "--top": "--reward-topk",  # in configurations only
+        "--drop": "--drop-fractions",
+        "--random-orders": "--random-trials",
+    },
     "deep_compression": {
         "--alive": "--std-of-nonzero",
         "--choice": "--settings-dir",
@@ -66,7 +78,10 @@ OPTIONS: dict[str, dict[str, str]] = {
         "--solve-with": "--reconstruction-images",
         "--streams": "--residual",
     },
-    "redundancy_graph": {},
+    "redundancy_graph": {
+        "--decider": "--similarity-layer",
+        "--pictures": "--images",  # of benchmarks/similarity.py
+    },
     "rewarded_metapruning": {
         "--beside": "--also-train",
         "--pictures": "--train-images",
@@ -98,14 +113,14 @@ VALUES: dict[str, dict[str, dict[str, str]]] = {
         },
         "--score": {"measured": "output-change"},
     },
-    "redundancy_graph": {},
+    "redundancy_graph": {"--similarity-layer": {"nearest": "first"}},
     "rewarded_metapruning": {},
 }
 # {package: {key of a result file: its name today}}
 KEYS: dict[str, dict[str, str]] = {
     "common": {},
     "compare": {},
-    "decore": {},
+    "decore": {"pictures": "images", "deviation": "std"},
     "deep_compression": {
         "lossless": "validated",
         "pictures": "images",
@@ -119,7 +134,7 @@ KEYS: dict[str, dict[str, str]] = {
         "refused": "unreachable",
         "test_pictures": "test_images",
     },
-    "redundancy_graph": {},
+    "redundancy_graph": {"absorbed": "merged", "ours": "this repository"},
     "rewarded_metapruning": {
         "claimed": "published",
         "judged_top1": "candidate_top1",
@@ -132,6 +147,16 @@ KEY_VALUES: dict[str, dict[str, dict[str, str]]] = {
     "deep_compression": {
         "settings": {"best": "smallest", "lossless": "validated"},
         "what": {"lossless": "validated"},
+    },
+}
+# {package: {text of a benchmark's result: its wording today}}
+TEXTS: dict[str, dict[str, str]] = {
+    "redundancy_graph": {
+        "similarity and selection, 64 filters of 32x32, 100 pictures": "similarity and selection, 64 filters of 32x32, 100 images",
+        "1000 pictures": "1000 images",
+        "augmented pictures (B6)": "augmented images (B6)",
+        "all layers of a stream decide": "all layers of a residual stream",
+        "maps by position (B2)": "feature maps by position (B2)",
     },
 }
 # {package: {part of a result file's name: its name today}}
@@ -212,6 +237,7 @@ def migrated(content: Any, package: str, in_options: bool = False) -> Any:
             if isinstance(value, str):
                 value = _value(package, f"--{key}", value)
                 value = KEY_VALUES.get(package, {}).get(key, {}).get(value, value)
+                value = TEXTS.get(package, {}).get(value, value)
         found[key] = migrated(value, package, in_options or key in ("options", "config", "settings"))
     return found
 

@@ -1,8 +1,8 @@
-"""The networks of the paper's CIFAR-10 table, end to end at small scale: train, agents, cut, fine-tuning, a row each.
+"""Train, prune and fine-tune the networks of the paper's CIFAR-10 table at small scale, and print one table row each.
 
     python benchmarks/every_network.py [--networks vgg16 resnet110 densenet40] [--dataset digits] [--target-macs 0.7]
 
-What is finished is skipped; ``python -m decore.paper.tables --add RUN_FOLDER ...`` keeps the rows. Beneath each stand the published ones.
+Finished runs are skipped. ``python -m decore.paper.tables --add RUN_FOLDER ...`` keeps the results. Published rows are printed below each.
 """
 
 import argparse
@@ -13,7 +13,7 @@ from pathlib import Path
 from common import train
 from common.markdown import padded
 from common.runs import METRICS, read_json
-from decore.paper.tables import end_to_end
+from decore.paper.tables import tabulate_runs
 from decore.settings import main_prune
 
 NETWORKS = ("vgg16", "resnet56", "resnet110", "densenet40")
@@ -24,12 +24,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=list(NETWORKS))
     parser.add_argument("--dataset", default="digits")
     parser.add_argument("--dataset-dir", default=None)
-    parser.add_argument("--epochs", type=int, default=12, help="of the dense network's training")
+    parser.add_argument("--epochs", type=int, default=12, help="epochs of the dense network's training")
     parser.add_argument("--policy-epochs", type=int, default=4)
     parser.add_argument("--finetune-epochs", type=int, default=3)
-    parser.add_argument("--pictures", type=int, default=400, help="of the policy phase")
+    parser.add_argument("--policy-images", type=int, default=400, help="number of training images in the policy phase")
     parser.add_argument(
-        "--init", type=float, default=3.0, help="weight of a fresh agent; less than the paper's 6.9 for few steps"
+        "--agent-init",
+        type=float,
+        default=3.0,
+        help="initial weight of every agent; less than the paper's 6.9 because there are few steps",
     )
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--target-macs", type=float, default=0.7)
@@ -40,12 +43,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     runs = []
     for arch in args.networks:
         runs.append(one_network(arch, args))
-    print(padded(end_to_end(runs)))
+    print(padded(tabulate_runs(runs)))
     return 0
 
 
 def one_network(arch: str, args: argparse.Namespace) -> dict:
-    """Train it, prune it with the two commands that everybody uses; the finished run's metrics."""
+    """Train and prune a network with the public commands, and return the metrics of the finished run."""
     out, penalty = Path(args.out), "auto"
     shared = [
         "--arch",
@@ -61,18 +64,28 @@ def one_network(arch: str, args: argparse.Namespace) -> dict:
     shared += ["--amp"] if args.amp else []
     dense = out / f"{arch}-dense"
     recipe = ["--learning-rate", "0.05", "--weight-decay", "5e-4", "--nesterov"]
-    recipe += ["--warmup-epochs", str(min(1.0, args.epochs / 2))]  # four epochs without these left ResNet-110 at chance
+    recipe += [
+        "--warmup-epochs",
+        str(min(1.0, args.epochs / 2)),
+    ]  # without these, ResNet-110 is at chance level after four epochs
     _done(train.main([*shared, "--epochs", str(args.epochs), *recipe, "--out", str(dense)]))
-    words = ["--checkpoint", str(dense / "model.safetensors"), "--penalty", penalty, "--pictures", str(args.pictures)]
+    words = [
+        "--checkpoint",
+        str(dense / "model.safetensors"),
+        "--penalty",
+        penalty,
+        "--policy-images",
+        str(args.policy_images),
+    ]
     words += ["--epochs", str(args.policy_epochs + args.finetune_epochs), "--policy-epochs", str(args.policy_epochs)]
     words += [
         "--agents-learning-rate",
         "0.3",
-        "--init",
-        str(args.init),
+        "--agent-init",
+        str(args.agent_init),
         "--no-augment",
-        "--refresh",
-        str(args.pictures),
+        "--bn-images",
+        str(args.policy_images),
     ]
     words += ["--target-macs", str(args.target_macs), "--saved-dir", str(out)]
     _done(main_prune([*shared, *words]))

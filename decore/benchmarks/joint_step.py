@@ -1,12 +1,12 @@
-"""A joint DECORE step against a plain training step: ResNet-56, batch 64, one process.
+"""Time of a joint DECORE step compared with a plain training step: ResNet-56, batch 64, one process.
 
     python benchmarks/joint_step.py [--threads 2] [--repeats 9] [--arch resnet56] [--amp]
 
-plain   common.training's step on cross-entropy
-joint   the same step under masks, with the agents' actions, rewards and Adam
-agents  the agents' own work alone: actions, rewards, their loss, its gradient, Adam
+plain   step of common.training with cross-entropy
+joint   the same step under masks, with actions, rewards and the optimizer step of the agents
+agents  the work of the agents alone: actions, rewards, loss, gradient, optimizer step
 
-The three are interleaved; medians. Ceilings: joint / plain 1.25, agents / plain 0.05.
+The three are timed alternately. Upper bounds of the medians' ratios: joint / plain 1.25, agents / plain 0.05.
 """
 
 import argparse
@@ -22,8 +22,8 @@ from common.reporting.benchmark import BenchmarkValue, time_interleaved, write_b
 from common.training import Hooks, TrainOptions, make_optimizer
 from common.training.step import Step
 from decore import Agents
-from decore.plan import PolicyOptions
 from decore.policy import PolicyTraining
+from decore.policy_options import PolicyOptions
 
 
 def main() -> None:
@@ -33,7 +33,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=9)
     parser.add_argument("--amp", action="store_true", help="bfloat16")
-    parser.add_argument("--json", help="write the series and ratios to this file too")
+    parser.add_argument("--json", help="file for series and ratios")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     sides = make_sides(args.arch, args.batch_size, args.amp)
@@ -41,11 +41,11 @@ def main() -> None:
     medians = {name: statistics.median(series) for name, series in times.items()}
     rows = [[name, f"{medians[name]:.1f}", " ".join(f"{t:.0f}" for t in times[name])] for name in sides]
     print(markdown_table(["side", "ms per step (median)", "all"], rows))
-    what = f"{args.arch}, batch {args.batch_size}{', bfloat16' if args.amp else ''}"
+    case = f"{args.arch}, batch {args.batch_size}{', bfloat16' if args.amp else ''}"
     against = "a plain training step"
     ratios = [
-        BenchmarkValue(f"joint step, {what}", against, medians["joint"] / medians["plain"], 1.25, at_most=True),
-        BenchmarkValue(f"agents' own work, {what}", against, medians["agents"] / medians["plain"], 0.05, at_most=True),
+        BenchmarkValue(f"joint step, {case}", against, medians["joint"] / medians["plain"], 1.25, at_most=True),
+        BenchmarkValue(f"agents' own work, {case}", against, medians["agents"] / medians["plain"], 0.05, at_most=True),
     ]
     for ratio in ratios:
         print(f"{ratio.what} / {ratio.against}: {ratio.value:.3f} (at most {ratio.bound:g}), {args.threads} threads")
@@ -78,8 +78,8 @@ def make_sides(arch: str, batch_size: int, amp: bool):
     training, logits = trainings[0], torch.randn(batch_size, 10)
 
     def agents_alone() -> None:
-        actions = training.agents.draw(batch.indices, 0, 0)
-        training._observe(actions, logits, batch)
+        actions = training.agents.sample_for_examples(batch.indices, 0, 0)
+        training._record(actions, logits, batch)
         training.step_agents()
 
     return {"plain": lambda: plain(batch, 0.01), "joint": lambda: joint(batch, 0.01), "agents": agents_alone}

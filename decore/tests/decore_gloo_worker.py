@@ -1,4 +1,4 @@
-"""Run under torchrun by test_decore_policy.py: two processes train network and agents, the main one saves."""
+"""Worker started with torchrun by test_decore_policy.py: two processes train network and agents, and rank 0 saves them."""
 
 import sys
 from dataclasses import replace
@@ -14,43 +14,43 @@ from common.distributed import is_main, process_group
 from common.testing import split_batches
 from common.training import TrainOptions
 from decore import Agents
-from decore.plan import PolicyOptions
 from decore.policy import train_policy
+from decore.policy_options import PolicyOptions
 
 RECIPE = TrainOptions(epochs=2, batch_size=50, learning_rate=0.05, momentum=0.0, weight_decay=0.0, schedule="constant")
 PLAIN = PolicyOptions(penalty=2.0, learning_rate=0.01)
 CASES = {
     "with_norm": (small_net, PLAIN),
-    "without_norm": (without_norm, replace(PLAIN, baseline=True, entropy=0.01)),
-    "frozen": (without_norm, replace(PLAIN, frozen=True, baseline=True, entropy=0.01)),
+    "without_norm": (without_norm, replace(PLAIN, reward_baseline=True, entropy=0.01)),
+    "frozen": (without_norm, replace(PLAIN, frozen=True, reward_baseline=True, entropy=0.01)),
 }
-PICTURES = 125  # the last batch of 25 splits into 13 and 12
+IMAGES = 125  # the last batch of 25 splits into 13 and 12
 
 
 def train_case(name: str) -> tuple[nn.Module, Agents]:
     make, options = CASES[name]
     model = make()
     agents, cost = agents_and_cost(model)
-    train_policy(model, agents, digits(PICTURES), RECIPE, options, cost, seed=1)
+    train_policy(model, agents, digits(IMAGES), RECIPE, options, cost, seed=1)
     return model, agents
 
 
-def two_halves_in_one_process() -> tuple[nn.Module, Agents]:
-    """Forward both halves of each batch by themselves, add the gradients of network and agents."""
+def train_on_split_batches() -> tuple[nn.Module, Agents]:
+    """Train in one process: forward both halves of each batch separately and add the gradients of network and agents."""
     model = small_net().train()
     agents, _ = agents_and_cost(model)
     adam = torch.optim.Adam(agents.parameters(), lr=PLAIN.learning_rate)
     for epoch in range(RECIPE.epochs):
-        for pair in split_batches(digits(PICTURES), 50, epoch):
+        for pair in split_batches(digits(IMAGES), 50, epoch):
             model.zero_grad()
             adam.zero_grad()
             for part in pair:
-                actions = agents.draw(part.indices, 1, epoch)
+                actions = agents.sample_for_examples(part.indices, 1, epoch)
                 with agents.masked(model, actions):
                     logits = model(part.images)
                 (F.cross_entropy(logits, part.labels, reduction="sum") / part.global_size).backward()
-                share = len(actions) / part.global_size
-                (share * agents.loss(actions, logits.argmax(1) == part.labels, PLAIN.penalty)).backward()
+                fraction = len(actions) / part.global_size
+                (fraction * agents.loss(actions, logits.argmax(1) == part.labels, PLAIN.penalty)).backward()
             adam.step()
             with torch.no_grad():
                 for p in model.parameters():

@@ -1,4 +1,4 @@
-"""Small networks and pictures that several test files use."""
+"""Small networks and images for several test files."""
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +11,7 @@ from decore import Agents
 
 
 def small_net(classes: int = 10) -> nn.Module:
-    """Two groups of channels, 6 and 12, with batch norm; a forward of 32x32 pictures takes no time."""
+    """Build a network with two channel groups (6 and 12) and batch norm, fast on 32x32 images."""
     torch.manual_seed(0)
     return nn.Sequential(
         nn.Conv2d(3, 6, 5, stride=4),
@@ -41,9 +41,9 @@ def agents_and_cost(model: nn.Module, init: float = 2.0) -> tuple[Agents, WidthC
 
 
 def trained_resnet(train: int = 60, test: int = 20) -> TrainedModel:
-    """A ResNet-20 with random weights on random pictures."""
+    """Create a ResNet-20 with random weights and random images."""
     return TrainedModel("resnet20", random_network("resnet20"), noise_bundle(train, test))
 
 
-def flat(module: nn.Module) -> Tensor:
+def flatten_state(module: nn.Module) -> Tensor:
     return torch.cat([t.double().flatten() for t in module.state_dict().values()])

@@ -1,4 +1,4 @@
-"""The commands end to end on small data: run folders, resumption of phases, several penalties, section 5, the seed's names."""
+"""Commands end to end on small data: run folders, reuse of phases, several penalties, section 5, API of the original code."""
 
 import csv
 import json
@@ -23,9 +23,9 @@ from common.trained_model import read_trained_model
 from common.training import TrainOptions
 from decore import investigate, method, policy_stage
 from decore.agents import Agents
+from decore.original_api import BINARY_INV, attach_agents, train, validate
 from decore.paper import tables
-from decore.plan import Plan, PolicyOptions
-from decore.seed_names import BINARY_INV, attach_agents, train, validate
+from decore.policy_options import DecoreOptions, PolicyOptions
 from decore.settings import PruneModel, main_investigate, main_prune
 
 HOME = Path(__file__).resolve().parents[1]
@@ -33,7 +33,7 @@ HOME = Path(__file__).resolve().parents[1]
 
 @pytest.fixture(scope="module", autouse=True)
 def no_latency():
-    """A measurement of times takes time and shows nothing here."""
+    """Skip latency measurements, which are slow and not tested here."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
             "common.pipeline.latency_ms", lambda models, *args, **kwargs: {name: {"64": 1.0} for name in models}
@@ -43,24 +43,35 @@ def no_latency():
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
-    """Pictures of two classes and a ResNet-20 with random weights."""
+    """Images of two classes and a ResNet-20 with random weights."""
     root = tmp_path_factory.mktemp("decore")
-    write_image_folder(root / "pictures", train=16, test=6)
+    write_image_folder(root / "images", train=16, test=6)
     torch.manual_seed(0)
     save_model(root / "net.safetensors", create_model("resnet20", num_classes=2))
     return root
 
 
 def words(place, *more: str) -> list[str]:
-    network = ["--checkpoint", str(place / "net.safetensors"), "--dataset", f"folder:{place / 'pictures'}"]
-    return [*network, "--device", "cpu", "--batch-size", "4", "--agents-learning-rate", "0.3", "--init", "2", *more]
+    network = ["--checkpoint", str(place / "net.safetensors"), "--dataset", f"folder:{place / 'images'}"]
+    return [
+        *network,
+        "--device",
+        "cpu",
+        "--batch-size",
+        "4",
+        "--agents-learning-rate",
+        "0.3",
+        "--agent-init",
+        "2",
+        *more,
+    ]
 
 
 def prune_words(place, *more: str) -> list[str]:
-    return words(place, "--epochs", "3", "--policy-epochs", "2", "--refresh", "16", *more)
+    return words(place, "--epochs", "3", "--policy-epochs", "2", "--bn-images", "16", *more)
 
 
-def test_a_run_leaves_its_folder_and_a_second_call_skips_it(place, tmp_path, capsys):
+def test_run_writes_folder_and_second_call_skips_it(place, tmp_path, capsys):
     options = prune_words(place, "--saved-dir", str(tmp_path), "--penalty", "0", "--target-macs", "0.7", "--plots")
     assert main_prune(options) == 0
     folder, policy = tmp_path / "resnet20-0-macs0.7", tmp_path / "resnet20-0-policy"
@@ -99,23 +110,23 @@ def test_a_run_leaves_its_folder_and_a_second_call_skips_it(place, tmp_path, cap
     assert {p: p.stat().st_mtime_ns for p in before} == before
 
 
-def test_the_papers_schedule_is_the_default_and_its_share_that_of_others():
+def test_default_schedule_is_the_papers_and_scales_with_epochs():
     for more, expected in (([], (260, 40)), (["--epochs", "30"], (26, 4)), (["--policy-epochs", "7"], (7, 293))):
-        plan = parse(PruneModel, more).plan(50.0)
-        assert (plan.policy_recipe.epochs, plan.recipe.epochs) == expected
-    assert plan.policy.learning_rate == 0.01 and plan.init == 6.9 and plan.recipe.batch_size == 256
+        options = parse(PruneModel, more).decore_options(50.0)
+        assert (options.policy_recipe.epochs, options.recipe.epochs) == expected
+    assert options.policy.learning_rate == 0.01 and options.agent_init == 6.9 and options.recipe.batch_size == 256
 
 
-def test_another_cut_goes_on_from_the_same_policy(place, tmp_path, monkeypatch, capsys):
+def test_another_target_reuses_policy(place, tmp_path, monkeypatch, capsys):
     options = prune_words(place, "--saved-dir", str(tmp_path), "--penalty", "0")
     assert main_prune(options) == 0
-    monkeypatch.setattr(policy_stage, "train_policy", None)  # would fail if it were called again
+    monkeypatch.setattr(policy_stage, "train_policy", None)  # a second call would fail
     assert main_prune([*options, "--target-macs", "0.6"]) == 0
     assert main_prune([*options, "--target-macs", "0.6", "--finetune-learning-rate", "0.5"]) == 2
     assert "--finetune" in capsys.readouterr().err
 
 
-def test_several_penalties_give_a_run_each_and_one_plot(place, tmp_path):
+def test_several_penalties_produce_runs_and_one_plot(place, tmp_path):
     options = prune_words(
         place, "--saved-dir", str(tmp_path), "--penalty", "0", "auto", "--freeze", "--target-macs", "0.8"
     )
@@ -124,38 +135,40 @@ def test_several_penalties_give_a_run_each_and_one_plot(place, tmp_path):
     for label in ("resnet20-0-macs0.8", "resnet20-auto-macs0.8"):
         assert (tmp_path / label / "metrics.json").is_file() and (tmp_path / f"{label}.log").is_file()
     auto = read_json(tmp_path / "resnet20-auto-policy" / "metrics.json")["penalty"]
-    asked = auto / (1 + auto)
-    assert asked < 0.995  # at least the slack below the dense network's accuracy
+    required = auto / (1 + auto)
+    assert required < 0.995  # at least the margin below the dense network's accuracy
     policy = load_model(tmp_path / "resnet20-auto-policy" / "model.safetensors").state_dict()
     dense = load_model(place / "net.safetensors").state_dict()
     assert all(torch.equal(policy[name], tensor) for name, tensor in dense.items())  # frozen
 
 
-def test_the_fitted_penalty_asks_for_slack_less_than_the_accuracy(monkeypatch):
+def test_fitted_penalty_requires_accuracy_minus_margin(monkeypatch):
     monkeypatch.setattr(policy_stage, "_training_accuracy", lambda *arguments: 0.997)
     trained = trained_resnet(train=20, test=20)
-    penalty = policy_stage.fitted_penalty(trained, trained.data.train, Plan(slack=0.02), lambda line: None)
+    penalty = policy_stage.fit_penalty(
+        trained, trained.data.train, DecoreOptions(accuracy_margin=0.02), lambda line: None
+    )
     assert penalty / (1 + penalty) == pytest.approx(0.977)
 
 
-def test_a_holdout_never_shows_the_test_pictures(place, tmp_path):
+def test_holdout_replaces_test_images(place, tmp_path):
     options = prune_words(place, "--saved-dir", str(tmp_path), "--penalty", "0", "--holdout", "0.25")
     assert main_prune(options) == 0
-    data = load_dataset(f"folder:{place / 'pictures'}")
+    data = load_dataset(f"folder:{place / 'images'}")
     config = read_json(tmp_path / "resnet20-0" / "config.json")
     assert config["data_fingerprint"] == data.holdout(0.25, 0).fingerprint != data.fingerprint
 
 
-def test_the_refreshed_statistics_are_those_of_the_cut_network(tmp_path):
-    """Batch norm after the cut holds the mean and variance of what it reads on the pictures."""
+def test_recalibrated_statistics_are_of_pruned_network(tmp_path):
+    """After pruning, batch norm holds mean and variance of its inputs on the training images."""
     trained = trained_resnet()
     recipe = TrainOptions(epochs=1, batch_size=30)
-    plan = Plan(PolicyOptions(penalty=0.0, frozen=True), recipe, recipe, target_macs=0.7, refresh=60)
+    options = DecoreOptions(PolicyOptions(penalty=0.0, frozen=True), recipe, recipe, target_macs=0.7, bn_images=60)
     stage = open_stage(tmp_path, "test", {}, log=lambda line: None)
-    policy = policy_stage.policy_phase(trained, plan, stage)
+    policy = policy_stage.run_policy_phase(trained, options, stage)
     with torch.no_grad():
         policy.agents.weight.normal_(3, 1, generator=torch.Generator().manual_seed(0))
-    _, kept = method.cut(policy, plan, Target(0.7))
+    _, kept = method.select_channels(policy, options, Target(0.7))
     smaller = apply_decision(trained, Decision(kept, policy.model, images_for_recalibration(trained, 60, 0)))
     seen = []
     smaller.conv1.register_forward_hook(lambda module, inputs, output: seen.append(output.double()))
@@ -167,9 +180,11 @@ def test_the_refreshed_statistics_are_those_of_the_cut_network(tmp_path):
     assert not torch.allclose(smaller.bn1.running_mean, dense[kept["conv1"]], atol=1e-3)
 
 
-def test_section_5(place, tmp_path, capsys):
-    options = words(place, "--epochs", "2", "--saved-dir", str(tmp_path), "--penalty", "5", "--drop", "0", "0.2", "0.5")
-    assert main_investigate([*options, "--random-orders", "2"]) == 0
+def test_investigation_writes_curves(place, tmp_path, capsys):
+    options = words(
+        place, "--epochs", "2", "--saved-dir", str(tmp_path), "--penalty", "5", "--drop-fractions", "0", "0.2", "0.5"
+    )
+    assert main_investigate([*options, "--random-trials", "2"]) == 0
     folder = tmp_path / "resnet20-5-policies"
     metrics = read_json(folder / "metrics.json")
     assert {p.name for p in folder.iterdir()} == {
@@ -180,13 +195,13 @@ def test_section_5(place, tmp_path, capsys):
     }
     for name, points in metrics["curves"].items():
         assert [round(p["dropped"] * 448) for p in points] == [0, 90, 224]
-        assert all(("deviation" in p) == (name == "random" and p["dropped"] > 0) for p in points)
+        assert all(("std" in p) == (name == "random" and p["dropped"] > 0) for p in points)
         assert points[0]["top1"] == metrics["curves"]["low"][0]["top1"]
     assert "lowest first" in capsys.readouterr().out
-    assert main_investigate([*options, "--random-orders", "2"]) == 0
+    assert main_investigate([*options, "--random-trials", "2"]) == 0
 
 
-def test_drop_orders_follow_the_weights_and_empty_no_layer():
+def test_drop_orders_follow_weights_and_keep_one_channel_per_layer():
     trained = trained_resnet()
     agents = Agents(trained.model, trained.example)
     weights = torch.randn(448, generator=torch.Generator().manual_seed(0))
@@ -194,23 +209,26 @@ def test_drop_orders_follow_the_weights_and_empty_no_layer():
     assert len(low) == 448 - len(agents.groups)
     assert (weights[low].diff() >= 0).all() and (weights[high].diff() <= 0).all()
     for order in (low, high):
-        left = agents.by_name(investigate.without(order, 448))
+        left = agents.split(investigate.mask_without(order, 448))
         assert all(int(mask.sum()) == 1 for mask in left.values())
 
 
-def test_compare_finds_the_method_and_gets_a_network_of_the_budget(tmp_path):
+def test_method_is_an_entry_point_and_meets_target(tmp_path):
     trained = trained_resnet(train=64)
     save_model(tmp_path / "net.safetensors", trained.model)
     found = methods()["decore"]
-    how = {"recipe": TrainOptions(epochs=1, batch_size=32), "seed": 1}
+    arguments = {"recipe": TrainOptions(epochs=1, batch_size=32), "seed": 1}
     start = read_trained_model(tmp_path / "net.safetensors", trained.data)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("decore.method.SEEN", 640)
-        metrics = run_method(found, start, 0.7, tmp_path / "run", **how)
+        patch.setattr("decore.method.EXAMPLES_SEEN", 640)
+        metrics = run_method(found, start, 0.7, tmp_path / "run", **arguments)
         file = tmp_path / "run" / metrics["file"]
         assert 0.98 * 0.7 <= metrics["compressed"]["macs"] / 40551040 <= 0.7
         before = file.stat().st_mtime_ns
-        assert run_method(found, start, 0.7, tmp_path / "run", **how) == metrics and file.stat().st_mtime_ns == before
+        assert (
+            run_method(found, start, 0.7, tmp_path / "run", **arguments) == metrics
+            and file.stat().st_mtime_ns == before
+        )
     assert found.axis == "macs" and found.trains and found.weights == "inherited"
 
 
@@ -219,27 +237,27 @@ def test_finished_runs_become_result_files(place, tmp_path):
     file = tables.add_result(tmp_path / "resnet20-0", tmp_path)
     record = read_json(file)
     assert file.name == "run-resnet20-0.json" and record["options"]["threshold"] == 0.5 and len(record["log"]) == 2
-    assert tables._row(record)[1].startswith("ours, penalty 0")
+    assert tables._row(record)[1].startswith("this repository, penalty 0")
     small = tables._small_row({**record, "dataset": "digits", "penalty": 4.0})
-    assert small[:3] == ["ResNet-20 on digits", "4", "80.00"] and small[-1] == "2 of 32 pictures / 1"
+    assert small[:3] == ["ResNet-20 on digits", "4", "80.00"] and small[-1] == "2 on 32 images / 1"
     (tmp_path / "resnet20-0" / "metrics.json").write_text(json.dumps({**record, "dataset": "digits"}))
     assert tables.add_result(tmp_path / "resnet20-0", tmp_path).name == "run-resnet20-0-digits.json"
-    with pytest.raises(UserError, match="no run of"):
+    with pytest.raises(UserError, match="not a run of"):
         tables.add_result(tmp_path / "resnet20-0-policy", tmp_path)
 
 
-def test_agents_files_are_plain_tensors_by_group(place, tmp_path):
+def test_agents_file_contains_tensors_by_group(place, tmp_path):
     assert main_prune(prune_words(place, "--saved-dir", str(tmp_path), "--penalty", "0")) == 0
     tensors = read_tensors(tmp_path / "resnet20-0-policy" / "agents.safetensors")
     assert sum(t.numel() for t in tensors.values()) == 448 and tensors["conv1"].shape == (16,)
 
 
-def test_the_seeds_names():
+def test_original_api_trains_and_validates():
     torch.manual_seed(0)
     model = create_model("vgg16")
     names = [name for name, module in model.named_modules() if name.startswith("features.conv")]
     agents, by_name, count, channels = attach_agents(model, names)
-    assert count == 13 and channels == 4224 and len(by_name) == 26  # each convolution and its norm
+    assert count == 13 and channels == 4224 and len(by_name) == 26  # each convolution and its batch norm
     agent = by_name["features.conv0"]
     assert agent is by_name["features.norm0"] and agent.get_actions("features.conv0", 5).shape == (5, 64)
     batches = [(torch.randn(4, 3, 32, 32), torch.randint(0, 10, (4,))) for _ in range(2)]
@@ -270,19 +288,19 @@ def test_the_seeds_names():
     assert 0 <= validate(model, batches, "cpu", agents) <= 100
 
 
-def test_modules_that_are_not_tied_cannot_share_an_agent():
+def test_uncoupled_modules_sharing_an_agent_raise():
     model = create_model("resnet20")
     _, by_name, count, _ = attach_agents(model, [["conv1", "layer1.0.conv2"], "layer1.0.conv1"])
     assert count == 2 and by_name["conv1"] is by_name["layer1.0.conv2"]
-    with pytest.raises(UserError, match="not tied"):
+    with pytest.raises(UserError, match="not coupled"):
         attach_agents(model, [["conv1", "layer1.0.conv1"]])
     with pytest.raises(UserError, match="nothing"):
         attach_agents(model, ["nothing"])
 
 
 @pytest.mark.parametrize("name", ["prune_model", "investigate_policies"])
-def test_a_notebook_is_whole_and_calls_its_script_with_options_that_exist(name, monkeypatch):
+def test_notebook_calls_its_script_with_valid_options(name, monkeypatch):
     monkeypatch.syspath_prepend(str(HOME))
-    (_, baseline), (_, ours) = options_of(HOME / f"{name}.ipynb")
-    assert ours.dataset == "digits" and ours.saved_dir == "runs/notebook"
-    assert ours.checkpoint == f"{baseline.out}/model.safetensors"
+    (_, training), (_, pruning) = options_of(HOME / f"{name}.ipynb")
+    assert pruning.dataset == "digits" and pruning.saved_dir == "runs/notebook"
+    assert pruning.checkpoint == f"{training.out}/model.safetensors"

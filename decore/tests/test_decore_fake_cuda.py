@@ -1,4 +1,4 @@
-"""DECORE's training steps on fake CUDA tensors: after the first step nothing is copied and nothing waits."""
+"""DECORE's training steps on fake CUDA tensors: no copies and no synchronization after the first step."""
 
 import pytest
 import torch
@@ -7,10 +7,10 @@ from decore_helpers import agents_and_cost
 from common.models import create_model
 from common.testing.fake_cuda import DEVICE, assert_nothing_waits, fake_cuda, step_transfers
 from common.training import Hooks, distillation
-from decore.plan import PolicyOptions
 from decore.policy import PolicyTraining
+from decore.policy_options import PolicyOptions
 
-EXTRAS = PolicyOptions(baseline=True, entropy=0.01, weigh_macs=True, top=5)
+EXTRAS = PolicyOptions(reward_baseline=True, entropy=0.01, reward_by_macs=True, reward_topk=5)
 
 
 @pytest.mark.parametrize(
@@ -22,7 +22,7 @@ EXTRAS = PolicyOptions(baseline=True, entropy=0.01, weigh_macs=True, top=5)
         ("vgg16", PolicyOptions(frozen=True)),
     ],
 )
-def test_fault_11_policy_step_waits_for_nothing(arch, options):
+def test_fault_11_policy_step_never_synchronizes(arch, options):
     model = create_model(arch)
     agents, cost = agents_and_cost(model)
     with fake_cuda():
@@ -36,7 +36,7 @@ def test_fault_11_policy_step_waits_for_nothing(arch, options):
     assert training.examples == 32
 
 
-def test_distillation_step_waits_for_nothing():
+def test_distillation_step_never_synchronizes():
     student, teacher = create_model("resnet20"), create_model("resnet20")
     with fake_cuda():
         teacher.to(DEVICE, memory_format=torch.channels_last)

@@ -1,4 +1,4 @@
-"""VGG-16, ResNet-110 and DenseNet-40 from training to the table's row, on a handful of pictures."""
+"""VGG-16, ResNet-110 and DenseNet-40 from training to the row of the table, on few images."""
 
 import sys
 from pathlib import Path
@@ -26,17 +26,15 @@ def every_network():
 
 @pytest.fixture(autouse=True)
 def no_latency(monkeypatch):
-    """A measurement of times takes time and shows nothing here."""
+    """Skip latency measurements, which are slow and not tested here."""
     for module in ("common.pipeline", "common.trained_model"):
         monkeypatch.setattr(f"{module}.latency_ms", lambda models, *args, **kwargs: {n: {"64": 1.0} for n in models})
 
 
 @pytest.mark.parametrize("arch", MACS)
-def test_a_network_of_the_paper_goes_all_the_way_and_its_row_stands_above_the_published(
-    arch, every_network, tmp_path, capsys
-):
-    write_image_folder(tmp_path / "pictures", classes=10, train=1, test=1)
-    words = ["--networks", arch, "--dataset", f"folder:{tmp_path / 'pictures'}", "--out", str(tmp_path / "out")]
+def test_network_of_paper_is_pruned_and_listed_above_published_rows(arch, every_network, tmp_path, capsys):
+    write_image_folder(tmp_path / "images", classes=10, train=1, test=1)
+    words = ["--networks", arch, "--dataset", f"folder:{tmp_path / 'images'}", "--out", str(tmp_path / "out")]
     words += [
         "--epochs",
         "1",
@@ -44,15 +42,15 @@ def test_a_network_of_the_paper_goes_all_the_way_and_its_row_stands_above_the_pu
         "1",
         "--finetune-epochs",
         "1",
-        "--pictures",
+        "--policy-images",
         "10",
         "--batch-size",
         "5",
     ]
-    words += ["--init", "0"]  # every channel is dropped for some of the pictures: no two agents stay alike
+    words += ["--agent-init", "0"]  # every channel is dropped for some images, so that all agents differ
     assert every_network.main(words) == 0
     rows = [line for line in capsys.readouterr().out.splitlines() if line.startswith("|")][2:]
-    assert "ours, small scale" in rows[0] and len(rows) > 3 and all("published" in row for row in rows[1:])
+    assert "this repository, small scale" in rows[0] and len(rows) > 3 and all("published" in row for row in rows[1:])
     folder = tmp_path / "out" / f"{arch}-auto-macs0.7"
     metrics = read_json(folder / "metrics.json")
     model = load_model(folder / "model.safetensors")

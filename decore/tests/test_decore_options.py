@@ -19,8 +19,8 @@ COMMANDS = {
     ),
     "InvestigatePolicies": (
         main_investigate,
-        f"{OWN} --epochs 0 --drop 0.5 --random-orders 1 --saved-dir {{out}}/own",
-        f"{NAMED} --epochs 0 --drop 0.5 --random-orders 1 --saved-dir {{out}}/named",
+        f"{OWN} --epochs 0 --drop-fractions 0.5 --random-trials 1 --saved-dir {{out}}/own",
+        f"{NAMED} --epochs 0 --drop-fractions 0.5 --random-trials 1 --saved-dir {{out}}/named",
     ),
 }
 

@@ -1,4 +1,4 @@
-"""SIGKILL at seeded random moments; the same command again ends with the same bits."""
+"""SIGKILL at seeded random moments: repeating the command gives bit-identical results."""
 
 from pathlib import Path
 
@@ -17,7 +17,7 @@ FILES += ("resnet20-1-macs0.7/model.safetensors",)
 def untimed(words: list[str]) -> int:
     pipeline.latency_ms = lambda models, *args, **kwargs: {
         name: {} for name in models
-    }  # nothing is written while it measures
+    }  # nothing is written during the measurement
     return main_prune(words)
 
 
@@ -25,21 +25,21 @@ def results(folder: Path) -> list[bytes]:
     return [(folder / name).read_bytes() for name in FILES]
 
 
-def test_killed_ten_times_it_ends_with_the_same_bits(tmp_path):
-    """In the policy phase, in the cut, in fine-tuning: network, agents and result are those of a run that was left alone."""
-    write_image_folder(tmp_path / "pictures", train=24, test=6)
+def test_run_killed_ten_times_ends_bit_identical(tmp_path):
+    """Killed in the policy phase, pruning or fine-tuning: network and agents equal those of an uninterrupted run."""
+    write_image_folder(tmp_path / "images", train=24, test=6)
     torch.manual_seed(0)
     save_model(tmp_path / "net.safetensors", create_model("resnet20", num_classes=2))
-    words = ["--checkpoint", str(tmp_path / "net.safetensors"), "--dataset", f"folder:{tmp_path / 'pictures'}"]
+    words = ["--checkpoint", str(tmp_path / "net.safetensors"), "--dataset", f"folder:{tmp_path / 'images'}"]
     words += ["--device", "cpu", "--threads", "1", "--penalty", "1", "--epochs", "5", "--policy-epochs", "3"]
     words += [
         "--batch-size",
         "16",
-        "--init",
+        "--agent-init",
         "2",
         "--agents-learning-rate",
         "0.5",
-        "--baseline",
+        "--reward-baseline",
         "--target-macs",
         "0.7",
     ]

@@ -1,4 +1,4 @@
-"""``run_cifar10.sh`` and ``run_imagenet.sh``: every job of the plan runs to its end on tiny data; a second call does nothing."""
+"""``run_cifar10.sh`` and ``run_imagenet.sh`` complete every job of the plan on tiny data, and skip them when called again."""
 
 from pathlib import Path
 
@@ -18,7 +18,7 @@ def test_script_runs_its_plan(tmp_path, script):
     assert list(out.glob("runs/decore/*/*/metrics.json"))
 
 
-def test_commands_of_the_plan_have_options_that_exist():
+def test_commands_of_plan_have_valid_options():
     jobs = read_plan(HERE / "plan.toml")
     outputs = {job.name: Path("out") / job.out for job in jobs}
     for job in chosen(jobs, ["cifar10"]) + chosen(jobs, ["imagenet"]):
@@ -30,7 +30,7 @@ def test_commands_of_the_plan_have_options_that_exist():
     assert penalties == [f"decore/vgg16-{penalty}" for penalty in (50, 100, 200, 500, 4)]
 
 
-def test_networks_that_common_train_left_are_taken_first(tmp_path, monkeypatch):
+def test_networks_trained_here_are_preferred(tmp_path, monkeypatch):
     (tmp_path / "densenet40.safetensors").touch()
     (tmp_path / "vgg16.pth").touch()
     monkeypatch.setenv("WEIGHTS", str(tmp_path))

@@ -1,4 +1,4 @@
-"""Every command starts light: ``-h``, ``--version`` and an unknown option without torch."""
+"""Commands do not import torch for ``-h``, ``--version`` and unknown options."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ from decore.settings import main_investigate, main_prune
 
 HERE = Path(__file__).resolve().parents[1]
 COMMANDS = [["prune_model.py"], ["investigate_policies.py"]]
-MODULES = {"agents.py", "models.py", "training_utils.py"}  # the original code's, to import
+MODULES = {"agents.py", "models.py", "training_utils.py"}  # of the original code, for import
 
 
 def test_commands_start_without_torch():
@@ -29,17 +29,17 @@ def test_list_of_commands_is_complete():
         (main_prune, "--momentum 2"),
         (main_prune, "--agents-learning-rate nan"),
         (main_investigate, "--epochs -1"),
-        (main_investigate, "--slack 5"),
+        (main_investigate, "--accuracy-margin 5"),
         (main_investigate, "--entropy -1"),
     ],
 )
-def test_value_out_of_range_is_rejected_before_torch_is_needed(main, words, capsys, monkeypatch):
+def test_value_out_of_range_is_rejected_before_torch_import(main, words, capsys, monkeypatch):
     monkeypatch.setattr("decore.command.prune_model", None)
     monkeypatch.setattr("decore.investigate.investigate_policies", None)
     assert main(words.split()) == 2
     assert words.split()[-2] in capsys.readouterr().err
 
 
-def test_investigating_compiles_nothing(capsys):
+def test_investigation_has_no_compile_option(capsys):
     assert main_investigate(["--compile"]) == 2
     assert "--compile" in capsys.readouterr().err

@@ -1,11 +1,11 @@
-"""Do training recipe and kind of shortcut decide how many MACs a threshold removes? Four small networks that differ in nothing else.
+"""Influence of weight decay and shortcut type on the MACs that a threshold removes, for four otherwise equal small networks.
 
     python benchmarks/recipes.py --dataset-dir CIFAR --reference resnet20.th --json results/settings-training.json
 
-ResNet-20 with option-A shortcuts (the shared weights' kind) or 3x3 convolutions (the authors'), with a weight decay of 1e-4 (the
-shared weights') or 5e-4 (the authors'), 15 epochs on 10,000 training pictures; then what each threshold removes, with maps
-matched by name and, as the original does, by position (B2). About ten minutes a network on one core; a network that is
-there is not trained again. --reference: fully trained weights of a ResNet-20 to compare with.
+ResNet-20 with option-A shortcuts (as in the shared weights) or 3x3 convolutions (as in the original code), with a weight decay of
+1e-4 (shared weights) or 5e-4 (original code), is trained for 15 epochs on 10,000 images. Then the MACs removed at each threshold are
+measured, with feature maps matched by name and, as in the original code, by position (B2). About ten minutes per network on one
+core; existing networks are not trained again. --reference: fully trained weights of a ResNet-20, for comparison.
 """
 
 import argparse
@@ -24,18 +24,18 @@ from common.device import set_threads
 from common.markdown import markdown_table
 from common.models import create_model
 from common.training import TrainOptions, fit
-from redundancy_graph.evidence import gather
-from redundancy_graph.settings import Decisions
+from redundancy_graph.group_similarity import measure_similarities
+from redundancy_graph.settings import SelectionOptions
 from redundancy_graph.weights import read_network
 
 THRESHOLDS = (0.75, 0.7, 0.65)
-PICTURES = 10_000
+IMAGES = 10_000
 RECIPES = [(shortcut, decay) for shortcut in ("pad", "conv3x3") for decay in (1e-4, 5e-4)]
 KINDS = {"pad": "option-A shortcuts", "conv3x3": "3x3 shortcuts"}
 
 
 def trained(data: DataBundle, folder: Path, shortcut: str, decay: float) -> Path:
-    """The checkpoint of one recipe, trained if it is not there."""
+    """Return the checkpoint of one recipe; train the network if it does not exist."""
     file = folder / f"{shortcut}-{decay}" / "model.safetensors"
     if not file.is_file():
         order = torch.randperm(len(data.train), generator=torch.Generator().manual_seed(0))
@@ -44,17 +44,20 @@ def trained(data: DataBundle, folder: Path, shortcut: str, decay: float) -> Path
         )
         torch.manual_seed(0)
         model = create_model("resnet20", shortcut=shortcut)
-        fit(model, data.train.subset(order[:PICTURES]), options, folder=file.parent)
+        fit(model, data.train.subset(order[:IMAGES]), options, folder=file.parent)
         save_model(file, model, normalize=(data.mean, data.std))
     return file
 
 
 def rows_of(network: str, name: str, file: Path, data: DataBundle) -> list[dict]:
     start = read_network("resnet20", file, data)
-    found = {"by name": gather(start, Decisions(), 100, 0), "by position (B2)": matched_by_position(start, 100)}
+    found = {
+        "by name": measure_similarities(start, SelectionOptions(), 100, 0),
+        "by position (B2)": matched_by_position(start, 100),
+    }
     return [
-        {"network": network, "name": f"{name}; {how}", "removed": removed(start, evidence, THRESHOLDS)}
-        for how, evidence in found.items()
+        {"network": network, "name": f"{name}; {matching}", "removed": removed(start, similarities, THRESHOLDS)}
+        for matching, similarities in found.items()
     ]
 
 
@@ -65,10 +68,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _main(argv: Sequence[str] | None) -> None:
     parser = cli.Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--dataset-dir", default=None)
-    parser.add_argument("--out", type=Path, default=Path("runs/recipes"), help="where the four networks are kept")
+    parser.add_argument("--out", type=Path, default=Path("runs/recipes"), help="folder of the four networks")
     parser.add_argument("--reference", type=Path, default=None)
     parser.add_argument("--threads", type=int, default=None)
-    parser.add_argument("--json", default=None, help="write the figures to this file too")
+    parser.add_argument("--json", default=None, help="file for the results")
     args = parser.parse_args(argv)
     set_threads(args.threads)
     data = load_dataset("cifar10", args.dataset_dir, normalize="cifar10")

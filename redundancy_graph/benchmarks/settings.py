@@ -1,10 +1,10 @@
-"""What decides how many MACs a threshold removes? The same trained network under settings that the authors had, or may have had.
+"""MACs that a threshold removes from one trained network, under settings that the authors used or may have used.
 
     python benchmarks/settings.py --arch resnet56 --pretrained resnet56.th --dataset-dir CIFAR --json results/settings-resnet56.json
 
-Rows: ours; other seeds and numbers of pictures; batch norm in train mode (B1), augmented pictures (B6), both; all layers of a
-stream deciding together; and maps handed to layers by position instead of by name (B2), which only matters where a shortcut has
-a convolution.
+Settings: the defaults; other seeds and numbers of images; batch norm in train mode (B1), augmented images (B6), both; all layers of a
+residual stream; and feature maps matched to layers by position instead of by name (B2), which only matters if shortcuts contain
+convolutions.
 """
 
 import re
@@ -20,26 +20,32 @@ from common.markdown import markdown_table
 from common.options import RunOptions
 from common.settings import command, option, section, settings
 from common.trained_model import TrainedModel
-from redundancy_graph.decision import decide_group, report
-from redundancy_graph.evidence import gather, gather_evidence, layers_to_hash
-from redundancy_graph.features import choose_pictures, collect_hashes
-from redundancy_graph.settings import SEED_DIRS, Decisions, Source, mini_batch_option, threshold_option
+from redundancy_graph.decision import decide_group, summarize
+from redundancy_graph.features import choose_images, collect_hashes
+from redundancy_graph.group_similarity import compute_similarities, layers_to_hash, measure_similarities
+from redundancy_graph.settings import (
+    ORIGINAL_DATASET_DIRS,
+    SelectionOptions,
+    SourceOptions,
+    mini_batch_option,
+    threshold_option,
+)
 from redundancy_graph.weights import open_network
 
 SETTINGS = {
     "by name, eval mode, seed 0": {},
     "seed 1": {"seed": 1},
     "seed 2": {"seed": 2},
-    "1000 pictures": {"mini_batch": 1000},
+    "1000 images": {"mini_batch": 1000},
     "train-mode batch norm (B1)": {"bn_mode": "train"},
-    "augmented pictures (B6)": {"augment": True},
+    "augmented images (B6)": {"augment": True},
     "both": {"bn_mode": "train", "augment": True},
-    "all layers of a stream decide": {"decider": "all"},
+    "all layers of a residual stream": {"similarity_layer": "all"},
 }
 
 
 def authors_order(layers: Sequence[str]) -> list[str]:
-    """Layers, given in module order, in the order in which the authors' networks run them: a block's shortcut first."""
+    """Sort layers from module order to the order of execution in the original code: a block's shortcut first."""
 
     def place(name: str) -> tuple[int, int]:
         block = re.sub(r"\.(shortcut|downsample)\..*", "", name)
@@ -50,36 +56,38 @@ def authors_order(layers: Sequence[str]) -> list[str]:
 
 
 def matched_by_position(start: TrainedModel, mini_batch: int) -> list:
-    """B2: the i-th layer in module order gets the maps of the i-th layer that ran, cut to as many as it has filters."""
+    """Measure similarities with B2: the i-th layer in module order gets the feature maps of the i-th executed layer."""
     model = start.model
     layers = [name for name, module in model.named_modules() if isinstance(module, nn.Conv2d)]
-    pictures = choose_pictures(start.data.train, mini_batch, 0)
-    hashes = collect_hashes(model, pictures, layers, workers=start.workers)
+    images = choose_images(start.data.train, mini_batch, 0)
+    hashes = collect_hashes(model, images, layers, workers=start.workers)
     mixed = {
         name: hashes[source][:, : model.get_submodule(name).out_channels]
         for name, source in zip(layers, authors_order(layers), strict=True)
     }
-    return gather_evidence(model, start.groups, {name: mixed[name] for name in layers_to_hash(model, start.groups)})
+    return compute_similarities(
+        model, start.groups, {name: mixed[name] for name in layers_to_hash(model, start.groups)}
+    )
 
 
-def removed(start: TrainedModel, evidence: list, thresholds: Sequence[float]) -> dict[str, float]:
-    """Percent of the MACs that each threshold removes."""
-    found = {t: report(start, [decide_group(one, t) for one in evidence], t, None, "512") for t in thresholds}
+def removed(start: TrainedModel, similarities: list, thresholds: Sequence[float]) -> dict[str, float]:
+    """Return the percentage of MACs removed at each threshold."""
+    found = {t: summarize(start, [decide_group(one, t) for one in similarities], t, None, "512") for t in thresholds}
     return {str(t): one["macs_removed"] for t, one in found.items()}
 
 
 @settings
 class Benchmark:
-    """What decides how many MACs a threshold removes?"""
+    """Measure the MACs that a threshold removes, under several settings."""
 
     arch: str = option("vgg16", "model architecture")
     pretrain_dir: str = option("./cifar10/pre-train/", "pre-trained model saved directory")
-    dataset_dir: str = option(SEED_DIRS["cifar10"], "dataset saved directory")
+    dataset_dir: str = option(ORIGINAL_DATASET_DIRS["cifar10"], "dataset saved directory")
     mini_batch: int = mini_batch_option()
     threshold: list[float] = threshold_option(0.75, 0.7, 0.65)
-    json: str | None = option(None, "write the figures to this file too")
-    name: str | None = option(None, "what the network is called in the table")
-    source: Source = section(Source)
+    json: str | None = option(None, "file for the results")
+    name: str | None = option(None, "name of the network in the table")
+    source: SourceOptions = section(SourceOptions)
     run: RunOptions = section(RunOptions)
 
 
@@ -94,10 +102,10 @@ def benchmark(args: Benchmark) -> None:
     for name, changes in SETTINGS.items():
         own = {"mini_batch": args.mini_batch, "seed": 0} | changes
         mini_batch, seed = own.pop("mini_batch"), own.pop("seed")
-        evidence = gather(start, Decisions(**own), mini_batch, seed)
-        rows.append({"name": name, "removed": removed(start, evidence, args.threshold)})
+        similarities = measure_similarities(start, SelectionOptions(**own), mini_batch, seed)
+        rows.append({"name": name, "removed": removed(start, similarities, args.threshold)})
     by_position = matched_by_position(start, args.mini_batch)
-    rows.append({"name": "maps by position (B2)", "removed": removed(start, by_position, args.threshold)})
+    rows.append({"name": "feature maps by position (B2)", "removed": removed(start, by_position, args.threshold)})
     print(markdown_table(["", *args.threshold], [[row["name"], *row["removed"].values()] for row in rows]))
     if args.json:
         record = {

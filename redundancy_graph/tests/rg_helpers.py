@@ -1,4 +1,4 @@
-"""Small networks and pictures that several test files use."""
+"""Networks and random selections for several test files."""
 
 from collections.abc import Sequence
 
@@ -19,12 +19,12 @@ CONVOLUTIONS = {"vgg16": 13, "resnet56": 57, "resnet110": 111, "densenet40": 39,
 
 
 def network(arch: str, seed: int = 0) -> nn.Module:
-    """A network with random weights and random batch-norm statistics, in eval mode; shortcuts as the authors build them."""
+    """Create a network with random weights and batch-norm statistics, in eval mode, with shortcuts as in the original code."""
     return random_network(arch, seed, **(ARCHS[arch][0] if arch in ARCHS else {}))
 
 
 def random_kept(groups: Sequence[ChannelGroup], seed: int = 0) -> dict[str, list[int]]:
-    """For every group a random set of one to all of its channels."""
+    """Choose a random nonempty set of channels for every group."""
     random = np.random.default_rng(seed)
     sizes = {group.name: int(random.integers(1, group.size + 1)) for group in groups}
     return {g.name: sorted(random.permutation(g.size)[: sizes[g.name]].tolist()) for g in groups}

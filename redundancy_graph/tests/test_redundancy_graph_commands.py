@@ -1,4 +1,4 @@
-"""The commands, called in process on a handful of pictures: what they leave, what they skip, how they go on."""
+"""Commands called in process on few images: files that they write, skip and resume."""
 
 import csv
 import json
@@ -16,18 +16,18 @@ from common.models import create_model
 from common.settings import flat, parse, parser_of
 from common.testing import write_image_folder
 from redundancy_graph import generate
-from redundancy_graph.names import tensors_to_authors
+from redundancy_graph.layer_names import tensors_to_original
 from redundancy_graph.settings import (
-    FineTune,
-    FineTuneImagenet,
-    Generate,
+    GeneratePruneInfo,
+    PruneCifar10,
+    PruneImagenet,
     main_cifar10,
     main_generate,
     main_imagenet,
 )
 from redundancy_graph.weights import load_pruned_weights
 
-SEED_OPTIONS = {  # option: (generate_prune_info.py, prune_cifar10.py, prune_imagenet.py), in the seed's order
+ORIGINAL_OPTIONS = {  # option: (generate_prune_info.py, prune_cifar10.py, prune_imagenet.py), in the order of the original code
     "arch": ("vgg16", "vgg16", "resnet50"),
     "pretrain_dir": ("./cifar10/pre-train/", "./cifar10/pre-train/", "./imagenet/pre-train/"),
     "dataset_dir": ("./cifar10/dataset/", "./cifar10/dataset/", "./imagenet/dataset/"),
@@ -61,7 +61,7 @@ HELP = {
 
 
 def tiny(num_classes: int = 10) -> torch.nn.Module:
-    """A user's own network."""
+    """Build a custom network."""
     layers = [torch.nn.Conv2d(3, 8, 3), torch.nn.ReLU(), torch.nn.Conv2d(8, 6, 3), torch.nn.ReLU()]
     return torch.nn.Sequential(
         *layers, torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), torch.nn.Linear(6, num_classes)
@@ -69,11 +69,11 @@ def tiny(num_classes: int = 10) -> torch.nn.Module:
 
 
 class Place:
-    """A folder with pictures and trained weights, and the commands' options that point there."""
+    """A folder with images and trained weights, and commands whose options refer to it."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self.pictures = write_image_folder(root / "pictures")
+        self.images = write_image_folder(root / "images")
         self.weights = root / "pre-train" / "resnet20-weights.pth"
         self.weights.parent.mkdir()
         model = network("resnet20")
@@ -89,7 +89,7 @@ class Place:
             "--pretrain-dir",
             str(self.weights.parent),
             "--dataset",
-            f"folder:{self.pictures}",
+            f"folder:{self.images}",
             "--log-dir",
             str(self.root / log),
             "--device",
@@ -107,7 +107,7 @@ class Place:
 
 @pytest.fixture(autouse=True)
 def quick_latency(monkeypatch):
-    """Two forward passes instead of 44: latencies are common's business."""
+    """Skip latency measurements, which are tested in common."""
     one = {"baseline": {"1": 1.0, "64": 1.0}, "compressed": {"1": 1.0, "64": 1.0}}
     monkeypatch.setattr("common.pipeline.latency_ms", lambda *args, **kwargs: json.loads(json.dumps(one)))
 
@@ -119,7 +119,7 @@ def place(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def pruned(place):
-    """Prune info at three thresholds and two fine-tuned networks."""
+    """Generate prune info at three thresholds and fine-tune two networks."""
     with pytest.MonkeyPatch.context() as patch:
         one = {"baseline": {"1": 1.0, "64": 1.0}, "compressed": {"1": 1.0, "64": 1.0}}
         patch.setattr("common.pipeline.latency_ms", lambda *args, **kwargs: json.loads(json.dumps(one)))
@@ -128,8 +128,8 @@ def pruned(place):
     return place
 
 
-def refused(capsys, status: int) -> str:
-    """The one line on standard error of a command that ended with status 2."""
+def error_line(capsys, status: int) -> str:
+    """Return the line on standard error; the status must be 2."""
     error = capsys.readouterr().err
     assert status == 2
     assert len(error.strip().splitlines()) == 1, error
@@ -137,10 +137,10 @@ def refused(capsys, status: int) -> str:
 
 
 @pytest.mark.parametrize("script", range(3))
-def test_options_defaults_and_help_are_the_seeds(script):
-    cls = (Generate, FineTune, FineTuneImagenet)[script]
+def test_options_defaults_and_help_equal_original_code(script):
+    cls = (GeneratePruneInfo, PruneCifar10, PruneImagenet)[script]
     parser, defaults = parser_of(cls), flat(parse(cls, []))
-    expected = {name: values[script] for name, values in SEED_OPTIONS.items() if values[script] is not None}
+    expected = {name: values[script] for name, values in ORIGINAL_OPTIONS.items() if values[script] is not None}
     assert {name: defaults[name] for name in expected} == expected
     actions = {action.dest: action for action in parser._actions}
     order = [name for name in actions if name in expected]
@@ -156,13 +156,13 @@ def test_options_defaults_and_help_are_the_seeds(script):
     assert parser.description == titles[script]
 
 
-def test_generate_writes_a_file_per_threshold_from_one_pass(pruned):
+def test_generation_writes_one_file_per_threshold(pruned):
     info = pruned.root / "info"
     removed = []
     for threshold in ("0.6", "0.65", "0.7"):
         content = json.loads((info / f"resnet20-{threshold}.json").read_text())
         assert list(content)[:2] == ["conv", "layer1.0.conv1"]
-        assert len(content) == 12  # the stem, nine conv1, two streams
+        assert len(content) == 12  # the stem, nine conv1, two residual streams
         report = json.loads((info / f"resnet20-{threshold}" / "report.json").read_text())
         assert report["filters_removed"] == sum(entry["mask_num"] for entry in content.values())
         assert 0 < report["macs"] < report["dense_macs"] == 40_550_528
@@ -174,18 +174,18 @@ def test_generate_writes_a_file_per_threshold_from_one_pass(pruned):
     assert len(set(removed)) == 3
 
 
-def test_generate_is_skipped_and_never_silently_another(pruned, capsys, monkeypatch):
+def test_generation_is_skipped_and_other_options_raise(pruned, capsys, monkeypatch):
     file = pruned.root / "info" / "resnet20-0.7.json"
     before = file.read_bytes(), file.stat().st_mtime_ns
-    monkeypatch.setattr(generate, "gather", None)  # no picture is looked at
+    monkeypatch.setattr(generate, "measure_similarities", None)  # no image is read
     assert pruned.generate("--threshold", "0.70") == 0
-    assert "is there already" in capsys.readouterr().out
-    line = refused(capsys, pruned.generate("--threshold", "0.7", "--seed", "1"))
+    assert "already exists" in capsys.readouterr().out
+    line = error_line(capsys, pruned.generate("--threshold", "0.7", "--seed", "1"))
     assert "--seed" in line and "--force" in line
     assert (file.read_bytes(), file.stat().st_mtime_ns) == before
 
 
-def test_generate_gives_the_same_bytes_again_and_others_with_another_seed(pruned):
+def test_generation_is_reproducible_and_depends_on_seed(pruned):
     assert pruned.generate("--threshold", "0.7", out="again") == 0
     first, again = ((pruned.root / folder / "resnet20-0.7.json").read_bytes() for folder in ("info", "again"))
     assert first == again
@@ -193,16 +193,16 @@ def test_generate_gives_the_same_bytes_again_and_others_with_another_seed(pruned
     assert (pruned.root / "again" / "resnet20-0.7.json").read_bytes() != first
 
 
-def test_foreign_prune_info_is_not_overwritten(place, capsys):
-    file = place.root / "foreign" / "resnet20-0.7.json"
+def test_external_prune_info_is_not_overwritten(place, capsys):
+    file = place.root / "external" / "resnet20-0.7.json"
     file.parent.mkdir()
     file.write_text("{}")
-    assert "--force" in refused(capsys, place.generate("--threshold", "0.7", out="foreign"))
+    assert "--force" in error_line(capsys, place.generate("--threshold", "0.7", out="external"))
     assert file.read_text() == "{}"
 
 
-@pytest.mark.parametrize("options", [["--decider", "all"], ["--bn-mode", "train"], ["--augment"]])
-def test_other_ways_to_decide_give_other_files(pruned, options):
+@pytest.mark.parametrize("options", [["--similarity-layer", "all"], ["--bn-mode", "train"], ["--augment"]])
+def test_selection_options_change_prune_info(pruned, options):
     out = options[-1].strip("-")
     assert pruned.generate("--threshold", "0.6", *options, out=out) == 0
     usual, other = (json.loads((pruned.root / folder / "resnet20-0.6.json").read_text()) for folder in ("info", out))
@@ -210,30 +210,33 @@ def test_other_ways_to_decide_give_other_files(pruned, options):
     assert usual != other
 
 
-def test_a_run_folder_is_whole(pruned):
+def test_run_folder_is_complete(pruned):
     folder = pruned.root / "fine-tune" / "resnet20-0.7"
     names = {path.name for path in folder.iterdir()}
     assert names == {"config.json", "decision.json", "log.csv", "metrics.json", "model.safetensors"}
     metrics, config = (json.loads((folder / name).read_text()) for name in ("metrics.json", "config.json"))
     assert metrics["schema"] == 1 and metrics["package"] == "redundancy_graph" and metrics["arch"] == "resnet20"
-    sides = [metrics[name] for name in ("baseline", "after_cut", "compressed")]
-    for side in sides:
-        assert {"top1", "top5", "loss", "macs", "params", "nonzero_params", "bytes"} <= side.keys()
-    assert sides[2]["macs"] == sides[1]["macs"] < sides[0]["macs"]
-    assert sides[2]["bytes"] == (folder / "model.safetensors").stat().st_size
-    assert "agreement" in sides[1] and "agreement" in sides[2]
+    stages = [metrics[name] for name in ("baseline", "after_cut", "compressed")]
+    for stage in stages:
+        assert {"top1", "top5", "loss", "macs", "params", "nonzero_params", "bytes"} <= stage.keys()
+    assert stages[2]["macs"] == stages[1]["macs"] < stages[0]["macs"]
+    assert stages[2]["bytes"] == (folder / "model.safetensors").stat().st_size
+    assert "agreement" in stages[1] and "agreement" in stages[2]
     assert metrics["command"].startswith("prune_cifar10.py --arch resnet20")
     assert config["options"]["threshold"] == 0.7 and config["options"]["epochs"] == 2
     with open(folder / "log.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     assert [row["epoch"] for row in rows] == ["1", "2"]
-    assert float(rows[-1]["test_top1"]) == pytest.approx(sides[2]["top1"])  # the last epoch's, not the best one's
+    assert float(rows[-1]["test_top1"]) == pytest.approx(stages[2]["top1"])  # of the last epoch, not of the best
     assert metrics["best_test_top1"] == max(float(row["test_top1"]) for row in rows)
     report = json.loads((pruned.root / "info" / "resnet20-0.7" / "report.json").read_text())
-    assert (sides[0]["macs"], sides[2]["macs"]) == (report["dense_macs"], report["macs"])  # as was foretold
+    assert (stages[0]["macs"], stages[2]["macs"]) == (
+        report["dense_macs"],
+        report["macs"],
+    )  # as predicted by the report
 
 
-def test_the_seeds_flat_files_stand_beside_it(pruned):
+def test_weights_in_original_format_are_written(pruned):
     folder = pruned.root / "fine-tune"
     flat = read_tensors(folder / "resnet20-0.7-weights.pth")
     assert {"conv.weight", "fc.weight"} <= flat.keys()
@@ -244,75 +247,75 @@ def test_the_seeds_flat_files_stand_beside_it(pruned):
     assert "epoch [02/02]" in log and "agreement" in log
 
 
-def test_accuracy_is_drawn_over_all_thresholds(pruned):
+def test_accuracy_plot_of_all_thresholds_is_written(pruned):
     assert (pruned.root / "fine-tune" / "resnet20-accuracy.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_a_finished_run_is_skipped_and_another_refused(pruned, capsys, monkeypatch):
+def test_finished_run_is_skipped_and_other_options_raise(pruned, capsys, monkeypatch):
     folder = pruned.root / "fine-tune"
     flat = folder / "resnet20-0.6-weights.pth"
     before = (folder / "resnet20-0.6" / "metrics.json").read_bytes(), flat.read_bytes()
     flat.unlink()
-    monkeypatch.setattr(pipeline, "fit", None)  # nothing is trained
+    monkeypatch.setattr(pipeline, "fit", None)  # no training
     assert pruned.prune("--threshold", "0.6") == 0
     assert ((folder / "resnet20-0.6" / "metrics.json").read_bytes(), flat.read_bytes()) == before
     capsys.readouterr()
-    assert "--momentum" in refused(capsys, pruned.prune("--threshold", "0.6", "--momentum", "0.5"))
+    assert "--momentum" in error_line(capsys, pruned.prune("--threshold", "0.6", "--momentum", "0.5"))
 
 
-def test_an_interrupted_run_goes_on_to_the_same_bits(pruned, capsys, monkeypatch):
-    """Ctrl-C in the second epoch of an augmented, shuffled run."""
+def test_interrupted_run_resumes_bit_identical(pruned, capsys, monkeypatch):
+    """Interrupted with Ctrl-C in the second epoch of an augmented, shuffled run."""
     evaluations = []
 
-    def interrupted(*args, **kwargs):
+    def interrupt(*args, **kwargs):
         evaluations.append(1)
         if len(evaluations) == 2:
             raise KeyboardInterrupt
-        return measured(*args, **kwargs)
+        return evaluate(*args, **kwargs)
 
     import common.training.loop as loop
 
-    measured = loop.evaluate
+    evaluate = loop.evaluate
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "evaluate", interrupted)
+        patch.setattr(loop, "evaluate", interrupt)
         assert pruned.prune("--threshold", "0.7", out="stopped") == 130
     folder = pruned.root / "stopped" / "resnet20-0.7"
     assert not (folder / "metrics.json").exists()
     assert pruned.prune("--threshold", "0.7", out="stopped") == 0
-    whole = pruned.root / "fine-tune" / "resnet20-0.7"
-    assert (folder / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
-    assert {path.name for path in folder.iterdir()} == {path.name for path in whole.iterdir()}
+    uninterrupted = pruned.root / "fine-tune" / "resnet20-0.7"
+    assert (folder / "model.safetensors").read_bytes() == (uninterrupted / "model.safetensors").read_bytes()
+    assert {path.name for path in folder.iterdir()} == {path.name for path in uninterrupted.iterdir()}
 
 
-def test_a_target_of_macs_is_met_by_both_commands(place, capsys):
+def test_target_macs_is_met_by_both_commands(place, capsys):
     assert place.generate("--target-macs", "0.6", out="target") == 0
     report = json.loads((place.root / "target" / "resnet20-macs0.6" / "report.json").read_text())
     assert 0.98 * 0.6 <= report["macs"] / report["dense_macs"] <= 0.6
-    made = (place.root / "target" / "resnet20-macs0.6.json").read_bytes()
-    assert place.prune("--target-macs", "0.6", out="target-out", info="target-made") == 0  # makes the prune info itself
-    assert (place.root / "target-made" / "resnet20-macs0.6.json").read_bytes() == made
+    generated = (place.root / "target" / "resnet20-macs0.6.json").read_bytes()
+    assert place.prune("--target-macs", "0.6", out="target-out", info="target-made") == 0  # generates the prune info
+    assert (place.root / "target-made" / "resnet20-macs0.6.json").read_bytes() == generated
     metrics = json.loads((place.root / "target-out" / "resnet20-macs0.6" / "metrics.json").read_text())
     assert metrics["compressed"]["macs"] == report["macs"]
     capsys.readouterr()
-    line = refused(capsys, place.generate("--target-macs", "0.0005", out="target"))
+    line = error_line(capsys, place.generate("--target-macs", "0.0005", out="target"))
     assert "nearest" in line
     assert not (place.root / "target" / "resnet20-macs0.0005.json").exists()
 
 
-def test_missing_prune_info_is_made_when_asked_for(place):
+def test_missing_prune_info_is_generated_on_request(place):
     assert place.prune("--threshold", "0.65", "--generate", "--epochs", "0", out="made", info="made-info") == 0
     assert (place.root / "made-info" / "resnet20-0.65.json").is_file()
     metrics = json.loads((place.root / "made" / "resnet20-0.65" / "metrics.json").read_text())
-    assert metrics["compressed"]["top1"] == metrics["after_cut"]["top1"]  # no epoch, no change
+    assert metrics["compressed"]["top1"] == metrics["after_cut"]["top1"]  # no epochs, no change
     assert {"config.json", "decision.json", "log.csv", "metrics.json", "model.safetensors"} == {
         path.name for path in (place.root / "made" / "resnet20-0.65").iterdir()
     }
 
 
-def test_the_authors_weights_run_through_both_commands(place):
+def test_weights_of_original_code_work_in_both_commands(place):
     model = create_model("resnet20", num_classes=2, shortcut="conv3x3")
     (place.root / "authors").mkdir()
-    torch.save(tensors_to_authors("resnet20", model.state_dict()), place.root / "authors" / "resnet20-weights.pth")
+    torch.save(tensors_to_original("resnet20", model.state_dict()), place.root / "authors" / "resnet20-weights.pth")
     options = ["--pretrain-dir", str(place.root / "authors"), "--threshold", "0.7"]
     assert place.generate(*options, out="authors-info") == 0
     info = json.loads((place.root / "authors-info" / "resnet20-0.7.json").read_text())
@@ -321,7 +324,7 @@ def test_the_authors_weights_run_through_both_commands(place):
     assert "layer2.0.downsample.0.weight" in read_tensors(place.root / "authors-out" / "resnet20-0.7-weights.pth")
 
 
-def test_a_users_own_network(place):
+def test_custom_network_is_pruned(place):
     options = ["--model", "test_redundancy_graph_commands:tiny", "--pretrained", str(place.root / "tiny.pth")]
     assert place.prune(*options, "--threshold", "0.6", "--generate", out="own", info="own-info") == 0
     name = "test_redundancy_graph_commands.tiny-0.6"
@@ -333,21 +336,21 @@ def test_a_users_own_network(place):
         load_model(folder / "model.safetensors")
 
 
-def test_the_imagenet_script_is_the_same_code(pruned):
+def test_imagenet_script_uses_its_own_defaults(pruned):
     assert pruned.prune("--threshold", "0.6", "--epochs", "1", out="imagenet", main=main_imagenet) == 0
     config = json.loads((pruned.root / "imagenet" / "resnet20-0.6" / "config.json").read_text())
     assert config["options"]["weight_decay"] == 1e-4
 
 
-def test_the_heat_maps_layer_can_be_chosen(pruned, capsys):
+def test_plot_layer_is_selectable(pruned, capsys):
     assert pruned.generate("--threshold", "0.6", "--plots", "--plot-layer", "layer3.1.conv1", out="chosen") == 0
     assert "layer3.1.conv1" in capsys.readouterr().out
-    line = refused(capsys, pruned.generate("--threshold", "0.7", "--plots", "--plot-layer", "layer9", out="chosen"))
+    line = error_line(capsys, pruned.generate("--threshold", "0.7", "--plots", "--plot-layer", "layer9", out="chosen"))
     assert "layer9" in line and "layer3.2.conv1" in line
 
 
-def test_pictures_are_chosen_anew_by_every_seed(pruned):
-    """Three seeds, three different files; none of them by chance the same."""
+def test_seeds_choose_different_images(pruned):
+    """Three seeds give three different files."""
     files = []
     for seed in random.Random(1).sample(range(100), 3):
         assert pruned.generate("--threshold", "0.65", "--seed", str(seed), out=f"seed{seed}") == 0

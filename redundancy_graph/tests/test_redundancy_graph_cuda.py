@@ -16,8 +16,8 @@ DEVICE = torch.device("cuda", 0)
 
 
 @pytest.mark.parametrize("arch", ["vgg16", "resnet20"])
-def test_10_hashes_equal_those_of_the_cpu(arch):
-    """A bit is a comparison of pixels with their mean: rounding may flip fewer than one in a thousand."""
+def test_10_hashes_equal_cpu(arch):
+    """Rounding may flip bits whose coefficient is close to the mean: fewer than one in a thousand."""
     model, images = random_network(arch), load_dataset("digits").train.subset(range(100))
     layers = [name for name, module in model.named_modules() if isinstance(module, torch.nn.Conv2d)]
     expected = collect_hashes(model, images, layers)
@@ -26,7 +26,7 @@ def test_10_hashes_equal_those_of_the_cpu(arch):
     assert max(flipped.values()) < 1e-3, flipped
 
 
-def test_10_no_step_of_a_pruned_network_waits():
+def test_10_step_of_pruned_network_never_synchronizes():
     model, example = random_network("resnet20"), torch.zeros(1, 3, 32, 32)
     kept = {group.name: list(range(0, group.size, 2)) for group in channel_groups(model, example)}
     take_steps(keep_channels(model, example, kept), Hooks(), DEVICE)

@@ -1,4 +1,4 @@
-"""What the package computes on a GPU: maps hashed without TF32, and fine-tuning, which is the plain training step."""
+"""GPU code on fake CUDA tensors: hashing without TF32, and fine-tuning, which uses the plain training step."""
 
 import torch
 from torch import nn
@@ -10,7 +10,7 @@ from common.testing.fake_cuda import assert_nothing_waits, fake_cuda, step_trans
 from redundancy_graph.features import collect_hashes
 
 
-def test_step_of_a_pruned_network_waits_for_nothing():
+def test_step_of_pruned_network_never_synchronizes():
     model, example = create_model("resnet20"), torch.zeros(1, 3, 32, 32)
     kept = {group.name: list(range(0, group.size, 2)) for group in channel_groups(model, example)}
     smaller = keep_channels(model, example, kept)
@@ -20,9 +20,9 @@ def test_step_of_a_pruned_network_waits_for_nothing():
 
 
 class Watched(nn.Module):
-    """A network that notes how convolutions compute in float32."""
+    """A network that records the float32 precision of its convolutions."""
 
-    seen: list[str] = []  # noqa: RUF012  # shared with the copy that is hashed
+    seen: list[str] = []  # noqa: RUF012  # shared with the copied network
 
     def __init__(self) -> None:
         super().__init__()
@@ -33,7 +33,7 @@ class Watched(nn.Module):
         return self.conv(x)
 
 
-def test_fault_16_maps_are_hashed_without_tf32(monkeypatch):
+def test_fault_16_hashing_disables_tf32(monkeypatch):
     before = torch.backends.cudnn.conv.fp32_precision
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     hashes = collect_hashes(Watched(), noise(6), ["conv"])

@@ -1,4 +1,4 @@
-"""Feature maps: matched to layers by name, hashed on the fly, the network left as it was."""
+"""Hashes of feature maps: matched to layers by name, without storing the maps or changing the network."""
 
 import weakref
 
@@ -11,7 +11,7 @@ from common.errors import UserError
 from common.models import create_model
 from common.testing import noise
 from redundancy_graph import features, filter_similarity
-from redundancy_graph.features import choose_pictures, collect_hashes
+from redundancy_graph.features import choose_images, collect_hashes
 from redundancy_graph.hashing import hash_maps
 from redundancy_graph.similarity import agreement_counts
 
@@ -21,7 +21,7 @@ def convolutions(model: nn.Module) -> dict[str, nn.Conv2d]:
 
 
 @pytest.mark.parametrize("arch", CONVOLUTIONS)
-def test_every_convolution_gives_hashes_of_its_own_filters(arch):
+def test_every_convolution_returns_hashes_of_its_filters(arch):
     model = network(arch)
     layers = convolutions(model)
     assert len(layers) == CONVOLUTIONS[arch]
@@ -33,33 +33,33 @@ def test_every_convolution_gives_hashes_of_its_own_filters(arch):
         assert hashes.shape[2] in (1, 4, 16, 49, 64)
 
 
-def test_hashes_are_those_of_the_raw_output():
-    """After the convolution and its bias, before norm and relu; normalised pictures go in."""
-    model, pictures = network("vgg16"), noise(3)
-    found = collect_hashes(model, pictures, ["features.conv1"])["features.conv1"]
+def test_hashes_are_of_raw_convolution_output():
+    """After convolution and bias, before batch norm and ReLU, on normalized images."""
+    model, images = network("vgg16"), noise(3)
+    found = collect_hashes(model, images, ["features.conv1"])["features.conv1"]
     with torch.no_grad():
-        x = next(pictures.batches(3)).images
+        x = next(images.batches(3)).images
         maps = model.features.conv1(model.features.relu0(model.features.norm0(model.features.conv0(x))))
     assert torch.equal(found, hash_maps(maps))
     counts, total = agreement_counts(found)
     assert ((counts / total) == filter_similarity(maps)).all()
 
 
-def test_a_shortcut_is_not_mistaken_for_another_layer():
-    """B2: in the original the shortcut, which runs first and is registered last, hands its maps to conv1."""
-    model, pictures = network("resnet56"), noise(3)
+def test_shortcut_is_matched_by_name():
+    """B2: in the original code, the shortcut is executed first and registered last, so conv1 gets its feature maps."""
+    model, images = network("resnet56"), noise(3)
     layers = ["layer2.0.conv1", "layer2.0.conv2", "layer2.0.shortcut.conv"]
-    before = collect_hashes(model, pictures, layers)
+    before = collect_hashes(model, images, layers)
     with torch.no_grad():
         model.layer2[0].shortcut.conv.weight.neg_()
-    after = collect_hashes(model, pictures, layers)
+    after = collect_hashes(model, images, layers)
     assert torch.equal(before["layer2.0.conv1"], after["layer2.0.conv1"])
     assert torch.equal(before["layer2.0.conv2"], after["layer2.0.conv2"])
     assert (before["layer2.0.shortcut.conv"] != after["layer2.0.shortcut.conv"]).float().mean() > 0.9
 
 
 @pytest.mark.parametrize("mode", ["eval", "train"])
-def test_the_network_is_left_as_it_was(mode):
+def test_network_is_unchanged(mode):
     model = network("resnet20").train()
     before = state_of(model)
     collect_hashes(model, noise(4), ["layer1.0.conv1"], bn_mode=mode)
@@ -68,62 +68,62 @@ def test_the_network_is_left_as_it_was(mode):
     assert not any(module._forward_hooks for module in model.modules())
 
 
-def test_bn_mode_train_uses_the_statistics_of_the_pictures():
-    model, pictures = network("resnet20"), noise(6)
+def test_bn_mode_train_uses_batch_statistics():
+    model, images = network("resnet20"), noise(6)
     layer = ["layer1.0.conv2"]
-    as_authors = collect_hashes(model, pictures, layer, bn_mode="train")[layer[0]]
+    train_mode = collect_hashes(model, images, layer, bn_mode="train")[layer[0]]
     model.train()
-    kept = []
-    model.layer1[0].conv2.register_forward_hook(lambda module, inputs, output: kept.append(output.detach()))
-    model(next(pictures.batches(6)).images)
-    assert torch.equal(as_authors, hash_maps(kept[0]))
-    assert not torch.equal(as_authors, collect_hashes(model.eval(), pictures, layer)[layer[0]])
+    outputs = []
+    model.layer1[0].conv2.register_forward_hook(lambda module, inputs, output: outputs.append(output.detach()))
+    model(next(images.batches(6)).images)
+    assert torch.equal(train_mode, hash_maps(outputs[0]))
+    assert not torch.equal(train_mode, collect_hashes(model.eval(), images, layer)[layer[0]])
     with pytest.raises(ValueError, match="bn_mode"):
-        collect_hashes(model, pictures, layer, bn_mode="both")
+        collect_hashes(model, images, layer, bn_mode="both")
 
 
-def test_pictures_stream_in_small_batches(monkeypatch):
-    model, pictures = network("resnet20"), noise(5)
-    whole = collect_hashes(model, pictures, ["conv1"])["conv1"]
+def test_images_are_processed_in_small_batches(monkeypatch):
+    model, images = network("resnet20"), noise(5)
+    expected = collect_hashes(model, images, ["conv1"])["conv1"]
     monkeypatch.setattr(features, "_PIXELS_AT_ONCE", 2 * 32 * 32)
     sizes = []
     forward = type(model).forward
     monkeypatch.setattr(type(model), "forward", lambda self, x: (sizes.append(len(x)), forward(self, x))[1])
-    streamed = collect_hashes(model, pictures, ["conv1"])["conv1"]
+    batched = collect_hashes(model, images, ["conv1"])["conv1"]
     assert sizes == [2, 2, 1]
-    assert (whole == streamed).float().mean() > 0.999  # a bit at its very mean may fall either way
+    assert (expected == batched).float().mean() > 0.999  # rounding may flip a coefficient equal to the mean
 
 
-def test_maps_are_dropped_as_soon_as_they_are_hashed(monkeypatch):
-    """ResNet-50's maps of 100 pictures are 4.4 GB: no map of an earlier layer or batch may still be alive."""
-    maps, alive = [], []
+def test_feature_maps_are_freed_after_hashing(monkeypatch):
+    """Feature maps of earlier layers and batches are freed; for ResNet-50 and 100 images they need 4.4 GB."""
+    maps, remaining = [], []
 
-    def watched(output):
-        alive.append(sum(earlier() is not None for earlier in maps))
+    def record(output):
+        remaining.append(sum(earlier() is not None for earlier in maps))
         maps.append(weakref.ref(output))
         return hash_maps(output)
 
-    monkeypatch.setattr(features, "hash_maps", watched)
+    monkeypatch.setattr(features, "hash_maps", record)
     monkeypatch.setattr(features, "_PIXELS_AT_ONCE", 32 * 32)
     model = network("vgg16")
     collect_hashes(model, noise(3), list(convolutions(model)))
     assert len(maps) == 3 * 13
-    assert max(alive) <= 2  # those that the network itself is still reading
+    assert max(remaining) <= 2  # maps that the network still reads
     assert all(earlier() is None for earlier in maps)
 
 
-def test_pictures_are_drawn_by_seed_and_never_fewer_than_asked():
-    pictures = noise(50)
-    first, again, other = (choose_pictures(pictures, 20, seed).images for seed in (0, 0, 1))
+def test_images_are_chosen_by_seed_and_too_few_raise():
+    images = noise(50)
+    first, again, other = (choose_images(images, 20, seed).images for seed in (0, 0, 1))
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
     assert len(torch.unique(first.flatten(1), dim=0)) == 20
     for count in (0, 51):
         with pytest.raises(UserError, match="1 to 50"):
-            choose_pictures(pictures, count, 0)
+            choose_images(images, count, 0)
 
 
-def test_weights_that_are_not_numbers_are_refused_with_the_layers_name():
+def test_nan_weights_raise_with_layer_name():
     model = network("resnet20")
     with torch.no_grad():
         model.layer2[1].conv1.weight.fill_(float("nan"))
@@ -131,7 +131,7 @@ def test_weights_that_are_not_numbers_are_refused_with_the_layers_name():
         collect_hashes(model, noise(1), ["layer1.0.conv1", "layer2.1.conv1"])
 
 
-def test_a_layer_that_does_not_run_is_named():
+def test_unexecuted_layer_raises():
     model = create_model("lenet5", in_channels=3, image_size=32)
     model.spare = nn.Conv2d(3, 3, 1)
     with pytest.raises(UserError, match="spare"):

@@ -1,4 +1,4 @@
-"""The decomposition: golden vectors G3, properties 1 to 6, and an independent, slow implementation."""
+"""Decomposition: golden vectors G3, properties 1 to 6, and comparison with an independent implementation."""
 
 import networkx
 import numpy as np
@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from redundancy_graph import select_filters
-from redundancy_graph.graph import components, core_numbers, coverage, decompose, redundancy_graph
+from redundancy_graph.graph import connected_components, core_numbers, coverage, decompose, redundancy_graph
 
 TRIANGLES = [(0, 1), (0, 2), (1, 2), (3, 4), (3, 5), (4, 5)]
 K4 = [(0, 1), (0, 2), (0, 3), (1, 2), (1, 3), (2, 3)]
@@ -32,7 +32,7 @@ def graph(edges: list[tuple[int, int]], vertices: int) -> np.ndarray:
 
 
 @pytest.mark.parametrize("name", GOLDEN)
-def test_golden_graphs(name):
+def test_golden_graphs_are_decomposed(name):
     edges, l1, kept, ks = GOLDEN[name]
     result = decompose(graph(edges, len(l1)), l1)
     assert result.kept == kept
@@ -40,23 +40,23 @@ def test_golden_graphs(name):
     assert select_filters(graph(edges, len(l1)).astype(float), l1, 0.5) == kept
 
 
-def test_rounds_say_who_stands_for_whom():
+def test_rounds_record_merged_filters():
     edges, l1, *_ = GOLDEN["K4, pendant, isolated"]
     first, second = decompose(graph(edges, 6), l1).rounds
-    assert first.absorbed == {3: [0, 1, 2]}
-    assert second.absorbed == {4: [3]}
+    assert first.merged == {3: [0, 1, 2]}
+    assert second.merged == {4: [3]}
 
 
-def test_a_removed_filter_may_have_no_similar_one_left():
+def test_coverage_counts_removed_filters_similar_to_kept_ones():
     edges, l1, *_ = GOLDEN["path"]
     adjacency = graph(edges, 4)
-    assert coverage(adjacency, decompose(adjacency, l1).kept) == 1 / 3  # only vertex 1 is joined to the survivor 0
+    assert coverage(adjacency, decompose(adjacency, l1).kept) == 1 / 3  # only vertex 1 is adjacent to the kept vertex 0
     assert coverage(adjacency, [0, 1, 2, 3]) == 1
 
 
 @st.composite
 def graphs(draw, distinct: bool = True):
-    """(similarity, l1) of up to 12 filters, similarities in sixteenths so that ties with thresholds happen."""
+    """Generate (similarity, l1) of up to 12 filters; similarities are sixteenths, so that some equal the threshold."""
     size = draw(st.integers(1, 12))
     upper = draw(st.lists(st.integers(0, 16), min_size=size * size, max_size=size * size))
     s = np.triu(np.array(upper, dtype=float).reshape(size, size) / 16, 1)
@@ -71,47 +71,47 @@ def graphs(draw, distinct: bool = True):
 thresholds = st.integers(0, 16).map(lambda i: i / 16)
 
 
-def slow_selection(s: np.ndarray, l1: list[float], threshold: float) -> list[int]:
-    """The method in words, with sets: independent of the arrays of the package."""
-    neighbours = {i: {j for j in range(len(s)) if j != i and s[i, j] >= threshold} for i in range(len(s))}
-    while any(neighbours.values()):
-        core = next(core for k in range(len(s), 0, -1) if (core := slow_core(neighbours, k)))
+def reference_selection(s: np.ndarray, l1: list[float], threshold: float) -> list[int]:
+    """Select filters with sets, independently of the package's implementation."""
+    neighbors = {i: {j for j in range(len(s)) if j != i and s[i, j] >= threshold} for i in range(len(s))}
+    while any(neighbors.values()):
+        core = next(core for k in range(len(s), 0, -1) if (core := reference_core(neighbors, k)))
         while core:
             component, frontier = set(), {min(core)}
             while frontier:
                 component |= frontier
-                frontier = {j for i in frontier for j in neighbours[i] & core} - component
+                frontier = {j for i in frontier for j in neighbors[i] & core} - component
             core -= component
             survivor = max(sorted(component), key=lambda i: l1[i])
-            for gone in component - {survivor}:
-                del neighbours[gone]
-            neighbours = {i: near - (component - {survivor}) for i, near in neighbours.items()}
-    return sorted(neighbours)
+            for removed in component - {survivor}:
+                del neighbors[removed]
+            neighbors = {i: others - (component - {survivor}) for i, others in neighbors.items()}
+    return sorted(neighbors)
 
 
-def slow_core(neighbours: dict[int, set[int]], k: int) -> set[int]:
-    core = set(neighbours)
-    while weak := {i for i in core if len(neighbours[i] & core) < k}:
+def reference_core(neighbors: dict[int, set[int]], k: int) -> set[int]:
+    core = set(neighbors)
+    while weak := {i for i in core if len(neighbors[i] & core) < k}:
         core -= weak
     return core
 
 
 @settings(max_examples=300, deadline=None)
 @given(graphs(distinct=False), thresholds)
-def test_equal_to_the_slow_selection(case, threshold):
+def test_selection_equals_reference_implementation(case, threshold):
     s, l1 = case
-    assert select_filters(s, l1, threshold) == slow_selection(s, l1, threshold)
+    assert select_filters(s, l1, threshold) == reference_selection(s, l1, threshold)
 
 
 @settings(max_examples=200, deadline=None)
 @given(graphs(distinct=False), thresholds)
-def test_kept_filters_are_an_independent_set_with_each_component_represented(case, threshold):
+def test_kept_filters_are_independent_and_cover_components(case, threshold):
     s, l1 = case
     adjacency = redundancy_graph(s, threshold)
     kept = select_filters(s, l1, threshold)
     assert not adjacency[np.ix_(kept, kept)].any()
     everything = np.ones(len(s), dtype=bool)
-    parts = components(adjacency, everything)
+    parts = connected_components(adjacency, everything)
     assert len(kept) >= len(parts) >= 1
     for part in parts:
         best = max(part.tolist(), key=lambda i: (l1[i], -i))
@@ -126,13 +126,13 @@ def test_rounds_account_for_every_filter(case, threshold):
     ks = [r.k for r in result.rounds]
     assert ks == sorted(ks, reverse=True)
     assert len(ks) <= len(s)
-    gone = [i for r in result.rounds for absorbed in r.absorbed.values() for i in absorbed]
-    assert sorted(gone + result.kept) == list(range(len(s)))
+    removed = [i for r in result.rounds for merged in r.merged.values() for i in merged]
+    assert sorted(removed + result.kept) == list(range(len(s)))
 
 
 @settings(max_examples=100, deadline=None)
 @given(graphs(), thresholds, st.randoms(use_true_random=False))
-def test_permuting_filters_permutes_the_kept_set(case, threshold, random):
+def test_permuted_filters_give_permuted_selection(case, threshold, random):
     s, l1 = case
     order = list(range(len(s)))
     random.shuffle(order)
@@ -142,14 +142,14 @@ def test_permuting_filters_permutes_the_kept_set(case, threshold, random):
 
 @settings(max_examples=50, deadline=None)
 @given(graphs())
-def test_extreme_thresholds(case):
+def test_extreme_thresholds_keep_all_or_one(case):
     s, l1 = case
     assert select_filters(s, l1, 1.0001) == list(range(len(s)))
     assert select_filters(s, l1, 0) == [int(np.argmax(l1))]
     assert select_filters(s, l1, -3) == [int(np.argmax(l1))]
 
 
-def test_threshold_one_still_merges_equal_hashes():
+def test_threshold_one_merges_equal_hashes():
     s = np.array([[1, 1, 0.5], [1, 1, 0.5], [0.5, 0.5, 1]])
     assert select_filters(s, [1, 2, 3], 1.0) == [1, 2]
     assert select_filters(s, [1, 2, 3], 1.0000001) == [0, 1, 2]
@@ -157,19 +157,19 @@ def test_threshold_one_still_merges_equal_hashes():
 
 @settings(max_examples=100, deadline=None)
 @given(graphs(), thresholds)
-def test_cores_and_components_are_those_of_networkx(case, threshold):
+def test_cores_and_components_equal_networkx(case, threshold):
     adjacency = redundancy_graph(case[0], threshold)
     other = networkx.from_numpy_array(adjacency)
     assert core_numbers(adjacency).tolist() == [number for _, number in sorted(networkx.core_number(other).items())]
-    parts = components(adjacency, np.ones(len(adjacency), dtype=bool))
+    parts = connected_components(adjacency, np.ones(len(adjacency), dtype=bool))
     assert [set(part.tolist()) for part in parts] == sorted(networkx.connected_components(other), key=min)
 
 
-def test_core_numbers_of_a_known_graph():
+def test_core_numbers_of_known_graph():
     assert core_numbers(graph([*K4, (3, 4)], 6)).tolist() == [3, 3, 3, 3, 1, 0]
 
 
-def test_a_long_chain_is_one_component():
+def test_long_chain_is_one_component():
     adjacency = graph([(i, i + 1) for i in range(299)], 300)
     assert decompose(adjacency, np.arange(300.0)).kept == [299]
 
@@ -187,12 +187,12 @@ def test_a_long_chain_is_one_component():
         (np.array([[1, 0.2], [0.4, 1]]), [1, 2], 0.5, "symmetric"),
     ],
 )
-def test_input_that_cannot_be_right_is_refused(similarity, l1, threshold, message):
+def test_invalid_input_raises(similarity, l1, threshold, message):
     with pytest.raises(ValueError, match=message):
         select_filters(similarity, l1, threshold)
 
 
-def test_the_given_graph_is_left_alone():
+def test_input_graph_is_unchanged():
     adjacency = graph(K4, 5)
     before = adjacency.copy()
     decompose(adjacency, [1, 2, 3, 4, 5])

@@ -1,11 +1,18 @@
-"""Mistakes: one line on standard error, status 2, no traceback, nothing half-written. And the scripts as commands."""
+"""Invalid input: one line on standard error, status 2, no traceback, no partially written files; also for the scripts."""
 
 import json
 from pathlib import Path
 
 import pytest
 
-from common.testing import assert_scripts_fail, full_disk, leftover_files, single_error_line, write_invalid_inputs
+from common.testing import (
+    assert_scripts_fail,
+    full_disk,
+    leftover_files,
+    single_error_line,
+    write_image_folder,
+    write_invalid_inputs,
+)
 from redundancy_graph.settings import main_cifar10, main_generate, main_imagenet
 
 HERE = Path(__file__).resolve().parent.parent
@@ -13,17 +20,18 @@ HERE = Path(__file__).resolve().parent.parent
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
-    """Pictures, weights and prune info, whole and broken in every way."""
-    root = write_invalid_inputs(tmp_path_factory.mktemp("mistakes"))
+    """Valid and invalid images, weights and prune info."""
+    root = write_invalid_inputs(tmp_path_factory.mktemp("invalid"))
+    write_image_folder(root / "valid", train=6, test=2)
     assert run(main_generate, root, "--threshold", "0.7", "--saved-dir", str(root / "info")) == 0
-    write_broken_info(root)
+    write_invalid_prune_info(root)
     return root
 
 
-def write_broken_info(root: Path) -> None:
+def write_invalid_prune_info(root: Path) -> None:
     good = json.loads((root / "info" / "resnet20-0.7.json").read_text())
     plain = {layer: {name: entry[name] for name in ("saved_idxs", "mask_num")} for layer, entry in good.items()}
-    broken = {
+    invalid = {
         "another": {f"features.conv{i}": entry for i, entry in enumerate(plain.values())},
         "range": {**plain, "conv": {"saved_idxs": [3, 16], "mask_num": 14}},
         "count": {**plain, "conv": {"saved_idxs": [3, 4], "mask_num": 3}},
@@ -31,7 +39,7 @@ def write_broken_info(root: Path) -> None:
         "order": {**plain, "conv": {"saved_idxs": [4, 3], "mask_num": 14}},
         "fewer": {layer: entry for layer, entry in plain.items() if layer != "conv"},
     }
-    for name, content in broken.items():
+    for name, content in invalid.items():
         (root / f"info-{name}").mkdir()
         (root / f"info-{name}" / "resnet20-0.7.json").write_text(json.dumps(content))
     (root / "info-text").mkdir()
@@ -39,8 +47,8 @@ def write_broken_info(root: Path) -> None:
 
 
 def run(main, root: Path, *options: str) -> int:
-    """A command that would do, but for what ``options`` change."""
-    place = ["--pretrained", str(root / "good.pth"), "--dataset", f"folder:{root / 'pictures'}", "--device", "cpu"]
+    """Run a command whose options are valid, followed by ``options``."""
+    place = ["--pretrained", str(root / "good.pth"), "--dataset", f"folder:{root / 'valid'}", "--device", "cpu"]
     words = ["--arch", "resnet20", *place, "--mini-batch", "4", "--log-dir", str(root / "log"), "--workers", "0"]
     if main is not main_generate:
         words += ["--pruneinfo-dir", str(root / "info"), "--epochs", "1", "--batch-size", "4"]
@@ -48,8 +56,8 @@ def run(main, root: Path, *options: str) -> int:
 
 
 GENERATE, CIFAR10, IMAGENET = main_generate, main_cifar10, main_imagenet
-# (command, options with {root}, words of the message)
-MISTAKES = {
+# {case: (command, options with {root}, words of the message)}
+INVALID_INPUTS = {
     "unknown arch": (GENERATE, ["--arch", "resnet57"], "resnet57 resnet56"),
     "unknown arch, fine-tuning": (CIFAR10, ["--arch", "resnet57"], "resnet57 resnet56"),
     "unknown option": (GENERATE, ["--tresholds", "0.7"], "--tresholds -h"),
@@ -61,81 +69,81 @@ MISTAKES = {
     "threshold of letters": (CIFAR10, ["--threshold", "high"], "high number"),
     "threshold without a number": (CIFAR10, ["--threshold", "[]"], "number"),
     "missing weights": (GENERATE, ["--pretrained", "{root}/none.pth"], "none.pth --pretrained"),
-    "weights not where the seed has them": (
+    "weights missing in the default folder": (
         GENERATE,
         ["--pretrained", "", "--pretrain-dir", "{root}"],
         "resnet20-weights.pth",
     ),
-    "weights that are a folder": (CIFAR10, ["--pretrained", "{root}"], "no such file"),
-    "weights cut short": (GENERATE, ["--pretrained", "{root}/short.pth"], "short.pth damaged"),
-    "weights of noise": (CIFAR10, ["--pretrained", "{root}/garbage.pth"], "garbage.pth"),
+    "folder instead of weights": (CIFAR10, ["--pretrained", "{root}"], "no such file"),
+    "truncated weights": (GENERATE, ["--pretrained", "{root}/short.pth"], "short.pth damaged"),
+    "random bytes instead of weights": (CIFAR10, ["--pretrained", "{root}/garbage.pth"], "garbage.pth"),
     "weights without tensors": (GENERATE, ["--pretrained", "{root}/no-tensors.pth"], "no-tensors.pth state dict"),
-    "weights with code in them": (CIFAR10, ["--pretrained", "{root}/evil.pth"], "evil.pth"),
+    "weights that contain code": (CIFAR10, ["--pretrained", "{root}/evil.pth"], "evil.pth"),
     "weights of another network": (GENERATE, ["--pretrained", "{root}/vgg.pth"], "vgg.pth tensor"),
     "weights of other classes": (CIFAR10, ["--pretrained", "{root}/ten.pth"], "linear.weight shape"),
-    "weights that are nan": (GENERATE, ["--pretrained", "{root}/nan.pth"], "conv1 finite"),
-    "checkpoint cut short": (CIFAR10, ["--pretrained", "{root}/short.safetensors"], "short.safetensors"),
+    "nan weights": (GENERATE, ["--pretrained", "{root}/nan.pth"], "conv1 finite"),
+    "truncated checkpoint": (CIFAR10, ["--pretrained", "{root}/short.safetensors"], "short.safetensors"),
     "checkpoint of another network": (GENERATE, ["--pretrained", "{root}/lenet.safetensors"], "lenet5 --arch"),
     "unknown data set": (GENERATE, ["--dataset", "cifar11"], "cifar11 cifar10"),
-    "data set that is not there": (
+    "missing data set": (
         CIFAR10,
         ["--dataset", "cifar10", "--dataset-dir", "{root}/none"],
         "cifar10 --dataset-dir",
     ),
-    "imagenet that is not there": (IMAGENET, ["--dataset", "imagenet"], "imagenet"),
-    "folder that is not there": (GENERATE, ["--dataset", "folder:{root}/none"], "no such folder"),
+    "missing imagenet": (IMAGENET, ["--dataset", "imagenet"], "imagenet"),
+    "missing folder": (GENERATE, ["--dataset", "folder:{root}/none"], "no such folder"),
     "folder without classes": (GENERATE, ["--dataset", "folder:{root}/no-classes"], "class"),
     "empty class folder": (CIFAR10, ["--dataset", "folder:{root}/empty-class"], "class1"),
-    "truncated picture": (GENERATE, ["--dataset", "folder:{root}/truncated"], "1.png"),
-    "unknown normalisation": (CIFAR10, ["--normalize", "mean"], "mean"),
-    "no pictures to compare": (GENERATE, ["--mini-batch", "0"], "--mini-batch"),
-    "more pictures than there are": (GENERATE, ["--mini-batch", "100"], "--mini-batch 100 12"),
+    "truncated image": (GENERATE, ["--dataset", "folder:{root}/truncated"], "1.png"),
+    "unknown normalization": (CIFAR10, ["--normalize", "mean"], "mean"),
+    "no images for feature maps": (GENERATE, ["--mini-batch", "0"], "--mini-batch"),
+    "too many images": (GENERATE, ["--mini-batch", "100"], "--mini-batch 100 12"),
     "missing prune info": (CIFAR10, ["--pruneinfo-dir", "{root}/none"], "resnet20-0.7.json generate_prune_info.py"),
     "prune info of text": (CIFAR10, ["--pruneinfo-dir", "{root}/info-text"], "resnet20-0.7.json JSON"),
     "prune info of another network": (CIFAR10, ["--pruneinfo-dir", "{root}/info-another"], "another network"),
     "prune info out of range": (IMAGENET, ["--pruneinfo-dir", "{root}/info-range"], "filter 16 conv"),
-    "prune info that does not add up": (CIFAR10, ["--pruneinfo-dir", "{root}/info-count"], "16 filters"),
+    "inconsistent prune info": (CIFAR10, ["--pruneinfo-dir", "{root}/info-count"], "16 filters"),
     "prune info that keeps nothing": (CIFAR10, ["--pruneinfo-dir", "{root}/info-nothing"], "conv at least one"),
-    "prune info in disorder": (CIFAR10, ["--pruneinfo-dir", "{root}/info-order"], "conv ascend"),
+    "unsorted prune info": (CIFAR10, ["--pruneinfo-dir", "{root}/info-order"], "conv ascend"),
     "prune info without a layer": (IMAGENET, ["--pruneinfo-dir", "{root}/info-fewer"], "'conv'"),
-    "a file for a folder": (GENERATE, ["--saved-dir", "{root}/a-file"], "a-file"),
-    "a file for a folder, fine-tuning": (CIFAR10, ["--saved-dir", "{root}/a-file"], "a-file"),
-    "a file for the log's folder": (CIFAR10, ["--log-dir", "{root}/a-file"], "a-file"),
-    "target of nothing": (GENERATE, ["--target-macs", "0"], "--target-macs (0, 1]"),
+    "file instead of a folder": (GENERATE, ["--saved-dir", "{root}/a-file"], "a-file"),
+    "file instead of a folder, fine-tuning": (CIFAR10, ["--saved-dir", "{root}/a-file"], "a-file"),
+    "file instead of the log folder": (CIFAR10, ["--log-dir", "{root}/a-file"], "a-file"),
+    "target of zero": (GENERATE, ["--target-macs", "0"], "--target-macs (0, 1]"),
     "target in percent": (CIFAR10, ["--target-macs", "50"], "--target-macs (0, 1]"),
-    "target out of reach": (GENERATE, ["--target-macs", "0.0002"], "nearest"),
+    "unreachable target": (GENERATE, ["--target-macs", "0.0002"], "nearest"),
     "learning rate nan": (CIFAR10, ["--learning-rate", "nan"], "--learning-rate"),
-    "learning rate far too large": (CIFAR10, ["--learning-rate", "1e30"], "not finite"),
+    "diverging learning rate": (CIFAR10, ["--learning-rate", "1e30"], "not finite"),
     "negative epochs": (CIFAR10, ["--epochs", "-1"], "--epochs"),
     "momentum of two": (IMAGENET, ["--momentum", "2"], "--momentum"),
     "adjust of zero": (CIFAR10, ["--adjust", "0"], "--adjust"),
-    "batch of nothing": (IMAGENET, ["--batch-size", "0"], "--batch-size"),
-    "a GPU that is not there": (GENERATE, ["--device", "cuda:99"], "cuda:99"),
-    "a device of another make": (CIFAR10, ["--device", "tpu"], "tpu"),
+    "empty batch": (IMAGENET, ["--batch-size", "0"], "--batch-size"),
+    "missing GPU": (GENERATE, ["--device", "cuda:99"], "cuda:99"),
+    "unknown device": (CIFAR10, ["--device", "tpu"], "tpu"),
     "shrunk hidden layer of a ResNet": (CIFAR10, ["--vgg-hidden", "shrunk"], "--vgg-hidden"),
-    "own network without weights": (GENERATE, ["--model", "rg_helpers:network", "--pretrained", ""], "--pretrained"),
-    "own network that is not there": (GENERATE, ["--model", "rg_helpers:none"], "rg_helpers:none"),
+    "custom network without weights": (GENERATE, ["--model", "rg_helpers:network", "--pretrained", ""], "--pretrained"),
+    "missing custom network": (GENERATE, ["--model", "rg_helpers:none"], "rg_helpers:none"),
 }
 
 
-LEFT = ("report.json", "resnet20-*.json", "resnet20-*-weights.pth")
+LEFTOVERS = ("report.json", "resnet20-*.json", "resnet20-*-weights.pth")
 
 
-@pytest.mark.parametrize("name", MISTAKES)
-def test_a_mistake_is_one_line_and_status_2(name, place, capsys, tmp_path):
-    main, options, words = MISTAKES[name]
-    before = leftover_files(place, *LEFT)
+@pytest.mark.parametrize("name", INVALID_INPUTS)
+def test_invalid_input_exits_with_one_line_and_status_2(name, place, capsys, tmp_path):
+    main, options, words = INVALID_INPUTS[name]
+    before = leftover_files(place, *LEFTOVERS)
     options = [option.format(root=place) for option in options]
     status = run(main, place, "--saved-dir", str(tmp_path / "out"), *options)
     single_error_line(status, capsys.readouterr().err, words)
-    assert not leftover_files(tmp_path, *LEFT)
-    assert leftover_files(place, *LEFT) == before
+    assert not leftover_files(tmp_path, *LEFTOVERS)
+    assert leftover_files(place, *LEFTOVERS) == before
     assert not (place / "hacked").exists()
 
 
 @pytest.mark.parametrize("main", [GENERATE, CIFAR10])
-def test_a_full_disk_is_one_line_and_nothing_half_written(main, place, capsys, tmp_path):
-    """Every file goes through one writer; it fails at its last step, for the first file and for later ones."""
+def test_full_disk_exits_with_one_line_and_no_partial_files(main, place, capsys, tmp_path):
+    """All files are written by one function, which fails at its last step, for the first file and for later ones."""
     for allowed in (0, 1):
         out = tmp_path / str(allowed)
         with full_disk(after=allowed):
@@ -148,9 +156,9 @@ def test_a_full_disk_is_one_line_and_nothing_half_written(main, place, capsys, t
         )
 
 
-def test_each_script_as_a_command(place, tmp_path):
-    """From another folder, with a mistake: one line, status 2, no traceback. At once: each start imports torch."""
-    words = ["--arch", "resnet20", "--pretrained", place / "short.pth", "--dataset", f"folder:{place / 'pictures'}"]
+def test_scripts_reject_invalid_input(place, tmp_path):
+    """Called from another folder with invalid input. All start at the same time because each imports torch."""
+    words = ["--arch", "resnet20", "--pretrained", place / "short.pth", "--dataset", f"folder:{place / 'valid'}"]
     words += ["--device", "cpu", "--log-dir", tmp_path / "log"]
     commands = [[HERE / "generate_prune_info.py", *words]]
     commands += [

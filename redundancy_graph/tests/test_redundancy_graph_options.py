@@ -13,13 +13,13 @@ NAMED = f"--arch lenet5 --pretrain-dir {{root}} {INPUT}"
 OWN = f"--model test_redundancy_graph_options:tiny --pretrained {{root}}/own.pth {INPUT}"
 PRUNE = "--epochs 0 --generate --no-latency --saved-dir {out}/fine-tune"
 COMMANDS = {
-    "Generate": (main_generate, f"{NAMED} --saved-dir {{out}}/named", f"{OWN} --saved-dir {{out}}/own"),
-    "FineTune": (
+    "GeneratePruneInfo": (main_generate, f"{NAMED} --saved-dir {{out}}/named", f"{OWN} --saved-dir {{out}}/own"),
+    "PruneCifar10": (
         main_cifar10,
         f"{NAMED} {PRUNE} --pruneinfo-dir {{out}}/named",
-        f"{OWN} {PRUNE} --pruneinfo-dir {{out}}/own-too",
+        f"{OWN} {PRUNE} --pruneinfo-dir {{out}}/own-pruned",
     ),
-    "FineTuneImagenet": (
+    "PruneImagenet": (
         main_imagenet,
         f"{NAMED} {PRUNE} --pruneinfo-dir {{out}}/imagenet",
         f"{OWN} {PRUNE} --pruneinfo-dir {{out}}/imagenet",
@@ -57,4 +57,4 @@ def test_command_honors_its_options(name, root):
 
 
 def test_list_of_commands_is_complete():
-    assert command_names("redundancy_graph") | {"FineTune"} == COMMANDS.keys()
+    assert command_names("redundancy_graph") | {"PruneCifar10"} == COMMANDS.keys()

@@ -1,4 +1,4 @@
-"""What is generated is up to date: tables from the result files, here and in the root's README."""
+"""Generated tables are up to date, here and in the README of the root."""
 
 from common.testing import check_generated_docs
 from redundancy_graph.paper.tables import TABLES

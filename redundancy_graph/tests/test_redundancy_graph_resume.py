@@ -1,4 +1,4 @@
-"""SIGKILL at seeded random moments, ten times per command; the same command again ends with the same bits."""
+"""SIGKILL at seeded random moments, ten times per command: repeating the command gives bit-identical results."""
 
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from redundancy_graph.settings import main_cifar10, main_generate
 def untimed(words: list[str]) -> int:
     pipeline.latency_ms = lambda models, *args, **kwargs: {
         name: {} for name in models
-    }  # nothing is written while it measures
+    }  # nothing is written during the measurement
     return main_cifar10(words)
 
 
@@ -27,26 +27,26 @@ COMMANDS = {
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
     root = tmp_path_factory.mktemp("kill")
-    write_image_folder(root / "pictures", train=40, test=10)
+    write_image_folder(root / "images", train=40, test=10)
     torch.manual_seed(0)
     torch.save(create_model("resnet20", num_classes=2).state_dict(), root / "weights.pth")
     return root
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_killed_ten_times_it_ends_with_the_same_bits(command, place, tmp_path):
+def test_command_killed_ten_times_ends_bit_identical(command, place, tmp_path):
     main, files = COMMANDS[command]
 
     def results(folder: Path) -> list[bytes]:
         return [(folder / name).read_bytes() for name in files]
 
     words = ["--arch", "resnet20", "--pretrained", str(place / "weights.pth")]
-    words += ["--dataset", f"folder:{place / 'pictures'}", "--device", "cpu", "--threads", "1"]
+    words += ["--dataset", f"folder:{place / 'images'}", "--device", "cpu", "--threads", "1"]
     words += ["--mini-batch", "40", "--log-dir", str(tmp_path / "log")]
     if command == "generate":
         words += ["--threshold", "0.6", "0.7"]
     else:
         words += ["--threshold", "0.7", "--generate", "--pruneinfo-dir", str(tmp_path / "info")]
         words += ["--epochs", "3", "--batch-size", "16"]
-    preload = ["redundancy_graph.prune", "common.data", "PIL.Image"]
+    preload = ["redundancy_graph.prune_and_finetune", "common.data", "PIL.Image"]
     check_resume_after_kill(main, [*words, "--saved-dir"], results, tmp_path, kills=10, preload=preload, seed=11)

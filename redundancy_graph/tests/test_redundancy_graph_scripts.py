@@ -1,4 +1,4 @@
-"""``run_cifar10.sh`` and ``run_imagenet.sh``: called or sourced, every job of the plan runs to its end on tiny data."""
+"""``run_cifar10.sh`` and ``run_imagenet.sh``, called or sourced, complete every job of the plan on tiny data."""
 
 import os
 import subprocess
@@ -18,8 +18,8 @@ def test_script_runs_its_plan(tmp_path, script):
     assert list(out.glob("runs/graph/*/resnet20-0.7/metrics.json"))
 
 
-def test_options_that_a_script_does_not_know_go_to_commands_that_do(tmp_path):
-    """The data set's folder goes with the data set."""
+def test_unknown_script_options_are_passed_to_commands(tmp_path):
+    """Replacing the data set also removes the option of its folder."""
     words = ("--epochs", "1", "--dataset", "digits", "--arch", "resnet20", "--batch-size", "128", "--device", "cpu")
     status, printed = run_script(HERE / "run_cifar10.sh", *words, "--minutes", "0.1", "--out", tmp_path / "out")
     assert status in (0, 75), printed
@@ -29,7 +29,7 @@ def test_options_that_a_script_does_not_know_go_to_commands_that_do(tmp_path):
     assert "--epochs 1 --dataset digits --arch resnet20 --batch-size 128" in command and "--dataset-dir" not in command
 
 
-def test_sourcing_leaves_the_callers_shell_alone(tmp_path):
+def test_sourcing_preserves_shell_state(tmp_path):
     code = f"""
         cd {tmp_path}; before=$(set +o; pwd; declare -F; compgen -v | sort)
         source {HERE / "run_cifar10.sh"} --dry-run --out {tmp_path / "out"} > listed; result=$?

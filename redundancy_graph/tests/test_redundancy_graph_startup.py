@@ -1,4 +1,4 @@
-"""Every command starts light: ``-h``, ``--version`` and an unknown option without torch."""
+"""Commands do not import torch for ``-h``, ``--version`` and unknown options."""
 
 from pathlib import Path
 
@@ -21,13 +21,13 @@ def test_list_of_commands_is_complete():
 
 @pytest.mark.parametrize("main", [main_cifar10, main_imagenet])
 @pytest.mark.parametrize("words", ["--epochs -1", "--momentum 2", "--learning-rate nan", "--workers -1", "--adjust 0"])
-def test_value_out_of_range_is_rejected_before_torch_is_needed(main, words, capsys, monkeypatch):
-    monkeypatch.setattr("redundancy_graph.prune.prune", None)
+def test_value_out_of_range_is_rejected_before_torch_import(main, words, capsys, monkeypatch):
+    monkeypatch.setattr("redundancy_graph.prune_and_finetune.prune_and_finetune", None)
     assert main(words.split()) == 2
     assert words.split()[0] in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("option", ["--amp", "--compile"])
-def test_generating_has_no_option_of_training(option, capsys):
+def test_generation_has_no_training_options(option, capsys):
     assert main_generate([option]) == 2
     assert option in capsys.readouterr().err

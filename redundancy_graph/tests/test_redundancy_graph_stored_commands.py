@@ -1,4 +1,4 @@
-"""Commands in the result files are valid today."""
+"""Commands stored in result files are accepted by the current parsers."""
 
 from common.testing import check_stored_commands
 

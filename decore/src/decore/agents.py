@@ -1,7 +1,7 @@
-"""One agent per channel: a weight w, a keep probability p = sigmoid(w), an action a ~ Bernoulli(p); REINFORCE on logits.
+"""Agents, one per channel: weight w, keep probability p = sigmoid(w), action a ~ Bernoulli(p), trained with REINFORCE.
 
-Alwani, Wang, Madhavan: DECORE (CVPR 2022, arXiv 2106.06091), section 3. Channels that are tied (residual streams) share
-one agent; a mask acts where the channels are read, so that masked and removed are the same network.
+Alwani, Wang, Madhavan: DECORE (CVPR 2022, arXiv 2106.06091), section 3. Coupled channels (residual streams) share one agent.
+Masks are applied where channels are read, so masking a channel and removing it give the same outputs.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,63 +14,78 @@ from torch import Tensor, nn
 from common.channels import ChannelGroup, channel_groups, masked
 from common.errors import UserError
 from decore.actions import bernoulli
-from decore.cut import kept_channels
-from decore.plan import INIT
+from decore.policy_options import INITIAL_WEIGHT
 from decore.reward import accuracy_reward, compression_reward
+from decore.selection import select_by_probability
 
 
 class Agents(nn.Module):
-    """All agents of a network in one parameter ``weight`` (C,), in the order of its channel groups.
+    """All agents of a network, with their weights in one parameter ``weight`` (C,), in the order of the channel groups.
 
-    ``groups`` lists the channel groups; everything that is asked for "by name" is a view of something flat (.., C).
-    Raises UserError for a network without a channel that can be removed.
+    Args:
+        model: Any network that :func:`common.channels.channel_groups` can trace.
+        example_input: Batch of the shape that the network reads, e.g. (1, 3, 32, 32).
+        init_weight: Initial weight of every agent.
+
+    Attributes:
+        groups: Channel groups of the network, C channels in total.
+        layer_index: Index of the channel group of every channel, (C,) int64.
+
+    Raises:
+        UserError: If no channel of the network can be removed.
     """
 
-    layer_of: Tensor
+    layer_index: Tensor
 
-    def __init__(self, model: nn.Module, example_input: Tensor, init: float = INIT) -> None:
+    def __init__(self, model: nn.Module, example_input: Tensor, init_weight: float = INITIAL_WEIGHT) -> None:
         super().__init__()
         self.groups: list[ChannelGroup] = channel_groups(model, example_input)
         if not self.groups:
-            raise UserError("this network has no channels that can be removed: python -m common.channels lists them")
+            raise UserError(
+                "the network has no removable channels; python -m common.channels lists the groups of a network"
+            )
         sizes = torch.tensor([group.size for group in self.groups])
-        self.weight = nn.Parameter(torch.full((int(sizes.sum()),), float(init)))
-        layer_of = torch.repeat_interleave(torch.arange(len(sizes)), sizes)
-        self.register_buffer("layer_of", layer_of, persistent=False)
+        self.weight = nn.Parameter(torch.full((int(sizes.sum()),), float(init_weight)))
+        layer_index = torch.repeat_interleave(torch.arange(len(sizes)), sizes)
+        self.register_buffer("layer_index", layer_index, persistent=False)
         self.to(next((p.device for p in model.parameters()), torch.device("cpu")))
 
     @property
     def probabilities(self) -> Tensor:
-        """p = sigmoid(w), (C,), without gradient."""
+        """Keep probabilities p = sigmoid(w), (C,), without gradient."""
         return torch.sigmoid(self.weight.detach())
 
-    def by_name(self, flat: Tensor) -> dict[str, Tensor]:
-        """Views (.., C_i) of a tensor (.., C), by group name."""
+    def split(self, flat: Tensor) -> dict[str, Tensor]:
+        """Split a tensor (..., C) into views (..., C_i) by group name."""
         parts = flat.split([group.size for group in self.groups], dim=-1)
         return {group.name: part for group, part in zip(self.groups, parts, strict=True)}
 
-    def flat(self, by_name: Mapping[str, Tensor]) -> Tensor:
-        """The tensor (.., C) of which :meth:`by_name` gives the parts."""
-        return torch.cat([by_name[group.name] for group in self.groups], dim=-1)
+    def join(self, parts: Mapping[str, Tensor]) -> Tensor:
+        """Concatenate tensors (..., C_i) by group name to (..., C), the inverse of :meth:`split`."""
+        return torch.cat([parts[group.name] for group in self.groups], dim=-1)
 
     def sample(self, n: int, generator: torch.Generator | None = None) -> dict[str, Tensor]:
-        """Actions of 0 and 1 for n examples from torch's random numbers: {group: (n, C_i)}."""
-        return self.by_name(torch.bernoulli(self.probabilities.expand(n, -1), generator=generator))
+        """Sample actions, zeros and ones, for ``n`` examples with torch's random numbers: {group: (n, C_i)}."""
+        return self.split(torch.bernoulli(self.probabilities.expand(n, -1), generator=generator))
 
-    def draw(self, examples: Tensor, seed: int, epoch: int) -> Tensor:
-        """Actions (N, C) for examples (N,), the same whoever draws them: they depend on (seed, epoch, example) only."""
+    def sample_for_examples(self, examples: Tensor, seed: int, epoch: int) -> Tensor:
+        """Sample actions (N, C) for the examples with these indices (N,); they depend on (seed, epoch, example) only."""
         return bernoulli(self.probabilities, examples, seed, epoch)
 
     def masked(self, model: nn.Module, actions: Mapping[str, Tensor] | Tensor) -> AbstractContextManager[nn.Module]:
-        """Within this context the network runs with these channels only; actions: by name or (N, C) or (C,)."""
-        masks = self.by_name(actions) if isinstance(actions, Tensor) else actions
+        """Mask the network's channels within a context.
+
+        Args:
+            actions: Zeros and ones by group name, or (N, C) per example, or (C,) for all examples.
+        """
+        masks = self.split(actions) if isinstance(actions, Tensor) else actions
         return masked(model, self.groups, masks)
 
     def rewards(
         self, actions: Tensor, correct: Tensor, penalty: float, channel_weights: Tensor | None = None
     ) -> Tensor:
-        """R_bi = R_bi,C * R_b,acc, (N, L), of actions (N, C) and correct (N,) bool."""
-        compression = compression_reward(actions, self.layer_of, len(self.groups), channel_weights)
+        """Compute the rewards R_bi = R_bi,C * R_b,acc, (N, L), from actions (N, C) and correctness (N,) bool."""
+        compression = compression_reward(actions, self.layer_index, len(self.groups), channel_weights)
         return compression * accuracy_reward(correct, penalty)[:, None]
 
     def loss(
@@ -79,25 +94,31 @@ class Agents(nn.Module):
         correct: Tensor,
         penalty: float,
         *,
-        baseline: Tensor | None = None,
+        reward_baseline: Tensor | None = None,
         entropy: float = 0.0,
         channel_weights: Tensor | None = None,
     ) -> Tensor:
-        """REINFORCE: minus the mean over examples of sum_i R_bi log pi(a_bi); its gradient is R (p - a).
+        """Compute the REINFORCE loss: minus the mean over examples of sum_i R_bi log pi(a_bi) (section 3.3).
 
-        actions: by name or (N, C), of 0 and 1; correct: (N,) bool. Beyond the paper: baseline (L,) is subtracted from the
-        rewards, ``entropy`` times the agents' entropy is added to the objective, channel_weights (C,) say what a dropped
-        channel counts.
+        Its gradient with respect to w is R (p - a). The keyword arguments are not in the paper.
+
+        Args:
+            actions: Zeros and ones, by group name or (N, C).
+            correct: Whether the masked network predicted each example correctly, (N,) bool.
+            penalty: The paper's lambda.
+            reward_baseline: Subtracted from the rewards, (L,).
+            entropy: Weight of the agents' entropy, which is added to the objective.
+            channel_weights: Reward of each dropped channel, (C,); 1 if not given.
         """
-        flat = actions if isinstance(actions, Tensor) else self.flat(actions)
+        flat = actions if isinstance(actions, Tensor) else self.join(actions)
         rewards = self.rewards(flat.detach(), correct, penalty, channel_weights)
-        if baseline is not None:
-            rewards = rewards - baseline
+        if reward_baseline is not None:
+            rewards = rewards - reward_baseline
         return self.policy_loss(flat.detach(), rewards, entropy)
 
     def policy_loss(self, actions: Tensor, rewards: Tensor, entropy: float = 0.0) -> Tensor:
-        """The same from rewards (N, L). Sums over examples come first, so autograd sees vectors (C,) only."""
-        per_channel = rewards.index_select(1, self.layer_of)
+        """Compute the loss from rewards (N, L). Examples are summed first, so autograd only handles vectors (C,)."""
+        per_channel = rewards.index_select(1, self.layer_index)
         kept = (per_channel * actions).sum(0)
         dropped = per_channel.sum(0) - kept
         log_keep, log_drop = F.logsigmoid(self.weight), F.logsigmoid(-self.weight)
@@ -105,29 +126,31 @@ class Agents(nn.Module):
         return loss - entropy * self.entropy() if entropy else loss
 
     def entropy(self) -> Tensor:
-        """Sum over the agents of their entropy in nats."""
+        """Return the sum of the agents' entropies in nats."""
         p = torch.sigmoid(self.weight)
         return -(p * F.logsigmoid(self.weight) + (1 - p) * F.logsigmoid(-self.weight)).sum()
 
     def forward(self, actions: Tensor, rewards: Tensor, entropy: float = 0.0) -> Tensor:
-        """:meth:`policy_loss`: what data-parallel training of the agents alone calls."""
+        """Call :meth:`policy_loss`, for data-parallel training of the agents."""
         return self.policy_loss(actions, rewards, entropy)
 
-    def kept(self, threshold: float = 0.5) -> dict[str, list[int]]:
-        """{group: indices with p >= threshold}; at least the most probable one of each group."""
-        return kept_channels(self.groups, self.weights_by_name(), threshold)
+    def kept_channels(self, threshold: float = 0.5) -> dict[str, list[int]]:
+        """Return {group: ascending indices of channels with p >= threshold}, at least the most probable one per group."""
+        return select_by_probability(self.groups, self.weights_by_group(), threshold)
 
-    def weights_by_name(self) -> dict[str, list[float]]:
-        """{group: w} as plain numbers, for decisions and files."""
-        return {name: part.tolist() for name, part in self.by_name(self.weight.detach().cpu()).items()}
+    def weights_by_group(self) -> dict[str, list[float]]:
+        """Return {group: weights} as Python floats."""
+        return {name: part.tolist() for name, part in self.split(self.weight.detach().cpu()).items()}
 
     @torch.no_grad()
     def load_weights(self, weights: Mapping[str, Sequence[float] | Tensor]) -> "Agents":
-        """Take weights by group name. Raises UserError, naming the group, if they belong to another network."""
+        """Set the weights by group name. Raises UserError, naming the group, if they belong to another network."""
         for group in self.groups:
             if group.name not in weights or len(weights[group.name]) != group.size:
-                raise UserError(f"these agents are of another network: {group.name} has {group.size} channels here")
+                raise UserError(
+                    f"agents do not fit the network: group {group.name} needs {group.size} weights; use agents of this network"
+                )
         if extra := set(weights) - {group.name for group in self.groups}:
-            raise UserError(f"these agents are of another network: it has no group {min(extra)}")
-        self.weight.copy_(self.flat({name: torch.as_tensor(values) for name, values in weights.items()}))
+            raise UserError(f"agents do not fit the network: it has no group {min(extra)}; use agents of this network")
+        self.weight.copy_(self.join({name: torch.as_tensor(values) for name, values in weights.items()}))
         return self

@@ -1,4 +1,4 @@
-"""``prune_model.py``: DECORE on a trained network, for one penalty or several."""
+"""Body of ``prune_model.py``: DECORE on a trained network, for one or several penalties."""
 
 from dataclasses import replace
 from functools import partial
@@ -15,13 +15,13 @@ from common.trained_model import TrainedModel, open_trained_model, print_result
 from common.training import best_test_top1
 from decore import plots
 from decore.method import METHOD, decide
-from decore.plan import PACKAGE, Plan
-from decore.policy_stage import identity, read_policy, shown_penalty
-from decore.settings import InvestigatePolicies, PruneModel, labels
+from decore.policy_options import PACKAGE, DecoreOptions
+from decore.policy_stage import network_identity, penalty_label, read_policy
+from decore.settings import InvestigatePolicies, PruneModel, run_labels
 
 
 def open_trained(settings: PruneModel | InvestigatePolicies) -> TrainedModel:
-    """The trained network and its images that the options name."""
+    """Open the trained network and the data set named by the options; with --holdout, hold-out images replace the test set."""
     start = open_trained_model(settings.network, settings.data, device=choose_device(settings.run.device))
     if settings.agents.holdout is None:
         return start
@@ -29,41 +29,50 @@ def open_trained(settings: PruneModel | InvestigatePolicies) -> TrainedModel:
 
 
 def prune_model(settings: PruneModel, command: str) -> None:
-    """A run per penalty; ``command``: as it was typed."""
+    """Run DECORE once per penalty. ``command``: the command line, for metrics.json."""
     set_threads(settings.run.threads)
-    plans = settings.plans()
+    options_by_penalty = settings.options_by_penalty()
     with process_group(choose_device(settings.run.device)):
         start, saved = open_trained(settings), Path(settings.saved_dir)
-        wanted = labels(start.name, settings.penalty, settings.cut.target_macs)
-        policies = list(labels(start.name, settings.penalty))
-        with log_to([saved / f"{label}.log" for label in wanted]) as log:
+        penalties = run_labels(start.name, settings.penalty, settings.pruning.target_macs)
+        policies = list(run_labels(start.name, settings.penalty))
+        with log_to([saved / f"{label}.log" for label in penalties]) as log:
             log(f"{command}\n{describe_environment(start.device)}")
-            for (label, penalty), policy in zip(wanted.items(), policies, strict=True):
+            for (label, penalty), policy in zip(penalties.items(), policies, strict=True):
                 policy_folder = saved / f"{policy}-policy"
-                prune_one(settings, start, plans[penalty], saved / label, policy_folder, command, log)
+                options = options_by_penalty[penalty]
+                prune_one(settings, start, options, saved / label, policy_folder, command, log)
                 if settings.plots and is_main():
                     agents = read_policy(start, policy_folder).agents
-                    plots.kept_per_layer(saved / label / "kept.png", saved / label)
-                    plots.probability_histograms(saved / label / "policies.png", agents)
-                    plots.course(saved / label / "course.png", policy_folder)
-            if is_main() and (settings.plots or len(wanted) > 1):
-                plots.front(saved / f"{start.name}.png", saved, start.name)
-                log(f"accuracy against MACs of all finished runs: {saved / f'{start.name}.png'}")
+                    plots.plot_kept_channels(saved / label / "kept.png", saved / label)
+                    plots.plot_probabilities(saved / label / "policies.png", agents)
+                    plots.plot_training_curves(saved / label / "course.png", policy_folder)
+            if is_main() and (settings.plots or len(penalties) > 1):
+                plots.plot_pareto_front(saved / f"{start.name}.png", saved, start.name)
+                log(f"accuracy-MACs trade-off of all finished runs: {saved / f'{start.name}.png'}")
 
 
 def prune_one(
-    settings: PruneModel, start: TrainedModel, plan: Plan, folder: Path, policy_folder: Path, command: str, log: Log
+    settings: PruneModel,
+    start: TrainedModel,
+    options: DecoreOptions,
+    folder: Path,
+    policy_folder: Path,
+    command: str,
+    log: Log,
 ) -> None:
-    """One run through the pipeline. policy_folder: shared by runs that differ in the cut and the fine-tuning only."""
-    options = identity(start) | plan.identity() | {"penalty": shown_penalty(plan), "seed": plan.seed}
+    """Run one penalty. ``policy_folder`` is shared by runs that differ only in pruning and fine-tuning."""
+    run_identity = (
+        network_identity(start) | options.identity() | {"penalty": penalty_label(options), "seed": options.seed}
+    )
     stage = open_stage(
         folder,
         PACKAGE,
-        options,
+        run_identity,
         device=start.device,
         fingerprint=start.data.fingerprint,
         force=settings.repeat.force,
-        seed=plan.seed,
+        seed=options.seed,
         log=log,
     )
 
@@ -71,16 +80,18 @@ def prune_one(
         print_result(folder.name, outcome.metrics, log)
         sizes = {group.name: group.size for group in start.all_groups}
         return {
-            "label": f"DECORE-{shown_penalty(plan)}",
+            "label": f"DECORE-{penalty_label(options)}",
             "command": command,
-            "policy_epochs": plan.policy_recipe.epochs,
-            "epochs": plan.recipe.epochs,
+            "policy_epochs": options.policy_recipe.epochs,
+            "epochs": options.recipe.epochs,
             "kept": {name: f"{len(indices)}/{sizes[name]}" for name, indices in outcome.decision.kept.items()},
             "best_test_top1": best_test_top1(outcome.log),
         }
 
     tensorboard = settings.tensorboard
-    method = replace(METHOD, decide=partial(decide, plan=plan, policy_folder=policy_folder, tensorboard=tensorboard))
-    target = None if plan.target_macs is None else Target(plan.target_macs)
-    training = FineTuning(plan.recipe, plan.distill, tensorboard=tensorboard)
+    method = replace(
+        METHOD, decide=partial(decide, options=options, policy_folder=policy_folder, tensorboard=tensorboard)
+    )
+    target = None if options.target_macs is None else Target(options.target_macs)
+    training = FineTuning(options.recipe, options.distill, tensorboard=tensorboard)
     compress(method, start, target, stage, training, latency=not settings.no_latency, details=details)

@@ -1,7 +1,7 @@
-"""``investigate_policies.py``: does DECORE find important channels? (section 5 of the paper)
+"""Body of ``investigate_policies.py``: does DECORE find important channels? (section 5 of the paper)
 
-The network is frozen and the agents are trained; then channels are dropped in the order of their weights, lowest first,
-highest first, and at random, and accuracy is measured along the way. No channel order sees a test picture.
+The agents are trained on the frozen network. Then channels are dropped by weight, lowest first and highest first, and in random
+order, and the accuracy is measured at several fractions. Test images do not influence the order of the channels.
 """
 
 import statistics
@@ -23,29 +23,29 @@ from common.trained_model import TrainedModel
 from decore import plots
 from decore.agents import Agents
 from decore.command import open_trained
-from decore.plan import PACKAGE
-from decore.policy_stage import Policy, identity, masked_accuracy, policy_phase
-from decore.settings import InvestigatePolicies, labels
+from decore.policy_options import PACKAGE
+from decore.policy_stage import Policy, measure_masked_accuracy, network_identity, run_policy_phase
+from decore.settings import InvestigatePolicies, run_labels
 
 
 def investigate_policies(settings: InvestigatePolicies, command: str) -> None:
-    """Agents on the frozen network, and the curves of section 5; ``command``: as it was typed."""
+    """Train agents on the frozen network and measure the curves of section 5. ``command``: the command line, for the log."""
     set_threads(settings.run.threads)
-    plan = settings.plan()
+    options = settings.decore_options()
     with process_group(choose_device(settings.run.device)):
         trained = open_trained(settings)
-        pictures = test_part(trained.data.test, settings.test_pictures)
-        (label,) = labels(trained.name, [settings.penalty])
+        images = select_test_images(trained.data.test, settings.test_images)
+        (label,) = run_labels(trained.name, [settings.penalty])
         saved = Path(settings.saved_dir)
         folder = saved / f"{label}-policies"
-        measured = {name: getattr(settings, name) for name in ("drop", "random_orders", "test_pictures")}
+        measured = {name: getattr(settings, name) for name in ("drop_fractions", "random_trials", "test_images")}
         with log_to([saved / f"{label}-policies.log"]) as log:
             log(command)
             log(str(describe_environment(trained.device)))
             run = open_stage(
                 folder,
                 PACKAGE,
-                identity(trained) | plan.policy_identity() | measured | {"frozen": True},
+                network_identity(trained) | options.policy_identity() | measured | {"frozen": True},
                 device=trained.device,
                 fingerprint=trained.data.fingerprint,
                 force=settings.repeat.force,
@@ -53,94 +53,103 @@ def investigate_policies(settings: InvestigatePolicies, command: str) -> None:
                 log=log,
             )
             if not run.finished:
-                policy = policy_phase(trained, plan, run, saved / f"{label}-frozen-policy", settings.tensorboard)
+                policy = run_policy_phase(trained, options, run, saved / f"{label}-frozen-policy", settings.tensorboard)
                 if is_main():
-                    curves = drop_curves(
-                        trained, policy.agents, pictures, settings.drop, settings.random_orders, settings.repeat.seed
+                    curves = measure_drop_curves(
+                        trained,
+                        policy.agents,
+                        images,
+                        settings.drop_fractions,
+                        settings.random_trials,
+                        settings.repeat.seed,
                     )
-                    run.finish({**summary(policy), "pictures": len(pictures), "curves": curves})
-                    plots.probability_histograms(folder / "policies.png", policy.agents)
+                    run.finish({**summarize_policy(policy), "images": len(images), "curves": curves})
+                    plots.plot_probabilities(folder / "policies.png", policy.agents)
             if is_main():
                 metrics = run.metrics()
-                plots.drop_curves(folder / "investigate_policies.png", metrics["curves"], title(trained, metrics))
-                for line in table(metrics["curves"]):
+                plots.plot_drop_curves(
+                    folder / "investigate_policies.png", metrics["curves"], plot_title(trained, metrics)
+                )
+                for line in format_curves(metrics["curves"]):
                     log(line)
                 log(f"{folder}/investigate_policies.png, policies.png, metrics.json")
 
 
-def test_part(test: ImageSet, count: int | None) -> ImageSet:
-    """A stratified part of the test pictures."""
+def select_test_images(test: ImageSet, count: int | None) -> ImageSet:
+    """Return a stratified subset of the test images."""
     if count is None or count == len(test):
         return test
     if count > len(test):
-        raise UserError(f"--test-pictures {count}: there are only {len(test)}")
+        raise UserError(f"--test-images {count}: the data set has only {len(test)} test images; choose at most as many")
     return test.subset(stratified_split(test.labels, count, 0)[1])
 
 
-test_part.__test__ = False  # type: ignore[attr-defined]  # pytest collects functions whose names begin with test
-
-
-def summary(policy: Policy) -> dict[str, Any]:
-    """What the policy phase came to."""
+def summarize_policy(policy: Policy) -> dict[str, Any]:
+    """Summarize the policy phase for metrics.json."""
     return {"policy": policy.metrics, "penalty": policy.metrics["penalty"], "agents": len(policy.agents.weight)}
 
 
-def drop_curves(
+def measure_drop_curves(
     trained: TrainedModel,
     agents: Agents,
-    pictures: ImageSet,
-    shares: Sequence[float],
-    random_orders: int,
+    images: ImageSet,
+    fractions: Sequence[float],
+    random_trials: int,
     seed: int = 0,
 ) -> dict[str, list[dict[str, float]]]:
-    """{"low", "high", "random": a point per share}: ``dropped`` is the share of all channels, ``top1`` percent."""
+    """Measure the accuracy of the masked network as channels are dropped.
+
+    Returns:
+        {"low", "high", "random": one point per fraction}: ``dropped`` is a fraction of all channels, ``top1`` is in percent
+        and, for random orders, the mean of ``random_trials``, with the sample standard deviation ``std``.
+    """
     weights = agents.weight.detach().cpu()
     random = torch.Generator().manual_seed(seed)
     orders = {
         "low": [drop_order(agents, weights)],
         "high": [drop_order(agents, -weights)],
-        "random": [drop_order(agents, torch.rand(len(weights), generator=random)) for _ in range(random_orders)],
+        "random": [drop_order(agents, torch.rand(len(weights), generator=random)) for _ in range(random_trials)],
     }
-    dense = masked_accuracy(trained, agents, torch.ones(len(weights)), pictures)
+    dense = measure_masked_accuracy(trained, agents, torch.ones(len(weights)), images)
     curves: dict[str, list[dict[str, float]]] = {}
-    for name, several in orders.items():
+    for name, trials in orders.items():
         curves[name] = []
-        for share in sorted(set(shares)):
-            count = round(share * len(weights))
+        for fraction in sorted(set(fractions)):
+            count = round(fraction * len(weights))
             top1 = [dense]
             if count:
                 top1 = [
-                    masked_accuracy(trained, agents, without(order[:count], len(weights)), pictures)
-                    for order in several
+                    measure_masked_accuracy(trained, agents, mask_without(order[:count], len(weights)), images)
+                    for order in trials
                 ]
-            curves[name].append({"dropped": min(count, len(several[0])) / len(weights), **_mean(top1)})
+            curves[name].append({"dropped": min(count, len(trials[0])) / len(weights), **_mean_and_std(top1)})
     return curves
 
 
-def without(channels: Tensor, count: int) -> Tensor:
-    """A mask (count,) of ones, with zeros at ``channels``."""
+def mask_without(channels: Tensor, count: int) -> Tensor:
+    """Return a mask (count,) of ones with zeros at ``channels``."""
     return torch.ones(count).index_fill_(0, channels, 0.0)
 
 
-def _mean(values: Sequence[float]) -> dict[str, float]:
+def _mean_and_std(values: Sequence[float]) -> dict[str, float]:
     mean = {"top1": round(statistics.fmean(values), 4)}
-    return mean | ({"deviation": round(statistics.stdev(values), 4)} if len(values) > 1 else {})
+    return mean | ({"std": round(statistics.stdev(values), 4)} if len(values) > 1 else {})
 
 
 def drop_order(agents: Agents, scores: Tensor) -> Tensor:
-    """Channels by rising score (C,), without the last of each layer: no layer is ever emptied."""
-    positions = agents.by_name(torch.arange(len(scores)))
-    last = torch.stack([positions[name][part.argmax()] for name, part in agents.by_name(scores).items()])
+    """Sort channels by ascending score (C,), without the last one of each layer: every layer keeps at least one channel."""
+    positions = agents.split(torch.arange(len(scores)))
+    last = torch.stack([positions[name][part.argmax()] for name, part in agents.split(scores).items()])
     order = scores.argsort(stable=True)
     return order[~torch.isin(order, last)]
 
 
-def title(trained: TrainedModel, metrics: Mapping[str, Any]) -> str:
+def plot_title(trained: TrainedModel, metrics: Mapping[str, Any]) -> str:
     return f"{trained.name} on {trained.data.name}: channels dropped from the frozen network, penalty {metrics['penalty']:.4g}"
 
 
-def table(curves: Mapping[str, Sequence[Mapping[str, float]]]) -> list[str]:
-    """The curves as lines of text."""
+def format_curves(curves: Mapping[str, Sequence[Mapping[str, float]]]) -> list[str]:
+    """Format the curves as lines of text."""
     lines = ["channels dropped   lowest first   random   highest first"]
     for low, random, high in zip(curves["low"], curves["random"], curves["high"], strict=True):
         lines.append(f"{low['dropped']:>16.1%}   {low['top1']:>12.2f}   {random['top1']:>6.2f}   {high['top1']:>13.2f}")

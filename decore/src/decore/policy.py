@@ -1,7 +1,7 @@
-"""The policy phase: network and agents learn together, from one masked forward pass (section 3.3 of the paper).
+"""Policy phase: joint training of network and agents with one masked forward pass (section 3.3 of the paper).
 
-Cross-entropy trains the network, REINFORCE the agents; neither sees the other's gradient. With a frozen network (section 5
-of the paper) only the agents learn, and nothing is back-propagated through the network.
+Cross-entropy trains the network and REINFORCE trains the agents; neither gradient reaches the other. If the network is frozen
+(section 5 of the paper), only the agents are trained, without backpropagation through the network.
 """
 
 from collections.abc import Mapping
@@ -20,14 +20,14 @@ from common.layers import placed
 from common.training import Hooks, TrainOptions, cross_entropy, fit
 from common.training.step import Stateful
 from decore.agents import Agents
-from decore.plan import PolicyOptions
-from decore.reward import accuracy_reward, compression_reward, correct_decisions
+from decore.policy_options import PolicyOptions
+from decore.reward import accuracy_reward, compression_reward, correct_predictions
 
-MOMENTUM = 0.9  # of the moving baseline
+MOMENTUM = 0.9  # of the moving average
 
 
-class Baseline:
-    """A moving average (L,) of each layer's reward; the same on every process."""
+class RewardBaseline:
+    """Moving average (L,) of each layer's reward, equal on all processes."""
 
     def __init__(self) -> None:
         self.value: Tensor | None = None
@@ -43,9 +43,9 @@ class Baseline:
 
 
 class PolicyTraining:
-    """What joins :func:`common.training.fit`: masks on the forward pass, the agents' step, the log's columns.
+    """Hooks for :func:`common.training.fit`: masks in the forward pass, the agents' optimizer step, columns of the log.
 
-    ``masking`` holds hooks on the network; remove them when training has ended.
+    ``masking`` registers hooks on the network; use it as a context manager or remove them after training.
     """
 
     def __init__(
@@ -61,22 +61,22 @@ class PolicyTraining:
         self.agents, self.model, self.options, self.cost, self.seed = agents, model, options, cost, seed
         self.optimizer = torch.optim.Adam(agents.parameters(), lr=options.learning_rate)
         self.masking = Masking(model, agents.groups)
-        self.baseline = Baseline()
+        self.reward_baseline = RewardBaseline()
         self.cross_entropy = cross_entropy(label_smoothing)
-        self.channel_weights = macs_per_channel(agents, cost) if options.weigh_macs else None
+        self.channel_weights = macs_per_channel(agents, cost) if options.reward_by_macs else None
         self.epoch = 0
-        self.seen: tuple[Tensor, Tensor, int] | None = None  # actions, rewards, global size of the last forward
+        self.last: tuple[Tensor, Tensor, int] | None = None  # actions, rewards and global size of the last forward pass
         self.sums = torch.zeros(4, dtype=torch.float64)
         self.examples = 0
 
     def hooks(self) -> Hooks:
-        common = Hooks(before_epoch=self.start_epoch, after_epoch=self.columns, status=self.status)
+        common = Hooks(before_epoch=self.start_epoch, after_epoch=self.log_columns, status=self.status)
         if self.options.frozen:
-            return replace(common, loss=self.agents_loss, state={"baseline": self.baseline})
+            return replace(common, loss=self.agents_loss, state={"baseline": self.reward_baseline})
         state: dict[str, Stateful] = {
             "agents": self.agents,
             "agents_optimizer": self.optimizer,
-            "baseline": self.baseline,
+            "baseline": self.reward_baseline,
         }
         return replace(common, loss=self.network_loss, after_step=self.step_agents, state=state)
 
@@ -86,60 +86,62 @@ class PolicyTraining:
         self.examples = 0
 
     def network_loss(self, network: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Joint training: (cross-entropy of the masked network, its logits); what the agents learn from is kept aside."""
-        actions = self.agents.draw(batch.indices, self.seed, self.epoch)
+        """Return cross-entropy and logits of the masked network (joint training), and record actions and rewards."""
+        actions = self.agents.sample_for_examples(batch.indices, self.seed, self.epoch)
         with self.masking.applied(actions):
             loss, logits = self.cross_entropy(network, batch)
-        self._observe(actions, logits.detach(), batch)
+        self._record(actions, logits.detach(), batch)
         return loss, logits
 
     def agents_loss(self, agents: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Frozen network: (the agents' loss summed over the examples, the masked network's logits)."""
-        actions = self.agents.draw(batch.indices, self.seed, self.epoch)
+        """Return the agents' loss, summed over the examples, and the masked network's logits (frozen network)."""
+        actions = self.agents.sample_for_examples(batch.indices, self.seed, self.epoch)
         with torch.no_grad(), self.masking.applied(actions):
             logits = self.model(batch.images)
-        self._observe(actions, logits, batch)
+        self._record(actions, logits, batch)
         with torch.autocast(batch.images.device.type, enabled=False):  # counts of channels are exact in float32 only
-            return len(actions) * agents(actions, self._learned_from(), self.options.entropy), logits
+            return len(actions) * agents(actions, self._advantages(), self.options.entropy), logits
 
     def step_agents(self) -> None:
-        """One step of the agents' Adam on what the last forward showed, the same on every process."""
-        assert self.seen is not None
-        actions, _, global_size = self.seen
+        """Update the agents from the last forward pass, equally on all processes."""
+        assert self.last is not None
+        actions, _, global_size = self.last
         self.optimizer.zero_grad(set_to_none=True)
-        share = len(actions) / global_size
-        (share * self.agents.policy_loss(actions, self._learned_from(), self.options.entropy)).backward()
+        fraction = len(actions) / global_size
+        (fraction * self.agents.policy_loss(actions, self._advantages(), self.options.entropy)).backward()
         assert self.agents.weight.grad is not None
         sum_over_ranks(self.agents.weight.grad)
         self.optimizer.step()
 
     @torch.no_grad()
-    def _observe(self, actions: Tensor, logits: Tensor, batch: Batch) -> None:
-        correct = correct_decisions(logits, batch.labels, self.options.top)
+    def _record(self, actions: Tensor, logits: Tensor, batch: Batch) -> None:
+        correct = correct_predictions(logits, batch.labels, self.options.reward_topk)
         accuracy = accuracy_reward(correct, self.options.penalty)
-        compression = compression_reward(actions, self.agents.layer_of, len(self.agents.groups), self.channel_weights)
+        compression = compression_reward(
+            actions, self.agents.layer_index, len(self.agents.groups), self.channel_weights
+        )
         rewards = compression * accuracy[:, None]
-        self.seen = (actions, rewards, batch.global_size)
+        self.last = (actions, rewards, batch.global_size)
         dropped = actions.numel() - actions.sum()
         self.sums += torch.stack([accuracy.sum(), rewards.sum(), dropped, correct.sum()]).double()
         self.examples += len(actions)
 
-    def _learned_from(self) -> Tensor:
-        """The rewards (N, L), minus the baseline if there is one; the baseline then takes them in."""
-        assert self.seen is not None
-        _, rewards, global_size = self.seen
-        if not self.options.baseline:
+    def _advantages(self) -> Tensor:
+        """Return rewards (N, L), minus the reward baseline if that is enabled, and update the baseline."""
+        assert self.last is not None
+        _, rewards, global_size = self.last
+        if not self.options.reward_baseline:
             return rewards
-        before = self.baseline.value
-        self.baseline.update(sum_over_ranks(rewards.sum(0)) / global_size)
+        before = self.reward_baseline.value
+        self.reward_baseline.update(sum_over_ranks(rewards.sum(0)) / global_size)
         return rewards if before is None else rewards - before.to(rewards.device)
 
-    def columns(self, epoch: int) -> dict[str, Any]:
-        """Means over the epoch's examples, the agents as they are now, and the share of channels each layer would keep."""
+    def log_columns(self, epoch: int) -> dict[str, Any]:
+        """Return the log's columns: means over the epoch's examples, the agents' state, and the fraction kept per layer."""
         totals = torch.cat([self.sums, self.sums.new_tensor([self.examples])])
         accuracy, reward, dropped, correct, examples = sum_over_ranks(totals).tolist()
         p = self.agents.probabilities
-        kept = self.agents.kept()
+        kept = self.agents.kept_channels()
         row = {
             "masked_accuracy": round(100 * correct / examples, 4),
             "accuracy_reward": round(accuracy / examples, 4),
@@ -148,26 +150,26 @@ class PolicyTraining:
             "p_mean": round(float(p.mean()), 6),
             "p_min": round(float(p.min()), 6),
             "channels_kept": round(sum(map(len, kept.values())) / len(p), 6),
-            "macs_kept": round(self.macs_share(kept), 6),
+            "macs_kept": round(self.macs_fraction(kept), 6),
         }
         return row | {f"kept/{g.name}": round(len(kept[g.name]) / g.size, 4) for g in self.agents.groups}
 
-    def macs_share(self, kept: Mapping[str, list[int]]) -> float:
+    def macs_fraction(self, kept: Mapping[str, list[int]]) -> float:
         return self.cost.macs({name: len(indices) for name, indices in kept.items()}) / self.cost.dense
 
     def status(self) -> str:
-        """What the progress bar says: the least kept layer, and what is kept of channels and MACs."""
-        kept = self.agents.kept()
-        shares = {g.name: len(kept[g.name]) / g.size for g in self.agents.groups}
-        least = min(shares, key=shares.__getitem__)
+        """Return the text of the progress bar: channels and MACs kept, and the layer that keeps the smallest fraction."""
+        kept = self.agents.kept_channels()
+        fractions = {g.name: len(kept[g.name]) / g.size for g in self.agents.groups}
+        smallest = min(fractions, key=fractions.__getitem__)
         channels = sum(map(len, kept.values())) / len(self.agents.weight)
-        return f"kept {channels:.0%} of channels, {self.macs_share(kept):.0%} of MACs; {least} {shares[least]:.0%}"
+        return f"kept {channels:.0%} of channels, {self.macs_fraction(kept):.0%} of MACs; {smallest} {fractions[smallest]:.0%}"
 
 
 def macs_per_channel(agents: Agents, cost: WidthCost) -> Tensor:
-    """(C,): MACs that go with one channel of its group, all others kept, divided by the mean over all channels."""
+    """Return the MACs saved by removing each channel alone, relative to the mean over all channels, (C,)."""
     saved = [cost.dense - cost.macs({group.name: group.size - 1}) for group in agents.groups]
-    per_channel = torch.tensor(saved, dtype=torch.float32, device=agents.weight.device)[agents.layer_of]
+    per_channel = torch.tensor(saved, dtype=torch.float32, device=agents.weight.device)[agents.layer_index]
     return per_channel / per_channel.mean()
 
 
@@ -185,9 +187,19 @@ def train_policy(
     folder: Path | str | None = None,
     tensorboard: Path | str | None = None,
 ) -> list[dict[str, Any]]:
-    """Train agents, and the network unless it is frozen, in place; the log, one row per epoch.
+    """Train the agents, and the network unless it is frozen, in place.
 
-    recipe: epochs, batch size and the network's optimiser; killed, the same call goes on to the same bits.
+    An interrupted call with ``folder`` resumes and ends bit-identical to an uninterrupted one.
+
+    Args:
+        train: Training images.
+        recipe: Epochs, batch size and the network's optimizer.
+        options: Objective and optimizer of the agents.
+        cost: MACs as a function of the widths, for the log and for ``reward_by_macs``.
+        folder: Folder of log and checkpoints.
+
+    Returns:
+        The rows of the log, one per epoch.
     """
     device = torch.device(device)
     placed(model, device)

@@ -1,4 +1,4 @@
-"""The options of prune_model.py and investigate_policies.py, and the runs that they describe."""
+"""Command-line options of prune_model.py and investigate_policies.py."""
 
 import argparse
 import math
@@ -17,50 +17,53 @@ from common.options import (
     train_options,
 )
 from common.settings import command, option, section, settings
-from decore.plan import AUTO, INIT, PACKAGE, RECIPE, Plan, PolicyOptions
+from decore.policy_options import AUTO, INITIAL_WEIGHT, PACKAGE, RECIPE, DecoreOptions, PolicyOptions
 
 POLICY_SCHEDULES = ("constant", "cosine")
-SHARES = (0.0, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6)
+DROP_FRACTIONS = (0.0, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6)
 
 
 def penalty_or_auto(text: str) -> float | str:
-    """An argparse type: a number of at least 0, or 'auto'."""
+    """Parse a number of at least 0, or 'auto' (an argparse type)."""
     if text == AUTO:
         return AUTO
     value = float(text)
     if not 0 <= value < math.inf:
-        raise argparse.ArgumentTypeError(f"{text} is not a finite number of at least 0, or auto")
+        raise argparse.ArgumentTypeError(f"{text}: must be a finite number of at least 0, or auto")
     return value
 
 
-def share(text: str) -> float:
-    """An argparse type: a number in [0, 1)."""
+def drop_fraction(text: str) -> float:
+    """Parse a number in [0, 1) (an argparse type)."""
     value = float(text)
     if not 0 <= value < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not a share in [0, 1)")
+        raise argparse.ArgumentTypeError(f"{text}: must be in [0, 1)")
     return value
 
 
 @settings
-class AgentTraining:
+class AgentOptions:
     """Agents."""
 
-    agents_learning_rate: float = option(0.01, "of the agents' Adam")
-    init: float = option(INIT, "weight of a fresh agent; sigmoid(6.9) = 0.999")
-    slack: float = option(
-        0.01, "with --penalty auto: by how much accuracy under masks may fall below the dense network's, as a share"
+    agents_learning_rate: float = option(0.01, "learning rate of the agents (Adam)")
+    agent_init: float = option(INITIAL_WEIGHT, "initial weight of every agent; sigmoid(6.9) = 0.999")
+    accuracy_margin: float = option(
+        0.01,
+        "with --penalty auto: allowed loss of accuracy under masks, as a fraction (0.01: one percentage point)",
     )
-    pictures: int | None = option(
-        None, "how many training pictures the policy phase sees; all if not given", type=positive_int
+    policy_images: int | None = option(
+        None, "number of training images in the policy phase (all if not given)", type=positive_int
     )
-    no_augment: bool = option(False, "policy phase on pictures as they are, not cropped and flipped")
-    reward_top: int = option(1, "a decision is right if the label is among these", choices=(1, 5))
-    baseline: bool = option(False, "subtract a moving average from each layer's reward")
-    entropy: float = option(0.0, "weight of the agents' entropy in their objective")
-    weigh_macs: bool = option(False, "reward a dropped channel by the MACs it costs, not by 1")
+    no_augment: bool = option(False, "no random crops and flips in the policy phase")
+    reward_topk: int = option(
+        1, "a prediction is correct if the label is among this many most probable classes", choices=(1, 5)
+    )
+    reward_baseline: bool = option(False, "subtract a moving average from each layer's reward")
+    entropy: float = option(0.0, "weight of the agents' entropy in the objective")
+    reward_by_macs: bool = option(False, "reward a dropped channel by the MACs that it saves, not by 1")
     holdout: float | None = option(
         None,
-        "choose settings with this: that share of the training pictures takes the place of the test pictures",
+        "measure on this fraction of the training set, held out, instead of the test set",
         metavar="F",
     )
 
@@ -69,64 +72,70 @@ class AgentTraining:
             penalty=0.0 if penalty == AUTO else float(penalty),
             learning_rate=self.agents_learning_rate,
             frozen=frozen,
-            top=self.reward_top,
-            baseline=self.baseline,
+            reward_topk=self.reward_topk,
+            reward_baseline=self.reward_baseline,
             entropy=self.entropy,
-            weigh_macs=self.weigh_macs,
+            reward_by_macs=self.reward_by_macs,
         )
 
 
 @settings
-class Phases:
+class PhaseOptions:
     """Phases."""
 
     policy_epochs: int | None = option(
         None,
-        "how many of --epochs agents learn in, the rest is fine-tuning; 13 of 15, as the paper's 260 of 300, if not given",
+        "epochs of the policy phase; the rest of --epochs is fine-tuning (13 of 15 if not given, as the paper's 260 of 300)",
     )
-    policy_schedule: str = option("constant", "learning rate of the policy phase", choices=POLICY_SCHEDULES)
-    finetune_learning_rate: float | None = option(None, "where fine-tuning begins; --learning-rate if not given")
-    freeze: bool = option(False, "train the agents alone; the network learns in fine-tuning only")
+    policy_schedule: str = option("constant", "learning-rate schedule of the policy phase", choices=POLICY_SCHEDULES)
+    finetune_learning_rate: float | None = option(
+        None, "initial learning rate of fine-tuning (--learning-rate if not given)"
+    )
+    freeze: bool = option(False, "train only the agents in the policy phase, not the network")
     distill: float = option(
         0.0,
-        "share of the fine-tuning loss that pulls towards the dense network's outputs; the paper has 0",
-        metavar="SHARE",
+        "fraction of the fine-tuning loss that is distillation from the dense network (the paper: 0)",
+        metavar="F",
     )
 
 
 @settings
-class Cut:
-    """Cut."""
+class PruningOptions:
+    """Pruning."""
 
-    threshold: float = option(0.5, "channels of this probability and above stay")
+    threshold: float = option(0.5, "smallest keep probability of a kept channel, between 0 and 1")
     target_macs: float | None = option(
         None,
-        "fraction of the dense MACs to keep: moves the cut so that [0.98 F, F] is met, or raises an error",
+        "fraction of the dense MACs to keep; sets the threshold so that 0.98 F to F are kept",
         type=fraction,
         metavar="F",
     )
-    round_to: int = option(1, "round widths up to a multiple of this", type=positive_int)
-    refresh: int = option(2000, "pictures that batch norm is measured on after the cut; 0: none")
+    round_to: int = option(1, "round the numbers of kept channels up to multiples of this", type=positive_int)
+    bn_images: int = option(
+        2000, "number of training images for recalibrating batch norm after pruning (0: no recalibration)"
+    )
 
 
 @settings
 class PruneModel:
-    """Prune a trained network with DECORE: agents on channels, joint training, cut, fine-tuning."""
+    """Prune a trained network with DECORE: train agents on its channels, remove channels, fine-tune."""
 
     penalty: list[float | str] = option(
         [50.0],
-        "what a wrong decision costs; several give a run each and a plot of the front; 'auto' fits it, see --slack",
+        "penalty of a wrong prediction, or 'auto' (see --accuracy-margin); one run per value, and a plot of the trade-off",
         type=penalty_or_auto,
         metavar="LAMBDA",
     )
-    saved_dir: str = option("runs", "folder of the run folders", free=True)
+    saved_dir: str = option("runs", "parent folder of the run folders", free=True)
     tensorboard: str | None = option(None, "folder for TensorBoard", free=True)
     no_latency: bool = option(False, "do not measure latency", free=True)
-    plots: bool = option(False, "draw kept channels, policies and the front of finished runs", free=True)
+    plots: bool = option(
+        False, "plot kept channels, policies and the accuracy-MACs trade-off of finished runs", free=True
+    )
     network: NetworkOptions = section(NetworkOptions, arch="vgg16")
     data: DataOptions = section(DataOptions, dataset="cifar10")
-    agents: AgentTraining = section(AgentTraining)
-    phases: Phases = section(Phases)
+    agents: AgentOptions = section(AgentOptions)
+    phases: PhaseOptions = section(PhaseOptions)
     training: TrainingOptions = section(
         TrainingOptions,
         epochs=RECIPE.epochs,
@@ -134,31 +143,32 @@ class PruneModel:
         learning_rate=RECIPE.learning_rate,
         weight_decay=RECIPE.weight_decay,
     )
-    cut: Cut = section(Cut)
+    pruning: PruningOptions = section(PruningOptions)
     run: RunOptions = section(RunOptions)
     repeat: RepeatOptions = section(RepeatOptions)
     precision: PrecisionOptions = section(PrecisionOptions)
     running: RunningOptions = section(RunningOptions)
 
     def __post_init__(self) -> None:
-        self.plans()  # raises UserError for a value out of range
+        self.options_by_penalty()  # raises UserError for a value out of range
 
-    def plans(self) -> dict[float | str, Plan]:
-        """{penalty: the run that the options describe for it}."""
-        return {penalty: self.plan(penalty) for penalty in self.penalty}
+    def options_by_penalty(self) -> dict[float | str, DecoreOptions]:
+        """Return {penalty: options of its run}."""
+        return {penalty: self.decore_options(penalty) for penalty in self.penalty}
 
-    def plan(self, penalty: float | str) -> Plan:
-        """The run that the options describe for one penalty."""
-        agents, phases, cut, epochs = self.agents, self.phases, self.cut, self.training.epochs
+    def decore_options(self, penalty: float | str) -> DecoreOptions:
+        """Return the options of the run with one penalty."""
+        agents, phases, pruning, epochs = self.agents, self.phases, self.pruning, self.training.epochs
         policy_epochs = epochs * 13 // 15 if phases.policy_epochs is None else phases.policy_epochs
         if not 0 <= policy_epochs <= epochs:
-            raise UserError(f"--policy-epochs {policy_epochs} must lie between 0 and --epochs {epochs}")
-        rate = phases.finetune_learning_rate
-        rate = self.training.learning_rate if rate is None else rate
+            raise UserError(f"--policy-epochs {policy_epochs}: must be between 0 and --epochs {epochs}")
+        finetune_learning_rate = phases.finetune_learning_rate
+        if finetune_learning_rate is None:
+            finetune_learning_rate = self.training.learning_rate
         sections = (self.training, self.precision, self.running)
-        return Plan(
+        return DecoreOptions(
             policy=agents.policy_options(penalty, phases.freeze),
-            # hooks read masks that change with every batch, which torch.compile does not like: it compiles fine-tuning only
+            # only fine-tuning is compiled: hooks apply masks that change with every batch, which torch.compile handles badly
             policy_recipe=train_options(
                 *sections,
                 epochs=policy_epochs,
@@ -166,15 +176,15 @@ class PruneModel:
                 augment=not agents.no_augment,
                 compile=False,
             ),
-            recipe=train_options(*sections, epochs=epochs - policy_epochs, learning_rate=rate),
+            recipe=train_options(*sections, epochs=epochs - policy_epochs, learning_rate=finetune_learning_rate),
             auto_penalty=penalty == AUTO,
-            slack=agents.slack,
-            pictures=agents.pictures,
-            init=agents.init,
-            threshold=cut.threshold,
-            target_macs=cut.target_macs,
-            round_to=cut.round_to,
-            refresh=cut.refresh,
+            accuracy_margin=agents.accuracy_margin,
+            policy_images=agents.policy_images,
+            agent_init=agents.agent_init,
+            threshold=pruning.threshold,
+            target_macs=pruning.target_macs,
+            round_to=pruning.round_to,
+            bn_images=pruning.bn_images,
             distill=phases.distill,
             seed=self.repeat.seed,
         )
@@ -182,44 +192,48 @@ class PruneModel:
 
 @settings
 class InvestigatePolicies:
-    """Train agents on a frozen network, drop channels by their weights, draw accuracy and policies."""
+    """Train agents on a frozen network, drop channels by their weights, and plot accuracy and keep probabilities."""
 
-    penalty: float | str = option(50.0, "what a wrong decision costs, or auto", type=penalty_or_auto, metavar="LAMBDA")
-    epochs: int = option(200, "of the agents' training")
-    batch_size: int = option(256, "pictures per step", type=positive_int)
-    drop: list[float] = option(list(SHARES), "shares of the channels to drop", type=share, metavar="F")
-    random_orders: int = option(3, "how many random orders to average", type=positive_int)
-    test_pictures: int | None = option(None, "measure on so many; all if not given", type=positive_int)
+    penalty: float | str = option(
+        50.0, "penalty of a wrong prediction, or 'auto'", type=penalty_or_auto, metavar="LAMBDA"
+    )
+    epochs: int = option(200, "epochs of the agents' training")
+    batch_size: int = option(256, "images per step", type=positive_int)
+    drop_fractions: list[float] = option(
+        list(DROP_FRACTIONS), "fractions of the channels to drop, each in [0, 1)", type=drop_fraction, metavar="F"
+    )
+    random_trials: int = option(3, "number of random orders to average", type=positive_int)
+    test_images: int | None = option(None, "number of test images (all if not given)", type=positive_int)
     amp: bool = option(False, "automatic mixed precision (bfloat16)")
-    saved_dir: str = option("runs", "folder of the run folders", free=True)
+    saved_dir: str = option("runs", "parent folder of the run folders", free=True)
     tensorboard: str | None = option(None, "folder for TensorBoard", free=True)
     network: NetworkOptions = section(NetworkOptions, arch="vgg16")
     data: DataOptions = section(DataOptions, dataset="cifar10")
-    agents: AgentTraining = section(AgentTraining)
+    agents: AgentOptions = section(AgentOptions)
     run: RunOptions = section(RunOptions)
     repeat: RepeatOptions = section(RepeatOptions)
 
     def __post_init__(self) -> None:
-        self.plan()  # raises UserError for a value out of range
+        self.decore_options()  # raises UserError for a value out of range
 
-    def plan(self) -> Plan:
-        """The run that the options describe; the network is frozen."""
+    def decore_options(self) -> DecoreOptions:
+        """Return the options of the run, with the network frozen."""
         agents = self.agents
-        return Plan(
+        return DecoreOptions(
             policy=agents.policy_options(self.penalty, frozen=True),
             policy_recipe=train_options(
                 epochs=self.epochs, batch_size=self.batch_size, augment=not agents.no_augment, amp=self.amp
             ),
             auto_penalty=self.penalty == AUTO,
-            slack=agents.slack,
-            pictures=agents.pictures,
-            init=agents.init,
+            accuracy_margin=agents.accuracy_margin,
+            policy_images=agents.policy_images,
+            agent_init=agents.agent_init,
             seed=self.repeat.seed,
         )
 
 
-def labels(name: str, penalties: Sequence[float | str], target_macs: float | None = None) -> dict[str, float | str]:
-    """{what the files of a run are called: its penalty}; ``<arch>-<penalty>``, with ``-macs<F>`` for a target."""
+def run_labels(name: str, penalties: Sequence[float | str], target_macs: float | None = None) -> dict[str, float | str]:
+    """Return {label of the run's files: its penalty}. The label is ``<arch>-<penalty>``, with ``-macs<F>`` for a target."""
     ending = "" if target_macs is None else f"-macs{target_macs:g}"
     return {f"{name}-{p if p == AUTO else format(p, 'g')}{ending}": p for p in penalties}
 

@@ -1,4 +1,4 @@
-"""From evidence to decisions: for each channel group the filters that stay, and the threshold that meets a target."""
+"""Decisions: the filters to keep in each channel group, and the threshold that meets a target of MACs."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,15 +10,26 @@ from common.channels import ChannelGroup
 from common.errors import UserError
 from common.target import Target
 from common.trained_model import TrainedModel
-from redundancy_graph.evidence import Evidence
-from redundancy_graph.graph import Round, coverage, decompose, redundancy_graph
+from redundancy_graph.graph import MergeRound, coverage, decompose, redundancy_graph
+from redundancy_graph.group_similarity import GroupSimilarity
 
 _VGG_HIDDEN = "classifier.linear1"
 
 
 @dataclass(frozen=True)
 class GroupDecision:
-    """Filters of a group to keep, ascending, with the rounds that led there and the share of removed ones that are covered."""
+    """Filters to keep in one channel group.
+
+    Attributes:
+        group: Name of the channel group.
+        layer: Layer whose feature maps were compared.
+        producers: All layers that lose the removed filters.
+        channels: Number of filters before pruning.
+        bits: Number of hash bits compared for each similarity.
+        kept: Ascending indices of the kept filters.
+        rounds: Merge rounds of the decomposition.
+        coverage: Fraction of the removed filters that are similar to a kept one.
+    """
 
     group: str
     layer: str
@@ -26,79 +37,86 @@ class GroupDecision:
     channels: int
     bits: int
     kept: list[int]
-    rounds: list[Round]
+    rounds: list[MergeRound]
     coverage: float
 
 
-def decide_group(evidence: Evidence, threshold: float) -> GroupDecision:
-    """Decompose the redundancy graph of one group at one threshold."""
-    adjacency = redundancy_graph(evidence.similarity, threshold)
-    result = decompose(adjacency, evidence.l1_norms)
+def decide_group(similarity: GroupSimilarity, threshold: float) -> GroupDecision:
+    """Decompose the redundancy graph of one channel group at one threshold."""
+    adjacency = redundancy_graph(similarity.similarity, threshold)
+    result = decompose(adjacency, similarity.l1_norms)
     return GroupDecision(
-        evidence.group,
-        evidence.layer,
-        evidence.producers,
+        similarity.group,
+        similarity.layer,
+        similarity.producers,
         len(adjacency),
-        evidence.bits,
+        similarity.bits,
         result.kept,
         result.rounds,
         coverage(adjacency, result.kept),
     )
 
 
-def kept_channels(
-    decisions: Mapping[str, Sequence[int]], groups: Sequence[ChannelGroup], hidden: str = "512"
+def add_vgg_hidden_layer(
+    decisions: Mapping[str, Sequence[int]], groups: Sequence[ChannelGroup], vgg_hidden: str = "512"
 ) -> dict[str, list[int]]:
-    """{group: kept channels} for the cut; ``shrunk`` ties VGG's hidden linear layer to the channels that it reads.
+    """Return {group: kept channels} for pruning; ``"shrunk"`` adds VGG's hidden linear layer.
 
-    The seed's networks have that shape (its tables' parameter counts belong to it): as many hidden units as filters left
-    in the last convolution, here with the same indices. Raises UserError where there is no such layer.
+    The networks of the original code have that shape, and its tables list their parameter counts: as many hidden units as filters kept
+    in the last convolution, here with the same indices.
+
+    Raises:
+        UserError: If the network has no such layer.
     """
     kept = {name: list(indices) for name, indices in decisions.items()}
-    if hidden == "shrunk":
+    if vgg_hidden == "shrunk":
         sizes = {group.name: group.size for group in groups}
         read = [g.name for g in groups if any(name == _VGG_HIDDEN for name, _ in g.consumers)]
         if _VGG_HIDDEN not in sizes or len(read) != 1 or sizes[read[0]] != sizes[_VGG_HIDDEN]:
             raise UserError(
-                "--vgg-hidden shrunk needs a VGG whose hidden linear layer is as wide as its last convolution"
+                "--vgg-hidden shrunk: requires a VGG whose hidden linear layer is as wide as its last convolution;"
+                " use --vgg-hidden 512"
             )
         kept[_VGG_HIDDEN] = list(kept.get(read[0], range(sizes[read[0]])))
     return kept
 
 
-def macs_of(start: TrainedModel, kept: Mapping[str, Sequence[int]], hidden: str) -> int:
-    """MACs of the network with these filters, {group: filters}, without building it."""
-    everything = kept_channels(kept, start.all_groups, hidden)
-    return start.cost.macs({name: len(indices) for name, indices in everything.items()})
+def count_macs(start: TrainedModel, kept: Mapping[str, Sequence[int]], vgg_hidden: str) -> int:
+    """Count the MACs of the network with these filters, {group: filters}, without building it."""
+    all_kept = add_vgg_hidden_layer(kept, start.all_groups, vgg_hidden)
+    return start.cost.macs({name: len(indices) for name, indices in all_kept.items()})
 
 
-def find_threshold(start: TrainedModel, evidence: Sequence[Evidence], target: Target, hidden: str = "512") -> float:
-    """The threshold that meets a target of MACs. Raises UserError with the nearest if there is none."""
-    values = [np.unique(one.similarity[np.triu_indices(len(one.similarity), 1)]) for one in evidence]
+def find_threshold(
+    start: TrainedModel, similarities: Sequence[GroupSimilarity], target: Target, vgg_hidden: str = "512"
+) -> float:
+    """Find the threshold that meets a target of MACs. Raises UserError, with the nearest fractions, if there is none."""
+    values = [np.unique(one.similarity[np.triu_indices(len(one.similarity), 1)]) for one in similarities]
     widths: dict[tuple[int, int], int] = {}
 
     def width(i: int, threshold: float) -> int:
-        key = (
-            i,
-            int(np.searchsorted(values[i], threshold)),
-        )  # between two neighboring similarities the graph is the same
+        key = (i, int(np.searchsorted(values[i], threshold)))  # the graph is constant between neighboring similarities
         if key not in widths:
-            widths[key] = len(decide_group(evidence[i], threshold).kept)
+            widths[key] = len(decide_group(similarities[i], threshold).kept)
         return widths[key]
 
     def fraction_at(threshold: float) -> float:
-        kept = {one.group: range(width(i, threshold)) for i, one in enumerate(evidence)}
-        return macs_of(start, kept, hidden) / start.cost.dense
+        kept = {one.group: range(width(i, threshold)) for i, one in enumerate(similarities)}
+        return count_macs(start, kept, vgg_hidden) / start.cost.dense
 
-    occurring = np.unique(np.concatenate(values)).tolist()
-    return target.scan(fraction_at, occurring, "no threshold", describe=lambda t, f: f"{f:.4f} (--threshold {t!r})")
+    candidates = np.unique(np.concatenate(values)).tolist()
+    return target.scan(fraction_at, candidates, "no threshold", describe=lambda t, f: f"{f:.4f} (--threshold {t!r})")
 
 
-def report(
-    start: TrainedModel, decisions: Sequence[GroupDecision], threshold: float, target_macs: float | None, hidden: str
+def summarize(
+    start: TrainedModel,
+    decisions: Sequence[GroupDecision],
+    threshold: float,
+    target_macs: float | None,
+    vgg_hidden: str,
 ) -> dict[str, Any]:
-    """What the decisions come to: MACs, filters, and the fraction of removed filters that a kept one covers."""
-    macs = macs_of(start, {decision.group: decision.kept for decision in decisions}, hidden)
+    """Summarize decisions for report.json: MACs, filters, and the fraction of removed filters that are similar to a kept one."""
+    macs = count_macs(start, {decision.group: decision.kept for decision in decisions}, vgg_hidden)
     removed = sum(d.channels - len(d.kept) for d in decisions)
     covered = sum(d.coverage * (d.channels - len(d.kept)) for d in decisions)
     return {

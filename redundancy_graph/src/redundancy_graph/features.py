@@ -1,7 +1,7 @@
-"""Hashes of the output maps of named layers, taken while the pictures stream through the network.
+"""Hashes of the feature maps of named layers, computed during the forward pass.
 
-A map is hashed inside the forward hook and dropped, so 64 bits per map are held and never the maps: ResNet-50 with 100
-pictures needs some hundred MB instead of 4.4 GB. Layers are matched by name, whatever the order in which they run.
+A feature map is hashed in a forward hook and discarded, so only 64 bits per map are stored: ResNet-50 with 100 images needs a few
+hundred MB instead of 4.4 GB. Layers are matched by name, independently of the order of execution.
 """
 
 import copy
@@ -17,13 +17,13 @@ from common.errors import UserError
 from redundancy_graph.hashing import hash_maps
 from redundancy_graph.settings import BN_MODES
 
-_PIXELS_AT_ONCE = 1 << 19  # 512 pictures of 32x32, 10 of 224x224
+_PIXELS_AT_ONCE = 1 << 19  # 512 images of 32x32, 10 of 224x224
 
 
-def choose_pictures(images: ImageSet, count: int, seed: int) -> ImageSet:
-    """``count`` pictures drawn without repetition from a generator of their own. Raises UserError if there are fewer."""
+def choose_images(images: ImageSet, count: int, seed: int) -> ImageSet:
+    """Choose ``count`` images at random, without repetition. Raises UserError if there are fewer."""
     if not 1 <= count <= len(images):
-        raise UserError(f"--mini-batch {count}: expected 1 to {len(images)}, the number of training pictures")
+        raise UserError(f"--mini-batch {count}: must be from 1 to {len(images)}, the number of training images")
     order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))
     return images.subset(order[:count])
 
@@ -39,11 +39,17 @@ def collect_hashes(
     bn_mode: str = "eval",
     augment: bool = False,
 ) -> dict[str, Tensor]:
-    """Hashes of each layer's raw output (after its bias, before norm and relu): {layer: bool (N, C, bits)}, on the CPU.
+    """Hash the output of each layer (with its bias, before batch norm and ReLU). The network is not modified.
 
-    bn_mode: ``eval``, or ``train`` as the authors ran it: all N pictures in one batch, normalised by that batch's
-    statistics. The given network is left as it was. Raises UserError for maps that are not finite, naming the layer, and
-    for a layer that the network does not run.
+    Args:
+        bn_mode: ``"eval"``, or ``"train"`` as in the original code: all N images in one batch, whose statistics batch norm uses.
+        augment: Crop and flip the images.
+
+    Returns:
+        {layer: hashes (N, C, bits), bool}, on the CPU.
+
+    Raises:
+        UserError: If feature maps are not finite, or a layer is not executed.
     """
     if bn_mode not in BN_MODES:
         raise ValueError(f"bn_mode {bn_mode!r}: expected one of {BN_MODES}")
@@ -59,7 +65,9 @@ def collect_hashes(
             network(batch.images)
     for name, hashes in parts.items():
         if not hashes:
-            raise UserError(f"{name} does not run when the network does: there are no maps to compare")
+            raise UserError(
+                f"layer {name}: not executed in the forward pass, so it has no feature maps; remove it from the network"
+            )
     return {name: torch.cat(hashes) for name, hashes in parts.items()}
 
 
@@ -73,6 +81,6 @@ def _hash_into(hashes: list[Tensor], name: str):
         try:
             hashes.append(hash_maps(output).cpu())
         except ValueError as error:
-            raise UserError(f"layer {name}: {error}; are these the right weights?") from error
+            raise UserError(f"layer {name}: {error}; check the weights") from error
 
     return hook

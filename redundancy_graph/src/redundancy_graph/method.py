@@ -1,23 +1,23 @@
-"""The paper: filters whose maps another filter shows too go, as far as the target asks. (Section 3)"""
+"""The paper's method: merge filters with similar feature maps, with a threshold that meets the target (section 3)."""
 
 from common.methods import Decision, Method
 from common.runs import Stage
 from common.target import Target
 from common.trained_model import TrainedModel
-from redundancy_graph.decision import decide_group, find_threshold, kept_channels
-from redundancy_graph.evidence import gather
-from redundancy_graph.settings import Decisions
+from redundancy_graph.decision import add_vgg_hidden_layer, decide_group, find_threshold
+from redundancy_graph.group_similarity import measure_similarities
+from redundancy_graph.settings import SelectionOptions
 
-PICTURES = 100  # from which the similarity of maps is averaged, as in the paper
+IMAGES = 100  # for the average similarity of feature maps, as in the paper
 
 
 def decide(start: TrainedModel, target: Target | None, stage: Stage) -> Decision:
-    """From hashes of the maps to the filters that stay. Raises UserError for a target that no threshold meets."""
+    """Select the filters to keep. Raises UserError if no threshold meets the target."""
     assert target is not None
-    evidence = gather(start, Decisions(), min(PICTURES, len(start.data.train)), stage.seed)
-    threshold = find_threshold(start, evidence, target)
-    decisions = [decide_group(one, threshold) for one in evidence]
-    kept = kept_channels({decision.group: decision.kept for decision in decisions}, start.all_groups)
+    similarities = measure_similarities(start, SelectionOptions(), min(IMAGES, len(start.data.train)), stage.seed)
+    threshold = find_threshold(start, similarities, target)
+    decisions = [decide_group(one, threshold) for one in similarities]
+    kept = add_vgg_hidden_layer({decision.group: decision.kept for decision in decisions}, start.all_groups)
     return Decision(kept, report={"threshold": threshold})
 
 

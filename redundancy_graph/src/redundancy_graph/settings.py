@@ -1,4 +1,4 @@
-"""The commands and their options: those of the original code, with its defaults and help, and additional ones."""
+"""Command-line options: those of the original code, with its defaults and help texts, and additional ones."""
 
 import argparse
 from collections.abc import Sequence
@@ -11,14 +11,14 @@ from common.settings import command, option, section, settings
 from common.training.options import TrainOptions
 
 PACKAGE = "redundancy_graph"
-SEED_DIRS = {"cifar10": "./cifar10/dataset/", "imagenet": "./imagenet/dataset/"}
-DECIDERS = ("nearest", "all")
+ORIGINAL_DATASET_DIRS = {"cifar10": "./cifar10/dataset/", "imagenet": "./imagenet/dataset/"}
+SIMILARITY_LAYERS = ("first", "all")
 BN_MODES = ("eval", "train")
-HIDDEN = ("512", "shrunk")
+VGG_HIDDEN = ("512", "shrunk")
 
 
 class ThresholdAction(argparse.Action):
-    """``--threshold 0.7``, ``--threshold 0.65 0.7`` or, as in the authors' README, ``--threshold [0.65 0.7]``."""
+    """Parse ``--threshold 0.7``, ``--threshold 0.65 0.7`` or, as in the original README, ``--threshold [0.65 0.7]``."""
 
     def __call__(self, parser, namespace, values, option_string=None) -> None:
         try:
@@ -28,24 +28,24 @@ class ThresholdAction(argparse.Action):
 
 
 def parse_thresholds(words: Sequence[str]) -> list[float]:
-    """Thresholds in (0, 1] from words that may carry brackets and commas; without repetition, in the order given."""
+    """Parse thresholds in (0, 1], with optional brackets and commas; duplicates are dropped and the order is kept."""
     numbers = " ".join(words).replace("[", " ").replace("]", " ").replace(",", " ").split()
     if not numbers:
-        raise UserError("--threshold: give at least one number, such as 0.7")
+        raise UserError("--threshold: no value given; specify at least one number, for example 0.7")
     thresholds = []
     for number in numbers:
         try:
             value = float(number)
         except ValueError:
-            raise UserError(f"--threshold {number}: not a number") from None
-        if not 0 < value <= 1:  # nan is refused here too
-            raise UserError(f"--threshold {number}: a similarity lies in (0, 1]; above 1 nothing would be removed")
+            raise UserError(f"--threshold {number}: not a number; use values in (0, 1]") from None
+        if not 0 < value <= 1:  # also rejects nan
+            raise UserError(f"--threshold {number}: must be in (0, 1], because it is a similarity")
         thresholds.append(value)
     return list(dict.fromkeys(thresholds))
 
 
 def threshold_option(*thresholds: float) -> Any:
-    """The option --threshold; a network for each of its values."""
+    """Return the option --threshold; every value gives one network."""
     return option(list(thresholds), "similarity threshold", nargs="+", action=ThresholdAction, type=str)
 
 
@@ -54,87 +54,95 @@ def mini_batch_option() -> Any:
 
 
 @settings
-class Source:
+class SourceOptions:
     """Network and data."""
 
-    pretrained: str | None = option(None, "trained weights, instead of PRETRAIN_DIR/ARCH-weights.pth", metavar="FILE")
-    model: str | None = option(None, "PACKAGE.MODULE:FACTORY, your own network; needs --pretrained")
+    pretrained: str | None = option(
+        None, "file of trained weights, instead of PRETRAIN_DIR/ARCH-weights.pth", metavar="FILE"
+    )
+    model: str | None = option(
+        None, "PACKAGE.MODULE:FACTORY, a callable that builds your own network; requires --pretrained"
+    )
     dataset: str | None = option(
         None,
-        "digits, mnist, fashion-mnist, cifar10, cifar100, imagenet or folder:PATH; if not given imagenet for networks"
-        " that read 224 pixels, else cifar10",
+        "digits, mnist, fashion-mnist, cifar10, cifar100, imagenet or folder:PATH; if not given, imagenet for networks"
+        " with inputs of 224x224 pixels, else cifar10",
     )
-    normalize: str | None = option(None, "imagenet or cifar10: mean and deviation other than the weights'")
-    workers: int = option(2, "processes that read pictures which do not fit in memory", type=nonnegative_int, free=True)
+    normalize: str | None = option(
+        None, "imagenet or cifar10: mean and standard deviation, instead of those of the weights"
+    )
+    workers: int = option(2, "processes that load images if they do not fit in memory", type=nonnegative_int, free=True)
 
     def __post_init__(self) -> None:
         if self.model and not self.pretrained:
-            raise UserError("--model needs --pretrained FILE, the trained weights of that network")
+            raise UserError("--model: requires the trained weights of that network; add --pretrained FILE")
 
 
 @settings
-class Decisions:
-    """Decisions."""
+class SelectionOptions:
+    """Filter selection."""
 
     target_macs: float | None = option(
         None,
-        "fraction of the dense MACs to keep: instead of --threshold, the threshold that meets [0.98 F, F]",
+        "fraction of the dense MACs to keep, instead of --threshold; sets the threshold so that 0.98 F to F are kept",
         type=fraction,
         metavar="F",
     )
-    decider: str = option(
-        DECIDERS[0],
-        "layer that decides for coupled filters: the one nearest to the input, or all of them together",
-        choices=DECIDERS,
+    similarity_layer: str = option(
+        SIMILARITY_LAYERS[0],
+        "layer whose feature maps are compared for coupled filters: the first (nearest to the input) or all",
+        choices=SIMILARITY_LAYERS,
     )
     bn_mode: str = option(
         BN_MODES[0],
-        "batch norm while maps are taken: the network's statistics, or those of the pictures, as the authors",
+        "batch-norm statistics for feature maps: the network's (eval), or those of the images (train), as in the original code",
         choices=BN_MODES,
     )
-    augment: bool = option(False, "crop and flip the pictures that maps are taken of, as the authors")
+    augment: bool = option(False, "crop and flip the images for feature maps, as in the original code")
     vgg_hidden: str = option(
-        HIDDEN[0],
-        "VGG's hidden linear layer: 512 units, or shrunk to the filters of the last convolution, as the original code",
-        choices=HIDDEN,
+        VGG_HIDDEN[0],
+        "hidden linear layer of VGG: 512 units, or shrunk to the filters kept in the last convolution, as in the original code",
+        choices=VGG_HIDDEN,
     )
 
 
 @settings
-class Plots:
+class PlotOptions:
     """Plots."""
 
-    plots: bool = option(False, "draw kept filters per layer, a heat map, accuracy against MACs", free=True)
+    plots: bool = option(
+        False, "plot kept filters per layer, similarities of one layer, accuracy against MACs", free=True
+    )
     plot_layer: str | None = option(
-        None, "layer of the heat map; the one that loses most filters if not given", free=True
+        None, "layer of the similarity plot (the one that loses most filters if not given)", free=True
     )
 
 
 @settings
-class Generate:
+class GeneratePruneInfo:
     """Generate Pruning Information"""
 
     arch: str = option("vgg16", "model architecture")
     pretrain_dir: str = option("./cifar10/pre-train/", "pre-trained model saved directory")
-    dataset_dir: str = option(SEED_DIRS["cifar10"], "dataset saved directory")
+    dataset_dir: str = option(ORIGINAL_DATASET_DIRS["cifar10"], "dataset saved directory")
     saved_dir: str = option("./cifar10/prune-info/", "pruning information saved directory", free=True)
     log_dir: str = option("./cifar10/log/generate-prune-info/", "log file saved directory", free=True)
     mini_batch: int = mini_batch_option()
     threshold: list[float] = threshold_option(0.7)
-    decisions: Decisions = section(Decisions)
-    source: Source = section(Source)
-    plotting: Plots = section(Plots)
+    selection: SelectionOptions = section(SelectionOptions)
+    source: SourceOptions = section(SourceOptions)
+    plotting: PlotOptions = section(PlotOptions)
     run: RunOptions = section(RunOptions)
     repeat: RepeatOptions = section(RepeatOptions)
 
 
 @settings
-class FineTune:
+class PruneCifar10:
     """Fine-tune Pruned Model on CIFAR-10"""
 
     arch: str = option("vgg16", "model architecture")
     pretrain_dir: str = option("./cifar10/pre-train/", "pre-trained model saved directory")
-    dataset_dir: str = option(SEED_DIRS["cifar10"], "dataset saved directory")
+    dataset_dir: str = option(ORIGINAL_DATASET_DIRS["cifar10"], "dataset saved directory")
     pruneinfo_dir: str = option("./cifar10/prune-info/", "pruning information saved directory", free=True)
     saved_dir: str = option("./cifar10/fine-tune/", "pruned model saved directory", free=True)
     log_dir: str = option("./cifar10/log/fine-tune/", "log file saved directory", free=True)
@@ -145,13 +153,13 @@ class FineTune:
     momentum: float = option(0.9, "momentum")
     weight_decay: float = option(5e-4, "weight decay")
     adjust: int = option(30, "learning rate decay step", type=positive_int)
-    generate: bool = option(False, "make prune info that is missing; --target-macs always does", free=True)
+    generate: bool = option(False, "generate missing prune info (always with --target-macs)", free=True)
     mini_batch: int = mini_batch_option()
     tensorboard: str | None = option(None, "folder for TensorBoard", free=True)
     no_latency: bool = option(False, "do not measure latency", free=True)
-    decisions: Decisions = section(Decisions)
-    source: Source = section(Source, dataset="cifar10")
-    plotting: Plots = section(Plots)
+    selection: SelectionOptions = section(SelectionOptions)
+    source: SourceOptions = section(SourceOptions, dataset="cifar10")
+    plotting: PlotOptions = section(PlotOptions)
     run: RunOptions = section(RunOptions)
     repeat: RepeatOptions = section(RepeatOptions)
     precision: PrecisionOptions = section(PrecisionOptions)
@@ -161,7 +169,7 @@ class FineTune:
         self.recipe()  # raises UserError for a value out of range
 
     def recipe(self) -> TrainOptions:
-        """SGD with the learning rate divided by ten after every ``--adjust`` epochs, as in the original code."""
+        """Return the recipe: SGD, learning rate divided by ten after every ``--adjust`` epochs, as in the original code."""
         return train_options(
             self.precision,
             self.running,
@@ -177,59 +185,59 @@ class FineTune:
 
 
 @settings
-class FineTuneImagenet(FineTune):
+class PruneImagenet(PruneCifar10):
     """Fine-tune Pruned Model on ImageNet"""
 
     arch: str = option("resnet50", "model architecture")
     pretrain_dir: str = option("./imagenet/pre-train/", "pre-trained model saved directory")
-    dataset_dir: str = option(SEED_DIRS["imagenet"], "dataset saved directory")
+    dataset_dir: str = option(ORIGINAL_DATASET_DIRS["imagenet"], "dataset saved directory")
     pruneinfo_dir: str = option("./imagenet/prune-info/", "pruning information saved directory", free=True)
     saved_dir: str = option("./imagenet/fine-tune/", "pruned model saved directory", free=True)
     log_dir: str = option("./imagenet/log/fine-tune/", "log file saved directory", free=True)
     epochs: int = option(65, "number of fine-tuning epochs")
     weight_decay: float = option(1e-4, "weight decay")
-    source: Source = section(Source, dataset="imagenet")
+    source: SourceOptions = section(SourceOptions, dataset="imagenet")
 
 
 def milestones(epochs: int, adjust: int) -> tuple[int, ...]:
-    """Epochs after which the learning rate drops: every multiple of ``adjust`` below ``epochs``."""
+    """Return the epochs after which the learning rate drops: every multiple of ``adjust`` below ``epochs``."""
     return tuple(range(adjust, epochs, adjust))
 
 
-def label_of(name: str, threshold: float | None, target_macs: float | None) -> str:
-    """What the files of one pruned network are called: ``<arch>-<threshold>``, or ``<arch>-macs<F>`` for a target."""
+def run_label(name: str, threshold: float | None, target_macs: float | None) -> str:
+    """Return the label of the files of one pruned network: ``<arch>-<threshold>``, or ``<arch>-macs<F>`` for a target."""
     return f"{name}-{threshold!r}" if target_macs is None else f"{name}-macs{target_macs!r}"
 
 
-def labels(name: str, settings: Generate | FineTune) -> dict[str, float | None]:
-    """{label: threshold}, one entry per network that the options ask for; a threshold still to be found is None."""
-    target = settings.decisions.target_macs
+def run_labels(name: str, settings: GeneratePruneInfo | PruneCifar10) -> dict[str, float | None]:
+    """Return {label: threshold}, one entry per network; None if the threshold must be found for a target."""
+    target = settings.selection.target_macs
     if target is not None:
-        return {label_of(name, None, target): None}
-    return {label_of(name, threshold, None): threshold for threshold in settings.threshold}
+        return {run_label(name, None, target): None}
+    return {run_label(name, threshold, None): threshold for threshold in settings.threshold}
 
 
 def main_generate(argv: Sequence[str] | None = None) -> int:
-    def body(settings: Generate) -> None:
+    def body(settings: GeneratePruneInfo) -> None:
         from redundancy_graph.generate import generate_prune_info
 
         generate_prune_info(settings)
 
-    return command(Generate, body, argv, "generate_prune_info.py", PACKAGE)
+    return command(GeneratePruneInfo, body, argv, "generate_prune_info.py", PACKAGE)
 
 
 def main_cifar10(argv: Sequence[str] | None = None) -> int:
-    return _fine_tuning(FineTune, "prune_cifar10.py", argv)
+    return _fine_tuning(PruneCifar10, "prune_cifar10.py", argv)
 
 
 def main_imagenet(argv: Sequence[str] | None = None) -> int:
-    return _fine_tuning(FineTuneImagenet, "prune_imagenet.py", argv)
+    return _fine_tuning(PruneImagenet, "prune_imagenet.py", argv)
 
 
-def _fine_tuning(cls: type[FineTune], prog: str, argv: Sequence[str] | None) -> int:
-    def body(settings: FineTune) -> None:
-        from redundancy_graph.prune import prune
+def _fine_tuning(cls: type[PruneCifar10], prog: str, argv: Sequence[str] | None) -> int:
+    def body(settings: PruneCifar10) -> None:
+        from redundancy_graph.prune_and_finetune import prune_and_finetune
 
-        prune(settings, command_line(prog, argv))
+        prune_and_finetune(settings, command_line(prog, argv))
 
     return command(cls, body, argv, prog, PACKAGE)

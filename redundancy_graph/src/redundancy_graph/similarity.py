@@ -1,9 +1,9 @@
-"""Similarity of the filters of a layer: the share of hash bits on which their maps agree, over all pictures.
+"""Similarity of the filters of a layer: the fraction of hash bits on which their feature maps agree, over all images.
 
     s(i, j) = 1/N sum_n (1 - Hamming(h_ni, h_nj) / bits) = agree(i, j) / (N bits)
 
 With bits as +-1 in a matrix B of C rows and M = N bits columns, agree = (M + B B^T) / 2: one matrix product. Counts are
-integers, so a similarity of exactly the threshold is seen as one: 3430 / 4900 >= 0.7 holds, which a mean of N quotients misses.
+integers, so a similarity equal to the threshold is an edge: 3430 / 4900 >= 0.7 holds, but not for a mean of N quotients.
 """
 
 import numpy as np
@@ -13,24 +13,32 @@ from torch import Tensor
 
 from redundancy_graph.hashing import hash_maps
 
-_EXACT = 1 << 24  # float32 holds every integer up to here, whatever the order of summation
+_EXACT = 1 << 24  # float32 represents every integer up to this value
 _ELEMENTS_AT_ONCE = 1 << 26
 
 
 def filter_similarity(maps: Tensor | ArrayLike) -> np.ndarray:
-    """Similarity matrix (C, C), float64, symmetric, in [0, 1], of feature maps (N, C, H, W).
+    """Compute the similarity matrix of the filters of one layer (Li et al. 2024, section 3).
 
     Every entry is the quotient of two integers, agree / (N min(8, H) min(8, W)), correctly rounded. The diagonal is 1.
-    Raises ValueError for maps of another shape or with values that are not finite.
+
+    Args:
+        maps: Feature maps of N images, (N, C, H, W).
+
+    Returns:
+        Symmetric matrix (C, C), float64, in [0, 1].
+
+    Raises:
+        ValueError: If feature maps have another shape or are not finite.
     """
     counts, total = agreement_counts(hash_maps(torch.as_tensor(maps)))
     return counts / total
 
 
 def agreement_counts(bits: Tensor) -> tuple[np.ndarray, int]:
-    """(agree, total): equal bits of every two filters, int64 (C, C), out of ``total`` = N K, for bool bits (N, C, K)."""
-    pictures, channels, per_map = bits.shape
-    total = pictures * per_map
+    """Return the number of equal bits of every two filters, (C, C) int64, and its maximum N K, for bool bits (N, C, K)."""
+    images, channels, per_map = bits.shape
+    total = images * per_map
     rows = bits.transpose(0, 1).reshape(channels, total)
     columns = min(_EXACT - 1, max(1, _ELEMENTS_AT_ONCE // channels))
     product = torch.zeros(channels, channels, dtype=torch.int64)

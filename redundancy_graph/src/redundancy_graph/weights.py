@@ -1,4 +1,4 @@
-"""Trained and pruned networks in files: ours, and those of the authors under the authors' names."""
+"""Files of trained and pruned networks, in the formats of this repository and of the original code."""
 
 import io
 from collections.abc import Callable
@@ -17,15 +17,15 @@ from common.factory import import_factory, named_model
 from common.models import arguments_for, create_model, find_architecture
 from common.runs import Stage
 from common.trained_model import TrainedModel, checked, with_normalization_of
-from redundancy_graph.names import LAYERS, tensors_to_authors, tensors_to_ours, written_by_authors
-from redundancy_graph.settings import SEED_DIRS, FineTune, Generate
+from redundancy_graph.layer_names import LAYERS, has_original_names, tensors_from_original, tensors_to_original
+from redundancy_graph.settings import ORIGINAL_DATASET_DIRS, GeneratePruneInfo, PruneCifar10
 
-SUFFIX = "-weights.pth"  # the seed's name of a weights file is <arch>-weights.pth
+SUFFIX = "-weights.pth"  # file name of the original code: <arch>-weights.pth
 _OPTIONAL = ("num_batches_tracked", "source")
 
 
-def open_network(settings: Generate | FineTune, device: torch.device) -> TrainedModel:
-    """The trained network and the images that the options name; checked."""
+def open_network(settings: GeneratePruneInfo | PruneCifar10, device: torch.device) -> TrainedModel:
+    """Open and validate the trained network and the data set named by the options."""
     arch, source = settings.arch, settings.source
     if source.model:
         import_factory(source.model)
@@ -50,16 +50,18 @@ def open_network(settings: Generate | FineTune, device: torch.device) -> Trained
 
 def _require(weights: Path) -> None:
     if not weights.is_file():
-        raise UserError(f"{weights}: no such file; put the trained weights there, or name them with --pretrained FILE")
+        raise UserError(f"{weights}: no such file; put the trained weights there, or specify --pretrained FILE")
 
 
-def _load_data(settings: Generate | FineTune) -> DataBundle:
-    """A --dataset-dir that is only a default belongs to its own data set: the others have their own place."""
+def _load_data(settings: GeneratePruneInfo | PruneCifar10) -> DataBundle:
+    """Load the data set. The default of --dataset-dir is used only for the data set it belongs to."""
     source = settings.source
     reads_imagenet = not source.model and find_architecture(settings.arch).input_shape[1] == 224
     dataset = source.dataset or ("imagenet" if reads_imagenet else "cifar10")
     given = settings.dataset_dir != type(settings)().dataset_dir
-    return load_dataset(dataset, settings.dataset_dir if given else SEED_DIRS.get(dataset), normalize=source.normalize)
+    return load_dataset(
+        dataset, settings.dataset_dir if given else ORIGINAL_DATASET_DIRS.get(dataset), normalize=source.normalize
+    )
 
 
 def read_network(
@@ -72,31 +74,35 @@ def read_network(
     name: str | None = None,
     **more: Any,
 ) -> TrainedModel:
-    """Read a trained network from any of: our safetensors, a state dict under our names, a state dict under the authors'.
+    """Read a trained network from safetensors, or from a state dict with the names of this repository or of the original code.
 
-    normalize: the option by that name, which ``data`` was loaded with. Without it the images are normalized as the
-    checkpoint says, and for the authors' CIFAR-10 weights as the authors did. With ``factory`` the network is a user's own
-    and ``name`` stands for it in file names. more: other fields of TrainedModel. Raises UserError for files that are missing,
-    damaged or of another network.
+    Args:
+        normalize: Option with which ``data`` was loaded. If None, images are normalized as stored in the checkpoint; for CIFAR-10
+            weights of the original code, as there.
+        factory: Callable that builds a custom network, which file names call ``name``.
+        more: Further fields of TrainedModel.
+
+    Raises:
+        UserError: If a file is missing, damaged or of another network.
     """
     _require(weights)
     if factory is None:
         find_architecture(arch)
-    model, by_authors = _read_network(arch, weights, data, factory)
+    model, is_original = _read_network(arch, weights, data, factory)
     if normalize is None:
         data = with_normalization_of(model, data)
-        if by_authors and data.name == "cifar10":
-            data = data.with_normalization(*AUTHORS_NORMALIZATION)
+        if is_original and data.name == "cifar10":
+            data = data.with_normalization(*ORIGINAL_NORMALIZATION)
     return checked(TrainedModel(name or arch, model, data, weights, factory, **more))
 
 
-AUTHORS_NORMALIZATION = ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010))
+ORIGINAL_NORMALIZATION = ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010))
 
 
 def _read_network(
     arch: str, path: Path, data: DataBundle, factory: Callable[[], nn.Module] | None
 ) -> tuple[nn.Module, bool]:
-    """(network, whether its file is in the authors' form)."""
+    """Return the network and whether its file has the names of the original code."""
     if path.suffix == ".safetensors":
         return _read_checkpoint(arch, path, data, factory), False
     tensors = read_tensors(path)
@@ -104,26 +110,26 @@ def _read_network(
         model = factory()
         load_tensors(model, tensors, path, optional=_OPTIONAL)
         return model, False
-    renamed = tensors_to_ours(arch, tensors)
+    renamed = tensors_from_original(arch, tensors)
     arguments: dict[str, Any] = {"num_classes": data.num_classes, **arguments_for(arch, data.input_shape)}
     if any(".shortcut.conv." in tensor for tensor in renamed):
         arguments["shortcut"] = "conv3x3"
     model = create_model(arch, **arguments)
     load_tensors(model, renamed, path, optional=_OPTIONAL)
-    return model, arch in LAYERS and written_by_authors(arch, tensors)
+    return model, arch in LAYERS and has_original_names(arch, tensors)
 
 
 def _read_checkpoint(arch: str, path: Path, data: DataBundle, factory) -> nn.Module:
     model = load_model(path, factory) if factory else named_model(arch, path, data.num_classes, data.input_shape)
     record = getattr(model, "architecture", None)
     if factory is None and record is not None and record["arch"] != arch:
-        raise UserError(f"{path} holds a {record['arch']}, not a {arch}; say --arch {record['arch']}")
+        raise UserError(f"{path}: contains a {record['arch']}, not a {arch}; use --arch {record['arch']}")
     return model
 
 
 def load_pruned_weights(arch: str, path: Path | str, num_classes: int = 10) -> nn.Module:
-    """A pruned network from the seed's flat file ``<arch>-<threshold>-weights.pth``: the tensors' shapes are its widths."""
-    tensors = tensors_to_ours(arch, read_tensors(path))
+    """Load a pruned network from a file ``<arch>-<threshold>-weights.pth`` of the original code; tensor shapes give its widths."""
+    tensors = tensors_from_original(arch, read_tensors(path))
     shortcut = {"shortcut": "conv3x3"} if any(".shortcut.conv." in tensor for tensor in tensors) else {}
     model = create_model(arch, num_classes=num_classes, **shortcut)
     fit_shapes(model, tensors, path)
@@ -131,12 +137,12 @@ def load_pruned_weights(arch: str, path: Path | str, num_classes: int = 10) -> n
     return model.eval()
 
 
-def save_flat_weights(stage: Stage, start: TrainedModel, replace: bool = True) -> Path:
-    """``<folder name>-weights.pth`` beside a run folder: a dictionary of tensors under the authors' names, written atomically."""
+def save_original_format(stage: Stage, start: TrainedModel, replace: bool = True) -> Path:
+    """Save ``<folder name>-weights.pth`` next to a run folder: a state dict with the names of the original code."""
     file = stage.folder.parent / f"{stage.folder.name}{SUFFIX}"
     if replace or not file.is_file():
         tensors = load_model(stage.model_path, start.factory).state_dict()
-        content = io.BytesIO()  # torch.save puts a file's name into the file: each time another temporary one
-        torch.save(tensors_to_authors(start.arch, tensors), content)
+        content = io.BytesIO()  # torch.save would store the name of the temporary file in the file
+        torch.save(tensors_to_original(start.arch, tensors), content)
         write_bytes(file, content.getvalue())
     return file

@@ -1,1 +1,1 @@
-"""The README's tables, and the published ones; not part of the wheel."""
+"""Generated tables of the README and published results; not part of the wheel."""

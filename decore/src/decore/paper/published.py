@@ -1,35 +1,6 @@
-"""The numbers of the paper (as the published comparison tables of later papers give them) and of the seed's README."""
+"""Results of the paper (as printed in comparison tables of later papers) and of the original code's README."""
 
-from dataclasses import dataclass
-
-
-@dataclass(frozen=True)
-class PublishedRow:
-    """One pruned network. ``macs`` and ``params`` in millions; drops in percent, as printed; ``top5`` for ImageNet only."""
-
-    penalty: float
-    top1: float
-    macs: float
-    macs_drop: float
-    params: float
-    params_drop: float
-    top5: float | None = None
-
-
-@dataclass(frozen=True)
-class PublishedTable:
-    """A network's rows from one source: "paper" or "seed"."""
-
-    title: str
-    arch: str
-    dataset: str
-    source: str
-    top1: float
-    macs: float
-    params: float
-    rows: tuple[PublishedRow, ...]
-    top5: float | None = None
-
+from common.reporting.published import PublishedRow, PublishedTable
 
 PUBLISHED: tuple[PublishedTable, ...] = (
     PublishedTable(
@@ -38,24 +9,27 @@ PUBLISHED: tuple[PublishedTable, ...] = (
         "cifar10",
         "paper",
         93.96,
-        313.73,
-        14.98,
         (
-            PublishedRow(500, 94.02, 203.08, 35.3, 5.54, 63.0),
-            PublishedRow(200, 93.56, 110.51, 64.8, 1.66, 89.0),
-            PublishedRow(100, 92.44, 51.20, 81.5, 0.51, 96.6),
-            PublishedRow(50, 91.68, 36.85, 88.3, 0.26, 98.3),
+            PublishedRow(500, 94.02, 35.3, 63.0, macs=203.08, params=5.54),
+            PublishedRow(200, 93.56, 64.8, 89.0, macs=110.51, params=1.66),
+            PublishedRow(100, 92.44, 81.5, 96.6, macs=51.20, params=0.51),
+            PublishedRow(50, 91.68, 88.3, 98.3, macs=36.85, params=0.26),
         ),
+        macs=313.73,
+        params=14.98,
     ),
     PublishedTable(
         "VGG-16",
         "vgg16",
         "cifar10",
-        "seed",
+        "original code",
         91.94,
-        314.29,
-        14.99,
-        (PublishedRow(50, 91.48, 242.05, 22.98, 11.91, 20.55), PublishedRow(4, 89.41, 43.41, 86.18, 2.01, 86.55)),
+        (
+            PublishedRow(50, 91.48, 22.98, 20.55, macs=242.05, params=11.91),
+            PublishedRow(4, 89.41, 86.18, 86.55, macs=43.41, params=2.01),
+        ),
+        macs=314.29,
+        params=14.99,
     ),
     PublishedTable(
         "ResNet-56",
@@ -63,13 +37,13 @@ PUBLISHED: tuple[PublishedTable, ...] = (
         "cifar10",
         "paper",
         93.26,
-        125.49,
-        0.85,
         (
-            PublishedRow(450, 93.34, 92.48, 26.3, 0.64, 24.2),
-            PublishedRow(200, 93.26, 62.93, 49.9, 0.43, 49.0),
-            PublishedRow(55, 90.85, 23.22, 81.5, 0.13, 85.3),
+            PublishedRow(450, 93.34, 26.3, 24.2, macs=92.48, params=0.64),
+            PublishedRow(200, 93.26, 49.9, 49.0, macs=62.93, params=0.43),
+            PublishedRow(55, 90.85, 81.5, 85.3, macs=23.22, params=0.13),
         ),
+        macs=125.49,
+        params=0.85,
     ),
     PublishedTable(
         "ResNet-110",
@@ -77,13 +51,13 @@ PUBLISHED: tuple[PublishedTable, ...] = (
         "cifar10",
         "paper",
         93.50,
-        256.04,
-        1.73,
         (
-            PublishedRow(500, 93.88, 163.30, 35.0, 1.11, 36.0),
-            PublishedRow(300, 93.50, 96.66, 61.8, 0.61, 64.8),
-            PublishedRow(175, 92.71, 58.37, 77.0, 0.35, 80.0),
+            PublishedRow(500, 93.88, 35.0, 36.0, macs=163.30, params=1.11),
+            PublishedRow(300, 93.50, 61.8, 64.8, macs=96.66, params=0.61),
+            PublishedRow(175, 92.71, 77.0, 80.0, macs=58.37, params=0.35),
         ),
+        macs=256.04,
+        params=1.73,
     ),
     PublishedTable(
         "DenseNet-40",
@@ -91,13 +65,13 @@ PUBLISHED: tuple[PublishedTable, ...] = (
         "cifar10",
         "paper",
         94.81,
-        282.92,
-        1.04,
         (
-            PublishedRow(175, 94.85, 228.96, 19.1, 0.83, 20.7),
-            PublishedRow(115, 94.59, 171.36, 39.4, 0.56, 46.0),
-            PublishedRow(70, 94.04, 128.13, 54.7, 0.37, 65.0),
+            PublishedRow(175, 94.85, 19.1, 20.7, macs=228.96, params=0.83),
+            PublishedRow(115, 94.59, 39.4, 46.0, macs=171.36, params=0.56),
+            PublishedRow(70, 94.04, 54.7, 65.0, macs=128.13, params=0.37),
         ),
+        macs=282.92,
+        params=1.04,
     ),
     PublishedTable(
         "GoogLeNet",
@@ -105,13 +79,13 @@ PUBLISHED: tuple[PublishedTable, ...] = (
         "cifar10",
         "paper",
         95.05,
-        1520,
-        6.15,
         (
-            PublishedRow(500, 95.20, 1220, 19.8, 4.73, 23.0),
-            PublishedRow(200, 94.51, 330, 78.5, 1.17, 80.9),
-            PublishedRow(175, 94.33, 230, 84.7, 0.86, 86.1),
+            PublishedRow(500, 95.20, 19.8, 23.0, macs=1220, params=4.73),
+            PublishedRow(200, 94.51, 78.5, 80.9, macs=330, params=1.17),
+            PublishedRow(175, 94.33, 84.7, 86.1, macs=230, params=0.86),
         ),
+        macs=1520,
+        params=6.15,
     ),
     PublishedTable(
         "ResNet-50",
@@ -119,14 +93,14 @@ PUBLISHED: tuple[PublishedTable, ...] = (
         "imagenet",
         "paper",
         76.15,
-        4090,
-        25.50,
         (
-            PublishedRow(8, 76.31, 3540, 13.4, 22.69, 11.0, 93.02),
-            PublishedRow(6, 74.58, 2360, 42.3, 14.10, 44.7, 92.18),
-            PublishedRow(5, 72.06, 1600, 60.9, 8.87, 65.2, 90.82),
-            PublishedRow(4, 69.71, 1190, 70.9, 6.12, 76.0, 89.37),
+            PublishedRow(8, 76.31, 13.4, 11.0, 93.02, macs=3540, params=22.69),
+            PublishedRow(6, 74.58, 42.3, 44.7, 92.18, macs=2360, params=14.10),
+            PublishedRow(5, 72.06, 60.9, 65.2, 90.82, macs=1600, params=8.87),
+            PublishedRow(4, 69.71, 70.9, 76.0, 89.37, macs=1190, params=6.12),
         ),
-        92.87,
+        top5=92.87,
+        macs=4090,
+        params=25.50,
     ),
 )

@@ -1,7 +1,7 @@
-"""The tables of the README, made from ``results/*.json`` and from the published numbers.
+"""Tables of the README, generated from ``results/*.json`` and the published results.
 
-python -m decore.paper.tables --add RUN_FOLDER ...    finished runs become results/run-<folder>.json or results/policies-<folder>.json
-python -m decore.paper.tables                         rewrite the README's tables; --check writes nothing
+python -m decore.paper.tables --add RUN_FOLDER ...    keep finished runs as results/run-<folder>.json or results/policies-<folder>.json
+python -m decore.paper.tables                         rewrite the README's tables; --check only compares
 """
 
 import sys
@@ -12,28 +12,36 @@ from typing import Any
 from common.errors import UserError
 from common.markdown import markdown_table
 from common.reporting.benchmark import speed_table
+from common.reporting.published import PublishedTable
 from common.reporting.results import keep_run, tables_command
 from common.runs import METRICS, read_json
-from decore.paper.published import PUBLISHED, PublishedTable
-from decore.plan import PACKAGE
+from decore.paper.published import PUBLISHED
+from decore.policy_options import PACKAGE
 
 HOME = Path(__file__).resolve().parents[3]  # the package's folder in a checkout
 RESULTS = HOME / "results"
-DATA_SETS = ("cifar10", "imagenet")  # the papers'
+DATA_SETS = ("cifar10", "imagenet")  # of the paper's tables
 NONE = "Not measured yet."
+ACCURACY_COLUMNS = [
+    "dense top-1 (%)",
+    "after pruning, before fine-tuning (%)",
+    "after fine-tuning (%)",
+    "drop (points)",
+]
+HERE = "this repository"
 TITLES = {table.arch: table.title for table in PUBLISHED} | {"resnet20": "ResNet-20"}
 
 
 def results_table() -> str:
-    """Every run on the papers' data sets; beneath a network's runs the published rows of paper and seed, marked."""
+    """All runs on the paper's data sets, with the published rows of a network below its runs."""
     runs = [run for run in _read("run-*.json") if run["dataset"] in DATA_SETS]
-    header = ["network", "row", "dense top-1", "after the cut", "top-1", "drop", "agreement", "MACs removed"]
-    header += ["params removed", "ms, batch 64", "policy / fine-tuning epochs", "minutes"]
+    header = ["network", "source", *ACCURACY_COLUMNS, "agreement (%)", "MACs removed", "params removed"]
+    header += ["latency, batch 64 (ms)", "policy / fine-tuning epochs", "minutes"]
     rows: list[list[Any]] = []
     archs = list(dict.fromkeys([run["arch"] for run in runs] + [table.arch for table in PUBLISHED]))
     for arch in sorted(archs, key=lambda arch: (arch not in {run["arch"] for run in runs}, archs.index(arch))):
-        ours = [run for run in runs if run["arch"] == arch]
-        rows += [_row(run) for run in sorted(ours, key=lambda run: -run["compressed"]["macs"])]
+        own = [run for run in runs if run["arch"] == arch]
+        rows += [_row(run) for run in sorted(own, key=lambda run: -run["compressed"]["macs"])]
         for table in PUBLISHED:
             if table.arch == arch:
                 rows += published_rows(table)
@@ -42,56 +50,58 @@ def results_table() -> str:
 
 def _row(run: Mapping[str, Any]) -> list[Any]:
     dense, small, options = run["baseline"], run["compressed"], run["options"]
-    target = f", {options['target_macs']:g} of the MACs" if options["target_macs"] is not None else ""
-    how = ", frozen" if options["policy"]["frozen"] else ""
-    how += ", distilled" if options.get("distill") else ""
-    pictures = run["policy"]["pictures"]
-    row = [TITLES.get(run["arch"], run["arch"]), f"ours, penalty {run['penalty']:.4g}{how}{target}"]
+    variant = ", frozen" if options["policy"]["frozen"] else ""
+    variant += ", distilled" if options.get("distill") else ""
+    variant += f", {options['target_macs']:g} of the MACs" if options["target_macs"] is not None else ""
+    row = [TITLES.get(run["arch"], run["arch"]), f"{HERE}, penalty {run['penalty']:.4g}{variant}"]
     row += [*_top1(run), f"{small['agreement']:.2f}", *_removed(run)]
     latency = " → ".join(f"{side['latency_ms']['64']:.0f}" for side in (dense, small)) if "latency_ms" in dense else ""
-    epochs = f"{run['policy_epochs']} of {pictures:,} pictures / {run['epochs']}"
-    return [*row, latency, epochs, f"{(run['seconds']) / 60:.0f}"]
+    return [*row, latency, _epochs(run), f"{(run['seconds']) / 60:.0f}"]
+
+
+def _epochs(run: Mapping[str, Any]) -> str:
+    return f"{run['policy_epochs']} on {run['policy']['images']:,} images / {run['epochs']}"
 
 
 def _top1(run: Mapping[str, Any]) -> list[str]:
-    """Of the dense network, after the cut, and at the end; the drop."""
-    dense, cut, small = (run[side]["top1"] for side in ("baseline", "after_cut", "compressed"))
-    return [f"{value:.2f}" for value in (dense, cut, small, dense - small)]
+    """Top-1 of the dense network, before and after fine-tuning, and the drop."""
+    dense, pruned, small = (run[side]["top1"] for side in ("baseline", "after_cut", "compressed"))
+    return [f"{value:.2f}" for value in (dense, pruned, small, dense - small)]
 
 
 def _removed(run: Mapping[str, Any]) -> list[str]:
-    """Shares of the MACs and of the parameters."""
+    """MACs and parameters removed, in percent."""
     dense, small = run["baseline"], run["compressed"]
-    return [f"{100 * (1 - small[what] / dense[what]):.1f} %" for what in ("macs", "params")]
+    return [f"{100 * (1 - small[name] / dense[name]):.1f} %" for name in ("macs", "params")]
 
 
 def small_table() -> str:
-    """Runs at small scale, on other pictures than the papers': what the penalty does, beside what its sign condition asks for."""
+    """Small-scale runs by penalty, with the accuracy that the sign condition requires."""
     runs = [run for run in _small_runs() if run["options"]["target_macs"] is None]
     if not runs:
         return NONE
-    header = ["network", "penalty", "asks for", "right under masks", "dense top-1", "after the cut", "top-1", "drop"]
+    header = ["network", "penalty", "accuracy required by λ (%)", "accuracy under sampled masks (%)", *ACCURACY_COLUMNS]
     header += ["MACs removed", "params removed", "policy / fine-tuning epochs"]
     order = sorted(runs, key=lambda run: (run["arch"], run["penalty"]))
     return markdown_table(header, [_small_row(run) for run in order])
 
 
 def networks_table() -> str:
-    """The paper's networks end to end at small scale (``benchmarks/every_network.py``), the published rows beneath each."""
+    """The paper's networks end to end at small scale (``benchmarks/every_network.py``), with the published rows."""
     runs = [run for run in _small_runs() if run["options"]["target_macs"] is not None]
     order = [*(table.arch for table in PUBLISHED), *(run["arch"] for run in runs)]
-    return end_to_end(sorted(runs, key=lambda run: order.index(run["arch"]))) if runs else NONE
+    return tabulate_runs(sorted(runs, key=lambda run: order.index(run["arch"]))) if runs else NONE
 
 
-def end_to_end(runs: Sequence[Mapping[str, Any]]) -> str:
-    """The metrics of one run per network, each with its published rows."""
+def tabulate_runs(runs: Sequence[Mapping[str, Any]]) -> str:
+    """Tabulate one run per network, each with its published rows."""
     rows: list[list[Any]] = []
     for run in runs:
         name = f"{TITLES.get(run['arch'], run['arch'])} on {run['dataset']}"
-        rows.append([name, f"ours, small scale, penalty {run['penalty']:.3g}", *_top1(run), *_removed(run)])
+        rows.append([name, f"{HERE}, small scale, penalty {run['penalty']:.3g}", *_top1(run), *_removed(run)])
         published = (row for table in PUBLISHED if table.arch == run["arch"] for row in published_rows(table))
         rows += [[*row[:6], *row[7:9]] for row in published]
-    header = ["network", "row", "dense top-1", "after the cut", "top-1", "drop", "MACs removed", "params removed"]
+    header = ["network", "source", *ACCURACY_COLUMNS, "MACs removed", "params removed"]
     return markdown_table(header, rows)
 
 
@@ -106,34 +116,35 @@ def _small_row(run: Mapping[str, Any]) -> list[Any]:
     row: list[Any] = [f"{TITLES.get(run['arch'], run['arch'])} on {run['dataset']}", f"{run['penalty']:.4g}"]
     row += [f"{100 * required_accuracy(run['penalty']):.2f}", f"{last['masked_accuracy']:.2f}" if last else ""]
     row += [*_top1(run), *_removed(run)]
-    return [*row, f"{run['policy_epochs']} of {run['policy']['pictures']:,} pictures / {run['epochs']}"]
+    return [*row, _epochs(run)]
 
 
 def published_rows(table: PublishedTable) -> list[list[Any]]:
+    """Tabulate published results, with the columns of :func:`results_table`."""
     rows = []
     for row in table.rows:
         top1 = f"{row.top1:.2f}" if row.top5 is None else f"{row.top1:.2f} ({row.top5:.2f})"
         dense = f"{table.top1:.2f}" if table.top5 is None else f"{table.top1:.2f} ({table.top5:.2f})"
-        label = f"published ({table.source}), DECORE-{row.penalty:g}"
+        label = f"{table.label}, DECORE-{row.setting:g}"
         drop = f"{table.top1 - row.top1:.2f}"
-        shares = [f"{row.macs_drop:g} %", f"{row.params_drop:g} %"]
-        rows.append([table.title, label, dense, "", top1, drop, "", *shares, "", "", ""])
+        removed = [f"{row.macs_drop:g} %", f"{row.params_drop:g} %"]
+        rows.append([table.title, label, dense, "", top1, drop, "", *removed, "", "", ""])
     return rows
 
 
 def policies_table() -> str:
-    """Accuracy of the frozen network as channels are dropped in the order of the agents' weights (section 5)."""
+    """Accuracy of the frozen network as channels are dropped by their agents' weights (section 5)."""
     files = _read("policies-*.json")
     if not files:
-        return "Not measured yet: `python investigate_policies.py` does it."
+        return "Not measured yet; run `python investigate_policies.py`."
     rows = []
     for file in files:
         network = f"{TITLES.get(file['arch'], file['arch'])}, penalty {file['penalty']:.4g}"
         curves = file["curves"]
         for low, random, high in zip(curves["low"], curves["random"], curves["high"], strict=True):
-            spread = f" ± {random['deviation']:.2f}" if "deviation" in random else ""
+            std = f" ± {random['std']:.2f}" if "std" in random else ""
             row = [network, f"{100 * low['dropped']:.1f} %", f"{low['top1']:.2f}"]
-            rows.append([*row, f"{random['top1']:.2f}{spread}", f"{high['top1']:.2f}"])
+            rows.append([*row, f"{random['top1']:.2f}{std}", f"{high['top1']:.2f}"])
     return markdown_table(
         ["network", "channels dropped", "lowest weight first", "random", "highest weight first"], rows
     )
@@ -149,11 +160,13 @@ TABLES: dict[str, Callable[[], str]] = {
 
 
 def add_result(folder: Path | str, results: Path = RESULTS) -> Path:
-    """A finished run folder as one JSON file among the results: see :func:`common.reporting.results.keep_run`."""
+    """Keep a finished run as one JSON file in ``results/``: see :func:`common.reporting.results.keep_run`."""
     metrics_file = Path(folder) / METRICS
     metrics = read_json(metrics_file) if metrics_file.is_file() else {}
     if metrics and not ("curves" in metrics or "compressed" in metrics):
-        raise UserError(f"{folder} holds no run of prune_model.py or investigate_policies.py")
+        raise UserError(
+            f"{folder}: not a run of prune_model.py or investigate_policies.py; name one of their run folders"
+        )
     kind = "policies" if "curves" in metrics else "run"
     data = str(metrics.get("dataset"))
     place = f"-{data}" if kind == "run" and data not in DATA_SETS and not {":", "/"} & set(data) else ""

@@ -1,4 +1,4 @@
-"""Prune a trained network as its prune-info file says, and fine-tune it: ``<saved-dir>/<arch>-<threshold>/``."""
+"""Pruning according to a prune-info file, and fine-tuning, in the run folder ``<saved-dir>/<arch>-<threshold>/``."""
 
 import hashlib
 import json
@@ -18,40 +18,40 @@ from common.settings import flat
 from common.target import Target
 from common.trained_model import TrainedModel, print_result
 from common.training import best_test_top1
-from redundancy_graph.decision import kept_channels, macs_of
+from redundancy_graph.decision import add_vgg_hidden_layer, count_macs
 from redundancy_graph.generate import generate
 from redundancy_graph.method import METHOD
 from redundancy_graph.prune_info import match_prune_info, read_prune_info
-from redundancy_graph.settings import PACKAGE, FineTune, labels
-from redundancy_graph.weights import open_network, save_flat_weights
+from redundancy_graph.settings import PACKAGE, PruneCifar10, run_labels
+from redundancy_graph.weights import open_network, save_original_format
 
-NOT_PART_OF_A_RUN = ("force", "generate", "log_dir", "plot_layer", "plots", "pruneinfo_dir", "saved_dir")
+EXCLUDED_OPTIONS = ("force", "generate", "log_dir", "plot_layer", "plots", "pruneinfo_dir", "saved_dir")
 Kept = Mapping[str, Sequence[int]]
 
 
-def prune(settings: FineTune, command: str) -> None:
-    """The commands prune_cifar10.py and prune_imagenet.py; ``command``: as it was typed."""
+def prune_and_finetune(settings: PruneCifar10, command: str) -> None:
+    """Run the commands prune_cifar10.py and prune_imagenet.py. ``command``: the command line, for metrics.json."""
     set_threads(settings.run.threads)
     device = choose_device(settings.run.device)
     with process_group(device):
         start = open_network(settings, device)
-        wanted = labels(start.name, settings)
-        if settings.decisions.target_macs is None and not settings.generate:
-            _require(settings, wanted)
-        with log_to([Path(settings.log_dir) / f"{label}.log" for label in wanted]) as log:
+        thresholds = run_labels(start.name, settings)
+        if settings.selection.target_macs is None and not settings.generate:
+            _require_prune_info(settings, thresholds)
+        with log_to([Path(settings.log_dir) / f"{label}.log" for label in thresholds]) as log:
             log(f"{command}\n{describe_environment(device)}")
-            files = _prune_info(settings, start, wanted, log)
-            cuts = {label: read_kept(start, file, settings) for label, file in files.items()}
-            for label, kept in cuts.items():
-                prune_one(settings, start, label, wanted[label], kept, command, log)
+            files = _find_or_generate(settings, start, thresholds, log)
+            kept_by_label = {label: read_kept(start, file, settings) for label, file in files.items()}
+            for label, kept in kept_by_label.items():
+                prune_one(settings, start, label, thresholds[label], kept, command, log)
             if settings.plotting.plots and is_main():
-                _draw(Path(settings.saved_dir), start.name, log)
+                _plot(Path(settings.saved_dir), start.name, log)
 
 
 def prune_one(
-    settings: FineTune, start: TrainedModel, label: str, threshold: float | None, kept: Kept, command: str, log: Log
+    settings: PruneCifar10, start: TrainedModel, label: str, threshold: float | None, kept: Kept, command: str, log: Log
 ) -> None:
-    """One network through the pipeline, and the flat file of its weights beside the run folder."""
+    """Prune and fine-tune one network, and save its weights in the original format next to the run folder."""
     stage = open_stage(
         Path(settings.saved_dir) / label,
         PACKAGE,
@@ -79,13 +79,13 @@ def prune_one(
     training = FineTuning(settings.recipe(), tensorboard=settings.tensorboard)
     compress(method, start, None, stage, training, latency=not settings.no_latency, details=details)
     if is_main():
-        save_flat_weights(stage, start, replace=not was_finished)
+        save_original_format(stage, start, replace=not was_finished)
     barrier()
 
 
-def run_options(settings: FineTune, start: TrainedModel, threshold: float | None, kept: Kept) -> dict[str, Any]:
-    """Everything that a run's result depends on: a run goes on only if all of it is the same."""
-    options = {name: value for name, value in flat(settings).items() if name not in NOT_PART_OF_A_RUN}
+def run_options(settings: PruneCifar10, start: TrainedModel, threshold: float | None, kept: Kept) -> dict[str, Any]:
+    """Return all options that a result depends on: a run resumes only if they are equal."""
+    options = {name: value for name, value in flat(settings).items() if name not in EXCLUDED_OPTIONS}
     return options | {
         "arch": start.arch or start.name,
         "dataset": start.data.name,
@@ -97,21 +97,21 @@ def run_options(settings: FineTune, start: TrainedModel, threshold: float | None
     }
 
 
-def read_kept(start: TrainedModel, file: Path, settings: FineTune) -> dict[str, list[int]]:
-    """{group: filters that stay} of a prune-info file, checked against the network and, if given, the target of MACs."""
+def read_kept(start: TrainedModel, file: Path, settings: PruneCifar10) -> dict[str, list[int]]:
+    """Read {group: kept filters} from a prune-info file, and check them against the network and the target of MACs, if given."""
     decided = match_prune_info(file, read_prune_info(file), start.model, start.all_groups, start.arch)
-    hidden, target_macs = settings.decisions.vgg_hidden, settings.decisions.target_macs
+    vgg_hidden, target_macs = settings.selection.vgg_hidden, settings.selection.target_macs
     if target_macs is not None:
-        fraction = macs_of(start, decided, hidden) / start.cost.dense
+        fraction = count_macs(start, decided, vgg_hidden) / start.cost.dense
         if not Target(target_macs).met(fraction):
             raise UserError(
-                f"{file} keeps {fraction:.4f} of the MACs, not {target_macs:g}; delete it to have it made anew"
+                f"{file}: keeps {fraction:.4f} of the MACs, not {target_macs:g}; delete the file to generate it again"
             )
-    return kept_channels(decided, start.all_groups, hidden)
+    return add_vgg_hidden_layer(decided, start.all_groups, vgg_hidden)
 
 
 def log_epochs(rows: Sequence[Mapping[str, Any]], log: Log) -> None:
-    """The log of the epochs, as the seed writes it."""
+    """Log the epochs as the original code does."""
     for row in rows:
         tested = "" if row.get("test_top1") is None else f" test acc@1 {row['test_top1']:.2f}"
         log(
@@ -120,29 +120,29 @@ def log_epochs(rows: Sequence[Mapping[str, Any]], log: Log) -> None:
         )
 
 
-def _require(settings: FineTune, wanted: Mapping[str, float | None]) -> None:
-    for label, threshold in wanted.items():
+def _require_prune_info(settings: PruneCifar10, thresholds: Mapping[str, float | None]) -> None:
+    for label, threshold in thresholds.items():
         file = Path(settings.pruneinfo_dir) / f"{label}.json"
         if not file.is_file():
             command = f"generate_prune_info.py --arch {settings.arch} --threshold {threshold!r} --saved-dir {settings.pruneinfo_dir}"
-            raise UserError(f"{file}: no such file; make it with {command}, or add --generate")
+            raise UserError(f"{file}: no such file; generate it with {command}, or add --generate")
 
 
-def _prune_info(
-    settings: FineTune, start: TrainedModel, wanted: Mapping[str, float | None], log: Log
+def _find_or_generate(
+    settings: PruneCifar10, start: TrainedModel, thresholds: Mapping[str, float | None], log: Log
 ) -> dict[str, Path]:
-    """Where the prune info of every label is; what is missing is made, if that was asked for."""
+    """Return the prune-info file of every label, and generate missing ones."""
     folder = Path(settings.pruneinfo_dir)
-    missing = {label: t for label, t in wanted.items() if not (folder / f"{label}.json").is_file()}
-    if missing:  # every process of torchrun: they come to the same decisions
+    missing = {label: t for label, t in thresholds.items() if not (folder / f"{label}.json").is_file()}
+    if missing:  # in every process of torchrun, with the same result
         generate(start, missing, settings, folder, log=log)
     barrier()
-    return {label: folder / f"{label}.json" for label in wanted}
+    return {label: folder / f"{label}.json" for label in thresholds}
 
 
-def _draw(folder: Path, name: str, log: Log) -> None:
+def _plot(folder: Path, name: str, log: Log) -> None:
     from redundancy_graph import plots
 
     file = folder / f"{name}-accuracy.png"
-    plots.accuracy_against_macs(file, plots.finished_runs(folder, name))
+    plots.plot_accuracy_against_macs(file, plots.read_finished_runs(folder, name))
     log(f"plot: {file}")

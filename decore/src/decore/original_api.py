@@ -1,7 +1,7 @@
-"""The seed's names over ours: ``Agent``, ``attach_agents``, ``train``, ``validate``.
+"""API of the original code on top of this package: ``Agent``, ``attach_agents``, ``train``, ``validate``.
 
-The seed hooks a sampled mask onto modules that its user lists; here the listed modules choose channel groups, and masks act
-where channels are read. Sampling needs no bookkeeping of who has run: one draw per batch serves every module.
+The original code applies a sampled mask to the outputs of modules that its user lists. Here the listed modules select channel
+groups, and masks are applied where channels are read. All modules of a forward pass use the same sample.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -15,20 +15,20 @@ from common.channels import ChannelGroup, Masking
 from common.errors import UserError
 from common.models import input_shape
 from decore.agents import Agents
-from decore.cut import logit
-from decore.plan import INIT
-from decore.reward import correct_decisions
+from decore.policy_options import INITIAL_WEIGHT
+from decore.reward import correct_predictions
+from decore.selection import logit
 
 BINARY, BINARY_INV = "BINARY", "BINARY_INV"
 
 
 class AgentSet(nn.Module):
-    """All agents of a network, iterable as the seed's list of :class:`Agent`; ``.parameters()`` are their weights."""
+    """All agents of a network, iterable like the original code's list of :class:`Agent`; ``.parameters()`` are the weights."""
 
-    def __init__(self, agents: Agents, chosen: Sequence[ChannelGroup], shapes: Mapping[str, torch.Size]) -> None:
+    def __init__(self, agents: Agents, groups: Sequence[ChannelGroup], shapes: Mapping[str, torch.Size]) -> None:
         super().__init__()
         self.agents, self.shapes = agents, dict(shapes)
-        self.handles = [Agent(self, group) for group in chosen]
+        self.handles = [Agent(self, group) for group in groups]
 
     def __iter__(self):
         return iter(self.handles)
@@ -37,12 +37,12 @@ class AgentSet(nn.Module):
         return len(self.handles)
 
     def masks(self, count: int) -> dict[str, Tensor]:
-        """Masks (count, C) of the chosen groups: sampled while an agent trains, its decision after ``eval``."""
+        """Return masks (count, C) of the selected groups: sampled in training mode, thresholded after ``eval``."""
         return {handle.group.name: handle.get_actions(n=count) for handle in self.handles}
 
 
 class Agent:
-    """One channel group's agents (the seed's ``Agent`` holds a vector of weights, too)."""
+    """Agents of one channel group (in the original code, an ``Agent`` also holds a vector of weights)."""
 
     def __init__(self, owner: AgentSet, group: ChannelGroup) -> None:
         self.owner, self.group = owner, group
@@ -52,15 +52,15 @@ class Agent:
     @property
     def w(self) -> Tensor:
         """Weights (C,), a view of the shared parameter."""
-        return self.owner.agents.by_name(self.owner.agents.weight)[self.group.name]
+        return self.owner.agents.split(self.owner.agents.weight)[self.group.name]
 
     def train(self) -> None:
         self.training = True
 
     def eval(self, prob_threshold: float = 0.5, threshold_type: str = BINARY) -> None:
-        """Decide instead of sampling: BINARY keeps p > threshold, BINARY_INV keeps p < threshold."""
+        """Threshold instead of sampling: BINARY keeps p > threshold, BINARY_INV keeps p < threshold."""
         if threshold_type not in (BINARY, BINARY_INV):
-            raise UserError(f"threshold_type {threshold_type!r}: {BINARY} or {BINARY_INV}")
+            raise UserError(f"threshold_type {threshold_type!r}: must be {BINARY!r} or {BINARY_INV!r}")
         self.training = False
         self.change_prob_threshold(prob_threshold)
         self.threshold_type = threshold_type
@@ -69,20 +69,20 @@ class Agent:
         self.prob_threshold = prob_threshold
 
     def reset(self) -> None:
-        """The seed forgets the cached action here; nothing is cached."""
+        """Do nothing; the original code clears its cached action, and nothing is cached here."""
 
     def get_actions(self, name: str = "", n: int = 1) -> Tensor:
-        """Sampled actions (n, C) while training, else the decision repeated n times; ``name`` is not needed."""
+        """Return actions (n, C): sampled in training mode, else the thresholded ones, repeated. ``name`` is ignored."""
         w = self.w.detach()
         if self.training:
             return torch.bernoulli(torch.sigmoid(w).expand(n, -1))
-        least = logit(self.prob_threshold)
-        return (w > least if self.threshold_type == BINARY else w < least).float().expand(n, -1)
+        limit = logit(self.prob_threshold)
+        return (w > limit if self.threshold_type == BINARY else w < limit).float().expand(n, -1)
 
     def get_masks(self) -> dict[str, dict[str, Tensor]]:
-        """{module: {"weight": 0/1 tensor of its weight's shape}}; in eval mode, else the masks would be random."""
+        """Return {module: {"weight": mask of its weight's shape}}. Requires eval mode."""
         if self.training:
-            raise UserError("get_masks: call eval() first; while training the masks are random")
+            raise UserError("get_masks: masks are random in training mode; call eval() first")
         mask = self.get_actions()[0]
         shapes = {name: self.owner.shapes[name] for name in self.group.producers}
         return {name: {"weight": mask.view(-1, *[1] * (len(s) - 1)).expand(s).clone()} for name, s in shapes.items()}
@@ -92,34 +92,43 @@ def attach_agents(
     model: nn.Module,
     modules_to_prune: Sequence[str | Sequence[str]],
     device: torch.device | str = "cpu",
-    init_weight: float = INIT,
+    init_weight: float = INITIAL_WEIGHT,
     example_input: Tensor | None = None,
 ) -> tuple[AgentSet, dict[str, Agent], int, int]:
-    """(agents, module name -> its agent, number of agents, number of channels), as the seed's function.
+    """Attach agents to a network, like the function of the original code.
 
-    modules_to_prune: names of modules, or lists of names that share an agent; they choose channel groups, and a list that
-    spans two groups is refused. example_input: a batch of one; known for networks of the registry.
+    Args:
+        modules_to_prune: Names of modules, or lists of names that share an agent. They select channel groups.
+        example_input: Batch of one example; not needed for networks of the registry.
+
+    Returns:
+        The agents, {module name: its agent}, the number of agents and the number of channels.
+
+    Raises:
+        UserError: If a module produces no removable channels, or a list of modules spans several channel groups.
     """
     example = torch.zeros(1, *input_shape(model)) if example_input is None else example_input
     agents = Agents(model, example, init_weight).to(device)
     by_module = {name: group for group in agents.groups for name in (*group.producers, *group.pass_through)}
-    chosen: dict[str, ChannelGroup] = {}
+    selected: dict[str, ChannelGroup] = {}
     for entry in modules_to_prune:
         names = [entry] if isinstance(entry, str) else list(entry)
         for name in names:
             if name not in by_module:
-                raise UserError(f"{name} makes no channels that can be removed; known are {', '.join(by_module)}")
+                raise UserError(f"{name}: produces no removable channels; choose from {', '.join(by_module)}")
         if len({by_module[name].name for name in names}) > 1:
-            raise UserError(f"{', '.join(names)} cannot share an agent: their channels are not tied")
-        chosen[by_module[names[0]].name] = by_module[names[0]]
+            raise UserError(
+                f"{', '.join(names)}: channels are not coupled; list modules of one channel group per agent"
+            )
+        selected[by_module[names[0]].name] = by_module[names[0]]
     shapes = {
         name: module.weight.shape
         for name, module in model.named_modules()
         if name in by_module and hasattr(module, "weight")
     }
-    owner = AgentSet(agents, list(chosen.values()), shapes)
+    owner = AgentSet(agents, list(selected.values()), shapes)
     handles = {name: handle for handle in owner for name in handle.modules}
-    return owner, handles, len(owner), sum(group.size for group in chosen.values())
+    return owner, handles, len(owner), sum(group.size for group in selected.values())
 
 
 def train(
@@ -134,19 +143,19 @@ def train(
     optimize_agents: bool = True,
     optimize_model: bool = True,
 ) -> dict[str, Any]:
-    """One epoch as the seed's function, with the seed's keys; averages are over examples."""
+    """Train one epoch like the function of the original code, and return its keys. Averages are over examples."""
     model.train(optimize_model)
     flat, sums = agents.agents, dict.fromkeys(("loss_model", "loss_agents", "accuracy", "compression", "full"), 0.0)
     total = correct_count = dropped = 0
     with Masking(model, flat.groups) as masking:
         for images, labels in loader:
             images, labels, n = images.to(device), labels.to(device), len(labels)
-            actions = flat.by_name(torch.ones(n, len(flat.weight), device=flat.weight.device)) | agents.masks(n)
+            actions = flat.split(torch.ones(n, len(flat.weight), device=flat.weight.device)) | agents.masks(n)
             with masking.applied(actions):
                 logits = model(images)
             loss = criterion_model(logits, labels)
-            right = correct_decisions(logits.detach(), labels)
-            together = flat.flat(actions)
+            right = correct_predictions(logits.detach(), labels)
+            together = flat.join(actions)
             loss_agents = flat.loss(together, right, penalty)
             if optimize_model and optimizer_model is not None:
                 optimizer_model.zero_grad()
@@ -165,7 +174,7 @@ def train(
             sums["compression"] += float((1 - together).sum())
             sums["full"] += float(rewards.sum())
     if not total:
-        raise UserError("train: the loader gave no batch")
+        raise UserError("train: the loader is empty; provide at least one batch")
     weights = torch.cat([agent.w.detach() for agent in agents])
     p = torch.sigmoid(weights)
     return {
@@ -192,18 +201,18 @@ def validate(
     device: torch.device | str,
     agents: AgentSet | None = None,
 ) -> float:
-    """Percent right, in eval mode; with agents, under their decisions (p > threshold), never under random masks."""
+    """Return top-1 in percent, in eval mode. Agents must be in eval mode too, so that their masks are not random."""
     model.eval()
     total = right = 0
     with ExitStack() as stack:
         if agents is not None:
             if any(agent.training for agent in agents):
-                raise UserError("validate: call eval() on the agents first; random masks would be measured")
+                raise UserError("validate: agents in training mode give random masks; call eval() on every agent first")
             masks = {agent.group.name: agent.get_actions()[0] for agent in agents}
             stack.enter_context(agents.agents.masked(model, masks))
         for images, labels in loader:
             right += int((model(images.to(device)).argmax(1) == labels.to(device)).sum())
             total += len(labels)
     if not total:
-        raise UserError("validate: the loader gave no batch")
+        raise UserError("validate: the loader is empty; provide at least one batch")
     return 100 * right / total

@@ -1,4 +1,4 @@
-"""Decisions per channel group, the names of the layers that decide, and the surgery that follows."""
+"""Decisions per channel group, names of the prunable layers, and pruning."""
 
 import numpy as np
 import pytest
@@ -11,11 +11,11 @@ from common.cost import count_cost
 from common.errors import UserError
 from common.models import create_model
 from common.testing import noise
-from redundancy_graph.decision import decide_group, kept_channels
-from redundancy_graph.evidence import deciding_groups, gather_evidence, l1_norms, layers_to_hash
+from redundancy_graph.decision import add_vgg_hidden_layer, decide_group
 from redundancy_graph.features import collect_hashes
 from redundancy_graph.graph import select_filters
-from redundancy_graph.names import to_authors
+from redundancy_graph.group_similarity import compute_similarities, l1_norms, layers_to_hash, prunable_groups
+from redundancy_graph.layer_names import to_original
 
 EXAMPLE = torch.zeros(1, 3, 32, 32)
 COST = {
@@ -27,7 +27,7 @@ COST = {
 
 
 def expected_names(arch: str) -> list[str]:
-    """The entries of the authors' prune-info files, in their order."""
+    """Return the layers of the original code's prune-info files, in their order."""
     if arch == "vgg16":
         return [f"features.conv{i}" for i in (0, 1, 3, 4, 6, 7, 8, 10, 11, 12, 14, 15, 16)]
     if arch == "densenet40":
@@ -48,9 +48,9 @@ def expected_names(arch: str) -> list[str]:
 
 
 @pytest.mark.parametrize("arch", ARCHS)
-def test_the_layers_that_decide_are_the_authors(arch):
+def test_prunable_layers_equal_original_code(arch):
     model = network(arch)
-    names = [to_authors(arch, layer) for layer in deciding_groups(model, channel_groups(model, EXAMPLE))]
+    names = [to_original(arch, layer) for layer in prunable_groups(model, channel_groups(model, EXAMPLE))]
     assert names == expected_names(arch)
     assert len(names) == ARCHS[arch][1]
     if arch in COST:
@@ -58,17 +58,17 @@ def test_the_layers_that_decide_are_the_authors(arch):
         assert (cost.macs, cost.params) == COST[arch]
 
 
-def test_without_a_shortcut_convolution_the_first_blocks_last_one_decides():
+def test_first_layer_without_shortcut_convolution_is_last_convolution_of_first_block():
     model = create_model("resnet56")
-    layers = list(deciding_groups(model, channel_groups(model, EXAMPLE)))
+    layers = list(prunable_groups(model, channel_groups(model, EXAMPLE)))
     assert len(layers) == 30
     assert {"conv1", "layer2.0.conv2", "layer3.0.conv2"} <= set(layers)
 
 
-def kill_removed(model: nn.Module, groups, kept, pre_activation: bool) -> None:
-    """Scale and shift 0, in every norm that carries it, of each removed channel.
+def zero_batch_norms(model: nn.Module, groups, kept, pre_activation: bool) -> None:
+    """Zero scale and shift of every removed channel in all batch norms that it passes through.
 
-    pre_activation: DenseNet's norms stand before the layer that reads a concatenation, and have its positions.
+    pre_activation: In DenseNet, batch norms precede the layer that reads a concatenation, and have its positions.
     """
     modules = dict(model.named_modules())
     for group in groups:
@@ -79,23 +79,23 @@ def kill_removed(model: nn.Module, groups, kept, pre_activation: bool) -> None:
                 continue
             positions = sorted(removed)
             if pre_activation:
-                reader = consumers["linear" if name == "norm" else name.replace(".norm", ".conv")]
-                positions = [position for channel in removed for position in reader[channel]]
+                positions_of = consumers["linear" if name == "norm" else name.replace(".norm", ".conv")]
+                positions = [position for channel in removed for position in positions_of[channel]]
             with torch.no_grad():
                 modules[name].weight[positions] = 0
                 modules[name].bias[positions] = 0
 
 
 @pytest.mark.parametrize("arch", ARCHS)
-def test_surgery_equals_the_network_with_dead_norms(arch):
-    """Property 10; the VGG's hidden linear layer keeps 512."""
+def test_pruning_equals_zeroed_batch_norms(arch):
+    """Property 10; VGG's hidden linear layer keeps 512 units."""
     model = network(arch)
     groups = channel_groups(model, EXAMPLE)
-    deciding = {group.name for group in deciding_groups(model, groups).values()}
+    deciding = {group.name for group in prunable_groups(model, groups).values()}
     kept = {name: indices for name, indices in random_kept(groups, seed=3).items() if name in deciding}
     pruned = keep_channels(model, EXAMPLE, kept)
     x = torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
-    kill_removed(model, groups, kept, pre_activation=arch == "densenet40")
+    zero_batch_norms(model, groups, kept, pre_activation=arch == "densenet40")
     with torch.no_grad():
         expected, found = model(x), pruned(x)
     assert (expected - found).abs().max() <= 1e-4 * max(1.0, float(expected.abs().max()))
@@ -103,7 +103,7 @@ def test_surgery_equals_the_network_with_dead_norms(arch):
 
 
 @pytest.mark.parametrize("arch", ["vgg16", "densenet40"])
-def test_keeping_everything_changes_nothing(arch):
+def test_keeping_all_channels_preserves_outputs(arch):
     model = network(arch)
     groups = channel_groups(model, EXAMPLE)
     same = keep_channels(model, EXAMPLE, {group.name: range(group.size) for group in groups})
@@ -112,20 +112,20 @@ def test_keeping_everything_changes_nothing(arch):
         assert torch.equal(model(x), same(x))
 
 
-def test_evidence_is_that_of_the_decider_or_of_all():
+def test_similarities_use_first_or_all_layers():
     model = network("resnet20")
     groups = channel_groups(model, EXAMPLE)
     modules = dict(model.named_modules())
     hashes = collect_hashes(model, noise(4), layers_to_hash(model, groups, "all"))
     stem = next(group for group in groups if "conv1" in group.producers)
     assert stem.producers == ["conv1", "layer1.0.conv2", "layer1.1.conv2", "layer1.2.conv2"]
-    nearest = gather_evidence(model, groups, hashes)[0]
-    joint = gather_evidence(model, groups, hashes, "all")[0]
-    assert nearest.bits == 4 * 64
-    assert joint.bits == 4 * nearest.bits
-    assert np.array_equal(nearest.l1_norms, l1_norms(modules["conv1"]))
+    first = compute_similarities(model, groups, hashes)[0]
+    joint = compute_similarities(model, groups, hashes, "all")[0]
+    assert first.bits == 4 * 64
+    assert joint.bits == 4 * first.bits
+    assert np.array_equal(first.l1_norms, l1_norms(modules["conv1"]))
     np.testing.assert_allclose(joint.l1_norms, sum(l1_norms(modules[name]) for name in stem.producers))
-    stacked = torch.cat([hashes[name] for name in stem.producers])  # 16 pictures' worth of bits
+    stacked = torch.cat([hashes[name] for name in stem.producers])  # bits of 16 images
     agree = (stacked[:, :, None] == stacked[:, None]).sum(dim=(0, 3)).numpy()
     assert np.array_equal(joint.similarity, agree / joint.bits)
     decision = decide_group(joint, 0.6)
@@ -133,7 +133,7 @@ def test_evidence_is_that_of_the_decider_or_of_all():
     assert (decision.layer, decision.channels) == ("conv1", 16)
 
 
-def test_norms_leave_biases_out():
+def test_l1_norms_exclude_biases():
     layer = nn.Conv2d(2, 3, 1)
     with torch.no_grad():
         layer.weight.copy_(torch.tensor([[1.0, -2], [0, 0.5], [3, 3]]).view(3, 2, 1, 1))
@@ -141,12 +141,12 @@ def test_norms_leave_biases_out():
     assert l1_norms(layer).tolist() == [3, 0.5, 6]
 
 
-def test_the_hidden_layer_of_vgg_keeps_512_or_shrinks_with_the_last_convolution():
+def test_vgg_hidden_layer_keeps_512_or_shrinks():
     model = network("vgg16")
     groups = channel_groups(model, EXAMPLE)
     decided = {"features.conv16": [1, 5, 400]}
-    assert kept_channels(decided, groups) == decided
-    shrunk = kept_channels(decided, groups, "shrunk")
+    assert add_vgg_hidden_layer(decided, groups) == decided
+    shrunk = add_vgg_hidden_layer(decided, groups, "shrunk")
     assert shrunk == {**decided, "classifier.linear1": [1, 5, 400]}
     pruned = keep_channels(model, EXAMPLE, shrunk)
     assert pruned.classifier.linear1.weight.shape == (3, 3)
@@ -154,7 +154,7 @@ def test_the_hidden_layer_of_vgg_keeps_512_or_shrinks_with_the_last_convolution(
     assert torch.equal(pruned.classifier.linear1.weight, model.classifier.linear1.weight[[1, 5, 400]][:, [1, 5, 400]])
     with pytest.raises(UserError, match="vgg-hidden"):
         resnet = network("resnet20")
-        kept_channels({}, channel_groups(resnet, EXAMPLE), "shrunk")
+        add_vgg_hidden_layer({}, channel_groups(resnet, EXAMPLE), "shrunk")
 
 
 class Grouped(nn.Module):
@@ -169,22 +169,22 @@ class Grouped(nn.Module):
         return self.head(self.last(self.grouped(self.first(x))).mean((2, 3)))
 
 
-def test_groups_in_equal_runs_are_left_whole():
+def test_grouped_convolutions_are_not_pruned():
     model = Grouped().eval()
-    assert list(deciding_groups(model, channel_groups(model, EXAMPLE))) == ["last"]
+    assert list(prunable_groups(model, channel_groups(model, EXAMPLE))) == ["last"]
 
 
-def test_a_network_without_convolutions_is_refused():
+def test_network_without_convolutions_raises():
     model = create_model("lenet300_100")
     with pytest.raises(UserError, match="no convolution"):
-        deciding_groups(model, channel_groups(model, torch.zeros(1, 1, 28, 28)))
+        prunable_groups(model, channel_groups(model, torch.zeros(1, 1, 28, 28)))
 
 
-def test_depthwise_convolutions_follow():
+def test_depthwise_convolutions_follow_their_producers():
     model = network("mobilenet_v2")
     example = torch.zeros(1, 3, 64, 64)
     groups = channel_groups(model, example)
     hashes = collect_hashes(model, noise(2, size=64), layers_to_hash(model, groups))
-    decided = {e.group: decide_group(e, 0.7).kept for e in gather_evidence(model, groups, hashes)}
-    pruned = keep_channels(model, example, decided)  # compares itself with the masked network
+    decided = {e.group: decide_group(e, 0.7).kept for e in compute_similarities(model, groups, hashes)}
+    pruned = keep_channels(model, example, decided)  # compares the pruned with the masked network
     assert count_cost(pruned, (3, 64, 64)).macs < count_cost(model, (3, 64, 64)).macs
