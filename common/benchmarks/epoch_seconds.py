@@ -1,9 +1,9 @@
-"""Seconds of a training epoch on CIFAR-10's 50,000 images: networks, batch sizes, with and without a CUDA graph.
+"""Seconds per training epoch on CIFAR-10's 50,000 images, by network and batch size, with and without a CUDA graph.
 
     python benchmarks/epoch_seconds.py [--device cuda] [--images 20000] [--networks vgg16 resnet56] [--batches 128 500]
 
-Images are random: time does not depend on what they show. The first epoch warms up, the last one counts; fewer images are
-scaled to 50,000. On a CPU a few hundred are enough.
+Images are random, since time does not depend on their content. The first epochs warm up and the last one is timed; the time is
+scaled to 50,000 images. On a CPU a few hundred images are enough.
 """
 
 import argparse
@@ -35,11 +35,11 @@ def main() -> None:
     parser.add_argument("--networks", nargs="+", default=list(NETWORKS))
     parser.add_argument("--batches", type=int, nargs="+", default=[128, 500])
     parser.add_argument("--graphs", nargs="+", default=["off", "auto"], choices=["off", "auto"])
-    parser.add_argument("--float32", action="store_true", help="without mixed precision")
+    parser.add_argument("--float32", action="store_true", help="disable mixed precision")
     parser.add_argument(
-        "--profile", type=int, metavar="N", help="after each, print the N operations that take most time"
+        "--profile", type=int, metavar="N", help="number of most expensive operations to print after each measurement"
     )
-    parser.add_argument("--json", help="write the measurements to this file too")
+    parser.add_argument("--json", help="file for the measurements")
     args = parser.parse_args()
     device = choose_device(args.device)
     images = torch.randint(0, 256, (args.images, 3, 32, 32), dtype=torch.uint8)
@@ -52,29 +52,29 @@ def main() -> None:
             epochs=args.epochs, batch_size=batch, learning_rate=0.01, nesterov=True, amp=not args.float32, graph=graph
         )
         try:
-            row |= measured(arch, data, device, options)
-        except RuntimeError as error:  # the other measurements are still worth having
+            row |= measure_epoch(arch, data, device, options)
+        except RuntimeError as error:  # continue with the other measurements
             row["error"] = f"{type(error).__name__}: {error}"[:300]
         print(json.dumps(row), flush=True)
         if args.profile and "error" not in row:
-            print(profiled(arch, data, device, options, args.profile), flush=True)
+            print(profile_steps(arch, data, device, options, args.profile), flush=True)
         rows.append(row)
-        if args.json:  # after each, so that what was measured before an interruption is kept
+        if args.json:  # after each measurement, in case of an interruption
             command = f"python benchmarks/epoch_seconds.py {shlex.join(sys.argv[1:])}"
             write_json(args.json, {"command": command, "rows": rows, "environment": describe_environment(device)})
 
 
-def measured(arch: str, data: MemoryImages, device: torch.device, options: TrainOptions) -> dict:
-    """Seconds of the last of these epochs as if it had 50,000 images, of what comes before it, and the card's memory."""
+def measure_epoch(arch: str, data: MemoryImages, device: torch.device, options: TrainOptions) -> dict:
+    """Return the seconds of the last epoch, scaled to 50,000 images, the seconds before it, and the GPU memory."""
     torch.manual_seed(0)
     ends: list[float] = []
 
-    def note(epoch: int) -> dict:
+    def record(epoch: int) -> dict:
         ends.append(time.monotonic())
         return {}
 
     start = time.monotonic()
-    rows = fit(create_model(arch), data, options, device=device, hooks=Hooks(after_epoch=note))
+    rows = fit(create_model(arch), data, options, device=device, hooks=Hooks(after_epoch=record))
     scale = CIFAR10 / len(data)
     found = {
         "seconds": round(scale * (ends[-1] - ends[-2] if options.epochs > 1 else ends[-1] - start), 3),
@@ -88,10 +88,10 @@ def measured(arch: str, data: MemoryImages, device: torch.device, options: Train
     return found
 
 
-def profiled(
+def profile_steps(
     arch: str, data: MemoryImages, device: torch.device, options: TrainOptions, rows: int, steps: int = 10
 ) -> str:
-    """The operations of some steps by the time they take: kernels on CUDA, else operators. Not as a graph: it hides them."""
+    """Profile some eager steps and return a table of kernels (CUDA) or operators (CPU) by time."""
     cuda = device.type == "cuda"
     activity = torch.profiler.ProfilerActivity.CUDA if cuda else torch.profiler.ProfilerActivity.CPU
     few = data.subset(torch.arange(min(len(data), steps * options.batch_size)))

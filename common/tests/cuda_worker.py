@@ -1,4 +1,4 @@
-"""Run by test_common_cuda.py: under torchrun two processes train and the main one saves, or one process counts steps.
+"""Worker of test_common_cuda.py: two processes train under torchrun and the main one saves, or one process counts steps.
 
 cuda_worker.py fit DEVICE FILE | cuda_worker.py count DEVICE SECONDS
 """
@@ -19,15 +19,15 @@ OPTIONS = TrainOptions(epochs=2, batch_size=50, learning_rate=0.05, weight_decay
 
 
 def train(device: torch.device):
-    """A network without batch norm, and its log: the same for any number of processes."""
+    """Train a network without batch norm; the result is the same for any number of processes."""
     torch.manual_seed(0)
     model = create_model("lenet5", in_channels=3, image_size=32)
     return model, fit(model, load_dataset("digits").train.subset(torch.arange(200)), OPTIONS, device=device, seed=1)
 
 
-def main(what: str, name: str, last: str) -> None:
+def main(task: str, name: str, last: str) -> None:
     device = choose_device(name)
-    if what == "fit":
+    if task == "fit":
         with process_group(device):
             model, rows = train(device)
             if is_main():

@@ -1,4 +1,4 @@
-"""Run under torchrun by test_common_training.py: two processes train, the main one saves."""
+"""Worker of test_common_training.py, run under torchrun: two processes train, the main one saves the network."""
 
 import sys
 from pathlib import Path
@@ -17,7 +17,7 @@ from common.training import TrainOptions, fit
 OPTIONS = TrainOptions(epochs=2, batch_size=50, learning_rate=0.05, momentum=0.0, weight_decay=0.0, schedule="constant")
 
 
-def pictures():
+def training_images():
     return load_dataset("digits").train.subset(torch.arange(125))  # the last batch of 25 splits into 13 and 12
 
 
@@ -33,11 +33,11 @@ def with_norm() -> nn.Module:
     )
 
 
-def two_halves_in_one_process() -> nn.Module:
-    """Forward both halves of each batch by themselves, average the gradients."""
+def train_on_split_batches() -> nn.Module:
+    """Forward both halves of each batch separately and average the gradients."""
     model = with_norm().train()
     for epoch in range(OPTIONS.epochs):
-        for pair in split_batches(pictures(), 50, epoch):
+        for pair in split_batches(training_images(), 50, epoch):
             model.zero_grad()
             for part in pair:
                 (F.cross_entropy(model(part.images), part.labels, reduction="sum") / part.global_size).backward()
@@ -50,9 +50,9 @@ def two_halves_in_one_process() -> nn.Module:
 def main(folder: Path) -> None:
     torch.set_num_threads(1)
     with process_group(choose_device("cpu")):
-        for name, make in (("without_norm", without_norm), ("with_norm", with_norm)):
-            model = make()
-            fit(model, pictures(), OPTIONS, seed=1)
+        for name, build in (("without_norm", without_norm), ("with_norm", with_norm)):
+            model = build()
+            fit(model, training_images(), OPTIONS, seed=1)
             if is_main():
                 torch.save(model.state_dict(), folder / f"{name}.pt")
 

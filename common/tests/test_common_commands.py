@@ -1,4 +1,4 @@
-"""The commands of common, called in process: what they print and leave, and one line with status 2 for every mistake."""
+"""Commands of common, called in process: printed lines, written files, and one line with status 2 for invalid input."""
 
 import csv
 import json
@@ -17,7 +17,7 @@ from common import evaluate, train
 from common.channels import __main__ as channels_command
 from common.checkpoint import load_model, save_model
 from common.errors import UserError
-from common.measure import latency_ms
+from common.measure import measure_latency
 from common.models import create_model
 from common.plots import figure
 from common.runs import open_stage, writable_folder
@@ -27,7 +27,7 @@ TRAIN = ["--arch", "lenet5", "--epochs", "1", "--batch-size", "100", "--learning
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """A run folder of ``common.train`` on digits."""
+    """Run folder of ``common.train`` on digits."""
     folder = tmp_path_factory.mktemp("run") / "lenet"
     assert train.main([*TRAIN, "--model", "test_common_commands:tiny", "--out", str(folder)]) == 0
     return folder
@@ -43,21 +43,21 @@ def lines(capsys) -> list[str]:
     return capsys.readouterr().err.strip().splitlines()
 
 
-def test_train_leaves_a_whole_run_folder(trained):
+def test_train_writes_complete_run_folder(trained):
     assert sorted(p.name for p in trained.iterdir()) == ["config.json", "log.csv", "metrics.json", "model.safetensors"]
     metrics, config = (json.loads((trained / name).read_text()) for name in ("metrics.json", "config.json"))
-    side = metrics["baseline"]
+    baseline = metrics["baseline"]
     assert metrics["schema"] == 1 and metrics["package"] == "common" and metrics["seed"] == 0
-    assert side["macs"] == 3072 * 16 + 160 and side["bytes"] == (trained / "model.safetensors").stat().st_size
-    assert set(side) == {"top1", "top5", "loss", "macs", "params", "nonzero_params", "bytes", "latency_ms"}
-    assert set(side["latency_ms"]) == {"1", "64"} and 50 < side["top1"] <= 100
+    assert baseline["macs"] == 3072 * 16 + 160 and baseline["bytes"] == (trained / "model.safetensors").stat().st_size
+    assert set(baseline) == {"top1", "top5", "loss", "macs", "params", "nonzero_params", "bytes", "latency_ms"}
+    assert set(baseline["latency_ms"]) == {"1", "64"} and 50 < baseline["top1"] <= 100
     assert config["options"]["epochs"] == 1 and config["environment"]["versions"]["torch"]
     with open(trained / "log.csv", newline="") as file:
         (row,) = csv.DictReader(file)
-    assert float(row["test_top1"]) == side["top1"]  # the last epoch's, and read back from disk
+    assert float(row["test_top1"]) == baseline["top1"]  # of the last epoch, measured after reloading
 
 
-def test_a_finished_run_is_skipped_and_another_is_refused(trained, capsys):
+def test_finished_run_is_skipped_and_other_options_raise(trained, capsys):
     before = (trained / "model.safetensors").stat().st_mtime_ns
     same = [*TRAIN, "--model", "test_common_commands:tiny", "--out", str(trained)]
     assert train.main(same) == 0 and (trained / "model.safetensors").stat().st_mtime_ns == before
@@ -67,8 +67,8 @@ def test_a_finished_run_is_skipped_and_another_is_refused(trained, capsys):
     assert (trained / "model.safetensors").stat().st_mtime_ns == before
 
 
-def test_evaluate_prints_and_writes(trained, tmp_path, capsys):
-    figures = tmp_path / "figures.json"
+def test_evaluate_prints_and_writes_metrics(trained, tmp_path, capsys):
+    file = tmp_path / "metrics.json"
     options = [
         "--checkpoint",
         str(trained / "model.safetensors"),
@@ -77,27 +77,27 @@ def test_evaluate_prints_and_writes(trained, tmp_path, capsys):
         "--device",
         "cpu",
     ]
-    assert evaluate.main([*options, "--json", str(figures)]) == 0
-    written = json.loads(figures.read_text())
+    assert evaluate.main([*options, "--json", str(file)]) == 0
+    written = json.loads(file.read_text())
     assert set(written) >= {"top1", "top5", "loss", "macs", "params", "bytes", "latency_ms"}
     assert written["top1"] == json.loads((trained / "metrics.json").read_text())["baseline"]["top1"]
     assert f"{written['top1']:.2f} %" in capsys.readouterr().out
 
 
-def test_pictures_that_the_network_does_not_read_are_a_mistake(trained, tmp_path, capsys):
-    for side in ("train", "test"):
+def test_incompatible_image_shape_is_reported(trained, tmp_path, capsys):
+    for split in ("train", "test"):
         for label in ("a", "b"):
-            (tmp_path / side / label).mkdir(parents=True)
+            (tmp_path / split / label).mkdir(parents=True)
             for i in range(2):
-                Image.new("RGB", (8, 8)).save(tmp_path / side / label / f"{i}.png")
+                Image.new("RGB", (8, 8)).save(tmp_path / split / label / f"{i}.png")
     options = ["--checkpoint", str(trained / "model.safetensors"), "--model", "test_common_commands:tiny"]
     assert evaluate.main([*options, "--device", "cpu", "--dataset", f"folder:{tmp_path}"]) == 2
     (line,) = lines(capsys)
     assert "model.safetensors" in line and "(3, 8, 8)" in line
 
 
-def test_a_file_that_names_a_factory_is_read_with_it(trained, tmp_path, capsys):
-    """compare --model writes such files: the name in one is not imported, the user gives it again."""
+def test_file_with_factory_requires_model_option(trained, tmp_path, capsys):
+    """compare --model writes such files: the name in the file is not imported, the user has to give it."""
     file, name = tmp_path / "own.safetensors", "test_common_commands:tiny"
     model = load_model(trained / "model.safetensors", tiny)
     save_model(file, model, arch=name, arch_args={}, normalize=((0.5,) * 3, (0.25,) * 3), dataset="digits")
@@ -111,8 +111,8 @@ def test_channels_prints_groups(capsys):
     assert "layer2.0.shortcut" in (out := capsys.readouterr().out) and "12 groups, 448 channels" in out
 
 
-def bad_commands(tmp_path):
-    """(command, arguments, part of the one line)"""
+def invalid_commands(tmp_path):
+    """Return (command, arguments, part of the error line) for all cases."""
     corrupt = tmp_path / "corrupt.safetensors"
     corrupt.write_bytes(b"\x00" * 100)
     code = tmp_path / "code.pth"
@@ -125,12 +125,12 @@ def bad_commands(tmp_path):
     (empty / "train" / "a").mkdir(parents=True)
     (empty / "test" / "a").mkdir(parents=True)
     broken = tmp_path / "broken"
-    for side in ("train", "test"):
+    for split in ("train", "test"):
         for name in ("a", "b"):
-            (broken / side / name).mkdir(parents=True)
-            Image.new("RGB", (32, 32)).save(broken / side / name / "x.png")
-    picture = broken / "train" / "b" / "x.png"
-    picture.write_bytes(picture.read_bytes()[:40])
+            (broken / split / name).mkdir(parents=True)
+            Image.new("RGB", (32, 32)).save(broken / split / name / "x.png")
+    image = broken / "train" / "b" / "x.png"
+    image.write_bytes(image.read_bytes()[:40])
     out = ["--out", str(tmp_path / "out")]
     none = str(tmp_path / "none")
     return [
@@ -168,8 +168,8 @@ def bad_commands(tmp_path):
     ]
 
 
-def test_every_mistake_is_one_line_and_leaves_nothing(tmp_path, capsys):
-    for command, arguments, part in bad_commands(tmp_path):
+def test_invalid_input_is_one_line_and_leaves_nothing(tmp_path, capsys):
+    for command, arguments, part in invalid_commands(tmp_path):
         status = command.main(
             [*arguments, "--device", "cpu"]
             if "--device" not in arguments and command is not channels_command
@@ -184,7 +184,7 @@ def test_every_mistake_is_one_line_and_leaves_nothing(tmp_path, capsys):
         ), arguments
 
 
-def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path, capsys, monkeypatch):
+def test_full_disk_is_one_line_and_leaves_nothing(tmp_path, capsys, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")
 
@@ -203,15 +203,15 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path, capsys, monkeypatc
         ["common.fetch", "nothing"],
     ],
 )
-def test_as_a_command_too(words, tmp_path):
-    """Once for real: python -m, standard error, exit status."""
+def test_python_m_reports_one_line_with_status_2(words, tmp_path):
+    """In a separate process: standard error and exit status."""
     command = [sys.executable, "-m", *words]
     done = subprocess.run(command, capture_output=True, text=True, timeout=600, cwd=tmp_path)
     assert done.returncode == 2 and len(done.stderr.strip().splitlines()) == 1 and not done.stdout
 
 
 @pytest.mark.parametrize("inner", ["", "run", "runs/seed0"])
-def test_a_folder_that_cannot_be_names_what_is_in_the_way(inner, tmp_path, monkeypatch):
+def test_unwritable_folder_raises_naming_obstacle(inner, tmp_path, monkeypatch):
     assert writable_folder(tmp_path / "new" / inner) == tmp_path / "new" / inner
     assert not (tmp_path / "new").exists()
     file = tmp_path / "taken"
@@ -224,7 +224,7 @@ def test_a_folder_that_cannot_be_names_what_is_in_the_way(inner, tmp_path, monke
         open_stage(tmp_path / "new" / inner, "p", {})
 
 
-def test_open_stage_refuses_other_data_and_starts_anew_by_force(tmp_path):
+def test_open_stage_raises_for_other_run_unless_forced(tmp_path):
     options = {"arch": "a", "epochs": 1, "threads": 2}
     open_stage(tmp_path / "r", "p", options, fingerprint="x").finish({})
     assert open_stage(tmp_path / "r", "p", {**options, "threads": 1}, fingerprint="x").finished
@@ -238,17 +238,17 @@ def test_open_stage_refuses_other_data_and_starts_anew_by_force(tmp_path):
     assert not open_stage(tmp_path / "r", "p", {**options, "epochs": 2}, fingerprint="y", force=True).finished
 
 
-def test_latency_is_interleaved_and_positive():
+def test_latency_is_positive_for_all_networks():
     models = {"a": tiny(), "b": tiny()}
-    result = latency_ms(models, (3, 32, 32), batch_sizes=(1, 4), repeats=3)
+    result = measure_latency(models, (3, 32, 32), batch_sizes=(1, 4), repeats=3)
     assert set(result) == {"a", "b"} and all(ms > 0 for series in result.values() for ms in series.values())
 
 
-def test_figures_are_whole_or_not_there(tmp_path):
+def test_figures_are_written_atomically(tmp_path):
     with figure(tmp_path / "a.png") as axes:
         axes.plot([0, 1], [1, 0])
-    with Image.open(tmp_path / "a.png") as picture:
-        assert picture.size[0] > 400
+    with Image.open(tmp_path / "a.png") as image:
+        assert image.size[0] > 400
     with pytest.raises(ZeroDivisionError), figure(tmp_path / "b.png", nrows=2):
         raise ZeroDivisionError
     assert [p.name for p in tmp_path.iterdir()] == ["a.png"]

@@ -1,4 +1,4 @@
-"""What a GPU must do as a CPU does, and without waiting; `pytest -m cuda`. Skipped without CUDA."""
+"""Tests on a GPU: results equal to those of the CPU, without synchronization. Run with `pytest -m cuda`."""
 
 import json
 import os
@@ -27,7 +27,7 @@ from common.testing import noise, random_network, torchrun
 from common.testing.steps import no_waiting, step_and_batch, take_steps
 from common.training import Hooks, TrainOptions, fit, make_optimizer
 
-os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what deterministic matrix products need
+os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # required by deterministic matrix products
 pytestmark = [pytest.mark.cuda, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
 
 DEVICE = torch.device("cuda", 0)
@@ -46,7 +46,7 @@ def flat(tensors) -> Tensor:
 
 
 def difference(found: Tensor, expected: Tensor) -> float:
-    """Relative, in the Euclidean norm."""
+    """Return the relative difference in the Euclidean norm."""
     found, expected = found.double().cpu(), expected.double().cpu()
     return float((found - expected).norm() / expected.norm())
 
@@ -56,10 +56,10 @@ def small(seed: int = 0) -> nn.Module:
     return create_model("resnet20")
 
 
-# ------------------------------------------------------------------------------------------------------- 1 to 3: arithmetic
+# ------------------------------------------------------------------------------------------------------- arithmetic
 
 
-def test_01_device_report(capsys):
+def test_device_report_is_printed(capsys):
     properties = torch.cuda.get_device_properties(DEVICE)
     report = {
         "name": properties.name,
@@ -77,7 +77,7 @@ def test_01_device_report(capsys):
 
 
 @pytest.mark.parametrize(("flip", "padding", "channels_last"), [(True, 4, True), (False, 4, False), (False, 0, True)])
-def test_02_batches_are_bit_identical_and_images_stay_on_the_device(flip, padding, channels_last):
+def test_batches_are_bit_identical_to_cpu_and_images_stay_on_device(flip, padding, channels_last):
     images = noise(101)
     images = MemoryImages(images.images, images.labels, padding=padding, flip=flip)
     options = {"augment": True, "shuffle": True, "seed": 1, "epoch": 2, "channels_last": channels_last}
@@ -90,7 +90,7 @@ def test_02_batches_are_bit_identical_and_images_stay_on_the_device(flip, paddin
 
 
 @pytest.mark.parametrize("arch", NETWORKS)
-def test_03_logits_equal_those_of_the_cpu(arch):
+def test_logits_equal_cpu(arch):
     model, x = random_network(arch), torch.randn(8, 3, 32, 32)
     with torch.no_grad():
         expected = model(x)
@@ -102,11 +102,11 @@ def test_03_logits_equal_those_of_the_cpu(arch):
     assert torch.isfinite(found).all() and difference(found, expected) < 5e-2
 
 
-# --------------------------------------------------------------------------------------------------------- 4 to 8: training
+# --------------------------------------------------------------------------------------------------------- training
 
 
 @pytest.mark.parametrize("arch", NETWORKS)
-def test_04_training_learns_and_keeps_no_memory(arch, digits):
+def test_training_learns_without_memory_growth(arch, digits):
     memory = []
     hooks = Hooks(after_epoch=lambda epoch: memory.append(torch.cuda.memory_allocated(DEVICE)) or {})
     model = create_model(arch)
@@ -116,12 +116,12 @@ def test_04_training_learns_and_keeps_no_memory(arch, digits):
 
 
 @pytest.mark.parametrize("arch", NETWORKS)
-def test_04_no_step_waits(arch):
+def test_training_step_does_not_synchronize(arch):
     take_steps(create_model(arch), Hooks(), DEVICE)
 
 
 @pytest.mark.parametrize("arch", ["vgg16", "resnet20"])
-def test_05_gradients_equal_those_of_the_cpu(arch):
+def test_gradients_equal_cpu(arch):
     found = {}
     for device in (torch.device("cpu"), DEVICE):
         torch.manual_seed(0)
@@ -137,7 +137,7 @@ def test_05_gradients_equal_those_of_the_cpu(arch):
     assert difference(found[DEVICE.type], found["cpu"]) < 1e-3
 
 
-def test_06_bfloat16_trains_as_float32_does(digits):
+def test_bfloat16_training_matches_float32(digits):
     losses = {}
     for amp in (False, True):
         rows = fit(small(), digits, replace(OPTIONS, amp=amp, learning_rate=0.02, epochs=2), device=DEVICE)
@@ -145,7 +145,7 @@ def test_06_bfloat16_trains_as_float32_does(digits):
     assert losses[True] == pytest.approx(losses[False], rel=0.1)
 
 
-def test_06_float16_scales_skips_an_infinite_step_and_resumes_its_scale(digits, tmp_path, monkeypatch):
+def test_float16_scaler_skips_infinite_step_and_resumes(digits, tmp_path, monkeypatch):
     for module in ("loop", "step"):
         monkeypatch.setattr(f"common.training.{module}.amp_dtype", lambda device: torch.float16)
     model = small()
@@ -175,23 +175,23 @@ def interrupted(digits, folder, monkeypatch, options, device, resume_on) -> tupl
 
 
 @pytest.mark.parametrize("deterministic", [True, False])
-def test_07_training_resumes(deterministic, digits, tmp_path, monkeypatch):
+def test_training_resumes_on_gpu(deterministic, digits, tmp_path, monkeypatch):
     options = replace(OPTIONS, deterministic=deterministic, learning_rate=0.02)
     few = digits.subset(range(600))
-    whole = small()
-    rows = fit(whole, few, options, device=DEVICE, seed=3)
+    uninterrupted = small()
+    rows = fit(uninterrupted, few, options, device=DEVICE, seed=3)
     model, resumed = interrupted(few, tmp_path, monkeypatch, options, DEVICE, DEVICE)
     assert len(resumed) == 3 and resumed[-1]["train_loss"] == pytest.approx(rows[-1]["train_loss"], rel=0.1)
     if deterministic:
-        assert torch.equal(flat(model.state_dict().values()), flat(whole.state_dict().values()))
+        assert torch.equal(flat(model.state_dict().values()), flat(uninterrupted.state_dict().values()))
 
 
-def test_07_a_state_of_the_gpu_resumes_on_the_cpu(digits, tmp_path, monkeypatch):
+def test_gpu_state_resumes_on_cpu(digits, tmp_path, monkeypatch):
     model, rows = interrupted(digits.subset(range(300)), tmp_path, monkeypatch, OPTIONS, DEVICE, torch.device("cpu"))
     assert len(rows) == 3 and all(p.device.type == "cpu" for p in model.parameters())
 
 
-def test_08_fused_sgd_equals_the_plain_one():
+def test_fused_sgd_equals_plain_sgd():
     found = []
     for fused in (True, False):
         torch.manual_seed(0)
@@ -206,8 +206,8 @@ def test_08_fused_sgd_equals_the_plain_one():
     assert difference(*found) < 1e-6
 
 
-def test_08_a_graph_trains_as_eager_steps_do(digits):
-    """Two epochs of ten full batches and a short one, the learning rate falling from step to step."""
+def test_graph_training_matches_eager_steps(digits):
+    """Two epochs of ten full batches and a short one, with a learning rate that falls at every step."""
     found = []
     for graph in ("auto", "off"):
         model = small()
@@ -222,8 +222,8 @@ def test_08_a_graph_trains_as_eager_steps_do(digits):
 
 
 @pytest.mark.parametrize("arch", ["vgg16", "resnet20"])
-def test_09_a_network_is_cut_on_the_gpu(arch):
-    """The comparison with the masked network passes, with TF32 allowed outside it; weights are those cut on the CPU."""
+def test_pruning_on_gpu_equals_cpu(arch):
+    """The comparison with the masked network passes although TF32 is allowed; the weights equal those pruned on the CPU."""
     kept = {g.name: list(range(0, g.size, 2)) for g in channel_groups(random_network(arch), torch.zeros(1, 3, 32, 32))}
     expected = keep_channels(random_network(arch), torch.zeros(1, 3, 32, 32), kept)
     found = keep_channels(random_network(arch).to(DEVICE), torch.zeros(1, 3, 32, 32, device=DEVICE), kept)
@@ -231,7 +231,7 @@ def test_09_a_network_is_cut_on_the_gpu(arch):
         assert tensor.device == DEVICE and torch.equal(tensor.cpu(), expected.state_dict()[name]), name
 
 
-def test_13_calibration_waits_for_nothing_and_equals_the_cpu():
+def test_batch_norm_recalibration_equals_cpu_without_synchronizing():
     inputs = [torch.randn(16, 3, 32, 32) for _ in range(4)]
     expected = recalibrate_batch_norm(random_network("resnet20"), inputs)
     model, there = random_network("resnet20").to(DEVICE), [batch.to(DEVICE) for batch in inputs]
@@ -242,13 +242,13 @@ def test_13_calibration_waits_for_nothing_and_equals_the_cpu():
     assert difference(found, flat(b for name, b in expected.named_buffers() if "running" in name)) < 1e-4
 
 
-def test_15_one_process_under_torchrun_uses_nccl(tmp_path):
+def test_one_process_under_torchrun_uses_nccl(tmp_path):
     torchrun(WORKER, "fit", DEVICE.type, tmp_path / "one.pt", processes=1)
     found = torch.load(tmp_path / "one.pt")
     assert found["backend"] == "nccl" and len(found["rows"]) == cuda_worker.OPTIONS.epochs
 
 
-def test_15_two_processes_on_one_gpu_train_as_one_does(tmp_path):
+def test_two_processes_on_one_gpu_match_one_process(tmp_path):
     torchrun(WORKER, "fit", DEVICE.type, tmp_path / "two.pt", processes=2)
     found = torch.load(tmp_path / "two.pt")
     model, rows = cuda_worker.train(DEVICE)
@@ -257,16 +257,16 @@ def test_15_two_processes_on_one_gpu_train_as_one_does(tmp_path):
     assert difference(flat(found["state"].values()), flat(model.state_dict().values())) < 1e-2
 
 
-def test_16_two_processes_side_by_side(capsys):
+def test_two_processes_share_gpu(capsys):
     words = [sys.executable, str(WORKER), "count", DEVICE.type, "3"]
     children = [subprocess.Popen(words, stdout=subprocess.PIPE, text=True) for _ in range(2)]
-    said = [child.communicate(timeout=100)[0].strip() for child in children]
+    outputs = [child.communicate(timeout=100)[0].strip() for child in children]
     with capsys.disabled():
-        print(f"\nside by side for 3 s: {said}")
-    assert [child.returncode for child in children] == [0, 0] and all("loss" in line for line in said)
+        print(f"\ntwo processes for 3 s: {outputs}")
+    assert [child.returncode for child in children] == [0, 0] and all("loss" in line for line in outputs)
 
 
-def test_17_evaluation_equals_the_cpus_and_waits_once():
+def test_evaluation_equals_cpu_and_synchronizes_once():
     model, images = random_network("resnet20"), noise(2000)
     expected = evaluate(model, images)
     model.to(DEVICE, memory_format=torch.channels_last)
@@ -282,7 +282,7 @@ def test_17_evaluation_equals_the_cpus_and_waits_once():
     assert len(waits) <= 1, waits
 
 
-def test_18_a_checkpoint_does_not_depend_on_the_device_and_half_of_it_is_enough(digits, tmp_path):
+def test_checkpoint_does_not_depend_on_device_or_half_precision(digits, tmp_path):
     model = small()
     fit(model, digits, OPTIONS, device=DEVICE)
     save_model(tmp_path / "there.safetensors", model)
@@ -294,8 +294,8 @@ def test_18_a_checkpoint_does_not_depend_on_the_device_and_half_of_it_is_enough(
     assert rounded.top1 == pytest.approx(accuracy.top1, abs=0.2)
 
 
-def test_a_step_trains_on_its_batch():
-    """The helper that the tests of all packages use: loss and hits are added up on the device."""
+def test_step_accumulates_loss_on_device():
+    """The helper of all packages' tests accumulates loss and hits on the device."""
     step, batch = step_and_batch(small(), Hooks(), DEVICE, fused=True)
     for _ in range(5):
         step(batch, 0.01)

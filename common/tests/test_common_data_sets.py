@@ -1,4 +1,4 @@
-"""Every data set's reader on small made files and, where they lie beside the project, on the real ones."""
+"""Readers of all data sets, on small generated files and, if available next to the project, on the real ones."""
 
 import gzip
 import io
@@ -63,7 +63,7 @@ def write_idx_set(folder: Path, packed: bool = False, labels: int = 10) -> dict[
 
 
 def python2_pickle(content: dict[bytes, object]) -> bytes:
-    """A dictionary as Python 2 pickled it (the official archives): text as byte strings, numpy's old module names."""
+    """Pickle a dictionary like Python 2 (the official archives): text as byte strings, numpy's old module names."""
 
     def value(item: object) -> bytes:
         if isinstance(item, bytes):
@@ -73,10 +73,10 @@ def python2_pickle(content: dict[bytes, object]) -> bytes:
         if isinstance(item, list):
             return b"](" + b"".join(map(value, item)) + b"e"
         assert isinstance(item, np.ndarray)
-        made = b"cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85U\x01b\x87R"
+        array = b"cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85U\x01b\x87R"
         kind = b"cnumpy\ndtype\nU\x02u1K\x00K\x01\x87R(K\x03U\x01|NNN" + b"J\xff\xff\xff\xff" * 2 + b"K\x00tb"
         shape = b"(" + b"".join(map(value, item.shape)) + b"t"
-        return made + b"(K\x01" + shape + kind + b"\x89" + value(item.tobytes()) + b"tb"
+        return array + b"(K\x01" + shape + kind + b"\x89" + value(item.tobytes()) + b"tb"
 
     return b"\x80\x02}(" + b"".join(value(key) + value(item) for key, item in content.items()) + b"u."
 
@@ -103,7 +103,7 @@ def python3_pickle(content: dict) -> bytes:
 # --- digits, splits, the bundle
 
 
-def test_digits_are_split_as_scikit_learn_splits_them():
+def test_digits_equal_scikit_learn_data_and_split():
     from sklearn.datasets import load_digits
     from sklearn.model_selection import train_test_split
 
@@ -112,54 +112,54 @@ def test_digits_are_split_as_scikit_learn_splits_them():
     assert data.input_shape == data.train.image_shape == (3, 32, 32)
     assert data.classes == list("0123456789")
     source = load_digits()
-    centres = ((np.arange(32) + 0.5) / 4 - 0.5).clip(0, 7)  # of the 32 pixels, among the 8
-    weights = (1 - abs(centres[:, None] - np.arange(8))).clip(0)  # bilinear
+    centers = ((np.arange(32) + 0.5) / 4 - 0.5).clip(0, 7)  # of the 32 pixels, on the grid of 8
+    weights = (1 - abs(centers[:, None] - np.arange(8))).clip(0)  # bilinear
     train, test = train_test_split(np.arange(1797), test_size=500, stratify=source.target, random_state=0)
     for part, chosen in ((data.train, train), (data.test, test)):
         assert part.labels.tolist() == source.target[chosen].tolist()
         assert torch.equal(part.images[:, 0], part.images[:, 2])
         resized = weights @ (source.images[chosen] * (255 / 16)) @ weights.T
-        assert abs(part.images[:, 0].numpy() - resized).max() <= 0.5 + 1e-4  # rounded to whole numbers
+        assert abs(part.images[:, 0].numpy() - resized).max() <= 0.5 + 1e-4  # rounded to integers
     assert not data.train.flip and data.fingerprint == load_dataset("digits").fingerprint
-    mean, std = data.train.measured_statistics()
+    mean, std = data.train.measure_mean_std()
     assert (round(mean[0], 4), round(std[0], 4)) == (data.mean[0], data.std[0])
 
 
 @pytest.mark.parametrize("seed", [0, 1, 7])
 @pytest.mark.parametrize(("counts", "held"), [((10, 10, 10), 9), ((50, 3, 17), 20), ((4, 4, 4, 4, 5), 10), ((2, 2), 2)])
-def test_stratified_split_equals_scikit_learns(counts, held, seed):
+def test_stratified_split_equals_scikit_learn(counts, held, seed):
     from sklearn.model_selection import train_test_split
 
     labels = np.random.default_rng(seed).permutation(np.repeat(np.arange(len(counts)) * 3 - 1, counts))
     expected = train_test_split(np.arange(len(labels)), test_size=held, stratify=labels, random_state=seed)
-    for ours, theirs in zip(stratified_split(torch.tensor(labels), held, seed), expected, strict=True):
-        assert ours.tolist() == theirs.tolist()
+    for found, reference in zip(stratified_split(torch.tensor(labels), held, seed), expected, strict=True):
+        assert found.tolist() == reference.tolist()
 
 
-def test_holdout_comes_from_the_training_pictures_only_and_repeats():
+def test_holdout_splits_training_images_reproducibly():
     data = load_dataset("digits")
     held = data.holdout(0.2, seed=3)
     assert len(held.test) == round(0.2 * 1297) and len(held.train) + len(held.test) == 1297
     rows = {image.numpy().tobytes() for image in data.train.images}
-    parts = [{image.numpy().tobytes() for image in side.images} for side in (held.train, held.test)]
+    parts = [{image.numpy().tobytes() for image in part.images} for part in (held.train, held.test)]
     assert parts[0] | parts[1] == rows
-    shares = torch.bincount(held.test.labels) / torch.bincount(data.train.labels)
-    assert (shares - 0.2).abs().max() < 0.01
+    fractions = torch.bincount(held.test.labels) / torch.bincount(data.train.labels)
+    assert (fractions - 0.2).abs().max() < 0.01
     assert torch.equal(held.test.images, data.holdout(0.2, seed=3).test.images)
     assert not torch.equal(held.test.labels, data.holdout(0.2, seed=4).test.labels)
-    marks = {
+    fingerprints = {
         data.fingerprint,
         held.fingerprint,
         data.holdout(0.2, seed=4).fingerprint,
         data.holdout(0.1, 3).fingerprint,
     }
-    assert len(marks) == 4
+    assert len(fingerprints) == 4
     for fraction in (0, 1, -0.1, float("nan"), 0.0001):
         with pytest.raises(UserError):
             data.holdout(fraction)
 
 
-def test_normalisations_by_name_and_by_value():
+def test_normalization_is_selected_by_name_or_value():
     data = load_dataset("digits", normalize="cifar10")
     assert data.mean == (0.4914, 0.4822, 0.4465) and data.test.std == (0.2023, 0.1994, 0.2010)
     other = data.with_normalization((0.5,), (0.25,))
@@ -168,7 +168,7 @@ def test_normalisations_by_name_and_by_value():
     assert torch.allclose(batch.images, (other.test.images[[4, 2]] / 255 - 0.5) / 0.25, atol=1e-6)
     assert batch.labels.tolist() == other.test.labels[[4, 2]].tolist() and batch.indices.tolist() == [0, 1]
     for mean, std in (((0.5, 0.5), (1, 1)), ((0.5,), (0.0,)), ((0.5,), (float("nan"),))):
-        with pytest.raises(UserError, match="normalisation"):
+        with pytest.raises(UserError, match="normalization"):
             data.with_normalization(mean, std)
 
 
@@ -177,7 +177,7 @@ def test_normalisations_by_name_and_by_value():
 
 @pytest.mark.parametrize("inner", ["MNIST/raw", "raw", ".", "mnist/MNIST/raw"])
 @pytest.mark.parametrize("packed", [False, True])
-def test_mnist_is_found_in_every_usual_place(tmp_path, inner, packed):
+def test_mnist_is_found_in_all_usual_folders(tmp_path, inner, packed):
     arrays = (
         write_idx_set(tmp_path / "there" / inner, packed) if inner != "." else write_idx_set(tmp_path / "there", packed)
     )
@@ -187,20 +187,20 @@ def test_mnist_is_found_in_every_usual_place(tmp_path, inner, packed):
     assert data.input_shape == (1, 28, 28) and data.mean == (0.1307,) and not data.train.flip
 
 
-def test_fashion_mnist_has_its_own_folder_names_and_may_be_mirrored(tmp_path):
+def test_fashion_mnist_has_own_folder_and_class_names_and_flips(tmp_path):
     write_idx_set(tmp_path / "FashionMNIST" / "raw", packed=True)
     data = load_dataset("fashion-mnist", tmp_path)
     assert data.classes[0] == "T-shirt/top" and data.num_classes == 10 and data.train.flip
 
 
-@pytest.mark.skipif(not (SHARED / "mnist").is_dir(), reason="the real MNIST does not lie beside the project")
-def test_the_real_mnist_has_its_known_sizes_and_class_counts():
+@pytest.mark.skipif(not (SHARED / "mnist").is_dir(), reason="the real MNIST is not next to the project")
+def test_real_mnist_has_known_sizes_and_class_counts():
     data = load_dataset("mnist", SHARED / "mnist")
     assert (len(data.train), len(data.test)) == (60_000, 10_000)
     counts = torch.bincount(data.train.labels).tolist()
     assert counts == [5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949]
     assert torch.bincount(data.test.labels).tolist() == [980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009]
-    (mean,), (std,) = data.train.measured_statistics()
+    (mean,), (std,) = data.train.measure_mean_std()
     assert (round(mean, 4), round(std, 4)) == (data.mean[0], data.std[0]) == (0.1307, 0.3081)
 
 
@@ -208,19 +208,19 @@ IMAGES, LABELS = "train-images-idx3-ubyte", "train-labels-idx1-ubyte"
 IDX_DAMAGE = {
     "wrong magic": (IMAGES, lambda raw: b"\x01" + raw[1:], "wrong magic number"),
     "floats": (IMAGES, lambda raw: raw[:2] + b"\x0d" + raw[3:], "0x0d"),
-    "truncated": (IMAGES, lambda raw: raw[:-5], "promises"),
-    "too long": (IMAGES, lambda raw: raw + b"x", "promises"),
+    "truncated": (IMAGES, lambda raw: raw[:-5], "header specifies"),
+    "too long": (IMAGES, lambda raw: raw + b"x", "header specifies"),
     "short header": (IMAGES, lambda raw: raw[:9], "header"),
     "empty": (IMAGES, lambda raw: b"", "not an idx file"),
-    "labels as images": (IMAGES, lambda raw: idx_bytes(np.zeros(40, np.uint8)), "expected pictures"),
-    "20 x 20": (IMAGES, lambda raw: idx_bytes(np.zeros((40, 20, 20), np.uint8)), "expected pictures"),
+    "labels as images": (IMAGES, lambda raw: idx_bytes(np.zeros(40, np.uint8)), "expected images"),
+    "20 x 20": (IMAGES, lambda raw: idx_bytes(np.zeros((40, 20, 20), np.uint8)), "expected images"),
     "fewer labels": (LABELS, lambda raw: idx_bytes(np.zeros(39, np.uint8)), "39"),
     "label 10": (LABELS, lambda raw: idx_bytes(np.full(40, 10, np.uint8)), "label 10 is out of range 0 to 9"),
 }
 
 
 @pytest.mark.parametrize("damage", IDX_DAMAGE)
-def test_damaged_idx_files_are_named(tmp_path, damage):
+def test_damaged_idx_file_raises_naming_file(tmp_path, damage):
     name, change, message = IDX_DAMAGE[damage]
     write_idx_set(tmp_path / "raw")
     path = tmp_path / "raw" / name
@@ -230,10 +230,10 @@ def test_damaged_idx_files_are_named(tmp_path, damage):
     assert str(path) in str(caught.value)
 
 
-def test_a_cut_gzip_file_is_named(tmp_path):
+def test_truncated_gzip_file_raises_naming_file(tmp_path):
     path = tmp_path / "x.gz"
     path.write_bytes(gzip.compress(idx_bytes(np.zeros((9, 9), np.uint8)))[:-9])
-    with pytest.raises(UserError, match=r"x\.gz: not a whole gzip file"):
+    with pytest.raises(UserError, match=r"x\.gz: damaged gzip file"):
         read_idx(path)
 
 
@@ -242,7 +242,7 @@ def test_a_cut_gzip_file_is_named(tmp_path):
 
 @pytest.mark.parametrize("name", ["cifar10", "cifar100"])
 @pytest.mark.parametrize("pickled", [python2_pickle, python3_pickle])
-def test_torchvisions_cifar_layout_is_read(tmp_path, name, pickled):
+def test_torchvision_cifar_layout_is_read(tmp_path, name, pickled):
     arrays = write_cifar_python(tmp_path, name, pickled)
     data = load_dataset(name, tmp_path)
     assert np.array_equal(data.train.images.numpy().reshape(-1, 3072), np.concatenate(arrays[:-1]))
@@ -252,16 +252,16 @@ def test_torchvisions_cifar_layout_is_read(tmp_path, name, pickled):
     assert data.fingerprint == load_dataset(name, tmp_path / LAYOUTS[name].python_folder).fingerprint
 
 
-def test_todays_numpy_pickles_are_read_too(tmp_path):
+def test_current_numpy_pickles_are_read(tmp_path):
     path = tmp_path / "batch"
-    for protocol in range(5):  # those that archives of these data are made with
+    for protocol in range(5):  # protocols used by archives of these data
         path.write_bytes(pickle.dumps({"data": np.arange(6, dtype=np.uint8), "labels": [1, 2]}, protocol=protocol))
         content = load_plain_pickle(path)
         assert content["data"].tolist() == list(range(6)) and content["labels"] == [1, 2]
 
 
 @pytest.mark.parametrize("name", ["cifar10", "cifar100"])
-def test_the_binary_cifar_layout_is_read(tmp_path, name):
+def test_binary_cifar_layout_is_read(tmp_path, name):
     layout = LAYOUTS[name]
     folder = tmp_path / layout.binary_folder
     folder.mkdir()
@@ -282,7 +282,7 @@ class Evil:
         return os.mkdir, (str(self.marker),)
 
 
-def test_a_pickle_with_code_in_it_is_refused_and_not_run(tmp_path):
+def test_pickle_with_code_raises_and_is_not_executed(tmp_path):
     write_cifar_python(tmp_path)
     marker = tmp_path / "was run"
     path = tmp_path / "cifar-10-batches-py" / "data_batch_3"
@@ -293,7 +293,7 @@ def test_a_pickle_with_code_in_it_is_refused_and_not_run(tmp_path):
     assert not marker.exists()
 
 
-def test_the_unpickler_reaches_nothing_through_dots_codecs_or_extensions(tmp_path):
+def test_unpickler_rejects_dotted_names_codecs_and_extensions(tmp_path):
     path = tmp_path / "batch"
     hostile = [
         b"cnumpy\nndarray.__class__\n.",
@@ -335,7 +335,7 @@ CIFAR_DAMAGE = {
 
 
 @pytest.mark.parametrize("damage", CIFAR_DAMAGE)
-def test_damaged_cifar_batches_are_named(tmp_path, damage):
+def test_damaged_cifar_batch_raises_naming_file(tmp_path, damage):
     change, message = CIFAR_DAMAGE[damage]
     write_cifar_python(tmp_path)
     path = tmp_path / "cifar-10-batches-py" / "test_batch"
@@ -345,7 +345,7 @@ def test_damaged_cifar_batches_are_named(tmp_path, damage):
     assert str(path) in str(caught.value)
 
 
-def test_missing_and_half_binary_batches_are_named(tmp_path):
+def test_missing_and_truncated_batches_raise_naming_file(tmp_path):
     write_cifar_python(tmp_path / "a")
     (tmp_path / "a" / "cifar-10-batches-py" / "data_batch_4").unlink()
     with pytest.raises(UserError, match="data_batch_4 is missing"):
@@ -354,14 +354,14 @@ def test_missing_and_half_binary_batches_are_named(tmp_path):
     folder.mkdir(parents=True)
     for file in (*LAYOUTS["cifar10"].binary_train_files, "test_batch.bin"):
         (folder / file).write_bytes(b"\0" * 3000)
-    with pytest.raises(UserError, match=r"data_batch_1\.bin: 3000 bytes are not a whole number of 3073-byte records"):
+    with pytest.raises(UserError, match=r"data_batch_1\.bin: 3000 bytes are not a multiple of the record size 3073"):
         load_dataset("cifar10", tmp_path / "b")
 
 
 # --- class folders in memory
 
 
-def test_cifar_as_class_folders_keeps_names_order_and_pixels(tmp_path):
+def test_cifar_class_folders_keep_names_order_and_pixels(tmp_path):
     write_folder_set(tmp_path / "c", list(reversed(CIFAR10_CLASSES)))
     data = load_dataset("cifar10", tmp_path / "c")
     assert data.classes == CIFAR10_CLASSES and data.train.labels.tolist() == np.repeat(np.arange(10), 3).tolist()
@@ -371,9 +371,9 @@ def test_cifar_as_class_folders_keeps_names_order_and_pixels(tmp_path):
 
 
 @pytest.mark.skipif(
-    not (SHARED / "cifar10" / "test.zip").is_file(), reason="the real CIFAR-10 does not lie beside the project"
+    not (SHARED / "cifar10" / "test.zip").is_file(), reason="the real CIFAR-10 is not next to the project"
 )
-def test_real_cifar_pictures(tmp_path):
+def test_real_cifar_images_are_read(tmp_path):
     with zipfile.ZipFile(SHARED / "cifar10" / "test.zip") as archive:
         names = sorted(name for name in archive.namelist() if name.endswith(".png"))
         assert len(names) == 10_000
@@ -386,10 +386,10 @@ def test_real_cifar_pictures(tmp_path):
     assert np.array_equal(data.test.images[0].permute(1, 2, 0).numpy(), first)
 
 
-def test_the_second_start_reads_the_cache_and_damage_or_change_makes_it_anew(tmp_path, caplog, monkeypatch):
+def test_cache_is_reused_until_damage_or_change(tmp_path, caplog, monkeypatch):
     root = write_folder_set(tmp_path / "c", ["a", "b"], size=(8, 8))
     load_dataset(f"folder:{root}")
-    assert not (tmp_path / "cache").exists()  # so few pictures are not worth a file
+    assert not (tmp_path / "cache").exists()  # few images are not cached
     monkeypatch.setattr(registry, "CACHED_FROM", 1)
     first = load_dataset(f"folder:{root}")
     files = sorted((tmp_path / "cache" / "compression-papers").iterdir())
@@ -407,24 +407,24 @@ def test_the_second_start_reads_the_cache_and_damage_or_change_makes_it_anew(tmp
         caplog.clear()
         assert load_dataset(f"folder:{root}").fingerprint == first.fingerprint
         assert "damaged" in caplog.text and files[0].read_bytes() == raw
-    # a picture is replaced by one of the same size on disk
-    picture = root / "train" / "a" / "0.png"
-    pixels = np.asarray(Image.open(picture)).copy()
-    Image.fromarray(255 - pixels).save(picture)
-    os.utime(picture, ns=(1, 1))
+    # replace an image by one of the same size on disk
+    image = root / "train" / "a" / "0.png"
+    pixels = np.asarray(Image.open(image)).copy()
+    Image.fromarray(255 - pixels).save(image)
+    os.utime(image, ns=(1, 1))
     assert load_dataset(f"folder:{root}").fingerprint != first.fingerprint
 
 
-def test_a_cache_that_cannot_be_written_is_only_a_warning(tmp_path, monkeypatch, caplog):
+def test_unwritable_cache_logs_warning(tmp_path, monkeypatch, caplog):
     (tmp_path / "blocked").write_text("a file")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "blocked"))
     monkeypatch.setattr(registry, "CACHED_FROM", 1)
     root = write_folder_set(tmp_path / "c", ["a", "b"], size=(8, 8))
     assert len(load_dataset(f"folder:{root}").train) == 6
-    assert "could not keep decoded pictures" in caplog.text
+    assert "decoded images cannot be cached" in caplog.text
 
 
-def test_folder_sets_small_pictures_in_memory_large_or_mixed_ones_streamed(tmp_path):
+def test_image_folder_streams_large_or_mixed_images_only(tmp_path):
     small = load_dataset(f"folder:{write_folder_set(tmp_path / 's', ['x', 'y'], 'val', size=(9, 12), ending='bmp')}")
     assert isinstance(small.train, MemoryImages) and small.input_shape == (3, 9, 12) and small.num_classes == 2
     large = load_dataset(f"folder:{write_folder_set(tmp_path / 'l', ['x', 'y'], size=(65, 20), ending='jpg')}")
@@ -434,7 +434,7 @@ def test_folder_sets_small_pictures_in_memory_large_or_mixed_ones_streamed(tmp_p
     assert isinstance(load_dataset(f"folder:{root}").train, FolderImages)
 
 
-def test_folder_set_with_test_and_val_takes_the_one_with_classes(tmp_path):
+def test_image_folder_with_test_and_val_uses_folder_with_classes(tmp_path):
     root = write_folder_set(tmp_path / "c", ["x", "y"], "val", size=(8, 8))
     (root / "test").mkdir()
     assert len(load_dataset(f"folder:{root}").test) == 6
@@ -442,14 +442,14 @@ def test_folder_set_with_test_and_val_takes_the_one_with_classes(tmp_path):
     assert len(load_dataset(f"folder:{root}").test) == 2
 
 
-def test_measured_normalisation_of_a_folder_set(tmp_path):
+def test_measured_normalization_gives_zero_mean_and_unit_std(tmp_path):
     data = load_dataset(f"folder:{write_folder_set(tmp_path / 'c', ['x', 'y'], size=(8, 8))}", normalize="dataset")
     images = torch.cat([batch.images for batch in data.train.batches(4)])
     assert images.mean((0, 2, 3)).abs().max() < 1e-6
     assert (images.std((0, 2, 3), correction=0) - 1).abs().max() < 1e-6
 
 
-def test_fingerprints_see_pixels_labels_and_order():
+def test_fingerprint_depends_on_pixels_labels_and_order():
     images = torch.arange(2 * 3 * 4 * 4, dtype=torch.uint8).view(2, 3, 4, 4)
     sets = [
         MemoryImages(images, torch.tensor([0, 1])),
@@ -462,7 +462,7 @@ def test_fingerprints_see_pixels_labels_and_order():
     assert sets[0].fingerprint() == sets[0].normalized((0.0,), (1.0,)).fingerprint()
 
 
-# --- mistakes: one line that names the folder and says what to do
+# --- invalid data: one line that names the folder and the remedy
 
 
 def empty_class(root):
@@ -471,9 +471,9 @@ def empty_class(root):
 
 
 def no_classes(root):
-    for side in ("train", "test"):
-        (root / side).mkdir(parents=True)
-        Image.new("RGB", (8, 8)).save(root / side / "loose.png")
+    for split in ("train", "test"):
+        (root / split).mkdir(parents=True)
+        Image.new("RGB", (8, 8)).save(root / split / "loose.png")
 
 
 def other_classes(root):
@@ -481,12 +481,12 @@ def other_classes(root):
     write_image_folder(root / "test", ["zebra"])
 
 
-def truncated_picture(root):
+def truncated_image(root):
     path = write_folder_set(root, ["a", "b"]) / "test" / "b" / "1.png"
     path.write_bytes(path.read_bytes()[:200])
 
 
-def no_picture(root):
+def not_an_image(root):
     (write_folder_set(root, ["a", "b"]) / "train" / "a" / "1.png").write_text("hello")
 
 
@@ -504,7 +504,7 @@ def file_instead(root):
     root.write_text("not a folder")
 
 
-MISTAKES = {
+INVALID_DATA = {
     "unknown": (
         "nope",
         lambda root: None,
@@ -518,11 +518,11 @@ MISTAKES = {
     ),
     "missing cifar10": ("cifar10", lambda root: root.mkdir(), "python -m common.fetch cifar10 .*--dataset-dir"),
     "missing cifar100": ("cifar100", lambda root: root.mkdir(), "python -m common.fetch cifar100 .*--dataset-dir"),
-    "missing imagenet": ("imagenet", lambda root: root.mkdir(), "owners .*--dataset-dir"),
+    "missing imagenet": ("imagenet", lambda root: root.mkdir(), "owners, .*--dataset-dir"),
     "a file as folder": ("cifar10", file_instead, "python -m common.fetch cifar10"),
     "no such path": ("folder:{root}", lambda root: None, "no such folder"),
     "no train": ("folder:{root}", lambda root: root.mkdir(), "no folders train and test"),
-    "empty class": ("folder:{root}", empty_class, "train/c: class folder without pictures"),
+    "empty class": ("folder:{root}", empty_class, "train/c: class folder without images"),
     "no classes": ("folder:{root}", no_classes, "no class folders"),
     "imagenet val unsorted": (
         "imagenet",
@@ -530,38 +530,38 @@ MISTAKES = {
         "no class",
     ),
     "other classes": ("folder:{root}", other_classes, "'zebra' is not in"),
-    "truncated picture": ("folder:{root}", truncated_picture, r"test/b/1\.png: truncated or unreadable"),
-    "no picture": ("folder:{root}", no_picture, r"train/a/1\.png: truncated or unreadable"),
-    "mixed sizes": ("cifar10", mixed_sizes, r"dog/2\.png: is 31 x 32 pixels"),
+    "truncated image": ("folder:{root}", truncated_image, r"test/b/1\.png: truncated or unreadable"),
+    "not an image": ("folder:{root}", not_an_image, r"train/a/1\.png: truncated or unreadable"),
+    "mixed sizes": ("cifar10", mixed_sizes, r"dog/2\.png: 31 x 32 pixels"),
     "test size differs": ("cifar10", other_test_size, r"different sizes, \(3, 32, 32\) and \(3, 16, 16\)"),
     "two classes": (
         "cifar10",
         lambda root: write_folder_set(root, ["a", "b"]),
-        r"2 class folders of 32 x 32 pictures are not cifar10 \(10 of",
+        r"2 class folders with 32 x 32 images, but cifar10 has 10 with",
     ),
 }
 
 
-@pytest.mark.parametrize("mistake", MISTAKES)
-def test_mistakes_are_one_line_that_names_the_folder(tmp_path, mistake):
-    name, prepare, message = MISTAKES[mistake]
+@pytest.mark.parametrize("case", INVALID_DATA)
+def test_invalid_data_raises_one_line_naming_folder(tmp_path, case):
+    name, prepare, message = INVALID_DATA[case]
     root = tmp_path / "root"
     prepare(root)
     with pytest.raises(UserError, match=message) as caught:
         load_dataset(name.format(root=root), root)
     assert "\n" not in str(caught.value)
-    assert mistake == "unknown" or str(root) in str(caught.value)
+    assert case == "unknown" or str(root) in str(caught.value)
 
 
-def test_archives_that_nobody_unpacked_are_pointed_out(tmp_path):
+def test_packed_archives_are_named(tmp_path):
     (tmp_path / "train-0.zip").write_text("")
     with pytest.raises(
-        UserError, match=r"unpack what lies there \(train-0\.zip\), or `python -m common\.fetch cifar10"
+        UserError, match=r"unpack the archives there \(train-0\.zip\), or `python -m common\.fetch cifar10"
     ):
         load_dataset("cifar10", tmp_path)
 
 
-def test_unknown_and_unfitting_normalisations(tmp_path):
+def test_unknown_and_incompatible_normalizations_raise(tmp_path):
     with pytest.raises(UserError, match="known: imagenet, cifar10, half, none, dataset"):
         load_dataset("digits", normalize="zscore")
     write_idx_set(tmp_path / "raw")
@@ -569,7 +569,7 @@ def test_unknown_and_unfitting_normalisations(tmp_path):
         load_dataset("mnist", tmp_path, normalize="imagenet")
 
 
-def test_without_a_folder_the_default_one_is_looked_in(tmp_path, monkeypatch):
+def test_default_folder_is_used_without_root(tmp_path, monkeypatch):
     with pytest.raises(UserError, match="--to data/mnist"):
         load_dataset("mnist")
     write_idx_set(tmp_path / "elsewhere" / "mnist")

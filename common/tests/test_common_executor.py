@@ -1,4 +1,4 @@
-"""The executor: claims that one process holds, jobs whose ends are distinguished, and nothing left running."""
+"""The executor: exclusive claims, results of jobs, signals, and no process left running."""
 
 import os
 import signal
@@ -11,33 +11,33 @@ import pytest
 
 from common import cli, executor
 from common.errors import UserError
-from common.executor import Processes, Result, call, claimed
-from common.interruption import STOPPED, Stopped, graceful, stop_requested
+from common.executor import JobResult, ProcessPool, claim_file, run_command
+from common.interruption import STOPPED, Stopped, defer_signals, stop_requested
 
-LIMIT = 120.0  # seconds for what takes one on an idle machine
+LIMIT = 120.0  # seconds; on an idle machine one is enough
 
 
-def wait_for(what) -> None:
+def wait_for(condition) -> None:
     end = time.monotonic() + LIMIT
-    while not what():
+    while not condition():
         assert time.monotonic() < end
         time.sleep(0.02)
 
 
 def runs(pid: int) -> bool:
-    """Whether a process is there and no zombie."""
+    """Return whether a process exists and is not a zombie."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
     except OSError:
         return False
 
 
-# --- jobs, called in other processes
+# --- jobs that run in other processes
 
 
 def claim_among(path: Path, name: str, count: int) -> bool:
-    """Try once to claim; hold it until all others have tried."""
-    with claimed(path) as mine:
+    """Try once to claim the file; keep the claim until all others have tried."""
+    with claim_file(path) as mine:
         path.with_name(name).touch()
         wait_for(lambda: len(list(path.parent.glob("try*"))) == count)
         return mine
@@ -45,16 +45,16 @@ def claim_among(path: Path, name: str, count: int) -> bool:
 
 def claim_later(path: Path) -> bool:
     path.with_name("waiting").touch()
-    with claimed(path, wait=True) as mine:
+    with claim_file(path, wait=True) as mine:
         path.with_name("got it").touch()
         return mine
 
 
-def give(value):
+def return_value(value):
     return value
 
 
-def fail(error: BaseException):
+def raise_error(error: BaseException):
     raise error
 
 
@@ -63,8 +63,8 @@ def environment(name: str) -> tuple[int, str | None]:
 
 
 def work_until_stopped(folder: Path, name: str) -> None:
-    """Work that keeps its state when it is told to stop, as training does."""
-    with graceful():
+    """Save the state when stopped, as training does."""
+    with defer_signals():
         (folder / f"{name}.pid").write_text(str(os.getpid()))
         while not stop_requested():
             time.sleep(0.02)
@@ -72,7 +72,7 @@ def work_until_stopped(folder: Path, name: str) -> None:
 
 
 def work_without_end(folder: Path, name: str) -> None:
-    """Work that listens to nothing but SIGKILL."""
+    """Ignore every signal except SIGKILL."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     (folder / f"{name}.pid").write_text(str(os.getpid()))
     time.sleep(3 * LIMIT)
@@ -87,7 +87,7 @@ def stop(*_):
 signal.signal(signal.SIGTERM, stop if len(sys.argv) == 3 else signal.SIG_IGN)
 pathlib.Path(sys.argv[1] + ".pid").write_text(str(os.getpid()))
 time.sleep(float(sys.argv[2]))
-"""  # keeps its state when it is told to stop, and takes its time for that; with another word it ignores that
+"""  # when stopped, saves its state after a delay; with another argument, ignores the signal
 
 
 def command(file: Path) -> list[str]:
@@ -95,12 +95,12 @@ def command(file: Path) -> list[str]:
 
 
 def all_jobs(folder: Path, stubborn: bool) -> None:
-    with Processes() as processes:
+    with ProcessPool() as processes:
         for name in ("a", "b"):
             processes.start(name, work_until_stopped, folder, name)
-        processes.start("c", call, command(folder / "c"))
+        processes.start("c", run_command, command(folder / "c"))
         if stubborn:
-            processes.start("d", call, [*command(folder / "d"), "stubborn"])
+            processes.start("d", run_command, [*command(folder / "d"), "stubborn"])
         for name, result in processes.finish():
             (folder / f"{name}.result").write_text(result.state)
 
@@ -110,7 +110,7 @@ def parent(folder: str, stubborn: str = "") -> None:
 
 
 def started(folder: Path, *words: str) -> tuple[subprocess.Popen, list[int]]:
-    """A parent in a process group of its own, and its and its jobs' processes."""
+    """Start a parent in its own process group; return it and the ids of all its processes."""
     code = "import sys; import test_common_executor; test_common_executor.parent(*sys.argv[1:])"
     process = subprocess.Popen(
         [sys.executable, "-c", code, str(folder), *words],
@@ -138,56 +138,56 @@ def session(process: Path) -> int:
 # --- claims
 
 
-def test_exactly_one_of_four_processes_gets_a_claim(tmp_path):
-    with Processes() as processes:
+def test_exactly_one_of_four_processes_gets_claim(tmp_path):
+    with ProcessPool() as processes:
         for i in range(4):
             processes.start(i, claim_among, tmp_path / "lock", f"try{i}", 4)
         assert sorted(result.value for _, result in processes.finish()) == [False, False, False, True]
-    with claimed(tmp_path / "lock") as mine:
+    with claim_file(tmp_path / "lock") as mine:
         assert mine
 
 
-def test_waiting_process_gets_the_claim_of_a_killed_one(tmp_path):
+def test_waiting_process_gets_claim_of_killed_process(tmp_path):
     lock = tmp_path / "folder" / "lock"
-    code = f"import time, pathlib, common.executor as e\nwith e.claimed(pathlib.Path({str(lock)!r})): print(1, flush=True); time.sleep({LIMIT})"
-    with Processes() as processes, subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as holder:
+    code = f"import time, pathlib, common.executor as e\nwith e.claim_file(pathlib.Path({str(lock)!r})): print(1, flush=True); time.sleep({LIMIT})"
+    with ProcessPool() as processes, subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as holder:
         assert holder.stdout.readline() == b"1\n"
         file = lock.stat().st_ino
         processes.start(0, claim_later, lock)
         wait_for(lock.with_name("waiting").exists)
         assert processes.wait(0.5) == [] and not lock.with_name("got it").exists()
-        with claimed(lock) as mine:
+        with claim_file(lock) as mine:
             assert not mine
         holder.kill()
-        assert list(processes.finish()) == [(0, Result(0, True))]
-    assert lock.stat().st_ino == file, "deleted: who waits would hold the old file, and another one the new"
+        assert list(processes.finish()) == [(0, JobResult(0, True))]
+    assert lock.stat().st_ino == file, "the lock file was deleted: two processes could hold the lock"
 
 
-# --- how jobs end
+# --- results of jobs
 
 
-def test_ends_of_jobs_are_distinguished_and_stop_no_other():
+def test_job_results_are_distinguished_and_independent():
     python = [sys.executable, "-c"]
     jobs = {
-        (give, 0): Result(0, 0),
-        (give, None): Result(0),
-        (give, 0.5): Result(0, 0.5),
-        (give, True): Result(0, True),
-        (give, Result(2, "given", "why")): Result(2, "given", "why"),
-        (give, 3): Result(3, 3),
-        (fail, UserError("no such file")): Result(2, why="no such file"),
-        (fail, Stopped("later")): Result(STOPPED, why="later"),
-        (fail, ZeroDivisionError("by 0")): Result(1, why="ZeroDivisionError: by 0"),
-        (fail, SystemExit(2)): Result(2),
-        (os._exit, 3): Result(3, why="exit status 3", died=True),
-        (signal.raise_signal, signal.SIGKILL): Result(-9, why="signal SIGKILL", died=True),
-        (call, (*python, "pass")): Result(0, 0),
-        (call, (*python, "raise SystemExit(75)")): Result(75, 75),
-        (call, (*python, "import os; os.kill(os.getpid(), 9)")): Result(-9, -9),
+        (return_value, 0): JobResult(0, 0),
+        (return_value, None): JobResult(0),
+        (return_value, 0.5): JobResult(0, 0.5),
+        (return_value, True): JobResult(0, True),
+        (return_value, JobResult(2, "value", "reason")): JobResult(2, "value", "reason"),
+        (return_value, 3): JobResult(3, 3),
+        (raise_error, UserError("no such file")): JobResult(2, reason="no such file"),
+        (raise_error, Stopped("later")): JobResult(STOPPED, reason="later"),
+        (raise_error, ZeroDivisionError("by 0")): JobResult(1, reason="ZeroDivisionError: by 0"),
+        (raise_error, SystemExit(2)): JobResult(2),
+        (os._exit, 3): JobResult(3, reason="exit status 3", crashed=True),
+        (signal.raise_signal, signal.SIGKILL): JobResult(-9, reason="signal SIGKILL", crashed=True),
+        (run_command, (*python, "pass")): JobResult(0, 0),
+        (run_command, (*python, "raise SystemExit(75)")): JobResult(75, 75),
+        (run_command, (*python, "import os; os.kill(os.getpid(), 9)")): JobResult(-9, -9),
     }
     states = "finished finished finished finished invalid failed invalid stopped failed invalid crashed crashed finished stopped failed"
     found: dict = {}
-    with Processes() as processes:
+    with ProcessPool() as processes:
         for job in jobs:
             processes.start(job, *job)
             if len(processes.jobs) == 3:
@@ -197,7 +197,7 @@ def test_ends_of_jobs_are_distinguished_and_stop_no_other():
     assert [found[job].state for job in jobs] == states.split()
 
 
-def test_processes_are_used_again_and_replaced_when_they_are_killed(monkeypatch):
+def test_processes_are_reused_and_replaced_after_kill(monkeypatch):
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
 
     def one() -> tuple[int, str | None]:
@@ -205,19 +205,19 @@ def test_processes_are_used_again_and_replaced_when_they_are_killed(monkeypatch)
         ((_, result),) = processes.finish()
         return result.value
 
-    with Processes(threads=3) as processes:
+    with ProcessPool(threads=3) as processes:
         (first, threads), (second, _) = one(), one()
         assert first == second != os.getpid() and threads == "3"
         os.kill(first, signal.SIGKILL)  # its pipe stays open for a moment
         assert one()[0] not in (first, os.getpid())
     monkeypatch.setenv("OMP_NUM_THREADS", "2")
-    with Processes(threads=3) as processes:
+    with ProcessPool(threads=3) as processes:
         assert one()[1] == "2"
 
 
-def test_job_that_does_not_stop_is_ended_after_its_grace(tmp_path, monkeypatch):
+def test_unresponsive_job_is_ended_after_grace_period(tmp_path, monkeypatch):
     monkeypatch.setattr(executor, "GRACE", 1.0)
-    with Processes() as processes:
+    with ProcessPool() as processes:
         processes.start("d", work_without_end, tmp_path, "d")
         wait_for((tmp_path / "d.pid").exists)
         processes.stop()
@@ -225,8 +225,8 @@ def test_job_that_does_not_stop_is_ended_after_its_grace(tmp_path, monkeypatch):
     assert not runs(int((tmp_path / "d.pid").read_text()))
 
 
-def test_error_of_the_parent_ends_its_jobs(tmp_path):
-    with pytest.raises(ZeroDivisionError), Processes() as processes:
+def test_parent_error_ends_jobs(tmp_path):
+    with pytest.raises(ZeroDivisionError), ProcessPool() as processes:
         processes.start("d", work_without_end, tmp_path, "d")
         wait_for(lambda: (tmp_path / "d.pid").exists() and (tmp_path / "d.pid").read_text())
         raise ZeroDivisionError
@@ -238,7 +238,7 @@ def test_error_of_the_parent_ends_its_jobs(tmp_path):
 
 @pytest.mark.parametrize("to", [os.kill, os.killpg], ids=["process", "group"])
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "SIGINT"])
-def test_signal_stops_all_jobs_with_their_state_kept(tmp_path, number, to):
+def test_signal_stops_jobs_and_keeps_state(tmp_path, number, to):
     process, group = started(tmp_path)
     to(process.pid, number)
     _, errors = process.communicate(timeout=LIMIT)
@@ -249,14 +249,14 @@ def test_signal_stops_all_jobs_with_their_state_kept(tmp_path, number, to):
     wait_for(lambda: not any(map(runs, group)))
 
 
-def test_sigkill_of_the_parent_leaves_nothing_running(tmp_path):
+def test_parent_sigkill_leaves_no_process_running(tmp_path):
     process, group = started(tmp_path, "stubborn")
     process.kill()
     process.wait()
     wait_for(lambda: not any(map(runs, group)))
 
 
-def test_second_signal_ends_what_does_not_stop(tmp_path):
+def test_second_signal_ends_unresponsive_jobs(tmp_path):
     process, group = started(tmp_path, "stubborn")
     os.killpg(process.pid, signal.SIGINT)
     wait_for(lambda: len(list(tmp_path.glob("*.result"))) == 3)
@@ -267,10 +267,10 @@ def test_second_signal_ends_what_does_not_stop(tmp_path):
     wait_for(lambda: not any(map(runs, group)))
 
 
-def test_repeated_sigterm_of_group_and_parent_counts_once(tmp_path):
-    """The command gets the time to keep its state."""
-    with Processes() as processes:
-        processes.start("c", call, command(tmp_path / "c"))
+def test_sigterm_from_group_and_parent_counts_once_for_command(tmp_path):
+    """The command has time to save its state."""
+    with ProcessPool() as processes:
+        processes.start("c", run_command, command(tmp_path / "c"))
         wait_for(lambda: (tmp_path / "c.pid").exists() and (tmp_path / "c.pid").read_text())
         status = Path(f"/proc/{(tmp_path / 'c.pid').read_text()}/stat").read_text()
         for _ in range(2):
@@ -280,6 +280,6 @@ def test_repeated_sigterm_of_group_and_parent_counts_once(tmp_path):
     assert (tmp_path / "c.state").exists()
 
 
-def test_import_is_light():
+def test_import_does_not_load_torch_or_numpy():
     code = "import sys, common.executor; print(sorted({'torch', 'numpy'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "[]\n"

@@ -1,4 +1,4 @@
-"""Exported networks answer as the network does; a file that does not is never left behind. Latency tables."""
+"""Exported networks have the network's outputs; a file with other outputs is removed. Latency tables."""
 
 import json
 
@@ -12,8 +12,8 @@ from common.checkpoint import load_model, save_model
 from common.cost import WidthCost, count_cost
 from common.data import load_dataset
 from common.errors import UserError
-from common.export import export_network, some_pictures
-from common.measure import latency_series
+from common.export import export_network, first_test_images
+from common.measure import measure_latency_series
 from common.models import create_model
 from common.target import Target, uniform_widths
 
@@ -21,8 +21,8 @@ X = torch.zeros(1, 3, 32, 32)
 
 
 @pytest.fixture(scope="module")
-def pictures():
-    return some_pictures(load_dataset("digits"), 5)
+def images():
+    return first_test_images(load_dataset("digits"), 5)
 
 
 def pruned() -> nn.Module:
@@ -45,39 +45,37 @@ NETWORKS = {"pruned": pruned, "factored": factored}
 
 
 @pytest.mark.parametrize(("name", "format"), [("pruned", "onnx"), ("factored", "onnx"), ("factored", "pt2")])
-def test_an_exported_network_answers_as_the_saved_one(tmp_path, pictures, name, format):
+def test_exported_network_equals_saved_network(tmp_path, images, name, format):
     if format == "onnx":
         pytest.importorskip("onnxruntime")
     save_model(tmp_path / "m.safetensors", NETWORKS[name]())
     model = load_model(tmp_path / "m.safetensors")
-    difference = export_network(model, pictures, tmp_path / f"m.{format}", format)
-    assert difference <= 1e-5 * max(1.0, float(model(pictures).detach().abs().max()))
+    difference = export_network(model, images, tmp_path / f"m.{format}", format)
+    assert difference <= 1e-5 * max(1.0, float(model(images).detach().abs().max()))
     assert sorted(p.name for p in tmp_path.iterdir()) == [f"m.{format}", "m.safetensors"]
 
 
-def test_the_onnx_file_stands_alone_and_takes_any_batch(tmp_path, pictures):
+def test_onnx_file_accepts_any_batch_size(tmp_path, images):
     onnxruntime = pytest.importorskip("onnxruntime")
     model = pruned()
-    export_network(model, pictures, tmp_path / "m.onnx", "onnx")
+    export_network(model, images, tmp_path / "m.onnx", "onnx")
     session = onnxruntime.InferenceSession(str(tmp_path / "m.onnx"), providers=["CPUExecutionProvider"])
     for count in (1, 2, 5):
-        (scores,) = session.run(None, {"pictures": pictures[:count].numpy()})
-        assert torch.allclose(torch.from_numpy(scores), model(pictures[:count]), atol=1e-5, rtol=1e-5)
+        (scores,) = session.run(None, {"images": images[:count].numpy()})
+        assert torch.allclose(torch.from_numpy(scores), model(images[:count]), atol=1e-5, rtol=1e-5)
 
 
-def test_a_file_that_answers_otherwise_is_not_left(tmp_path, pictures, monkeypatch):
-    monkeypatch.setitem(
-        export.WRITERS, "pt2", lambda model, pictures, file: lambda batch: model(batch).detach() * 1.001
-    )
+def test_file_with_different_outputs_is_removed(tmp_path, images, monkeypatch):
+    monkeypatch.setitem(export.WRITERS, "pt2", lambda model, images, file: lambda batch: model(batch).detach() * 1.001)
     with pytest.raises(UserError, match="differ by"):
-        export_network(pruned(), pictures, tmp_path / "m.pt2", "pt2")
+        export_network(pruned(), images, tmp_path / "m.pt2", "pt2")
     monkeypatch.setitem(export.WRITERS, "pt2", lambda *a: lambda batch: torch.full((len(batch), 10), float("nan")))
     with pytest.raises(UserError, match="differ by nan"):
-        export_network(pruned(), pictures, tmp_path / "m.pt2", "pt2")
+        export_network(pruned(), images, tmp_path / "m.pt2", "pt2")
     assert not list(tmp_path.iterdir())
 
 
-def test_the_command(tmp_path, capsys):
+def test_export_command_writes_file_and_reports_errors(tmp_path, capsys):
     pytest.importorskip("onnxruntime")
     data = load_dataset("digits")
     save_model(tmp_path / "m.safetensors", pruned(), normalize=(data.mean, data.std), dataset="digits")
@@ -93,7 +91,7 @@ def test_the_command(tmp_path, capsys):
 
 @pytest.mark.parametrize("arch", ["resnet20", "vgg16"])
 @pytest.mark.parametrize("round_to", [1, 8])
-def test_equal_widths_are_multiples_and_within_the_budget(arch, round_to):
+def test_uniform_widths_are_multiples_and_meet_target(arch, round_to):
     model = create_model(arch).eval()
     groups = channel_groups(model, X)
     cost = WidthCost(model, (3, 32, 32), groups)
@@ -102,26 +100,26 @@ def test_equal_widths_are_multiples_and_within_the_budget(arch, round_to):
     assert 0.45 <= cost.macs(widths) / cost.dense <= 0.5
 
 
-def test_half_a_network_has_half_the_macs():
+def test_uniform_network_meets_target_macs():
     dense = count_cost(create_model("resnet20"), (3, 32, 32)).macs
-    small = latency.half_network("resnet20", 0.5, 8)
+    small = latency.uniform_network("resnet20", 0.5, 8)
     assert 0.45 <= count_cost(small, (3, 32, 32)).macs / dense <= 0.5
     widths = {m.out_channels for m in small.modules() if isinstance(m, nn.Conv2d)}
     assert widths and all(width % 8 == 0 for width in widths)
 
 
-def test_gains_are_shares_of_medians():
+def test_latency_gains_use_medians():
     series = {"dense": {"1": [2.0, 100.0, 2.0], "64": [10.0]}, "small": {"1": [1.0, 1.0, 50.0], "64": [10.0]}}
-    one, many = latency.gains(series, {"dense": 100, "small": 40})
+    one, many = latency.latency_gains(series, {"dense": 100, "small": 40})
     assert (one.dense_ms, one.ms, one.latency_saved, one.macs_saved) == (2.0, 1.0, 0.5, pytest.approx(0.6))
     assert one.ratio == pytest.approx(0.5 / 0.6) and many.ratio == 0.0
-    assert "| small | 1 | 2.00 | 1.00 | 50.0 | 60.0 | 0.83 |" in latency.gains_table([one, many])
+    assert "| small | 1 | 2.00 | 1.00 | 50.0 | 60.0 | 0.83 |" in latency.format_gains([one, many])
 
 
-def test_networks_are_timed_in_turns(monkeypatch):
+def test_networks_are_timed_alternately(monkeypatch):
     order = []
 
-    class Noted(nn.Module):
+    class Recorder(nn.Module):
         def __init__(self, name):
             super().__init__()
             self.name = name
@@ -130,15 +128,15 @@ def test_networks_are_timed_in_turns(monkeypatch):
             order.append((self.name, len(x)))
             return x
 
-    series = latency_series({"a": Noted("a"), "b": Noted("b")}, (3, 4, 4), batch_sizes=(2,), repeats=3)
+    series = measure_latency_series({"a": Recorder("a"), "b": Recorder("b")}, (3, 4, 4), batch_sizes=(2,), repeats=3)
     assert order == [("a", 2), ("b", 2)] * 5 and [len(v["2"]) for v in series.values()] == [3, 3]
 
 
-def test_the_latency_command(tmp_path, capsys):
+def test_latency_command_prints_table_and_reports_errors(tmp_path, capsys):
     save_model(tmp_path / "m.safetensors", pruned())
     words = ["--checkpoint", str(tmp_path / "m.safetensors"), "--batch-size", "1", "--repeats", "1", "--device", "cpu"]
     assert latency.main([*words, "--json", str(tmp_path / "l.json")]) == 0
-    assert "latency over MACs" in capsys.readouterr().out
+    assert "latency/MACs saved" in capsys.readouterr().out
     assert set(json.loads((tmp_path / "l.json").read_text())["milliseconds"]) == {
         "dense",
         str(tmp_path / "m.safetensors"),

@@ -1,4 +1,4 @@
-"""Faults that only a GPU shows, found without one: transfers and waiting in training steps, evaluation and calibration."""
+"""Transfers and synchronization on a GPU, tested without one: training steps, evaluation and batch-norm calibration."""
 
 import pytest
 import torch
@@ -19,7 +19,7 @@ FIELDS = (torch.backends.cudnn.conv, torch.backends.cuda.matmul)
 
 
 @pytest.mark.parametrize("arch", ["vgg16", "resnet56", "densenet40"])
-def test_fault_20_training_step_waits_for_nothing(arch):
+def test_training_step_does_not_synchronize(arch):
     model = create_model(arch)
     before = list(model.parameters())
     with fake_cuda():
@@ -28,7 +28,7 @@ def test_fault_20_training_step_waits_for_nothing(arch):
         assert all(p.is_cuda and p.grad is not None for p in before)  # the same objects, moved
 
 
-def test_transfers_name_copies_and_fake_tensors_refuse_values():
+def test_transfers_record_copies_and_fake_tensors_have_no_values():
     with fake_cuda() as device:
         there = torch.ones(4, device=device)
         with Transfers() as transfers:
@@ -49,34 +49,34 @@ def test_transfers_name_copies_and_fake_tensors_refuse_values():
 
 
 class FakeImages:
-    """Three batches of 8 images on the fake device; ``given`` counts them."""
+    """Three batches of 8 images on the fake device; ``yielded`` counts them."""
 
     image_shape = (3, 32, 32)
 
     def __init__(self) -> None:
-        self.given = 0
+        self.yielded = 0
 
     def __len__(self) -> int:
         return 24
 
     def batches(self, batch_size, **_):
         for start in range(0, 24, 8):
-            self.given += 1
+            self.yielded += 1
             labels = torch.zeros(8, dtype=torch.int64, device=DEVICE)
             yield Batch(torch.randn(8, 3, 32, 32, device=DEVICE), labels, torch.arange(start, start + 8), 8)
 
 
-def test_fault_8_evaluation_copies_to_the_host_once():
-    """A fake tensor has no values to return, so evaluation ends where it reads them: after all batches and one copy."""
+def test_evaluation_copies_to_host_once():
+    """Fake tensors have no values, so evaluation fails where it reads them: after all batches and one copy."""
     model, images = create_model("resnet20"), FakeImages()
     with fake_cuda() as device:
         model.to(device)
         with Transfers() as transfers, pytest.raises(DataDependentOutputException):
             evaluate(model, images, device=device)
-    assert images.given == 3 and len(transfers.to_host) == 1 and not transfers.to_device
+    assert images.yielded == 3 and len(transfers.to_host) == 1 and not transfers.to_device
 
 
-def test_fault_8_batches_are_larger_on_cuda():
+def test_evaluation_batches_are_larger_on_cuda():
     images = noise(4)
     assert _batch_size(images, torch.device("cpu")) == 250 and _batch_size(images, DEVICE) == 2000
     large = FakeImages()
@@ -84,7 +84,7 @@ def test_fault_8_batches_are_larger_on_cuda():
     assert _batch_size(large, DEVICE) == 250
 
 
-def test_fault_11_indices_are_on_the_device(monkeypatch):
+def test_batch_indices_are_on_device(monkeypatch):
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (1 << 40, 1 << 40))
     with fake_cuda() as device:
         batches = noise(40).batches(16, device=device)
@@ -94,8 +94,8 @@ def test_fault_11_indices_are_on_the_device(monkeypatch):
         assert_nothing_waits(transfers)
 
 
-def test_fault_12_masks_are_cast_once_and_hooks_stay():
-    """Masks of another type than the inputs: one cast for 21 consumers, each of which takes its columns of the result."""
+def test_masks_are_cast_once_and_hooks_persist():
+    """Masks of another type than the inputs need one cast for all 21 consumers, which index the result."""
     model = create_model("resnet20")
     groups = channel_groups(model, torch.zeros(1, 3, 32, 32))
     consumers = {consumer for group in groups for consumer, _ in group.consumers}
@@ -105,7 +105,7 @@ def test_fault_12_masks_are_cast_once_and_hooks_stay():
         x = torch.randn(4, 3, 32, 32, device=device)
         masks = torch.ones(4, sum(group.size for group in groups), dtype=torch.float64, device=device)
         with masking.applied(masks):
-            model(x)  # finds which mask goes where
+            model(x)  # assigns the masks to the consumers
         with Transfers() as plain:
             model(x)
         with Transfers() as masked, masking.applied(masks):
@@ -119,7 +119,7 @@ def test_fault_12_masks_are_cast_once_and_hooks_stay():
     assert not any(module._forward_pre_hooks for module in model.modules())
 
 
-def test_fault_13_calibration_reads_no_counter():
+def test_batch_norm_recalibration_does_not_read_counter():
     model = create_model("resnet20")
     with fake_cuda() as device:
         model.to(device)
@@ -129,7 +129,7 @@ def test_fault_13_calibration_reads_no_counter():
         assert_nothing_waits(transfers)
 
 
-def test_fault_13_statistics_are_bit_identical_to_a_plain_average():
+def test_recalibrated_statistics_equal_cumulative_average():
     inputs = [torch.randn(5, 3, 32, 32) for _ in range(7)]
     found, expected = (random_network("resnet20") for _ in range(2))
     norms = [module for module in expected.eval().modules() if isinstance(module, nn.BatchNorm2d)]
@@ -147,7 +147,7 @@ def test_fault_13_statistics_are_bit_identical_to_a_plain_average():
 
 
 @pytest.mark.parametrize(("processes", "gpus", "backend"), [(2, 1, "gloo"), (2, 2, "nccl"), (1, 1, "nccl")])
-def test_fault_15_more_processes_than_gpus_use_gloo(processes, gpus, backend, monkeypatch):
+def test_more_processes_than_gpus_use_gloo(processes, gpus, backend, monkeypatch):
     seen = []
     monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
     monkeypatch.setattr(torch.cuda, "set_device", lambda device: None)
@@ -163,7 +163,7 @@ def test_fault_15_more_processes_than_gpus_use_gloo(processes, gpus, backend, mo
 
 
 class Precision(nn.Module):
-    """A network that notes how float32 is computed while it runs."""
+    """A network that records the float32 precision of its forward passes."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -176,17 +176,17 @@ class Precision(nn.Module):
         return self.head(self.norm(self.conv(x)).mean((2, 3)))
 
 
-def test_fault_16_measurements_are_without_tf32(monkeypatch):
+def test_measurements_do_not_use_tf32(monkeypatch):
     before = tuple(field.fp32_precision for field in FIELDS)
     with exact_float32():
-        assert tuple(field.fp32_precision for field in FIELDS) == before  # without CUDA nothing is touched
+        assert tuple(field.fp32_precision for field in FIELDS) == before  # without CUDA nothing changes
     model = Precision().eval()
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     evaluate(model, noise(4))
     recalibrate_batch_norm(model, [torch.randn(2, 3, 32, 32)])
     assert set(model.seen) == {("ieee", "ieee")} and len(model.seen) == 2
     smaller = keep_channels(model, torch.zeros(1, 3, 32, 32), {"conv": [0, 2]})
-    assert smaller.seen.count(("ieee", "ieee")) == 3  # two from before, and its side of the comparison
+    assert smaller.seen.count(("ieee", "ieee")) == 3  # two earlier ones, and one of the comparison
     with pytest.raises(RuntimeError), exact_float32():
         raise RuntimeError
     assert tuple(field.fp32_precision for field in FIELDS) == before

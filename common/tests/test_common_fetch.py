@@ -1,4 +1,4 @@
-"""Downloads from a server on this machine: whole, resumed, refused; archives that mean harm."""
+"""Downloads from a local server: complete, resumed, failed; hostile archives."""
 
 import gzip
 import hashlib
@@ -14,7 +14,7 @@ import pytest
 
 from common import fetch as fetching
 from common.data import load_dataset
-from common.downloads import ITEMS, Item, default_root
+from common.downloads import REMOTE_FILES, RemoteFile, default_root
 from common.errors import UserError
 from common.fetch import fetch
 
@@ -28,14 +28,14 @@ def sha256(raw: bytes) -> str:
 
 @dataclass
 class Site:
-    """What the server gives, and what it saw."""
+    """Content and behavior of the server, and the requests that it received."""
 
     files: dict[str, bytes] = field(default_factory=dict)
-    cuts: list[int] = field(default_factory=list)  # bytes after which each of the next answers ends
+    limits: list[int] = field(default_factory=list)  # bytes after which each of the next responses ends
     ranges: bool = True
     length: bool = True
     status: int = 200
-    seen: list[str | None] = field(default_factory=list)  # the Range header of each request
+    requests: list[str | None] = field(default_factory=list)  # the Range header of each request
     url: str = ""
 
 
@@ -46,13 +46,13 @@ def site(monkeypatch):
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self):
-            wanted = self.headers.get("Range")
-            state.seen.append(wanted)
+            requested = self.headers.get("Range")
+            state.requests.append(requested)
             body = state.files.get(self.path.rsplit("/", 1)[1])
             if body is None or state.status != 200:
                 self.send_error(404 if body is None else state.status)
                 return
-            start = int(wanted.removeprefix("bytes=").rstrip("-")) if wanted and state.ranges else 0
+            start = int(requested.removeprefix("bytes=").rstrip("-")) if requested and state.ranges else 0
             if start >= len(body):
                 self.send_error(416)
                 return
@@ -62,7 +62,7 @@ def site(monkeypatch):
             if state.length:
                 self.send_header("Content-Length", str(len(body) - start))
             self.end_headers()
-            self.wfile.write(body[start : start + state.cuts.pop(0) if state.cuts else None])
+            self.wfile.write(body[start : start + state.limits.pop(0) if state.limits else None])
 
         def log_message(self, *args):
             pass
@@ -77,12 +77,12 @@ def site(monkeypatch):
     thread.join()
 
 
-def plain_item(raw: bytes = CONTENT, size: int | None = len(CONTENT)) -> Item:
-    return Item("http://example.invalid/thing.bin", sha256(raw), size, "thing.bin")
+def plain_item(raw: bytes = CONTENT, size: int | None = len(CONTENT)) -> RemoteFile:
+    return RemoteFile("http://example.invalid/thing.bin", sha256(raw), size, "thing.bin")
 
 
-def get(item: Item, to: Path, **options) -> Path:
-    (path,) = fetch("thing", to, items={"thing": (item,)}, pause=0, **options)
+def get(item: RemoteFile, to: Path, **options) -> Path:
+    (path,) = fetch("thing", to, files={"thing": (item,)}, pause=0, **options)
     return path
 
 
@@ -92,48 +92,48 @@ def files_in(folder: Path) -> list[str]:
 
 @pytest.mark.parametrize("size", [len(CONTENT), None])
 @pytest.mark.parametrize("length", [True, False])
-def test_a_whole_download(site, tmp_path, size, length):
+def test_download_is_complete_and_not_repeated(site, tmp_path, size, length):
     site.files["thing.bin"], site.length = CONTENT, length
     path = get(plain_item(size=size), tmp_path / "new" / "folder", base_url=site.url)
-    assert path.read_bytes() == CONTENT and files_in(path.parent) == ["thing.bin"] and site.seen == [None]
-    assert get(plain_item(size=size), path.parent, base_url=site.url) == path and len(site.seen) == 1
+    assert path.read_bytes() == CONTENT and files_in(path.parent) == ["thing.bin"] and site.requests == [None]
+    assert get(plain_item(size=size), path.parent, base_url=site.url) == path and len(site.requests) == 1
 
 
-def test_a_cut_connection_is_resumed_in_the_same_call(site, tmp_path):
+def test_closed_connection_is_resumed_in_same_call(site, tmp_path):
     site.files["thing.bin"] = CONTENT
-    site.cuts = [300_000, 200_000, 0]
+    site.limits = [300_000, 200_000, 0]
     assert get(plain_item(), tmp_path, base_url=site.url).read_bytes() == CONTENT
-    assert site.seen == [None, "bytes=300000-", "bytes=500000-", "bytes=500000-"]
+    assert site.requests == [None, "bytes=300000-", "bytes=500000-", "bytes=500000-"]
 
 
-def test_a_dead_connection_is_given_up_and_resumed_by_the_next_call(site, tmp_path):
+def test_stalled_download_raises_and_is_resumed_by_next_call(site, tmp_path):
     site.files["thing.bin"] = CONTENT
-    site.cuts = [300_000, 0, 0, 0]
-    with pytest.raises(UserError, match=r"300000 bytes came, then no more .* goes on from there.*--from FOLDER"):
+    site.limits = [300_000, 0, 0, 0]
+    with pytest.raises(UserError, match=r"stopped after 300000 bytes .*repeat the command to resume.*--from FOLDER"):
         get(plain_item(), tmp_path, base_url=site.url)
     assert files_in(tmp_path) == ["thing.bin.part"]
     assert get(plain_item(), tmp_path, base_url=site.url).read_bytes() == CONTENT
-    assert site.seen[-1] == "bytes=300000-" and files_in(tmp_path) == ["thing.bin"]
+    assert site.requests[-1] == "bytes=300000-" and files_in(tmp_path) == ["thing.bin"]
 
 
-def test_a_server_without_ranges_sends_all_again(site, tmp_path):
+def test_server_without_ranges_restarts_download(site, tmp_path):
     site.files["thing.bin"], site.ranges = CONTENT, False
     (tmp_path / "thing.bin.part").write_bytes(CONTENT[:1000])
     assert get(plain_item(), tmp_path, base_url=site.url).read_bytes() == CONTENT
-    assert site.seen == ["bytes=1000-"]
+    assert site.requests == ["bytes=1000-"]
 
 
 @pytest.mark.parametrize("size", [len(CONTENT), None])
-def test_a_complete_part_is_only_checked(site, tmp_path, size):
+def test_complete_part_is_only_verified(site, tmp_path, size):
     site.files["thing.bin"] = CONTENT
     (tmp_path / "thing.bin.part").write_bytes(CONTENT)
     assert get(plain_item(size=size), tmp_path, base_url=site.url).read_bytes() == CONTENT
-    assert len(site.seen) == (0 if size else 1)
+    assert len(site.requests) == (0 if size else 1)
 
 
 @pytest.mark.parametrize("part", [b"something else", b"x" * (len(CONTENT) + 5), b"x" * len(CONTENT)])
 @pytest.mark.parametrize("size", [len(CONTENT), None])
-def test_a_wrong_part_is_thrown_away_and_all_asked_for_anew(site, tmp_path, part, size):
+def test_wrong_part_is_discarded_and_downloaded_again(site, tmp_path, part, size):
     site.files["thing.bin"] = CONTENT
     (tmp_path / "thing.bin.part").write_bytes(part)
     assert get(plain_item(size=size), tmp_path, base_url=site.url).read_bytes() == CONTENT
@@ -141,32 +141,32 @@ def test_a_wrong_part_is_thrown_away_and_all_asked_for_anew(site, tmp_path, part
 
 @pytest.mark.parametrize("size", [len(CONTENT), None])
 @pytest.mark.parametrize("sent", [CONTENT[:-1] + b"x", CONTENT + b"more", CONTENT[:-1]])
-def test_a_wrong_file_is_refused_and_nothing_left(site, tmp_path, size, sent):
+def test_wrong_file_raises_and_leaves_nothing(site, tmp_path, size, sent):
     site.files["thing.bin"] = sent
     with pytest.raises(UserError) as caught:
         get(plain_item(size=size), tmp_path, base_url=site.url)
     assert "thing.bin: " in str(caught.value)
     assert "thing.bin" not in files_in(tmp_path)
-    if not (size and len(sent) < size):  # a short one may be whole next time
+    if not (size and len(sent) < size):  # a short one may be completed by the next call
         assert files_in(tmp_path) == []
 
 
-def test_a_file_that_is_too_long_is_not_read_to_its_end(site, tmp_path, monkeypatch):
+def test_too_long_file_is_not_read_to_end(site, tmp_path, monkeypatch):
     site.files["thing.bin"], site.length, sizes = CONTENT + bytes(10**6), False, []
     monkeypatch.setattr(fetching, "BLOCK", 1000)
     monkeypatch.setattr(fetching, "sha256_of", lambda path: str(sizes.append(path.stat().st_size)))
-    with pytest.raises(UserError, match="nothing was kept"):
+    with pytest.raises(UserError, match="was removed"):
         get(plain_item(), tmp_path, base_url=site.url)
     assert sizes == [pytest.approx(len(CONTENT), abs=1000)] and files_in(tmp_path) == []
 
 
-def test_what_the_server_refuses_and_who_does_not_answer_are_one_line(site, tmp_path):
-    with pytest.raises(UserError, match="the server says 404"):
+def test_server_errors_raise_one_line(site, tmp_path):
+    with pytest.raises(UserError, match="HTTP error 404"):
         get(plain_item(), tmp_path, base_url=site.url)
     site.files["thing.bin"], site.status = CONTENT, 503
-    with pytest.raises(UserError, match="the server says 503"):
+    with pytest.raises(UserError, match="HTTP error 503"):
         get(plain_item(), tmp_path, base_url=site.url)
-    with pytest.raises(UserError, match="refused.*--from FOLDER"):
+    with pytest.raises(UserError, match="Connection refused.*--from FOLDER"):
         get(plain_item(), tmp_path, base_url="http://127.0.0.1:9")
     for url in ("file:///etc", "ftp://example.invalid", "nonsense"):
         with pytest.raises(UserError, match="http://"):
@@ -174,15 +174,15 @@ def test_what_the_server_refuses_and_who_does_not_answer_are_one_line(site, tmp_
     assert files_in(tmp_path) == []
 
 
-def test_a_file_that_is_there_is_checked_and_never_overwritten(site, tmp_path):
+def test_existing_file_is_verified_and_not_overwritten(site, tmp_path):
     site.files["thing.bin"] = CONTENT
     (tmp_path / "thing.bin").write_text("mine")
-    with pytest.raises(UserError, match="is there, but its SHA-256"):
+    with pytest.raises(UserError, match="the existing file has another SHA-256"):
         get(plain_item(), tmp_path, base_url=site.url)
-    assert (tmp_path / "thing.bin").read_text() == "mine" and site.seen == []
+    assert (tmp_path / "thing.bin").read_text() == "mine" and site.requests == []
 
 
-def test_a_full_disk_is_said_and_not_retried(site, tmp_path, monkeypatch):
+def test_full_disk_raises_without_retry(site, tmp_path, monkeypatch):
     site.files["thing.bin"] = CONTENT
 
     def full(*args, **kwargs):
@@ -191,7 +191,7 @@ def test_a_full_disk_is_said_and_not_retried(site, tmp_path, monkeypatch):
     monkeypatch.setattr(fetching, "open", full, raising=False)
     with pytest.raises(OSError, match="No space left"):
         get(plain_item(), tmp_path, base_url=site.url)
-    assert len(site.seen) == 1
+    assert len(site.requests) == 1
 
 
 # --- archives
@@ -214,12 +214,12 @@ def link(name: str, target: str) -> tarfile.TarInfo:
     return info
 
 
-def tar_item(raw: bytes) -> Item:
-    return Item("http://example.invalid/a.tar.gz", sha256(raw), len(raw), "batches", "tar")
+def tar_item(raw: bytes) -> RemoteFile:
+    return RemoteFile("http://example.invalid/a.tar.gz", sha256(raw), len(raw), "batches", "tar")
 
 
 @pytest.mark.parametrize("local", [False, True])
-def test_an_archive_is_unpacked_whole(site, tmp_path, local):
+def test_archive_is_unpacked_completely(site, tmp_path, local):
     raw = packed({"batches/one": b"1", "batches/deeper/two": b"22"})
     site.files["a.tar.gz"] = raw
     (tmp_path / "from").mkdir()
@@ -239,16 +239,16 @@ HOSTILE = {
 
 
 @pytest.mark.parametrize("kind", HOSTILE)
-def test_archives_that_reach_outside_are_refused(site, tmp_path, kind):
+def test_archive_that_escapes_destination_raises(site, tmp_path, kind):
     raw = packed(HOSTILE[kind])
     site.files["a.tar.gz"] = raw
-    with pytest.raises(UserError, match=r"a\.tar\.gz\.part: (cannot be unpacked safely|has no folder)"):
+    with pytest.raises(UserError, match=r"a\.tar\.gz\.part: (cannot be unpacked safely|no folder)"):
         get(tar_item(raw), tmp_path / "to", base_url=site.url)
     assert not list(tmp_path.rglob("*evil*")) and not (tmp_path / "to" / "batches").exists()
     assert not (tmp_path / "to" / ".batches.unpacking").exists()
 
 
-def test_an_absolute_name_in_an_archive_stays_inside_and_is_dropped(site, tmp_path):
+def test_absolute_name_in_archive_stays_inside_and_is_dropped(site, tmp_path):
     outside = tmp_path / "evil"
     raw = packed({"batches/a": b"1", str(outside): b"x"})
     site.files["a.tar.gz"] = raw
@@ -256,7 +256,7 @@ def test_an_absolute_name_in_an_archive_stays_inside_and_is_dropped(site, tmp_pa
     assert not outside.exists() and files_in(tmp_path / "to") == ["batches"]
 
 
-def test_a_damaged_archive_is_refused(site, tmp_path):
+def test_damaged_archive_raises(site, tmp_path):
     whole = packed({"batches/one": bytes(100_000)})
     for raw in (whole[:-30], b"no archive", gzip.compress(b"no tar")):
         site.files["a.tar.gz"] = raw
@@ -265,12 +265,12 @@ def test_a_damaged_archive_is_refused(site, tmp_path):
         assert "batches" not in files_in(tmp_path)
 
 
-def gz_item(content: bytes, raw: bytes) -> Item:
+def gz_item(content: bytes, raw: bytes) -> RemoteFile:
     url = "http://example.invalid/x-ubyte.gz"
-    return Item(url, sha256(raw), len(raw), "MNIST/raw/x-ubyte", "gz", len(content), sha256(content))
+    return RemoteFile(url, sha256(raw), len(raw), "MNIST/raw/x-ubyte", "gz", len(content), sha256(content))
 
 
-def test_a_gzipped_file_is_unpacked_into_its_place(site, tmp_path):
+def test_gzipped_file_is_unpacked_to_result_path(site, tmp_path):
     content = b"digits" * 1000
     raw = gzip.compress(content)
     site.files["x-ubyte.gz"] = raw
@@ -280,14 +280,14 @@ def test_a_gzipped_file_is_unpacked_into_its_place(site, tmp_path):
 
 
 @pytest.mark.parametrize("place", [".", "raw", "MNIST/raw"])
-@pytest.mark.parametrize("form", ["gz", "packed anew", "plain"])
-def test_from_a_folder_the_content_counts_however_it_is_packed(tmp_path, place, form):
+@pytest.mark.parametrize("form", ["gz", "recompressed", "plain"])
+def test_local_copy_is_verified_by_content_for_any_compression(tmp_path, place, form):
     content = b"digits" * 1000
     folder = tmp_path / "from" / place
     folder.mkdir(parents=True)
     raw = gzip.compress(content, mtime=0)
     name = "x-ubyte" if form == "plain" else "x-ubyte.gz"
-    written = {"gz": raw, "packed anew": gzip.compress(content, 1, mtime=7), "plain": content}[form]
+    written = {"gz": raw, "recompressed": gzip.compress(content, 1, mtime=7), "plain": content}[form]
     (folder / name).write_bytes(written)
     path = get(gz_item(content, raw), tmp_path / "to", source=tmp_path / "from")
     assert path.read_bytes() == content
@@ -295,32 +295,32 @@ def test_from_a_folder_the_content_counts_however_it_is_packed(tmp_path, place, 
 
 
 @pytest.mark.parametrize("wrong", [b"digitz" * 1000, b"digits" * 10**6, b"digits", b""])
-def test_from_a_folder_wrong_content_is_refused(tmp_path, wrong):
+def test_local_copy_with_wrong_content_raises(tmp_path, wrong):
     content = b"digits" * 1000
     (tmp_path / "x-ubyte.gz").write_bytes(gzip.compress(wrong))
-    with pytest.raises(UserError, match="holds something else"):
+    with pytest.raises(UserError, match="the content is not x-ubyte"):
         get(gz_item(content, b""), tmp_path / "to", source=tmp_path)
     assert not [path for path in (tmp_path / "to").rglob("*") if path.is_file()]
     (tmp_path / "x-ubyte.gz").write_bytes(gzip.compress(content)[:-9])
-    with pytest.raises(UserError, match="not a whole gzip file"):
+    with pytest.raises(UserError, match="damaged gzip file"):
         get(gz_item(content, b""), tmp_path / "to", source=tmp_path)
 
 
-def test_no_more_is_unpacked_than_belongs_there(tmp_path):
+def test_unpacking_stops_at_expected_size(tmp_path):
     (tmp_path / "x-ubyte.gz").write_bytes(gzip.compress(bytes(40_000_000)))
     tracemalloc.start()
-    with pytest.raises(UserError, match="holds something else"):
+    with pytest.raises(UserError, match="the content is not x-ubyte"):
         get(gz_item(b"digits", b""), tmp_path / "to", source=tmp_path)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 10_000_000
 
 
-def test_from_a_folder_a_plain_file_is_checked(tmp_path):
-    with pytest.raises(UserError, match=r"has no thing\.bin"):
+def test_local_plain_file_is_verified(tmp_path):
+    with pytest.raises(UserError, match=r"no thing\.bin"):
         get(plain_item(), tmp_path / "to", source=tmp_path)
     (tmp_path / "thing.bin").write_bytes(CONTENT[:-1])
-    with pytest.raises(UserError, match="its SHA-256 is"):
+    with pytest.raises(UserError, match="SHA-256 .* expected"):
         get(plain_item(), tmp_path / "to", source=tmp_path)
     assert files_in(tmp_path / "to") == []
     (tmp_path / "thing.bin").write_bytes(CONTENT)
@@ -330,32 +330,32 @@ def test_from_a_folder_a_plain_file_is_checked(tmp_path):
 # --- the table and the command
 
 
-def test_the_table_is_whole():
-    assert list(ITEMS)[:4] == ["cifar10", "cifar100", "mnist", "fashion-mnist"]
-    for item in (item for items in ITEMS.values() for item in items):
+def test_table_entries_are_complete():
+    assert list(REMOTE_FILES)[:4] == ["cifar10", "cifar100", "mnist", "fashion-mnist"]
+    for item in (item for items in REMOTE_FILES.values() for item in items):
         assert len(item.sha256) == 64 and set(item.sha256) <= set("0123456789abcdef")
         assert item.url.startswith(("https://", "http://fashion-mnist.s3-website"))
-        if item.file.endswith(".th"):  # the name carries the first digits
+        if item.file.endswith(".th"):  # the name contains the first digits
             assert item.file.removesuffix(".th").split("-")[1] == item.sha256[:8]
         assert (item.unpack == "gz") == (len(item.content_sha256) == 64) == (item.content_size > 0)
 
 
-@pytest.mark.skipif(not (SHARED / "weights").is_dir(), reason="the real weights do not lie beside the project")
+@pytest.mark.skipif(not (SHARED / "weights").is_dir(), reason="the real weights are not next to the project")
 @pytest.mark.parametrize("name", ["resnet20", "resnet56"])
-def test_the_real_weights_pass_the_check(tmp_path, name, capsys):
+def test_real_weights_pass_verification(tmp_path, name, capsys):
     assert fetching.main([name, "--from", str(SHARED / "weights"), "--to", str(tmp_path)]) == 0
     printed = capsys.readouterr()
-    assert printed.out.strip() == str(tmp_path / ITEMS[name][0].file) and printed.err == ""
-    assert Path(printed.out.strip()).stat().st_size == ITEMS[name][0].size
+    assert printed.out.strip() == str(tmp_path / REMOTE_FILES[name][0].file) and printed.err == ""
+    assert Path(printed.out.strip()).stat().st_size == REMOTE_FILES[name][0].size
 
 
-@pytest.mark.skipif(not (SHARED / "data" / "mnist").is_dir(), reason="the real MNIST does not lie beside the project")
-def test_the_real_mnist_passes_the_check_and_is_read(tmp_path):
+@pytest.mark.skipif(not (SHARED / "data" / "mnist").is_dir(), reason="the real MNIST is not next to the project")
+def test_real_mnist_passes_verification_and_is_read(tmp_path):
     assert fetching.main(["mnist", "--from", str(SHARED / "data" / "mnist"), "--to", str(tmp_path)]) == 0
     assert len(load_dataset("mnist", tmp_path).train) == 60_000
 
 
-def test_the_commands_mistakes_are_one_line_and_status_2(tmp_path, capsys):
+def test_invalid_input_is_one_line_with_status_2(tmp_path, capsys):
     wrong = [
         [],
         ["digits"],
@@ -371,7 +371,7 @@ def test_the_commands_mistakes_are_one_line_and_status_2(tmp_path, capsys):
         assert error.count("\n") == 1 and error.startswith("error: ") and "Traceback" not in error
 
 
-def test_default_folders(monkeypatch):
+def test_default_folder_depends_on_environment(monkeypatch):
     monkeypatch.delenv("COMPRESSION_PAPERS_DATA", raising=False)
     assert default_root("mnist") == Path("data/mnist")
     monkeypatch.setenv("COMPRESSION_PAPERS_DATA", "/big")

@@ -1,6 +1,6 @@
-"""A run folder of ``common.train`` that commit b50e727 finished is still read, measured, kept, and skipped.
+"""A finished run folder of ``common.train`` from commit b50e727 is read, evaluated, kept as a result, and skipped.
 
-It was made in ``data/finished_run`` by COMMAND; the network is ``common_finished_network.py``.
+COMMAND wrote it in ``data/finished_run``; the network is that of ``common_finished_network.py``.
 """
 
 import csv
@@ -29,7 +29,7 @@ TOP1 = 89.2
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch) -> Path:
-    """A copy of the run folder, below the present folder as it was when it was made."""
+    """Copy of the run folder, at its original path relative to the working directory."""
     shutil.copytree(Path(__file__).parent / "data" / "finished_run", tmp_path, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
     return tmp_path / "train"
@@ -43,7 +43,7 @@ def written(folder: Path) -> dict[str, tuple[int, bytes]]:
 RESULTS = ("log.csv", "metrics.json", "model.safetensors")
 
 
-def test_the_network_has_the_recorded_macs_and_outputs_of_its_tensors(folder):
+def test_network_has_recorded_macs_and_outputs(folder):
     side = runs.read_json(folder / "metrics.json")["baseline"]
     for model in (load_model(folder / "model.safetensors", build), load_network(folder / "model.safetensors", build)):
         cost = count_cost(model, (3, 32, 32))
@@ -53,30 +53,30 @@ def test_the_network_has_the_recorded_macs_and_outputs_of_its_tensors(folder):
     assert side["bytes"] == (folder / "model.safetensors").stat().st_size
 
 
-def test_it_is_measured_as_it_was(folder):
+def test_recorded_metrics_are_reproduced(folder):
     words = ["--model", "common_finished_network:build", "--checkpoint", "train/model.safetensors"]
     assert evaluate.main([*words, "--dataset", "digits", "--device", "cpu", "--no-latency", "--json", "now.json"]) == 0
     now, before = json.loads(Path("now.json").read_text()), runs.read_json(folder / "metrics.json")["baseline"]
-    assert now["top1"] == pytest.approx(TOP1, abs=1) and before["top1"] == TOP1  # other processors round otherwise
+    assert now["top1"] == pytest.approx(TOP1, abs=1) and before["top1"] == TOP1  # other processors round differently
     assert {name: now[name] for name in ("macs", "params", "bytes")} == {
         n: before[n] for n in ("macs", "params", "bytes")
     }
 
 
-def test_the_folder_opens_as_the_same_finished_run(folder):
+def test_folder_opens_as_finished_run(folder):
     config = runs.read_json(folder / "config.json")
     before = written(folder)
     run = runs.open_stage(folder, "common", config["options"], fingerprint=load_dataset("digits").fingerprint)
     assert run.finished and run.metrics()["epochs"] == 2 and run.metrics()["commit"] == "b50e727eb782"
     with open(folder / runs.LOG, newline="") as file:
         seconds = [float(row["seconds"]) for row in csv.DictReader(file)]
-    assert len(seconds) == 2 and run.seconds_before == pytest.approx(sum(seconds))
+    assert len(seconds) == 2 and run.previous_seconds == pytest.approx(sum(seconds))
     with pytest.raises(UserError, match="--epochs 2"):
         runs.open_stage(folder, "common", {**config["options"], "epochs": 3}, fingerprint=config["data_fingerprint"])
     assert written(folder) == before
 
 
-def test_the_same_command_skips_it_and_another_is_refused(folder, capsys):
+def test_same_command_skips_run_and_other_options_raise(folder, capsys):
     before = written(folder)
     assert train.main(COMMAND.split()) == 0
     assert f"top-1 {TOP1:.2f} %, {MACS:,} MACs" in capsys.readouterr().out
@@ -85,7 +85,7 @@ def test_the_same_command_skips_it_and_another_is_refused(folder, capsys):
     assert written(folder) == before
 
 
-def test_it_is_kept_as_one_result_file(folder, tmp_path):
+def test_run_is_kept_as_one_result_file(folder, tmp_path):
     record = runs.read_json(keep_run(folder, "common", tmp_path))
     assert record["baseline"]["top1"] == TOP1 and record["options"]["epochs"] == 2 and len(record["log"]) == 3
     assert record["data_fingerprint"] == load_dataset("digits").fingerprint and record["environment"]["threads"] == 1

@@ -1,4 +1,4 @@
-"""Deadlines, signals and what is written when: a training stops between two epochs and resumes bit-identical."""
+"""Deadlines, signals and saved state: training stops between two epochs and resumes bit-identical."""
 
 import os
 import signal
@@ -11,7 +11,7 @@ import torch
 
 from common import cli, interruption, runs, train
 from common.data import load_dataset
-from common.interruption import DEADLINE, STOPPED, Stopped, graceful, stop_requested
+from common.interruption import DEADLINE, STOPPED, Stopped, defer_signals, stop_requested
 from common.models import create_model
 from common.runs import LOG, STATE
 from common.training import Hooks, TrainOptions, best_test_top1, fit
@@ -34,20 +34,19 @@ def bits(model: torch.nn.Module) -> torch.Tensor:
     return torch.cat([t.double().flatten() for t in model.state_dict().values()])
 
 
-def test_training_stops_before_an_epoch_that_the_deadline_cuts_and_resumes(few, tmp_path, monkeypatch):
-    whole, stopped = small(), small()
-    fit(whole, few, OPTIONS, folder=tmp_path / "whole")
+def test_training_stops_at_deadline_and_resumes_bit_identical(few, tmp_path, monkeypatch):
+    uninterrupted, stopped = small(), small()
+    fit(uninterrupted, few, OPTIONS, folder=tmp_path / "uninterrupted")
     monkeypatch.setenv(DEADLINE, str(time.time() - 1))
     with pytest.raises(Stopped, match="stopped after epoch 1 of 3"):
         fit(stopped, few, OPTIONS, folder=tmp_path / "stopped")
-    with pytest.raises(
-        Stopped, match="stopped after epoch 1 of 3"
-    ):  # how long an epoch takes is known now: none is begun
+    # the duration of an epoch is known: no other one starts
+    with pytest.raises(Stopped, match="stopped after epoch 1 of 3"):
         fit(small(), few, OPTIONS, folder=tmp_path / "stopped")
     monkeypatch.delenv(DEADLINE)
     resumed = small()
     assert [row["epoch"] for row in fit(resumed, few, OPTIONS, folder=tmp_path / "stopped")] == [1, 2, 3]
-    assert torch.equal(bits(resumed), bits(whole)) and not torch.equal(bits(resumed), bits(stopped))
+    assert torch.equal(bits(resumed), bits(uninterrupted)) and not torch.equal(bits(resumed), bits(stopped))
 
 
 def test_last_epoch_is_not_stopped(few, tmp_path, monkeypatch):
@@ -55,14 +54,14 @@ def test_last_epoch_is_not_stopped(few, tmp_path, monkeypatch):
     assert len(fit(small(), few, replace(OPTIONS, epochs=1), folder=tmp_path)) == 1
 
 
-def test_an_epoch_that_would_end_after_the_deadline_is_not_started(monkeypatch):
+def test_work_beyond_deadline_requests_stop(monkeypatch):
     monkeypatch.setenv(DEADLINE, str(time.time() + 100))
     assert not stop_requested() and not stop_requested(50) and stop_requested(150)
     monkeypatch.setenv(DEADLINE, "tomorrow")
     assert not stop_requested(1e9)
 
 
-def test_sigterm_keeps_the_state_after_the_current_epoch(few, tmp_path):
+def test_sigterm_saves_state_after_current_epoch(few, tmp_path):
     epochs = []
 
     def after_epoch(epoch: int) -> dict:
@@ -78,8 +77,8 @@ def test_sigterm_keeps_the_state_after_the_current_epoch(few, tmp_path):
     assert signal.getsignal(signal.SIGTERM) is before and not stop_requested()
 
 
-def test_signal_in_the_last_epoch_stops_what_comes_next(few, tmp_path):
-    """The training is complete and is not done again; the command does not go on to its next one."""
+def test_signal_in_last_epoch_stops_next_stage(few, tmp_path):
+    """Training is complete and is not repeated; the command does not start its next stage."""
 
     def after_epoch(epoch: int) -> dict:
         os.kill(os.getpid(), signal.SIGTERM)
@@ -92,16 +91,16 @@ def test_signal_in_the_last_epoch_stops_what_comes_next(few, tmp_path):
     assert len(fit(small(), few, options, folder=tmp_path)) == 1 and (tmp_path / LOG).read_bytes() == log
 
 
-def test_a_signal_that_comes_through_group_and_parent_counts_once():
-    with pytest.raises(Stopped), graceful():
+def test_sigterm_from_group_and_parent_counts_once():
+    with pytest.raises(Stopped), defer_signals():
         os.kill(os.getpid(), signal.SIGTERM)
         os.kill(os.getpid(), signal.SIGTERM)
         assert stop_requested()
 
 
-def test_a_second_signal_ends_at_once(monkeypatch):
-    monkeypatch.setattr(interruption, "SAME", 0.0)
-    with pytest.raises(KeyboardInterrupt), graceful((signal.SIGTERM,)), graceful((signal.SIGTERM,)):
+def test_second_signal_interrupts_immediately(monkeypatch):
+    monkeypatch.setattr(interruption, "SAME_SIGNAL", 0.0)
+    with pytest.raises(KeyboardInterrupt), defer_signals((signal.SIGTERM,)), defer_signals((signal.SIGTERM,)):
         os.kill(os.getpid(), signal.SIGTERM)
         assert stop_requested()
         os.kill(os.getpid(), signal.SIGTERM)
@@ -109,11 +108,11 @@ def test_a_second_signal_ends_at_once(monkeypatch):
     assert not stop_requested()
 
 
-def test_other_threads_leave_signals_alone():
+def test_other_threads_do_not_change_signal_handlers():
     before, seen = signal.getsignal(signal.SIGTERM), []
 
     def work() -> None:
-        with graceful():
+        with defer_signals():
             seen.append(signal.getsignal(signal.SIGTERM))
 
     thread = threading.Thread(target=work)
@@ -122,7 +121,7 @@ def test_other_threads_leave_signals_alone():
     assert seen == [before]
 
 
-def test_a_stopped_command_says_that_it_resumes(capsys):
+def test_stopped_command_reports_how_to_resume(capsys):
     def body(argv):
         raise Stopped("stopped after epoch 1 of 3")
 
@@ -130,7 +129,7 @@ def test_a_stopped_command_says_that_it_resumes(capsys):
     assert capsys.readouterr().err == "stopped after epoch 1 of 3; the same command resumes\n"
 
 
-def test_fault_6_state_is_written_at_most_once_in_so_many_seconds(few, tmp_path, monkeypatch):
+def test_state_is_saved_at_most_once_per_interval(few, tmp_path, monkeypatch):
     writes = []
     real = torch.save
     monkeypatch.setattr(torch, "save", lambda content, file: (writes.append(len(content["rows"])), real(content, file)))
@@ -141,7 +140,7 @@ def test_fault_6_state_is_written_at_most_once_in_so_many_seconds(few, tmp_path,
         assert writes == expected and len((folder / LOG).read_text().splitlines()) == 4
 
 
-def test_test_set_is_evaluated_every_few_epochs_and_after_the_last(few, tmp_path):
+def test_test_set_is_evaluated_every_nth_and_last_epoch(few, tmp_path):
     rows = fit(small(), few, replace(OPTIONS, epochs=5, evaluate_every=2), test=few, folder=tmp_path)
     assert [row["test_top1"] is not None for row in rows] == [False, True, False, True, True]
     assert best_test_top1(rows) == max(row["test_top1"] for row in (rows[1], rows[3], rows[4]))
@@ -149,7 +148,7 @@ def test_test_set_is_evaluated_every_few_epochs_and_after_the_last(few, tmp_path
     assert (tmp_path / LOG).read_text().splitlines()[1].count(",,") == 1  # two empty cells
 
 
-def test_fault_2_train_command_resumes_with_other_running_options_and_without_latency(tmp_path, monkeypatch, capsys):
+def test_train_command_resumes_with_other_runtime_options(tmp_path, monkeypatch, capsys):
     words = ["--dataset", "digits", "--arch", "lenet5", "--epochs", "2", "--threads", "1", "--out", str(tmp_path)]
     monkeypatch.setenv(DEADLINE, str(time.time() - 1))
     assert train.main([*words, "--no-latency"]) == STOPPED
@@ -159,7 +158,7 @@ def test_fault_2_train_command_resumes_with_other_running_options_and_without_la
     assert "latency_ms" not in metrics["baseline"] and metrics["baseline"]["top1"] > 20
 
 
-def test_fault_10_commit_comes_from_the_environment_where_there_is_no_git(monkeypatch):
+def test_commit_is_read_from_environment_without_git(monkeypatch):
     def fail(*_, **__):
         raise OSError
 
@@ -170,10 +169,10 @@ def test_fault_10_commit_comes_from_the_environment_where_there_is_no_git(monkey
     assert runs.git_commit() == "0123456789ab"
 
 
-# --- faults of the loop on CUDA, by the number of their list, where a stand-in shows them
+# --- behavior on CUDA that a stand-in reproduces
 
 
-def test_fault_5_a_short_last_batch_is_not_compiled(few, monkeypatch):
+def test_short_last_batch_is_not_compiled(few, monkeypatch):
     compiled = []
 
     def compile_network(network, dynamic=None):
@@ -187,24 +186,24 @@ def test_fault_5_a_short_last_batch_is_not_compiled(few, monkeypatch):
 
     monkeypatch.setattr(torch, "compile", compile_network)
     fit(small(), few, replace(OPTIONS, epochs=1, batch_size=64, compile=True))
-    assert compiled == [64, 64, 64]  # of 200: the last 8 are computed by the network itself
+    assert compiled == [64, 64, 64]  # of 200: the last 8 are computed without compilation
 
 
-def test_fault_14_emulated_bfloat16_does_not_count(monkeypatch):
+def test_emulated_bfloat16_is_not_used(monkeypatch):
     from common.training.step import amp_dtype
 
-    asked = []
+    calls = []
 
     def supported(including_emulation=True):
-        asked.append(including_emulation)
+        calls.append(including_emulation)
         return including_emulation
 
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", supported)
-    assert amp_dtype(torch.device("cuda")) is torch.float16 and asked == [False]
+    assert amp_dtype(torch.device("cuda")) is torch.float16 and calls == [False]
     assert amp_dtype(torch.device("cpu")) is torch.bfloat16
 
 
-def test_fault_17_learning_rate_of_a_captured_step_is_a_tensor_that_is_filled(few):
+def test_captured_step_fills_learning_rate_tensor(few):
     model = small()
     rate = torch.tensor(0.1)
     optimizer = make_optimizer(model, OPTIONS, rate=rate)
@@ -214,7 +213,7 @@ def test_fault_17_learning_rate_of_a_captured_step_is_a_tensor_that_is_filled(fe
     assert optimizer.param_groups[0]["lr"] is rate and float(rate) == pytest.approx(0.025)
 
 
-def test_fault_4_a_graph_is_captured_only_where_the_step_allows_it():
+def test_graph_is_captured_only_if_step_allows():
     cuda, auto = torch.device("cuda"), replace(OPTIONS, graph="auto")
     assert can_capture(auto, Hooks(), cuda)
     assert not can_capture(OPTIONS, Hooks(), cuda)
@@ -225,8 +224,8 @@ def test_fault_4_a_graph_is_captured_only_where_the_step_allows_it():
     assert not can_capture(auto, Hooks(fixed_shapes=False), cuda)
 
 
-def test_fault_19_deterministic_training_asks_for_deterministic_kernels(monkeypatch):
-    """And searches for no fastest kernel, which may be another one after an interruption; put back afterwards."""
+def test_deterministic_training_uses_deterministic_kernels(monkeypatch):
+    """cuDNN does not search for kernels, which could differ after an interruption. The settings are restored."""
     monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
     cuda = torch.device("cuda")
     for deterministic in (True, False):
@@ -237,15 +236,15 @@ def test_fault_19_deterministic_training_asks_for_deterministic_kernels(monkeypa
         assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
 
 
-def test_saved_state_does_not_decide_how_the_optimizer_computes(few, tmp_path):
-    """A state that a captured step saved (its learning rate is a tensor) is resumed by a plain one, and the reverse."""
-    from common.training.loop import _restored
+def test_saved_state_does_not_change_optimizer_implementation(few, tmp_path):
+    """A state saved by a captured step (with a tensor as learning rate) is resumed by a plain one, and vice versa."""
+    from common.training.loop import _restore
     from common.training.state import SavedState
 
     plain, captured = (make_optimizer(small(), OPTIONS, rate=rate) for rate in (None, torch.tensor(0.5)))
     for i, (one, other) in enumerate(((captured, plain), (plain, captured))):
-        SavedState(tmp_path / str(i), "train", {"optimizer": one}, torch.device("cpu")).keep([{"epoch": 1}], now=True)
+        SavedState(tmp_path / str(i), "train", {"optimizer": one}, torch.device("cpu")).save([{"epoch": 1}], force=True)
         before = other.param_groups[0]["lr"]
         saved = SavedState(tmp_path / str(i), "train", {"optimizer": other}, torch.device("cpu"))
-        assert _restored(saved, other) == [{"epoch": 1}]
+        assert _restore(saved, other) == [{"epoch": 1}]
         assert other.param_groups[0]["lr"] is before

@@ -17,7 +17,7 @@ from common.runs import open_stage
 from common.target import Target
 from common.testing import noise_bundle, random_network, run_method
 from common.trained_model import Limits, TrainedModel, checked, read_trained_model
-from common.training import TrainOptions, distillation
+from common.training import TrainOptions, distillation_loss
 
 RECIPE = TrainOptions(epochs=1, batch_size=10, learning_rate=0.05)
 
@@ -99,7 +99,7 @@ def test_fine_tuning_is_distilled_from_the_reference_only_if_asked_for(start, tm
     student, batch = random_network("resnet20", 1).eval(), next(iter(start.data.train.batches(6)))
     for trained in (start, TrainedModel("other", random_network("resnet20", 2), start.data, reference=start)):
         loss = fine_tuning(stage, trained, FineTuning(RECIPE, distill=0.9)).loss
-        expected, _ = distillation(start.copy(), 0.9)(student, batch)
+        expected, _ = distillation_loss(start.copy(), 0.9)(student, batch)
         assert torch.equal(loss(student, batch)[0], expected)
 
 

@@ -53,7 +53,7 @@ def test_markdown_table_without_rows_has_a_header() -> None:
 
 
 def test_markdown_table_refuses_a_ragged_row() -> None:
-    with pytest.raises(ValueError, match="has 1 cells, the header has 2"):
+    with pytest.raises(ValueError, match="1 cells, the header has 2"):
         markdown.markdown_table(["a", "b"], [["x"]])
 
 
@@ -160,7 +160,7 @@ def test_a_package_s_command_rewrites_its_tables_in_the_readme_above(readme: Pat
 
 
 def test_padded_for_a_terminal():
-    table = markdown.padded(markdown.markdown_table(["name", "n"], [["a", 1], ["long name", 1000]]))
+    table = markdown.pad_table(markdown.markdown_table(["name", "n"], [["a", 1], ["long name", 1000]]))
     assert table.splitlines() == [
         "| name      |    n |",
         "| --------- | ---: |",

@@ -1,4 +1,4 @@
-"""The training loop: schedules, the same bits after any interruption, one process equals two."""
+"""The training loop: schedules, bit-identical resuming, one process equals two."""
 
 import copy
 import math
@@ -50,13 +50,13 @@ def parameters(model: nn.Module) -> torch.Tensor:
         ("cosine", {}, {0: 1.0, 45: 0.5, 30: 0.75, 90: 0.0}),
     ],
 )
-def test_schedules(schedule, more, expected):
+def test_schedules_give_expected_learning_rates(schedule, more, expected):
     options = TrainOptions(epochs=90, learning_rate=1.0, schedule=schedule, **more)
     for epoch, rate in expected.items():
         assert learning_rate(options, epoch) == pytest.approx(rate, abs=1e-12)
 
 
-def test_warm_up_rises_then_hands_over():
+def test_warm_up_rises_before_schedule_falls():
     options = TrainOptions(epochs=10, learning_rate=1.0, warmup_epochs=2, schedule="linear")
     rates = [learning_rate(options, i / 10) for i in range(100)]
     assert (
@@ -67,11 +67,11 @@ def test_warm_up_rises_then_hands_over():
     )
 
 
-def test_it_equals_the_plain_loop(few):
-    """Our loop, step by step, is SGD on the mean cross-entropy of the batches that the data set yields."""
+def test_fit_equals_plain_loop(few):
+    """Each step is one of SGD on the mean cross-entropy of a batch of the data set."""
     options = TrainOptions(epochs=2, batch_size=100, learning_rate=0.05, schedule="constant", augment=False)
-    ours, plain = small(), small()
-    fit(ours, few, options, seed=3)
+    fitted, plain = small(), small()
+    fit(fitted, few, options, seed=3)
     plain.to(memory_format=torch.channels_last).train()
     optimizer = torch.optim.SGD(plain.parameters(), lr=0.05, momentum=0.9, weight_decay=5e-4)
     for epoch in range(2):
@@ -79,11 +79,11 @@ def test_it_equals_the_plain_loop(few):
             optimizer.zero_grad()
             F.cross_entropy(plain(batch.images), batch.labels).backward()
             optimizer.step()
-    assert torch.allclose(parameters(ours), parameters(plain), atol=1e-6)
+    assert torch.allclose(parameters(fitted), parameters(plain), atol=1e-6)
 
 
-def test_strided_1x1_convolutions_of_few_channels_train_in_the_layout_that_onednn_can_do():
-    """Channels last, this crashes or never ends with AVX-512 (oneDNN's issue 6035)."""
+def test_narrow_strided_1x1_convolutions_train_contiguous_on_cpu():
+    """In channels-last, this crashes or never ends with AVX-512 (oneDNN issue 6035)."""
     torch.manual_seed(0)
     images = MemoryImages(torch.randint(256, (4, 3, 56, 56), dtype=torch.uint8), torch.arange(4))
     few = nn.Sequential(nn.Conv2d(3, 8, 1), nn.Conv2d(8, 7, 1, stride=2), nn.AdaptiveAvgPool2d(1), nn.Flatten())
@@ -100,12 +100,12 @@ def test_strided_1x1_convolutions_of_few_channels_train_in_the_layout_that_onedn
     assert memory_format(few, cuda) is memory_format(nn.Conv2d(16, 7, 1, stride=2), cpu) is torch.channels_last
 
 
-def test_it_learns(digits):
+def test_fit_learns_digits(digits):
     rows = fit(small(), digits.train, TrainOptions(epochs=4, batch_size=64, learning_rate=0.02), test=digits.test)
     assert rows[-1]["test_top1"] > 90 and rows[-1]["train_loss"] < rows[0]["train_loss"]
 
 
-def test_same_seed_same_bits_other_seed_other_bits(few):
+def test_result_is_bit_identical_for_same_seed_only(few):
     results = []
     for seed in (0, 0, 1):
         model = small()
@@ -114,7 +114,7 @@ def test_same_seed_same_bits_other_seed_other_bits(few):
     assert torch.equal(results[0], results[1]) and not torch.equal(results[0], results[2])
 
 
-def test_hooks_and_log(few, tmp_path):
+def test_hooks_apply_masks_and_add_log_columns(few, tmp_path):
     model = small()
     mask = torch.rand_like(model.fc1.weight) < 0.5
     with torch.no_grad():
@@ -130,7 +130,7 @@ def test_hooks_and_log(few, tmp_path):
     assert len((tmp_path / "log.csv").read_text().splitlines()) == 4 and list((tmp_path / "tb").iterdir())
 
 
-def test_a_loss_that_is_not_finite_is_a_users_mistake(few):
+def test_non_finite_loss_raises_user_error(few):
     with pytest.raises(UserError, match="learning-rate"):
         fit(small(), few, TrainOptions(epochs=3, batch_size=50, learning_rate=1e6, schedule="constant"))
 
@@ -138,12 +138,12 @@ def test_a_loss_that_is_not_finite_is_a_users_mistake(few):
 @pytest.mark.parametrize(
     "wrong", [{"learning_rate": math.nan}, {"momentum": 1.5}, {"schedule": "x"}, {"batch_size": 0}, {"epochs": -1}]
 )
-def test_options_out_of_range(wrong):
+def test_options_out_of_range_raise(wrong):
     with pytest.raises(UserError, match=next(iter(wrong)).replace("_", "-")):
         TrainOptions(**wrong)
 
 
-def test_mixed_precision_on_the_cpu_learns(few):
+def test_mixed_precision_on_cpu_learns(few):
     if not torch.ops.mkldnn._is_mkldnn_bf16_supported():
         pytest.skip("this CPU has no bfloat16 instructions")
     rows = fit(small(), few, TrainOptions(epochs=3, batch_size=50, learning_rate=0.02, amp=True))
@@ -156,8 +156,8 @@ def fit_with_dropout(words: list[str]) -> None:
     torch.save(model.state_dict(), Path(words[-1]) / "done.pt")
 
 
-def test_killed_ten_times_it_ends_with_the_same_bits(tmp_path):
-    """SIGKILL at seeded random moments; the same call again goes on. Dropout makes the random state matter."""
+def test_training_resumes_bit_identical_after_ten_kills(tmp_path):
+    """SIGKILL at seeded random times; the same call resumes. Dropout makes the result depend on the random state."""
     preload = ["common.training", "common.data", "sklearn.datasets"]
 
     def bits(folder: Path) -> list[tuple[str, bytes]]:
@@ -167,23 +167,23 @@ def test_killed_ten_times_it_ends_with_the_same_bits(tmp_path):
     check_resume_after_kill(fit_with_dropout, [], bits, tmp_path, kills=10, preload=preload, between=(0.2, 0.9), seed=7)
 
 
-def test_a_damaged_state_is_refused(few, tmp_path):
-    (tmp_path / STATE).write_bytes(b"half a file")
+def test_damaged_state_raises(few, tmp_path):
+    (tmp_path / STATE).write_bytes(b"truncated file")
     with pytest.raises(UserError, match="damaged"):
         fit(small(), few, OPTIONS, folder=tmp_path)
 
 
-def test_two_gloo_processes_equal_one_process_with_two_halves(tmp_path):
-    """Under torchrun; with batch norm against the same two half-batches, without it against the whole batch."""
+def test_two_gloo_processes_equal_one_process_with_split_batches(tmp_path):
+    """Under torchrun; compared with the same two half-batches (with batch norm) or with full batches (without)."""
     worker = Path(__file__).with_name("gloo_worker.py")
     torchrun(worker, tmp_path)
     sys.path.insert(0, str(worker.parent))
     import gloo_worker
 
     one = gloo_worker.without_norm()
-    fit(one, gloo_worker.pictures(), gloo_worker.OPTIONS, seed=1)
+    fit(one, gloo_worker.training_images(), gloo_worker.OPTIONS, seed=1)
     two = torch.load(tmp_path / "without_norm.pt", weights_only=True)
     assert all(torch.allclose(two[name], tensor, atol=1e-6) for name, tensor in one.state_dict().items())
-    one = gloo_worker.two_halves_in_one_process()
+    one = gloo_worker.train_on_split_batches()
     two = torch.load(tmp_path / "with_norm.pt", weights_only=True)
     assert all(torch.allclose(two[name], p, atol=1e-5) for name, p in one.named_parameters())

@@ -13,7 +13,7 @@ from torch import nn
 from common import testing
 from common.checkpoint import load_model, save_model
 from common.errors import UserError
-from common.executor import Result, claimed
+from common.executor import JobResult, claim_file
 from common.methods import Method
 from common.models import ARCHITECTURES, Architecture
 from common.runs import read_json
@@ -37,7 +37,7 @@ def tiny_network(monkeypatch):
     monkeypatch.setattr(command, "methods", lambda: {"leading": LEADING, "bytes": BYTES})
     for module in ("pipeline", "trained_model"):
         monkeypatch.setattr(
-            f"common.{module}.latency_ms", lambda models, *a, **k: {name: {"1": 1.0, "64": 2.0} for name in models}
+            f"common.{module}.measure_latency", lambda models, *a, **k: {name: {"1": 1.0, "64": 2.0} for name in models}
         )
 
 
@@ -70,7 +70,7 @@ def interrupt_after(monkeypatch, calls):
     """Interrupt the process (KeyboardInterrupt) after the given number of saved training states."""
     from common.training.state import SavedState
 
-    real, count = SavedState.keep, [0]
+    real, count = SavedState.save, [0]
 
     def keep(*arguments, **more):
         real(*arguments, **more)
@@ -78,8 +78,8 @@ def interrupt_after(monkeypatch, calls):
         if count[0] == calls:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(SavedState, "keep", keep)
-    return lambda: monkeypatch.setattr(SavedState, "keep", real)
+    monkeypatch.setattr(SavedState, "save", keep)
+    return lambda: monkeypatch.setattr(SavedState, "save", real)
 
 
 def test_comparison_writes_results_tables_and_page(tmp_path, capsys):
@@ -293,9 +293,9 @@ def run_processes_sequentially(monkeypatch):
 
         def finish(self):
             for job, function, *arguments in self.jobs:
-                yield job, Result(function(*arguments))
+                yield job, JobResult(function(*arguments))
 
-    monkeypatch.setattr(command, "Processes", Sequential)
+    monkeypatch.setattr(command, "ProcessPool", Sequential)
 
 
 def test_processes_take_unclaimed_jobs_and_report_once(tmp_path, monkeypatch, capsys):
@@ -344,13 +344,13 @@ def test_result_claimed_by_another_process_is_awaited_and_not_recomputed(tmp_pat
     run(tmp_path, *argv)
     written = (tmp_path / "seed0" / "leading-macs0.7" / "model.safetensors").stat().st_mtime_ns
     with (
-        claimed(tmp_path / ".claims" / "seed0-leading") as mine,
-        claimed(tmp_path / ".claims" / "seed0-leading") as other,
+        claim_file(tmp_path / ".claims" / "seed0-leading") as mine,
+        claim_file(tmp_path / ".claims" / "seed0-leading") as other,
     ):
         assert mine and not other
     code = (
-        "import sys, time; from pathlib import Path; from common.executor import claimed\n"
-        "with claimed(Path(sys.argv[1])): print('held', flush=True); time.sleep(1.5)"
+        "import sys, time; from pathlib import Path; from common.executor import claim_file\n"
+        "with claim_file(Path(sys.argv[1])): print('held', flush=True); time.sleep(1.5)"
     )
     lock = str(tmp_path / ".claims" / "seed0-leading")
     with subprocess.Popen([sys.executable, "-c", code, lock], stdout=subprocess.PIPE, text=True) as other:

@@ -9,7 +9,7 @@ from html.parser import HTMLParser
 import pytest
 from compare_helpers import METHODS, write_results
 
-from common.markdown import padded
+from common.markdown import pad_table
 from compare import charts, findings, page, text_report
 from compare.paper import page_plots
 from compare.result_set import ResultGroup, chain_groups, csv_rows, read_results, single_method_groups
@@ -87,7 +87,7 @@ def test_values_are_in_page_table_and_csv(results, html):
     assert len(csv_rows(results)) == len(results.results)
     assert {line["label"] for line in csv_rows(results)} >= set(METHODS)
     groups = [*single_method_groups(results), *chain_groups(results)]
-    assert padded(text_report.comparison_table(results)).count("\n") == 2 + 1 + len(groups)
+    assert pad_table(text_report.comparison_table(results)).count("\n") == 2 + 1 + len(groups)
 
 
 def test_table_latency_is_percentage_of_dense_network(results):

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from common import train
-from common.markdown import padded
+from common.markdown import pad_table
 from common.runs import METRICS, read_json
 from decore.paper.tables import tabulate_runs
 from decore.settings import main_prune
@@ -43,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     runs = []
     for arch in args.networks:
         runs.append(one_network(arch, args))
-    print(padded(tabulate_runs(runs)))
+    print(pad_table(tabulate_runs(runs)))
     return 0
 
 

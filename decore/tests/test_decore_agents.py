@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from common.data.counter_rng import example_bits, mixed_key
+from common.data.counter_rng import hash_key, random_bits
 from common.errors import UserError
 from common.models import create_model
 from decore import Agents
@@ -270,8 +270,8 @@ def test_samples_depend_on_seed_epoch_and_example_only():
 def test_hash_equals_counter_rng_hash():
     """int64 in torch wraps around like uint64 in numpy."""
     indices = np.arange(1000)
-    key = mixed_key(5, 6, 0xDEC0)
-    expected = example_bits(key, indices)
+    key = hash_key(5, 6, 0xDEC0)
+    expected = random_bits(key, indices)
     step = torch.tensor(0x9E3779B97F4A7C15 - 2**64)
     signed = torch.tensor(key if key < 2**63 else key - 2**64)
     found = _finalize((torch.from_numpy(indices) + 1) * step + signed)

@@ -36,7 +36,7 @@ def no_latency():
     """Skip latency measurements, which are slow and not tested here."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
-            "common.pipeline.latency_ms", lambda models, *args, **kwargs: {name: {"64": 1.0} for name in models}
+            "common.pipeline.measure_latency", lambda models, *args, **kwargs: {name: {"64": 1.0} for name in models}
         )
         yield
 

@@ -8,7 +8,7 @@ from common.channels import keep_channels
 from common.models import create_model
 from common.testing import random_network
 from common.testing.steps import take_steps
-from common.training import Hooks, TrainOptions, distillation
+from common.training import Hooks, TrainOptions, distillation_loss
 from decore.actions import bernoulli
 from decore.policy import PolicyTraining, train_policy
 from decore.policy_options import PolicyOptions
@@ -40,7 +40,7 @@ def test_09_policy_step_never_synchronizes(options):
 
 def test_09_distillation_step_never_synchronizes():
     teacher = create_model("resnet20").to(DEVICE, memory_format=torch.channels_last)
-    take_steps(create_model("resnet20"), Hooks(loss=distillation(teacher, 0.5)), DEVICE)
+    take_steps(create_model("resnet20"), Hooks(loss=distillation_loss(teacher, 0.5)), DEVICE)
 
 
 @pytest.mark.parametrize("options", POLICIES)

@@ -6,7 +6,7 @@ from decore_helpers import agents_and_cost
 
 from common.models import create_model
 from common.testing.fake_cuda import DEVICE, assert_nothing_waits, fake_cuda, step_transfers
-from common.training import Hooks, distillation
+from common.training import Hooks, distillation_loss
 from decore.policy import PolicyTraining
 from decore.policy_options import PolicyOptions
 
@@ -40,5 +40,5 @@ def test_distillation_step_never_synchronizes():
     student, teacher = create_model("resnet20"), create_model("resnet20")
     with fake_cuda():
         teacher.to(DEVICE, memory_format=torch.channels_last)
-        _, second = step_transfers(student, Hooks(loss=distillation(teacher, 0.5)))
+        _, second = step_transfers(student, Hooks(loss=distillation_loss(teacher, 0.5)))
         assert_nothing_waits(second)

@@ -130,7 +130,9 @@ def test_invalid_input_exits_with_one_line_and_status_2(name, place, capsys, tmp
 @pytest.mark.parametrize("main", [PRUNE, POLICIES])
 def test_full_disk_exits_with_one_line_and_no_partial_files(main, place, capsys, tmp_path, monkeypatch):
     """All files are written by one function, which fails at its last step, for the first file and for later ones."""
-    monkeypatch.setattr("common.pipeline.latency_ms", lambda models, *args, **kwargs: {name: {} for name in models})
+    monkeypatch.setattr(
+        "common.pipeline.measure_latency", lambda models, *args, **kwargs: {name: {} for name in models}
+    )
     for allowed in (0, 2, 5):
         out = tmp_path / str(allowed)
         with full_disk(after=allowed):

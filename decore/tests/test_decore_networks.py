@@ -28,7 +28,9 @@ def every_network():
 def no_latency(monkeypatch):
     """Skip latency measurements, which are slow and not tested here."""
     for module in ("common.pipeline", "common.trained_model"):
-        monkeypatch.setattr(f"{module}.latency_ms", lambda models, *args, **kwargs: {n: {"64": 1.0} for n in models})
+        monkeypatch.setattr(
+            f"{module}.measure_latency", lambda models, *args, **kwargs: {n: {"64": 1.0} for n in models}
+        )
 
 
 @pytest.mark.parametrize("arch", MACS)

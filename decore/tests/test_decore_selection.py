@@ -12,7 +12,7 @@ from common.data import Batch
 from common.errors import UserError
 from common.target import Target
 from common.testing import random_network
-from common.training import distillation
+from common.training import distillation_loss
 from decore import Agents
 from decore.selection import logit, meet_target, select_by_probability
 
@@ -152,14 +152,14 @@ def test_target_below_one_channel_per_layer_names_smallest_fraction():
 def test_distillation_moves_student_towards_teacher_and_leaves_teacher_unchanged():
     teacher, student = torch.nn.Linear(4, 3), torch.nn.Linear(4, 3)
     batch = Batch(torch.randn(5, 4), torch.tensor([0, 1, 2, 0, 1]), torch.arange(5), 5)
-    loss, logits = distillation(teacher, 1.0)(student, batch)
+    loss, logits = distillation_loss(teacher, 1.0)(student, batch)
     loss.backward()
     assert teacher.weight.grad is None and student.weight.grad.abs().sum() > 0
     p, q = ((net(batch.images) / 4).softmax(1) for net in (teacher, student))
     assert torch.allclose(loss, 16 * (p * (p / q).log()).sum(), atol=1e-5)
-    assert float(distillation(teacher, 1.0)(teacher, batch)[0]) == pytest.approx(0, abs=1e-5)
+    assert float(distillation_loss(teacher, 1.0)(teacher, batch)[0]) == pytest.approx(0, abs=1e-5)
     entropy = torch.nn.functional.cross_entropy(logits, batch.labels, reduction="sum")
-    assert torch.allclose(distillation(teacher, 0.25)(student, batch)[0], 0.75 * entropy + 0.25 * loss)
+    assert torch.allclose(distillation_loss(teacher, 0.25)(student, batch)[0], 0.75 * entropy + 0.25 * loss)
 
 
 def test_masking_equals_masked_at_every_step():

@@ -109,7 +109,7 @@ class Place:
 def quick_latency(monkeypatch):
     """Skip latency measurements, which are tested in common."""
     one = {"baseline": {"1": 1.0, "64": 1.0}, "compressed": {"1": 1.0, "64": 1.0}}
-    monkeypatch.setattr("common.pipeline.latency_ms", lambda *args, **kwargs: json.loads(json.dumps(one)))
+    monkeypatch.setattr("common.pipeline.measure_latency", lambda *args, **kwargs: json.loads(json.dumps(one)))
 
 
 @pytest.fixture(scope="module")
@@ -122,7 +122,7 @@ def pruned(place):
     """Generate prune info at three thresholds and fine-tune two networks."""
     with pytest.MonkeyPatch.context() as patch:
         one = {"baseline": {"1": 1.0, "64": 1.0}, "compressed": {"1": 1.0, "64": 1.0}}
-        patch.setattr("common.pipeline.latency_ms", lambda *args, **kwargs: json.loads(json.dumps(one)))
+        patch.setattr("common.pipeline.measure_latency", lambda *args, **kwargs: json.loads(json.dumps(one)))
         assert place.generate("--threshold", "[0.6", "0.65", "0.7]", "--plots") == 0
         assert place.prune("--threshold", "[0.6", "0.7]", "--plots") == 0
     return place

@@ -1,8 +1,7 @@
-"""What `python -m common.fetch` can get, and the folder in which data sets are looked for.
+"""Files that ``python -m common.fetch`` downloads, and the default folders of data sets.
 
-The table is ``fetch.json``: the files of each name, with sizes and SHA-256 as published. The names of the weights carry the
-first eight digits of their SHA-256 (resnet20 and resnet56 were checked against the files themselves, as were MNIST's
-unpacked files).
+``fetch.json`` lists the files of each name, with sizes and SHA-256 as published. The file names of the weights contain the
+first eight digits of their SHA-256. (The SHA-256 of resnet20, resnet56 and MNIST's unpacked files were checked with the files.)
 """
 
 import json
@@ -12,13 +11,13 @@ from pathlib import Path
 
 
 @dataclass(frozen=True)
-class Item:
-    """One file at one address.
+class RemoteFile:
+    """A file at a URL.
 
     Attributes:
-        size: In bytes; None where it is not known.
-        result: Path below the destination of what it becomes: a file, or the folder in an archive.
-        unpack: "tar", "gz", or "" for a file that stays as it is.
+        size: Size in bytes; None if unknown.
+        result: Path of the resulting file or unpacked folder, relative to the destination.
+        unpack: "tar", "gz", or "" for a file that is not unpacked.
         content_size: Size in bytes of an unpacked .gz file.
     """
 
@@ -35,12 +34,12 @@ class Item:
         return self.url.rsplit("/", 1)[1]
 
 
-ITEMS: dict[str, tuple[Item, ...]] = {
-    name: tuple(Item(**row) for row in rows)
+REMOTE_FILES: dict[str, tuple[RemoteFile, ...]] = {
+    name: tuple(RemoteFile(**row) for row in rows)
     for name, rows in json.loads(Path(__file__).with_name("fetch.json").read_text(encoding="utf-8")).items()
 }
 
 
 def default_root(name: str) -> Path:
-    """Folder of a data set if none is given: $COMPRESSION_PAPERS_DATA/NAME, else data/NAME."""
+    """Return the default folder of a data set: $COMPRESSION_PAPERS_DATA/NAME, or data/NAME if the variable is not set."""
     return Path(os.environ.get("COMPRESSION_PAPERS_DATA") or "data") / name

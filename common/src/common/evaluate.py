@@ -1,4 +1,4 @@
-"""``python -m common.evaluate`` prints accuracy, cost, size and latency of a network on a data set's test images."""
+"""``python -m common.evaluate``: accuracy, cost, file size and latency of a network on a data set's test images."""
 
 import sys
 from collections.abc import Sequence
@@ -10,14 +10,14 @@ from common.settings import command, option, section, settings
 
 @settings
 class Evaluate:
-    """Accuracy, cost, size and latency of a network."""
+    """Measure a network's accuracy, cost, file size and latency."""
 
     network: NetworkOptions = section(NetworkOptions)
     data: DataOptions = section(DataOptions)
     run: RunOptions = section(RunOptions)
-    batch_size: int | None = option(None, "images per step; 250, on CUDA up to 2000", type=positive_int)
-    json: str | None = option(None, "write the figures to this file too")
-    no_latency: bool = option(False, "do not measure latency")
+    batch_size: int | None = option(None, "images per batch; 250, on CUDA up to 2000, if not given", type=positive_int)
+    json: str | None = option(None, "file for the results")
+    no_latency: bool = option(False, "skip the latency measurement")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -25,7 +25,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def evaluate(settings: Evaluate) -> None:
-    """The command: read the network and the data, measure, print."""
+    """Read the network and the data, measure, and print the results."""
     from common import measure
     from common.atomic import write_json
     from common.device import choose_device, set_threads
@@ -40,26 +40,26 @@ def evaluate(settings: Evaluate) -> None:
         batch_size=settings.batch_size,
         workers=trained.workers,
     )
-    figures = trained.metrics(trained.model, accuracy, trained.bytes)
+    metrics = trained.metrics(trained.model, accuracy, trained.bytes)
     if not settings.no_latency:
-        timed = measure.latency_ms({"model": trained.copy()}, trained.data.input_shape, device=trained.device)
-        figures["latency_ms"] = timed["model"]
-    print(as_table(figures))
+        timed = measure.measure_latency({"model": trained.copy()}, trained.data.input_shape, device=trained.device)
+        metrics["latency_ms"] = timed["model"]
+    print(format_metrics(metrics))
     if settings.json:
-        write_json(settings.json, figures)
+        write_json(settings.json, metrics)
 
 
-def as_table(figures: dict) -> str:
-    """The figures, one a line, with units."""
+def format_metrics(metrics: dict) -> str:
+    """Format the metrics, one per line, with units."""
     rows = [
-        ("top-1", f"{figures['top1']:.2f} %"),
-        ("top-5", f"{figures['top5']:.2f} %"),
-        ("loss", f"{figures['loss']:.4f}"),
-        ("MACs", f"{figures['macs']:,}"),
-        ("params", f"{figures['params']:,} ({figures['nonzero_params']:,} not zero)"),
-        ("bytes", f"{figures['bytes']:,}"),
+        ("top-1", f"{metrics['top1']:.2f} %"),
+        ("top-5", f"{metrics['top5']:.2f} %"),
+        ("loss", f"{metrics['loss']:.4f}"),
+        ("MACs", f"{metrics['macs']:,}"),
+        ("params", f"{metrics['params']:,} ({metrics['nonzero_params']:,} nonzero)"),
+        ("bytes", f"{metrics['bytes']:,}"),
     ]
-    rows += [(f"latency, batch {n}", f"{ms:.2f} ms") for n, ms in figures.get("latency_ms", {}).items()]
+    rows += [(f"latency, batch {n}", f"{ms:.2f} ms") for n, ms in metrics.get("latency_ms", {}).items()]
     width = max(len(name) for name, _ in rows)
     return "\n".join(f"{name:<{width}}  {value}" for name, value in rows)
 

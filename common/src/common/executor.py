@@ -1,13 +1,14 @@
-"""Jobs in processes of their own, and claims: which process does which job.
+"""Process pool for jobs, and file locks with which processes claim jobs.
 
-    with Processes() as processes:
+    with ProcessPool() as pool:
         for seed in seeds:
-            processes.start(seed, train, seed)  # calls train(seed) in another process
-        for seed, result in processes.finish():
+            pool.start(seed, train, seed)  # calls train(seed) in another process
+        for seed, result in pool.finish():
             print(seed, result.state, result.value)
 
-SIGTERM and Ctrl-C are passed on to the jobs, which stop where they can be resumed; once more ends them at once. However this
-process ends, even by SIGKILL, its processes end with it. A second engine is a class with the public names of Processes.
+SIGTERM and Ctrl-C are forwarded to the jobs, which stop at a point from which they can be resumed; a second signal ends them
+immediately. The worker processes end with this process, even after SIGKILL. Another engine, e.g. for a cluster, is a class with
+the public names of ProcessPool.
 """
 
 import multiprocessing
@@ -31,21 +32,22 @@ from filelock import FileLock, Timeout
 
 from common.cli import INTERRUPTED, INVALID_INPUT
 from common.errors import UserError
-from common.interruption import SAME, STOPPED, Stopped, graceful, stop_requested
+from common.interruption import SAME_SIGNAL, STOPPED, Stopped, defer_signals, stop_requested
 
-Job = TypeVar("Job")  # what a job is known by
-PAUSE = 1.0  # seconds between two looks for a signal
-GRACE = 900.0  # seconds in which jobs that were told to stop may end their epoch
-PATIENCE = 60.0  # seconds in which an idle process may end
+Job = TypeVar("Job")  # identifier of a job
+PAUSE = 1.0  # seconds between two checks for a signal
+GRACE = 900.0  # seconds for jobs to finish their epoch after a request to stop
+IDLE_EXIT = 60.0  # seconds for an idle process to exit
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 STATES = {0: "finished", STOPPED: "stopped", INTERRUPTED: "stopped", INVALID_INPUT: "invalid"}  # by exit status
 
 
 @contextmanager
-def claimed(path: Path, wait: bool = False) -> Iterator[bool]:
-    """Claim the file ``path``: True; or False at once if somebody else holds it, unless it is to ``wait``.
+def claim_file(path: Path, wait: bool = False) -> Iterator[bool]:
+    """Lock the file ``path`` and yield True, or yield False if another process holds it and ``wait`` is false.
 
-    The system releases it when the process ends, however it ends. The file stays: if it were deleted, two could hold it.
+    The operating system releases the lock when the process ends. The file is not deleted: otherwise two processes could hold the
+    lock.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(path)
@@ -58,93 +60,93 @@ def claimed(path: Path, wait: bool = False) -> Iterator[bool]:
 
 
 @dataclass(frozen=True)
-class Result:
-    """How a job ended: exit status, what it returned, why it failed; died: its process ended without an answer."""
+class JobResult:
+    """Exit status, return value and reason of failure of a job; crashed: its process ended without a result."""
 
     status: int = 0
     value: Any = None
-    why: str = ""
-    died: bool = False
+    reason: str = ""
+    crashed: bool = False
 
     @property
     def state(self) -> str:
-        """finished, stopped (can be resumed), invalid (user error), failed (any other error), crashed (its process died)."""
-        return "crashed" if self.died else STATES.get(self.status, "failed")
+        """finished, stopped (can be resumed), invalid (user error), failed (any other error) or crashed (its process ended)."""
+        return "crashed" if self.crashed else STATES.get(self.status, "failed")
 
 
 @dataclass(frozen=True, eq=False)
 class _Worker:
     process: BaseProcess
     pipe: connection.Connection
-    life: connection.Connection  # the process ends when it is closed, by this process or by its end
+    lifeline: connection.Connection  # the worker exits when it is closed, explicitly or because this process ended
 
-    def answers(self) -> bool:
-        """Whether the idle process is there: the pipe of one that was killed may still be open for a moment."""
+    def responds(self) -> bool:
+        """Return whether the idle process is alive: after it was killed, its pipe may stay open for a moment."""
         with suppress(EOFError, ConnectionError):
             self.pipe.send(None)
             return self.pipe.recv() is None
         return False
 
     def end(self) -> None:
-        self.life.close()
-        self.process.join(SAME)
-        self.process.kill()  # nothing, unless it did not hear that
+        self.lifeline.close()
+        self.process.join(SAME_SIGNAL)
+        self.process.kill()  # no effect if it has exited
         self.process.join()
 
 
-class Processes(Generic[Job]):
-    """As many processes as there are jobs at a time; one that has ended its job takes the next, with its imports done.
+class ProcessPool(Generic[Job]):
+    """A pool with one process per running job; idle processes are reused, so that imports are done once.
 
     Args:
-        threads: Threads of each process, where ``OMP_NUM_THREADS`` is not set.
-        setup: Called first in every process.
+        threads: Threads of each process, unless ``OMP_NUM_THREADS`` is set.
+        setup: Function that is called first in every process.
     """
 
     def __init__(self, threads: int | None = None, setup: Callable[[], object] | None = None) -> None:
         self._arguments = threads, setup
         self._idle: list[_Worker] = []
         self._busy: dict[_Worker, Job] = {}
-        self._told: set[_Worker] = set()
-        self._since: float | None = None  # when jobs were told to stop
-        self._signals = graceful(SIGNALS)
+        self._notified: set[_Worker] = set()
+        self._stopped_at: float | None = None  # when jobs were requested to stop
+        self._signals = defer_signals(SIGNALS)
 
     def __enter__(self) -> Self:
         self._signals.__enter__()
         return self
 
     def __exit__(self, *error: Any) -> bool | None:
-        """End what is still running. Raises Stopped if a signal came."""
+        """End all processes. Raises Stopped if a signal was received."""
         for worker in self._busy:
-            worker.life.close()
+            worker.lifeline.close()
         for worker in self._idle:
-            worker.pipe.close()  # these end by themselves, with all that Python does at its end
+            worker.pipe.close()  # idle processes exit normally
         for worker in self._idle:
-            worker.process.join(PATIENCE)
+            worker.process.join(IDLE_EXIT)
         for worker in [*self._idle, *self._busy]:
             worker.end()
         return self._signals.__exit__(*error)
 
     @property
     def jobs(self) -> list[Job]:
-        """The jobs that are running."""
+        """Running jobs."""
         return list(self._busy.values())
 
     @property
     def stopping(self) -> bool:
-        """Whether jobs were told to stop: no more should be started."""
-        return self._since is not None
+        """Whether jobs were requested to stop; then no more should be started."""
+        return self._stopped_at is not None
 
     def start(self, job: Job, function: Callable[..., Any], *arguments: Any) -> None:
-        """Call a function in an idle process. It returns its exit status, a Result, or any other value: status 0."""
-        while self._idle and not self._idle[-1].answers():
-            self._idle.pop().end()  # it was killed while it was idle
+        """Call a function in an idle process. It returns an exit status, a JobResult, or any other value (status 0)."""
+        while self._idle and not self._idle[-1].responds():
+            self._idle.pop().end()  # killed while it was idle
         worker = self._idle.pop() if self._idle else self._new()
         self._busy[worker] = job
-        with suppress(ConnectionError):  # wait() finds that it died
+        with suppress(ConnectionError):  # wait() reports the crash
             worker.pipe.send((function, arguments))
 
-    def wait(self, seconds: float = PAUSE) -> list[tuple[Job, Result]]:
-        """The jobs that ended: as soon as one has, or after these seconds. After a signal the others are told to stop."""
+    def wait(self, seconds: float = PAUSE) -> list[tuple[Job, JobResult]]:
+        """Wait until a job ends or the time is over, and return the jobs that ended. After a signal, stop the others."""
         workers: dict[Any, _Worker] = {worker.pipe: worker for worker in self._busy}
         if not workers:
             time.sleep(seconds)
@@ -152,58 +154,60 @@ class Processes(Generic[Job]):
         results = [(self._busy.pop(worker), self._result(worker)) for worker in map(workers.__getitem__, ended)]
         if stop_requested():
             if not self.stopping:
-                print("stopping after the current epochs; once more to stop at once", file=sys.stderr, flush=True)
+                print(
+                    "stopping after the current epochs; repeat the signal to stop immediately",
+                    file=sys.stderr,
+                    flush=True,
+                )
             self.stop()
         return results
 
-    def finish(self) -> Iterator[tuple[Job, Result]]:
-        """All jobs as they end; those that were told to stop have ``GRACE`` for it."""
+    def finish(self) -> Iterator[tuple[Job, JobResult]]:
+        """Yield all jobs as they end. After :meth:`stop`, jobs are ended after ``GRACE`` seconds."""
         while self._busy:
-            if self._since and time.monotonic() > self._since + GRACE:
+            if self._stopped_at and time.monotonic() > self._stopped_at + GRACE:
                 for worker in self._busy:
                     worker.end()
             yield from self.wait()
 
     def stop(self) -> None:
-        """Tell every job, once, to stop where it can be resumed."""
-        self._since = self._since or time.monotonic()
-        for worker in self._busy.keys() - self._told:
-            self._told.add(worker)
+        """Request every job, once, to stop at a point from which it can be resumed."""
+        self._stopped_at = self._stopped_at or time.monotonic()
+        for worker in self._busy.keys() - self._notified:
+            self._notified.add(worker)
             worker.process.terminate()
 
     def _new(self) -> _Worker:
         context = multiprocessing.get_context("spawn")
-        (here, there), (life_there, life) = context.Pipe(), context.Pipe(duplex=False)
-        process = context.Process(target=_serve, args=(there, life_there, *self._arguments))
-        _block_signals(True)  # the process gets them once it is ready for them
+        (here, there), (lifeline_there, lifeline) = context.Pipe(), context.Pipe(duplex=False)
+        process = context.Process(target=_run_jobs, args=(there, lifeline_there, *self._arguments))
+        _block_signals(True)  # the process unblocks them when it is ready
         try:
             process.start()
         finally:
             _block_signals(False)
         there.close()
-        life_there.close()
-        return _Worker(process, here, life)
+        lifeline_there.close()
+        return _Worker(process, here, lifeline)
 
-    def _result(self, worker: _Worker) -> Result:
+    def _result(self, worker: _Worker) -> JobResult:
         try:
             result = worker.pipe.recv()
         except (EOFError, ConnectionError):
             worker.process.join()
             code = worker.process.exitcode or 0
-            if worker in self._told and (
-                code <= 0 or code == STOPPED
-            ):  # before the job began, after it, or after GRACE
-                return Result(STOPPED, why="stopped")
-            why = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit status {code}"
-            return Result(code, why=why, died=True)
+            if worker in self._notified and (code <= 0 or code == STOPPED):  # before or after the job, or after GRACE
+                return JobResult(STOPPED, reason="stopped")
+            reason = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit status {code}"
+            return JobResult(code, reason=reason, crashed=True)
         self._idle.append(worker)
         return result
 
 
-def call(command: Sequence[str], folder: Path | str | None = None) -> int:
-    """Run a command to its end; its exit status. A job for :class:`Processes`: the command stops and ends with it."""
+def run_command(command: Sequence[str], folder: Path | str | None = None) -> int:
+    """Run a command and return its exit status. As a job of :class:`ProcessPool`, the command is stopped with the job."""
     try:
-        with graceful():  # a signal waits until the command is known
+        with defer_signals():  # defer a signal until the command is recorded
             _commands.append(subprocess.Popen(command, cwd=folder))
         return _commands[-1].wait()
     except KeyboardInterrupt:
@@ -211,20 +215,20 @@ def call(command: Sequence[str], folder: Path | str | None = None) -> int:
         return _commands[-1].wait()
     finally:
         while _commands:
-            _commands.pop().kill()  # nothing, unless a second signal came
+            _commands.pop().kill()  # no effect unless a second signal was received
 
 
-_commands: list[subprocess.Popen] = []  # of this process
-_signals: list[float] = []  # when the job of this process was told to stop, in seconds of a clock
+_commands: list[subprocess.Popen] = []  # running commands of this process
+_signals: list[float] = []  # times of requests to stop, in seconds of the monotonic clock
 
 
-def _serve(
-    pipe: connection.Connection, life: connection.Connection, threads: int | None, setup: Callable | None
+def _run_jobs(
+    pipe: connection.Connection, lifeline: connection.Connection, threads: int | None, setup: Callable | None
 ) -> None:
-    """Do jobs until the pipe is closed."""
-    threading.Thread(target=_end_with, args=(life,), daemon=True).start()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent too, which sends SIGTERM
-    signal.signal(signal.SIGTERM, _stop)
+    """Run jobs until the pipe is closed."""
+    threading.Thread(target=_exit_with_parent, args=(lifeline,), daemon=True).start()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent also receives Ctrl-C, and sends SIGTERM
+    signal.signal(signal.SIGTERM, _handle_sigterm)
     if threads:
         os.environ.setdefault("OMP_NUM_THREADS", str(threads))
     with suppress(KeyboardInterrupt, EOFError, ConnectionError):
@@ -233,40 +237,40 @@ def _serve(
             setup()
         while True:
             job = pipe.recv()
-            pipe.send(_call(*job) if job else None)
+            pipe.send(_run_job(*job) if job else None)
 
 
-def _call(function: Callable[..., Any], arguments: Sequence[Any]) -> Result:
+def _run_job(function: Callable[..., Any], arguments: Sequence[Any]) -> JobResult:
     _signals.clear()
     try:
         value = function(*arguments)
-        result = value if isinstance(value, Result) else Result(value if type(value) is int else 0, value)
+        result = value if isinstance(value, JobResult) else JobResult(value if type(value) is int else 0, value)
     except KeyboardInterrupt as stopped:
-        result = Result(STOPPED, why=str(stopped))
+        result = JobResult(STOPPED, reason=str(stopped))
     except UserError as error:
-        result = Result(INVALID_INPUT, why=str(error))
+        result = JobResult(INVALID_INPUT, reason=str(error))
     except SystemExit as end:
-        result = Result(end.code if isinstance(end.code, int) else int(end.code is not None))
-    except BaseException as error:  # of a job; the others go on
+        result = JobResult(end.code if isinstance(end.code, int) else int(end.code is not None))
+    except BaseException as error:  # an error of one job does not end the others
         traceback.print_exc()
-        result = Result(1, why=f"{type(error).__name__}: {error}")
-    if result.status and _signals:  # a command may turn the signal into an error of its own, say during an import
-        result = Result(STOPPED, result.value, "stopped")
+        result = JobResult(1, reason=f"{type(error).__name__}: {error}")
+    if result.status and _signals:  # the signal may surface as another error, e.g. during an import
+        result = JobResult(STOPPED, result.value, "stopped")
     sys.stdout.flush()
     sys.stderr.flush()
     return result
 
 
-def _stop(number: int, frame: FrameType | None) -> None:
+def _handle_sigterm(number: int, frame: FrameType | None) -> None:
     now = time.monotonic()
-    if not _signals or now - _signals[-1] >= SAME:
+    if not _signals or now - _signals[-1] >= SAME_SIGNAL:
         _signals.append(now)
         raise Stopped("stopped")
 
 
-def _end_with(life: connection.Connection) -> None:
-    """End this process and its command at once when the parent wants it or has ended: every job can be resumed."""
-    life.poll(None)
+def _exit_with_parent(lifeline: connection.Connection) -> None:
+    """Exit immediately, with the running commands, when the parent closes the pipe or ends; every job can be resumed."""
+    lifeline.poll(None)
     for command in list(_commands):
         command.kill()
     os._exit(STOPPED)
@@ -275,5 +279,5 @@ def _end_with(life: connection.Connection) -> None:
 def _block_signals(block: bool) -> None:
     if hasattr(signal, "pthread_sigmask"):
         if block:
-            resource_tracker.ensure_running()  # with the first process, it would unblock them again
+            resource_tracker.ensure_running()  # started with the first process, it would unblock them
         signal.pthread_sigmask(signal.SIG_BLOCK if block else signal.SIG_UNBLOCK, SIGNALS)

@@ -1,7 +1,7 @@
-"""``python -m common.export``: a network of any of our files as ONNX or as a ``torch.export`` program, checked before it is kept.
+"""``python -m common.export``: export a network as ONNX or as a ``torch.export`` program, and verify the file.
 
-The file is written under a temporary name, read back, and its outputs on real pictures are compared with the network's, at
-two batch sizes; only a file that agrees gets its name.
+The file is written under a temporary name and read back. Its outputs on real images are compared with those of the network,
+for two batch sizes, and the file is renamed only if they agree.
 """
 
 from __future__ import annotations
@@ -24,38 +24,45 @@ if TYPE_CHECKING:
     from common.data import DataBundle
 
 FORMATS = ("onnx", "pt2")
-TOLERANCE = 1e-5  # of the largest output, or absolute where that is below 1
+TOLERANCE = 1e-5  # relative to the largest output, but at least absolute
 OPSET = 18
-PICTURES = 33  # compared together, and the first one alone: the batch stays free
+IMAGES = 33  # outputs are compared for a batch of all images and for the first one alone
 
 
-def export_network(model: nn.Module, pictures: Tensor, out: Path | str, format: str) -> float:
-    """Write ``model`` for inputs like ``pictures`` (N, C, H, W), N > 1 and free; the largest difference of outputs.
+def export_network(model: nn.Module, images: Tensor, out: Path | str, format: str) -> float:
+    """Export ``model`` and return the largest difference of the outputs.
 
-    format: ``onnx`` (compared in onnxruntime, needs the extra ``export``) or ``pt2`` (torch.export, compared after loading).
-    Nothing is left under ``out`` if the outputs differ by more than 1e-5 max(1, max|y|), or on any other error. UserError.
+    Args:
+        images: Batch (N, C, H, W), N > 1, for tracing and comparing. The exported network accepts any batch size.
+        out: File to write. It is not written if the outputs differ by more than 1e-5 max(1, max|y|) or an error occurs.
+        format: ``onnx`` (compared in onnxruntime; requires the extra ``export``) or ``pt2`` (torch.export).
+
+    Raises:
+        UserError: If the format is unknown, a package is missing, or the outputs differ.
     """
     import torch
 
     if format not in FORMATS:
-        raise UserError(f"--format {format}: expected one of {', '.join(FORMATS)}")
+        raise UserError(f"--format {format}: unknown format; give one of {', '.join(FORMATS)}")
     model = model.cpu().eval()
-    pictures = pictures.contiguous()
+    images = images.contiguous()
     with torch.no_grad():
-        expected = model(pictures)
+        expected = model(images)
     allowed = TOLERANCE * max(1.0, float(expected.abs().max()))
     with atomic_file(out) as temporary:
-        run = WRITERS[format](model, pictures, temporary)
-        pairs = [(run(pictures[:count]), expected[:count]) for count in (len(pictures), 1)]
+        run = WRITERS[format](model, images, temporary)
+        pairs = [(run(images[:count]), expected[:count]) for count in (len(images), 1)]
         difference = float(
-            torch.stack([(found - wanted).abs().max() for found, wanted in pairs]).max()
+            torch.stack([(output - target).abs().max() for output, target in pairs]).max()
         )  # nan stays nan
         if not difference <= allowed:
-            raise UserError(f"{out}: its outputs differ by {difference:.3g} from the network's (allowed {allowed:.3g})")
+            raise UserError(
+                f"{out}: the exported outputs differ by {difference:.3g} (allowed: {allowed:.3g}); nothing was written, try another --format"
+            )
     return difference
 
 
-def _write_onnx(model: nn.Module, pictures: Tensor, file: Path) -> Callable[[Tensor], Tensor]:
+def _write_onnx(model: nn.Module, images: Tensor, file: Path) -> Callable[[Tensor], Tensor]:
     import numpy as np
     import torch
 
@@ -64,30 +71,30 @@ def _write_onnx(model: nn.Module, pictures: Tensor, file: Path) -> Callable[[Ten
         import onnxruntime
     except ImportError as error:
         raise UserError(
-            f"ONNX needs the extra: in the checkout, pip install -e './common[export]' ({error.name} is missing)"
+            f"--format onnx: the package {error.name} is not installed; in the checkout, pip install -e './common[export]'"
         ) from error
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         torch.onnx.export(
             model,
-            (pictures,),
+            (images,),
             str(file),
             dynamo=False,
             opset_version=OPSET,
-            input_names=["pictures"],
+            input_names=["images"],
             output_names=["scores"],
-            dynamic_axes={"pictures": {0: "batch"}, "scores": {0: "batch"}},
+            dynamic_axes={"images": {0: "batch"}, "scores": {0: "batch"}},
         )
     onnx.checker.check_model(onnx.load(str(file)), full_check=True)
     session = onnxruntime.InferenceSession(file.read_bytes(), providers=["CPUExecutionProvider"])
-    return lambda batch: torch.from_numpy(np.asarray(session.run(None, {"pictures": batch.numpy()})[0]))
+    return lambda batch: torch.from_numpy(np.asarray(session.run(None, {"images": batch.numpy()})[0]))
 
 
-def _write_pt2(model: nn.Module, pictures: Tensor, file: Path) -> Callable[[Tensor], Tensor]:
+def _write_pt2(model: nn.Module, images: Tensor, file: Path) -> Callable[[Tensor], Tensor]:
     import torch
 
     with torch.no_grad():
-        program = torch.export.export(model, (pictures[:2],), dynamic_shapes=({0: torch.export.Dim("batch", min=1)},))
+        program = torch.export.export(model, (images[:2],), dynamic_shapes=({0: torch.export.Dim("batch", min=1)},))
     with open(file, "wb") as stream:
         torch.export.save(program, stream)
     with open(file, "rb") as written:
@@ -103,19 +110,19 @@ def _write_pt2(model: nn.Module, pictures: Tensor, file: Path) -> Callable[[Tens
 WRITERS = {"onnx": _write_onnx, "pt2": _write_pt2}
 
 
-def some_pictures(data: DataBundle, count: int = PICTURES, workers: int = 2) -> Tensor:
-    """The first test pictures, normalised: (N, C, H, W) float32."""
+def first_test_images(data: DataBundle, count: int = IMAGES, workers: int = 2) -> Tensor:
+    """Return the first ``count`` test images, normalized: (N, C, H, W) float32."""
     return next(iter(data.test.batches(count, workers=workers))).images
 
 
 @settings
 class Export:
-    """Write a network as ONNX or torch.export, checked."""
+    """Export a network as ONNX or torch.export program and verify its outputs."""
 
-    checkpoint: str = option(REQUIRED, "model.safetensors, model.dcz or any format that is installed")
-    model: str | None = option(None, "PACKAGE.MODULE:FACTORY for a network that the registry does not know")
+    checkpoint: str = option(REQUIRED, "network file: model.safetensors, model.dcz or another installed format")
+    model: str | None = option(None, "PACKAGE.MODULE:FACTORY of a network that is not registered")
     format: str = option("onnx", "file format", choices=FORMATS)
-    out: str = option(REQUIRED, "file to write")
+    out: str = option(REQUIRED, "output file")
     data: DataOptions = section(DataOptions, dataset="")
 
 
@@ -124,7 +131,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def export(settings: Export) -> None:
-    """The command: read the network, write it, compare."""
+    """Read the network, export it, and compare the outputs."""
     from common.data import load_data
     from common.factory import import_factory
     from common.formats import load_network
@@ -134,14 +141,14 @@ def export(settings: Export) -> None:
     dataset = settings.data.dataset or getattr(model, "checkpoint_header", {}).get("dataset")
     if not dataset:
         raise UserError(
-            f"{settings.checkpoint} does not say what pictures it reads: give --dataset to compare the outputs on"
+            f"{settings.checkpoint}: no data set is recorded in the file; give --dataset to compare the outputs"
         )
     data = with_normalization_of(model, load_data(replace(settings.data, dataset=dataset)))
-    pictures = some_pictures(data, workers=settings.data.workers)
-    difference = export_network(model, pictures, settings.out, settings.format)
+    images = first_test_images(data, workers=settings.data.workers)
+    difference = export_network(model, images, settings.out, settings.format)
     size = Path(settings.out).stat().st_size
     print(
-        f"{settings.out}: {size:,} bytes; outputs on {PICTURES} pictures of {data.name} differ by {difference:.2g} at most"
+        f"{settings.out}: {size:,} bytes; outputs on {IMAGES} images of {data.name} differ by at most {difference:.2g}"
     )
 
 

@@ -1,7 +1,7 @@
-"""Get a public data set or trained weights: `python -m common.fetch cifar10`, resumable and checked.
+"""Download public data sets and trained weights: ``python -m common.fetch cifar10``, resumable and verified.
 
-A file is downloaded to NAME.part, resumed after an interruption, and takes its final name only after its SHA-256 was
-right. An archive is unpacked beside its final place and takes its name whole. :mod:`common.downloads` has the table.
+A file is downloaded to NAME.part, resumed after an interruption, and renamed only after its SHA-256 has been verified. An
+archive is unpacked to a temporary folder, which is then renamed. The files are listed in :mod:`common.downloads`.
 """
 
 from __future__ import annotations
@@ -22,42 +22,42 @@ from pathlib import Path
 from tqdm import tqdm
 
 from common.atomic import atomic_file
-from common.downloads import ITEMS, Item, default_root
+from common.downloads import REMOTE_FILES, RemoteFile, default_root
 from common.errors import UserError
 from common.settings import REQUIRED, command, option, settings
 from common.unpack import unpack_gz, unpack_tar
 
 BLOCK = 1 << 20  # bytes
 TIMEOUT = 30  # seconds without an answer
-ATTEMPTS = 3  # without a single new byte
+ATTEMPTS = 3  # in a row without a new byte
 DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES}
 
 
 @settings
 class Fetch:
-    """Get public data sets and trained weights."""
+    """Download public data sets and trained weights."""
 
     name: list[str] = option(
-        REQUIRED, "what to get: %(choices)s", "name", nargs="+", choices=list(ITEMS), metavar="NAME"
+        REQUIRED, "data sets and weights: %(choices)s", "name", nargs="+", choices=list(REMOTE_FILES), metavar="NAME"
     )
-    to: Path | None = option(None, "folder to put it in; data/NAME if not given (data/weights for networks)")
+    to: Path | None = option(None, "destination folder; data/NAME (data/weights for networks) if not given")
     source: Path | None = option(
-        None, "copy from this folder instead, with the same checks", "--from", metavar="FOLDER"
+        None, "local folder to copy from instead, with the same checks", "--from", metavar="FOLDER"
     )
-    base_url: str | None = option(None, "address of a mirror, up to the file names", metavar="URL")
+    base_url: str | None = option(None, "URL of a mirror, without the file names", metavar="URL")
 
     def __post_init__(self) -> None:
         if self.source is not None and self.base_url is not None:
-            raise UserError("--from and --base-url exclude each other: give the one that has the files")
+            raise UserError("--from and --base-url: only one is allowed; give the one that has the files")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Exit status of the command."""
+    """Run the command and return its exit status."""
     return command(Fetch, fetch_all, argv, "python -m common.fetch")
 
 
 def fetch_all(settings: Fetch) -> None:
-    """The command."""
+    """Fetch all requested names and print the resulting paths."""
     for name in settings.name:
         for path in fetch(name, settings.to, settings.source, settings.base_url):
             print(path)
@@ -68,118 +68,130 @@ def fetch(
     to: Path | None = None,
     source: Path | None = None,
     base_url: str | None = None,
-    items: dict[str, tuple[Item, ...]] = ITEMS,
+    files: dict[str, tuple[RemoteFile, ...]] = REMOTE_FILES,
     pause: float = 1.0,
 ) -> list[Path]:
-    """Get everything of one name into the folder `to`; returns the paths of what it became.
+    """Fetch all files of one name and return the paths of the resulting files and folders.
 
-    `source` is a local folder to copy from instead; `base_url` an address instead of the table's, up to the file names.
-    What is there already and right is left alone. `pause` is the seconds before another attempt.
+    Existing files with the right SHA-256 are not fetched again.
+
+    Args:
+        to: Destination folder; None: the default folder.
+        source: Local folder to copy from instead.
+        base_url: URL of a mirror, without the file names.
+        pause: Seconds between two attempts.
+
+    Raises:
+        UserError: If a file cannot be fetched or has a wrong SHA-256.
     """
     if to is None:
         to = default_root("weights" if name.startswith("resnet") else name)
-    return [_fetch_item(item, Path(to), source, base_url, pause) for item in items[name]]
+    return [_fetch_file(file, Path(to), source, base_url, pause) for file in files[name]]
 
 
-def _fetch_item(item: Item, to: Path, source: Path | None, base_url: str | None, pause: float) -> Path:
-    final = to / item.result
+def _fetch_file(remote: RemoteFile, to: Path, source: Path | None, base_url: str | None, pause: float) -> Path:
+    final = to / remote.result
     if final.exists():
-        expected = item.content_sha256 or item.sha256
+        expected = remote.content_sha256 or remote.sha256
         if final.is_file() and sha256_of(final) != expected:
-            raise UserError(f"{final}: is there, but its SHA-256 is not {expected}; move it away and fetch again")
+            raise UserError(
+                f"{final}: the existing file has another SHA-256 than {expected}; move it away and fetch again"
+            )
         return final
     final.parent.mkdir(parents=True, exist_ok=True)
     if source is not None:
-        _place(_found_in(source, item), final, item)
+        _install(_find_local(source, remote), final, remote)
         return final
     if base_url is not None:
-        item = replace(item, url=f"{base_url.rstrip('/')}/{item.file}")
-    part = final.parent / f"{item.file}.part"
-    download(item, part, pause)
-    _place(part, final, item)
+        remote = replace(remote, url=f"{base_url.rstrip('/')}/{remote.file}")
+    part = final.parent / f"{remote.file}.part"
+    download(remote, part, pause)
+    _install(part, final, remote)
     part.unlink()
     return final
 
 
-def _found_in(source: Path, item: Item) -> Path:
-    """The item's file somewhere usual below a local folder. A .gz file may be packed again or not at all, others are checked."""
-    names = [item.file, item.file.removesuffix(".gz")] if item.unpack == "gz" else [item.file]
-    below = Path(item.result).parent
-    places = [folder / name for folder in (source, source / below, source / below.name) for name in names]
-    file = next((place for place in places if place.is_file()), None)
+def _find_local(source: Path, remote: RemoteFile) -> Path:
+    """Find a file in the usual subfolders of a local folder. A .gz file may be recompressed or unpacked; others are verified."""
+    names = [remote.file, remote.file.removesuffix(".gz")] if remote.unpack == "gz" else [remote.file]
+    below = Path(remote.result).parent
+    candidates = [folder / name for folder in (source, source / below, source / below.name) for name in names]
+    file = next((path for path in candidates if path.is_file()), None)
     if file is None:
-        raise UserError(f"{source}: has no {' or '.join(names)} (nor {source / below})")
-    if item.unpack != "gz" and (found := sha256_of(file)) != item.sha256:
-        raise UserError(f"{file}: its SHA-256 is {found}, expected {item.sha256}; get it again")
+        raise UserError(
+            f"{source}: no {' or '.join(names)} there or in {source / below}; give the folder that has it with --from"
+        )
+    if remote.unpack != "gz" and (found := sha256_of(file)) != remote.sha256:
+        raise UserError(f"{file}: SHA-256 {found}, expected {remote.sha256}; download it again")
     return file
 
 
 def sha256_of(path: Path) -> str:
-    """SHA-256 (hex) of a file."""
+    """Return the SHA-256 (hex) of a file."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def download(item: Item, part: Path, pause: float = 1.0) -> None:
-    """The item's file under the name `part`, whole and with the right SHA-256, resumed from what is there of it.
+def download(remote: RemoteFile, part: Path, pause: float = 1.0) -> None:
+    """Download a file to `part`, resuming from its present content, and verify the SHA-256.
 
-    Raises UserError if the address does not answer or what it sends is wrong; a wrong file is removed, an incomplete
-    one kept for the next call.
+    Raises UserError if the server does not answer or sends wrong content. A wrong file is removed; an incomplete one is kept
+    for the next call.
     """
-    if not item.url.startswith(("http://", "https://")):
-        raise UserError(f"{item.url}: expected an address that begins with http:// or https://")
+    if not remote.url.startswith(("http://", "https://")):
+        raise UserError(f"{remote.url}: unsupported URL; give one that begins with http:// or https://")
     resumed = _size(part) > 0
-    _download_all(item, part, pause)
-    if (found := sha256_of(part)) != item.sha256:
+    _download_all(remote, part, pause)
+    if (found := sha256_of(part)) != remote.sha256:
         part.unlink()
-        if resumed:  # what was there before may have been another file's beginning
-            return download(item, part, pause)
+        if resumed:  # the previous content may have been part of another file
+            return download(remote, part, pause)
         raise UserError(
-            f"{item.url}: what came has the SHA-256 {found}, expected {item.sha256}; nothing was kept. Try again later "
-            "or a mirror: --base-url"
+            f"{remote.url}: the downloaded file has SHA-256 {found}, expected {remote.sha256}, and was removed; try again later or "
+            "give a mirror with --base-url"
         )
 
 
-def _download_all(item: Item, part: Path, pause: float) -> None:
-    """Ask until all is there; give up after some attempts without a new byte. What is too long is left to the checksum."""
-    fruitless = 0
-    while item.size is None or _size(part) < item.size:
-        have, reason = _size(part), "the connection was cut"
+def _download_all(remote: RemoteFile, part: Path, pause: float) -> None:
+    """Request the file until it is complete, or ATTEMPTS times without a new byte. The checksum detects a file that is too long."""
+    failures = 0
+    while remote.size is None or _size(part) < remote.size:
+        offset, reason = _size(part), "the connection was closed"
         try:
-            if _download_rest(item, part, have):
+            if _download_rest(remote, part, offset):
                 return
         except urllib.error.HTTPError as error:
-            if error.code == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE and have:
-                return  # no more is there; the checksum will tell whether that is all
+            if error.code == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE and offset:
+                return  # nothing is left to download; the checksum is verified next
             raise UserError(
-                f"{item.url}: the server says {error.code} {error.reason}; try a mirror: --base-url"
+                f"{remote.url}: HTTP error {error.code} {error.reason}; give a mirror with --base-url"
             ) from error
         except (OSError, http.client.HTTPException) as error:
             if getattr(error, "errno", None) in DISK_ERRORS:
                 raise
             reason = " ".join(str(getattr(error, "reason", error)).split()) or type(error).__name__
-        fruitless = 0 if _size(part) > have else fruitless + 1
-        if fruitless == ATTEMPTS:
+        failures = 0 if _size(part) > offset else failures + 1
+        if failures == ATTEMPTS:
             raise UserError(
-                f"{item.url}: {_size(part)} bytes came, then no more ({reason}); the same command goes on from there. "
-                "Without a network: --from FOLDER"
+                f"{remote.url}: download stopped after {_size(part)} bytes ({reason}); repeat the command to resume, or give a "
+                "local copy with --from FOLDER"
             )
         time.sleep(pause)
 
 
-def _download_rest(item: Item, part: Path, have: int) -> bool:
-    """One request for the bytes from `have` on, appended to `part`; whether the file is complete."""
-    request = urllib.request.Request(item.url, headers={"User-Agent": "compression-papers"})
-    if have:
-        request.add_header("Range", f"bytes={have}-")
+def _download_rest(remote: RemoteFile, part: Path, offset: int) -> bool:
+    """Request the bytes from `offset` on, append them to `part`, and return whether the file is complete."""
+    request = urllib.request.Request(remote.url, headers={"User-Agent": "compression-papers"})
+    if offset:
+        request.add_header("Range", f"bytes={offset}-")
     with urllib.request.urlopen(request, timeout=TIMEOUT) as response:
-        place = response.headers.get("Content-Range", "")
-        resumed = response.status == HTTPStatus.PARTIAL_CONTENT and place.startswith(f"bytes {have}-")
-        written = have if resumed else 0
-        total = item.size or (None if response.length is None else written + response.length)
-        bar = tqdm(total=total, initial=written, desc=item.file, unit="B", unit_scale=True, disable=None)
+        content_range = response.headers.get("Content-Range", "")
+        resumed = response.status == HTTPStatus.PARTIAL_CONTENT and content_range.startswith(f"bytes {offset}-")
+        written = offset if resumed else 0
+        total = remote.size or (None if response.length is None else written + response.length)
+        bar = tqdm(total=total, initial=written, desc=remote.file, unit="B", unit_scale=True, disable=None)
         with bar, open(part, "ab" if resumed else "wb") as file:
-            while (item.size is None or written <= item.size) and (block := response.read(BLOCK)):
+            while (remote.size is None or written <= remote.size) and (block := response.read(BLOCK)):
                 file.write(block)
                 written += len(block)
                 bar.update(len(block))
@@ -187,15 +199,15 @@ def _download_rest(item: Item, part: Path, have: int) -> bool:
 
 
 def _size(part: Path) -> int:
-    """Bytes of a file; 0 if there is none."""
+    """Return the size of a file in bytes; 0 if it does not exist."""
     return part.stat().st_size if part.exists() else 0
 
 
-def _place(archive: Path, final: Path, item: Item) -> None:
-    """Give a file its final form and name; the file itself stays where it is."""
-    if item.unpack == "gz":
-        unpack_gz(archive, final, item.content_size, item.content_sha256)
-    elif item.unpack == "tar":
+def _install(archive: Path, final: Path, remote: RemoteFile) -> None:
+    """Unpack or copy a downloaded file to its final path; the file itself is kept."""
+    if remote.unpack == "gz":
+        unpack_gz(archive, final, remote.content_size, remote.content_sha256)
+    elif remote.unpack == "tar":
         unpack_tar(archive, final)
     else:
         with atomic_file(final) as copy:

@@ -1,6 +1,6 @@
-"""Stop between two epochs, with the state kept: at a deadline, on SIGTERM, and on Ctrl-C where a campaign runs the command.
+"""Stop between two epochs with the state saved: at a deadline, on SIGTERM and, in a campaign, on Ctrl-C.
 
-The same command resumes later. ``COMPRESSION_DEADLINE`` in the environment is the deadline, in seconds of Unix time.
+The same command resumes. The environment variable ``COMPRESSION_DEADLINE`` is the deadline as Unix time in seconds.
 """
 
 import os
@@ -14,18 +14,18 @@ from types import FrameType
 
 DEADLINE = "COMPRESSION_DEADLINE"
 STOPPED = 75  # exit status of a command that can be resumed (EX_TEMPFAIL)
+# Seconds within which a second SIGTERM counts as the same one: it arrives through the process group and from the parent.
+SAME_SIGNAL = 5.0
 
-SAME = 5.0  # seconds in which a repeated SIGTERM is the same: one of a process group and one of the parent in it
-
-_requests: list[float] = []  # when signals were received while somebody looks after them, in seconds of a clock
+_requests: list[float] = []  # times of deferred signals, in seconds of the monotonic clock
 
 
 class Stopped(KeyboardInterrupt):
-    """The work was stopped where it can be resumed. Whatever lets Ctrl-C pass lets this pass too."""
+    """Work was stopped at a point from which it can be resumed. Code that does not catch Ctrl-C does not catch this either."""
 
 
 def deadline() -> float | None:
-    """Unix time at which work has to stop; None if there is no deadline."""
+    """Return the deadline in Unix time; None if there is none."""
     text = os.environ.get(DEADLINE, "")
     try:
         return float(text) if text else None
@@ -34,38 +34,38 @@ def deadline() -> float | None:
 
 
 def stop_requested(seconds_needed: float = 0.0) -> bool:
-    """Whether a signal arrived, or work of ``seconds_needed`` would end after the deadline."""
+    """Return whether a signal was received or work of ``seconds_needed`` would end after the deadline."""
     end = deadline()
     return bool(_requests) or (end is not None and time.time() + seconds_needed > end)
 
 
 @contextmanager
-def graceful(signals: Sequence[int] = (signal.SIGTERM,)) -> Iterator[None]:
-    """Note these signals instead of ending at once; a second one, later than ``SAME``, ends at once. Only the main thread can."""
+def defer_signals(signals: Sequence[int] = (signal.SIGTERM,)) -> Iterator[None]:
+    """Defer these signals until :func:`stop_requested` is checked; a second one raises KeyboardInterrupt. Main thread only."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
 
-    def note(number: int, frame: FrameType | None) -> None:
+    def record(number: int, frame: FrameType | None) -> None:
         now = time.monotonic()
-        if _requests and not (number == signal.SIGTERM and now - _requests[0] < SAME):
+        if _requests and not (number == signal.SIGTERM and now - _requests[0] < SAME_SIGNAL):
             raise KeyboardInterrupt
         _requests.append(now)
 
     before = {number: signal.getsignal(number) for number in signals}
-    # Who is inside another such context keeps its way of noting, and what is ignored stays ignored.
-    kept = [n for n, handler in before.items() if getattr(handler, "graceful", False) or handler is signal.SIG_IGN]
-    taken = [number for number in signals if number not in kept]
-    note.graceful = True  # type: ignore[attr-defined]
-    for number in taken:
-        signal.signal(number, note)
+    # The handler of an enclosing context is kept, and ignored signals stay ignored.
+    kept = [n for n, handler in before.items() if getattr(handler, "deferring", False) or handler is signal.SIG_IGN]
+    replaced = [number for number in signals if number not in kept]
+    record.deferring = True  # type: ignore[attr-defined]
+    for number in replaced:
+        signal.signal(number, record)
     try:
         yield
     finally:
-        for number in taken:
+        for number in replaced:
             signal.signal(number, before[number])
-        if taken:
-            noted = bool(_requests)
+        if replaced:
+            received = bool(_requests)
             _requests.clear()
-            if noted and sys.exc_info()[0] is None:  # in the last epoch: the next piece of work is not begun
+            if received and sys.exc_info()[0] is None:  # during the last epoch: do not start the next task
                 raise Stopped("stopped")

@@ -1,4 +1,4 @@
-"""What a command says: on the terminal, and in log files."""
+"""Log lines on the terminal and in files."""
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -12,9 +12,9 @@ Log = Callable[[str], None]
 
 @contextmanager
 def log_to(paths: list[Path]) -> Iterator[Log]:
-    """Yields a function that prints a line and appends it to every file; only in the main process.
+    """Yield a function that prints a line and appends it to every file, in the main process only.
 
-    A log goes on where an earlier call stopped: the file is not deleted. Folders are made.
+    Existing files are continued. Missing folders are created.
     """
     with ExitStack() as stack:
         files = []
@@ -31,11 +31,11 @@ def log_to(paths: list[Path]) -> Iterator[Log]:
         yield log
 
 
-def epoch_logger(label: str, epochs: int, log: Log, doing: str = "fine-tuning") -> Callable[[int], dict[str, Any]]:
-    """A hook ``after_epoch`` of a training: a sign of life in a log that nobody watches through a progress bar."""
+def epoch_logger(label: str, epochs: int, log: Log, activity: str = "fine-tuning") -> Callable[[int], dict[str, Any]]:
+    """Return a hook ``after_epoch`` that logs every finished epoch, for logs without a progress bar."""
 
     def after_epoch(epoch: int) -> dict[str, Any]:
-        log(f"{label}: epoch {epoch + 1} of {epochs} of {doing} is done")
+        log(f"{label}: epoch {epoch + 1} of {epochs} of {activity} is done")
         return {}
 
     return after_epoch

@@ -1,27 +1,27 @@
-"""Tables in Markdown, for READMEs, reports and terminals."""
+"""Markdown tables for READMEs, reports and terminals."""
 
 import re
 from collections.abc import Iterable, Sequence
 
 
 def markdown_table(header: Sequence[object], rows: Iterable[Sequence[object]]) -> str:
-    """A Markdown table; a column whose every cell starts like a number (or is empty or a dash) is aligned to the right.
+    """Format a Markdown table; columns of numbers, empty cells and dashes are right-aligned.
 
-    Cells are written with `str`, so the caller decides the digits; `None` becomes an empty cell, `|` is escaped, a line
-    break becomes a space. Raises `ValueError` for a row of another length than the header.
+    Cells are converted with ``str``, so the caller chooses the number of digits. ``None`` becomes an empty cell, ``|`` is escaped,
+    and a line break becomes a space. Raises ValueError if a row has another length than the header.
     """
     head = [_cell(cell) for cell in header]
     body = [[_cell(cell) for cell in row] for row in rows]
     for row in body:
         if len(row) != len(head):
-            raise ValueError(f"a row has {len(row)} cells, the header has {len(head)}: {row}")
-    rulers = ["---:" if body and all(map(_is_numeric, column)) else "---" for column in zip(*body, strict=True)]
-    lines = [head, rulers or ["---"] * len(head), *body]
+            raise ValueError(f"row {row}: {len(row)} cells, the header has {len(head)}")
+    rules = ["---:" if body and all(map(_is_numeric, column)) else "---" for column in zip(*body, strict=True)]
+    lines = [head, rules or ["---"] * len(head), *body]
     return "".join("| " + " | ".join(line) + " |\n" for line in lines)
 
 
-def padded(table: str) -> str:
-    """A Markdown table for a terminal: every column as wide as its widest cell, numbers to the right."""
+def pad_table(table: str) -> str:
+    """Pad all cells of a Markdown table to the width of their column, for terminals; numbers are right-aligned."""
     rows = [
         [cell.strip() for cell in line.strip().removeprefix("|").removesuffix("|").split("|")]
         for line in table.splitlines()

@@ -1,4 +1,7 @@
-"""What a network is worth: accuracy, agreement, cost, bytes, latency; measured on what was read back from disk."""
+"""Evaluate networks: accuracy, agreement, MACs, parameters, file size and latency.
+
+All values are measured on the network after it has been reloaded from disk.
+"""
 
 import statistics
 import time
@@ -17,17 +20,25 @@ from common.device import exact_float32
 from common.layers import placed
 from common.options import LATENCY_BATCHES, LATENCY_REPEATS
 
-BATCH_SIZE, BATCH_SIZE_ON_CUDA = 250, 2000  # of evaluation; the latter for images of 32 x 32 pixels or fewer
+BATCH_SIZE, BATCH_SIZE_ON_CUDA = 250, 2000  # of evaluation; the latter for images of up to 32 x 32 pixels
 
 
 @dataclass(frozen=True)
 class Accuracy:
-    """Percent of examples: top1, top5 (100 with five classes or fewer), agreement with a reference's decisions; mean loss."""
+    """Accuracy of a network.
+
+    Attributes:
+        top1: Percent of the images.
+        top5: Percent of the images; 100 with five classes or fewer.
+        loss: Mean cross-entropy.
+        predictions: Predicted classes, shape (N,), int64.
+        agreement: Percent of the images with the same prediction as a reference; None without a reference.
+    """
 
     top1: float
     top5: float
     loss: float
-    predictions: Tensor  # (N,) int64, the decision on each example
+    predictions: Tensor
     agreement: float | None = None
 
 
@@ -43,18 +54,18 @@ def evaluate(
 ) -> Accuracy:
     """Measure accuracy in eval mode on all images and restore the model's training mode.
 
-    Nothing waits for the device until the last batch: there is one transfer at the end. Float32 is exact.
+    The host waits for the device only once, after the last batch. Float32 arithmetic is exact (no TF32).
 
     Args:
         images: Images with labels.
-        batch_size: Images per batch; if None 250, on CUDA up to 2000.
+        batch_size: Images per batch; None: 250, on CUDA up to 2000.
         reference: Class predictions of another network, shape (N,). If given, ``agreement`` is the percentage of images
             on which both networks predict the same class.
     """
     batch_size = batch_size or _batch_size(images, torch.device(device))
     modes = {module: module.training for module in model.modules()}
     model.eval()
-    sums = torch.zeros(3, dtype=torch.float64, device=device)  # loss, hits among the first, hits among the first five
+    sums = torch.zeros(3, dtype=torch.float64, device=device)  # loss, top-1 hits, top-5 hits
     predictions = []
     batches = images.batches(batch_size, device=device, workers=workers, channels_last=True)
     total = -(-len(images) // batch_size)
@@ -69,10 +80,10 @@ def evaluate(
     for module, mode in modes.items():
         module.training = mode
     found = torch.cat([sums, *(part.double() for part in predictions)]).cpu()
-    decisions, count = found[3:].long(), len(found) - 3
+    classes, count = found[3:].long(), len(found) - 3
     total_loss, top1, top5 = found[:3].tolist()
-    agreement = None if reference is None else 100.0 * float((decisions == reference).double().mean())
-    return Accuracy(100.0 * top1 / count, 100.0 * top5 / count, total_loss / count, decisions, agreement)
+    agreement = None if reference is None else 100.0 * float((classes == reference).double().mean())
+    return Accuracy(100.0 * top1 / count, 100.0 * top5 / count, total_loss / count, classes, agreement)
 
 
 def _batch_size(images: ImageSet, device: torch.device) -> int:
@@ -82,7 +93,7 @@ def _batch_size(images: ImageSet, device: torch.device) -> int:
     return min(BATCH_SIZE_ON_CUDA, max(BATCH_SIZE, BATCH_SIZE_ON_CUDA * 32 * 32 // (height * width)))
 
 
-def latency_ms(
+def measure_latency(
     models: Mapping[str, nn.Module],
     input_shape: Sequence[int],
     *,
@@ -90,8 +101,8 @@ def latency_ms(
     batch_sizes: Sequence[int] = LATENCY_BATCHES,
     repeats: int = LATENCY_REPEATS,
 ) -> dict[str, dict[str, float]]:
-    """Milliseconds per batch, median of ``repeats``, the networks interleaved: {network: {batch size: ms}}."""
-    series = latency_series(models, input_shape, device=device, batch_sizes=batch_sizes, repeats=repeats)
+    """Measure milliseconds per batch, the median of ``repeats``, networks interleaved: {network: {batch size: ms}}."""
+    series = measure_latency_series(models, input_shape, device=device, batch_sizes=batch_sizes, repeats=repeats)
     return {
         name: {batch: round(statistics.median(values), 4) for batch, values in by_batch.items()}
         for name, by_batch in series.items()
@@ -99,7 +110,7 @@ def latency_ms(
 
 
 @torch.no_grad()
-def latency_series(
+def measure_latency_series(
     models: Mapping[str, nn.Module],
     input_shape: Sequence[int],
     *,
@@ -107,7 +118,7 @@ def latency_series(
     batch_sizes: Sequence[int] = LATENCY_BATCHES,
     repeats: int = LATENCY_REPEATS,
 ) -> dict[str, dict[str, list[float]]]:
-    """Milliseconds of every repeat, channels-last, the networks in turns: {network: {batch size: [ms, ...]}}."""
+    """Measure milliseconds of every repeat, channels-last, networks interleaved: {network: {batch size: [ms, ...]}}."""
     device = torch.device(device)
     result: dict[str, dict[str, list[float]]] = {name: {} for name in models}
     for model in models.values():
@@ -119,9 +130,9 @@ def latency_series(
         times: dict[str, list[float]] = {name: [] for name in models}
         for repeat in range(repeats + 2):  # the first two warm up
             for name, model in models.items():
-                taken = _time_once(model, batch, device)
+                seconds = _time_once(model, batch, device)
                 if repeat >= 2:
-                    times[name].append(1000 * taken)
+                    times[name].append(1000 * seconds)
         for name, values in times.items():
             result[name][str(batch_size)] = values
     return result
@@ -138,7 +149,12 @@ def _time_once(model: nn.Module, batch: Tensor, device: torch.device) -> float:
 
 
 def model_metrics(model: nn.Module, accuracy: Accuracy, input_shape: Sequence[int], size: int) -> dict[str, Any]:
-    """The entry of a network in metrics.json, without its latency."""
+    """Return a network's entry in metrics.json, without the latency.
+
+    Args:
+        input_shape: Shape of one example, e.g. (C, H, W).
+        size: Size of the network's file in bytes.
+    """
     cost = count_cost(model, input_shape)
     measured = {
         "top1": round(accuracy.top1, 4),

@@ -6,7 +6,7 @@ from typing import Any
 
 from common.cli import nonnegative_int, positive_int
 from common.settings import option, settings
-from common.training.options import GRAPHS, OPTIMIZERS, SCHEDULES, TrainOptions
+from common.training.train_options import GRAPHS, OPTIMIZERS, SCHEDULES, TrainOptions
 
 ARCHITECTURE_NAMES = (
     "vgg16",

@@ -21,12 +21,12 @@ from common.channels.shortcuts import restore_shortcuts
 from common.distributed import barrier, is_main
 from common.formats import load_network
 from common.log import epoch_logger
-from common.measure import Accuracy, latency_ms
+from common.measure import Accuracy, measure_latency
 from common.methods import Decision, Method
 from common.runs import DECISION, LOG, METRICS, Stage
 from common.target import Target
 from common.trained_model import TrainedModel
-from common.training import Hooks, TrainOptions, distillation, fit
+from common.training import Hooks, TrainOptions, distillation_loss, fit
 
 RECALIBRATION_BATCH = 250  # images
 
@@ -171,7 +171,7 @@ def fine_tuning(stage: Stage, start: TrainedModel, training: FineTuning) -> Hook
     """How fine-tuning joins the loop: distillation if it is asked for, and a line for every epoch."""
     loss, recipe = None, training.recipe
     if training.distill:
-        loss = distillation((start.reference or start).copy(), training.distill, recipe.label_smoothing)
+        loss = distillation_loss((start.reference or start).copy(), training.distill, recipe.label_smoothing)
     return Hooks(loss=loss, after_epoch=epoch_logger(stage.folder.name, recipe.epochs, stage.log))
 
 
@@ -189,7 +189,7 @@ def _measured(
     baseline, compressed = dense.metrics(), start.metrics(network, accuracy, size)
     after_cut = dict(compressed) if after_cut is None else after_cut | {"bytes": size}
     if latency:
-        timed = latency_ms(
+        timed = measure_latency(
             {"baseline": dense.copy(), "compressed": network}, start.data.input_shape, device=start.device
         )
         baseline["latency_ms"], compressed["latency_ms"] = timed["baseline"], timed["compressed"]

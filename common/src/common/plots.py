@@ -1,4 +1,4 @@
-"""One style for all plots, and figures that are written whole or not at all."""
+"""Common style of all plots, and atomic writing of figures."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,26 +22,37 @@ STYLE: dict[Any, Any] = {
     "legend.frameon": False,
     "svg.hashsalt": "compression-papers",
 }
-COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")  # Okabe and Ito: for all eyes
+COLORS = (
+    "#0072b2",
+    "#d55e00",
+    "#009e73",
+    "#cc79a7",
+    "#e69f00",
+    "#56b4e9",
+    "#000000",
+)  # Okabe and Ito: readable with color blindness
 KEPT, REMOVED = COLORS[0], "#d9d9d9"
 
 
 @contextmanager
 def figure(path: Path | str, width: float = 7.0, height: float = 4.5, **subplots: Any) -> Iterator[Any]:
-    """``with figure("a.png") as axes:`` draws with the common style and writes the file (.png, .svg, .pdf) at the end.
+    """Plot in the common style and write the file (.png, .svg, .pdf) at the end: ``with figure("a.png") as axes:``.
 
-    width and height in inches; ``subplots`` go to matplotlib's ``Figure.subplots``, whose result is yielded.
+    Args:
+        width: Inches.
+        height: Inches.
+        subplots: Arguments of matplotlib's ``Figure.subplots``, whose result is yielded.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     path = Path(path)
     with matplotlib.rc_context({**STYLE, "axes.prop_cycle": cycler(color=COLORS)}):
-        drawing = Figure(figsize=(width, height))
-        FigureCanvasAgg(drawing)
-        yield drawing.subplots(**subplots)
+        plot = Figure(figsize=(width, height))
+        FigureCanvasAgg(plot)
+        yield plot.subplots(**subplots)
         with atomic_file(path) as temporary:
-            drawing.savefig(
+            plot.savefig(
                 temporary,
                 format=path.suffix.lstrip(".") or "png",
                 metadata={"Date": None} if path.suffix == ".svg" else None,

@@ -1,6 +1,6 @@
-"""Run folders: every command that makes a network leaves config.json, log.csv, metrics.json and model.safetensors.
+"""Run folders: every command that creates a network writes config.json, log.csv, metrics.json and model.safetensors.
 
-The same command again skips what is finished and goes on with what was interrupted, but only with the same options.
+Repeating the command with the same options skips finished stages and resumes an interrupted one.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from common.log import Log
 if TYPE_CHECKING:
     import torch
 
-    from common.training.options import TrainOptions
+    from common.training.train_options import TrainOptions
 
 CONFIG, LOG, METRICS, MODEL, STATE = "config.json", "log.csv", "metrics.json", "model.safetensors", "state.pt"
-DECISION = "decision.json"  # which channels stay, by group
-PROGRESS = "progress.pt"  # of a method that is deciding, as STATE is of training
-# May differ when a run is resumed.
+DECISION = "decision.json"  # kept channels by group
+PROGRESS = "progress.pt"  # a method's state for resuming its selection, as STATE is for training
+# Options that may differ when a run is resumed.
 FREE_OPTIONS = (
     "force",
     "workers",
@@ -44,23 +44,23 @@ FREE_OPTIONS = (
     "deterministic",
     "graph",
 )
-COMMIT = "COMPRESSION_COMMIT"  # in the environment: the commit, where the code was copied without git
+COMMIT = "COMPRESSION_COMMIT"  # environment variable: the commit of code that was copied without git
 LIBRARIES = ("torch", "torchvision", "torch-pruning", "numpy", "safetensors")
 
 
 @dataclass(frozen=True)
 class Stage:
-    """A run folder that is open for work: finished, interrupted or new.
+    """An open run folder: finished, interrupted or new.
 
     Attributes:
-        package: Who works there.
-        config: The content of config.json.
-        seed: Of everything that is drawn.
-        log: Prints a line; nobody sees it where a method works for ``compare``.
-        force: Whether parts that hold other options start anew.
-        recipe: How a method trains where it trains the network itself; None where its own options say so.
-        shared: Folder of the parts that do not depend on the target, the same for all targets of a seed; None for ``folder``.
-        seconds_before: Of work in earlier calls, as the log tells.
+        package: Name of the package that writes the folder.
+        config: Content of config.json.
+        seed: Random seed.
+        log: Function that prints a line; silent if a method runs in ``compare``.
+        force: Whether substages with other options are started again.
+        recipe: Training hyperparameters for methods that train the network themselves; None: those of the method's options.
+        shared: Folder of substages that do not depend on the target, common to all targets of a seed; None: ``folder``.
+        previous_seconds: Duration of earlier calls according to the log.
     """
 
     folder: Path
@@ -72,12 +72,12 @@ class Stage:
     force: bool = False
     recipe: TrainOptions | None = None
     shared: Path | None = None
-    seconds_before: float = 0.0
+    previous_seconds: float = 0.0
     started: float = field(default_factory=time.monotonic)
 
     @property
     def finished(self) -> bool:
-        """metrics.json is written last."""
+        """Whether metrics.json exists; it is written last."""
         return (self.folder / METRICS).is_file()
 
     @property
@@ -86,10 +86,10 @@ class Stage:
 
     @property
     def progress(self) -> Path:
-        """Where a method keeps what it needs to resume deciding: dropped when the stage is finished."""
+        """File of a method's state for resuming its selection; removed when the stage is finished."""
         return self.folder / PROGRESS
 
-    def part(
+    def substage(
         self,
         name: str,
         options: Mapping[str, Any],
@@ -99,32 +99,32 @@ class Stage:
         shared: bool = False,
         folder: Path | None = None,
     ) -> Stage:
-        """Open a stage inside this one, with options of its own.
+        """Open a stage inside this one, with its own options.
 
         Args:
-            package: Of the method that works there.
-            fingerprint: Of the data that it reads.
-            shared: Whether its result is the same for all targets of a seed.
-            folder: Another place than the usual one.
+            package: Package that writes the folder; None: that of this stage.
+            fingerprint: Fingerprint of the data set.
+            shared: Whether the result is the same for all targets of a seed.
+            folder: Folder, if not the default one.
         """
         place = folder or ((self.shared if shared and self.shared else self.folder) / name)
-        found = open_stage(
+        stage = open_stage(
             place,
             package or self.package,
             options,
             device=self.device,
             fingerprint=fingerprint,
-            force=self.force and not (shared and self.shared),  # who owns the shared folder has emptied it
+            force=self.force and not (shared and self.shared),  # the owner of the shared folder has cleared it
             seed=self.seed,
             log=self.log,
         )
-        return replace(found, recipe=self.recipe)
+        return replace(stage, recipe=self.recipe)
 
     def metrics(self) -> dict[str, Any]:
         return read_json(self.folder / METRICS)
 
     def finish(self, metrics: Mapping[str, Any]) -> dict[str, Any]:
-        """Write metrics.json (the keys every run has are added) and drop the state that only an unfinished run needs."""
+        """Write metrics.json, with the keys that all runs have, and remove the state for resuming."""
         options, environment = self.config["options"], self.config["environment"]
         record = {
             "schema": 1,
@@ -144,8 +144,8 @@ class Stage:
         return record
 
     def elapsed(self) -> float:
-        """Seconds of work on this run: the epochs of interrupted calls, as the log tells, and this call."""
-        return self.seconds_before + time.monotonic() - self.started
+        """Return the seconds spent on this run: epochs of interrupted calls according to the log, and this call."""
+        return self.previous_seconds + time.monotonic() - self.started
 
 
 def open_stage(
@@ -158,10 +158,16 @@ def open_stage(
     force: bool = False,
     **more: Any,
 ) -> Stage:
-    """Open a folder for a run with these options, new or to go on with.
+    """Open a folder for a new run or to resume a run with the same options.
 
-    more: other fields of :class:`Stage`. Raises UserError if the folder holds a run with other options (naming the first
-    that differs; ``force`` starts anew) or can't be one (:func:`writable_folder`).
+    Args:
+        options: All options of the command; those in FREE_OPTIONS may differ from the folder's run.
+        fingerprint: Fingerprint of the data set.
+        force: Clear the folder if it has a run.
+        more: Other fields of :class:`Stage`.
+
+    Raises:
+        UserError: If the folder has a run with another option (the first one is named) or other data, or is not writable.
     """
     folder = writable_folder(folder)
     config = {
@@ -173,43 +179,43 @@ def open_stage(
     if force and is_main():
         _clear(folder)
     barrier()
-    if _holds_work(folder):
-        _same_options(folder, read_json(folder / CONFIG), config)
+    if _has_results(folder):
+        _check_same_options(folder, read_json(folder / CONFIG), config)
     barrier()
     if is_main():
         folder.mkdir(parents=True, exist_ok=True)
         write_json(folder / CONFIG, config)
     return Stage(
-        folder, package, config, device=device, force=force, seconds_before=_seconds_logged(folder / LOG), **more
+        folder, package, config, device=device, force=force, previous_seconds=_seconds_logged(folder / LOG), **more
     )
 
 
 def writable_folder(path: Path | str) -> Path:
-    """Where files are going to be, not made yet. Raises UserError, before anything is computed, if they can't be there."""
-    whole = Path(path).absolute()
-    nearest = next(place for place in (whole, *whole.parents) if place.exists())
+    """Return the path of a folder to be created. Raises UserError if it cannot be created or is not writable."""
+    absolute = Path(path).absolute()
+    nearest = next(place for place in (absolute, *absolute.parents) if place.exists())
     if not nearest.is_dir():
-        raise UserError(f"{path}: {nearest} is a file where a folder should be; move it away or choose another folder")
+        raise UserError(f"{path}: {nearest} is a file, not a folder; move it away or choose another folder")
     if not os.access(nearest, os.W_OK | os.X_OK):
         raise UserError(f"{path}: no permission to write in {nearest}; choose another folder")
     return Path(path)
 
 
 def read_json(path: Path | str, limit: int = 64 * 2**20) -> Any:
-    """A JSON file of at most ``limit`` bytes. Raises UserError if it is missing or damaged."""
+    """Read a JSON file of at most ``limit`` bytes. Raises UserError if it is missing, too large or damaged."""
     path = Path(path)
     if not path.is_file():
         raise UserError(f"{path}: no such file")
     if path.stat().st_size > limit:
-        raise UserError(f"{path} is larger than {limit} bytes")
+        raise UserError(f"{path}: larger than {limit} bytes")
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{path} is not a JSON file: {error}") from error
+        raise UserError(f"{path}: not a JSON file ({error})") from error
 
 
 def describe_environment(device: torch.device | str) -> dict[str, Any]:
-    """What a number may depend on besides the options: versions, device, threads, commit."""
+    """Return what results may depend on in addition to the options: versions, device, threads, commit."""
     import torch
 
     device = torch.device(device)
@@ -224,7 +230,7 @@ def describe_environment(device: torch.device | str) -> dict[str, Any]:
 
 
 def _processor() -> str:
-    """The processor's name where the system tells it, with the number of cores."""
+    """Return the processor's name, if the system reports it, and the number of cores."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
         name = next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
@@ -234,7 +240,7 @@ def _processor() -> str:
 
 
 def git_commit() -> str | None:
-    """The commit of this code, with '+' if files differ from it; None outside a git checkout without COMPRESSION_COMMIT."""
+    """Return the commit of this code, with '+' if files were modified; without git, $COMPRESSION_COMMIT or None."""
     here = Path(__file__).resolve().parent
 
     def git(*arguments: str) -> str:
@@ -247,28 +253,26 @@ def git_commit() -> str | None:
         return os.environ.get(COMMIT) or None
 
 
-def _holds_work(folder: Path) -> bool:
-    """Whether a run left more in this folder than its configuration: one that failed at once holds nobody up."""
+def _has_results(folder: Path) -> bool:
+    """Return whether a run wrote more than its configuration; one that failed at once does not block the folder."""
     return (folder / CONFIG).is_file() and any(path.name != CONFIG for path in folder.iterdir())
 
 
-def _same_options(folder: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+def _check_same_options(folder: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
     if not isinstance(before, dict) or not isinstance(before.get("options"), dict):
-        raise UserError(f"{folder / CONFIG} is not a run's configuration; choose another folder or use --force")
+        raise UserError(f"{folder / CONFIG}: not a configuration of a run; choose another folder or use --force")
     old, new = before["options"], now["options"]
     if before.get("package") != now["package"]:
-        raise UserError(f"{folder} holds a run of {before.get('package')}; choose another folder or use --force")
+        raise UserError(f"{folder}: contains a run of {before.get('package')}; choose another folder or use --force")
     for name in sorted({*old, *new} - set(FREE_OPTIONS)):
         if old.get(name) != new.get(name):
             flag = f"--{name.replace('_', '-')}"
             raise UserError(
-                f"{folder} holds a run with {flag} {old.get(name)}, this one has {flag} {new.get(name)};"
-                " choose another folder or use --force to start anew"
+                f"{folder}: contains a run with {flag} {old.get(name)}, not {new.get(name)}; choose another folder or "
+                "use --force to start again"
             )
     if before.get("data_fingerprint") != now["data_fingerprint"]:
-        raise UserError(
-            f"{folder} holds a run on other data than these; choose another folder or use --force to start anew"
-        )
+        raise UserError(f"{folder}: contains a run on other data; choose another folder or use --force to start again")
 
 
 def _seconds_logged(log: Path) -> float:
@@ -279,20 +283,13 @@ def _seconds_logged(log: Path) -> float:
 
 
 def _clear(folder: Path) -> None:
-    for name in (
-        METRICS,
-        CONFIG,
-        DECISION,
-        PROGRESS,
-        STATE,
-        LOG,
-        MODEL,
-    ):  # without metrics.json nothing counts as finished
+    # metrics.json first: without it, the run does not count as finished
+    for name in (METRICS, CONFIG, DECISION, PROGRESS, STATE, LOG, MODEL):
         (folder / name).unlink(missing_ok=True)
 
 
 def _plain(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Options as JSON gives them back, so that old and new compare equal."""
+    """Convert options to JSON and back, so that they compare equal to those in config.json."""
     return json.loads(json.dumps(dict(options), default=str))
 
 

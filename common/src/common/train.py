@@ -1,4 +1,4 @@
-"""``python -m common.train`` trains a network from scratch: the baselines. One process, or several under torchrun."""
+"""``python -m common.train``: train a dense network from scratch, in one process or in several under torchrun."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 @settings
 class Train:
-    """Train a network and leave a run folder."""
+    """Train a network and write a run folder."""
 
     network: NetworkOptions = section(NetworkOptions, arch="resnet20")
     data: DataOptions = section(DataOptions)
@@ -41,13 +41,13 @@ class Train:
     training: TrainingOptions = section(TrainingOptions)
     running: RunningOptions = section(RunningOptions)
     out: str | None = option(None, "run folder; runs/DATASET/ARCH-SEED if not given")
-    tensorboard: str | None = option(None, "folder for TensorBoard", free=True)
-    no_latency: bool = option(False, "do not measure latency", free=True)
+    tensorboard: str | None = option(None, "folder of TensorBoard logs", free=True)
+    no_latency: bool = option(False, "skip the latency measurement", free=True)
 
     def __post_init__(self) -> None:
         if self.network.checkpoint:
             raise UserError(
-                "common.train starts from --arch or --model, with --weights if wanted; not from --checkpoint"
+                "--checkpoint is not supported by common.train; give --arch or --model, optionally with --weights"
             )
 
 
@@ -56,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def train(settings: Train) -> None:
-    """The command: read the data, train, save, measure."""
+    """Read the data, train, save and evaluate the network."""
     import torch
 
     from common.data import load_data
@@ -66,12 +66,12 @@ def train(settings: Train) -> None:
     from common.runs import open_stage
 
     options = train_options(settings.training, settings.running, settings.precision)
-    own, seed = settings.network.model, settings.repeat.seed
+    factory, seed = settings.network.model, settings.repeat.seed
     set_threads(settings.run.threads)
     device = choose_device(settings.run.device)
     with process_group(device):
         data = load_data(settings.data)
-        name = own.replace(":", ".") if own else settings.network.arch
+        name = factory.replace(":", ".") if factory else settings.network.arch
         folder = Path(settings.out or f"runs/{data.name}/{name}-{seed}")
         torch.manual_seed(seed)
         model, _ = model_from_options(settings.network, data.num_classes, data.input_shape)
@@ -92,7 +92,7 @@ def train(settings: Train) -> None:
                 device,
                 seed,
                 settings.data.workers,
-                factory=import_factory(own, data.num_classes) if own else None,
+                factory=import_factory(factory, data.num_classes) if factory else None,
                 tensorboard=settings.tensorboard,
                 latency=not settings.no_latency,
             )
@@ -115,7 +115,7 @@ def train_baseline(
     tensorboard: str | None = None,
     latency: bool = True,
 ) -> dict[str, Any]:
-    """Train on all training pictures, save, read back, measure; the run's metrics."""
+    """Train on all training images, save the network, evaluate the saved file, and return the run's metrics."""
     from common.checkpoint import save_model
     from common.distributed import barrier, is_main
     from common.trained_model import read_trained_model

@@ -20,7 +20,7 @@ from common.factory import import_factory, model_from_options
 from common.formats import load_network
 from common.layers import placed
 from common.log import Log
-from common.measure import Accuracy, evaluate, latency_ms, model_metrics
+from common.measure import Accuracy, evaluate, measure_latency, model_metrics
 from common.options import DataOptions, NetworkOptions
 
 CPU = torch.device("cpu")
@@ -175,7 +175,7 @@ class TrainedModel:
 
     def timed_metrics(self, latency: bool = True) -> dict[str, Any]:
         """The entry of this network in metrics.json, with its latency if ``latency``."""
-        timed = latency_ms({"": self.copy()}, self.data.input_shape, device=self.device)[""] if latency else None
+        timed = measure_latency({"": self.copy()}, self.data.input_shape, device=self.device)[""] if latency else None
         return self.metrics() | ({} if timed is None else {"latency_ms": timed})
 
 

@@ -18,7 +18,7 @@ from common.checkpoint import file_digest, load_tensors, read_tensors
 from common.data import DataBundle, load_data
 from common.device import choose_device, set_threads
 from common.errors import UserError
-from common.executor import Processes, claimed
+from common.executor import ProcessPool, claim_file
 from common.factory import import_factory, named_model
 from common.formats import load_network
 from common.interruption import Stopped, stop_requested
@@ -121,7 +121,7 @@ def _run_in_processes(settings: Compare, argv: Sequence[str] | None, count: int)
     finetune_recipe(settings)
     dense_networks(settings, comparison_data(settings), choose_device(settings.execution.device))(seeds[0])
     since = time.time()
-    processes: Processes[int] = Processes()
+    processes: ProcessPool[int] = ProcessPool()
     with processes:
         for i in range(count):
             first = i % len(seeds)
@@ -182,7 +182,7 @@ def dense_networks(settings: Compare, data: DataBundle, device: torch.device) ->
         key = None if settings.network.weights or settings.network.checkpoint else seed
         if key not in found:
             found.clear()
-            with claimed(out / CLAIMS / ("baseline" if key is None else f"seed{seed}-baseline"), wait=True):
+            with claim_file(out / CLAIMS / ("baseline" if key is None else f"seed{seed}-baseline"), wait=True):
                 found[key] = _dense(settings, data, device, seed)
         return found[key]
 
@@ -234,7 +234,7 @@ def _run_all(todo: Sequence[ComparisonJob], comparison: Comparison, dense: Calla
         for job in left:
             if stop_requested():
                 raise Stopped(f"stopped after {done} of {len(todo)} results")
-            with claimed(comparison.out / CLAIMS / f"seed{job.seed}-{job.methods[0]}") as mine:
+            with claim_file(comparison.out / CLAIMS / f"seed{job.seed}-{job.methods[0]}") as mine:
                 if not mine:
                     later.append(job)
                     continue

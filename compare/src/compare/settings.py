@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from common.cli import fraction, nonnegative_int, positive_int, share
 from common.options import ARCHITECTURE_NAMES, DataOptions, RunningOptions
 from common.settings import command, option, section, settings
-from common.training.options import SCHEDULES
+from common.training.train_options import SCHEDULES
 
 PACKAGE = "compare"
 

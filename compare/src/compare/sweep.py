@@ -23,7 +23,7 @@ from typing import Any
 from common.atomic import write_csv, write_json
 from common.cli import positive_int
 from common.errors import UserError
-from common.markdown import markdown_table, padded
+from common.markdown import markdown_table, pad_table
 from common.runs import METRICS, read_json
 from common.settings import REQUIRED, command, option, settings
 from compare.settings import PACKAGE
@@ -70,7 +70,7 @@ def run_sweep(settings: Sweep, trial: Sequence[str]) -> None:
     _run_experiment(settings, out, sweep)
     trials = collect(sweep)
     rows = [[t["value"], t["metric"], t["folder"]] for t in trials]
-    print(padded(markdown_table(["value", settings.metric, "folder"], rows)), end="")
+    print(pad_table(markdown_table(["value", settings.metric, "folder"], rows)), end="")
     missing = [t["value"] for t in trials if t["metric"] is None]
     if missing:
         raise UserError(

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from common.markdown import markdown_table, padded
+from common.markdown import markdown_table, pad_table
 from compare.findings import count_threads, pluralize
 from compare.result_set import ResultGroup, ResultRecord, ResultSet, chain_groups, single_method_groups
 
@@ -25,7 +25,7 @@ COLUMNS = (
 
 def terminal_table(result_set: ResultSet) -> str:
     """Format all results as one table, padded for a terminal."""
-    return padded(comparison_table(result_set)) + _notes(result_set)
+    return pad_table(comparison_table(result_set)) + _notes(result_set)
 
 
 def comparison_table(result_set: ResultSet) -> str:

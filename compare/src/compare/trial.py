@@ -4,7 +4,7 @@ import os
 import sys
 from pathlib import Path
 
-from common.executor import Processes, call
+from common.executor import ProcessPool, run_command
 from common.interruption import STOPPED, Stopped
 from common.runs import read_json
 from compare.sweep import SETTINGS, fill_command, read_metric, trial_folder, working_folder
@@ -18,9 +18,9 @@ def main() -> int:
     folder = trial_folder(settings["out"], value)
     command = fill_command(settings["command"], value, folder)
     try:
-        processes: Processes[str] = Processes()
+        processes: ProcessPool[str] = ProcessPool()
         with processes:
-            processes.start(value, call, command, working_folder(settings))
+            processes.start(value, run_command, command, working_folder(settings))
             ((_, result),) = processes.finish()
     except Stopped:
         return STOPPED

@@ -7,7 +7,7 @@ written in torch, so that only the indices of the examples are copied to the dev
 import torch
 from torch import Tensor
 
-from common.data.counter_rng import mixed_key
+from common.data.counter_rng import hash_key
 
 _STREAM = 0xDEC0  # crops and flips use other streams of the same (seed, epoch)
 _STEP, _FIRST, _SECOND = 0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
@@ -22,7 +22,7 @@ def bernoulli(probabilities: Tensor, examples: Tensor, seed: int, epoch: int) ->
 
 def uniforms(examples: Tensor, channels: int, seed: int, epoch: int) -> Tensor:
     """Return uniform random numbers (N, C), float32 multiples of 2^-24 in [0, 1), for each example (N,) and channel."""
-    of_example = _finalize((examples + 1) * _signed(_STEP) + _signed(mixed_key(seed, epoch, _STREAM)))
+    of_example = _finalize((examples + 1) * _signed(_STEP) + _signed(hash_key(seed, epoch, _STREAM)))
     counters = torch.arange(1, channels // 2 + channels % 2 + 1, device=examples.device) * _signed(_STEP)
     bits = _finalize(of_example[:, None] + counters)  # (N, C/2) int64: one hash serves two channels
     halves = torch.stack([bits & (2**_BITS - 1), (bits >> 32) & (2**_BITS - 1)], dim=2)

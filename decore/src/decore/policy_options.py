@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from common.errors import UserError
-from common.training.options import TrainOptions
+from common.training.train_options import TrainOptions
 
 if TYPE_CHECKING:
     from common.data import ImageSet

@@ -69,7 +69,7 @@ def run_policy_phase(
         folder: Run folder instead of that part.
     """
     run_identity = network_identity(trained) | options.policy_identity() | {"penalty": penalty_label(options)}
-    run = stage.part(
+    run = stage.substage(
         "policy", run_identity, package=PACKAGE, fingerprint=trained.data.fingerprint, shared=True, folder=folder
     )
     folder = run.folder

@@ -13,7 +13,7 @@ from common.atomic import write_json
 from common.device import choose_device, set_threads
 from common.distributed import barrier, is_main, process_group
 from common.errors import UserError
-from common.evaluate import as_table
+from common.evaluate import format_metrics
 from common.options import NetworkOptions
 from common.runs import read_json
 from common.settings import subcommands
@@ -157,7 +157,7 @@ def evaluate(settings: EvaluateFile) -> None:
     """Evaluate a file and print the metrics."""
     from common.data import load_data
     from common.factory import import_factory
-    from common.measure import latency_ms
+    from common.measure import measure_latency
     from common.trained_model import read_trained_model
 
     set_threads(settings.run.threads)
@@ -172,8 +172,8 @@ def evaluate(settings: EvaluateFile) -> None:
         accuracy = replace(network, reference=baseline).measure(network.copy())
     values = network.metrics(network.model, accuracy or network.accuracy, network.bytes)
     if not settings.no_latency:
-        values["latency_ms"] = latency_ms(models, data.input_shape, device=device)["compressed"]
-    print(as_table(values))
+        values["latency_ms"] = measure_latency(models, data.input_shape, device=device)["compressed"]
+    print(format_metrics(values))
     if settings.json:
         write_json(settings.json, values)
 

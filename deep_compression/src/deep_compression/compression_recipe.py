@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from common.errors import UserError
-from common.training.options import TrainOptions
+from common.training.train_options import TrainOptions
 from deep_compression.choices import CENTROID_INITS, CLUSTERING_METHODS, PRUNING_RULES, ROUNDINGS
 from deep_compression.settings import EncodingOptions
 

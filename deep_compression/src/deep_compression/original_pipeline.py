@@ -89,7 +89,7 @@ def base_file(settings: OriginalPipeline, stage: Stage, name: str, data: DataBun
         "batch_size": settings.batch_size,
         **{name: value for name, value in flat(settings.precision).items() if value},
     }
-    part = stage.part(f"{name}_base", options, fingerprint=data.fingerprint)
+    part = stage.substage(f"{name}_base", options, fingerprint=data.fingerprint)
     if not part.finished:
         torch.manual_seed(stage.seed)
         model = factory() if factory else _named(settings, None, data)

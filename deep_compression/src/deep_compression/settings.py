@@ -22,7 +22,7 @@ from common.settings import REQUIRED, option, section, settings
 from deep_compression.choices import CENTROID_INITS, CLUSTERING_METHODS, CODERS, ORDERS, PRUNING_RULES, ROUNDINGS
 
 if TYPE_CHECKING:
-    from common.training.options import TrainOptions
+    from common.training.train_options import TrainOptions
     from deep_compression.compression_recipe import CompressionRecipe, PruningPlan, QuantizationPlan
 
 PACKAGE = "deep_compression"

@@ -282,7 +282,7 @@ def _part(
     about = {"dataset": data.name, "seed": stage.seed, "mean": data.mean, "std": data.std}
     about |= {key: value for key, value in stage.config["options"].items() if key in about}
     options = {"stage": name, "arch": arch, **about, "network_digest": digest, **options}
-    return stage.part(FOLDERS[name], options, package=PACKAGE, fingerprint=data.fingerprint, folder=folder)
+    return stage.substage(FOLDERS[name], options, package=PACKAGE, fingerprint=data.fingerprint, folder=folder)
 
 
 def open_network(file: Path, start: TrainedModel) -> TrainedModel:

@@ -8,7 +8,7 @@ from common.cli import fraction, nonnegative_int, positive_int
 from common.errors import UserError
 from common.options import DataOptions, NetworkOptions, RepeatOptions, RunOptions, train_options
 from common.settings import REQUIRED, command, option, section, settings
-from common.training.options import SCHEDULES, TrainOptions
+from common.training.train_options import SCHEDULES, TrainOptions
 
 PACKAGE = "model_preserving_id"
 

@@ -8,7 +8,7 @@ from common.cli import command_line, fraction, nonnegative_int, positive_int
 from common.errors import UserError
 from common.options import PrecisionOptions, RepeatOptions, RunningOptions, RunOptions, train_options
 from common.settings import command, option, section, settings
-from common.training.options import TrainOptions
+from common.training.train_options import TrainOptions
 
 PACKAGE = "redundancy_graph"
 ORIGINAL_DATASET_DIRS = {"cifar10": "./cifar10/dataset/", "imagenet": "./imagenet/dataset/"}

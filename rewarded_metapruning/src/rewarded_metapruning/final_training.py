@@ -21,7 +21,7 @@ from common.device import choose_device, set_threads
 from common.distributed import barrier, is_main, process_group
 from common.errors import UserError
 from common.log import epoch_logger
-from common.markdown import markdown_table, padded
+from common.markdown import markdown_table, pad_table
 from common.runs import MODEL, Stage
 from common.target import TOLERANCE
 from common.trained_model import read_trained_model
@@ -146,7 +146,7 @@ def train_variant(
         The content of the network's metrics.json.
     """
     about = {"role": variant.role, "nev": list(variant.nev)}
-    stage = parent.part(variant.folder, {**options, **about}, fingerprint=data.fingerprint)
+    stage = parent.substage(variant.folder, {**options, **about}, fingerprint=data.fingerprint)
     if not stage.finished:
         torch.manual_seed(stage.seed)
         model = (
@@ -244,4 +244,4 @@ def format_table(space: SearchSpace, variants: Sequence[Variant], metrics: Seque
             [variant.role, f"{top1:.2f}", f"{paper:.3f}", f"{kept:.2f}", f"{values['params']:,}", variant.folder]
         )
     header = ["network", "top-1 (%)", "MACs by the paper's rule (millions)", "remaining MACs (%)", "params", "folder"]
-    return padded(markdown_table(header, rows))
+    return pad_table(markdown_table(header, rows))

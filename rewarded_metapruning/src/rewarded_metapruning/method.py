@@ -71,11 +71,11 @@ def decide(settings: MetaPruningSettings, start: TrainedModel, target: Target | 
     held = data.holdout(settings.holdout, HOLDOUT_SEED)
     recipe = replace(settings.training, amp=stage.recipe is not None and stage.recipe.amp)
     options = {"arch": space.arch, "dataset": data.name, "seed": stage.seed, "limits": scale_range, **asdict(recipe)}
-    meta = stage.part("pruning-net", options, package=PACKAGE, fingerprint=held.fingerprint)
+    meta = stage.substage("pruning-net", options, package=PACKAGE, fingerprint=held.fingerprint)
     train_pruning_net(meta, space, held, recipe, scale_range, start.workers)
     net = read_pruning_net(meta.model_path, space).net.to(stage.device)
     options |= {"target": target.fraction, "pruning_net": digest_pruning_net(net, data), **asdict(settings.evolution)}
-    searched = stage.part("search", options, package=PACKAGE, fingerprint=held.fingerprint)
+    searched = stage.substage("search", options, package=PACKAGE, fingerprint=held.fingerprint)
     evaluator = CandidateEvaluator(
         net,
         held.train,

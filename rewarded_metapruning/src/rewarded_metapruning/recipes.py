@@ -3,7 +3,7 @@
 from dataclasses import dataclass, replace
 
 from common.errors import UserError
-from common.training.options import TrainOptions
+from common.training.train_options import TrainOptions
 
 SMOOTHING = 0.1
 

@@ -12,7 +12,7 @@ from common.cli import fraction, nonnegative_int, positive_int
 from common.errors import UserError
 from common.options import RepeatOptions, RunningOptions, RunOptions, train_options
 from common.settings import flat, option, parse, section, settings
-from common.training.options import TrainOptions
+from common.training.train_options import TrainOptions
 from rewarded_metapruning.recipes import SMALL, EvolutionSettings, find_recipe, quarter_milestones
 from rewarded_metapruning.scale import ALL_SCALES, FULL
 

@@ -132,7 +132,7 @@ def write_plan(folder: Folder, jobs: Sequence[Job], names: dict[str, str]) -> No
 
 def plan_text(jobs: Sequence[Job], folder: Folder, names: dict[str, str], estimates: Estimates) -> str:
     """Jobs in the order of their priority with needs and estimated hours here and on an H100, and the sums of the tags."""
-    from common.markdown import markdown_table, padded
+    from common.markdown import markdown_table, pad_table
 
     card = Estimates(folder.root / "no file", "cuda", options=estimates.options, quick=estimates.quick)
     rows: list[list[str]] = []
@@ -148,7 +148,7 @@ def plan_text(jobs: Sequence[Job], folder: Folder, names: dict[str, str], estima
                 both[0] += here or 0.0
                 both[1] += there or 0.0
                 both[2] += (here is None) + (there is None)
-    text = padded(markdown_table(["job", "needs", "tags", "hours here", "hours, H100", "state"], rows))
+    text = pad_table(markdown_table(["job", "needs", "tags", "hours here", "hours, H100", "state"], rows))
     lines = [
         f"{tag}: {_hours(here)} hours here, {_hours(there)} on an H100 for what is left"
         + (f" ({unknown} estimates are unknown)" if unknown else "")
@@ -159,7 +159,7 @@ def plan_text(jobs: Sequence[Job], folder: Folder, names: dict[str, str], estima
 
 def print_status(root: Path) -> None:
     """A line for each job of all calls so far: its state, epochs, seconds per epoch."""
-    from common.markdown import markdown_table, padded
+    from common.markdown import markdown_table, pad_table
 
     folder = require_folder(root)
     rows = []
@@ -168,11 +168,11 @@ def print_status(root: Path) -> None:
         seconds = epoch_seconds(root / "runs" / job["out"])
         per_epoch = f"{sum(seconds) / len(seconds):.1f}" if seconds else ""
         rows.append([job["name"], state, str(len(seconds) or ""), per_epoch, about])
-    print(padded(markdown_table(["job", "state", "epochs", "s per epoch", ""], rows)), end="")
+    print(pad_table(markdown_table(["job", "state", "epochs", "s per epoch", ""], rows)), end="")
 
 
 def _state(folder: Folder, job: dict) -> tuple[str, str]:
-    from common.executor import claimed
+    from common.executor import claim_file
 
     name = job["name"]
     if folder.is_done(name, job["identity"]):
@@ -183,7 +183,7 @@ def _state(folder: Folder, job: dict) -> tuple[str, str]:
         return "done", f"{hours}{record.get('device', '')}{missing}"
     place = folder.job(name)
     if (place / "lock").exists():
-        with claimed(place / "lock") as free:
+        with claim_file(place / "lock") as free:
             if not free:
                 return "running", ""
     why = folder.why_failed(name)

@@ -11,7 +11,7 @@ from common.campaign.folder import Folder
 from common.campaign.plan import Job, Options, resolve
 from common.campaign.worker import SPEED_UPS, Order, Outcome, carry_out, head_of
 from common.errors import UserError
-from common.executor import Processes, Result, claimed
+from common.executor import JobResult, ProcessPool, claim_file
 from common.interruption import Stopped
 
 SAME_EPOCH = {"--epochs", "--finetune-epochs", "--device"}  # options with which an epoch takes as long as without
@@ -85,7 +85,7 @@ class Runner:
         with (
             ExitStack() as claims,
             suppress(Stopped),
-            Processes[Job](threads, _give_way if self.nice else None) as pool,
+            ProcessPool[Job](threads, _give_way if self.nice else None) as pool,
         ):
             claims.callback(self._release)
             self.begin()
@@ -98,7 +98,7 @@ class Runner:
             pool.stop()
             self._note_all(pool.finish())
 
-    def _start_jobs(self, pool: Processes[Job]) -> bool:
+    def _start_jobs(self, pool: ProcessPool[Job]) -> bool:
         """Start as many jobs as may run now; whether there are others that wait, or that somebody else is at."""
         elsewhere = False
         for job in self.open_jobs():
@@ -108,14 +108,14 @@ class Runner:
             if job.alone and running:
                 continue
             with ExitStack() as claim:
-                mine = claim.enter_context(claimed(self.folder.job(job.name) / "lock"))
+                mine = claim.enter_context(claim_file(self.folder.job(job.name) / "lock"))
                 elsewhere = elsewhere or not mine
                 if mine and not self.done(job):
                     self._start(job, pool)
                     self.claims[job.name] = claim.pop_all()
         return elsewhere
 
-    def _start(self, job: Job, pool: Processes[Job]) -> None:
+    def _start(self, job: Job, pool: ProcessPool[Job]) -> None:
         plain = self.failures.get(job.name, 0) > 0
         output = self.folder.output(job)
         shared = sum(other.out == job.out for other in self.jobs) > 1
@@ -137,12 +137,12 @@ class Runner:
         log = str(self.folder.log(job.name).resolve())
         return Order(job.name, words, str(job.folder), log, tuple(options), tuple(extra), self.deadline, plain)
 
-    def _note_all(self, results: Iterable[tuple[Job, Result]]) -> None:
+    def _note_all(self, results: Iterable[tuple[Job, JobResult]]) -> None:
         for job, result in results:
             with self.claims.pop(job.name):
                 self._note(job, result)
 
-    def _note(self, job: Job, result: Result) -> None:
+    def _note(self, job: Job, result: JobResult) -> None:
         if result.state == "finished":
             outcome: Outcome = result.value
             if not self.quick and {name for name, _ in self.extra} <= SAME_EPOCH:
@@ -166,11 +166,11 @@ class Runner:
             self.log(f"{_now()} stopped   {job.name}; it resumes")
         elif result.state == "crashed":  # killed, or out of memory
             self.crashes[job.name] = self.crashes.get(job.name, 0) + 1
-            self.folder.fail(job.name, f"its process ended with {result.why}")
-            self.log(f"{_now()} ended     {job.name}: {result.why}" + ("" if self.failed(job) else "; it resumes"))
+            self.folder.fail(job.name, f"its process ended with {result.reason}")
+            self.log(f"{_now()} ended     {job.name}: {result.reason}" + ("" if self.failed(job) else "; it resumes"))
         else:
             self.failures[job.name] = self.failures.get(job.name, 0) + 1
-            self.folder.fail(job.name, result.why or f"exit status {result.status}")
+            self.folder.fail(job.name, result.reason or f"exit status {result.status}")
             again = "" if self.failed(job) else "; once more without speed-ups"
             self.log(f"{_now()} failed    {job.name}: {self.folder.why_failed(job.name)}{again}")
 
@@ -190,7 +190,7 @@ def known_options(jobs: Sequence[Job], extra: Options, log: Callable[[str], None
         return None
     asked: dict[tuple[str, ...], tuple[str, ...]] = {}
     found: dict[str, tuple[str, ...]] = {}
-    with Processes[Job]() as pool:
+    with ProcessPool[Job]() as pool:
         for job in jobs:
             head = (str(job.folder), *head_of(job.words))
             if head not in asked and job.problem is None:
@@ -202,7 +202,9 @@ def known_options(jobs: Sequence[Job], extra: Options, log: Callable[[str], None
                 if result.state == "crashed":
                     raise UserError("the process that asks commands for their options has ended")
                 if result.state != "finished":
-                    raise UserError(f"{job.name}: {result.why.splitlines()[-1] if result.why else 'its -h fails'}")
+                    raise UserError(
+                        f"{job.name}: {result.reason.splitlines()[-1] if result.reason else 'its -h fails'}"
+                    )
                 asked[head] = result.value.known
             found[job.name] = asked.get(head, ())
     for name, _ in extra:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from common.campaign.plan import Options
-from common.executor import Result
+from common.executor import JobResult
 from common.interruption import DEADLINE
 
 # Options that a failed job is tried again without, and how many values each has.
@@ -54,7 +54,7 @@ class Outcome:
     commit: str | None = None
 
 
-def carry_out(order: Order) -> Result:
+def carry_out(order: Order) -> JobResult:
     """Run a command in this process; its output goes to the log. The value of the result is an :class:`Outcome`."""
     start = time.monotonic()
     words: tuple[str, ...] = order.words
@@ -66,14 +66,14 @@ def carry_out(order: Order) -> Result:
             if order.plain:
                 words = without_speed_ups(words)
             if order.known_only:
-                return Result(0, Outcome(words, found, 0.0))
+                return JobResult(0, Outcome(words, found, 0.0))
             print(f"\n$ {' '.join(words)}", flush=True)
             status = run_command(words)
     except Exception as error:  # whatever a command may raise, the others go on
         why = f"{''.join(traceback.format_exception(error))}{type(error).__name__}: {error}"
-        return Result(1, why=why)
+        return JobResult(1, reason=why)
     why = "" if status == 0 else _tail(Path(order.log))
-    return Result(status, Outcome(words, found, time.monotonic() - start, *_environment()), why)
+    return JobResult(status, Outcome(words, found, time.monotonic() - start, *_environment()), why)
 
 
 def with_options(order: Order, text: str) -> tuple[tuple[str, ...], tuple[str, ...]]:

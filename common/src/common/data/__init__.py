@@ -1,4 +1,4 @@
-"""Data sets: pictures in memory or in folders, cut into the same batches on every device, rank and run.
+"""Data sets: images in memory or in folders, split into the same batches on every device, rank and run.
 
 data = load_dataset("digits")
 for images, labels, indices, global_size in data.train.batches(128, augment=True, shuffle=True, seed=0, epoch=3):
@@ -7,7 +7,7 @@ for images, labels, indices, global_size in data.train.batches(128, augment=True
 
 from common.data.batches import Batch, ImageSet, batch_count, epoch_order, rank_parts
 from common.data.bundle import DataBundle
-from common.data.folder import FolderImages
+from common.data.image_folder import FolderImages
 from common.data.memory import MemoryImages
 from common.data.normalization import NORMALIZATIONS
 from common.data.registry import DATASETS, load_data, load_dataset

@@ -1,7 +1,7 @@
-"""Crop, flip and normalize a whole batch of uint8 pictures at once.
+"""Crop, flip and normalize a batch of uint8 images at once.
 
-The same pixels as torchvision's RandomCrop(size, padding) + RandomHorizontalFlip + ToTensor + Normalize, given the
-same offsets: the border that a crop can show is black (zero *before* normalisation).
+Given the same offsets, the pixels equal those of torchvision's RandomCrop(size, padding) + RandomHorizontalFlip + ToTensor +
+Normalize. The padding is black, i.e. zero *before* normalization.
 """
 
 from collections.abc import Sequence
@@ -11,15 +11,15 @@ import torch
 from numpy.lib.stride_tricks import sliding_window_view
 from torch import Tensor
 
-from common.data.counter_rng import example_bits, mixed_key
+from common.data.counter_rng import hash_key, random_bits
 
 
-def crop_flip_draws(indices: Tensor, padding: int, flip: bool, seed: int, epoch: int) -> Tensor:
-    """Offsets of each example's crop and whether it is flipped: (3, B) int64 on the CPU, rows top, left, flip.
+def sample_crop_flip(indices: Tensor, padding: int, flip: bool, seed: int, epoch: int) -> Tensor:
+    """Sample each example's crop offsets and flip: (3, B) int64 on the CPU, rows top, left, flip.
 
-    Offsets are uniform in 0 .. 2 * padding; they depend on (seed, epoch, example) only.
+    Offsets are uniform in 0 .. 2 * padding. They depend only on (seed, epoch, example).
     """
-    bits = example_bits(mixed_key(seed, epoch, 1), indices.numpy())
+    bits = random_bits(hash_key(seed, epoch, 1), indices.numpy())
     span, low24 = np.uint64(2 * padding + 1), np.uint64(0xFFFFFF)
     top = ((bits & low24) * span) >> np.uint64(24)
     left = (((bits >> np.uint64(24)) & low24) * span) >> np.uint64(24)
@@ -27,18 +27,18 @@ def crop_flip_draws(indices: Tensor, padding: int, flip: bool, seed: int, epoch:
     return torch.from_numpy(np.stack([top, left, flipped]).astype(np.int64))
 
 
-def crop_flip(images: Tensor, draws: Tensor, padding: int) -> Tensor:
-    """Pictures (B, C, H, W) uint8 after a crop of the zero-padded picture and a flip, as `draws` (3, B) say."""
-    cut = _crop_flip_cpu if images.device.type == "cpu" else crop_flip_by_coordinates
-    return cut(images, draws, padding)
+def crop_flip(images: Tensor, offsets: Tensor, padding: int) -> Tensor:
+    """Zero-pad, crop and flip images (B, C, H, W) uint8 by the given offsets (3, B), rows top, left, flip."""
+    function = _crop_flip_cpu if images.device.type == "cpu" else crop_flip_by_coordinates
+    return function(images, offsets, padding)
 
 
-def crop_flip_by_coordinates(images: Tensor, draws: Tensor, padding: int) -> Tensor:
-    """:func:`crop_flip` as one gather; any device."""
+def crop_flip_by_coordinates(images: Tensor, offsets: Tensor, padding: int) -> Tensor:
+    """Compute :func:`crop_flip` with one gather, on any device."""
     count, channels, height, width = images.shape
-    top, left, flipped = draws[:, :, None]
+    top, left, flipped = offsets[:, :, None]
     across = torch.arange(width, device=images.device)
-    rows = torch.arange(height, device=images.device) + top - padding  # (B, H) in the unpadded picture
+    rows = torch.arange(height, device=images.device) + top - padding  # (B, H) in the unpadded image
     columns = torch.where(flipped.bool(), width - 1 - across, across) + left - padding  # (B, W)
     inside = ((rows >= 0) & (rows < height))[:, :, None] & ((columns >= 0) & (columns < width))[:, None, :]
     picked = images[
@@ -50,34 +50,34 @@ def crop_flip_by_coordinates(images: Tensor, draws: Tensor, padding: int) -> Ten
     return picked * inside[:, None]
 
 
-def _crop_flip_cpu(images: Tensor, draws: Tensor, padding: int) -> Tensor:
-    """:func:`crop_flip` by copying whole windows: four times as fast as a gather on a CPU."""
+def _crop_flip_cpu(images: Tensor, offsets: Tensor, padding: int) -> Tensor:
+    """Compute :func:`crop_flip` by copying entire windows: four times as fast as a gather on a CPU."""
     count, channels, height, width = images.shape
-    top, left, flipped = draws.numpy()
+    top, left, flipped = offsets.numpy()
     padded = np.zeros((count, channels, height + 2 * padding, width + 2 * padding), dtype=np.uint8)
     padded[:, :, padding : padding + height, padding : padding + width] = images.numpy()
     windows = sliding_window_view(padded, (height, width), axis=(2, 3))  # (B, C, 2p+1, 2p+1, H, W), no copy
-    cut = windows[np.arange(count), :, top, left]  # (B, C, H, W)
+    crops = windows[np.arange(count), :, top, left]  # (B, C, H, W)
     mirrored = flipped.astype(bool)
-    cut[mirrored] = cut[mirrored][..., ::-1]
-    return torch.from_numpy(cut)
+    crops[mirrored] = crops[mirrored][..., ::-1]
+    return torch.from_numpy(crops)
 
 
 def normalize(images: Tensor, mean: Sequence[float], std: Sequence[float], channels_last: bool = False) -> Tensor:
-    """(pixel / 255 - mean) / std of uint8 (B, C, H, W) as float32, on the device that the pictures are on."""
+    """Compute (pixel / 255 - mean) / std of uint8 images (B, C, H, W) as float32, on their device."""
     return apply_affine(images, pixel_affine(mean, std, images.device), channels_last)
 
 
 def pixel_affine(mean: Sequence[float], std: Sequence[float], device: torch.device) -> Tensor:
-    """Rows 255 * mean and 1 / (255 * std): (2, C) float32 on the device."""
+    """Return the rows 255 * mean and 1 / (255 * std): (2, C) float32 on the device."""
     shift, scale = [255.0 * value for value in mean], [1.0 / (255.0 * value) for value in std]
     return torch.tensor([shift, scale], dtype=torch.float64).to(torch.float32).to(device, non_blocking=True)
 
 
 def apply_affine(images: Tensor, affine: Tensor, channels_last: bool = False) -> Tensor:
-    """(pixel - affine[0]) * affine[1] of uint8 (B, C, H, W) as float32.
+    """Compute (pixel - affine[0]) * affine[1] of uint8 images (B, C, H, W) as float32.
 
-    One subtraction and one multiplication, each rounded by itself: the result does not depend on how a batch is cut.
+    The subtraction and the multiplication are rounded separately, so the result does not depend on how the images are batched.
     """
     shift, scale = affine
     if not channels_last:
@@ -85,5 +85,7 @@ def apply_affine(images: Tensor, affine: Tensor, channels_last: bool = False) ->
     pixels = images.permute(0, 2, 3, 1).contiguous()  # (B, H, W, C)
     count, height, width, channels = pixels.shape
     rows = pixels.view(count, height, width * channels).to(torch.float32)
-    rows.sub_(shift.repeat(width)).mul_(scale.repeat(width))  # whole rows: three channels alone fill no vector unit
+    rows.sub_(shift.repeat(width)).mul_(
+        scale.repeat(width)
+    )  # entire rows: three channels alone do not fill a vector unit
     return rows.view(count, height, width, channels).permute(0, 3, 1, 2)

@@ -1,4 +1,4 @@
-"""Which examples form which batch of which rank: the same for every device, worker count and number of processes."""
+"""Assignment of examples to batches and ranks: the same for every device, number of workers and number of processes."""
 
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple, Protocol
@@ -7,21 +7,21 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from common.data.counter_rng import mixed_key
+from common.data.counter_rng import hash_key
 from common.errors import UserError
 
 
 class Batch(NamedTuple):
     """One rank's part of a global batch."""
 
-    images: Tensor  # (B, C, H, W) float32, normalised, on the device
+    images: Tensor  # (B, C, H, W) float32, normalized, on the device
     labels: Tensor  # (B,) int64, on the device
     indices: Tensor  # (B,) int64, on the device: positions in the image set
     global_size: int  # examples in the batch of all ranks together
 
 
 class ImageSet(Protocol):
-    """Pictures with labels. Two kinds: :class:`~common.data.MemoryImages` and :class:`~common.data.FolderImages`."""
+    """Labeled images, implemented by :class:`~common.data.MemoryImages` and :class:`~common.data.FolderImages`."""
 
     def __len__(self) -> int: ...
 
@@ -35,7 +35,7 @@ class ImageSet(Protocol):
     def std(self) -> tuple[float, ...]: ...
 
     @property
-    def image_shape(self) -> tuple[int, int, int]: ...  # (C, H, W) of a batch's pictures
+    def image_shape(self) -> tuple[int, int, int]: ...  # (C, H, W) of a batch's images
 
     def subset(self, indices: Sequence[int] | np.ndarray | Tensor) -> "ImageSet": ...
 
@@ -61,29 +61,31 @@ class ImageSet(Protocol):
 
 
 def epoch_order(size: int, *, shuffle: bool, seed: int = 0, epoch: int = 0) -> Tensor:
-    """The order (size,) int64 in which an epoch visits the examples: a permutation drawn from (seed, epoch)."""
+    """Return the order (size,) int64 of the examples in an epoch; if shuffled, it depends only on (seed, epoch)."""
     if not shuffle:
         return torch.arange(size)
-    generator = torch.Generator().manual_seed(mixed_key(seed, epoch) >> 1)  # 63 bits
+    generator = torch.Generator().manual_seed(hash_key(seed, epoch) >> 1)  # 63 bits
     return torch.randperm(size, generator=generator)
 
 
 def batch_bounds(size: int, batch_size: int, world_size: int = 1, min_part: int = 1) -> list[tuple[int, int]]:
-    """Where the global batches of an epoch begin and end: [(0, batch_size), ...].
+    """Return the start and end of each global batch of an epoch: [(0, batch_size), ...].
 
-    No example is dropped. A short last batch is kept, unless it is too small to give every rank `min_part` examples:
-    then it joins the batch before it. (`min_part=2` suits batch norm, which cannot train on one example.)
-    Raises UserError if even one batch of all examples, or a full batch, is too small for the ranks.
+    No example is dropped. A short last batch is kept unless it is too small to give every rank `min_part` examples; then it
+    is merged into the previous batch. (`min_part=2` suits batch norm, which cannot train on one example.)
+
+    Raises:
+        UserError: If one batch of all examples, or a full batch, is too small for the ranks.
     """
     if batch_size < 1 or world_size < 1:
-        raise UserError(f"batch size {batch_size} on {world_size} processes: both must be at least 1")
+        raise UserError(f"batch size {batch_size}, {world_size} processes: both must be at least 1")
     least = world_size * min_part
     if size == 0:
         return []
     if min(size, batch_size) < least:
         raise UserError(
-            f"{size} examples in batches of {batch_size} are too few for {world_size} processes with at least "
-            f"{min_part} each; use a larger batch size or fewer processes"
+            f"{size} examples in batches of {batch_size}: too few for {world_size} processes with at least {min_part} each; "
+            "use a larger batch size or fewer processes"
         )
     starts = list(range(0, size, batch_size))
     if size - starts[-1] < least:
@@ -92,12 +94,12 @@ def batch_bounds(size: int, batch_size: int, world_size: int = 1, min_part: int 
 
 
 def batch_count(size: int, batch_size: int, world_size: int = 1, min_part: int = 1) -> int:
-    """Number of batches that every rank gets in an epoch."""
+    """Return the number of batches of every rank in an epoch."""
     return len(batch_bounds(size, batch_size, world_size, min_part))
 
 
 class Part(NamedTuple):
-    """Positions start .. end - 1 of the epoch's order, and the size of the global batch that they belong to."""
+    """Positions start .. end - 1 in the epoch's order, and the size of their global batch."""
 
     start: int
     end: int
@@ -105,16 +107,16 @@ class Part(NamedTuple):
 
 
 def rank_parts(size: int, batch_size: int, rank: int = 0, world_size: int = 1, min_part: int = 1) -> list[Part]:
-    """This rank's part of each global batch.
+    """Return this rank's part of each global batch.
 
-    A global batch is cut into `world_size` contiguous parts (as `torch.tensor_split` does): joined in the order of the
-    ranks they are the batch of a single process.
+    A global batch is split into `world_size` contiguous parts (as by `torch.tensor_split`): concatenated in rank order, they
+    are the batch of a single process.
     """
     if not 0 <= rank < world_size:
         raise UserError(f"rank {rank} of {world_size} processes: expected 0 to {world_size - 1}")
     parts = []
     for start, end in batch_bounds(size, batch_size, world_size, min_part):
-        share, larger = divmod(end - start, world_size)  # the first `larger` parts have one more
-        first = start + rank * share + min(rank, larger)
-        parts.append(Part(first, first + share + (rank < larger), end - start))
+        part, larger = divmod(end - start, world_size)  # the first `larger` parts have one example more
+        first = start + rank * part + min(rank, larger)
+        parts.append(Part(first, first + part + (rank < larger), end - start))
     return parts

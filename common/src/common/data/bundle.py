@@ -1,4 +1,4 @@
-"""A data set as commands use it: a training part, a test part, and what the classes are called."""
+"""The data set that commands use: training images, test images and class names."""
 
 import hashlib
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ from common.data.split import held_out_count, stratified_split
 
 @dataclass(frozen=True)
 class DataBundle:
-    """Training and test pictures of one data set, normalised alike."""
+    """Training and test images of one data set, with the same normalization."""
 
     name: str
     train: ImageSet
@@ -32,14 +32,14 @@ class DataBundle:
         return self.train.std
 
     def holdout(self, fraction: float = 0.1, seed: int = 0) -> "DataBundle":
-        """Two stratified parts of the *training* pictures: choices are made on `.test` here, never on the test set.
+        """Split the *training* images into two stratified parts: `.train`, and `.test` for choosing hyperparameters.
 
-        The fingerprint becomes another one that depends on fraction and seed.
+        The test set is not used. The new fingerprint depends on fraction and seed.
         """
         kept, held = stratified_split(self.train.labels, held_out_count(len(self.train), fraction), seed)
-        marked = hashlib.sha256(f"{self.fingerprint} holdout {fraction} {seed}".encode()).hexdigest()[:16]
-        return replace(self, train=self.train.subset(kept), test=self.train.subset(held), fingerprint=marked)
+        fingerprint = hashlib.sha256(f"{self.fingerprint} holdout {fraction} {seed}".encode()).hexdigest()[:16]
+        return replace(self, train=self.train.subset(kept), test=self.train.subset(held), fingerprint=fingerprint)
 
     def with_normalization(self, mean: Sequence[float], std: Sequence[float]) -> "DataBundle":
-        """The same pictures with a checkpoint's normalisation; one value serves all channels."""
+        """Return the same images with another normalization; a single value applies to all channels."""
         return replace(self, train=self.train.normalized(mean, std), test=self.test.normalized(mean, std))

@@ -1,4 +1,4 @@
-"""Decoded pictures on disk, so that the next start need not decode them again."""
+"""Cache of decoded images on disk."""
 
 import hashlib
 import logging
@@ -18,41 +18,41 @@ _log = logging.getLogger(__name__)
 
 
 def cache_folder() -> Path:
-    """$XDG_CACHE_HOME/compression-papers, or ~/.cache/compression-papers."""
+    """Return $XDG_CACHE_HOME/compression-papers, or ~/.cache/compression-papers."""
     base = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
     return Path(base) / "compression-papers"
 
 
 def cached_pixels(key: str, decode: Callable[[], np.ndarray], folder: Path | None = None) -> Tensor:
-    """Pictures (N, C, H, W) uint8 from the cache file of this key, else from `decode`, whose result is then cached.
+    """Return images (N, C, H, W) uint8 from the cache file of this key, or call `decode` and cache its result.
 
-    A cache file that is damaged (its SHA-256 does not fit) is made anew. A cache that cannot be written is only logged.
+    A damaged cache file (with a wrong SHA-256) is written again. If the cache cannot be written, a warning is logged.
     """
-    path = (folder or cache_folder()) / f"pictures-{key[:32]}.safetensors"
+    path = (folder or cache_folder()) / f"images-{key[:32]}.safetensors"
     pixels = _read(path)
     if pixels is None:
         pixels = torch.from_numpy(decode())
         try:
             _write(path, pixels)
         except (OSError, SafetensorError) as error:
-            _log.warning("could not keep decoded pictures in %s (%s); the next start decodes them again", path, error)
+            _log.warning("%s: decoded images cannot be cached (%s); the next start decodes them again", path, error)
     return pixels
 
 
 def _read(path: Path) -> Tensor | None:
-    """The pictures of a whole cache file; None if there is none or it is damaged."""
+    """Return the images in a cache file; None if it is missing or damaged."""
     try:
         with safe_open(path, framework="pt") as file:
             header, pixels = file.metadata() or {}, file.get_tensor("pixels")
     except FileNotFoundError:
         return None
     except (OSError, SafetensorError, ValueError):
-        _log.warning("%s is damaged and is made anew", path)
+        _log.warning("%s: damaged cache file; the images are decoded again", path)
         return None
-    whole = pixels.dtype == torch.uint8 and header.get("sha256") == _sha256(pixels)
-    if not whole:
-        _log.warning("%s is damaged and is made anew", path)
-    return pixels if whole else None
+    valid = pixels.dtype == torch.uint8 and header.get("sha256") == _sha256(pixels)
+    if not valid:
+        _log.warning("%s: damaged cache file; the images are decoded again", path)
+    return pixels if valid else None
 
 
 def _write(path: Path, pixels: Tensor) -> None:

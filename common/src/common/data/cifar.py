@@ -1,4 +1,4 @@
-"""CIFAR's two archive layouts: Python batches (pickles, read as data by :mod:`common.plain_pickle`) and binary records.
+"""Readers of CIFAR's two archive layouts: Python batches (pickles, read by :mod:`common.plain_pickle`) and binary records.
 
 Learning Multiple Layers of Features from Tiny Images, A. Krizhevsky, 2009.
 """
@@ -23,11 +23,11 @@ MAX_DIMENSIONS = 4
 
 @dataclass(frozen=True)
 class CifarLayout:
-    """Where a variant keeps its files and what they call things."""
+    """File names and keys of one variant, CIFAR-10 or CIFAR-100."""
 
     python_folder: str
     binary_folder: str
-    train_files: tuple[str, ...]  # of the Python layout
+    train_files: tuple[str, ...]  # Python layout
     test_file: str
     label_key: str
     names_file: str
@@ -35,7 +35,7 @@ class CifarLayout:
     binary_train_files: tuple[str, ...]
     binary_test_file: str
     binary_names_file: str
-    label_bytes: int  # in front of a binary record; the last one is the label
+    label_bytes: int  # before the pixels of a binary record; the last one is the label
     num_classes: int
 
 
@@ -72,49 +72,49 @@ LAYOUTS: dict[str, CifarLayout] = {
 
 
 def read_python_layout(folder: Path, layout: CifarLayout) -> tuple[Tensor, Tensor, Tensor, Tensor, list[str]]:
-    """Training pictures (N, 3, 32, 32) uint8, labels (N,) int64, the same of the test part, class names."""
+    """Return training images (N, 3, 32, 32) uint8 and labels (N,) int64, test images and labels, and class names."""
     train = [read_python_batch(folder / name, layout) for name in layout.train_files]
     test = read_python_batch(folder / layout.test_file, layout)
-    return *_joined(train), *test, _python_names(folder / layout.names_file, layout)
+    return *_concatenate(train), *test, _python_names(folder / layout.names_file, layout)
 
 
 def read_binary_layout(folder: Path, layout: CifarLayout) -> tuple[Tensor, Tensor, Tensor, Tensor, list[str]]:
-    """As :func:`read_python_layout`, from binary records (label bytes, then 3072 pixels)."""
+    """Read binary records (label bytes, then 3072 pixels); the result is that of :func:`read_python_layout`."""
     train = [read_binary_batch(folder / name, layout) for name in layout.binary_train_files]
     test = read_binary_batch(folder / layout.binary_test_file, layout)
     names_path = folder / layout.binary_names_file
-    names = _existing(names_path).read_text().split()
-    return *_joined(train), *test, _checked_names(names, names_path, layout.num_classes)
+    names = _require_file(names_path).read_text().split()
+    return *_concatenate(train), *test, _checked_names(names, names_path, layout.num_classes)
 
 
 def read_python_batch(path: Path, layout: CifarLayout) -> tuple[Tensor, Tensor]:
-    """One pickled batch: pictures (N, 3, 32, 32) uint8 and labels (N,) int64. Raises UserError naming the file."""
+    """Read one pickled batch: images (N, 3, 32, 32) uint8 and labels (N,) int64. Raises UserError naming the file."""
     content = load_plain_pickle(path)
     pixels = content.get("data") if isinstance(content, dict) else None
     labels = content.get(layout.label_key) if isinstance(content, dict) else None
     if not isinstance(pixels, np.ndarray) or pixels.shape[1:] != (PIXELS,):
-        raise UserError(f"{path}: holds no array 'data' of bytes (N, {PIXELS}); it is not a CIFAR batch")
+        raise UserError(f"{path}: no array 'data' of bytes with shape (N, {PIXELS}); not a CIFAR batch")
     if not isinstance(labels, list) or len(labels) != len(pixels):
-        raise UserError(f"{path}: holds no list '{layout.label_key}' with a label for each of {len(pixels)} pictures")
+        raise UserError(f"{path}: no list '{layout.label_key}' with a label for each of {len(pixels)} images")
     if not all(type(label) is int for label in labels):
-        raise UserError(f"{path}: '{layout.label_key}' are not all integers")
+        raise UserError(f"{path}: not all values of '{layout.label_key}' are integers")
     images = torch.from_numpy(pixels.reshape(-1, 3, 32, 32).copy())
     return images, _checked_labels(labels, path, layout.num_classes)
 
 
 def read_binary_batch(path: Path, layout: CifarLayout) -> tuple[Tensor, Tensor]:
-    """One binary batch, as :func:`read_python_batch`."""
-    raw = np.frombuffer(_existing(path).read_bytes(), dtype=np.uint8)
+    """Read one binary batch; the result is that of :func:`read_python_batch`."""
+    raw = np.frombuffer(_require_file(path).read_bytes(), dtype=np.uint8)
     record = layout.label_bytes + PIXELS
     if raw.size == 0 or raw.size % record:
-        raise UserError(f"{path}: {raw.size} bytes are not a whole number of {record}-byte records; fetch it again")
+        raise UserError(f"{path}: {raw.size} bytes are not a multiple of the record size {record}; fetch it again")
     rows = raw.reshape(-1, record)
     labels = _checked_labels(rows[:, layout.label_bytes - 1].tolist(), path, layout.num_classes)
     return torch.from_numpy(rows[:, layout.label_bytes :].reshape(-1, 3, 32, 32).copy()), labels
 
 
 class _Array:
-    """Stands where a pickle asks for a NumPy array: keeps what the pickle says of it."""
+    """Stand-in for a NumPy array in a pickle: keeps the state that the pickle sets."""
 
     def __init__(self, *_: Any) -> None:
         self.state: Any = None
@@ -123,7 +123,7 @@ class _Array:
         self.state = state
 
     def bytes_array(self) -> np.ndarray | None:
-        """The array, read-only and without a copy, if it is one of unsigned bytes of a shape that fits; else None."""
+        """Return the array, read-only and without a copy, if it holds unsigned bytes and its shape matches; else None."""
         if not (isinstance(self.state, tuple) and len(self.state) == 5):
             return None
         _, shape, kind, fortran, data = self.state
@@ -137,21 +137,21 @@ class _Array:
 
 
 class _Kind:
-    """Stands where a pickle asks for a NumPy dtype."""
+    """Stand-in for a NumPy dtype in a pickle."""
 
     def __init__(self, text: Any = None, *_: Any) -> None:
         self.text = text
 
     def set_state(self, state: Any) -> None:
-        """Byte order and the like, which single bytes do not have."""
+        """Ignore byte order and alignment, which do not apply to single bytes."""
 
 
 def load_plain_pickle(path: Path) -> Any:
-    """The content of a pickle of plain values and arrays of unsigned bytes, with text keys. Nothing in it is run or imported.
+    """Read a pickle of plain values and arrays of unsigned bytes; keys are returned as text. Nothing is executed or imported.
 
-    Raises UserError naming the file if it is truncated or asks for anything else. Other arrays are not read.
+    Raises UserError naming the file if it is truncated or contains anything else. Other arrays are not read.
     """
-    raw = _existing(path).read_bytes()
+    raw = _require_file(path).read_bytes()
     makers: Makers = {
         ("numpy", "ndarray"): None,
         ("numpy", "dtype"): _Kind,
@@ -182,16 +182,16 @@ def _python_names(path: Path, layout: CifarLayout) -> list[str]:
     content = load_plain_pickle(path)
     names = content.get(layout.names_key) if isinstance(content, dict) else None
     if not isinstance(names, list):
-        raise UserError(f"{path}: holds no list '{layout.names_key}'; fetch it again")
+        raise UserError(f"{path}: no list '{layout.names_key}'; fetch it again")
     texts = [_text(name) for name in names]
     if not all(isinstance(name, str) for name in texts):
-        raise UserError(f"{path}: '{layout.names_key}' are not all text; fetch it again")
+        raise UserError(f"{path}: not all values of '{layout.names_key}' are text; fetch it again")
     return _checked_names(texts, path, layout.num_classes)
 
 
 def _checked_names(names: list[str], path: Path, num_classes: int) -> list[str]:
     if len(names) != num_classes:
-        raise UserError(f"{path}: names {len(names)} classes instead of {num_classes}")
+        raise UserError(f"{path}: {len(names)} class names, expected {num_classes}; fetch it again")
     return names
 
 
@@ -199,15 +199,15 @@ def _checked_labels(labels: list[int], path: Path, num_classes: int) -> Tensor:
     for label in (min(labels, default=0), max(labels, default=0)):
         if not 0 <= label < num_classes:
             shown = str(label) if abs(label) < 10**9 else "of many digits"
-            raise UserError(f"{path}: label {shown} is out of range 0 to {num_classes - 1}")
+            raise UserError(f"{path}: label {shown} is out of range 0 to {num_classes - 1}; fetch it again")
     return torch.tensor(labels, dtype=torch.int64)
 
 
-def _joined(parts: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+def _concatenate(parts: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
     return torch.cat([images for images, _ in parts]), torch.cat([labels for _, labels in parts])
 
 
-def _existing(path: Path) -> Path:
+def _require_file(path: Path) -> Path:
     if not path.is_file():
         raise UserError(f"{path.parent}: {path.name} is missing; fetch the data set again")
     return path

@@ -17,36 +17,36 @@ SIZE = 32  # pixels
 
 
 def read_digits() -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Training pictures (1297, 3, 32, 32) uint8 and labels, test pictures (500, 3, 32, 32) and labels.
+    """Return training images (1297, 3, 32, 32) uint8 and labels, test images (500, 3, 32, 32) and labels.
 
-    The 8x8 values 0..16 are scaled to 0..255 and resized bilinearly; the split is stratified with seed 0.
+    The 8x8 images with values 0..16 are scaled to 0..255 and resized bilinearly. The split is stratified, with seed 0.
     """
     with gzip.open(_digits_file(), "rt") as lines:
         table = np.loadtxt(lines, delimiter=",", dtype=np.uint8)  # (1797, 65): 64 pixels, then the label
-    images = torch.from_numpy(enlarge(table[:, :64].reshape(-1, 8, 8)))[:, None].expand(-1, 3, -1, -1).contiguous()
+    images = torch.from_numpy(upsample(table[:, :64].reshape(-1, 8, 8)))[:, None].expand(-1, 3, -1, -1).contiguous()
     labels = torch.from_numpy(table[:, 64]).to(torch.int64)
     train, test = (torch.from_numpy(part) for part in stratified_split(labels, TEST_SIZE, seed=0))
     return images[train], labels[train], images[test], labels[test]
 
 
-def enlarge(small: np.ndarray) -> np.ndarray:
-    """Values 0..16 (N, 8, 8) as pixels 0..255 (N, 32, 32) uint8, bilinear with half-pixel centres, halves rounded up.
+def upsample(small: np.ndarray) -> np.ndarray:
+    """Resize values 0..16 (N, 8, 8) to pixels 0..255 (N, 32, 32) uint8: bilinear, half-pixel centers, halves rounded up.
 
-    Whole numbers throughout: every machine gets the same pixels (and so the same fingerprint).
+    Integer arithmetic gives the same pixels, and thus the same fingerprint, on every machine.
     """
-    centres = np.clip(2 * np.arange(SIZE) - 3, 0, 56)  # of the 32 pixels among the 8, in eighths
-    weights = np.clip(8 - abs(centres[:, None] - 8 * np.arange(8)), 0, None)  # (32, 8), in eighths
+    centers = np.clip(2 * np.arange(SIZE) - 3, 0, 56)  # of the 32 pixels on the grid of 8, in eighths
+    weights = np.clip(8 - abs(centers[:, None] - 8 * np.arange(8)), 0, None)  # (32, 8), in eighths
     sums = weights @ small.astype(np.int64) @ weights.T  # in 64ths of 0..16
     return ((255 * sums + 512) // 1024).astype(np.uint8)
 
 
 def _digits_file() -> Path:
-    """The file inside the installed scikit-learn, found without importing it (which would take two seconds)."""
+    """Find the file inside the installed scikit-learn without importing it, which takes two seconds."""
     spec = find_spec("sklearn")
     for folder in (spec.submodule_search_locations or []) if spec else []:
         path = Path(folder) / "datasets" / "data" / "digits.csv.gz"
         if path.is_file():
             return path
     raise UserError(
-        "the digits data set comes with scikit-learn, which is not installed whole: pip install scikit-learn"
+        "digits: the file of the data set is missing from scikit-learn; install it again: pip install scikit-learn"
     )

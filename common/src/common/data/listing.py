@@ -1,4 +1,4 @@
-"""Folders of class folders of pictures, as torchvision's ImageFolder reads them."""
+"""Listings of image folders with one folder per class, as read by torchvision's ImageFolder."""
 
 import hashlib
 import os
@@ -14,29 +14,29 @@ ENDINGS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".w
 
 @dataclass(frozen=True, eq=False)
 class ImageListing:
-    """The pictures below a folder, sorted by class, then path."""
+    """The images in a folder, sorted by class, then path."""
 
     folder: Path
     classes: list[str]
-    paths: np.ndarray  # (N,) bytes: relative to the folder; one block, so that workers do not copy a million objects
+    paths: np.ndarray  # (N,) bytes, relative to the folder; one array, so that workers do not copy a million objects
     labels: np.ndarray  # (N,) int64
     sizes: np.ndarray = field(repr=False)  # (N,) int64 bytes on disk
-    changed: np.ndarray = field(repr=False)  # (N,) int64 nanoseconds
+    modified: np.ndarray = field(repr=False)  # (N,) int64 nanoseconds: time of the last modification
 
     def __len__(self) -> int:
         return len(self.paths)
 
     def path(self, index: int) -> Path:
-        """Where picture number `index` lies."""
+        """Return the path of image number `index`."""
         return self.folder / os.fsdecode(bytes(self.paths[index]))
 
     def fingerprint(self) -> str:
-        """SHA-256 (hex) over the relative paths and sizes."""
+        """Return the SHA-256 (hex) of the relative paths and sizes."""
         return self._digest(self.sizes)
 
     def cache_key(self) -> str:
-        """SHA-256 (hex) over paths, sizes and times of change: another one as soon as a picture was replaced."""
-        return self._digest(self.sizes, self.changed)
+        """Return the SHA-256 (hex) of paths, sizes and modification times; it changes when an image is replaced."""
+        return self._digest(self.sizes, self.modified)
 
     def _digest(self, *numbers: np.ndarray) -> str:
         digest = hashlib.sha256(b"\0".join(self.paths.tolist()))
@@ -46,44 +46,44 @@ class ImageListing:
 
 
 def list_images(folder: Path) -> ImageListing:
-    """The listing of a folder with one folder per class (deeper folders count too).
+    """List a folder with one folder per class; nested folders are included.
 
-    Raises UserError for a missing folder, one without class folders, and a class without pictures.
+    Raises UserError for a missing folder, a folder without class folders, and a class without images.
     """
     if not folder.is_dir():
-        raise UserError(f"{folder}: no such folder; expected one with a folder of pictures per class")
+        raise UserError(f"{folder}: no such folder; give a folder with one folder of images per class")
     with os.scandir(folder) as entries:
         classes = sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith("."))
     if not classes:
-        raise UserError(
-            f"{folder}: has no class folders; put the pictures of each class into a folder of its own there"
-        )
+        raise UserError(f"{folder}: no class folders; put the images of each class into a separate folder there")
     rows: list[tuple[bytes, int, int, int]] = []
     for label, name in enumerate(classes):
-        found = _pictures_below(os.path.join(folder, name), os.fsencode(name))
+        found = _find_images(os.path.join(folder, name), os.fsencode(name))
         if not found:
-            raise UserError(f"{folder / name}: class folder without pictures ({' '.join(ENDINGS)}); fill or remove it")
-        rows.extend((path, label, size, changed) for path, size, changed in sorted(found))
-    paths, labels, sizes, changed = zip(*rows, strict=True)
-    numbers = (np.array(column, dtype=np.int64) for column in (labels, sizes, changed))
+            raise UserError(
+                f"{folder / name}: class folder without images ({' '.join(ENDINGS)}); add images or remove it"
+            )
+        rows.extend((path, label, size, modified) for path, size, modified in sorted(found))
+    paths, labels, sizes, modified = zip(*rows, strict=True)
+    numbers = (np.array(column, dtype=np.int64) for column in (labels, sizes, modified))
     return ImageListing(folder, classes, np.array(paths, dtype=np.bytes_), *numbers)
 
 
 def list_train_and_test(train: Path, test: Path) -> tuple[ImageListing, ImageListing]:
-    """Listings of both sides. Raises UserError if their classes differ."""
-    sides = list_images(train), list_images(test)
-    only_train, only_test = (sorted(set(a.classes) - set(b.classes)) for a, b in (sides, sides[::-1]))
+    """List the training and the test folder. Raises UserError if their classes differ."""
+    listings = list_images(train), list_images(test)
+    only_train, only_test = (sorted(set(a.classes) - set(b.classes)) for a, b in (listings, listings[::-1]))
     if only_train or only_test:
-        name, where, other = (only_train[0], train, test) if only_train else (only_test[0], test, train)
+        name, folder, other = (only_train[0], train, test) if only_train else (only_test[0], test, train)
         raise UserError(
-            f"{where}: class folder '{name}' is not in {other} ({len(only_train) + len(only_test)} differ in all); "
-            "both sides need the same classes"
+            f"{folder}: class folder '{name}' is not in {other} ({len(only_train) + len(only_test)} classes differ); "
+            "both folders must have the same classes"
         )
-    return sides
+    return listings
 
 
-def _pictures_below(folder: str, prefix: bytes) -> list[tuple[bytes, int, int]]:
-    """(relative path, bytes, nanoseconds) of every picture below a folder."""
+def _find_images(folder: str, prefix: bytes) -> list[tuple[bytes, int, int]]:
+    """Return (relative path, bytes, nanoseconds) of every image in a folder and its subfolders."""
     found = []
     with os.scandir(folder) as entries:
         for entry in entries:
@@ -92,5 +92,5 @@ def _pictures_below(folder: str, prefix: bytes) -> list[tuple[bytes, int, int]]:
                 status = entry.stat()
                 found.append((path, status.st_size, status.st_mtime_ns))
             elif entry.is_dir():
-                found.extend(_pictures_below(entry.path, path))
+                found.extend(_find_images(entry.path, path))
     return found

@@ -1,4 +1,4 @@
-"""Pictures that fit in memory: uint8, augmented and normalised by the batch on the device that trains."""
+"""Image sets in memory: uint8, augmented and normalized batch by batch on the training device."""
 
 import hashlib
 from collections.abc import Iterator, Sequence
@@ -8,18 +8,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from common.data.augment import apply_affine, crop_flip, crop_flip_draws, pixel_affine
+from common.data.augment import apply_affine, crop_flip, pixel_affine, sample_crop_flip
 from common.data.batches import Batch, epoch_order, rank_parts
-from common.data.normalization import IMAGENET, checked_statistics
+from common.data.normalization import IMAGENET, check_mean_std
 from common.errors import UserError
 
 
 @dataclass(frozen=True, eq=False)
 class MemoryImages:
-    """An image set held in memory.
+    """An image set in memory.
 
-    `padding` and `flip` say what `augment=True` does: a crop of the picture padded by so many black pixels, and whether
-    mirroring is allowed (not for digits). Raises UserError for labels that do not fit.
+    `augment=True` crops the image after padding it with `padding` black pixels on each side and, if `flip` is true, mirrors
+    it at random (not for digits). Raises UserError if images and labels do not match.
     """
 
     images: Tensor  # (N, C, H, W) uint8
@@ -33,11 +33,13 @@ class MemoryImages:
     def __post_init__(self) -> None:
         if self.images.dtype != torch.uint8 or self.images.ndim != 4 or self.images.device.type != "cpu":
             raise ValueError(
-                f"expected uint8 (N, C, H, W) on the CPU, got {self.images.dtype} {tuple(self.images.shape)}"
+                f"images: {self.images.dtype} {tuple(self.images.shape)}, expected uint8 (N, C, H, W) on the CPU"
             )
         if self.labels.dtype != torch.int64 or self.labels.shape != self.images.shape[:1]:
-            raise UserError(f"{len(self.images)} pictures with {tuple(self.labels.shape)} labels do not fit together")
-        mean, std = checked_statistics(self.mean, self.std, self.images.shape[1])
+            raise UserError(
+                f"labels: {self.labels.dtype} {tuple(self.labels.shape)}, expected int64 ({len(self.images)},), one for each image"
+            )
+        mean, std = check_mean_std(self.mean, self.std, self.images.shape[1])
         object.__setattr__(self, "mean", mean)
         object.__setattr__(self, "std", std)
 
@@ -51,30 +53,30 @@ class MemoryImages:
         return channels, height, width
 
     def subset(self, indices: Sequence[int] | np.ndarray | Tensor) -> "MemoryImages":
-        """The examples at these positions, in this order."""
+        """Return the examples at these positions, in this order."""
         chosen = torch.as_tensor(indices, dtype=torch.int64)
         return self._with(self.images[chosen], self.labels[chosen], self.mean, self.std)
 
     def normalized(self, mean: Sequence[float], std: Sequence[float]) -> "MemoryImages":
-        """The same pictures with another normalisation; one value serves all channels."""
+        """Return the same images with another normalization; a single value applies to all channels."""
         same = self._with(self.images, self.labels, tuple(mean), tuple(std))
         object.__setattr__(same, "_resident", self._resident)
         return same
 
-    def measured_statistics(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
-        """Mean and deviation per channel over all pixels, of pixels scaled to 0..1; exact counts, then float64."""
+    def measure_mean_std(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """Return mean and standard deviation per channel of all pixels, scaled to 0..1: exact counts, then float64."""
         values = torch.arange(256, dtype=torch.float64) / 255
-        means, deviations = [], []
+        means, stds = [], []
         for channel in range(self.images.shape[1]):
             histogram = torch.bincount(self.images[:, channel].reshape(-1), minlength=256).to(torch.float64)
-            share = histogram / histogram.sum()
-            mean = float((share * values).sum())
+            fraction = histogram / histogram.sum()
+            mean = float((fraction * values).sum())
             means.append(mean)
-            deviations.append(float((share * (values - mean) ** 2).sum().sqrt()))
-        return tuple(means), tuple(deviations)
+            stds.append(float((fraction * (values - mean) ** 2).sum().sqrt()))
+        return tuple(means), tuple(stds)
 
     def fingerprint(self) -> str:
-        """SHA-256 (hex) over shape, pixels and labels, in order."""
+        """Return the SHA-256 (hex) of shape, pixels and labels, in order."""
         digest = hashlib.sha256(repr(tuple(self.images.shape)).encode())
         digest.update(self.images.contiguous().numpy().data)
         digest.update(self.labels.numpy().data)
@@ -95,22 +97,22 @@ class MemoryImages:
         channels_last: bool = False,
         min_part: int = 1,
     ) -> Iterator[Batch]:
-        """This rank's batches of an epoch. `workers` is ignored: a batch costs less than handing it over would."""
+        """Yield this rank's batches of an epoch. `workers` is ignored: computing a batch costs less than transferring it."""
         del workers
         device = torch.device(device)
         order = epoch_order(len(self), shuffle=shuffle, seed=seed, epoch=epoch)
         parts = rank_parts(len(self), batch_size, rank, world_size, min_part)
         images, labels = self._on(device)
-        draws = None
+        offsets = None
         if augment:
-            draws = crop_flip_draws(order, self.padding, self.flip, seed, epoch).to(device, non_blocking=True)
-        order = order.to(images.device, non_blocking=True)  # where the images are, so that an index costs no transfer
+            offsets = sample_crop_flip(order, self.padding, self.flip, seed, epoch).to(device, non_blocking=True)
+        order = order.to(images.device, non_blocking=True)  # on the images' device, so that indexing needs no transfer
         affine = pixel_affine(self.mean, self.std, device)
         for start, end, global_size in parts:
             chosen = order[start:end]
             picked = images.index_select(0, chosen).to(device, non_blocking=True)
-            if draws is not None:
-                picked = crop_flip(picked, draws[:, start:end], self.padding)
+            if offsets is not None:
+                picked = crop_flip(picked, offsets[:, start:end], self.padding)
             targets = labels.index_select(0, chosen).to(device, non_blocking=True)
             indices = chosen.to(device, non_blocking=True)
             yield Batch(apply_affine(picked, affine, channels_last), targets, indices, global_size)
@@ -119,7 +121,7 @@ class MemoryImages:
         return MemoryImages(images, labels, mean, std, self.padding, self.flip)
 
     def _on(self, device: torch.device) -> tuple[Tensor, Tensor]:
-        """Pictures and labels on the device, kept there; on the CPU if they would take over a quarter of its memory."""
+        """Return images and labels, kept on the device unless they would use over a quarter of its free memory."""
         if device.type != "cuda":
             return self.images, self.labels
         if device not in self._resident:

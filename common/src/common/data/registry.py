@@ -1,4 +1,4 @@
-"""The data sets by name, and where each is looked for."""
+"""Registry of data sets, and the folders in which they are searched."""
 
 import hashlib
 import os
@@ -16,20 +16,21 @@ from common.data import cifar, digits, idx
 from common.data.batches import ImageSet
 from common.data.bundle import DataBundle
 from common.data.cache import cached_pixels
-from common.data.decode import MixedSizes, decode_all, image_size
-from common.data.folder import FolderImages
+from common.data.decode import MixedSizesError, decode_all, image_size
+from common.data.image_folder import FolderImages
 from common.data.listing import ImageListing, list_train_and_test
 from common.data.memory import MemoryImages
-from common.data.normalization import IMAGENET, MEASURED, NORMALIZATIONS, Statistics
-from common.downloads import ITEMS, default_root
+from common.data.normalization import IMAGENET, MEASURED, NORMALIZATIONS, MeanStd
+from common.downloads import REMOTE_FILES, default_root
 from common.errors import UserError
 
 if TYPE_CHECKING:
     from common.options import DataOptions
 
-MEMORY_PIXELS = 64  # pictures up to this many pixels a side, all of one size ...
-MEMORY_BYTES = 2 * 1024**3  # ... and up to this many bytes together are held in memory
-CACHED_FROM = 2000  # pictures; fewer are decoded in half a second
+# Images of one size are kept in memory up to this height and width, and up to this many bytes in total.
+MEMORY_PIXELS = 64
+MEMORY_BYTES = 2 * 1024**3
+CACHED_FROM = 2000  # images; fewer are decoded in half a second
 
 MNIST_CLASSES = [str(digit) for digit in range(10)]
 FASHION_CLASSES = [
@@ -39,7 +40,7 @@ FASHION_CLASSES = [
 
 
 class LoadedDataset(NamedTuple):
-    """What a reader gives."""
+    """Training images, test images and class names, as read from disk."""
 
     train: ImageSet
     test: ImageSet
@@ -48,63 +49,71 @@ class LoadedDataset(NamedTuple):
 
 @dataclass(frozen=True)
 class DatasetSource:
-    """How a data set is read from its folder, and its default normalisation."""
+    """A data set's reader and default normalization."""
 
     load: Callable[[Path], LoadedDataset]
-    statistics: Statistics
+    normalization: MeanStd
 
 
 def load_dataset(name: str, root: str | os.PathLike | None = None, normalize: str | None = None) -> DataBundle:
-    """A data set by name, or `folder:PATH` with PATH/train and PATH/test (or PATH/val).
+    """Load a data set by name, or images from `folder:PATH` with PATH/train and PATH/test (or PATH/val).
 
-    `root` is the folder of the data set (or the one above a folder of its name); None looks in
-    :func:`common.downloads.default_root`. `normalize` names a normalisation other than the data set's default: one of
-    NORMALIZATIONS, or "dataset" for what was measured on its own training pictures.
-    Raises UserError, in one line, for an unknown name and for missing or damaged data.
+    Args:
+        name: One of DATASETS, or `folder:PATH`.
+        root: Folder of the data set, or a folder that contains a folder of its name; None: see
+            :func:`common.downloads.default_root`.
+        normalize: Normalization other than the data set's default: one of NORMALIZATIONS, or "dataset" for mean and standard
+            deviation measured on its training images.
+
+    Returns:
+        Training and test images, class names, input shape (C, H, W) and fingerprint.
+
+    Raises:
+        UserError: For an unknown name, and for missing or damaged data.
     """
     if name.startswith("folder:"):
         loaded, default = load_image_folder(Path(name.removeprefix("folder:")).expanduser()), IMAGENET
     elif name in DATASETS:
         source = DATASETS[name]
         loaded = source.load(default_root(name) if root is None else Path(root).expanduser())
-        default = source.statistics
+        default = source.normalization
     else:
-        raise UserError(f"unknown data set '{name}'; known: {', '.join(DATASETS)}, folder:PATH")
-    for side, images in (("training", loaded.train), ("test", loaded.test)):
+        raise UserError(f"--dataset {name}: unknown data set; known: {', '.join(DATASETS)}, folder:PATH")
+    for split, images in (("training", loaded.train), ("test", loaded.test)):
         if len(images) == 0:
-            raise UserError(f"{name}: its {side} part has no pictures")
-    mean, std = _statistics(name, normalize, default, loaded.train)
+            raise UserError(f"{name}: no {split} images; fetch the data set again")
+    mean, std = _select_normalization(name, normalize, default, loaded.train)
     digest = hashlib.sha256(f"{loaded.train.fingerprint()} {loaded.test.fingerprint()}".encode()).hexdigest()
     bundle = DataBundle(name, loaded.train, loaded.test, loaded.classes, loaded.train.image_shape, digest[:16])
     return bundle.with_normalization(mean, std)
 
 
 def load_data(settings: "DataOptions") -> DataBundle:
-    """The data set that a command's options name."""
+    """Load the data set selected by a command's options."""
     return load_dataset(settings.dataset, settings.dataset_dir, normalize=settings.normalize)
 
 
 def load_image_folder(path: Path) -> LoadedDataset:
-    """PATH/train and PATH/test or PATH/val; in memory if the pictures are small and of one size, else streamed.
+    """Load PATH/train and PATH/test or PATH/val: in memory if the images are small and of one size, else streamed.
 
-    With both a test and a val folder it is test, if that has class folders.
+    If both test and val exist, test is used if it has class folders.
     """
     pair = _find_pair(path, (("train", "test"), ("train", "val")))
     if pair is None:
-        state = "has no folders train and test (or val)" if path.is_dir() else "no such folder"
-        raise UserError(f"{path}: {state}; folder:PATH wants PATH/train/CLASS/*.png and PATH/test/CLASS/*.png")
-    sides = list_train_and_test(*pair)
-    height, width = image_size(sides[0].path(0))
-    if max(height, width) <= MEMORY_PIXELS and sum(map(len, sides)) * 3 * height * width <= MEMORY_BYTES:
+        problem = "no folders train and test (or val)" if path.is_dir() else "no such folder"
+        raise UserError(f"{path}: {problem}; folder:PATH expects PATH/train/CLASS/*.png and PATH/test/CLASS/*.png")
+    listings = list_train_and_test(*pair)
+    height, width = image_size(listings[0].path(0))
+    if max(height, width) <= MEMORY_PIXELS and sum(map(len, listings)) * 3 * height * width <= MEMORY_BYTES:
         try:
-            return _in_memory(sides)
-        except MixedSizes:
-            return _streamed(sides)
-    return _streamed(sides)
+            return _in_memory(listings)
+        except MixedSizesError:
+            return _streamed(listings)
+    return _streamed(listings)
 
 
 def _load_digits(root: Path) -> LoadedDataset:
-    del root  # they come with scikit-learn
+    del root  # the file is part of scikit-learn
     train_images, train_labels, test_images, test_labels = digits.read_digits()
     train, test = (
         MemoryImages(train_images, train_labels, flip=False),
@@ -122,13 +131,13 @@ def _load_fashion_mnist(root: Path) -> LoadedDataset:
 
 
 def _load_idx(root: Path, name: str, folder: str, classes: list[str], flip: bool) -> LoadedDataset:
-    for place in _places(root, name, (f"{folder}/raw", "raw", "")):
-        files = idx.idx_files(place)
+    for place in _candidate_folders(root, name, (f"{folder}/raw", "raw", "")):
+        files = idx.find_idx_files(place)
         if files:
-            sides = (idx.read_images(files[f"{side} images"], files[f"{side} labels"]) for side in ("train", "test"))
-            train, test = (MemoryImages(images, labels, (0.0,), (1.0,), flip=flip) for images, labels in sides)
+            arrays = (idx.read_idx_images(files[f"{part} images"], files[f"{part} labels"]) for part in idx.SPLITS)
+            train, test = (MemoryImages(images, labels, (0.0,), (1.0,), flip=flip) for images, labels in arrays)
             return LoadedDataset(train, test, classes)
-    raise _missing(root, name, f"train-images-idx3-ubyte(.gz) and the three others, also in {folder}/raw")
+    raise _missing(root, name, f"train-images-idx3-ubyte(.gz) and the three other idx files, also in {folder}/raw")
 
 
 def _load_cifar10(root: Path) -> LoadedDataset:
@@ -145,35 +154,35 @@ def _load_cifar(root: Path, name: str) -> LoadedDataset:
         (layout.python_folder, layout.test_file, cifar.read_python_layout),
         (layout.binary_folder, layout.binary_test_file, cifar.read_binary_layout),
     )
-    for place in _places(root, name):
-        for folder, witness, read in readers:
+    for place in _candidate_folders(root, name):
+        for folder, test_file, read in readers:
             for inside in (place / folder, place):
-                if (inside / witness).is_file():
+                if (inside / test_file).is_file():
                     images, labels, test_images, test_labels, classes = read(inside, layout)
                     return LoadedDataset(MemoryImages(images, labels), MemoryImages(test_images, test_labels), classes)
         pair = _find_pair(place, (("train", "test"), ("train", "val")))
         if pair:
-            sides = list_train_and_test(*pair)
-            size, classes = image_size(sides[0].path(0)), sides[0].classes
+            listings = list_train_and_test(*pair)
+            size, classes = image_size(listings[0].path(0)), listings[0].classes
             if len(classes) != layout.num_classes or size != (32, 32):
                 raise UserError(
-                    f"{place}: {len(classes)} class folders of {size[1]} x {size[0]} pictures are not {name} "
-                    f"({layout.num_classes} of 32 x 32); --dataset folder:{place} reads any pictures"
+                    f"{place}: {len(classes)} class folders with {size[1]} x {size[0]} images, but {name} has "
+                    f"{layout.num_classes} with 32 x 32; --dataset folder:{place} reads any images"
                 )
-            return _in_memory(sides)
+            return _in_memory(listings)
     raise _missing(root, name, f"{layout.python_folder}, {layout.binary_folder}, or train and test with class folders")
 
 
 def _load_imagenet(root: Path) -> LoadedDataset:
     pairs = (("train", "val"), ("ILSVRC2012_img_train", "ILSVRC2012_img_val"))
-    for place in _places(root, "imagenet"):
+    for place in _candidate_folders(root, "imagenet"):
         pair = _find_pair(place, pairs)
         if pair:
             return _streamed(list_train_and_test(*pair))
     raise _missing(root, "imagenet", "train and val, or ILSVRC2012_img_train and _val, with class folders")
 
 
-# Every data set, in the order in which messages list them.
+# In the order in which messages list them.
 DATASETS: dict[str, DatasetSource] = {
     "digits": DatasetSource(_load_digits, MEASURED["digits"]),
     "mnist": DatasetSource(_load_mnist, MEASURED["mnist"]),
@@ -184,62 +193,64 @@ DATASETS: dict[str, DatasetSource] = {
 }
 
 
-def _statistics(name: str, normalize: str | None, default: Statistics, train: ImageSet) -> Statistics:
-    """The normalisation that was asked for by name."""
+def _select_normalization(name: str, normalize: str | None, default: MeanStd, train: ImageSet) -> MeanStd:
+    """Return the normalization selected by name."""
     if normalize is None:
         return default
     if normalize in NORMALIZATIONS:
         return NORMALIZATIONS[normalize]
     if normalize != "dataset":
-        raise UserError(f"unknown normalisation '{normalize}'; known: {', '.join(NORMALIZATIONS)}, dataset")
+        raise UserError(f"--normalize {normalize}: unknown normalization; known: {', '.join(NORMALIZATIONS)}, dataset")
     if name in MEASURED:
         return MEASURED[name]
     if isinstance(train, MemoryImages):
-        return train.measured_statistics()
-    raise UserError(f"{name}: too large to measure its mean and deviation; use --normalize imagenet")
+        return train.measure_mean_std()
+    raise UserError(
+        f"--normalize dataset: {name} is too large to measure its mean and standard deviation; use --normalize imagenet"
+    )
 
 
-def _in_memory(sides: tuple[ImageListing, ImageListing]) -> LoadedDataset:
-    """Both sides decoded, or from the cache. Raises MixedSizes."""
-    train, test = (MemoryImages(_pixels(side), torch.from_numpy(side.labels)) for side in sides)
+def _in_memory(listings: tuple[ImageListing, ImageListing]) -> LoadedDataset:
+    """Decode all images, or read them from the cache. Raises MixedSizesError."""
+    train, test = (MemoryImages(_pixels(listing), torch.from_numpy(listing.labels)) for listing in listings)
     if train.image_shape != test.image_shape:
-        raise MixedSizes(
-            f"{sides[0].folder} and {sides[1].folder}: pictures of different sizes, {train.image_shape} and "
-            f"{test.image_shape}; this data set needs pictures of one size"
+        raise MixedSizesError(
+            f"{listings[0].folder} and {listings[1].folder}: images of different sizes, {train.image_shape} and "
+            f"{test.image_shape}; this data set requires images of one size"
         )
-    return LoadedDataset(train, test, sides[0].classes)
+    return LoadedDataset(train, test, listings[0].classes)
 
 
-def _pixels(side: ImageListing) -> Tensor:
-    """The pictures (N, 3, H, W) uint8 of a listing."""
-    if len(side) < CACHED_FROM:
-        return torch.from_numpy(decode_all(side))
-    return cached_pixels(side.cache_key(), partial(decode_all, side))
+def _pixels(listing: ImageListing) -> Tensor:
+    """Return the images (N, 3, H, W) uint8 of a listing."""
+    if len(listing) < CACHED_FROM:
+        return torch.from_numpy(decode_all(listing))
+    return cached_pixels(listing.cache_key(), partial(decode_all, listing))
 
 
-def _streamed(sides: tuple[ImageListing, ImageListing]) -> LoadedDataset:
-    train, test = (FolderImages(side, np.arange(len(side))) for side in sides)
-    return LoadedDataset(train, test, sides[0].classes)
+def _streamed(listings: tuple[ImageListing, ImageListing]) -> LoadedDataset:
+    train, test = (FolderImages(listing, np.arange(len(listing))) for listing in listings)
+    return LoadedDataset(train, test, listings[0].classes)
 
 
-def _places(root: Path, name: str, inner: tuple[str, ...] = ("",)) -> list[Path]:
-    """Where to look: in the folder itself, then in a folder of the data set's name in it."""
+def _candidate_folders(root: Path, name: str, inner: tuple[str, ...] = ("",)) -> list[Path]:
+    """Return the folders to search: the folder itself, then a folder of the data set's name in it."""
     return [base / part for base in (root, root / name) for part in inner]
 
 
 def _find_pair(place: Path, pairs: tuple[tuple[str, str], ...]) -> tuple[Path, Path] | None:
-    """The first pair of folders that is there; one whose second has folders in it comes first."""
-    there = [(place / a, place / b) for a, b in pairs if (place / a).is_dir() and (place / b).is_dir()]
-    filled = [pair for pair in there if any(entry.is_dir() for entry in pair[1].iterdir())]
-    return next(iter(filled + there), None)
+    """Return the first existing pair of folders, preferably one whose second folder has class folders; else None."""
+    existing = [(place / a, place / b) for a, b in pairs if (place / a).is_dir() and (place / b).is_dir()]
+    filled = [pair for pair in existing if any(entry.is_dir() for entry in pair[1].iterdir())]
+    return next(iter(filled + existing), None)
 
 
 def _missing(root: Path, name: str, wanted: str) -> UserError:
-    """What to do about data that are not there."""
-    ways = f"`python -m common.fetch {name} --to {root}` gets it" if name in ITEMS else "its owners give it out"
+    """Describe how to get missing data."""
+    remedy = f"`python -m common.fetch {name} --to {root}`" if name in REMOTE_FILES else "get it from its owners"
     archives = sorted(path.name for path in root.glob("*") if path.name.endswith((".zip", ".tar", ".tar.gz", ".tgz")))
     if archives:
-        ways = f"unpack what lies there ({', '.join(archives[:5])}), or {ways}"
+        remedy = f"unpack the archives there ({', '.join(archives[:5])}), or {remedy}"
     return UserError(
-        f"{name} is not in {root.absolute()} (looked for {wanted}); {ways}, --dataset-dir names another folder"
+        f"{name}: not in {root.absolute()} (searched for {wanted}); {remedy}, or give another folder with --dataset-dir"
     )

@@ -8,8 +8,8 @@ from torch import nn
 
 from common.data import Batch
 from common.layers import placed
-from common.training.options import TrainOptions
 from common.training.step import Hooks, Step, make_optimizer
+from common.training.train_options import TrainOptions
 
 
 def step_and_batch(

@@ -1,4 +1,4 @@
-"""Fine-tuning towards another network's outputs (Hinton et al. 2015, arXiv 1503.02531, section 2)."""
+"""Knowledge distillation (Hinton et al. 2015, arXiv 1503.02531, section 2)."""
 
 from collections.abc import Callable
 
@@ -11,22 +11,22 @@ from common.data import Batch
 TEMPERATURE = 4.0
 
 
-def distillation(
+def distillation_loss(
     teacher: nn.Module, weight: float, label_smoothing: float = 0.0, temperature: float = TEMPERATURE
 ) -> Callable[[nn.Module, Batch], tuple[Tensor, Tensor]]:
     """Return a loss for :func:`common.training.fit`, summed over examples.
 
-    (1 - weight) cross-entropy + weight T^2 KL(teacher, student), outputs softened by the temperature T. The teacher stays in
-    eval mode and gets no gradient.
+    The loss is (1 - weight) cross-entropy + weight T^2 KL(teacher, student), with outputs softened by the temperature T. The
+    teacher stays in eval mode and receives no gradient.
     """
     teacher.eval()
 
     def loss(network: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
         logits = network(batch.images)
         with torch.no_grad():
-            wanted = F.log_softmax(teacher(batch.images).float() / temperature, dim=1)
-        found = F.log_softmax(logits.float() / temperature, dim=1)
-        distance = temperature**2 * F.kl_div(found, wanted, reduction="sum", log_target=True)
+            target = F.log_softmax(teacher(batch.images).float() / temperature, dim=1)
+        output = F.log_softmax(logits.float() / temperature, dim=1)
+        distance = temperature**2 * F.kl_div(output, target, reduction="sum", log_target=True)
         entropy = F.cross_entropy(logits.float(), batch.labels, reduction="sum", label_smoothing=label_smoothing)
         return (1 - weight) * entropy + weight * distance, logits
 

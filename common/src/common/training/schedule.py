@@ -1,14 +1,14 @@
-"""Learning rates over time, as pure functions of options and progress."""
+"""Learning-rate schedules as pure functions of options and progress."""
 
 import math
 
-from common.training.options import TrainOptions
+from common.training.train_options import TrainOptions
 
 
 def learning_rate(options: TrainOptions, progress: float) -> float:
-    """The learning rate after ``progress`` epochs (fractional within an epoch).
+    """Return the learning rate after ``progress`` epochs (fractional within an epoch).
 
-    step and multi-step change between epochs; cosine and linear fall to zero over ``epochs``; warm-up rises linearly.
+    step and multi-step drop between epochs; cosine and linear decay to zero at ``epochs``; warm-up is linear.
     """
     base = options.learning_rate
     if progress < options.warmup_epochs:

@@ -1,4 +1,4 @@
-"""What a training needs to resume: everything that the next epoch depends on, in one atomic file, and the log."""
+"""The state for resuming training: everything on which the next epoch depends, in one atomic file, and the log."""
 
 import time
 from collections.abc import Mapping, Sequence
@@ -13,18 +13,18 @@ from common.runs import LOG, STATE
 from common.tensor_files import read_tensor_file
 from common.training.step import Stateful
 
-KEEP_EVERY_ON_CUDA = 60.0  # seconds: on a GPU the file can take longer to write than an epoch to compute
+KEEP_EVERY_ON_CUDA = 60.0  # seconds; on a GPU, writing the file can take longer than an epoch
 
 
 def best_test_top1(rows: Sequence[Mapping[str, Any]]) -> float | None:
-    """The best top-1 on the test set among the epochs that were evaluated; reported under its own name, never as the result."""
+    """Return the best test top-1 (percent) of all evaluated epochs; it is reported separately, never as the result."""
     return max((row["test_top1"] for row in rows if row.get("test_top1") is not None), default=None)
 
 
 class SavedState:
-    """The state file of one stage of training in a run folder; without a folder nothing is kept.
+    """The state file of one training stage in a run folder; without a folder nothing is saved.
 
-    every: seconds between two writings at the least; None: 0 on a CPU, 60 on CUDA.
+    every: minimum seconds between two saves; None: 0 on a CPU, 60 on CUDA.
     """
 
     def __init__(
@@ -38,10 +38,10 @@ class SavedState:
         self.file = Path(folder) / STATE if folder else None
         self.stage, self.states, self.device = stage, states, device
         self.every = (KEEP_EVERY_ON_CUDA if device.type == "cuda" else 0.0) if every is None else every
-        self.kept_at = time.monotonic()
+        self.saved_at = time.monotonic()
 
     def restore(self) -> list[dict[str, Any]]:
-        """Put everything back as :meth:`keep` left it; the rows of the epochs that are done. Raises UserError if it is damaged."""
+        """Restore the last :meth:`save` and return the log rows of finished epochs. Raises UserError if the file is damaged."""
         if self.file is None or not self.file.is_file():
             return []
         try:
@@ -55,13 +55,13 @@ class SavedState:
                 torch.cuda.set_rng_state(content["generators"]["cuda"], self.device)
             return list(content["rows"])
         except (UserError, LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
-            raise UserError(f"{self.file} is damaged; delete it to start this stage again") from error
+            raise UserError(f"{self.file}: damaged file; delete it to start this stage again") from error
 
-    def keep(self, rows: list[dict[str, Any]], now: bool) -> None:
-        """Write the log, and the state if it is time or has to be ``now``."""
+    def save(self, rows: list[dict[str, Any]], force: bool) -> None:
+        """Write the log; also the state if ``every`` seconds have passed or ``force`` is true."""
         if self.file is None:
             return
-        if now or time.monotonic() - self.kept_at >= self.every:
+        if force or time.monotonic() - self.saved_at >= self.every:
             generators = {"cpu": torch.get_rng_state()}
             if self.device.type == "cuda":
                 generators["cuda"] = torch.cuda.get_rng_state(self.device)
@@ -69,5 +69,5 @@ class SavedState:
             content["states"] = {name: state.state_dict() for name, state in self.states.items()}
             with atomic_file(self.file) as temporary:
                 torch.save(content, temporary)
-            self.kept_at = time.monotonic()
+            self.saved_at = time.monotonic()
         write_csv(self.file.parent / LOG, rows)

@@ -1,4 +1,4 @@
-"""One optimizer step: mixed precision, gradient scaling, hooks, and on CUDA the whole step as a graph that is replayed."""
+"""One optimizer step: mixed precision, gradient scaling, hooks and, on CUDA, capture as a graph."""
 
 import os
 import warnings
@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 from common.data import Batch
 from common.distributed import world_size
-from common.training.options import TrainOptions
+from common.training.train_options import TrainOptions
 
-WARM_UP = 3  # eager steps before a capture: they make the optimizer's state and choose the kernels
+WARM_UP = 3  # eager steps before a capture: they create the optimizer's state and select the kernels
 
 
 class Stateful(Protocol):
@@ -25,17 +25,18 @@ class Stateful(Protocol):
 
 @dataclass(frozen=True)
 class Hooks:
-    """Where a method joins the loop; each is optional.
+    """Optional functions with which a method extends the training loop.
 
-    before_epoch    (epoch): samples that depend on (seed, epoch, example) need it
-    loss            (network, batch) -> (loss summed over the batch's examples, logits); default: cross-entropy
-    after_backward  before the optimizer's step: may change gradients
-    after_step      after the optimizer's step: may change parameters (masks)
-    after_epoch     (epoch) -> more columns of log.csv
-    status          () -> a few words behind the progress bar, asked for every 50 steps (500 on CUDA)
-    decays          (name, parameter) -> whether weight decay applies to it; to all if not given
-    state           what else must survive an interruption, by name
-    fixed_shapes    every step computes tensors of the same shapes, so that searching for fast kernels pays on CUDA
+    Attributes:
+        before_epoch: (epoch) -> None, e.g. to seed random samples by (seed, epoch, example).
+        loss: (network, batch) -> (loss summed over the batch's examples, logits); default: cross-entropy.
+        after_backward: Called before the optimizer's step; may change gradients.
+        after_step: Called after the optimizer's step; may change parameters (masks).
+        after_epoch: (epoch) -> additional columns of log.csv.
+        status: () -> text after the progress bar, updated every 50 steps (500 on CUDA).
+        decays: (name, parameter) -> whether weight decay applies to the parameter; default: to all.
+        state: Further objects that are saved for resuming, by name.
+        fixed_shapes: Whether all steps have the same tensor shapes, so that cuDNN's search for fast kernels is worthwhile.
     """
 
     before_epoch: Callable[[int], None] | None = None
@@ -50,7 +51,7 @@ class Hooks:
 
 
 class Step:
-    """One optimizer step on one batch; adds to ``loss_sum`` () float64 and ``correct`` () int64, on the device."""
+    """One optimizer step on one batch; accumulates ``loss_sum`` () float64 and ``correct`` () int64 on the device."""
 
     def __init__(
         self,
@@ -65,14 +66,14 @@ class Step:
         self.options, self.hooks, self.device = options, hooks, device
         self.loss = hooks.loss or cross_entropy(options.label_smoothing)
         self.amp_dtype = amp_dtype(device)
-        # A second, dynamic compilation for the short last batch would take longer than many epochs.
+        # A second, dynamic compilation for a short last batch would take longer than many epochs.
         self.compiled = torch.compile(network, dynamic=False) if options.compile else None
         self.compiled_size: int | None = None
         self.loss_sum = torch.zeros((), dtype=torch.float64, device=device)
         self.correct = torch.zeros((), dtype=torch.int64, device=device)
         if options.amp and device.type == "cpu" and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
             warnings.warn(
-                "--amp: this CPU has no bfloat16 instructions; expect it to be about twelve times slower", stacklevel=2
+                "--amp: this CPU has no bfloat16 instructions; training is about twelve times slower", stacklevel=2
             )
 
     def reset(self) -> None:
@@ -88,11 +89,11 @@ class Step:
         self.compute(batch)
 
     def compute(self, batch: Batch, cache: bool = True) -> None:
-        """The arithmetic of a step; the learning rate is set."""
-        self.optimizer.zero_grad(set_to_none=True)  # first: the forward pass takes over the memory
+        """Compute a step with the current learning rate."""
+        self.optimizer.zero_grad(set_to_none=True)  # first: the forward pass reuses the memory
         with torch.autocast(self.device.type, dtype=self.amp_dtype, enabled=self.options.amp, cache_enabled=cache):
             loss, logits = self.loss(self._network_for(batch), batch)
-        # data_parallel averages over processes; each holds a part of the batch, maybe not an equal one
+        # data_parallel averages over processes, whose parts of the batch may differ in size
         self.scaler.scale(loss * (world_size() / batch.global_size)).backward()
         if self.hooks.after_backward:
             self.scaler.unscale_(self.optimizer)
@@ -113,7 +114,7 @@ class Step:
 
 
 class GraphStep(Step):
-    """A step of fixed shape on CUDA, captured once and replayed: the host launches one graph instead of hundreds of kernels.
+    """A step of fixed shape, captured once as a CUDA graph and replayed: one launch instead of hundreds of kernels.
 
     A batch of another size, such as a short last one, is computed eagerly.
     """
@@ -121,48 +122,53 @@ class GraphStep(Step):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.graph: torch.cuda.CUDAGraph | None = None
-        self.held: Batch | None = None
+        self.static_batch: Batch | None = None
         self.eager_steps = 0
-        self.side = torch.cuda.Stream(self.device)
+        self.side_stream = torch.cuda.Stream(self.device)
 
     def compute(self, batch: Batch, cache: bool = True) -> None:
         if self.graph is None and self.eager_steps < WARM_UP:
             self.eager_steps += 1
-            self.side.wait_stream(torch.cuda.current_stream(self.device))
-            with torch.cuda.stream(self.side):
+            self.side_stream.wait_stream(torch.cuda.current_stream(self.device))
+            with torch.cuda.stream(self.side_stream):
                 super().compute(batch, cache=False)
-            torch.cuda.current_stream(self.device).wait_stream(self.side)
+            torch.cuda.current_stream(self.device).wait_stream(self.side_stream)
             return
         if self.graph is None:
             self._capture(batch)
-        if self.held is None or batch.labels.shape != self.held.labels.shape or self.graph is None:
+        if self.static_batch is None or batch.labels.shape != self.static_batch.labels.shape or self.graph is None:
             super().compute(batch, cache=False)
             return
-        self.held.images.copy_(batch.images)
-        self.held.labels.copy_(batch.labels)
+        self.static_batch.images.copy_(batch.images)
+        self.static_batch.labels.copy_(batch.labels)
         self.graph.replay()
 
     def _capture(self, batch: Batch) -> None:
-        """Record the step on copies of this batch; a capture computes nothing."""
-        self.held = batch._replace(images=batch.images.clone(), labels=batch.labels.clone())
+        """Capture the step on copies of this batch; capturing does not compute anything."""
+        self.static_batch = batch._replace(images=batch.images.clone(), labels=batch.labels.clone())
         self.graph = torch.cuda.CUDAGraph()
         self.optimizer.zero_grad(set_to_none=True)
         with torch.cuda.graph(self.graph):
-            super().compute(self.held, cache=False)
+            super().compute(self.static_batch, cache=False)
 
 
 def can_capture(options: TrainOptions, hooks: Hooks, device: torch.device) -> bool:
-    """Whether the step can be a graph: CUDA, one process, SGD without scaling, no hook inside the step."""
+    """Return whether the step can be a CUDA graph: one process, SGD without gradient scaling, no hook inside the step."""
     inside = (hooks.loss, hooks.after_backward, hooks.after_step)
-    wanted = options.graph == "auto" and device.type == "cuda" and options.optimizer == "sgd"
-    scaled = options.amp and wanted and amp_dtype(device) is torch.float16
+    requested = options.graph == "auto" and device.type == "cuda" and options.optimizer == "sgd"
+    scaled = options.amp and requested and amp_dtype(device) is torch.float16
     return (
-        wanted and not scaled and not options.compile and world_size() == 1 and not any(inside) and hooks.fixed_shapes
+        requested
+        and not scaled
+        and not options.compile
+        and world_size() == 1
+        and not any(inside)
+        and hooks.fixed_shapes
     )
 
 
 def cross_entropy(label_smoothing: float = 0.0) -> Callable[[nn.Module, Batch], tuple[Tensor, Tensor]]:
-    """The default loss: cross-entropy summed over the examples."""
+    """Return the default loss: cross-entropy summed over the examples."""
 
     def loss(network: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
         logits = network(batch.images)
@@ -179,20 +185,22 @@ def make_optimizer(
     fused: bool = False,
     rate: float | Tensor | None = None,
 ) -> torch.optim.Optimizer:
-    """SGD or Adam on all parameters that require gradients.
+    """Create SGD or Adam for all parameters that require gradients.
 
-    decays: to which weight decay applies; to all if None. fused: one kernel for all parameters (CUDA). rate: the learning
-    rate, a tensor where the step becomes a CUDA graph; that of ``options`` if None.
+    Args:
+        decays: Whether weight decay applies to a parameter; None: to all.
+        fused: Use one kernel for all parameters (CUDA).
+        rate: Learning rate, a tensor if the step becomes a CUDA graph; None: that of ``options``.
     """
-    wanted = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
-    parameters: Any = [p for _, p in wanted]
+    trainable = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+    parameters: Any = [p for _, p in trainable]
     if decays is not None:
-        free = [p for name, p in wanted if not decays(name, p)]
+        undecayed = [p for name, p in trainable if not decays(name, p)]
         parameters = [
             group
             for group in (
-                {"params": [p for name, p in wanted if decays(name, p)]},
-                {"params": free, "weight_decay": 0.0},
+                {"params": [p for name, p in trainable if decays(name, p)]},
+                {"params": undecayed, "weight_decay": 0.0},
             )
             if group["params"]
         ]
@@ -206,7 +214,7 @@ def make_optimizer(
 
 
 def amp_dtype(device: torch.device) -> torch.dtype:
-    """bfloat16, or float16 on a GPU that only emulates bfloat16."""
+    """Return bfloat16, or float16 on a GPU that only emulates bfloat16."""
     if device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
         return torch.float16
     return torch.bfloat16
@@ -214,7 +222,7 @@ def amp_dtype(device: torch.device) -> torch.dtype:
 
 @contextmanager
 def cuda_settings(options: TrainOptions, hooks: Hooks, device: torch.device) -> Iterator[None]:
-    """Search for the fastest convolutions if shapes are fixed, or deterministic algorithms if asked for; restored at the end."""
+    """Set cuDNN's search for fast kernels (fixed shapes) or deterministic algorithms; restore the settings at the end."""
     if device.type != "cuda":
         yield
         return

@@ -82,7 +82,7 @@ def train_dense(
     from common.trained_model import read_trained_model
 
     options = {"arch": arch, "dataset": data.name, "seed": stage.seed, **vars(training)}
-    part = stage.part(name, options, fingerprint=data.fingerprint)
+    part = stage.substage(name, options, fingerprint=data.fingerprint)
     device = torch.device(stage.device)
     if not part.finished:
         torch.manual_seed(stage.seed)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
-from common.training.options import TrainOptions
+from common.training.train_options import TrainOptions
 from deep_compression.compression_recipe import CompressionRecipe, PruningPlan, QuantizationPlan
 
 HOLDOUT = 1 / 6

@@ -76,7 +76,7 @@ class Cifar10:
 
     def recipe(self, density: float, bits: int) -> CompressionRecipe:
         """Return the recipe: one round to a global density, retraining, equally spaced centroids, short centroid training."""
-        from common.training.options import TrainOptions
+        from common.training.train_options import TrainOptions
         from deep_compression.compression_recipe import CompressionRecipe, PruningPlan, QuantizationPlan
 
         return CompressionRecipe(

@@ -85,12 +85,12 @@ def run_seed(settings: SearchVsRandom, data: DataBundle, seed: int, device: torc
         "scale_range": list(scale_range),
     }
     parent = Stage(folder, PACKAGE, {}, seed=seed, device=device, log=log, force=settings.force)
-    trained = parent.part("pruning-net", {**options, **asdict(meta)}, fingerprint=held.fingerprint)
+    trained = parent.substage("pruning-net", {**options, **asdict(meta)}, fingerprint=held.fingerprint)
     train_pruning_net(trained, space, held, meta, scale_range, workers)
     net = read_pruning_net(trained.model_path, space).net.to(device)
     evaluator = CandidateEvaluator(net, held.train, held.test, device, *CALIBRATION, seed, workers, amp)
     about = {"pruning_net": digest_pruning_net(net, data), "target": target.fraction, **asdict(EVOLUTION)}
-    searched = parent.part("search", {**options, **about}, fingerprint=held.fingerprint)
+    searched = parent.substage("search", {**options, **about}, fingerprint=held.fingerprint)
     reward = RewardSettings.of_space(space)
     head = {**options, "selected_on": "holdout", **asdict(reward), "target": target.fraction}
     best = search(searched, head, evolution, reward, evaluator, settings.generations)[0]

@@ -6,7 +6,7 @@ from common.cli import fraction, positive_int
 from common.errors import UserError
 from common.options import RunOptions
 from common.settings import option, section, settings
-from common.training.options import OPTIMIZERS
+from common.training.train_options import OPTIMIZERS
 from rewarded_metapruning.recipes import SMALL
 from rewarded_metapruning.scale import ALL_SCALES
 from rewarded_metapruning.settings import AmpOptions, StageDataOptions, resolve_scale_range

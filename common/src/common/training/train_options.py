@@ -1,4 +1,4 @@
-"""The recipe of a training run. Its command-line options are in :mod:`common.options`."""
+"""Hyperparameters of a training run. The command-line options are in :mod:`common.options`."""
 
 from dataclasses import dataclass, fields
 from typing import Any
@@ -8,16 +8,22 @@ from common.errors import UserError
 SCHEDULES = ("constant", "step", "multi-step", "cosine", "linear")
 OPTIMIZERS = ("sgd", "adam")
 GRAPHS = ("off", "auto")
-RUNNING = ("evaluate_every", "keep_every", "deterministic", "graph")  # how, not what is trained
+RUNTIME = ("evaluate_every", "keep_every", "deterministic", "graph")  # do not affect the trained network
 
 
 @dataclass(frozen=True)
 class TrainOptions:
-    """Epochs and milestones count epochs; learning rates are per step; batch_size is that of all processes together.
+    """Hyperparameters of training. The last four fields do not affect the result.
 
-    The last four change no result: the test set is evaluated after every ``evaluate_every``-th epoch and after the last; the
-    state is kept at most once in ``keep_every`` seconds (None: after every epoch on a CPU, else 60) and when work stops;
-    ``deterministic`` makes an interrupted run on CUDA end bit-identical; ``graph`` (off, auto) replays the step as a CUDA graph.
+    Attributes:
+        batch_size: Images per step, over all processes.
+        milestones: Epochs at which ``multi-step`` multiplies the learning rate by ``gamma``.
+        step_size: Epochs between two such drops of ``step``.
+        evaluate_every: The test set is evaluated after every N-th epoch and after the last one.
+        keep_every: Minimum seconds between two saves of the state for resuming; None: 0 on a CPU, else 60. The state is also
+            saved when the run stops.
+        deterministic: On CUDA, an interrupted run resumes bit-identical.
+        graph: ``off`` or ``auto``: replay the step as a CUDA graph.
     """
 
     epochs: int = 10
@@ -43,8 +49,8 @@ class TrainOptions:
     graph: str = "off"
 
     def identity(self) -> dict[str, Any]:
-        """All that the result depends on."""
-        return {f.name: getattr(self, f.name) for f in fields(self) if f.name not in RUNNING}
+        """Return the fields on which the result depends."""
+        return {f.name: getattr(self, f.name) for f in fields(self) if f.name not in RUNTIME}
 
     def __post_init__(self) -> None:
         checks = {
@@ -64,4 +70,4 @@ class TrainOptions:
         }
         for name, good in checks.items():
             if not good:
-                raise UserError(f"--{name.replace('_', '-')} {getattr(self, name)} is out of range")
+                raise UserError(f"--{name.replace('_', '-')} {getattr(self, name)} is out of range; see -h")

@@ -1,4 +1,4 @@
-"""Pictures too large or too many for memory: decoded by worker processes, augmented as for ImageNet."""
+"""Image sets on disk, too large for memory: decoded by worker processes, augmented as for ImageNet."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -12,10 +12,10 @@ from torch.utils.data import DataLoader, Dataset
 
 from common.data.augment import apply_affine, pixel_affine
 from common.data.batches import Batch, epoch_order, rank_parts
-from common.data.counter_rng import example_uniforms, mixed_key
+from common.data.counter_rng import hash_key, random_uniforms
 from common.data.decode import read_image
 from common.data.listing import ImageListing
-from common.data.normalization import IMAGENET, checked_statistics
+from common.data.normalization import IMAGENET, check_mean_std
 from common.errors import UserError
 
 CROP = 224  # pixels
@@ -24,12 +24,12 @@ RESIZE = 256  # pixels: the shorter side in evaluation
 
 @dataclass(frozen=True, eq=False)
 class FolderImages:
-    """An image set that stays on disk; pictures become (3, 224, 224).
+    """An image set on disk; images are returned as (3, 224, 224).
 
-    Training: a random part of 8 to 100 % of the area and 3/4 to 4/3 of the aspect ratio, resized, and a flip.
-    Evaluation: shorter side resized to 256, middle 224 x 224. Pixel for pixel torchvision's RandomResizedCrop(224) and
-    Resize(256) + CenterCrop(224) on the same PIL pictures (a test compares them); torchvision itself takes over four
-    seconds to import and draws from a global generator, which would tie the pictures to the number of workers.
+    Training: a random crop of 8 to 100 % of the area with an aspect ratio of 3/4 to 4/3, resized, and a random flip.
+    Evaluation: the shorter side is resized to 256, then the center 224 x 224 is cropped. The pixels equal those of torchvision's
+    RandomResizedCrop(224) and Resize(256) + CenterCrop(224) on the same PIL images (a test compares them). torchvision itself
+    takes over four seconds to import and uses a global generator, so that images would depend on the number of workers.
     """
 
     listing: ImageListing
@@ -38,7 +38,7 @@ class FolderImages:
     std: tuple[float, ...] = IMAGENET[1]
 
     def __post_init__(self) -> None:
-        mean, std = checked_statistics(self.mean, self.std, 3)
+        mean, std = check_mean_std(self.mean, self.std, 3)
         object.__setattr__(self, "mean", mean)
         object.__setattr__(self, "std", std)
 
@@ -52,19 +52,19 @@ class FolderImages:
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
-        """(C, H, W) of what batches hold."""
+        """(C, H, W) of the images in a batch."""
         return 3, CROP, CROP
 
     def subset(self, indices: Sequence[int] | np.ndarray | Tensor) -> "FolderImages":
-        """The examples at these positions, in this order."""
+        """Return the examples at these positions, in this order."""
         return FolderImages(self.listing, self.chosen[np.asarray(indices, dtype=np.int64)], self.mean, self.std)
 
     def normalized(self, mean: Sequence[float], std: Sequence[float]) -> "FolderImages":
-        """The same pictures with another normalisation; one value serves all channels."""
+        """Return the same images with another normalization; a single value applies to all channels."""
         return FolderImages(self.listing, self.chosen, tuple(mean), tuple(std))
 
     def fingerprint(self) -> str:
-        """SHA-256 (hex) over the sorted listing: relative paths and sizes."""
+        """Return the SHA-256 (hex) of the sorted listing: relative paths and sizes."""
         return self.listing.fingerprint()
 
     def batches(
@@ -82,29 +82,29 @@ class FolderImages:
         channels_last: bool = False,
         min_part: int = 1,
     ) -> Iterator[Batch]:
-        """This rank's batches of an epoch, decoded by `workers` processes (0: by this one)."""
+        """Yield this rank's batches of an epoch, decoded by `workers` processes (0: by this process)."""
         if workers < 0:
-            raise UserError(f"{workers} workers make no sense; 0 reads pictures in the same process")
+            raise UserError(f"--workers {workers} is negative; 0 reads images in the same process")
         device = torch.device(device)
         order = epoch_order(len(self), shuffle=shuffle, seed=seed, epoch=epoch)
         parts = rank_parts(len(self), batch_size, rank, world_size, min_part)
         loader = DataLoader(
-            _Pictures(self.listing, self.chosen, mixed_key(seed, epoch, 1) if augment else None),
+            _ImageFiles(self.listing, self.chosen, hash_key(seed, epoch, 1) if augment else None),
             batch_sampler=[order[start:end].tolist() for start, end, _ in parts],
             num_workers=workers,
             collate_fn=_collate,
             pin_memory=device.type == "cuda",
-            generator=torch.Generator(),  # else it would draw from the global one
+            generator=torch.Generator(),  # otherwise the loader uses the global generator
         )
         affine = pixel_affine(self.mean, self.std, device)
-        for (start, end, global_size), (pixels, labels) in zip(parts, _delivered(loader), strict=True):
+        for (start, end, global_size), (pixels, labels) in zip(parts, _load_batches(loader), strict=True):
             images = apply_affine(pixels.to(device, non_blocking=True), affine, channels_last)
             indices = order[start:end].to(device, non_blocking=True)
             yield Batch(images, labels.to(device, non_blocking=True), indices, global_size)
 
 
-class _Pictures(Dataset):
-    """What a worker holds: where the pictures lie and the key of the epoch's draws (None: no augmentation)."""
+class _ImageFiles(Dataset):
+    """Image files as a worker reads them; key: of the epoch's random numbers, None without augmentation."""
 
     def __init__(self, listing: ImageListing, chosen: np.ndarray, key: int | None) -> None:
         self.listing, self.chosen, self.key = listing, chosen, key
@@ -113,17 +113,17 @@ class _Pictures(Dataset):
         return len(self.chosen)
 
     def __getitem__(self, index: int) -> tuple[Tensor, int] | str:
-        """A picture (3, 224, 224) uint8 and its label, or what is wrong with it.
+        """Return an image (3, 224, 224) uint8 and its label, or the error message.
 
-        (An exception would come out of a worker with its traceback in the message.)
+        (The message of an exception raised in a worker would include the traceback.)
         """
         position = int(self.chosen[index])
         try:
-            picture = read_image(self.listing.path(position))
+            image = read_image(self.listing.path(position))
         except UserError as error:
             return str(error)
-        picture = central_crop(picture) if self.key is None else random_crop(picture, self.key, index)
-        pixels = torch.from_numpy(np.asarray(picture).copy()).permute(2, 0, 1)
+        image = central_crop(image) if self.key is None else random_crop(image, self.key, index)
+        pixels = torch.from_numpy(np.asarray(image).copy()).permute(2, 0, 1)
         return pixels, int(self.listing.labels[position])
 
 
@@ -135,8 +135,8 @@ def _collate(items: list[tuple[Tensor, int] | str]) -> tuple[Tensor, Tensor] | s
     return torch.stack(pixels), torch.tensor(labels)
 
 
-def _delivered(loader: DataLoader) -> Iterator[tuple[Tensor, Tensor]]:
-    """The loader's batches. Raises UserError for an unreadable picture and for a killed worker."""
+def _load_batches(loader: DataLoader) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield the loader's batches. Raises UserError for an unreadable image and for a killed worker."""
     try:
         for collated in loader:
             if isinstance(collated, str):
@@ -146,45 +146,45 @@ def _delivered(loader: DataLoader) -> Iterator[tuple[Tensor, Tensor]]:
         if "DataLoader worker" not in str(error):
             raise
         raise UserError(
-            f"a process that reads pictures was killed ({str(error).splitlines()[0]}); it may have run out of memory "
-            "or shared memory: use fewer --workers, or 0"
+            f"--workers: a process that reads images was killed ({str(error).splitlines()[0]}), possibly for lack of memory "
+            "or shared memory; use fewer --workers, or 0"
         ) from error
 
 
-def central_crop(picture: Image.Image, resize: int = RESIZE, crop: int = CROP) -> Image.Image:
-    """The middle `crop` x `crop` pixels after the shorter side was resized to `resize`."""
-    width, height = picture.size
+def central_crop(image: Image.Image, resize: int = RESIZE, crop: int = CROP) -> Image.Image:
+    """Resize the shorter side to `resize` and crop the center `crop` x `crop` pixels."""
+    width, height = image.size
     short = min(width, height)
     if short != resize:
         longer = int(resize * max(width, height) / short)
-        picture = picture.resize((resize, longer) if width <= height else (longer, resize), Image.Resampling.BILINEAR)
-    width, height = picture.size
+        image = image.resize((resize, longer) if width <= height else (longer, resize), Image.Resampling.BILINEAR)
+    width, height = image.size
     top, left = round((height - crop) / 2), round((width - crop) / 2)
-    return picture.crop((left, top, left + crop, top + crop))
+    return image.crop((left, top, left + crop, top + crop))
 
 
-def random_crop(picture: Image.Image, key: int, index: int, crop: int = CROP) -> Image.Image:
-    """A random part of the picture resized to `crop` x `crop` and perhaps mirrored, drawn from (key, index)."""
-    draws = example_uniforms(key, index, 41)
-    full_width, full_height = picture.size
-    top, left, height, width = random_box(full_width, full_height, draws[:40].reshape(10, 4))
+def random_crop(image: Image.Image, key: int, index: int, crop: int = CROP) -> Image.Image:
+    """Crop at random, resize to `crop` x `crop` and flip at random; depends only on (key, index)."""
+    uniforms = random_uniforms(key, index, 41)
+    full_width, full_height = image.size
+    top, left, height, width = random_box(full_width, full_height, uniforms[:40].reshape(10, 4))
     box = (left, top, left + width, top + height)
-    picture = picture.crop(box).resize((crop, crop), Image.Resampling.BILINEAR)
-    return picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if draws[40] < 0.5 else picture
+    image = image.crop(box).resize((crop, crop), Image.Resampling.BILINEAR)
+    return image.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if uniforms[40] < 0.5 else image
 
 
-def random_box(width: int, height: int, draws: np.ndarray) -> tuple[int, int, int, int]:
-    """(top, left, height, width) of a part of a picture, from uniforms (tries, 4).
+def random_box(width: int, height: int, uniforms: np.ndarray) -> tuple[int, int, int, int]:
+    """Sample (top, left, height, width) of a crop from uniform random numbers (tries, 4).
 
-    Going deeper with convolutions, arXiv 1409.4842, section 6: area uniform in 8 to 100 %, logarithm of the aspect
-    ratio uniform in 3/4 to 4/3; the first try that fits counts, else the largest middle part of an allowed ratio.
+    Going deeper with convolutions, arXiv 1409.4842, section 6: the area is uniform in 8 to 100 %, the logarithm of the aspect
+    ratio is uniform between those of 3/4 and 4/3. The first crop that fits is used, or else the largest center crop with an allowed ratio.
     """
-    for area_draw, aspect_draw, top_draw, left_draw in draws:
-        area = width * height * (0.08 + 0.92 * area_draw)
-        aspect = math.exp(math.log(3 / 4) + (math.log(4 / 3) - math.log(3 / 4)) * aspect_draw)
+    for u_area, u_aspect, u_top, u_left in uniforms:
+        area = width * height * (0.08 + 0.92 * u_area)
+        aspect = math.exp(math.log(3 / 4) + (math.log(4 / 3) - math.log(3 / 4)) * u_aspect)
         box_width, box_height = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
         if 0 < box_width <= width and 0 < box_height <= height:
-            top, left = int(top_draw * (height - box_height + 1)), int(left_draw * (width - box_width + 1))
+            top, left = int(u_top * (height - box_height + 1)), int(u_left * (width - box_width + 1))
             return top, left, box_height, box_width
     box_width, box_height = min(width, round(height * 4 / 3)), min(height, round(width / (3 / 4)))
     return (height - box_height) // 2, (width - box_width) // 2, box_height, box_width
