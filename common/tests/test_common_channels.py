@@ -1,4 +1,4 @@
-"""Channel groups: what is coupled, that masked equals removed, and that a bad cut is refused."""
+"""Channel groups: coupling, equality of masking and removing channels, and errors for invalid input."""
 
 import copy
 import random
@@ -11,19 +11,19 @@ import torchvision
 from torch import nn
 
 from common.channels import channel_groups, keep_channels, masked, top_channels
-from common.channels.cut import TOLERANCE
+from common.channels.remove import TOLERANCE
 from common.channels.trace import _traceable_copy
 from common.checkpoint import load_model, save_model
 from common.errors import UserError
 from common.models import ARCHITECTURES, create_model
 
-SMALL = {
+SMALL = {  # pixels; coupling does not depend on the image size
     "resnet50": 64,
     "mobilenet_v1": 64,
     "mobilenet_v2": 64,
     "vgg16_imagenet": 32,
-}  # pixels: coupling does not depend on them
-STRANGERS = {
+}
+UNREGISTERED = {
     "densenet121": {},
     "googlenet": {"aux_logits": False, "init_weights": False},
     "resnet18": {},
@@ -38,13 +38,13 @@ def example(arch: str) -> torch.Tensor:
     return torch.randn(2, channels, size, size)
 
 
-def without_a_third(groups, seed=0) -> dict[str, list[int]]:
-    draw = random.Random(seed)
-    return {g.name: sorted(draw.sample(range(g.size), max(1, g.size - g.size // 3))) for g in groups}
+def keep_two_thirds(groups, seed=0) -> dict[str, list[int]]:
+    rng = random.Random(seed)
+    return {g.name: sorted(rng.sample(range(g.size), max(1, g.size - g.size // 3))) for g in groups}
 
 
-def test_a_trace_holds_no_second_copy_of_the_weights_and_leaves_the_network_alone():
-    """VGG-16's are half a gigabyte."""
+def test_trace_shares_weights_and_does_not_modify_network():
+    """The weights of an ImageNet VGG-16 are half a gigabyte."""
     model = create_model("resnet20").train()
     model.conv1.weight.requires_grad_(False)
     before = copy.deepcopy(model.state_dict())
@@ -56,15 +56,15 @@ def test_a_trace_holds_no_second_copy_of_the_weights_and_leaves_the_network_alon
     assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
 
 
-def ones_at(groups, kept) -> dict[str, torch.Tensor]:
+def masks_of(groups, kept) -> dict[str, torch.Tensor]:
     masks = {g.name: torch.zeros(g.size) for g in groups}
     for name, indices in kept.items():
         masks[name][indices] = 1
     return masks
 
 
-def shaken(model: nn.Module) -> nn.Module:
-    """Norms that are not the identity, so that a removed channel's constant would show."""
+def randomize_batch_norm(model: nn.Module) -> nn.Module:
+    """Set batch norm to random values, so that a constant left by a removed channel changes the outputs."""
     for module in model.modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
             nn.init.uniform_(module.weight, 0.5, 1.5)
@@ -74,11 +74,11 @@ def shaken(model: nn.Module) -> nn.Module:
     return model.eval()
 
 
-def assert_masked_equals_removed(model, x):
+def check_removed_equals_masked(model, x):
     groups = channel_groups(model, x)
-    kept = without_a_third(groups)
+    kept = keep_two_thirds(groups)
     smaller = keep_channels(model, x, kept)
-    with torch.no_grad(), masked(model, groups, ones_at(groups, kept)):
+    with torch.no_grad(), masked(model, groups, masks_of(groups, kept)):
         expected = model(x)
     with torch.no_grad():
         difference = (smaller(x) - expected).abs().max()
@@ -89,30 +89,30 @@ def assert_masked_equals_removed(model, x):
 
 
 @pytest.mark.parametrize("arch", ARCHITECTURES)
-def test_masked_equals_removed_and_survives_the_disk(arch, tmp_path):
+def test_removed_equals_masked_and_reloads(arch, tmp_path):
     torch.manual_seed(0)
     x = example(arch)
-    smaller = assert_masked_equals_removed(shaken(create_model(arch)), x)
+    smaller = check_removed_equals_masked(randomize_batch_norm(create_model(arch)), x)
     save_model(tmp_path / "m.safetensors", smaller)
     with torch.no_grad():
         assert torch.equal(load_model(tmp_path / "m.safetensors")(x), smaller(x))
 
 
 @pytest.mark.parametrize("shortcut", ["pad", "conv3x3"])
-def test_both_shortcuts(shortcut):
+def test_shortcut_removed_equals_masked(shortcut):
     torch.manual_seed(1)
-    assert_masked_equals_removed(shaken(create_model("resnet56", shortcut=shortcut)), example("resnet56"))
+    check_removed_equals_masked(randomize_batch_norm(create_model("resnet56", shortcut=shortcut)), example("resnet56"))
 
 
-@pytest.mark.parametrize("name", STRANGERS)
-def test_strangers(name, tmp_path):
+@pytest.mark.parametrize("name", UNREGISTERED)
+def test_unregistered_network_is_pruned_and_reloaded(name, tmp_path):
     torch.manual_seed(0)
 
     def factory():
-        return getattr(torchvision.models, name)(num_classes=10, **STRANGERS[name])
+        return getattr(torchvision.models, name)(num_classes=10, **UNREGISTERED[name])
 
     x = torch.randn(2, 3, 64, 64)
-    smaller = assert_masked_equals_removed(shaken(factory()), x)
+    smaller = check_removed_equals_masked(randomize_batch_norm(factory()), x)
     save_model(tmp_path / "m.safetensors", smaller)
     with pytest.raises(UserError, match="factory"):
         load_model(tmp_path / "m.safetensors")
@@ -120,12 +120,12 @@ def test_strangers(name, tmp_path):
         assert torch.equal(load_model(tmp_path / "m.safetensors", factory)(x), smaller(x))
 
 
-def test_equal_to_the_bit_in_a_fresh_process(tmp_path):
+def test_outputs_are_bit_identical_in_new_process(tmp_path):
     torch.manual_seed(0)
     archs = ["resnet20", "densenet40", "vgg16", "mobilenet_v2"]
     for arch in archs:
-        x, model = example(arch), shaken(create_model(arch))
-        smaller = keep_channels(model, x, without_a_third(channel_groups(model, x)))
+        x, model = example(arch), randomize_batch_norm(create_model(arch))
+        smaller = keep_channels(model, x, keep_two_thirds(channel_groups(model, x)))
         save_model(tmp_path / f"{arch}.safetensors", smaller)
         with torch.no_grad():
             torch.save({"x": x, "y": smaller(x)}, tmp_path / f"{arch}.pt")
@@ -142,25 +142,25 @@ def test_equal_to_the_bit_in_a_fresh_process(tmp_path):
     assert done.stdout.split() == [word for arch in archs for word in (arch, "True")]
 
 
-def test_a_smaller_network_can_be_cut_again():
+def test_pruned_network_can_be_pruned_again():
     torch.manual_seed(0)
-    x, model = example("resnet20"), shaken(create_model("resnet20"))
-    once = assert_masked_equals_removed(model, x)
-    twice = assert_masked_equals_removed(once, x)
+    x, model = example("resnet20"), randomize_batch_norm(create_model("resnet20"))
+    once = check_removed_equals_masked(model, x)
+    twice = check_removed_equals_masked(once, x)
     assert sum(p.numel() for p in twice.parameters()) < sum(p.numel() for p in once.parameters())
     assert twice.architecture == {"arch": "resnet20", "args": {"num_classes": 10}}
 
 
-def test_a_shortcut_may_lose_all_that_it_reads():
+def test_shortcut_may_lose_all_inputs():
     torch.manual_seed(0)
-    x, model = example("resnet20"), shaken(create_model("resnet20"))
+    x, model = example("resnet20"), randomize_batch_norm(create_model("resnet20"))
     padded_only = keep_channels(model, x, {"conv1": [3, 9], "layer2.0.conv2": [0, 1, 2, 31]})
     assert padded_only.layer2[0].shortcut.source.tolist() == [-1] * 4
     smaller = keep_channels(padded_only, x, {"conv1": [1], "layer2.0.conv2": [1, 3]})
     assert smaller.layer2[0].shortcut.source.tolist() == [-1] * 2
 
 
-def test_groups_of_resnet20():
+def test_resnet20_groups_are_correct():
     groups = {g.name: g for g in channel_groups(create_model("resnet20"), example("resnet20"))}
     stem = groups["conv1"]
     assert (stem.size, stem.producers[0], stem.reference_layer) == (16, "conv1", "conv1")
@@ -171,7 +171,7 @@ def test_groups_of_resnet20():
     assert "16 channels" in str(stem) and "layer2.0.shortcut" in str(stem)
 
 
-def test_the_shortcut_convolution_decides():
+def test_shortcut_convolution_is_reference_layer():
     groups = channel_groups(create_model("resnet20", shortcut="conv3x3"), example("resnet20"))
     reference_layers = {g.name: g.reference_layer for g in groups if len(g.producers) > 1}
     assert reference_layers == {
@@ -181,10 +181,10 @@ def test_the_shortcut_convolution_decides():
     }
 
 
-def test_positions_after_concatenation_and_flatten():
+def test_positions_follow_concatenation_and_flatten():
     dense = {g.name: g for g in channel_groups(create_model("densenet40"), example("densenet40"))}
     reads = dict(dense["block1.1.conv"].consumers)
-    assert reads["block1.2.conv"] == [[36 + c] for c in range(12)]  # 24 of the stem, 12 of unit 0, then these
+    assert reads["block1.2.conv"] == [[36 + c] for c in range(12)]  # after 24 channels of the stem and 12 of unit 0
     lenet = {g.name: g for g in channel_groups(create_model("lenet5"), example("lenet5"))}
     ((consumer, positions),) = lenet["conv2"].consumers
     assert consumer == "fc1" and positions[3] == list(range(48, 64))  # 4x4 pixels per channel
@@ -205,21 +205,21 @@ class Depthwise(nn.Module):
         return self.out(torch.tanh(self.last(torch.relu(x))).mean((2, 3)))
 
 
-def test_depthwise_grouped_and_single_channel():
+def test_depthwise_grouped_and_single_channel_layers_are_pruned():
     torch.manual_seed(0)
-    model, x = shaken(Depthwise()), torch.randn(2, 3, 8, 8)
+    model, x = randomize_batch_norm(Depthwise()), torch.randn(2, 3, 8, 8)
     groups = {g.name: g for g in channel_groups(model, x)}
-    assert (model(x)[0] - model(x)[1]).abs().max() > 1e-3  # else every cut would look right
+    assert (model(x)[0] - model(x)[1]).abs().max() > 1e-3  # otherwise any pruning would pass
     assert set(groups) == {"first", "grouped", "last"} and groups["last"].size == 1
     assert groups["first"].pass_through == ["depthwise", "norm"] and groups["first"].conv_groups == 4
-    fits = {"first": [0, 1, 4, 5, 6, 7, 9, 11], "grouped": [1, 3, 4, 7], "last": [0]}  # 2 of 3 and 1 of 2 in each run
+    fits = {"first": [0, 1, 4, 5, 6, 7, 9, 11], "grouped": [1, 3, 4, 7], "last": [0]}  # 2 of 3 and 1 of 2 in each block
     smaller = keep_channels(model, x, fits)
     assert smaller.depthwise.groups == smaller.depthwise.in_channels == 8 and smaller.grouped.groups == 4
     with pytest.raises(UserError, match="grouped has 4 groups"):
         keep_channels(model, x, {"first": [0, 1, 2, 4, 5, 6, 7, 9]})
 
 
-def test_bad_kept_sets_are_refused_and_the_network_is_left_alone():
+def test_invalid_kept_raises_and_does_not_modify_network():
     model, x = create_model("resnet20").train(), example("resnet20")
     before = copy.deepcopy(model.state_dict())
     for kept in ({"conv1": []}, {"conv1": [0, 0]}, {"conv1": [16]}, {"conv1": [-1]}, {"nothing": [0]}):
@@ -230,7 +230,7 @@ def test_bad_kept_sets_are_refused_and_the_network_is_left_alone():
     assert all(module.training for module in keep_channels(model, x, {"conv1": [3]}).modules())
 
 
-def test_round_to_takes_back_the_largest():
+def test_round_to_keeps_largest_norms():
     model, x = create_model("resnet20"), example("resnet20")
     with torch.no_grad():
         model.layer3[0].conv1.weight[40] = 9.0
@@ -240,7 +240,7 @@ def test_round_to_takes_back_the_largest():
 
 
 class MixesChannels(nn.Module):
-    """A softmax over channels: removing one changes the others, which no consumer's mask can show."""
+    """Softmax over channels: removing a channel changes the others, which masking at the consumer does not."""
 
     def __init__(self):
         super().__init__()
@@ -250,12 +250,12 @@ class MixesChannels(nn.Module):
         return self.last(self.first(x).softmax(1)).mean((2, 3))
 
 
-def test_never_a_silently_wrong_network():
+def test_channel_mixing_raises():
     with pytest.raises(UserError, match="first.*masked"):
         keep_channels(MixesChannels(), torch.randn(2, 3, 4, 4), {"first": [0, 1]})
 
 
-def test_auxiliary_heads_are_refused_by_name():
+def test_auxiliary_head_raises_with_name():
     model = torchvision.models.googlenet(num_classes=10, aux_logits=True, init_weights=False)
     x = torch.randn(2, 3, 64, 64)
     groups = channel_groups(model.eval(), x)
@@ -264,14 +264,14 @@ def test_auxiliary_heads_are_refused_by_name():
         keep_channels(model, x, {into_aux.name: list(range(into_aux.size // 2))})
 
 
-def test_what_cannot_be_traced_is_refused():
+def test_untraceable_network_raises():
     with pytest.raises(UserError, match="shape"):
         channel_groups(create_model("resnet20"), torch.zeros(1, 1, 32, 32))
 
 
-def test_masks_per_example():
+def test_masks_per_example_equal_single_masks():
     torch.manual_seed(0)
-    model, x = shaken(create_model("densenet40")), example("densenet40")
+    model, x = randomize_batch_norm(create_model("densenet40")), example("densenet40")
     groups = channel_groups(model, x)
     masks = {g.name: (torch.rand(2, g.size) < 0.7).float() for g in groups}
     with torch.no_grad():
@@ -283,7 +283,7 @@ def test_masks_per_example():
         assert not model._forward_pre_hooks and torch.equal(model(x), model(x))
 
 
-def test_top_channels():
+def test_top_channels_selects_largest_scores():
     assert top_channels([3, 1, 2, 3], 2) == [0, 3]
     assert top_channels([1, 1, 1], 1) == [0]
     assert top_channels([5, 4, 3, 2, 1, 0], 1, round_to=4) == [0, 1, 2, 3]

@@ -164,7 +164,7 @@ def invalid_commands(tmp_path):
         (evaluate, ["--arch", "resnet56", "--weights", str(other)], "conv1"),
         (evaluate, ["--weights", str(other)], "--arch"),
         (channels_command, [], "--arch"),
-        (channels_command, ["--arch", "nothing"], "known are"),
+        (channels_command, ["--arch", "nothing"], "known: "),
     ]
 
 

@@ -288,7 +288,7 @@ def test_pickle_with_code_raises_and_is_not_executed(tmp_path):
     path = tmp_path / "cifar-10-batches-py" / "data_batch_3"
     for protocol in (0, 2, 4):
         path.write_bytes(pickle.dumps({b"data": Evil(marker)}, protocol=protocol))
-        with pytest.raises(UserError, match=r"data_batch_3: not a readable CIFAR batch \(it asks for \w+\.mkdir\)"):
+        with pytest.raises(UserError, match=r"data_batch_3: not a readable CIFAR batch \(it requests \w+\.mkdir\)"):
             load_dataset("cifar10", tmp_path)
     assert not marker.exists()
 

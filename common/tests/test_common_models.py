@@ -1,4 +1,4 @@
-"""The registered networks: sizes to the unit, names of the shared weights, the option-A shortcut."""
+"""Registered networks: exact sizes, names in the shared weights, the option-A shortcut."""
 
 from pathlib import Path
 
@@ -32,19 +32,19 @@ PARAMS = {
 
 
 @pytest.mark.parametrize(("arch", "arguments"), PARAMS)
-def test_parameters_to_the_unit(arch, arguments):
+def test_parameter_counts_are_exact(arch, arguments):
     with torch.device("meta"):
         model = create_model(arch, **dict(arguments))
     assert sum(p.numel() for p in model.parameters()) == PARAMS[arch, arguments]
 
 
 @pytest.mark.parametrize("arch", [a for a, entry in ARCHITECTURES.items() if entry.input_shape[1] <= 32])
-def test_forward_gives_one_logit_per_class(arch):
+def test_forward_returns_one_logit_per_class(arch):
     model = create_model(arch, num_classes=7).eval()
     assert model(torch.zeros(2, *input_shape(model))).shape == (2, 7)
 
 
-def test_other_channels_and_sizes():
+def test_channels_and_image_sizes_are_configurable():
     assert input_shape(create_model("resnet20", in_channels=1)) == (1, 32, 32)
     assert arguments_for("resnet20", (3, 32, 32)) == {} == arguments_for("lenet5", (1, 28, 28))
     assert arguments_for("lenet300_100", (3, 32, 32)) == {"in_features": 3072}
@@ -58,19 +58,19 @@ def test_shortcut_equals_slice_and_zero_padding():
     assert torch.equal(PadShortcut(16, 32)(x), expected)
 
 
-def test_shortcut_follows_cuts_on_both_sides():
+def test_shortcut_follows_pruning_on_both_sides():
     x, shortcut = torch.randn(2, 16, 8, 8), PadShortcut(16, 32)
     full = shortcut(x)
     inputs, outputs = torch.tensor([1, 4, 15]), torch.tensor([0, 9, 12, 22, 23])
     shortcut.keep_outputs(outputs)
     shortcut.keep_inputs(inputs, 16)
     expected = full[:, outputs].clone()
-    expected[:, 3] = 0  # output 22 was fed by input 14, which is gone
+    expected[:, 3] = 0  # output 22 was copied from input 14, which is removed
     assert shortcut.source.tolist() == [-1, 0, 1, -1, 2]
     assert torch.equal(shortcut(x[:, inputs]), expected)
 
 
-def test_unknown_name_lists_the_known_ones():
+def test_unknown_name_or_argument_raises():
     with pytest.raises(UserError, match="resnet56"):
         create_model("resnet57")
     with pytest.raises(UserError, match="shortcut"):
@@ -79,25 +79,25 @@ def test_unknown_name_lists_the_known_ones():
         create_model("resnet20", depth=3)
 
 
-def test_networks_of_installed_packages_are_registered_when_they_are_asked_for(monkeypatch):
+def test_networks_of_installed_packages_are_registered_on_demand(monkeypatch):
     class Point:
         def load(self):
-            register("somebody-s", OneHiddenLayer, (1, 28, 28))
+            register("external", OneHiddenLayer, (1, 28, 28))
 
     monkeypatch.setattr(models, "ARCHITECTURES", dict(ARCHITECTURES))
     monkeypatch.setattr(models, "entry_points", lambda group: [Point()] * (group == "compression_papers.architectures"))
     models._import_registering_packages.cache_clear()
-    assert models.is_known("lenet5") and "somebody-s" not in models.ARCHITECTURES
-    assert not models.is_known("nobody-s") and models.is_known("somebody-s")
-    assert create_model("somebody-s", num_classes=3).architecture["arch"] == "somebody-s"
+    assert models.is_registered("lenet5") and "external" not in models.ARCHITECTURES
+    assert not models.is_registered("unknown") and models.is_registered("external")
+    assert create_model("external", num_classes=3).architecture["arch"] == "external"
     models._import_registering_packages.cache_clear()
 
 
 @pytest.mark.parametrize("name", ["resnet20-12fca82f", "resnet56-4bfd9763"])
-def test_shared_weights_load_as_they_are(name):
+def test_shared_weights_are_loaded_unchanged(name):
     file = SHARED / "weights" / f"{name}.th"
     if not file.is_file():
-        pytest.skip(f"{file} is not here")
+        pytest.skip(f"{file} does not exist")
     model = load_weights(create_model(name.split("-")[0]), file)
     weights = torch.load(file, map_location="cpu", weights_only=True)["state_dict"]
     assert torch.equal(model.layer3[2].conv2.weight, weights["module.layer3.2.conv2.weight"])

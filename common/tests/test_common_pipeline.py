@@ -1,4 +1,4 @@
-"""The pipeline: what a method decides is applied, trained, saved, read back and measured; limits hold; chains have a reference."""
+"""Pipeline: decisions are applied, fine-tuned, saved, reloaded and measured; limits hold; chains have a reference."""
 
 import copy
 import json
@@ -12,11 +12,11 @@ from common.channels import channel_groups, keep_channels
 from common.checkpoint import load_model, save_model
 from common.errors import UserError
 from common.methods import Decision, Method
-from common.pipeline import FineTuning, apply_decision, compress, fine_tuning
+from common.pipeline import FineTuning, apply_decision, compress, fine_tuning_hooks
 from common.runs import open_stage
 from common.target import Target
 from common.testing import noise_bundle, random_network, run_method
-from common.trained_model import Limits, TrainedModel, checked, read_trained_model
+from common.trained_model import Limits, TrainedModel, check_trained_model, read_trained_model
 from common.training import TrainOptions, distillation_loss
 
 RECIPE = TrainOptions(epochs=1, batch_size=10, learning_rate=0.05)
@@ -24,20 +24,20 @@ RECIPE = TrainOptions(epochs=1, batch_size=10, learning_rate=0.05)
 
 @pytest.fixture
 def start(tmp_path):
-    """A ResNet-20 with random weights in a file, and noise."""
+    """A ResNet-20 with random weights, in a file, and noise images."""
     save_model(tmp_path / "dense.safetensors", random_network("resnet20"))
     return read_trained_model(tmp_path / "dense.safetensors", noise_bundle(20, 20))
 
 
 def half(start: TrainedModel, target: Target | None, stage) -> Decision:
-    """A toy: the first half of every group."""
+    """Keep the first half of every group."""
     return Decision({group.name: range(group.size // 2) for group in start.groups}, report={"toy": 1})
 
 
 TOY = Method("toy", half)
 
 
-def test_the_result_is_what_was_decided_and_what_is_on_disk(start, tmp_path):
+def test_saved_network_and_metrics_match_decision(start, tmp_path):
     metrics = run_method(TOY, start, 0.5, tmp_path / "run")
     expected = keep_channels(start.model, start.example, half(start, None, None).kept)
     saved = load_model(tmp_path / "run" / metrics["file"])
@@ -48,15 +48,17 @@ def test_the_result_is_what_was_decided_and_what_is_on_disk(start, tmp_path):
     assert decision["kept"]["conv1"] == list(range(8)) and decision["report"] == {"toy": 1}
 
 
-def test_the_starting_network_stays_as_it_was(start, tmp_path):
+def test_starting_network_is_not_modified(start, tmp_path):
     before = copy.deepcopy(start.model.state_dict())
     run_method(TOY, start, 0.5, tmp_path / "run", recipe=RECIPE, finetune=True)
-    run_method(Method("nothing", lambda *_: Decision()), start, 0.5, tmp_path / "whole", recipe=RECIPE, finetune=True)
+    run_method(
+        Method("nothing", lambda *_: Decision()), start, 0.5, tmp_path / "unpruned", recipe=RECIPE, finetune=True
+    )
     assert all(torch.equal(start.model.state_dict()[n], t) for n, t in before.items())
     assert start.model.conv1.weight.is_contiguous()
 
 
-def test_fine_tuning_changes_the_network_after_it_was_measured_as_pruned(start, tmp_path):
+def test_pruned_network_is_measured_before_fine_tuning(start, tmp_path):
     tuned = run_method(TOY, start, 0.5, tmp_path / "tuned", recipe=RECIPE, finetune=True)
     plain = run_method(TOY, start, 0.5, tmp_path / "plain")
     same = ("top1", "loss", "macs", "agreement")
@@ -64,17 +66,17 @@ def test_fine_tuning_changes_the_network_after_it_was_measured_as_pruned(start, 
     assert tuned["compressed"]["loss"] != tuned["after_cut"]["loss"]
 
 
-def test_a_method_on_the_axis_of_bytes_is_not_trained_afterwards(start, tmp_path):
+def test_bytes_method_is_not_fine_tuned(start, tmp_path):
     metrics = run_method(replace(TOY, axis="bytes"), start, 0.5, tmp_path / "run", recipe=RECIPE, finetune=True)
     assert metrics["compressed"] == metrics["after_cut"]
 
 
-def test_a_finished_run_is_read_and_the_method_not_asked_again(start, tmp_path):
+def test_finished_run_is_read_without_calling_method(start, tmp_path):
     first = run_method(TOY, start, 0.5, tmp_path / "run")
     assert run_method(replace(TOY, decide=None), start, 0.5, tmp_path / "run") == first
 
 
-def test_batch_norm_is_recalibrated_on_the_inputs_of_the_decision(start):
+def test_batch_norm_is_recalibrated_on_inputs_of_decision(start):
     inputs = torch.randn(64, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     network = apply_decision(start, replace(half(start, None, None), recalibrate=[inputs]))
     with torch.no_grad():
@@ -84,7 +86,7 @@ def test_batch_norm_is_recalibrated_on_the_inputs_of_the_decision(start):
     assert not torch.allclose(plain.bn1.running_mean.double(), seen, atol=1e-3)
 
 
-def test_agreement_is_held_against_the_reference(start, tmp_path):
+def test_agreement_is_measured_against_reference(start, tmp_path):
     run_method(TOY, start, 0.5, tmp_path / "one")
     second = read_trained_model(tmp_path / "one" / "model.safetensors", start.data, reference=start)
     metrics = run_method(Method("nothing", lambda *_: Decision()), second, 1.0, tmp_path / "two")
@@ -93,57 +95,57 @@ def test_agreement_is_held_against_the_reference(start, tmp_path):
     assert metrics["compressed"]["agreement"] == pytest.approx(100 * float(agree))
 
 
-def test_fine_tuning_is_distilled_from_the_reference_only_if_asked_for(start, tmp_path):
+def test_fine_tuning_distills_from_reference_on_request(start, tmp_path):
     stage = open_stage(tmp_path / "stage", "test", {}, log=lambda line: None)
-    assert fine_tuning(stage, start, FineTuning(RECIPE)).loss is None
+    assert fine_tuning_hooks(stage, start, FineTuning(RECIPE)).loss is None
     student, batch = random_network("resnet20", 1).eval(), next(iter(start.data.train.batches(6)))
     for trained in (start, TrainedModel("other", random_network("resnet20", 2), start.data, reference=start)):
-        loss = fine_tuning(stage, trained, FineTuning(RECIPE, distill=0.9)).loss
+        loss = fine_tuning_hooks(stage, trained, FineTuning(RECIPE, distill=0.9)).loss
         expected, _ = distillation_loss(start.copy(), 0.9)(student, batch)
         assert torch.equal(loss(student, batch)[0], expected)
 
 
 @pytest.mark.parametrize(
-    ("limits", "word"),
+    ("limits", "message"),
     [
-        (Limits(ignored=("conv1",)), "whole"),
-        (Limits(only=("layer1.0.conv1",)), "whole"),
-        (Limits(min_channels=9), "9 at least"),
+        (Limits(ignored=("conv1",)), "not be pruned"),
+        (Limits(only=("layer1.0.conv1",)), "not be pruned"),
+        (Limits(min_channels=9), "at least 9"),
         (Limits(max_pruned=0.25), "at least"),
         (Limits(round_to=5), "multiple of 5"),
     ],
 )
-def test_a_decision_beyond_the_limits_is_refused(start, limits, word):
+def test_decision_beyond_limits_raises(start, limits, message):
     limited = replace(start, limits=limits)
-    with pytest.raises(UserError, match=word):
+    with pytest.raises(UserError, match=message):
         apply_decision(limited, half(start, None, None))
     assert apply_decision(
         replace(start, limits=Limits(min_channels=8, max_pruned=0.5, round_to=8)), half(start, None, None)
     )
 
 
-def test_groups_are_those_that_may_lose_channels(start):
+def test_groups_exclude_ignored_layers(start):
     limited = replace(start, limits=Limits(ignored=("layer1.0.conv1",)))
     names = [group.name for group in channel_groups(start.model, start.example)]
     assert [group.name for group in limited.groups] == [name for name in names if name != "layer1.0.conv1"]
     assert limited.cost.dense == start.cost.dense
 
 
-def test_a_network_that_cannot_be_used_is_refused_by_its_file(start):
+def test_unusable_network_raises_with_file(start):
     data = start.data
     damaged = random_network("resnet20")
     with torch.no_grad():
         damaged.conv1.weight[0] = float("nan")
-    for model, word in (
+    for model, message in (
         (damaged, "finite"),
         (random_network("resnet20", num_classes=7), "noise has 10 classes"),
-        (nn.Linear(3, 10), "read"),
+        (nn.Linear(3, 10), "does not accept"),
     ):
-        with pytest.raises(UserError, match=word):
-            checked(TrainedModel("x", model, data))
+        with pytest.raises(UserError, match=message):
+            check_trained_model(TrainedModel("x", model, data))
 
 
-def test_a_run_without_a_target_keeps_what_the_method_says(start, tmp_path):
+def test_run_without_target_follows_method(start, tmp_path):
     stage = open_stage(tmp_path / "run", "test", {}, log=lambda line: None)
-    metrics = compress(TOY, start, None, stage, latency=False, details=lambda outcome: {"mine": len(outcome.log)})
-    assert metrics["mine"] == 0 and metrics["compressed"]["macs"] < 0.5 * start.cost.dense
+    metrics = compress(TOY, start, None, stage, latency=False, details=lambda outcome: {"epochs": len(outcome.log)})
+    assert metrics["epochs"] == 0 and metrics["compressed"]["macs"] < 0.5 * start.cost.dense

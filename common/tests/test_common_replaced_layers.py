@@ -1,4 +1,4 @@
-"""Networks with layers that are not their architecture's: saved as a literal table, rebuilt from it, hostile tables refused."""
+"""Networks with layers that differ from their architecture: saved as a table and rebuilt; hostile tables raise."""
 
 import copy
 import json
@@ -22,7 +22,7 @@ def same_outputs(a: nn.Module, b: nn.Module) -> bool:
         return torch.equal(a(X), b(X))
 
 
-def test_only_what_differs_is_listed(tmp_path):
+def test_only_different_layers_are_listed(tmp_path):
     save_model(tmp_path / "plain.safetensors", create_model("resnet20"))
     assert read_checkpoint(tmp_path / "plain.safetensors")[0]["layers"] == {}
     save_model(tmp_path / "m.safetensors", factored_resnet20())
@@ -31,7 +31,7 @@ def test_only_what_differs_is_listed(tmp_path):
     assert layers["layer2.0.shortcut"]["stride"] == [2, 2] and layers["linear"]["kind"] == "sequence"
 
 
-def test_replaced_layers_survive_cut_and_disk(tmp_path):
+def test_replaced_layers_are_pruned_and_reloaded(tmp_path):
     model = factored_resnet20()
     groups = channel_groups(model, X)
     assert any(group.name == "layer2.0.conv2" and "layer2.0.shortcut" in group.producers for group in groups)
@@ -46,7 +46,7 @@ def test_replaced_layers_survive_cut_and_disk(tmp_path):
     assert all(p.grad is not None for p in loaded.parameters())
 
 
-def test_a_cut_depthwise_convolution_is_no_replacement(tmp_path):
+def test_pruned_depthwise_convolution_is_not_listed(tmp_path):
     x = torch.randn(1, 3, 64, 64)
     model = create_model("mobilenet_v1").eval()
     smaller = keep_channels(model, x, {group.name: range(group.size // 2) for group in channel_groups(model, x)})
@@ -54,7 +54,7 @@ def test_a_cut_depthwise_convolution_is_no_replacement(tmp_path):
     assert read_checkpoint(tmp_path / "m.safetensors")[0]["layers"] == {}
 
 
-class Own(nn.Module):
+class Custom(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.conv, self.out = nn.Conv2d(3, 4, 3, bias=False), nn.Linear(4, 2)
@@ -63,11 +63,11 @@ class Own(nn.Module):
         return self.out(self.conv(x).mean((2, 3)))
 
 
-def test_a_users_own_network_is_compared_with_its_factory(tmp_path):
-    model = Own().eval()
+def test_custom_network_is_compared_with_factory(tmp_path):
+    model = Custom().eval()
     model.conv = nn.Sequential(nn.Conv2d(3, 2, 3, bias=False), nn.Conv2d(2, 4, 1, bias=False))
-    save_model(tmp_path / "m.safetensors", model, factory=Own)
-    assert same_outputs(load_model(tmp_path / "m.safetensors", Own), model)
+    save_model(tmp_path / "m.safetensors", model, factory=Custom)
+    assert same_outputs(load_model(tmp_path / "m.safetensors", Custom), model)
 
 
 CONV = {
@@ -115,7 +115,7 @@ HOSTILE = [
 
 
 @pytest.mark.parametrize("table", HOSTILE)
-def test_hostile_tables(tmp_path, table):
+def test_hostile_table_raises(tmp_path, table):
     file = tmp_path / "m.safetensors"
     save_model(file, factored_resnet20())
     header, tensors = read_checkpoint(file)
@@ -123,9 +123,7 @@ def test_hostile_tables(tmp_path, table):
     if isinstance(table, dict) and set(table) == {"layer2.0.shortcut"}:
         changed["layers"] = header["layers"] | table
     save_file(tensors, file, metadata={"compression_papers": json.dumps(changed)})
-    if table == {
-        "layer2.0.shortcut": CONV | {"in_channels": 17}
-    }:  # shapes are those of the tensors, whatever the table says
+    if table == {"layer2.0.shortcut": CONV | {"in_channels": 17}}:  # the shapes of the tensors take precedence
         assert load_model(file).layer2[0].shortcut.in_channels == 16
         return
     with pytest.raises(UserError, match="m.safetensors"):

@@ -1,4 +1,4 @@
-"""Removing channels of one module and fitting another to the tensors that are left come to the same module."""
+"""Removing channels from a module and fitting a dense one to the remaining tensors give the same module."""
 
 import pytest
 import torch
@@ -9,7 +9,7 @@ from common.channels.resize import fit_shapes, remove_channels, width
 from common.errors import UserError
 from common.models import PadShortcut
 
-# (module, side, channels that go, {attribute: value afterwards})
+# (module, side, removed channels, {attribute: value afterwards})
 CASES = {
     "conv2d outputs": (lambda: nn.Conv2d(4, 6, 3), "out", {0, 5}, {"out_channels": 4, "in_channels": 4}),
     "conv2d inputs": (lambda: nn.Conv2d(4, 6, 3), "in", {1}, {"out_channels": 6, "in_channels": 3}),
@@ -29,41 +29,39 @@ CASES = {
 
 @pytest.mark.parametrize("case", CASES)
 def test_removed_equals_fitted(case):
-    make, side, gone, expected = CASES[case]
+    make, side, removed, expected = CASES[case]
     module, dense = make(), make()
     tensors = {name: tensor.clone() for name, tensor in module.state_dict().items()}
     before = width(module, side)
-    remove_channels("layer", module, side, gone)
-    assert width(module, side) == before - len(gone)
+    remove_channels("layer", module, side, removed)
+    assert width(module, side) == before - len(removed)
     assert {name: getattr(module, name) for name in expected} == expected
     fit_shapes(dense, module.state_dict())
     assert {name: getattr(dense, name) for name in expected} == expected
     dense.load_state_dict(module.state_dict())
-    kept = [i for i in range(before) if i not in gone]
+    kept = [i for i in range(before) if i not in removed]
     if side != "in":
         assert all(torch.equal(t[kept], module.state_dict()[name]) for name, t in tensors.items() if t.dim())
 
 
-def test_grouped_inputs_are_those_of_each_group():
+def test_grouped_inputs_are_removed_per_group():
     layer = nn.Conv2d(4, 2, 1, groups=2)
     weight = layer.weight.detach().clone()
-    remove_channels(
-        "layer", layer, "in", {0, 3}
-    )  # input 1 is the second of the first group, input 2 the first of the second
+    remove_channels("layer", layer, "in", {0, 3})  # the first input of the first group, the second of the second
     assert torch.equal(layer.weight, torch.stack([weight[0, 1:], weight[1, :1]]))
-    with pytest.raises(UserError, match="layer has 2 groups: keep the same number of channels in each run of 1"):
+    with pytest.raises(UserError, match="layer has 2 groups: keep the same number of channels in each block of 1"):
         remove_channels("layer", layer, "in", {0})
     with pytest.raises(UserError, match="layer: no channel would be left"):
         remove_channels("layer", layer, "out", {0, 1})
 
 
-def test_layers_without_tensors():
+def test_layers_without_tensors_are_resized():
     for layer in (nn.InstanceNorm2d(6), nn.GroupNorm(2, 6, affine=False), nn.LayerNorm(6, elementwise_affine=False)):
         remove_channels("layer", layer, "both", {0, 3})
         assert width(layer, "both") == 4
 
 
-def test_a_slope_for_all_channels_stays():
+def test_common_slope_is_kept():
     model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.PReLU(), nn.Conv2d(8, 4, 3), nn.Flatten(), nn.Linear(4 * 4, 2)).eval()
-    smaller = keep_channels(model, torch.zeros(1, 3, 6, 6), {"0": range(1, 8)})  # channel 0 goes
+    smaller = keep_channels(model, torch.zeros(1, 3, 6, 6), {"0": range(1, 8)})  # removes channel 0
     assert smaller[0].out_channels == 7 and smaller[1].num_parameters == 1

@@ -34,7 +34,7 @@ def tiny_network(monkeypatch):
     """Provide ``--arch tiny``, ``--dataset grays`` and two methods, without installing anything."""
     monkeypatch.setitem(ARCHITECTURES, "tiny", Architecture(lambda num_classes=4: tiny(), (3, 8, 8)))
     monkeypatch.setattr(command, "load_data", lambda args: bundle())
-    monkeypatch.setattr(command, "methods", lambda: {"leading": LEADING, "bytes": BYTES})
+    monkeypatch.setattr(command, "installed_methods", lambda: {"leading": LEADING, "bytes": BYTES})
     for module in ("pipeline", "trained_model"):
         monkeypatch.setattr(
             f"common.{module}.measure_latency", lambda models, *a, **k: {name: {"1": 1.0, "64": 2.0} for name in models}
@@ -138,7 +138,7 @@ def test_finished_results_are_not_recomputed(tmp_path, monkeypatch):
     argv = ["--methods", "leading", "--target-macs", "0.5", "--target-bytes", "--finetune-epochs", "1"]
     run(tmp_path, *argv)
     before = (tmp_path / "seed0" / "leading-macs0.5" / "metrics.json").stat().st_mtime_ns
-    monkeypatch.setattr(command, "methods", lambda: {"leading": Method("leading channels", never)})
+    monkeypatch.setattr(command, "installed_methods", lambda: {"leading": Method("leading channels", never)})
     assert run(tmp_path, *argv) == 0
     assert (tmp_path / "seed0" / "leading-macs0.5" / "metrics.json").stat().st_mtime_ns == before
 
@@ -161,7 +161,7 @@ def test_missed_target_is_marked(tmp_path, monkeypatch, capsys):
     def greedy(start, target, stage):  # keeps 0.6 instead of 0.5
         return first_channels(start, Target(target.fraction + 0.1), stage)
 
-    monkeypatch.setattr(command, "methods", lambda: {"greedy": Method("greedy", greedy), "leading": LEADING})
+    monkeypatch.setattr(command, "installed_methods", lambda: {"greedy": Method("greedy", greedy), "leading": LEADING})
     assert run(tmp_path, "--target-macs", "0.5", "--target-bytes", "--finetune-epochs", "0") == 0
     out = capsys.readouterr().out
     assert "target MISSED" in out and "greedy (!)" in out and "leading channels (!)" not in out
@@ -174,11 +174,11 @@ def test_unreachable_target_is_reported(tmp_path, monkeypatch, capsys):
     def unreachable(start, target, stage):
         raise UserError("the nearest is 0.42")
 
-    monkeypatch.setattr(command, "methods", lambda: {"shy": Method("shy", unreachable), "leading": LEADING})
+    monkeypatch.setattr(command, "installed_methods", lambda: {"shy": Method("shy", unreachable), "leading": LEADING})
     assert run(tmp_path, "--target-macs", "0.5", "--target-bytes", "--finetune-epochs", "0") == 0
     assert "the nearest is 0.42" in capsys.readouterr().out
     assert "the nearest is 0.42" in (tmp_path / "report.html").read_text()
-    monkeypatch.setattr(command, "methods", lambda: {"shy": LEADING})
+    monkeypatch.setattr(command, "installed_methods", lambda: {"shy": LEADING})
     assert run(tmp_path, "--target-macs", "0.5", "--target-bytes", "--finetune-epochs", "0") == 0
     assert read_results(tmp_path).unreachable == []
 
@@ -187,7 +187,7 @@ def test_error_without_results_names_reason(tmp_path, monkeypatch, capsys):
     def unreachable(start, target, stage):
         raise UserError("the nearest is 0.42")
 
-    monkeypatch.setattr(command, "methods", lambda: {"shy": Method("shy", unreachable)})
+    monkeypatch.setattr(command, "installed_methods", lambda: {"shy": Method("shy", unreachable)})
     assert run(tmp_path, "--target-macs", "0.5", "--target-bytes", "--finetune-epochs", "0") == 2
     assert "seed0/shy-macs0.5: the nearest is 0.42" in testing.single_error_line(
         2, capsys.readouterr().err, "no finished result"
@@ -198,7 +198,7 @@ def test_failing_method_does_not_stop_others(tmp_path, monkeypatch, capsys):
     def broken(start, target, stage):
         raise ZeroDivisionError("a bug in a method")
 
-    monkeypatch.setattr(command, "methods", lambda: {"broken": Method("broken", broken), "leading": LEADING})
+    monkeypatch.setattr(command, "installed_methods", lambda: {"broken": Method("broken", broken), "leading": LEADING})
     assert run(tmp_path, "--target-macs", "0.5", "--target-bytes", "--finetune-epochs", "0") == 2
     captured = capsys.readouterr()
     assert "broken-macs0.5" in captured.err and len(captured.err.strip().splitlines()) == 1
@@ -213,7 +213,9 @@ def test_chain_passes_file_to_next_step_and_meets_target(tmp_path, monkeypatch):
         started.append(start.file)
         return first_channels(start, target, stage)
 
-    monkeypatch.setattr(command, "methods", lambda: {"a": Method("A", spy), "b": Method("B", spy), "bytes": BYTES})
+    monkeypatch.setattr(
+        command, "installed_methods", lambda: {"a": Method("A", spy), "b": Method("B", spy), "bytes": BYTES}
+    )
     assert run(tmp_path, "--chain", "a,b", "--target-macs", "0.4", "--target-bytes", "--finetune-epochs", "1") == 0
     folder = tmp_path / "seed0" / "a+b-macs0.4"
     assert started == [tmp_path / "seed0" / "baseline" / "model.safetensors", folder / "step1-a" / "model.safetensors"]
@@ -318,7 +320,7 @@ def test_results_that_fail_in_worker_process_are_named(tmp_path, monkeypatch, ca
         raise ZeroDivisionError("a bug in a method")
 
     run_processes_sequentially(monkeypatch)
-    monkeypatch.setattr(command, "methods", lambda: {"leading": LEADING, "broken": Method("broken", broken)})
+    monkeypatch.setattr(command, "installed_methods", lambda: {"leading": LEADING, "broken": Method("broken", broken)})
     argv = ["--target-macs", "0.5", "--target-bytes", "--finetune-epochs", "0", "--seeds", "0", "1", "--jobs", "2"]
     assert run(tmp_path, *argv) == 2
     assert "2 results failed: broken-macs0.5, seed 0, broken-macs0.5, seed 1;" in capsys.readouterr().err

@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from common.methods import methods
+from common.methods import installed_methods
 from common.runs import COMMIT
 from compare.settings import main
 
@@ -17,7 +17,7 @@ NAMES = ["redundancy_graph", "model_preserving_id", "l1_norm"]
 
 def test_14_three_methods_finish_on_cuda(tmp_path, monkeypatch):
     monkeypatch.setenv(COMMIT, "0123abc")
-    assert set(NAMES) <= set(methods())
+    assert set(NAMES) <= set(installed_methods())
     argv = ["--dataset", "digits", "--arch", "resnet20", "--device", DEVICE.type, "--seeds", "0", "--jobs", "1"]
     argv += ["--baseline-epochs", "1", "--finetune-epochs", "1", "--target-macs", "0.5", "--target-bytes"]
     argv += ["--methods", *NAMES, "--no-latency", "--no-report", "--out", str(tmp_path)]

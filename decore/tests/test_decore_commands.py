@@ -11,9 +11,9 @@ from decore_helpers import trained_resnet
 from common.checkpoint import load_model, read_tensors, save_model
 from common.data import load_dataset
 from common.errors import UserError
-from common.methods import Decision, methods
+from common.methods import Decision, installed_methods
 from common.models import create_model
-from common.pipeline import apply_decision, images_for_recalibration
+from common.pipeline import apply_decision, recalibration_images
 from common.runs import open_stage, read_json
 from common.settings import parse
 from common.target import Target
@@ -169,7 +169,7 @@ def test_recalibrated_statistics_are_of_pruned_network(tmp_path):
     with torch.no_grad():
         policy.agents.weight.normal_(3, 1, generator=torch.Generator().manual_seed(0))
     _, kept = method.select_channels(policy, options, Target(0.7))
-    smaller = apply_decision(trained, Decision(kept, policy.model, images_for_recalibration(trained, 60, 0)))
+    smaller = apply_decision(trained, Decision(kept, policy.model, recalibration_images(trained, 60, 0)))
     seen = []
     smaller.conv1.register_forward_hook(lambda module, inputs, output: seen.append(output.double()))
     with torch.no_grad():
@@ -216,7 +216,7 @@ def test_drop_orders_follow_weights_and_keep_one_channel_per_layer():
 def test_method_is_an_entry_point_and_meets_target(tmp_path):
     trained = trained_resnet(train=64)
     save_model(tmp_path / "net.safetensors", trained.model)
-    found = methods()["decore"]
+    found = installed_methods()["decore"]
     arguments = {"recipe": TrainOptions(epochs=1, batch_size=32), "seed": 1}
     start = read_trained_model(tmp_path / "net.safetensors", trained.data)
     with pytest.MonkeyPatch.context() as patch:

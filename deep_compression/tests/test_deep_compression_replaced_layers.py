@@ -85,7 +85,7 @@ HOSTILE = [
 
 @pytest.mark.parametrize("table", HOSTILE, ids=lambda table: str(table)[:30])
 def test_hostile_layer_tables_raise(tmp_path, monkeypatch, table):
-    monkeypatch.setattr(cm, "replaced_layers", lambda *args: table)
+    monkeypatch.setattr(cm, "replaced_layer_table", lambda *args: table)
     save_compressed(tmp_path / "a.dcz", factored_resnet20())
     with pytest.raises(ValueError):
         load_compressed_model(tmp_path / "a.dcz")

@@ -21,7 +21,7 @@ from common.batchnorm import recalibrate_batch_norm
 from common.cost import count_cost
 from common.data import load_dataset
 from common.device import set_threads
-from common.factory import named_model
+from common.factory import model_from_name
 from common.measure import evaluate
 from common.runs import describe_environment
 from common.target import TOLERANCE, Target
@@ -65,7 +65,7 @@ def _main(argv: Sequence[str] | None) -> None:
     data = load_dataset("cifar10", args.dataset_dir)
     last = np.random.default_rng(SEED).permutation(len(data.train))[-args.holdout :]
     holdout = data.train.subset(torch.from_numpy(last))
-    model = named_model("resnet56", args.weights, data.num_classes, data.input_shape)
+    model = model_from_name("resnet56", args.weights, data.num_classes, data.input_shape)
     model.eval().to(memory_format=torch.channels_last)
     dense = evaluate(model, holdout)
     logits = compute_outputs(model, CalibrationImages(holdout, 250))

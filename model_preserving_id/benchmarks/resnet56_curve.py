@@ -28,7 +28,7 @@ from common.checkpoint import load_model, save_model
 from common.cost import count_cost
 from common.data import DataBundle, load_dataset
 from common.device import set_threads
-from common.factory import named_model
+from common.factory import model_from_name
 from common.measure import evaluate
 from common.runs import describe_environment
 from common.target import TOLERANCE, Target
@@ -69,7 +69,7 @@ def _main(argv: Sequence[str] | None) -> None:
     args = parser.parse_args(argv)
     set_threads(args.threads)
     data = load_dataset("cifar10", args.dataset_dir)
-    model = named_model("resnet56", args.weights, data.num_classes, data.input_shape)
+    model = model_from_name("resnet56", args.weights, data.num_classes, data.input_shape)
     curve = Curve(model.eval().to(memory_format=torch.channels_last), data, args.images, args.reconstruction_images)
     for target in args.targets:
         for method in args.methods:

@@ -206,7 +206,7 @@ def test_method_prunes_custom_network(root, tmp_path):
     )
     metrics = run_method(replace(method.METHOD, decide=partial(method.decide, settings)), start, 0.5, tmp_path)
     small = load_model(tmp_path / metrics["file"], start.factory)
-    assert Target(0.5).met(count_cost(small, SHAPE).macs / count_cost(model, SHAPE).macs)
+    assert Target(0.5).is_met_by(count_cost(small, SHAPE).macs / count_cost(model, SHAPE).macs)
     content = read_search(tmp_path / "search" / "search.json")
     assert content["arch"] == start.name and content["candidates"][0]["nev"] == metrics["nev"]
 

@@ -283,7 +283,7 @@ def test_method_prunes_resnet20(dense, tmp_path):
     metrics = run_method(SHORT, dense, 0.6, tmp_path)
     assert all(torch.equal(before[name], tensor) for name, tensor in dense.model.state_dict().items())
     model = load_network(tmp_path / metrics["file"])
-    assert Target(0.6).met(count_cost(model, (3, 32, 32)).macs / 40_551_040)
+    assert Target(0.6).is_met_by(count_cost(model, (3, 32, 32)).macs / 40_551_040)
     assert model.architecture["arch"] == "resnet20" and model.checkpoint_header["normalize"] is not None
     low, high = method.scale_range_around(0.6)  # the entries that the PruningNet was trained on
     found = read_search(tmp_path / "search" / "search.json")["candidates"]

@@ -1,1 +1,1 @@
-"""The tested core of five neural-network compression papers: models, data, training, channel groups, cost."""
+"""Shared core of five neural-network compression papers: models, data, training, channel groups and cost."""

@@ -1,4 +1,4 @@
-"""Files that are either whole or not there: written under a temporary name beside the target, then renamed."""
+"""Write files atomically: under a temporary name in the target's folder, then renamed."""
 
 import csv
 import io
@@ -13,9 +13,9 @@ from typing import Any
 
 @contextmanager
 def atomic_file(path: Path | str) -> Iterator[Path]:
-    """Yields a temporary path in the same folder (made if missing); on success it is flushed to disk and renamed to ``path``.
+    """Yield a temporary path in the target's folder; flush it to disk and rename it to ``path`` on success.
 
-    On an error nothing is left under either name but what was there before.
+    The folder is created if it is missing. On an error the temporary file is deleted and ``path`` is not changed.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -34,20 +34,23 @@ def atomic_file(path: Path | str) -> Iterator[Path]:
 
 
 def write_bytes(path: Path | str, data: bytes) -> None:
+    """Write bytes atomically."""
     with atomic_file(path) as temporary:
         temporary.write_bytes(data)
 
 
 def write_text(path: Path | str, text: str) -> None:
+    """Write text as UTF-8, atomically."""
     write_bytes(path, text.encode())
 
 
 def write_json(path: Path | str, value: Any) -> None:
+    """Write indented JSON atomically. Raises ValueError for NaN and infinity, which JSON does not have."""
     write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
 
 
 def write_csv(path: Path | str, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Rows of one shape; the first row's keys are the header."""
+    """Write rows with the same keys as CSV, atomically; the first row's keys are the header."""
     text = io.StringIO()
     if rows:
         writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")

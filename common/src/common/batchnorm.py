@@ -1,4 +1,4 @@
-"""Batch-norm statistics of a network that was cut, measured anew: no labels and no gradient."""
+"""Recalibrate the batch-norm statistics of a pruned network, without labels and gradients."""
 
 from collections.abc import Iterable
 from typing import TypeAlias
@@ -8,33 +8,41 @@ from torch import Tensor, nn
 
 from common.device import exact_float32
 
-Norm: TypeAlias = nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d
+BatchNorm: TypeAlias = nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d
 
 
 @torch.no_grad()
 def recalibrate_batch_norm(model: nn.Module, inputs: Iterable[Tensor], device: torch.device | str = "cpu") -> nn.Module:
-    """Running means and variances, in place, become the averages over these batches; everything else is left as it was."""
+    """Set running means and variances to their averages over these batches, in place; weights do not change.
+
+    Args:
+        inputs: Batches (N, C, H, W), without labels.
+        device: Where the network is moved and computed.
+
+    Returns:
+        The same network, in eval mode.
+    """
     model.to(device).eval()
-    norms = [module for module in model.modules() if isinstance(module, Norm) and module.track_running_stats]
-    momenta = [module.momentum for module in norms]
-    handles = [module.register_forward_pre_hook(_plain_average()) for module in norms]
-    for module in norms:
+    layers = [module for module in model.modules() if isinstance(module, BatchNorm) and module.track_running_stats]
+    momenta = [module.momentum for module in layers]
+    handles = [module.register_forward_pre_hook(_cumulative_average_hook()) for module in layers]
+    for module in layers:
         module.reset_running_stats()
         module.train()
     with exact_float32():
         for batch in inputs:
             model(batch.to(device))
-    for module, momentum, handle in zip(norms, momenta, handles, strict=True):
+    for module, momentum, handle in zip(layers, momenta, handles, strict=True):
         module.momentum = momentum
         handle.remove()
     return model.eval()
 
 
-def _plain_average():
-    """A hook that gives the i-th call weight 1 / i, as ``momentum=None`` does, which reads its counter from the device."""
+def _cumulative_average_hook():
+    """Build a hook that weights the i-th call by 1 / i; ``momentum=None`` would read its counter from the device."""
     calls = 0
 
-    def hook(module: Norm, _) -> None:
+    def hook(module: BatchNorm, _) -> None:
         nonlocal calls
         calls += 1
         module.momentum = 1.0 / calls

@@ -1,7 +1,7 @@
-"""Networks on disk: safetensors with the structure as JSON in the header. Reading one never runs code from the file.
+"""Save and load networks: safetensors with the architecture as JSON metadata. Loading never runs code from the file.
 
-The shapes of the tensors are the pruned architecture: the network is built by name, every module is given the shape that
-its tensors have, and the tensors are loaded.
+The shapes of the tensors define the pruned architecture: the network is built by name, every module is resized to the
+shapes of its tensors, and the tensors are loaded.
 """
 
 import hashlib
@@ -19,18 +19,18 @@ from torch import Tensor, nn
 from common.atomic import atomic_file, write_json
 from common.channels.resize import fit_shapes
 from common.errors import UserError
-from common.models import checked_arguments, create_meta_model, is_known
-from common.replaced_layers import build_replaced, replaced_layers
+from common.models import check_arguments, create_meta_model, is_registered
+from common.replaced_layers import insert_replaced_layers, replaced_layer_table
 from common.tensor_files import read_tensor_file
 
 FORMAT = "compression-papers-1"
-HEADER_LIMIT = 16 * 2**20  # bytes of JSON in front of the tensors
+HEADER_LIMIT = 16 * 2**20  # bytes of JSON before the tensors
 SIZE_LIMIT = 8 * 2**30
-HALF = "half"  # in the header: names of tensors that were rounded to float16
-INDEX = ".index.json"  # behind the name of a checkpoint that lies in several files
+HALF = "half"  # key in the header: names of the tensors that were rounded to float16
+INDEX = ".index.json"  # suffix of the index of a checkpoint in several files
 SHARDS_LIMIT = 1000
 CHANNELS_LIMIT = 10_000
-SHARD_HEADER = 64 * 2**10  # bytes of a file of tensors beside them
+SHARD_HEADER = 64 * 2**10  # bytes reserved for the header of a shard
 
 
 def save_model(
@@ -45,11 +45,20 @@ def save_model(
     extra: Mapping[str, Any] | None = None,
     factory: Callable[[], nn.Module] | None = None,
 ) -> None:
-    """Write a network, atomically. ``arch`` and ``arch_args`` default to what :func:`common.models.create_model` recorded.
+    """Save a network as safetensors, atomically.
 
-    normalize: (mean, deviation) per channel of the pictures that it was trained on; it travels with the network, as do
-    the data set's name and classes. A network without a record is saved too: loading it then needs its factory.
-    Layers that are not as the registry, or ``factory``, builds them (:mod:`common.replaced_layers`) are listed in the header.
+    A network without a recorded architecture can be saved too; loading it requires its factory.
+
+    Args:
+        arch: Registered name; default: as recorded by :func:`common.models.create_model`.
+        arch_args: Constructor arguments; default: as recorded.
+        normalize: (mean, std) per channel of the training images. Stored with the network, like ``dataset`` and
+            ``classes``; default: as stored in the file that the network was loaded from.
+        dataset: Name of the data set.
+        classes: Names of the classes.
+        extra: Further entries for the header; must be JSON.
+        factory: Function that builds the unpruned network, if it is not registered. Layers that differ from it (or from
+            the registered network) are listed in the header: see :mod:`common.replaced_layers`.
     """
     if arch is None:
         record = getattr(model, "architecture", {"arch": None, "args": {}})
@@ -60,7 +69,7 @@ def save_model(
         "format": FORMAT,
         "arch": arch,
         "args": dict(arch_args or {}),
-        "layers": replaced_layers(model, arch, arch_args, factory),
+        "layers": replaced_layer_table(model, arch, arch_args, factory),
         "normalize": _normalization(normalize) or known.get("normalize"),
         "dataset": dataset or known.get("dataset"),
         "classes": list(classes) if classes is not None else known.get("classes"),
@@ -68,20 +77,22 @@ def save_model(
         "sha256": _digest(tensors),
     }
     with atomic_file(path) as temporary:
-        save_file(_unshared(tensors), temporary, metadata={"compression_papers": json.dumps(header)})
+        save_file(_clone_shared(tensors), temporary, metadata={"compression_papers": json.dumps(header)})
 
 
 def load_model(path: Path | str, factory: Callable[[], nn.Module] | None = None) -> nn.Module:
-    """The saved network in eval mode, bit-identical; its header is at ``model.checkpoint_header``.
+    """Load a saved network, bit-identical, in eval mode; its header is stored in ``model.checkpoint_header``.
 
-    path: a safetensors file, or the ``.index.json`` of a network in several files (:func:`write_half`).
+    Args:
+        path: A safetensors file, or the ``.index.json`` of a network in several files (:func:`write_half`).
+        factory: Function that builds the unpruned network; required if the file names no registered architecture.
 
-    factory: builds the unpruned network where the file names no architecture of the registry. Raises UserError for a
-    file that is damaged, not ours, or does not fit the network.
+    Raises:
+        UserError: If the file is damaged, was not written by :func:`save_model`, or does not fit the network.
     """
     header, tensors = read_checkpoint(path)
-    model = build_recorded(header["arch"], header["args"], tensors, path, factory)
-    build_replaced(model, header.get("layers", {}), path)
+    model = build_recorded_model(header["arch"], header["args"], tensors, path, factory)
+    insert_replaced_layers(model, header.get("layers", {}), path)
     fit_shapes(model, tensors, path)
     load_tensors(model, tensors, path, assign=True)
     model.checkpoint_header = header  # type: ignore[assignment]
@@ -89,54 +100,54 @@ def load_model(path: Path | str, factory: Callable[[], nn.Module] | None = None)
 
 
 def file_digest(path: Path | str) -> str:
-    """First 16 hex digits of a SHA-256 over a file's bytes: what a run that starts from it depends on."""
+    """Return the first 16 hex digits of the SHA-256 of a file, which identifies a run's input."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()[:16]
 
 
 def is_checkpoint(path: Path | str) -> bool:
-    """Whether a safetensors file is one of ours, with its structure in the header; others hold weights alone."""
+    """Return whether a safetensors file was written by :func:`save_model`; other files hold weights only."""
     return "compression_papers" in _read_safetensors(path)[0]
 
 
 def read_checkpoint(path: Path | str) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """(header, tensors) of a file of ours, checked: format, types, checksum. Raises UserError."""
+    """Read (header, tensors) of a file by :func:`save_model` and check format, types and checksum. Raises UserError."""
     metadata, tensors = _read_shards(Path(path)) if str(path).endswith(INDEX) else _read_safetensors(path)
     try:
         header = json.loads(metadata["compression_papers"])
         if header["format"] != FORMAT:
-            raise UserError(f"{path} has format {header['format']!r}; this version reads {FORMAT!r}")
+            raise UserError(f"{path}: unknown format {header['format']!r}; this version reads {FORMAT!r}")
         arch, arguments, digest = header["arch"], header["args"], header["sha256"]
         if not (arch is None or isinstance(arch, str)) or not isinstance(arguments, dict):
-            raise ValueError("architecture of a wrong type")
+            raise ValueError("wrong type of architecture")
     except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise UserError(
-            f"{path} is not a checkpoint of this project ({error!r}); for foreign weights use --weights"
+            f"{path} is not a checkpoint of this project ({error!r}); load external weights with --weights"
         ) from error
     if digest != _digest(tensors):
         raise UserError(f"{path} is damaged: its tensors do not match their checksum")
-    check_facts(header, path)
-    half = header.pop(HALF, None) or []  # stored in half precision to save space; computed with in single precision
+    check_data_fields(header, path)
+    half = header.pop(HALF, None) or []  # stored in half precision to save space, computed in single precision
     for name in half if isinstance(half, list) else [None]:
         if not isinstance(name, str) or name not in tensors or tensors[name].dtype is not torch.float16:
-            raise UserError(f"{path} is damaged: its list of tensors in half precision is wrong")
+            raise UserError(f"{path} is damaged: its list of half-precision tensors is invalid")
         tensors[name] = tensors[name].float()
     return header, tensors
 
 
-def check_facts(header: Mapping[str, Any], path: object) -> None:
-    """Raises UserError unless what a file says of its data has the form that :func:`save_model` writes, in any format."""
+def check_data_fields(header: Mapping[str, Any], path: object) -> None:
+    """Raise UserError if the header fields on the training data are not of the form that :func:`save_model` writes."""
     normalize, classes = header.get("normalize"), header.get("classes")
     if normalize is not None:
         names = ("mean", "std") if isinstance(normalize, dict) else ()
         pair: list[Any] = [normalize.get(name) for name in names] or [None]
-        sound = all(isinstance(v, list) and 1 <= len(v) <= CHANNELS_LIMIT and all(map(_is_finite, v)) for v in pair)
-        if not sound or len(pair[0]) != len(pair[1]) or min(pair[1]) <= 0:
-            raise UserError(f"{path}: its normalization is not a mean and a positive standard deviation per channel")
+        valid = all(isinstance(v, list) and 1 <= len(v) <= CHANNELS_LIMIT and all(map(_is_finite, v)) for v in pair)
+        if not valid or len(pair[0]) != len(pair[1]) or min(pair[1]) <= 0:
+            raise UserError(f"{path}: normalization is not a mean and a positive standard deviation per channel")
     if classes is not None and not (isinstance(classes, list) and all(isinstance(name, str) for name in classes)):
-        raise UserError(f"{path}: its classes are not a list of names")
+        raise UserError(f"{path}: classes are not a list of names")
     if not isinstance(header.get("dataset"), str | None) or not isinstance(header.get("extra"), dict | None):
-        raise UserError(f"{path}: what it says of its data set is not acceptable")
+        raise UserError(f"{path}: the name of the data set is not text, or extra is not a table")
 
 
 def _is_finite(value: Any) -> bool:
@@ -144,25 +155,26 @@ def _is_finite(value: Any) -> bool:
 
 
 def write_half(source: Path | str, target: Path | str, shard_bytes: int | None = None) -> list[Path]:
-    """Write a checkpoint again with its weights rounded to float16; it is read as float32. Returns the files written.
+    """Copy a checkpoint with its weights rounded to float16, and return the files written. Loading converts to float32.
 
-    Vectors (biases, batch norm) and buffers stay as they are. shard_bytes: a larger network becomes several safetensors files
-    of at most this size beside the index ``<target>.index.json``, which :func:`load_model` reads.
+    Vectors (biases, batch norm) and buffers are not rounded. If the tensors need more than ``shard_bytes``, they are
+    written to several safetensors files of at most this size, with the index ``<target>.index.json``, which
+    :func:`load_model` reads.
     """
     header, tensors = read_checkpoint(source)
     half = [n for n, t in tensors.items() if t.dtype is torch.float32 and t.dim() >= 2]
     tensors |= {name: tensors[name].half() for name in half}
     record = json.dumps({**header, HALF: half, "sha256": _digest(tensors)})
     target = Path(target)
-    parts = _parts(tensors, shard_bytes)
+    parts = _split_into_shards(tensors, shard_bytes)
     if len(parts) == 1:
         with atomic_file(target) as temporary:
-            save_file(_unshared(tensors), temporary, metadata={"compression_papers": record})
+            save_file(_clone_shared(tensors), temporary, metadata={"compression_papers": record})
         return [target]
     names = [f"{target.stem}-{i + 1:05}-of-{len(parts):05}{target.suffix}" for i in range(len(parts))]
     for name, part in zip(names, parts, strict=True):
         with atomic_file(target.with_name(name)) as temporary:
-            save_file(_unshared({key: tensors[key] for key in part}), temporary)
+            save_file(_clone_shared({key: tensors[key] for key in part}), temporary)
     places = {key: name for name, part in zip(names, parts, strict=True) for key in part}
     index = target.with_name(target.name + INDEX)
     write_json(index, {"metadata": {"compression_papers": record}, "weight_map": places})
@@ -170,15 +182,15 @@ def write_half(source: Path | str, target: Path | str, shard_bytes: int | None =
 
 
 def join_shards(index: Path, target: Path) -> None:
-    """Write a checkpoint that lies in several files as one, with the same tensors and header."""
+    """Write a checkpoint in several files as a single file, with the same tensors and header."""
     read_checkpoint(index)
     metadata, tensors = _read_shards(index)
     with atomic_file(target) as temporary:
-        save_file(_unshared(tensors), temporary, metadata=metadata)
+        save_file(_clone_shared(tensors), temporary, metadata=metadata)
 
 
-def _parts(tensors: Mapping[str, Tensor], limit: int | None) -> list[list[str]]:
-    """Names of tensors in parts of at most ``limit`` bytes; a larger tensor is a part of its own."""
+def _split_into_shards(tensors: Mapping[str, Tensor], limit: int | None) -> list[list[str]]:
+    """Split the names of tensors into parts of at most ``limit`` bytes; a larger tensor is a part by itself."""
     parts: list[list[str]] = [[]]
     size = 0
     for name, tensor in tensors.items():
@@ -191,17 +203,20 @@ def _parts(tensors: Mapping[str, Tensor], limit: int | None) -> list[list[str]]:
 
 
 def load_weights(model: nn.Module, path: Path | str) -> nn.Module:
-    """Load foreign weights (``.pth``, ``.th``, ``.pth.tar``, ``.safetensors``) into a network that fits them.
+    """Load external weights (``.pth``, ``.th``, ``.pth.tar``, ``.safetensors``) into a network with the same tensors.
 
-    State dicts may be nested (``state_dict``, ``model``, ``net``) and carry ``module.`` prefixes. Counters of batches and
-    shortcut buffers may be missing. Raises UserError naming the first tensor that is missing, left over or misshapen.
+    State dicts may be nested (``state_dict``, ``model``, ``net``) and have ``module.`` prefixes. Batch counters and
+    shortcut buffers may be missing.
+
+    Raises:
+        UserError: If a tensor is missing, unexpected, or has another shape; names the first one.
     """
     load_tensors(model, read_tensors(path), path, optional=("num_batches_tracked", "source"))
     return model
 
 
 def read_tensors(path: Path | str) -> dict[str, Tensor]:
-    """The tensors of a state-dict file by name, without running code from it. Raises UserError."""
+    """Read the tensors of a state-dict file by name, without running code from it. Raises UserError."""
     path = Path(path)
     if path.suffix == ".safetensors":
         return _read_safetensors(path)[1]
@@ -215,50 +230,55 @@ def load_tensors(
     optional: Sequence[str] = (),
     assign: bool = False,
 ) -> None:
-    """Load tensors into a network of exactly those names and shapes. Raises UserError, naming the first that differs.
+    """Load tensors into a network with exactly these names and shapes. Raises UserError, naming the first that differs.
 
-    optional: last parts of names that may be missing. assign: take the tensors themselves, with their types, instead of
-    copying into the network's own.
+    Args:
+        optional: Last components of names that may be missing.
+        assign: Use the given tensors, with their types, instead of copying them into the network's tensors.
     """
-    wanted = model.state_dict()
-    for name, tensor in wanted.items():
+    expected = model.state_dict()
+    for name, tensor in expected.items():
         if name not in tensors:
             if name.rsplit(".", 1)[-1] in optional:
                 continue
-            raise UserError(f"{path} has no tensor {name!r}: these weights belong to another network")
+            raise UserError(f"{path}: missing tensor {name!r}; these weights belong to another network")
         if tensors[name].shape != tensor.shape:
-            found, want = tuple(tensors[name].shape), tuple(tensor.shape)
-            raise UserError(f"{path}: tensor {name!r} has shape {found}, the network wants {want}")
+            shape, expected_shape = tuple(tensors[name].shape), tuple(tensor.shape)
+            raise UserError(
+                f"{path}: size mismatch for {name!r}: the file has shape {shape}, the network expects {expected_shape}"
+            )
         if tensors[name].is_floating_point() != tensor.is_floating_point():
-            raise UserError(f"{path}: tensor {name!r} has type {tensors[name].dtype}, the network wants {tensor.dtype}")
+            raise UserError(
+                f"{path}: type mismatch for {name!r}: the file has {tensors[name].dtype}, the network expects {tensor.dtype}"
+            )
     for name in tensors:
-        if name not in wanted:
-            raise UserError(f"{path} has a tensor {name!r} that the network does not have")
+        if name not in expected:
+            raise UserError(f"{path}: unexpected tensor {name!r}; these weights belong to another network")
     model.load_state_dict(dict(tensors), strict=False, assign=assign)
 
 
-def build_recorded(
+def build_recorded_model(
     arch: Any,
     arguments: Any,
     tensors: Mapping[str, Tensor | Sequence[int]],
     path: object,
     factory: Callable[[], nn.Module] | None = None,
 ) -> nn.Module:
-    """The dense network that a file names, of any format: without memory for its weights, or built by ``factory``.
+    """Build the dense network that a file of any format records: without memory for its weights, or by ``factory``.
 
-    tensors: those of the file, or their shapes, by name; they bound the network before it is built. Raises UserError,
-    naming the file, for an architecture that is not in the registry or arguments that it does not take.
+    tensors: tensors of the file, or their shapes, by name; they limit the network before it is built. Raises UserError,
+    naming the file, for an unregistered architecture or invalid arguments.
     """
     if not (arch is None or isinstance(arch, str)):
-        raise UserError(f"{path}: the name of its architecture is not text")
-    known = arch if arch is not None and is_known(arch) else None
+        raise UserError(f"{path}: the name of the architecture is not text")
+    known = arch if arch is not None and is_registered(arch) else None
     if factory is None and known is None:
-        what = "names no architecture" if arch is None else f"holds a {arch[:100]!r}, which is not in the registry"
-        raise UserError(f"{path} {what}: load it with the factory that builds the network")
+        what = "no architecture recorded" if arch is None else f"architecture {arch[:100]!r} is not in the registry"
+        raise UserError(f"{path}: {what}; load it with the factory that builds the network")
     try:
         if known is not None:
             shapes: list[Any] = [getattr(tensor, "shape", tensor) for tensor in tensors.values()]
-            arguments = checked_arguments(known, arguments, shapes)
+            arguments = check_arguments(known, arguments, shapes)
         model = factory() if factory is not None else create_meta_model(str(known), **arguments)
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
@@ -273,16 +293,16 @@ def _read_safetensors(path: Path | str) -> tuple[dict[str, str], dict[str, Tenso
     with open(path, "rb") as file:
         head = file.read(8)
     if len(head) < 8 or struct.unpack("<Q", head)[0] > min(HEADER_LIMIT, path.stat().st_size - 8):
-        raise UserError(f"{path} is not a safetensors file, or is cut short")
+        raise UserError(f"{path} is not a safetensors file, or is truncated")
     try:
         with safetensors.safe_open(path, framework="pt", device="cpu") as file:
             return dict(file.metadata() or {}), {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
     except (safetensors.SafetensorError, ValueError, TypeError) as error:
-        raise UserError(f"{path} is not a whole safetensors file: {error}") from error
+        raise UserError(f"{path} is not a valid safetensors file, or is truncated: {error}") from error
 
 
 def _read_shards(index: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
-    """Metadata and tensors of a checkpoint in several files of one folder."""
+    """Read metadata and tensors of a checkpoint in several files of one folder."""
     _check_file(index)
     try:
         if index.stat().st_size > HEADER_LIMIT:
@@ -299,10 +319,10 @@ def _read_shards(index: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
     for file in files:
         found = _read_safetensors(index.with_name(file))[1]
         if any(places.get(name) != file for name in found):
-            raise UserError(f"{index}: {file} holds other tensors than the index says")
+            raise UserError(f"{index}: the tensors in {file} differ from those listed in the index")
         tensors |= found
     if len(tensors) != len(places):
-        raise UserError(f"{index}: a tensor is in none of its files")
+        raise UserError(f"{index}: a listed tensor is in none of the files")
     return metadata, tensors
 
 
@@ -310,7 +330,7 @@ def _check_file(path: Path) -> None:
     if not path.is_file():
         raise UserError(f"{path}: no such file")
     if path.stat().st_size > SIZE_LIMIT:
-        raise UserError(f"{path} is larger than {SIZE_LIMIT} bytes")
+        raise UserError(f"{path}: larger than {SIZE_LIMIT} bytes, the limit for checkpoints")
 
 
 def _find_state_dict(content: Any, path: Path) -> dict[str, Tensor]:
@@ -327,7 +347,7 @@ def _find_state_dict(content: Any, path: Path) -> dict[str, Tensor]:
         if not inner:
             break
         content = content[inner[0]]
-    raise UserError(f"{path} holds no state dict (names with tensors), also not under state_dict, model or net")
+    raise UserError(f"{path}: no state dict (tensors by name) found, also not under state_dict, model or net")
 
 
 def _strip_prefix(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -340,18 +360,18 @@ def _normalization(pair: tuple[Sequence[float], Sequence[float]] | None) -> dict
     return {"mean": [float(v) for v in pair[0]], "std": [float(v) for v in pair[1]]} if pair else None
 
 
-def _unshared(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Tensors that share memory (tied weights) as copies: safetensors stores each on its own."""
+def _clone_shared(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Clone tensors that share memory (tied weights), as safetensors requires."""
     seen: set[int] = set()
-    unshared = {}
+    cloned = {}
     for name, tensor in tensors.items():
-        unshared[name] = tensor.clone() if tensor.data_ptr() in seen else tensor
+        cloned[name] = tensor.clone() if tensor.data_ptr() in seen else tensor
         seen.add(tensor.data_ptr())
-    return unshared
+    return cloned
 
 
 def _digest(tensors: Mapping[str, Tensor]) -> str:
-    """SHA-256 over names, types, shapes and bytes, in order of name."""
+    """Return the SHA-256 of names, types, shapes and bytes, in order of name."""
     digest = hashlib.sha256()
     for name in sorted(tensors):
         tensor = tensors[name].contiguous()

@@ -1,4 +1,4 @@
-"""Where the arithmetic runs: device and thread count."""
+"""Choose the device, the CPU thread count and the precision of float32 arithmetic."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def choose_device(name: str = "auto") -> torch.device:
-    """The device for ``auto`` (CUDA if there is one), ``cpu``, ``cuda`` or ``cuda:N``. Raises UserError if it is not there."""
+    """Return the device ``auto`` (CUDA if available), ``cpu``, ``cuda`` or ``cuda:N``. Raises UserError if unavailable."""
     import torch
 
     if name == "auto":
@@ -24,19 +24,19 @@ def choose_device(name: str = "auto") -> torch.device:
     if name == "cuda" or (name.startswith("cuda:") and name[5:].isdigit()):
         if not torch.cuda.is_available():
             raise UserError(
-                f"--device {name}: this machine or this build of torch has no CUDA device; use --device cpu"
+                f"--device {name}: no CUDA device available on this machine or in this build of torch; use --device cpu"
             )
         device = local_device() if name == "cuda" else torch.device(name)
         if device.index is not None and device.index >= torch.cuda.device_count():
             raise UserError(
-                f"--device {name}: there are only {torch.cuda.device_count()} CUDA devices, numbered from 0"
+                f"--device {name}: only {torch.cuda.device_count()} CUDA devices available, numbered from 0"
             )
         return device
     raise UserError(f"--device {name}: expected auto, cpu, cuda or cuda:N")
 
 
 def local_device() -> torch.device:
-    """The CUDA device of this process: under torchrun one per local rank, else the current one."""
+    """Return the CUDA device of this process: one per local rank under torchrun, else the first one."""
     import torch
 
     return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)) % torch.cuda.device_count())
@@ -44,9 +44,9 @@ def local_device() -> torch.device:
 
 @contextmanager
 def exact_float32() -> Iterator[None]:
-    """Compute in float32 where CUDA would round inputs to TensorFloat-32 (10 bits of mantissa); restore the settings.
+    """Compute in float32 within this context, where CUDA would round inputs to TensorFloat-32 (10 bits of mantissa).
 
-    Convolutions do that by default, so values measured without this differ from the CPU's in the fourth digit.
+    Convolutions use TensorFloat-32 by default, which changes results in the fourth digit. The settings are restored.
     """
     import torch
 
@@ -66,11 +66,11 @@ def exact_float32() -> Iterator[None]:
 
 
 def set_threads(threads: int | None) -> int:
-    """Set (or only report, for None) how many threads torch computes with on the CPU."""
+    """Set the number of CPU threads of torch, unless it is None, and return the current number."""
     import torch
 
     if threads is not None:
         if threads < 1:
-            raise UserError(f"--threads {threads}: at least one is needed")
+            raise UserError(f"--threads {threads}: must be at least 1")
         torch.set_num_threads(threads)
     return torch.get_num_threads()

@@ -1,4 +1,4 @@
-"""Several processes under torchrun: who am I, and data-parallel training (NCCL with a GPU for each, else gloo)."""
+"""Data-parallel training under torchrun: ranks, process groups, reductions (NCCL if each process has a GPU, else gloo)."""
 
 from __future__ import annotations
 
@@ -14,32 +14,34 @@ if TYPE_CHECKING:
 
 
 def _group() -> Any:
-    """torch.distributed if this process is one of several, else None; asking for it does not import torch."""
+    """Return torch.distributed if this process is one of several, else None, without importing torch."""
     dist = getattr(sys.modules.get("torch"), "distributed", None)
     return dist if dist is not None and dist.is_available() and dist.is_initialized() else None
 
 
 def world_size() -> int:
+    """Return the number of processes."""
     dist = _group()
     return dist.get_world_size() if dist else 1
 
 
 def rank() -> int:
+    """Return the rank of this process."""
     dist = _group()
     return dist.get_rank() if dist else 0
 
 
 def is_main() -> bool:
-    """Only the main process writes files and prints."""
+    """Return whether this is the main process, the only one that writes files and prints."""
     return rank() == 0
 
 
 @contextmanager
 def process_group(device: torch.device) -> Iterator[None]:
-    """Join the group that torchrun describes in the environment, if it does; leave it at the end. One already joined stays.
+    """Join the process group that torchrun describes in the environment, if there is one, and leave it at the end.
 
-    A second group in the same processes wants one that was opened around both: after the first one's end, a process
-    that is quick would meet its old store at the same port.
+    A group that is already joined is used and not left. To use two groups one after the other, open one around both: a
+    fast process that opens the second could otherwise connect to the store of the first, which has the same port.
     """
     import torch
     import torch.distributed as dist
@@ -58,12 +60,12 @@ def process_group(device: torch.device) -> Iterator[None]:
 
 
 def _local_processes() -> int:
-    """Processes on this machine. NCCL refuses two on one GPU; gloo, which copies through the host, does not."""
+    """Return the number of processes on this machine. NCCL does not allow two on one GPU; gloo copies through the host."""
     return int(os.environ.get("LOCAL_WORLD_SIZE", os.environ["WORLD_SIZE"]))
 
 
 def data_parallel(model: nn.Module, device: torch.device, sync_batch_norm: bool = False) -> nn.Module:
-    """The network whose gradients are averaged over all processes; the network itself if there is only one."""
+    """Wrap a network to average gradients over all processes; return it unchanged if there is only one process."""
     if world_size() == 1:
         return model
     from torch import nn
@@ -82,7 +84,7 @@ def barrier() -> None:
 
 
 def sum_over_ranks(values: torch.Tensor) -> torch.Tensor:
-    """The sum of every process's tensor; the tensor itself if there is only one process."""
+    """Sum a tensor over all processes, in place, and return it."""
     dist = _group()
     if dist and dist.get_world_size() > 1:
         dist.all_reduce(values)

@@ -1,4 +1,4 @@
-"""A network from command-line options: one of ours by name, foreign weights, a checkpoint, or a user's own factory."""
+"""Build networks from command-line options: a registered name, external weights, a checkpoint or the user's factory."""
 
 import importlib
 import inspect
@@ -11,16 +11,24 @@ from torch import nn
 from common.checkpoint import is_checkpoint, load_model, load_tensors, read_tensors
 from common.errors import UserError
 from common.formats import load_network
-from common.models import arguments_for, create_model, find_architecture, input_shape, is_known
+from common.models import arguments_for, create_model, find_architecture, input_shape, is_registered
 from common.options import NetworkOptions
 
 
 def model_from_options(
     settings: NetworkOptions, num_classes: int | None = None, shape: Sequence[int] | None = None
 ) -> tuple[nn.Module, tuple[int, int, int] | None]:
-    """(network, input shape (C, H, W) or None for a user's own) that the options name.
+    """Build or load the network that the options name.
 
-    num_classes and shape (C, H, W): those of the data, which a registered network is built for.
+    Args:
+        num_classes: Number of classes of the data; a registered network is built for it.
+        shape: Shape (C, H, W) of the images; a registered network is built for it.
+
+    Returns:
+        (network, its input shape (C, H, W)); the shape is None for a user's network.
+
+    Raises:
+        UserError: If no network is named, or it cannot be built or loaded.
     """
     factory = import_factory(settings.model, num_classes) if settings.model else None
     if settings.checkpoint:
@@ -30,23 +38,27 @@ def model_from_options(
         if settings.weights:
             load_tensors(model, read_tensors(settings.weights), settings.weights)
     elif settings.arch:
-        model = named_model(settings.arch, settings.weights, num_classes, shape, settings.shortcut)
+        model = model_from_name(settings.arch, settings.weights, num_classes, shape, settings.shortcut)
     else:
-        raise UserError("say which network: --arch NAME, --checkpoint FILE or --model PACKAGE.MODULE:FACTORY")
+        raise UserError("no network given: use --arch NAME, --checkpoint FILE or --model PACKAGE.MODULE:FACTORY")
     record = getattr(model, "architecture", None)
-    return model, (input_shape(model) if record and is_known(record["arch"]) else None)
+    return model, (input_shape(model) if record and is_registered(record["arch"]) else None)
 
 
-def named_model(
+def model_from_name(
     arch: str,
     weights: Path | str | None = None,
     num_classes: int | None = None,
     shape: Sequence[int] | None = None,
     shortcut: str | None = None,
 ) -> nn.Module:
-    """A registered network, with weights if given; without ``shortcut`` its kind is taken from the weights.
+    """Build a registered network and load weights if given.
 
-    num_classes and shape (C, H, W): those of the pictures that it shall read, where a constructor argument allows it.
+    Args:
+        weights: State dict or checkpoint.
+        num_classes: Number of classes; default: 10.
+        shape: Shape (C, H, W) of the images, if the constructor accepts it.
+        shortcut: Kind of shortcut of a CIFAR ResNet; default: detected from the weights.
     """
     find_architecture(arch)
     arguments: dict[str, Any] = {"num_classes": num_classes or 10}
@@ -70,7 +82,7 @@ CIFAR_RESNETS = ("resnet20", "resnet32", "resnet44", "resnet56", "resnet110")
 
 
 def import_factory(name: str, num_classes: int | None = None) -> Callable[[], nn.Module]:
-    """The callable ``PACKAGE.MODULE:FACTORY``; it gets ``num_classes`` if it takes that argument. Raises UserError."""
+    """Import ``PACKAGE.MODULE:FACTORY`` and bind ``num_classes`` if it accepts that argument. Raises UserError."""
     module_name, _, attribute = name.partition(":")
     if not attribute:
         raise UserError(f"--model {name}: expected PACKAGE.MODULE:FACTORY")

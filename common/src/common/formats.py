@@ -1,7 +1,7 @@
-"""Networks in files of other formats than our checkpoints: packages that write one say so by an entry point.
+"""Load networks from all file formats of the installed packages.
 
-Group ``compression_papers.formats``: a function ``(path, factory) -> nn.Module | None`` that returns None for a file that is
-not of its format, and raises UserError for one that is but is damaged.
+A package adds a format by an entry point of the group ``compression_papers.formats``: a function ``(path, factory) ->
+nn.Module | None`` that returns None for a file of another format and raises UserError for a damaged file.
 """
 
 from collections.abc import Callable
@@ -17,7 +17,7 @@ GROUP = "compression_papers.formats"
 
 
 def load_network(path: Path | str, factory: Callable[[], nn.Module] | None = None) -> nn.Module:
-    """The network, in eval mode, of a checkpoint or of any format that an installed package reads. Raises UserError."""
+    """Load a network, in eval mode, from a checkpoint or a file in an installed package's format. Raises UserError."""
     if not Path(path).is_file():
         raise UserError(f"{path}: no such file")
     for point in entry_points(group=GROUP):

@@ -1,4 +1,4 @@
-"""A package's public names, imported when they are asked for: importing one of its modules does not import all of them."""
+"""Lazy imports of a package's public names (PEP 562): importing one of its modules does not import all of them."""
 
 import importlib
 from collections.abc import Callable, Mapping
@@ -6,9 +6,9 @@ from typing import Any
 
 
 def lazy_names(package: str, places: Mapping[str, str]) -> Callable[[str], Any]:
-    """The ``__getattr__`` of a package. places: its public names and the modules below it that define them.
+    """Return the ``__getattr__`` of a package. places: public names and the submodules that define them.
 
-    A name must not be that of a module of the package: which of the two one gets would depend on what was imported before.
+    A name must differ from those of the package's modules; otherwise its meaning would depend on earlier imports.
     """
 
     def __getattr__(name: str) -> Any:

@@ -17,7 +17,7 @@ from tqdm import tqdm
 from common.cost import count_cost
 from common.data import ImageSet
 from common.device import exact_float32
-from common.layers import placed
+from common.layers import to_device
 from common.options import LATENCY_BATCHES, LATENCY_REPEATS
 
 BATCH_SIZE, BATCH_SIZE_ON_CUDA = 250, 2000  # of evaluation; the latter for images of up to 32 x 32 pixels
@@ -122,7 +122,7 @@ def measure_latency_series(
     device = torch.device(device)
     result: dict[str, dict[str, list[float]]] = {name: {} for name in models}
     for model in models.values():
-        placed(model, device).eval()
+        to_device(model, device).eval()
     for batch_size in batch_sizes:
         batch = torch.randn(batch_size, *input_shape, device=device)
         if batch.dim() == 4:

@@ -1,7 +1,7 @@
-"""What a compression method looks like from outside: how ``compare`` and a paper's own script run it.
+"""Interface of compression methods, through which ``compare`` and each paper's script run them.
 
-A package announces its methods as entry points of the group ``compression_papers.methods``; each is a :class:`Method`. A
-method decides; :mod:`common.pipeline` does everything else.
+A package provides its methods as entry points of the group ``compression_papers.methods``; each is a :class:`Method`. A
+method returns a :class:`Decision`; :mod:`common.pipeline` applies it.
 """
 
 import warnings
@@ -23,14 +23,15 @@ GROUP = "compression_papers.methods"
 
 @dataclass(frozen=True)
 class Decision:
-    """What a method decided. Nothing is applied yet.
+    """Decision of a method, not yet applied.
 
     Attributes:
-        kept: {group: indices of the channels that stay}; groups that are not named stay whole.
-        model: The network that ``kept`` refers to, where weights have changed; None for the given one.
-        recalibrate: Inputs (N, C, H, W) that batch norm's statistics are measured on after pruning; none leaves them.
-        report: For metrics.json: threshold, penalty, vector, ...
-        log: Rows of log.csv, where nothing is trained afterwards.
+        kept: Indices of the channels to keep, by group name. Groups not listed are not pruned.
+        model: The network that ``kept`` refers to, if the method changed weights; None for the given network.
+        recalibrate: Batches (N, C, H, W) for batch-norm recalibration after pruning; if empty, statistics are not
+            changed.
+        report: Entries for metrics.json: threshold, penalty, vector, ...
+        log: Rows of log.csv, if nothing is trained afterwards.
     """
 
     kept: Mapping[str, Sequence[int]] = field(default_factory=dict)
@@ -41,7 +42,7 @@ class Decision:
 
 
 def save_network(path: Path, network: nn.Module, start: TrainedModel) -> None:
-    """Write a checkpoint with what the starting network's data say."""
+    """Save a checkpoint with the normalization, data set and classes of the starting network."""
     data = start.data
     save_model(
         path, network, normalize=(data.mean, data.std), dataset=data.name, classes=data.classes, factory=start.factory
@@ -53,20 +54,21 @@ Decide = Callable[[TrainedModel, Target | None, Stage], Decision]
 
 @dataclass(frozen=True)
 class Method:
-    """A paper's method, or one that papers are measured against.
+    """A paper's method or a reference method.
 
     Attributes:
-        label: For tables and plots: "DECORE".
-        decide: From a trained network and a target to a :class:`Decision`. Its own files and its progress are in the
-            stage's folder and parts. Choices are made on parts of the training images only. Raises UserError, with the
-            nearest that can be reached, for a target out of reach.
-        axis: What a target is a fraction of. ``bytes``: nothing is trained after it, and it comes last in a chain.
-        save: Writes the compressed network.
-        suffix: Of the file that ``save`` writes; :func:`common.formats.load_network` reads it.
-        weights: "inherited" from the trained network, or "generated" by another one.
+        label: Name in tables and plots, e.g. "DECORE".
+        decide: Function that returns the :class:`Decision` for a trained network and a target. It keeps its files and
+            progress in the stage's folder and parts, and makes choices on training images only. Raises UserError, with
+            the nearest reachable value, for an unreachable target.
+        axis: The quantity that a target is a fraction of. A method for ``bytes`` is not followed by training, and must
+            be the last in a chain.
+        save: Function that writes the compressed network.
+        suffix: Suffix of the file that ``save`` writes; :func:`common.formats.load_network` must be able to read it.
+        weights: "inherited" from the trained network, or "generated" by another network.
         trains: Whether the method trains with labels before it decides.
-        paper: "Han et al. 2016"; None for a reference method.
-        note: What must be said beside its figures, in one line.
+        paper: Citation, e.g. "Han et al. 2016"; None for a reference method.
+        note: One line that must accompany the method's results.
     """
 
     label: str
@@ -80,17 +82,17 @@ class Method:
     note: str = ""
 
 
-def methods() -> dict[str, Method]:
-    """Every installed method by the name of its entry point, in order of name; one that cannot be loaded is warned of."""
+def installed_methods() -> dict[str, Method]:
+    """Return all installed methods by entry-point name, sorted; warn about methods that cannot be loaded."""
     found: dict[str, Method] = {}
     for point in sorted(entry_points(group=GROUP), key=lambda p: p.name):
         try:
             method = point.load()
         except (ImportError, AttributeError) as error:
-            warnings.warn(f"the method {point.name} cannot be loaded: {error}", stacklevel=2)
+            warnings.warn(f"method {point.name}: cannot be loaded: {error}", stacklevel=2)
             continue
         if isinstance(method, Method):
             found[point.name] = method
         else:
-            warnings.warn(f"the method {point.name} is a {type(method).__name__}, not a Method", stacklevel=2)
+            warnings.warn(f"method {point.name}: expected a Method, got a {type(method).__name__}", stacklevel=2)
     return found

@@ -1,8 +1,8 @@
-"""The way of every compressed network: a method decides; pruning, training, saving, measuring are done here, once for all.
+"""Pipeline of all compression methods: a method returns a decision; this module prunes, trains, saves and measures.
 
-compress(method, start, target, stage, training)
+compress(method, start, target, stage, training):
 
-start: TrainedModel ─► method.decide ─► Decision ─► apply_decision ─► train ─► method.save ─► read back, measure ─► metrics.json
+start: TrainedModel ─► method.decide ─► Decision ─► apply_decision ─► train ─► method.save ─► reload, measure ─► metrics.json
 """
 
 import copy
@@ -33,13 +33,14 @@ RECALIBRATION_BATCH = 250  # images
 
 @dataclass(frozen=True)
 class FineTuning:
-    """How a pruned network is trained, the same way for every method.
+    """Training of a pruned network, the same for all methods.
 
     Attributes:
-        recipe: No epochs leave it as it was pruned.
-        distill: Weight of the distance to the dense network's outputs in the loss; the rest is cross-entropy.
-        recalibrate: Training images that batch norm is recalibrated on after pruning, where the method says nothing of it.
-        log_test: Whether the test set is evaluated for the log.
+        recipe: Training options; with 0 epochs the pruned network is not trained.
+        distill: Weight of the distillation loss (distance to the dense network's outputs); the rest is cross-entropy.
+        recalibrate: Number of training images for batch-norm recalibration after pruning, if the method does not
+            provide any.
+        log_test: Whether to evaluate the test set for the log.
         tensorboard: Folder for TensorBoard.
     """
 
@@ -52,13 +53,16 @@ class FineTuning:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came out, for a command's own entries in metrics.json.
+    """Outcome of a compression, from which a command adds its own entries to metrics.json.
 
     Attributes:
-        network: The compressed network as it was read back.
-        accuracy: Its accuracy.
-        metrics: baseline, after_cut and compressed of metrics.json.
-        log: A row per epoch.
+        start: The network that was compressed.
+        decision: The method's decision.
+        network: The compressed network, reloaded from its file.
+        accuracy: Accuracy of the compressed network.
+        metrics: Entries ``baseline``, ``after_cut`` (after pruning, before fine-tuning) and ``compressed`` of
+            metrics.json.
+        log: One row per epoch.
     """
 
     start: TrainedModel
@@ -79,16 +83,16 @@ def compress(
     latency: bool = True,
     details: Callable[[Outcome], Mapping[str, Any]] = lambda outcome: {},
 ) -> dict[str, Any]:
-    """Compress a network in a run folder: the run's metrics. A finished run is only read, an interrupted one resumes.
+    """Compress a network in a run folder and return its metrics. A finished run is read, an interrupted one resumes.
 
     Args:
-        target: None where the method's own options decide how much stays.
-        training: None, or a method on the axis of bytes: nothing is trained.
-        latency: Whether it is measured, of both networks in turns.
-        details: More entries of metrics.json.
+        target: None if the method's own options determine how much is kept.
+        training: Fine-tuning; None for no training. Ignored for methods whose axis is ``bytes``.
+        latency: Whether to measure the latency of both networks (interleaved).
+        details: Function that returns further entries of metrics.json.
 
     Raises:
-        UserError: If the target is out of the method's reach.
+        UserError: If the method cannot reach the target.
     """
     if stage.finished:
         if is_main():
@@ -96,27 +100,30 @@ def compress(
         return stage.metrics()
     decision = method.decide(start, target, stage)
     if training and training.recalibrate and method.axis != "bytes" and not decision.recalibrate:
-        decision = replace(decision, recalibrate=images_for_recalibration(start, training.recalibrate, stage.seed))
+        decision = replace(decision, recalibrate=recalibration_images(start, training.recalibrate, stage.seed))
     if is_main():
         kept = {name: [int(channel) for channel in channels] for name, channels in decision.kept.items()}
         write_json(stage.folder / DECISION, {"kept": kept, "report": decision.report})
     network = apply_decision(start, decision)
     tuning = training if training and training.recipe.epochs and method.axis != "bytes" else None
-    after_cut = start.metrics(network, start.measure(network)) if tuning and is_main() else None
+    pruned = start.metrics(network, start.measure(network)) if tuning and is_main() else None
     rows = train(stage, start, network, tuning) if tuning else []
     if is_main():
         if not rows:
             write_csv(stage.folder / LOG, list(decision.log))
         file = stage.folder / f"model{method.suffix}"
         method.save(file, network, start)
-        outcome = _measured(start, decision, rows, file, after_cut, latency)
+        outcome = _measure_outcome(start, decision, rows, file, pruned, latency)
         stage.finish({**outcome.metrics, **decision.report, "file": file.name, **details(outcome)})
     barrier()
     return stage.metrics()
 
 
 def apply_decision(start: TrainedModel, decision: Decision) -> nn.Module:
-    """The network that was decided on, in eval mode. Raises UserError for a decision beyond the limits."""
+    """Prune a network as decided, recalibrate its batch norm, and return it in eval mode.
+
+    Raises UserError, naming the group, if the decision violates ``start.limits``.
+    """
     model = start.model if decision.model is None else decision.model
     if decision.kept:
         start.limits.check(decision.kept, start.all_groups)
@@ -129,8 +136,8 @@ def apply_decision(start: TrainedModel, decision: Decision) -> nn.Module:
     return network.eval()
 
 
-def images_for_recalibration(start: TrainedModel, count: int, seed: int) -> Iterator[Tensor]:
-    """Batches (N, C, H, W) of training images as they are, without augmentation, drawn by the seed."""
+def recalibration_images(start: TrainedModel, count: int, seed: int) -> Iterator[Tensor]:
+    """Sample ``count`` training images by ``seed`` and yield them in batches (N, C, H, W), without augmentation."""
     train, generator = start.data.train, torch.Generator().manual_seed(seed)
     chosen = torch.randperm(len(train), generator=generator)[: min(count, len(train))]
     for batch in train.subset(chosen).batches(
@@ -147,9 +154,11 @@ def train(
     hooks: Hooks | None = None,
     name: str = "fine-tune",
 ) -> list[dict[str, Any]]:
-    """Train a network in place in a stage's folder: the rows of its log.
+    """Train a network in place, in a stage's folder, and return the rows of its log.
 
-    hooks: instead of those for fine-tuning. name: of this training, in the state for resuming and in TensorBoard.
+    Args:
+        hooks: Hooks of the training loop; default: those for fine-tuning.
+        name: Name of this training in the state for resuming and in TensorBoard.
     """
     recipe, data = training.recipe, start.data
     return fit(
@@ -163,35 +172,35 @@ def train(
         workers=start.workers,
         tensorboard=training.tensorboard,
         stage=name,
-        hooks=hooks or fine_tuning(stage, start, training),
+        hooks=hooks or fine_tuning_hooks(stage, start, training),
     )
 
 
-def fine_tuning(stage: Stage, start: TrainedModel, training: FineTuning) -> Hooks:
-    """How fine-tuning joins the loop: distillation if it is asked for, and a line for every epoch."""
+def fine_tuning_hooks(stage: Stage, start: TrainedModel, training: FineTuning) -> Hooks:
+    """Return the hooks for fine-tuning: distillation, if requested, and a log line per epoch."""
     loss, recipe = None, training.recipe
     if training.distill:
         loss = distillation_loss((start.reference or start).copy(), training.distill, recipe.label_smoothing)
     return Hooks(loss=loss, after_epoch=epoch_logger(stage.folder.name, recipe.epochs, stage.log))
 
 
-def _measured(
+def _measure_outcome(
     start: TrainedModel,
     decision: Decision,
     rows: list[dict[str, Any]],
     file: Path,
-    after_cut: dict[str, Any] | None,
+    pruned: dict[str, Any] | None,
     latency: bool,
 ) -> Outcome:
-    """The entries of metrics.json, of the network as it is read back from its file."""
+    """Reload the network from its file and measure it. pruned: metrics before fine-tuning, or None if not fine-tuned."""
     dense, network, size = start.reference or start, load_network(file, start.factory), file.stat().st_size
     accuracy = start.measure(network)
     baseline, compressed = dense.metrics(), start.metrics(network, accuracy, size)
-    after_cut = dict(compressed) if after_cut is None else after_cut | {"bytes": size}
+    pruned = dict(compressed) if pruned is None else pruned | {"bytes": size}
     if latency:
         timed = measure_latency(
             {"baseline": dense.copy(), "compressed": network}, start.data.input_shape, device=start.device
         )
         baseline["latency_ms"], compressed["latency_ms"] = timed["baseline"], timed["compressed"]
-    metrics = {"baseline": baseline, "after_cut": after_cut, "compressed": compressed}
+    metrics = {"baseline": baseline, "after_cut": pruned, "compressed": compressed}
     return Outcome(start, decision, network, accuracy, metrics, rows)

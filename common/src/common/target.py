@@ -1,4 +1,4 @@
-"""What a network shall be compressed to: one window, one search and one message for all methods."""
+"""Compression targets: the tolerance, the searches and the error message that all methods have in common."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ if TYPE_CHECKING:
 
 Axis = Literal["macs", "bytes", "latency"]
 K = TypeVar("K")
-TOLERANCE = 0.02  # a target is met within [1 - TOLERANCE, 1] of it
+TOLERANCE = 0.02  # a target F is met by fractions in [(1 - TOLERANCE) F, F]
 STEPS = 40  # of a bisection
-WORDS = {"macs": "MACs", "bytes": "bytes", "latency": "latency"}
+AXIS_NAMES = {"macs": "MACs", "bytes": "bytes", "latency": "latency"}
 
 
 @dataclass(frozen=True)
 class Target:
-    """The fraction of the dense network that stays: of its MACs, of its file's bytes, or of its latency.
+    """Fraction of the dense network's MACs, bytes on disk or latency to keep.
 
     Raises UserError unless ``fraction`` is in (0, 1].
     """
@@ -37,30 +37,37 @@ class Target:
 
     def __post_init__(self) -> None:
         if not 0 < self.fraction <= 1:
-            raise UserError(f"a target of {self.fraction:g} of the {WORDS[self.axis]} is not in (0, 1]")
+            raise UserError(f"--target-{self.axis} {self.fraction:g}: not in (0, 1]")
 
     @property
-    def least(self) -> float:
+    def min_fraction(self) -> float:
         """The smallest fraction that meets the target."""
         return (1 - TOLERANCE) * self.fraction
 
-    def met(self, fraction: float) -> bool:
-        """Whether a fraction lies within [0.98, 1.00] of the target."""
-        return self.least <= fraction <= self.fraction
+    def is_met_by(self, fraction: float) -> bool:
+        """Return whether a fraction is between 0.98 and 1.00 times the target."""
+        return self.min_fraction <= fraction <= self.fraction
 
-    def refuse(self, what: str, near: Iterable[str | float]) -> NoReturn:
-        """Raise the UserError of every search. what: "no threshold". near: fractions that can be reached, or words with them."""
+    def raise_unreachable(self, what: str, near: Iterable[str | float]) -> NoReturn:
+        """Raise the UserError for an unreachable target.
+
+        what: subject of the message, e.g. "no threshold". near: nearest reachable fractions, as numbers or text.
+        """
         found = [value if isinstance(value, str) else f"{value:.4f}" for value in near]
         nearest = f"; the nearest keep {' and '.join(found)}" if found else ""
-        window = f"{self.least:.4g} to {self.fraction:.4g} of the {WORDS[self.axis]}"
+        window = f"{self.min_fraction:.4g} to {self.fraction:.4g} of the {AXIS_NAMES[self.axis]}"
         raise UserError(f"--target-{self.axis} {self.fraction:g}: {what} keeps {window}{nearest}")
 
-    def bisect(self, knobs: Sequence[K], fraction_at: Callable[[K], float], what: str) -> K:
-        """The last of the knobs that fits, where ``fraction_at`` rises from knob to knob. Raises UserError if it misses."""
-        above = bisect_right(knobs, self.fraction, key=fraction_at)
-        if above == 0 or not self.met(fraction_at(knobs[above - 1])):
-            self.refuse(what, [fraction_at(knobs[i]) for i in (above - 1, above) if 0 <= i < len(knobs)])
-        return knobs[above - 1]
+    def bisect(self, candidates: Sequence[K], fraction_at: Callable[[K], float], what: str) -> K:
+        """Return the last candidate that does not exceed the target; ``fraction_at`` must increase over the candidates.
+
+        Raises UserError, with the nearest fractions and ``what`` as the subject, if that candidate misses the target.
+        """
+        above = bisect_right(candidates, self.fraction, key=fraction_at)
+        if above == 0 or not self.is_met_by(fraction_at(candidates[above - 1])):
+            near = [fraction_at(candidates[i]) for i in (above - 1, above) if 0 <= i < len(candidates)]
+            self.raise_unreachable(what, near)
+        return candidates[above - 1]
 
     def scan(
         self,
@@ -68,27 +75,29 @@ class Target:
         values: Sequence[float],
         what: str,
         spacing: float = 0.01,
-        describe: Callable[[float, float], str] = lambda knob, fraction: f"{fraction:.4f} (at {knob!r})",
+        describe: Callable[[float, float], str] = lambda value, fraction: f"{fraction:.4f} (at {value!r})",
     ) -> float:
-        """The knob in (0, 1] whose fraction meets the target and is largest, where fractions are not monotone.
+        """Return the value in (0, 1] with the largest fraction that meets the target; fractions need not be monotone.
 
-        A grid of ``spacing`` first, then finer and finer ones where two neighbors lie on both sides of the target, and at last
-        every value there is.
+        A grid of ``spacing`` is searched first, then finer grids where two neighbors lie on both sides of the target,
+        and finally all ``values``.
 
         Args:
-            values: All values at which anything changes, ascending.
-            describe: Words for a knob and its fraction, for the message.
+            fraction_at: Function that returns the fraction for a value.
+            values: All values at which the fraction changes, ascending.
+            what: Subject of the error message, e.g. "no threshold".
+            describe: Function that formats a value and its fraction for the error message.
 
         Raises:
-            UserError: With the nearest fractions if no knob meets the target.
+            UserError: If no value meets the target; the message has the nearest fractions.
         """
         found: dict[float, float] = {}
 
-        def best_of(knobs: Iterable[float]) -> float | None:
-            new = [knob for knob in knobs if knob not in found]
-            found.update({knob: fraction_at(knob) for knob in tqdm(new, desc="search", disable=None, leave=False)})
-            good = [knob for knob, fraction in found.items() if self.met(fraction)]
-            return max(good, key=lambda knob: (found[knob], knob)) if good else None
+        def best_of(candidates: Iterable[float]) -> float | None:
+            new = [value for value in candidates if value not in found]
+            found.update({value: fraction_at(value) for value in tqdm(new, desc="search", disable=None, leave=False)})
+            good = [value for value, fraction in found.items() if self.is_met_by(fraction)]
+            return max(good, key=lambda value: (found[value], value)) if good else None
 
         smallest = 1 / max(1, len(values))
         best = best_of(round(i * spacing, 10) for i in range(1, round(1 / spacing) + 1))
@@ -98,13 +107,16 @@ class Target:
         if best is None:
             best = best_of(value for value in values if 0 < value <= 1)
         if best is None:
-            below = max((knob for knob in found if found[knob] <= self.fraction), key=found.__getitem__, default=None)
-            above = min((knob for knob in found if found[knob] > self.fraction), key=found.__getitem__, default=None)
-            self.refuse(what, ["nothing" if knob is None else describe(knob, found[knob]) for knob in (below, above)])
+            below = max(
+                (value for value in found if found[value] <= self.fraction), key=found.__getitem__, default=None
+            )
+            above = min((value for value in found if found[value] > self.fraction), key=found.__getitem__, default=None)
+            near = ["nothing" if value is None else describe(value, found[value]) for value in (below, above)]
+            self.raise_unreachable(what, near)
         return best
 
     def _between(self, found: Mapping[float, float], spacing: float) -> list[float]:
-        """A finer grid wherever two neighboring knobs have fractions on both sides of the target."""
+        """Return a finer grid between all neighbors whose fractions are on both sides of the target."""
         grid: list[float] = []
         for low, high in pairwise(sorted(found)):
             if min(found[low], found[high]) <= self.fraction <= max(found[low], found[high]):
@@ -116,24 +128,24 @@ class Target:
 def uniform_widths(
     groups: Sequence[ChannelGroup], cost: WidthCost, target: Target, round_to: int = 1, exact: bool = True
 ) -> dict[str, int]:
-    """{group: width}, equal fractions of all groups whose MACs meet the target.
+    """Return widths {group: width} at an equal fraction of all groups, whose MACs meet the target.
 
-    The largest fraction that fits, rounded down in every group; then single steps go back to the groups that are worst off
-    while they fit. A step is a channel (one per run of a grouped layer), or ``round_to`` of them.
+    The largest fraction that fits is rounded down in every group; then single steps are added, always to the group with
+    the smallest remaining fraction, while they fit. A step is lcm(conv_groups, round_to) channels.
 
     Args:
-        exact: False takes what fits, however small.
+        exact: Whether to raise an error if the MACs are below 0.98 of the target.
 
     Raises:
-        UserError: With the nearest fraction of the MACs.
+        UserError: If the target cannot be met; the message has the nearest fraction of the MACs.
     """
     steps = {g.name: min(g.size, lcm(g.conv_groups, round_to)) for g in groups}
     budget = target.fraction * cost.dense
     widths = _largest_that_fits(groups, steps, cost, budget)
-    _give_back(groups, steps, cost, budget, widths)
+    _widen(groups, steps, cost, budget, widths)
     macs = cost.macs(widths)
-    if macs > budget or (exact and not target.met(macs / cost.dense)):
-        target.refuse("no network of equal widths", [macs / cost.dense])
+    if macs > budget or (exact and not target.is_met_by(macs / cost.dense)):
+        target.raise_unreachable("no network of equal widths", [macs / cost.dense])
     return widths
 
 
@@ -153,9 +165,10 @@ def _widths(groups: Sequence[ChannelGroup], steps: Mapping[str, int], fraction: 
     return {g.name: max(1, int(fraction * g.size / steps[g.name])) * steps[g.name] for g in groups}
 
 
-def _give_back(
+def _widen(
     groups: Sequence[ChannelGroup], steps: Mapping[str, int], cost: WidthCost, budget: float, widths: dict[str, int]
 ) -> None:
+    """Widen groups by single steps, in place, while the MACs stay within the budget."""
     sizes = {g.name: g.size for g in groups}
     fits = True
     while fits:

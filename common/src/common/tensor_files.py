@@ -1,8 +1,8 @@
-"""Read files that ``torch.save`` wrote (``.pth``, ``.th``, ``.pt``, ``.pth.tar``) as data: tensors, numbers, text, containers.
+"""Read files of ``torch.save`` (``.pth``, ``.th``, ``.pt``, ...) as plain data: tensors, numbers, text, containers.
 
-Both layouts are read: the ZIP archive, and the sequence of pickles that torch wrote before version 1.6. Nothing in a file is
-called or imported (:mod:`common.plain_pickle`). What is allocated is bounded by the file's size: ``torch.load``, with
-``weights_only`` too, lets a file of 200 bytes allocate any number of gigabytes.
+Both layouts are supported: the ZIP archive, and the sequence of pickles that torch wrote before version 1.6. Nothing in
+a file is called or imported (:mod:`common.plain_pickle`), and memory is bounded by the file's size. ``torch.load``,
+even with ``weights_only``, lets a file of 200 bytes allocate any number of gigabytes.
 """
 
 import math
@@ -19,12 +19,12 @@ import torch
 from torch import Tensor
 
 from common.errors import UserError
-from common.plain_pickle import OPCODE_LIMIT, Makers, Name, PickleError, PlainPickle, latin1_encoder, plain_key
+from common.plain_pickle import OPCODE_LIMIT, Constructors, Name, PickleError, PlainPickle, check_key, latin1_encoder
 
 FILE_LIMIT = 8 * 2**30
 MAX_DIMENSIONS = 16
-FREE_SIZE = 64 * 2**20  # bytes of tensors that any file may have, beyond VIEWS times its size
-VIEWS = 8  # tensors may share memory
+FREE_SIZE = 64 * 2**20  # bytes of tensors allowed in any file, in addition to VIEWS times its size
+VIEWS = 8  # larger than 1 because tensors may share memory
 LEGACY_MAGIC, LEGACY_PROTOCOL = 0x1950A86A20F9469CFC6C, 1001
 ZIP_START = b"PK\x03\x04"
 ENCRYPTED = 1  # bit of a ZIP entry's flags
@@ -50,15 +50,15 @@ UNTYPED = "UntypedStorage"
 
 
 def read_tensor_file(path: Path | str) -> Any:
-    """The content of a file of ``torch.save``: dictionaries, lists, numbers, text and tensors on the CPU.
+    """Read a file of ``torch.save``: dictionaries, lists, numbers, text and tensors, on the CPU.
 
-    Raises UserError, naming the file, if it is missing, larger than 8 GiB, damaged, or holds anything else.
+    Raises UserError, naming the file, if it is missing, larger than 8 GiB, damaged, or contains anything else.
     """
     path = Path(path)
     if not path.is_file():
         raise UserError(f"{path}: no such file")
     if path.stat().st_size > FILE_LIMIT:
-        raise UserError(f"{path} is larger than {FILE_LIMIT} bytes")
+        raise UserError(f"{path}: larger than {FILE_LIMIT} bytes, the limit for weights")
     try:
         with open(path, "rb") as file:
             start = file.read(len(ZIP_START))
@@ -75,14 +75,14 @@ def _read_zip(path: Path) -> Any:
         entries = {entry.filename: entry for entry in archive.infolist()}
         inside = [name for name in entries if name.count("/") == 1 and name.endswith("/data.pkl")]
         if len(inside) != 1:
-            raise PickleError("a ZIP archive without one data.pkl")
+            raise PickleError("the ZIP archive does not contain exactly one data.pkl")
         folder = inside[0].partition("/")[0]
         reader = _Tensors(path.stat().st_size)
 
         def content(name: str, size: int | None = None) -> bytes:
             entry = entries.get(f"{folder}/{name}")
             if entry is None:
-                raise PickleError(f"{name} is missing in it")
+                raise PickleError(f"{name} is missing in the archive")
             if entry.compress_type != zipfile.ZIP_STORED or entry.flag_bits & ENCRYPTED:
                 raise PickleError(f"{name} is compressed")
             if size is not None and entry.file_size != size:
@@ -94,36 +94,36 @@ def _read_zip(path: Path) -> Any:
         if f"{folder}/byteorder" in entries and content("byteorder") != b"little":
             _other_byte_order()
         reader.fill = lambda key, storage: storage.fill(content(f"data/{key}", len(storage.bytes)))
-        return PlainPickle(content("data.pkl"), reader.makers, reader.persistent).load()
+        return PlainPickle(content("data.pkl"), reader.constructors, reader.persistent).load()
 
 
 def _read_legacy(path: Path) -> Any:
     size = path.stat().st_size
     if not size:
-        raise PickleError("it is empty")
+        raise PickleError("the file is empty")
     with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
         reader = _Tensors(size)
-        pickles = PlainPickle(data, reader.makers, reader.persistent)
+        pickles = PlainPickle(data, reader.constructors, reader.persistent)
         magic = pickles.load()
         if magic != LEGACY_MAGIC or pickles.load() != LEGACY_PROTOCOL:
-            raise PickleError("it does not start as torch's files do")
+            raise PickleError("the magic number of torch is missing")
         system = pickles.load()
         if not isinstance(system, dict) or system.get("little_endian") is not True:
             _other_byte_order()
         content = pickles.load()
         keys = pickles.load()
         if not isinstance(keys, list) or {*map(_text, keys)} != {*reader.storages} or len(keys) != len(reader.storages):
-            raise PickleError("its list of storages is not that of its tensors")
+            raise PickleError("the list of storages differs from those of the tensors")
         for key in keys:
             storage = reader.storages[_text(key)]
-            if int.from_bytes(pickles.take(8), "little") != storage.count:
-                raise PickleError("a storage has another size than its tensors say")
-            storage.fill(pickles.take(len(storage.bytes)))
+            if int.from_bytes(pickles.read(8), "little") != storage.count:
+                raise PickleError("a storage has another size than recorded in its tensors")
+            storage.fill(pickles.read(len(storage.bytes)))
         return content
 
 
 class _Storage:
-    """Memory of one element type; tensors are views of it."""
+    """Memory with one element type, of which tensors are views."""
 
     def __init__(self, dtype: torch.dtype, count: int) -> None:
         self.dtype, self.count = dtype, count
@@ -137,14 +137,14 @@ class _Storage:
 
 
 class _Tensors:
-    """What a pickle of torch may name, and the storages that it refers to; ``size``: of the file, in bytes."""
+    """Constructors that a pickle of torch may call, and the storages that it refers to. size: file size in bytes."""
 
     def __init__(self, size: int) -> None:
         self.unread, self.items = size, OPCODE_LIMIT
         self.views = FREE_SIZE + VIEWS * size
         self.storages: dict[str, _Storage] = {}
         self.fill: Callable[[str, _Storage], None] = lambda key, storage: None
-        self.makers: Makers = {
+        self.constructors: Constructors = {
             ("collections", "OrderedDict"): self.ordered,
             ("torch._utils", "_rebuild_tensor"): self.tensor,
             ("torch._utils", "_rebuild_tensor_v2"): self.tensor,
@@ -161,39 +161,39 @@ class _Tensors:
         }
 
     def reserve(self, count: int) -> None:
-        """Bytes of the file are about to be read: each at most once."""
+        """Count bytes that are about to be read; each byte of the file may be read once."""
         self.unread -= count
         if self.unread < 0:
-            raise PickleError("it is cut short: its tensors are larger than the file")
+            raise PickleError("the file is truncated: its tensors are larger than the file")
 
     def copy(self, values: Any) -> list[Any]:
-        """The elements of a list, as often as it is asked for, but not more than ``OPCODE_LIMIT`` in all."""
+        """Copy a list; all copies together may have at most ``OPCODE_LIMIT`` elements."""
         if not isinstance(values, list | tuple):
-            raise PickleError("a list was expected")
+            raise PickleError("expected a list")
         self.items -= len(values)
         if self.items < 0:
-            raise PickleError("it makes more than it holds")
+            raise PickleError("it allocates more elements than the file holds")
         return [*values]
 
     def ordered(self, pairs: Any = ()) -> dict[Any, Any]:
-        """An OrderedDict as Python 2 wrote it; Python 3 calls it without arguments."""
+        """Build the dictionary of an OrderedDict by Python 2; Python 3 calls it without arguments."""
         found = self.copy(pairs)
         if not all(isinstance(pair, list | tuple) and len(pair) == 2 for pair in found):
-            raise PickleError("an ordered dictionary is not one")
-        return {plain_key(key): value for key, value in found}
+            raise PickleError("an OrderedDict is not a list of pairs")
+        return {check_key(key): value for key, value in found}
 
     def set(self, values: Any = ()) -> set[Any]:
-        return {plain_key(value) for value in self.copy(values)}
+        return {check_key(value) for value in self.copy(values)}
 
     def persistent(self, identity: Any) -> _Storage:
-        """The storage of ('storage', type, key, location, count of elements, in old files what it is a part of)."""
+        """Return the storage of ('storage', type, key, location, number of elements, parent storage in old files)."""
         if not isinstance(identity, tuple) or len(identity) not in (5, 6) or _text(identity[0]) != "storage":
-            raise PickleError("it refers to what is no storage")
+            raise PickleError("a persistent ID is not a storage")
         kind, key, count = identity[1], _text(identity[2]), identity[4]
         if len(identity) == 6 and identity[5] is not None:
-            raise PickleError("a storage is a part of another one")
+            raise PickleError("a storage is part of another storage")
         if type(kind) is not Name or kind.name not in (*STORAGES, UNTYPED) or type(count) is not int or count < 0:
-            raise PickleError("a storage is of an unknown type")
+            raise PickleError("a storage has an unknown type")
         dtype = STORAGES.get(kind.name, torch.uint8)
         known = self.storages.get(key)
         if known is None:
@@ -213,10 +213,10 @@ class _Tensors:
         self, storage: Any, offset: Any, size: Any, stride: Any, grad: Any, hooks: Any, dtype: Any, *_: Any
     ) -> Tensor:
         if type(storage) is not _Storage or type(dtype) is not Name or dtype.name not in DTYPES:
-            raise PickleError("a tensor is of an unknown type")
+            raise PickleError("a tensor has an unknown type")
         kind = DTYPES[dtype.name]
         if len(storage.bytes) % kind.itemsize:
-            raise PickleError("a storage is no whole number of elements")
+            raise PickleError("the size of a storage is not a multiple of the element size")
         return self._view(storage.bytes.view(kind), offset, size, stride)
 
     def _view(self, flat: Tensor, offset: Any, size: Any, stride: Any) -> Tensor:
@@ -228,15 +228,15 @@ class _Tensors:
             raise PickleError("a tensor is larger than its storage")
         self.views -= count * flat.element_size()
         if self.views < 0:
-            raise PickleError("its tensors are many times larger than the file")
+            raise PickleError("the tensors are many times larger than the file")
         return flat.as_strided(sizes, strides, start)
 
 
 def _integers(values: Any) -> tuple[int, ...]:
     if not isinstance(values, tuple) or len(values) > MAX_DIMENSIONS:
-        raise PickleError("a shape is not one")
+        raise PickleError("a shape is not a tuple, or has too many dimensions")
     if not all(type(value) is int and 0 <= value <= sys.maxsize for value in values):
-        raise PickleError("a shape has a number that is out of range")
+        raise PickleError("a dimension, stride or offset is out of range")
     return values
 
 
@@ -244,15 +244,15 @@ def _text(value: Any) -> str:
     if isinstance(value, bytes):
         return value.decode("latin1")
     if not isinstance(value, str):
-        raise PickleError("text was expected")
+        raise PickleError("expected text")
     return value
 
 
 def _parameter(data: Any, *_: Any) -> Tensor:
     if not isinstance(data, Tensor):
-        raise PickleError("a parameter is no tensor")
+        raise PickleError("a parameter is not a tensor")
     return data
 
 
 def _other_byte_order() -> NoReturn:
-    raise PickleError("it was written in another byte order")
+    raise PickleError("it was written on a machine with another byte order")

@@ -1,4 +1,4 @@
-"""A trained network with its data: read once, checked once, measured once. What every compression method starts from."""
+"""Trained networks with their data, the starting point of every method; loaded, checked and measured once."""
 
 import copy
 import hashlib
@@ -18,7 +18,7 @@ from common.data import DataBundle, load_data
 from common.errors import UserError
 from common.factory import import_factory, model_from_options
 from common.formats import load_network
-from common.layers import placed
+from common.layers import to_device
 from common.log import Log
 from common.measure import Accuracy, evaluate, measure_latency, model_metrics
 from common.options import DataOptions, NetworkOptions
@@ -28,14 +28,14 @@ CPU = torch.device("cpu")
 
 @dataclass(frozen=True)
 class Limits:
-    """Which channels may be removed, and how many.
+    """Limits on the channels that may be removed.
 
     Attributes:
-        ignored: Names of groups, or of layers in them, that stay whole.
-        only: Names of the groups, or of layers in them, that may lose channels; None for all.
-        min_channels: Channels that stay in every group.
+        ignored: Names of groups, or of layers in them, that are not pruned.
+        only: Names of the only groups, or layers in them, that may be pruned; None for all.
+        min_channels: Smallest number of channels to keep in a group.
         max_pruned: Largest fraction of a group's channels that may be removed.
-        round_to: Widths are multiples of it.
+        round_to: Number that widths must be multiples of.
     """
 
     ignored: tuple[str, ...] = ()
@@ -44,48 +44,50 @@ class Limits:
     max_pruned: float = 1.0
     round_to: int = 1
 
-    def allow(self, group: ChannelGroup) -> bool:
-        """Whether a group may lose channels."""
+    def allows(self, group: ChannelGroup) -> bool:
+        """Return whether a group may be pruned."""
         names = {group.name, *group.producers}
         return not names & set(self.ignored) and (self.only is None or bool(names & set(self.only)))
 
-    def least(self, group: ChannelGroup) -> int:
-        """Channels of a group that stay at least."""
+    def min_kept(self, group: ChannelGroup) -> int:
+        """Return the smallest number of channels to keep in a group."""
         return min(group.size, max(self.min_channels, round(group.size - self.max_pruned * group.size + 0.5 - 1e-9)))
 
     def check(self, kept: Mapping[str, object], groups: list[ChannelGroup]) -> None:
-        """Raise UserError, naming the group, for kept channels beyond the limits. kept: {group: channel indices}."""
+        """Raise UserError, naming the group, if kept channels violate the limits. kept: {group: channel indices}."""
         known = {group.name: group for group in groups}
         for name, channels in kept.items():
             count, size = len(channels), known[name].size if name in known else None  # type: ignore[arg-type]
             if size is None or count == size:
                 continue
             group = known[name]
-            if not self.allow(group):
-                raise UserError(f"{name} has to stay whole, and the method would keep {count} of its {size} channels")
-            if count < self.least(group):
+            if not self.allows(group):
+                raise UserError(f"{name}: {count} of {size} channels would be kept, but this group may not be pruned")
+            if count < self.min_kept(group):
                 raise UserError(
-                    f"{name}: {count} of {size} channels would stay; the limits are {self.least(group)} at least"
+                    f"{name}: {count} of {size} channels would be kept, but the limit is at least {self.min_kept(group)}"
                 )
             if count % self.round_to:
                 raise UserError(
-                    f"{name}: {count} of {size} channels would stay, which is no multiple of {self.round_to}"
+                    f"{name}: {count} of {size} channels would be kept, which is not a multiple of {self.round_to}"
                 )
 
 
 @dataclass(frozen=True)
 class TrainedModel:
-    """A trained network, the images that it was trained on and is tested on, and the file it came from.
+    """A trained network with its training and test images and its file.
 
     Attributes:
-        name: For files: the registry's name, or that of the factory.
-        model: The network, in eval mode; nobody changes or moves it (:meth:`copy`).
+        name: Name in files: the registered name, or that of the factory.
+        model: The network, in eval mode; it must not be modified or moved (use :meth:`copy`).
         data: Images, normalized as the network expects.
-        file: Where it was read from; None for a network that has no file.
-        factory: Builds a user's own network.
-        workers: Processes that read images which do not fit in memory.
-        reference: What accuracy and agreement are held against, where that is not this network: the dense network of a chain.
-        limits: Which channels may be removed.
+        file: File from which the network was loaded; None if there is no file.
+        factory: Function that builds the user's network.
+        device: Device for measurements.
+        workers: Number of processes that load images which do not fit in memory.
+        reference: Network that accuracy and agreement are compared with, if it is not this one: the dense network of a
+            chain.
+        limits: Limits on the channels that may be removed.
     """
 
     name: str
@@ -100,40 +102,41 @@ class TrainedModel:
 
     @property
     def example(self) -> Tensor:
-        """A batch of one (1, C, H, W), of the shape that the network reads, on its device."""
+        """Batch of one example of zeros (1, C, H, W), on the network's device."""
         parameter = next(self.model.parameters(), None)
         return torch.zeros(1, *self.data.input_shape, device=None if parameter is None else parameter.device)
 
     @property
     def arch(self) -> str | None:
-        """The registry's name; None for a user's own network."""
+        """Registered name; None for a user's network."""
         record = None if self.factory else getattr(self.model, "architecture", None)
         return record["arch"] if record else None
 
     @property
     def bytes(self) -> int:
-        """Size of the file on disk; of the tensors if there is none."""
+        """Size of the file on disk, or of the tensors if there is no file."""
         if self.file is not None:
             return self.file.stat().st_size
         return sum(tensor.numel() * tensor.element_size() for tensor in self.model.state_dict().values())
 
     @cached_property
     def groups(self) -> list[ChannelGroup]:
-        """The channel groups that may lose channels."""
-        return [group for group in self.all_groups if self.limits.allow(group)]
+        """Channel groups that may be pruned."""
+        return [group for group in self.all_groups if self.limits.allows(group)]
 
     @cached_property
     def all_groups(self) -> list[ChannelGroup]:
+        """All channel groups."""
         return channel_groups(self.model, self.example)
 
     @cached_property
     def cost(self) -> WidthCost:
-        """MACs for any widths of the groups."""
+        """MACs as a function of the widths of the groups."""
         return WidthCost(self.model, self.data.input_shape, self.all_groups)
 
     @cached_property
     def digest(self) -> str:
-        """First 16 hex digits of a SHA-256 over the network's tensors: what a run depends on."""
+        """First 16 hex digits of the SHA-256 of the network's tensors, which identifies a run's input."""
         digest = hashlib.sha256()
         for name, tensor in sorted(self.model.state_dict().items()):
             digest.update(f"{name} {tuple(tensor.shape)}".encode())
@@ -142,25 +145,25 @@ class TrainedModel:
 
     @property
     def file_digest(self) -> str:
-        """The same of its file's bytes; of its tensors if there is no file."""
+        """First 16 hex digits of the SHA-256 of the file, or :attr:`digest` if there is no file."""
         return self.digest if self.file is None else file_digest(self.file)
 
     @cached_property
     def accuracy(self) -> Accuracy:
-        """On the test images; measured once, when it is first asked for."""
+        """Accuracy on the test images, measured at the first access."""
         return self._evaluate(self.copy(), None)
 
     def copy(self) -> nn.Module:
-        """A copy to compute with, on the device; channels last if it reads images."""
-        return self._placed(copy.deepcopy(self.model))
+        """Copy the network to the device, channels-last if it reads images."""
+        return self._to_device(copy.deepcopy(self.model))
 
     def measure(self, model: nn.Module) -> Accuracy:
-        """Accuracy of another network on the same images, and its agreement with the reference."""
-        return self._evaluate(self._placed(model), (self.reference or self).accuracy.predictions)
+        """Measure the accuracy of another network on the test images, and its agreement with the reference."""
+        return self._evaluate(self._to_device(model), (self.reference or self).accuracy.predictions)
 
-    def _placed(self, model: nn.Module) -> nn.Module:
+    def _to_device(self, model: nn.Module) -> nn.Module:
         images = len(self.data.input_shape) == 3
-        return placed(model, self.device, torch.channels_last if images else torch.preserve_format)
+        return to_device(model, self.device, torch.channels_last if images else torch.preserve_format)
 
     def _evaluate(self, model: nn.Module, reference: Tensor | None) -> Accuracy:
         return evaluate(model, self.data.test, device=self.device, workers=self.workers, reference=reference)
@@ -168,84 +171,88 @@ class TrainedModel:
     def metrics(
         self, model: nn.Module | None = None, accuracy: Accuracy | None = None, size: int = 0
     ) -> dict[str, Any]:
-        """An entry of metrics.json without latency: of a network, its accuracy and its bytes; of this one if none is given."""
+        """Return a network's entry in metrics.json, without latency, given its accuracy and file size; default: this one."""
         if model is None or accuracy is None:
             return model_metrics(self.model, self.accuracy, self.data.input_shape, self.bytes)
         return model_metrics(model, accuracy, self.data.input_shape, size)
 
     def timed_metrics(self, latency: bool = True) -> dict[str, Any]:
-        """The entry of this network in metrics.json, with its latency if ``latency``."""
+        """Return the entry of this network in metrics.json, with its latency if ``latency``."""
         timed = measure_latency({"": self.copy()}, self.data.input_shape, device=self.device)[""] if latency else None
         return self.metrics() | ({} if timed is None else {"latency_ms": timed})
 
 
 def print_result(label: str, metrics: Mapping[str, Mapping[str, Any]], log: Log) -> None:
     """Print the results of metrics.json: top-1 and agreement in percent, MACs and parameters in millions."""
-    dense, cut, small = metrics["baseline"], metrics["after_cut"], metrics["compressed"]
+    dense, pruned, small = metrics["baseline"], metrics["after_cut"], metrics["compressed"]
     log(
-        f"{label}: top-1 {dense['top1']:.2f} % -> {small['top1']:.2f} % ({cut['top1']:.2f} % before fine-tuning),"
+        f"{label}: top-1 {dense['top1']:.2f} % -> {small['top1']:.2f} % ({pruned['top1']:.2f} % before fine-tuning),"
         f" agreement {small['agreement']:.2f} %"
     )
-    for what in ("macs", "params"):
-        gone = 100 * (1 - small[what] / dense[what])
-        log(f"{label}: {what} {dense[what] / 1e6:.2f} M -> {small[what] / 1e6:.2f} M, {gone:.2f} % removed")
+    for key in ("macs", "params"):
+        removed = 100 * (1 - small[key] / dense[key])
+        log(f"{label}: {key} {dense[key] / 1e6:.2f} M -> {small[key] / 1e6:.2f} M, {removed:.2f} % removed")
 
 
 def with_normalization_of(model: nn.Module, data: DataBundle) -> DataBundle:
-    """The data normalized as the checkpoint says, if the network came from one that does."""
+    """Return the data with the normalization recorded in the network's checkpoint, if there is one."""
     known = (getattr(model, "checkpoint_header", None) or {}).get("normalize")
     return data.with_normalization(known["mean"], known["std"]) if known else data
 
 
-def checked(trained: TrainedModel) -> TrainedModel:
-    """The same, in eval mode. Raises UserError, naming the file, for weights that are not finite, and for other images or classes."""
+def check_trained_model(trained: TrainedModel) -> TrainedModel:
+    """Check a trained network and return it, in eval mode.
+
+    Raises UserError, naming the file, if weights are not finite, or the network does not fit the images or the classes.
+    """
     file, data = trained.file or trained.name, trained.data
     for name, tensor in trained.model.state_dict().items():
         if tensor.is_floating_point() and not tensor.isfinite().all():
-            raise UserError(f"{file}: {name} holds values that are not finite; the weights are damaged")
-    _require_fit(trained.model.eval(), data, file)
+            raise UserError(f"{file}: {name} has values that are not finite; the weights are damaged")
+    _check_compatible(trained.model.eval(), data, file)
     record = getattr(trained.model, "architecture", None)
     classes = record["args"].get("num_classes", data.num_classes) if record else data.num_classes
     if classes != data.num_classes:
-        raise UserError(f"{file} decides among {classes} classes, {data.name} has {data.num_classes}")
+        raise UserError(f"{file}: the network has {classes} classes, {data.name} has {data.num_classes} classes")
     return trained
 
 
 @torch.no_grad()
-def _require_fit(model: nn.Module, data: DataBundle, name: object) -> None:
-    """Raises UserError, naming the network's file, unless it reads the data's pictures and decides among all their classes."""
+def _check_compatible(model: nn.Module, data: DataBundle, name: object) -> None:
+    """Raise UserError, naming the file, unless the network accepts the data's images and has an output per class."""
     shape, parameter = tuple(data.input_shape), next(model.parameters(), None)
     try:
         scores = model(torch.zeros(1, *shape, device=None if parameter is None else parameter.device))
     except (RuntimeError, ValueError) as error:
         reason = str(error).splitlines()[0][:200]
-        raise UserError(f"{name} does not read the pictures of {data.name}, {shape}: {reason}") from error
+        raise UserError(f"{name}: the network does not accept the images of {data.name}, {shape}: {reason}") from error
     if scores.dim() != 2 or scores.shape[1] < data.num_classes:
-        raise UserError(f"{name} gives scores {tuple(scores.shape)}; {data.name} has {data.num_classes} classes")
+        shape = tuple(scores.shape)
+        raise UserError(f"{name}: the outputs have shape {shape}, but {data.name} has {data.num_classes} classes")
 
 
 def read_trained_model(file: Path, data: DataBundle, **more: Any) -> TrainedModel:
-    """The network of a file of any format that is installed, with data normalized as it says; checked.
+    """Load and check a network from a file in any installed format; its normalization is applied to the data.
 
-    more: other fields of :class:`TrainedModel`.
+    more: further fields of :class:`TrainedModel`.
     """
     model = load_network(file, more.get("factory"))
     record = getattr(model, "architecture", None)
     name = more.pop("name", None) or (record["arch"] if record and record["arch"] else file.stem)
-    return checked(TrainedModel(name, model, with_normalization_of(model, data), file, **more))
+    return check_trained_model(TrainedModel(name, model, with_normalization_of(model, data), file, **more))
 
 
 def open_trained_model(network: NetworkOptions, source: DataOptions, **more: Any) -> TrainedModel:
-    """The trained network that a command's options name, with its data; checked. more: other fields of :class:`TrainedModel`."""
+    """Load and check the network and data of a command's options. more: further fields of :class:`TrainedModel`."""
     file = network.checkpoint or network.weights
     if not file:
-        raise UserError("say which trained weights: --weights FILE (with --arch or --model) or --checkpoint FILE")
-    if not Path(file).is_file():  # said before the images are read
-        raise UserError(f"{file}: no such file; python -m common.fetch gets weights")
+        raise UserError("no trained weights given: use --weights FILE (with --arch or --model) or --checkpoint FILE")
+    if not Path(file).is_file():  # checked before the images are read
+        raise UserError(f"{file}: no such file; download weights with python -m common.fetch")
     data = load_data(source)
     model, _ = model_from_options(network, data.num_classes, data.input_shape)
     data = data if source.normalize else with_normalization_of(model, data)
     factory = import_factory(network.model, data.num_classes) if network.model else None
     record = getattr(model, "architecture", None)
     name = network.model.replace(":", ".") if network.model else (record["arch"] if record else Path(file).stem)
-    return checked(TrainedModel(name, model, data, Path(file), factory, workers=source.workers, **more))
+    return check_trained_model(TrainedModel(name, model, data, Path(file), factory, workers=source.workers, **more))

@@ -19,10 +19,10 @@ from common.data import DataBundle, load_data
 from common.device import choose_device, set_threads
 from common.errors import UserError
 from common.executor import ProcessPool, claim_file
-from common.factory import import_factory, named_model
+from common.factory import import_factory, model_from_name
 from common.formats import load_network
 from common.interruption import Stopped, stop_requested
-from common.methods import Method, methods
+from common.methods import Method, installed_methods
 from common.options import training_values
 from common.runs import writable_folder
 from common.trained_model import TrainedModel
@@ -94,7 +94,7 @@ def comparison_data(settings: Compare) -> DataBundle:
 
 def _plan(settings: Compare) -> tuple[dict[str, Method], list[ComparisonJob]]:
     """Return the selected methods and the jobs."""
-    selected = select_methods(methods(), _method_names(settings))
+    selected = select_methods(installed_methods(), _method_names(settings))
     chains = [chain.split(",") for chain in settings.results.chain]
     for chain in chains:
         select_methods(selected, chain)
@@ -219,7 +219,7 @@ def _dense(settings: Compare, data: DataBundle, device: torch.device, seed: int)
             model = factory()
             load_tensors(model, read_tensors(file), file)
             return model
-        return named_model(network.arch, file, data.num_classes, data.input_shape)
+        return model_from_name(network.arch, file, data.num_classes, data.input_shape)
 
     return import_dense(out, load, Path(file), file_digest(file), data, device, name=network.model, **how)
 

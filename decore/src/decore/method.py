@@ -4,7 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from common.methods import Decision, Method
-from common.pipeline import images_for_recalibration
+from common.pipeline import recalibration_images
 from common.runs import Stage
 from common.target import Target
 from common.trained_model import TrainedModel
@@ -40,7 +40,7 @@ def decide(
     policy = run_policy_phase(start, options, stage, policy_folder, tensorboard)
     min_weight, kept = select_channels(policy, options, target)
     report = {"penalty": policy.metrics["penalty"], "policy": policy.metrics, "least_weight": min_weight}
-    images = images_for_recalibration(start, options.bn_images, options.seed) if options.bn_images else ()
+    images = recalibration_images(start, options.bn_images, options.seed) if options.bn_images else ()
     return Decision(kept, policy.model, images, report)
 
 

@@ -16,7 +16,7 @@ from common.channels import Masking
 from common.cost import WidthCost
 from common.data import Batch, ImageSet
 from common.distributed import sum_over_ranks
-from common.layers import placed
+from common.layers import to_device
 from common.training import Hooks, TrainOptions, cross_entropy, fit
 from common.training.step import Stateful
 from decore.agents import Agents
@@ -202,7 +202,7 @@ def train_policy(
         The rows of the log, one per epoch.
     """
     device = torch.device(device)
-    placed(model, device)
+    to_device(model, device)
     agents.to(device)
     training = PolicyTraining(agents, model, options, cost, seed=seed, label_smoothing=recipe.label_smoothing)
     learner: nn.Module = model

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from common.atomic import write_bytes
 from common.channels.resize import fit_shapes
-from common.checkpoint import build_recorded, check_facts, load_tensors
+from common.checkpoint import build_recorded_model, check_data_fields, load_tensors
 from common.errors import UserError
-from common.replaced_layers import build_replaced, replaced_layers
+from common.replaced_layers import insert_replaced_layers, replaced_layer_table
 from deep_compression import container
 from deep_compression import vgg19 as vgg19  # registers the network of the original code
 from deep_compression.layer import LayerInfo, LayerSettings
@@ -171,10 +171,10 @@ def load_compressed_model(
     opened = _open(path, limit)
     about = to_checkpoint_header(opened.about)
     try:
-        check_facts(about, path)
+        check_data_fields(about, path)
         shapes = {entry.name: entry.shape for entry in opened.entries}
-        model = build_recorded(about["arch"], about["args"], shapes, path, factory)
-        build_replaced(model, about["layers"], path)
+        model = build_recorded_model(about["arch"], about["args"], shapes, path, factory)
+        insert_replaced_layers(model, about["layers"], path)
         tensors = _tensors(opened)
         fit_shapes(model, tensors, path)
         load_tensors(model, tensors, path, assign=True)
@@ -279,7 +279,7 @@ def _about(model, arch, arch_args, normalize, dataset, classes, extra, factory) 
     found = {
         "arch": arch,
         "args": arch_args,
-        "layers": replaced_layers(model, arch, arch_args, factory) if isinstance(model, nn.Module) else {},
+        "layers": replaced_layer_table(model, arch, arch_args, factory) if isinstance(model, nn.Module) else {},
         "normalize": normalize or known.get("normalize"),
         "dataset": dataset or known.get("dataset"),
         "classes": list(classes) if classes is not None else known.get("classes"),

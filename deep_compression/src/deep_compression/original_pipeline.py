@@ -17,7 +17,7 @@ from common.data import DataBundle, load_data
 from common.device import choose_device, set_threads
 from common.distributed import barrier, is_main, process_group
 from common.errors import UserError
-from common.factory import import_factory, named_model
+from common.factory import import_factory, model_from_name
 from common.formats import load_network
 from common.markdown import markdown_table
 from common.options import train_options
@@ -117,7 +117,7 @@ def base_file(settings: OriginalPipeline, stage: Stage, name: str, data: DataBun
 
 def _named(settings: OriginalPipeline, weights: Path | None, data: DataBundle) -> nn.Module:
     """Build the network of --arch."""
-    return named_model(settings.arch, weights, data.num_classes, data.input_shape)
+    return model_from_name(settings.arch, weights, data.num_classes, data.input_shape)
 
 
 def pruned_network(settings: OriginalPipeline, stage: Stage, name: str, base: TrainedModel) -> TrainedModel:

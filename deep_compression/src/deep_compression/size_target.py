@@ -59,7 +59,9 @@ def find_density(
         density = low[0] + slope * (aim - low[1]) if step % 3 < 2 else (low[0] + high[0]) / 2
         size = compressed_size(model, plan, density)
         low, high = ((density, size), high) if size <= wanted else (low, (density, size))
-    if not target.met(low[1] / (factor * dense_bytes)):
+    if not target.is_met_by(low[1] / (factor * dense_bytes)):
         near = {low[1]} if low[1] > wanted else {low[1], high[1]}
-        target.refuse(f"no density at {plan.conv_bits} bits per weight", [size / dense_bytes for size in sorted(near)])
+        target.raise_unreachable(
+            f"no density at {plan.conv_bits} bits per weight", [size / dense_bytes for size in sorted(near)]
+        )
     return low[0]

@@ -86,7 +86,7 @@ def rank_group(
     if shortcuts:
         ranking, needed = _rank_needed_first(ranking, gram, [statistics.grams[name] for name in shortcuts])
     step = math.lcm(group.conv_groups, limits.round_to)
-    steps = {w for w in range(step, group.size, step) if w >= max(needed, limits.least(group))}
+    steps = {w for w in range(step, group.size, step) if w >= max(needed, limits.min_kept(group))}
     return replace(ranking, widths=(*sorted(steps), group.size))
 
 

@@ -19,7 +19,7 @@ from common.pipeline import Outcome, compress
 from common.runs import Stage, open_stage
 from common.settings import flat
 from common.target import Target
-from common.trained_model import Limits, TrainedModel, checked, open_trained_model, with_normalization_of
+from common.trained_model import Limits, TrainedModel, check_trained_model, open_trained_model, with_normalization_of
 from model_preserving_id.folded import FoldedNetwork
 from model_preserving_id.iterate import LogRow
 from model_preserving_id.method import METHOD, decide
@@ -67,7 +67,7 @@ def open_from_options(network: NetworkOptions, chosen: DataOptions, run: RunOpti
     model = factory()
     data = data if chosen.normalize else with_normalization_of(model, data)
     name = network.model.replace(":", ".")
-    return checked(TrainedModel(name, model, data, factory=factory, workers=chosen.workers, **more))
+    return check_trained_model(TrainedModel(name, model, data, factory=factory, workers=chosen.workers, **more))
 
 
 def open_prune_stage(

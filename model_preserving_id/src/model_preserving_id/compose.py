@@ -15,7 +15,7 @@ from common.methods import Decision, Method
 from common.pipeline import Outcome, compress
 from common.runs import Stage, open_stage
 from common.target import Target
-from common.trained_model import TrainedModel, checked, with_normalization_of
+from common.trained_model import TrainedModel, check_trained_model, with_normalization_of
 from model_preserving_id.calibration import calibration_images
 from model_preserving_id.command import print_result, save_original_format
 from model_preserving_id.lrank import lrank
@@ -127,4 +127,4 @@ def _open_model(
     data = with_normalization_of(model, load_dataset(dataset, dataset_dir))
     record = getattr(model, "architecture", None)
     name = record["arch"] if record else "network"
-    return checked(TrainedModel(name, model, data, device=device, workers=workers)), dataset_dir
+    return check_trained_model(TrainedModel(name, model, data, device=device, workers=workers)), dataset_dir

@@ -16,7 +16,7 @@ from common.data import Batch, load_dataset
 from common.device import choose_device, set_threads
 from common.distributed import is_main, process_group
 from common.errors import UserError
-from common.factory import named_model
+from common.factory import model_from_name
 from common.measure import Accuracy
 from common.methods import Decision, Method
 from common.pipeline import FineTuning, Outcome, compress
@@ -25,7 +25,7 @@ from common.runs import STATE, Stage, open_stage
 from common.settings import flat
 from common.target import Target
 from common.tensor_files import read_tensor_file
-from common.trained_model import TrainedModel, checked, with_normalization_of
+from common.trained_model import TrainedModel, check_trained_model, with_normalization_of
 from common.training import Hooks, best_test_top1, cross_entropy
 from model_preserving_id.command import print_result, round_accuracy
 from model_preserving_id.portable import as_network, resolve_arch, resolve_dataset
@@ -117,9 +117,9 @@ def _open_model(settings: FineTuneCompressed, device: torch.device) -> TrainedMo
         if str(file).endswith((".pt", ".tp", ".safetensors")):
             original = as_network(file)
         else:
-            original = named_model(resolve_arch(settings.arch, data.name), file, data.num_classes, data.input_shape)
-        reference = checked(named(model=original, file=Path(file)))
-    return checked(named(model=model, file=Path(settings.pretrained), reference=reference))
+            original = model_from_name(resolve_arch(settings.arch, data.name), file, data.num_classes, data.input_shape)
+        reference = check_trained_model(named(model=original, file=Path(file)))
+    return check_trained_model(named(model=model, file=Path(settings.pretrained), reference=reference))
 
 
 def decide(settings: FineTuneCompressed, start: TrainedModel, target: Target | None, stage: Stage) -> Decision:

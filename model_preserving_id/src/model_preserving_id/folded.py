@@ -70,7 +70,7 @@ class FoldedNetwork:
             raise UserError(
                 "--residual keep: all channels belong to residual streams, which are not pruned; use --residual exact"
             )
-        chosen = [group for group in chosen if self.limits.allow(group)]
+        chosen = [group for group in chosen if self.limits.allows(group)]
         modules = dict(self.model.named_modules())
         for one in consumer_inputs(chosen):
             assign_conv_groups(modules[one.consumer], one)  # raises an error, with the name, where no T exists

@@ -160,7 +160,7 @@ def prune_until_update(
     while folded.macs() > options.target.fraction * dense:
         start = time.monotonic()
         step = find_best_step(
-            rankings, folded.widths(), folded.macs, step_score, options.keep, floor=options.target.least * dense
+            rankings, folded.widths(), folded.macs, step_score, options.keep, floor=options.target.min_fraction * dense
         )
         steps = [step] if step else _last_steps(folded, rankings, step_score, options.target)
         for one in steps:

@@ -13,10 +13,10 @@ from torch import nn
 
 from common.atomic import atomic_file
 from common.channels.resize import fit_shapes
-from common.checkpoint import build_recorded, check_facts, load_model, load_tensors
+from common.checkpoint import build_recorded_model, check_data_fields, load_model, load_tensors
 from common.errors import UserError
-from common.models import ARCHITECTURES, create_meta_model, is_known
-from common.replaced_layers import build_replaced, describe_replaced
+from common.models import ARCHITECTURES, create_meta_model, is_registered
+from common.replaced_layers import describe_replaced_layers, insert_replaced_layers
 from common.tensor_files import read_tensor_file
 
 FORMAT = "model-preserving-id-1"
@@ -25,11 +25,11 @@ FORMAT = "model-preserving-id-1"
 def to_dict(model: nn.Module, **more: Any) -> dict[str, Any]:
     """Convert a registered network to plain data. ``more``: data set, normalization etc. Raises UserError for other networks."""
     record = getattr(model, "architecture", None)
-    if record is None or not is_known(record["arch"]):
+    if record is None or not is_registered(record["arch"]):
         raise UserError(
             "the network is not in the registry and cannot be written as a .pt dictionary; use common.checkpoint.save_model"
         )
-    layers = describe_replaced(model, create_meta_model(record["arch"], **record["args"]))
+    layers = describe_replaced_layers(model, create_meta_model(record["arch"], **record["args"]))
     tensors = {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}
     return {
         "format": FORMAT,
@@ -58,9 +58,9 @@ def from_dict(content: Mapping[str, Any], path: Path | str = "the dictionary") -
         raise UserError(
             f"{path}: not a network written by this package; expected a dictionary of arch, args, layers and tensors"
         )
-    check_facts(content, path)
-    model = build_recorded(arch, args, tensors, path)
-    build_replaced(model, layers, path)
+    check_data_fields(content, path)
+    model = build_recorded_model(arch, args, tensors, path)
+    insert_replaced_layers(model, layers, path)
     fit_shapes(model, tensors, path)
     load_tensors(model, tensors, path, assign=True)
     header = {key: content[key] for key in ("dataset", "dataset_dir") if isinstance(content.get(key), str)}
@@ -102,7 +102,7 @@ def resolve_arch(name: str, dataset: str) -> str:
     plain = re.sub(r"[^a-z0-9]", "", name.lower())
     if plain == "vgg16":
         return "vgg16_imagenet" if dataset == "imagenet" else "vgg16"
-    candidate = name if is_known(name) else ORIGINAL_NAMES.get(plain, plain)
-    if not is_known(candidate):
+    candidate = name if is_registered(name) else ORIGINAL_NAMES.get(plain, plain)
+    if not is_registered(candidate):
         raise UserError(f"--arch {name}: unknown architecture; expected VGG16, {', '.join(ARCHITECTURES)}")
     return candidate

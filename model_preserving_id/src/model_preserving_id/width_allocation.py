@@ -127,7 +127,7 @@ def widths_from_target(
     """
     widths = {name: one.size for name, one in rankings.items()}
     while macs(widths) > target.fraction * dense_macs:
-        step = find_best_step(rankings, widths, macs, step_score, keep, floor=target.least * dense_macs)
+        step = find_best_step(rankings, widths, macs, step_score, keep, floor=target.min_fraction * dense_macs)
         if step is None:
             return swap_widths(rankings, widths, macs, dense_macs, target)
         widths[step.group] = step.after
@@ -150,9 +150,9 @@ def swap_widths(
     seen: list[float] = []
     for candidate in _neighbors(rankings, widths):
         seen.append(macs(candidate) / dense_macs)
-        if target.met(seen[-1]):
+        if target.is_met_by(seen[-1]):
             return candidate
-    target.refuse("no choice of widths", [min(seen, key=lambda fraction: abs(fraction - target.fraction))])
+    target.raise_unreachable("no choice of widths", [min(seen, key=lambda fraction: abs(fraction - target.fraction))])
 
 
 def _neighbors(rankings: Mapping[str, ChannelRanking], widths: Mapping[str, int]) -> Iterable[dict[str, int]]:

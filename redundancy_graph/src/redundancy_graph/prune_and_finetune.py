@@ -103,7 +103,7 @@ def read_kept(start: TrainedModel, file: Path, settings: PruneCifar10) -> dict[s
     vgg_hidden, target_macs = settings.selection.vgg_hidden, settings.selection.target_macs
     if target_macs is not None:
         fraction = count_macs(start, decided, vgg_hidden) / start.cost.dense
-        if not Target(target_macs).met(fraction):
+        if not Target(target_macs).is_met_by(fraction):
             raise UserError(
                 f"{file}: keeps {fraction:.4f} of the MACs, not {target_macs:g}; delete the file to generate it again"
             )

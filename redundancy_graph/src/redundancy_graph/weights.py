@@ -13,10 +13,10 @@ from common.channels.resize import fit_shapes
 from common.checkpoint import load_model, load_tensors, read_tensors
 from common.data import DataBundle, load_dataset
 from common.errors import UserError
-from common.factory import import_factory, named_model
+from common.factory import import_factory, model_from_name
 from common.models import arguments_for, create_model, find_architecture
 from common.runs import Stage
-from common.trained_model import TrainedModel, checked, with_normalization_of
+from common.trained_model import TrainedModel, check_trained_model, with_normalization_of
 from redundancy_graph.layer_names import LAYERS, has_original_names, tensors_from_original, tensors_to_original
 from redundancy_graph.settings import ORIGINAL_DATASET_DIRS, GeneratePruneInfo, PruneCifar10
 
@@ -93,7 +93,7 @@ def read_network(
         data = with_normalization_of(model, data)
         if is_original and data.name == "cifar10":
             data = data.with_normalization(*ORIGINAL_NORMALIZATION)
-    return checked(TrainedModel(name or arch, model, data, weights, factory, **more))
+    return check_trained_model(TrainedModel(name or arch, model, data, weights, factory, **more))
 
 
 ORIGINAL_NORMALIZATION = ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010))
@@ -120,7 +120,7 @@ def _read_network(
 
 
 def _read_checkpoint(arch: str, path: Path, data: DataBundle, factory) -> nn.Module:
-    model = load_model(path, factory) if factory else named_model(arch, path, data.num_classes, data.input_shape)
+    model = load_model(path, factory) if factory else model_from_name(arch, path, data.num_classes, data.input_shape)
     record = getattr(model, "architecture", None)
     if factory is None and record is not None and record["arch"] != arch:
         raise UserError(f"{path}: contains a {record['arch']}, not a {arch}; use --arch {record['arch']}")

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from common.batchnorm import recalibrate_batch_norm
 from common.data import ImageSet, MemoryImages
-from common.layers import placed
+from common.layers import to_device
 from common.measure import evaluate
 from rewarded_metapruning.pruning_net import PruningNet
 
@@ -58,7 +58,7 @@ class CandidateEvaluator:
 
     def build_calibrated(self, nev: Sequence[int]) -> nn.Module:
         """Build the plain network of a NEV: generated weights, running statistics averaged over the calibration batches."""
-        model = placed(self.pruning_net.plain_network(nev), self.device)
+        model = to_device(self.pruning_net.plain_network(nev), self.device)
         with torch.no_grad(), self._autocast():
             return recalibrate_batch_norm(model, self._calibration_inputs(), self.device)
 

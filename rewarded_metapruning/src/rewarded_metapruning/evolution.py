@@ -45,9 +45,9 @@ def window_for_target(cost: SpaceCost, target: Target, scale_range: tuple[int, i
     dense, least, most = (
         int(macs) for macs in cost.macs([(entry,) * space.length for entry in (FULL, low, high)], CONV_LINEAR)
     )
-    window = MacsWindow(math.ceil(target.least * dense), int(target.fraction * dense), CONV_LINEAR)
+    window = MacsWindow(math.ceil(target.min_fraction * dense), int(target.fraction * dense), CONV_LINEAR)
     if window.most < least or window.least > most:
-        target.refuse(
+        target.raise_unreachable(
             f"no vector of {space.arch} with entries {low} to {high}",
             [(least if window.most < least else most) / dense],
         )

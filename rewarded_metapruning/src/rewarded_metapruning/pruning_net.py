@@ -216,8 +216,8 @@ def create_pruning_net(
 class _SearchableNetwork(Choice):
     """Name of a network whose widths can be searched."""
 
-    def problem(self, value: Any) -> str | None:
-        return Choice(KNOWN_NETWORKS).problem(value)
+    def validate(self, value: Any) -> str | None:
+        return Choice(KNOWN_NETWORKS).validate(value)
 
 
 def _larger_than_file(arguments: Mapping[str, Any], shapes: Collection[Sequence[int]]) -> str | None:

@@ -1,6 +1,7 @@
-"""Channel groups: which channels can only be removed together, how to mask them, how to remove them.
+"""Channel groups: find the channels that can only be removed together, mask them, remove them.
 
-The only place that imports torch-pruning, whose dependency graph (Fang et al. 2023, arXiv 2301.12900) traces the coupling.
+Only this package imports torch-pruning, whose dependency graph (Fang et al. 2023, arXiv 2301.12900) traces the
+coupling.
 """
 
 from typing import TYPE_CHECKING
@@ -8,9 +9,9 @@ from typing import TYPE_CHECKING
 from common.lazy import lazy_names
 
 if TYPE_CHECKING:
-    from common.channels.cut import keep_channels
     from common.channels.groups import ChannelGroup, channel_groups
     from common.channels.mask import Masking, masked
+    from common.channels.remove import keep_channels
     from common.channels.select import top_channels
 
 __all__ = ["ChannelGroup", "Masking", "channel_groups", "keep_channels", "masked", "top_channels"]
@@ -18,7 +19,7 @@ __all__ = ["ChannelGroup", "Masking", "channel_groups", "keep_channels", "masked
 __getattr__ = lazy_names(
     __name__,
     {
-        "keep_channels": "cut",
+        "keep_channels": "remove",
         **dict.fromkeys(("ChannelGroup", "channel_groups"), "groups"),
         **dict.fromkeys(("Masking", "masked"), "mask"),
         "top_channels": "select",

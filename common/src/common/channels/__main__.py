@@ -1,4 +1,4 @@
-"""``python -m common.channels --arch resnet20`` prints the channel groups of a network."""
+"""Print the channel groups of a network: ``python -m common.channels --arch resnet20``."""
 
 import sys
 from collections.abc import Sequence
@@ -11,10 +11,16 @@ from common.settings import command, option, section, settings
 
 @settings
 class Channels:
-    """Print which channels can only be removed together."""
+    """Print the channel groups of a network: sets of channels that can only be removed together."""
 
     network: NetworkOptions = section(NetworkOptions)
-    input_shape: list[int] | None = option(None, "of one picture", type=positive_int, nargs=3, metavar=("C", "H", "W"))
+    input_shape: list[int] | None = option(
+        None,
+        "shape of one image; default: that of the registered network",
+        type=positive_int,
+        nargs=3,
+        metavar=("C", "H", "W"),
+    )
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -22,7 +28,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def show(settings: Channels) -> None:
-    """The command: build the network, trace it, print its groups."""
+    """Build the network, trace it and print its groups."""
     import torch
 
     from common.channels import channel_groups
@@ -31,7 +37,9 @@ def show(settings: Channels) -> None:
     model, shape = model_from_options(settings.network)
     shape = tuple(settings.input_shape) if settings.input_shape else shape  # type: ignore[assignment]
     if shape is None:
-        raise UserError("say what this network reads: --input-shape 3 224 224")
+        raise UserError(
+            "--input-shape: the network does not record its input shape; give it, e.g. --input-shape 3 224 224"
+        )
     groups = channel_groups(model, torch.zeros(1, *shape))
     for group in groups:
         print(group)

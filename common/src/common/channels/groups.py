@@ -1,4 +1,4 @@
-"""The printable answer to 'what is coupled?'"""
+"""Channel groups of a network, from its traced coupling, in a printable form."""
 
 import warnings
 from dataclasses import dataclass
@@ -13,14 +13,18 @@ from common.channels.trace import CoupledChannels, trace
 class ChannelGroup:
     """A set of channels that can only be removed together.
 
-    name       the first producer in module order; unique
-    size       number of channels
-    producers  the convolutions and linear layers that make them, in module order
-    consumers  (module, positions): for each channel c the input positions at which that module reads c
-    followers  norms, depthwise convolutions and option-A shortcuts that carry them without mixing
-    decider    the producer nearest to the network's input: the stem for a first residual stage, the shortcut
-               convolution where there is one, else the first block's last convolution
-    conv_groups     the kept channels must be equally many in each of this many equal runs of channels (grouped layers)
+    Attributes:
+        name: The first producer in module order; unique.
+        size: Number of channels.
+        producers: The convolutions and linear layers that produce the channels, in module order.
+        consumers: (module name, positions): for each channel c of the group, the input positions at which the module
+            reads c.
+        pass_through: Normalization layers, depthwise convolutions and option-A shortcuts that pass the channels on
+            unmixed.
+        reference_layer: The producer nearest to the network's input: the stem for the first residual stage, the
+            shortcut convolution where there is one, else the last convolution of the first block.
+        conv_groups: Number of equal blocks of consecutive channels that must each keep the same number of channels: the
+            groups of a grouped convolution or of a group norm; 1 if there is none.
     """
 
     name: str
@@ -33,26 +37,33 @@ class ChannelGroup:
 
     def __str__(self) -> str:
         reads = ", ".join(f"{module}[{_span(positions)}]" for module, positions in self.consumers)
-        lines = [f"{self.name}: {self.size} channels", f"  made by  {', '.join(self.producers)}"]
+        lines = [f"{self.name}: {self.size} channels", f"  produced by      {', '.join(self.producers)}"]
         if len(self.producers) > 1:
             lines.append(f"  reference layer  {self.reference_layer}")
         if self.pass_through:
-            lines.append(f"  through  {', '.join(self.pass_through)}")
+            lines.append(f"  pass through     {', '.join(self.pass_through)}")
         if self.conv_groups > 1:
-            lines.append(f"  equally many in each of {self.conv_groups} runs")
-        return "\n".join([*lines, f"  read by  {reads}"])
+            lines.append(f"  grouped          keep the same number of channels in each of {self.conv_groups} blocks")
+        return "\n".join([*lines, f"  read by          {reads}"])
 
 
 def channel_groups(model: nn.Module, example_input: Tensor) -> list[ChannelGroup]:
-    """The groups of a network, in module order; ``example_input`` is a batch of the shape that it reads.
+    """Return the channel groups of a network, in module order.
 
-    Channels that reach an output are not listed, nor (with a warning that names them) channels that pass through
-    something that cannot be cut. Raises UserError if the network cannot be traced.
+    Channels that reach an output of the network are not listed. Channels that pass through something that cannot be
+    pruned are not listed either; a warning names them.
+
+    Args:
+        example_input: Batch of the shape that the network reads, e.g. (1, 3, 32, 32).
+
+    Raises:
+        UserError: If the network cannot be traced.
     """
-    return groups_of_traces(model, trace(model, example_input))
+    return groups_from_traces(model, trace(model, example_input))
 
 
-def groups_of_traces(model: nn.Module, traces: list[CoupledChannels]) -> list[ChannelGroup]:
+def groups_from_traces(model: nn.Module, traces: list[CoupledChannels]) -> list[ChannelGroup]:
+    """Convert the result of :func:`common.channels.trace.trace` to channel groups, as :func:`channel_groups` does."""
     groups = []
     for found in traces:
         group = _group(model, found)
@@ -89,6 +100,7 @@ def _group(model: nn.Module, found: CoupledChannels) -> ChannelGroup | None:
 
 
 def _span(positions: list[list[int]]) -> str:
+    """Format input positions: "16:32" if they are consecutive."""
     flat = sorted(p for of_channel in positions for p in of_channel)
     if flat == list(range(flat[0], flat[0] + len(flat))):
         return f"{flat[0]}:{flat[-1] + 1}"

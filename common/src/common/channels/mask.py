@@ -1,4 +1,4 @@
-"""Masking at the consumers' inputs: what removal looks like before anything is removed."""
+"""Mask channels at their consumers' inputs, which gives the same outputs as removing them."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -14,24 +14,28 @@ Reads = list[tuple[int, list[list[int]]]]  # (first column of a group, input pos
 
 @contextmanager
 def masked(model: nn.Module, groups: Sequence[ChannelGroup], masks: Mapping[str, Tensor]) -> Iterator[nn.Module]:
-    """Within this context every consumer reads its input times the masks of the groups it reads.
+    """Multiply the input of every consumer by the masks of the groups that it reads, within this context.
 
-    masks: by group name, shape (C,) for all examples or (N, C) for one mask per example; groups without a mask are left
-    alone. Removing the channels whose mask is 0 gives the same outputs. :class:`Masking` does the same step after step.
+    Removing the channels whose mask is 0 gives the same outputs. Use :class:`Masking` to apply many masks in a loop.
+
+    Args:
+        masks: Masks by group name, of shape (C,) for all examples or (N, C) for one mask per example. Groups without a
+            mask are not masked.
     """
     with Masking(model, [group for group in groups if group.name in masks]) as masking, masking.applied(masks):
         yield model
 
 
 class Masking:
-    """Hooks on the consumers of these groups, which stay until :meth:`remove` or the end of a ``with``.
+    """Forward hooks that mask the inputs of these groups' consumers, until :meth:`remove` or the end of a ``with`` block.
 
-    Outside :meth:`applied` they change nothing. Which mask each input position reads is found once, and masks are cast once.
+    Outside :meth:`applied` the hooks change nothing. The mask of each input position is determined only once, and masks
+    are cast only once.
     """
 
     def __init__(self, model: nn.Module, groups: Sequence[ChannelGroup]) -> None:
         self.groups = list(groups)
-        self._masks: Tensor | None = None  # (C,) or (N, C), all groups side by side
+        self._masks: Tensor | None = None  # (C,) or (N, C), all groups concatenated
         self._cast: dict[tuple[torch.device, torch.dtype], Tensor] = {}
         modules = dict(model.named_modules())
         self._handles = [
@@ -41,9 +45,9 @@ class Masking:
 
     @contextmanager
     def applied(self, masks: Mapping[str, Tensor] | Tensor) -> Iterator[None]:
-        """Within this context the masks of all groups: by name, or side by side, (C,) or (N, C)."""
+        """Apply masks within this context: by group name, or those of all groups concatenated to (C,) or (N, C)."""
         before = self._masks
-        self._set(masks if isinstance(masks, Tensor) else _side_by_side([masks[group.name] for group in self.groups]))
+        self._set(masks if isinstance(masks, Tensor) else _concatenate([masks[group.name] for group in self.groups]))
         try:
             yield
         finally:
@@ -56,7 +60,7 @@ class Masking:
         self.remove()
 
     def remove(self) -> None:
-        """Take the hooks off the network."""
+        """Remove the hooks from the network."""
         for handle in self._handles:
             handle.remove()
 
@@ -87,16 +91,17 @@ class Masking:
         return hook
 
     def _columns_as(self, x: Tensor) -> Tensor:
-        """The masks of an input's device and type, with a last column of ones for positions that no group covers."""
+        """Return the masks with an input's device and type, and a last column of ones for positions that no group covers."""
         key = (x.device, x.dtype)
         if key not in self._cast:
             assert self._masks is not None
-            there = self._masks.to(device=x.device, dtype=x.dtype)
-            self._cast[key] = torch.cat([there, torch.ones_like(there[..., :1])], dim=-1)
+            masks = self._masks.to(device=x.device, dtype=x.dtype)
+            self._cast[key] = torch.cat([masks, torch.ones_like(masks[..., :1])], dim=-1)
         return self._cast[key]
 
 
-def _side_by_side(masks: Sequence[Tensor]) -> Tensor:
+def _concatenate(masks: Sequence[Tensor]) -> Tensor:
+    """Concatenate masks (C,) or (N, C) over channels; if one has a mask per example, all are expanded to it."""
     if not masks:
         return torch.ones(0)
     examples = [len(mask) for mask in masks if mask.dim() == 2]
@@ -114,9 +119,9 @@ def _reads_by_consumer(groups: Sequence[ChannelGroup]) -> dict[str, Reads]:
 
 
 def _column_of_position(reads: Reads, width: int, ones: int, device: torch.device) -> Tensor | None:
-    """For each input position the column that masks it; None if the columns of one group are in that order.
+    """Return the mask column of each input position, or None if these are the columns of one group in order.
 
-    ones: the column of positions that no group covers.
+    ones: index of the column of ones, for positions that no group covers.
     """
     first, positions = reads[0]
     if len(reads) == 1 and positions == [[channel] for channel in range(width)]:

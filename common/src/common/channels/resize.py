@@ -1,8 +1,8 @@
-"""Geometry of a layer, known only here: its widths, which dimensions of its tensors they are, how it is resized.
+"""Widths of layers and their resizing; no other module knows which dimensions of a layer's tensors are channels.
 
-A weight is (outputs, inputs / groups, *kernel): dimension 0 of every tensor is the output, dimension 1 of a weight the input.
-A module has a side "in", which it reads, and a side "out", which it produces; normalization layers and depthwise convolutions
-change on "both".
+A weight is (outputs, inputs / groups, *kernel): dimension 0 of every tensor is the output, dimension 1 of a weight the
+input. A module has an input side "in" and an output side "out"; normalization layers and depthwise convolutions change
+on "both".
 """
 
 from collections.abc import Collection, Mapping
@@ -16,43 +16,50 @@ from common.models.shortcut import PadShortcut
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 WEIGHTED = (*CONVOLUTIONS, nn.Linear)
-NORMS = (nn.modules.batchnorm._BatchNorm, nn.modules.instancenorm._InstanceNorm, nn.GroupNorm, nn.LayerNorm, nn.PReLU)
+NORMALIZATIONS = (
+    nn.modules.batchnorm._BatchNorm,
+    nn.modules.instancenorm._InstanceNorm,
+    nn.GroupNorm,
+    nn.LayerNorm,
+    nn.PReLU,
+)
 INPUTS = ("in_channels", "in_features")  # attributes that hold a width
 OUTPUTS = ("out_channels", "out_features")
-OF_NORMS = ("num_features", "num_channels", "num_parameters")
+NORMALIZATION_WIDTHS = ("num_features", "num_channels", "num_parameters")
 BY_OUTPUT = ("weight", "bias", "running_mean", "running_var")  # tensors whose dimension 0 is the output
 
 
 def is_depthwise(module: nn.Module) -> bool:
-    """Return whether a convolution keeps each channel to itself, so that it follows the producer of its input."""
+    """Return whether a module is a depthwise convolution, whose channels are those of its input's producer."""
     return isinstance(module, CONVOLUTIONS) and 1 < module.groups == module.in_channels == module.out_channels
 
 
 def channel_dim(module: nn.Module, x: Tensor) -> int:
-    """Dimension of the channels in a module's input ``x``: (N, C, ...), or (N, ..., C) of a linear layer."""
+    """Return the channel dimension of a module's input ``x``: (N, C, ...), or (N, ..., C) for a linear layer."""
     return x.dim() - 1 if isinstance(module, nn.Linear) else 1
 
 
 def width(module: nn.Module, side: str) -> int:
-    """Number of channels on one side of a module; of an option-A shortcut's input, one past the last that it reads."""
+    """Return the number of channels on one side of a module; for an option-A shortcut's input, the last one read + 1."""
     if isinstance(module, PadShortcut):
         return len(module.source) if side == "out" else int(module.source.max()) + 1
     if isinstance(module, nn.LayerNorm):
         return module.normalized_shape[0]
-    names = INPUTS if side == "in" else (*OUTPUTS, *OF_NORMS)
+    names = INPUTS if side == "in" else (*OUTPUTS, *NORMALIZATION_WIDTHS)
     return next(getattr(module, name) for name in names if hasattr(module, name))
 
 
 def remove_channels(name: str, module: nn.Module, side: str, removed: Collection[int]) -> None:
     """Remove channels on one side of a module, in place.
 
-    Raises UserError, naming the module, if none would be left or the groups of a convolution would keep different numbers.
+    Raises UserError, naming the module, if no channel would be left or the groups of a convolution would keep different
+    numbers.
     """
     if isinstance(module, nn.PReLU) and module.num_parameters == 1:  # one slope for all channels
         return
     before = width(module, side)
     kept = torch.tensor([i for i in range(before) if i not in removed], dtype=torch.int64)
-    if isinstance(module, PadShortcut) and side == "in":  # it may lose all that it reads: then it adds zero
+    if isinstance(module, PadShortcut) and side == "in":  # may lose all inputs: its output is zero then
         module.keep_inputs(kept, before)
         return
     if not len(kept):
@@ -63,7 +70,7 @@ def remove_channels(name: str, module: nn.Module, side: str, removed: Collection
     groups = 1 if side == "both" else getattr(module, "groups", 1)
     per_group = before // groups
     if len(kept) % groups or (torch.bincount(kept // per_group, minlength=groups) != len(kept) // groups).any():
-        raise UserError(f"{name} has {groups} groups: keep the same number of channels in each run of {per_group}")
+        raise UserError(f"{name} has {groups} groups: keep the same number of channels in each block of {per_group}")
     if side == "in":
         columns = (kept % per_group).view(groups, -1)
         blocks = weight_of(module).detach().chunk(groups, dim=0)
@@ -77,9 +84,9 @@ def remove_channels(name: str, module: nn.Module, side: str, removed: Collection
 
 
 def fit_shapes(model: nn.Module, tensors: Mapping[str, Tensor], path: object = "the file") -> None:
-    """Resize every module, in place, to the shapes of its tensors, so that a dense network can take pruned weights.
+    """Resize all modules, in place, to the shapes of the given tensors, so that a dense network can load pruned weights.
 
-    path: where they come from, for messages. Raises UserError for a tensor of another number of dimensions.
+    path: source of the tensors, for messages. Raises UserError for a tensor with another number of dimensions.
     """
     for name, module in model.named_modules():
         own = _own_tensors(module)
@@ -87,7 +94,7 @@ def fit_shapes(model: nn.Module, tensors: Mapping[str, Tensor], path: object = "
         for key, tensor in given.items():
             if own[key].dim() != tensor.dim():
                 raise UserError(
-                    f"{path}: {name}.{key} has {tensor.dim()} dimensions, the network wants {own[key].dim()}"
+                    f"{path}: {name}.{key} has {tensor.dim()} dimensions, the network expects {own[key].dim()}"
                 )
             if own[key].shape != tensor.shape:
                 _replace(module, key, torch.empty(tensor.shape, dtype=own[key].dtype, device=own[key].device))
@@ -97,7 +104,7 @@ def fit_shapes(model: nn.Module, tensors: Mapping[str, Tensor], path: object = "
 
 
 def _own_tensors(module: nn.Module) -> dict[str, Tensor]:
-    """Parameters and buffers of the module itself, by name."""
+    """Return the parameters and buffers of the module itself, by name."""
     own = {**module._parameters, **module._buffers}
     return {name: tensor for name, tensor in own.items() if tensor is not None}
 
@@ -111,7 +118,7 @@ def _replace(module: nn.Module, key: str, tensor: Tensor) -> None:
 
 
 def _set_widths(module: nn.Module, outputs: int) -> None:
-    """Set the numbers that a module keeps next to its tensors: from its weight, or ``outputs`` (normalization layers may have no weight)."""
+    """Set a module's width attributes from its weight; those of a normalization layer, which may have none, to ``outputs``."""
     if isinstance(module, WEIGHTED):
         weight: Tensor = module.weight
         if is_depthwise(module):
@@ -121,7 +128,7 @@ def _set_widths(module: nn.Module, outputs: int) -> None:
     elif isinstance(module, nn.LayerNorm):
         module.normalized_shape = tuple(module.weight.shape) if module.elementwise_affine else (outputs,)
     else:
-        _set(module, OF_NORMS, outputs)
+        _set(module, NORMALIZATION_WIDTHS, outputs)
 
 
 def _set(module: nn.Module, names: tuple[str, ...], value: int) -> None:

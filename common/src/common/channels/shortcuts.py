@@ -1,4 +1,4 @@
-"""Option-A shortcuts as strided 1x1 convolutions, and back: as a convolution a shortcut can mix channels, not only select them."""
+"""Convert option-A shortcuts to strided 1x1 convolutions, which can also mix channels, and back."""
 
 import torch
 from torch import nn
@@ -7,21 +7,21 @@ from common.models import PadShortcut
 
 
 def as_convolution(shortcut: PadShortcut, in_channels: int) -> nn.Conv2d:
-    """A strided 1x1 convolution without bias whose weight (C_out, C_in, 1, 1) is ``source`` written as zeros and ones."""
+    """Return an equivalent strided 1x1 convolution without bias; its weight (C_out, C_in, 1, 1) is zeros and ones."""
     layer = nn.Conv2d(
         in_channels, len(shortcut.source), 1, stride=shortcut.stride, bias=False, device=shortcut.source.device
     )
-    fed = torch.nonzero(shortcut.source >= 0).flatten()
+    nonzero = torch.nonzero(shortcut.source >= 0).flatten()
     with torch.no_grad():
         layer.weight.zero_()
-        layer.weight[fed, shortcut.source[fed]] = 1.0
+        layer.weight[nonzero, shortcut.source[nonzero]] = 1.0
     return layer.train(shortcut.training)
 
 
 def restore_shortcuts(network: nn.Module, original: nn.Module) -> nn.Module:
-    """In place: what is an option-A shortcut in the original and a convolution here becomes a shortcut again.
+    """Convert convolutions back to option-A shortcuts, in place, where ``original`` has an option-A shortcut.
 
-    Only if the convolution still selects: zeros, and one 1 in a row at most.
+    Convolutions that mix channels stay: a shortcut's weight has only zeros and at most a single 1 per row.
     """
     for name, module in original.named_modules():
         layer = network.get_submodule(name) if isinstance(module, PadShortcut) else None

@@ -1,4 +1,4 @@
-"""Trace what is coupled: torch-pruning's dependency graph, translated into positions per module."""
+"""Trace coupled channels with torch-pruning's dependency graph and convert them to positions per module."""
 
 import copy
 import warnings
@@ -12,43 +12,43 @@ from torch_pruning.dependency import DependencyGraph
 from torch_pruning.dependency.node import Node
 from torch_pruning.pruner.function import BasePruningFunc
 
-from common.channels.resize import NORMS, WEIGHTED, is_depthwise
+from common.channels.resize import NORMALIZATIONS, WEIGHTED, is_depthwise
 from common.errors import UserError
 from common.models.shortcut import PadShortcut
 
 
 @dataclass(frozen=True)
 class LayerSlice:
-    """One module's side that carries channels of a group: ``channels[i]`` of the group stands at ``positions[i]``."""
+    """Channels of a group on one side of a module: ``channels[i]`` of the group is at ``positions[i]`` of that side."""
 
     module: str
-    side: str  # "out" (it produces them), "in" (it reads and mixes them) or "both" (norms, depthwise convolutions)
+    side: str  # "out" (produces them), "in" (reads and mixes them) or "both" (normalization, depthwise convolution)
     positions: tuple[int, ...]
     channels: tuple[int, ...]
 
 
 @dataclass(frozen=True)
 class CoupledChannels:
-    """Every set of coupled channels of a network, and what stands in the way of cutting it."""
+    """A set of coupled channels of a network, and the obstacle to pruning it, if there is one."""
 
     name: str  # the first producer in module order
     size: int
     slices: tuple[LayerSlice, ...]
     reference_layer: str
     reaches_output: bool
-    obstacle: str | None  # why these channels cannot be cut, naming the module or parameter
+    obstacle: str | None  # why these channels cannot be pruned, naming the module or parameter
 
 
 class ShortcutPruner(BasePruningFunc):
-    """Tells torch-pruning that a PadShortcut, like a convolution, has an input and an output side of its own."""
+    """Pruner that tells torch-pruning that a PadShortcut has separate input and output sides, like a convolution."""
 
     TARGET_MODULES = PadShortcut
 
     def prune_out_channels(self, layer: PadShortcut, idxs: Sequence[int]) -> nn.Module:
-        raise NotImplementedError("common.channels.cut does the cutting")
+        raise NotImplementedError("common.channels.remove removes the channels")
 
     def prune_in_channels(self, layer: PadShortcut, idxs: Sequence[int]) -> nn.Module:
-        raise NotImplementedError("common.channels.cut does the cutting")
+        raise NotImplementedError("common.channels.remove removes the channels")
 
     def get_out_channels(self, layer: PadShortcut) -> int:
         return len(layer.source)
@@ -58,7 +58,7 @@ class ShortcutPruner(BasePruningFunc):
 
 
 class _OneNode(torch.autograd.Function):
-    """A shortcut's forward as a single node of the autograd graph, which is what torch-pruning walks along."""
+    """A shortcut's forward pass as a single node of the autograd graph, which torch-pruning traverses."""
 
     @staticmethod
     def forward(ctx, x: Tensor, module: PadShortcut) -> Tensor:
@@ -70,7 +70,7 @@ class _OneNode(torch.autograd.Function):
 
 
 def trace(model: nn.Module, example_input: Tensor) -> list[CoupledChannels]:
-    """All sets of coupled channels in module order. Raises UserError, naming the reason, if the network cannot be traced."""
+    """Return all sets of coupled channels, in module order. Raises UserError, with a reason, if tracing fails."""
     model = _traceable_copy(model)
     example_input = example_input.to(_device(model))
     graph = _dependency_graph(model, example_input)
@@ -92,9 +92,9 @@ def trace(model: nn.Module, example_input: Tensor) -> list[CoupledChannels]:
 
 
 def _traceable_copy(model: nn.Module) -> nn.Module:
-    """A copy in eval mode whose parameters all want gradients and whose shortcuts are one node each.
+    """Return a copy in eval mode in which all parameters require gradients and each shortcut is one node.
 
-    Its tensors share the memory of the given network's: nothing writes to them.
+    Its tensors share memory with those of the given network, and are not written.
     """
     shared: dict[int, Tensor] = {id(parameter): nn.Parameter(parameter.detach()) for parameter in model.parameters()}
     shared |= {id(buffer): buffer for buffer in model.buffers()}
@@ -104,14 +104,14 @@ def _traceable_copy(model: nn.Module) -> nn.Module:
     show_shortcuts_as_nodes(model)
     for module in model.modules():
         if getattr(module, "inplace", False):
-            module.inplace = False  # type: ignore[assignment]  # an in-place activation would hide the node before it
+            module.inplace = False  # type: ignore[assignment]  # an in-place activation hides the preceding node
     return model
 
 
 def show_shortcuts_as_nodes(model: nn.Module) -> list[PadShortcut]:
-    """Make every option-A shortcut one node of the autograd graph, in place, and return them.
+    """Make every option-A shortcut one node of the autograd graph, in place, and return the shortcuts.
 
-    ``del shortcut.forward`` puts one back; until then no gradient flows through it.
+    ``del shortcut.forward`` restores a shortcut; until then no gradient flows through it.
     """
     shortcuts = [module for module in model.modules() if isinstance(module, PadShortcut)]
     for module in shortcuts:
@@ -134,21 +134,21 @@ def _dependency_graph(model: nn.Module, example_input: Tensor) -> DependencyGrap
             model(example_input)
         except Exception as error:
             shape = tuple(example_input.shape)
-            raise UserError(f"the network does not run on an example input of shape {shape}: {error}") from error
+            raise UserError(f"the network does not accept an example input of shape {shape}: {error}") from error
         try:
             return DependencyGraph().build_dependency(
                 model,
                 example_input,
                 customized_pruners={PadShortcut: ShortcutPruner()},
-                output_transform=_marked_outputs,
+                output_transform=_mark_outputs,
                 verbose=False,
             )
         except Exception as error:
             raise UserError(f"torch-pruning cannot trace {type(model).__name__}: {error}") from error
 
 
-def _marked_outputs(outputs) -> list[Tensor]:
-    """The outputs behind an operation of no layer, so that the graph ends in a node that says 'output'."""
+def _mark_outputs(outputs) -> list[Tensor]:
+    """Pass the outputs through an operation outside all layers, so that the graph ends in nodes of type 'output'."""
     return [tensor * 1 for tensor in tp.utils.flatten_as_list(outputs) if isinstance(tensor, Tensor)]
 
 
@@ -164,7 +164,7 @@ def _translate(
         if node.type == tp.ops.OPTYPE.OUTPUT:
             reaches_output = True
         if isinstance(module, nn.Parameter):
-            obstacle = f"parameter {graph._param_to_name.get(module, 'outside any layer')} rides on these channels"
+            obstacle = f"parameter {graph._param_to_name.get(module, 'outside any layer')} depends on these channels"
         if module not in names:
             continue
         name, reads_only = names[module], not graph.is_out_channel_pruning_fn(handler)
@@ -172,10 +172,10 @@ def _translate(
         if len(set(positions)) != len(positions):
             obstacle = f"{name} reads several of these channels at one position"
         side = "in" if reads_only else "out"
-        if isinstance(module, NORMS) or is_depthwise(module):
+        if isinstance(module, NORMALIZATIONS) or is_depthwise(module):
             side = "both"
         elif not isinstance(module, (*WEIGHTED, PadShortcut)):
-            obstacle = f"{name} is a {type(module).__name__}, which common.channels does not cut"
+            obstacle = f"{name} is a {type(module).__name__}, which common.channels cannot prune"
         if side == "out" and isinstance(module, WEIGHTED):
             producers.append((depths.get(node, 0), order[name], name))
         slices.append(LayerSlice(name, side, positions, channels))
@@ -185,7 +185,7 @@ def _translate(
 
 
 def _depths(graph: DependencyGraph) -> dict[Node, int]:
-    """For each node the largest number of convolutions and linear layers on a way from the network's input to it."""
+    """Return, for each node, the largest number of convolutions and linear layers on a path from the input to it."""
     depths: dict[Node, int] = {}
     for end in graph.module2node.values():
         stack = [end]

@@ -1,6 +1,7 @@
-"""What a network costs: multiply-accumulates (MACs) and parameters, by our rule and by the papers' own.
+"""Count multiply-accumulates (MACs) and parameters, by the default rule or by a paper's rule.
 
-The literature's "FLOPs" are MACs, counted in different ways; each paper's rule is in :mod:`common.cost.rules` by name.
+The "FLOPs" of this literature are MACs, counted in different ways; each paper's rule is in :mod:`common.cost.rules` by
+name.
 """
 
 from typing import TYPE_CHECKING

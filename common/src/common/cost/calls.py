@@ -1,4 +1,4 @@
-"""Calls of a network's modules in the forward pass of one example, and their MACs."""
+"""Record the calls of a network's modules in the forward pass of one example, and count their MACs."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -49,7 +49,14 @@ class Call:
 
 
 def layer_macs(model: nn.Module, input_shape: Sequence[int]) -> dict[str, int]:
-    """MACs of each convolution and linear layer for one example, by module name, in order of execution."""
+    """Count the MACs of each convolution and linear layer for one example, by module name, in order of execution.
+
+    Args:
+        input_shape: Shape of one example without the batch dimension, e.g. (C, H, W).
+
+    Raises:
+        UserError: If the network does not accept this shape.
+    """
     macs: dict[str, int] = {}
     for call in trace_calls(model, input_shape):
         if isinstance(call.module, LAYERS):
@@ -58,7 +65,7 @@ def layer_macs(model: nn.Module, input_shape: Sequence[int]) -> dict[str, int]:
 
 
 def trace_calls(model: nn.Module, input_shape: Sequence[int]) -> list[Call]:
-    """Record every call of a leaf module in the forward pass of one example, as :func:`run_example` runs it."""
+    """Run one example with :func:`run_example` and return every call of a leaf module."""
     calls: list[Call] = []
 
     def record(name: str):
@@ -79,23 +86,23 @@ def trace_calls(model: nn.Module, input_shape: Sequence[int]) -> list[Call]:
 
 
 def run_example(model: nn.Module, input_shape: Sequence[int]) -> None:
-    """Run one example of zeros in eval mode without gradients; every module's mode is restored.
+    """Run one example of zeros in eval mode without gradients, and restore every module's mode.
 
-    input_shape: (C, H, W). Raises UserError if the network does not take it.
+    input_shape: (C, H, W). Raises UserError if the network does not accept it.
     """
     modes = {module: module.training for module in model.modules()}
     model.eval()
     try:
         with torch.no_grad():
-            model(example_of_zeros(model, input_shape))
+            model(zero_example(model, input_shape))
     except (RuntimeError, ValueError, IndexError) as error:
-        raise UserError(f"the network does not run on an example of shape {tuple(input_shape)}: {error}") from error
+        raise UserError(f"the network does not accept an example of shape {tuple(input_shape)}: {error}") from error
     finally:
         for module, mode in modes.items():
             module.training = mode
 
 
-def example_of_zeros(model: nn.Module, input_shape: Sequence[int]) -> Tensor:
-    """One example (1, C, H, W) of zeros, of the device and type of the network's parameters."""
+def zero_example(model: nn.Module, input_shape: Sequence[int]) -> Tensor:
+    """Return one example (1, C, H, W) of zeros, with the device and type of the network's parameters."""
     parameter = next(model.parameters(), torch.empty(0))
     return torch.zeros((1, *input_shape), device=parameter.device, dtype=parameter.dtype)

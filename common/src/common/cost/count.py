@@ -1,4 +1,4 @@
-"""MACs by any rule, and parameters, of a network."""
+"""Count the MACs of a network by any rule, and its parameters."""
 
 import warnings
 from collections.abc import Sequence
@@ -13,7 +13,14 @@ from common.errors import UserError
 
 @dataclass(frozen=True)
 class Cost:
-    """macs: of one example, by the rule; params and nonzero_params: trainable numbers; uncounted: what is not in macs."""
+    """Cost of a network.
+
+    Attributes:
+        macs: Multiply-accumulates for one example, by the chosen rule.
+        params: Number of trainable parameters.
+        nonzero_params: Number of trainable parameters that are not zero.
+        uncounted: Names of operations that multiply and accumulate but are not included in ``macs``.
+    """
 
     macs: int
     params: int
@@ -22,13 +29,17 @@ class Cost:
 
 
 def count_cost(model: nn.Module, input_shape: Sequence[int], rule: str = "conv_linear") -> Cost:
-    """Count one example of shape ``input_shape`` (C, H, W) in eval mode; the network's mode is restored.
+    """Count MACs and parameters for one example in eval mode, and restore the network's mode.
 
-    rule: ``conv_linear`` (half of torch's FlopCounterMode), or a paper's: see :data:`common.cost.RULES`. Raises UserError
-    for an unknown rule or an input that the network does not take.
+    Args:
+        input_shape: Shape of one example without the batch dimension, e.g. (C, H, W).
+        rule: ``conv_linear`` (half of torch's FlopCounterMode) or a paper's rule: see :data:`common.cost.RULES`.
+
+    Raises:
+        UserError: If the rule is unknown or the network does not accept the input shape.
     """
     if rule not in RULES:
-        raise UserError(f"unknown rule {rule!r}; known are {', '.join(RULES)}")
+        raise UserError(f"unknown rule {rule!r}; known rules: {', '.join(RULES)}")
     macs, uncounted = RULES[rule](model, tuple(input_shape))
     params = sum(p.numel() for p in model.parameters())
     nonzero = sum(int(torch.count_nonzero(p)) for p in model.parameters())

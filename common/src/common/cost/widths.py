@@ -1,4 +1,4 @@
-"""MACs of a network for any widths of its channel groups, in closed form."""
+"""Compute the MACs of a network for any widths of its channel groups, in closed form."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,42 +11,46 @@ from common.cost.calls import layer_macs
 
 
 class WidthCost:
-    """MACs of a network for any widths of its channel groups, in closed form: no network is built or run.
+    """MACs of a network as a function of the widths of its channel groups, without building or running pruned networks.
 
-    Exact for kept sets whose channels are read at equally many positions each, as in all registered networks.
+    Exact if a consumer reads each channel of a group at the same number of positions, as in all registered networks.
+
+    Attributes:
+        dense: MACs of the unpruned network.
+        sizes: Number of channels of each group, by name.
     """
 
     def __init__(self, model: nn.Module, input_shape: Sequence[int], groups: Sequence[ChannelGroup]) -> None:
         modules = dict(model.named_modules())
-        made_by = {producer: group for group in groups for producer in (*group.producers, *group.pass_through)}
+        group_of = {layer: group for group in groups for layer in (*group.producers, *group.pass_through)}
         self.layers = [
-            _LayerCost.of(name, modules[name], macs, made_by, groups)
+            _LayerCost.from_layer(name, modules[name], macs, group_of, groups)
             for name, macs in layer_macs(model, input_shape).items()
         ]
         self.sizes = {group.name: group.size for group in groups}
         self.dense = self.macs({})
 
     def macs(self, kept: Mapping[str, int]) -> int:
-        """MACs when group ``name`` keeps ``kept[name]`` channels; groups that are not named keep all."""
+        """Return the MACs if group ``name`` keeps ``kept[name]`` channels; groups not listed keep all channels."""
         widths = {**self.sizes, **kept}
         return sum(layer.macs(widths) for layer in self.layers)
 
 
 @dataclass(frozen=True)
 class _LayerCost:
-    per_pair: int  # MACs per (output channel, input channel), per channel for a depthwise layer; times `groups`
+    per_pair: int  # MACs per (output channel, input channel), times `groups`; of a depthwise layer, MACs per channel
     groups: int
-    out: tuple[int, str | None]  # outputs outside any group, and the group that makes the rest
-    reads: tuple[int, tuple[tuple[str, int], ...]]  # inputs outside any group, and (group, positions per channel)
+    out: tuple[int, str | None]  # (outputs outside any group, name of the group of the others)
+    reads: tuple[int, tuple[tuple[str, int], ...]]  # (inputs outside any group, ((group, positions per channel), ...))
     depthwise: bool
 
     @staticmethod
-    def of(
-        name: str, module: nn.Module, macs: int, made_by: Mapping[str, ChannelGroup], groups: Sequence[ChannelGroup]
+    def from_layer(
+        name: str, module: nn.Module, macs: int, group_of: Mapping[str, ChannelGroup], groups: Sequence[ChannelGroup]
     ) -> "_LayerCost":
         out_width, in_width, conv_groups = width(module, "out"), width(module, "in"), getattr(module, "groups", 1)
-        maker = made_by.get(name)
-        out = (0, maker.name) if maker else (out_width, None)
+        group = group_of.get(name)
+        out = (0, group.name) if group else (out_width, None)
         if is_depthwise(module):
             return _LayerCost(macs // out_width, 1, out, (1, ()), True)
         reads = tuple((g.name, len(p[0])) for g in groups for consumer, p in g.consumers if consumer == name)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from common.errors import UserError
-from common.plain_pickle import Makers, PickleError, PlainPickle, latin1_encoder
+from common.plain_pickle import Constructors, PickleError, PlainPickle, latin1_encoder
 
 CIFAR10_CLASSES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
 PIXELS = 3 * 32 * 32
@@ -152,7 +152,7 @@ def load_plain_pickle(path: Path) -> Any:
     Raises UserError naming the file if it is truncated or contains anything else. Other arrays are not read.
     """
     raw = _require_file(path).read_bytes()
-    makers: Makers = {
+    constructors: Constructors = {
         ("numpy", "ndarray"): None,
         ("numpy", "dtype"): _Kind,
         ("numpy.core.multiarray", "_reconstruct"): _Array,
@@ -160,7 +160,7 @@ def load_plain_pickle(path: Path) -> Any:
         ("_codecs", "encode"): latin1_encoder(len(raw)),
     }
     try:
-        content = PlainPickle(raw, makers).load()
+        content = PlainPickle(raw, constructors).load()
         if isinstance(content, dict):
             return {_text(key): _value(value) for key, value in content.items()}
     except (PickleError, UnicodeError) as error:

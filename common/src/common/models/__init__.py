@@ -1,4 +1,4 @@
-"""The networks that the project knows by name: a literal registry."""
+"""Registry of networks by name."""
 
 import inspect
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -25,8 +25,8 @@ from common.models.arguments import (
     Integer,
     Layers,
     Number,
-    invalid_argument,
-    misfitting_argument,
+    validate_argument_shapes,
+    validate_arguments,
 )
 from common.models.densenet_cifar import CifarDenseNet
 from common.models.fc import OneHiddenLayer
@@ -41,11 +41,11 @@ __all__ = [
     "Architecture",
     "PadShortcut",
     "arguments_for",
-    "checked_arguments",
+    "check_arguments",
     "create_meta_model",
     "create_model",
     "input_shape",
-    "is_known",
+    "is_registered",
     "register",
 ]
 
@@ -56,22 +56,26 @@ GROUP = "compression_papers.architectures"  # entry points: modules of installed
 
 @dataclass(frozen=True)
 class Architecture:
-    """How to build a network and the shape (C, H, W) of the pictures that it was made for.
+    """Entry of the registry.
 
-    meta: it can be built on torch's meta device, without memory for its weights; nobody knows that of a user's own.
-    arguments: all that ``build`` may be called with, and the values that they may have. misfit: (arguments, shapes of a
-    file's tensors) -> what shows that the file is of another network, or None; where building costs memory.
+    Attributes:
+        build: Constructor of the network.
+        input_shape: Default shape (C, H, W) of the images.
+        meta: Whether the network can be built on torch's meta device, without memory for its weights.
+        arguments: Arguments that ``build`` accepts, with their valid values.
+        validate_shapes: Function (arguments, shapes of a file's tensors) -> reason why the file belongs to another
+            network, or None. Needed if building the network takes memory.
     """
 
     build: Callable[..., nn.Module]
     input_shape: tuple[int, int, int]
     meta: bool = True
     arguments: Mapping[str, Argument] = field(default_factory=lambda: {"num_classes": Integer(1, 10**6)})
-    misfit: Callable[[Mapping[str, Any], Collection[Sequence[int]]], str | None] | None = None
+    validate_shapes: Callable[[Mapping[str, Any], Collection[Sequence[int]]], str | None] | None = None
 
 
 def _torchvision(name: str, **arguments: Any) -> nn.Module:
-    """One of torchvision's networks; importing it takes longer than importing torch."""
+    """Build one of torchvision's networks; importing torchvision takes longer than importing torch."""
     import torchvision
 
     return getattr(torchvision.models, name)(**arguments)
@@ -80,7 +84,7 @@ def _torchvision(name: str, **arguments: Any) -> nn.Module:
 RESNET: dict[str, Argument] = {**IMAGE_ARGUMENTS, "shortcut": Choice(("pad", "conv3x3"))}
 VGG: dict[str, Argument] = {
     **IMAGE_ARGUMENTS,
-    "config": Layers(200, WIDTH, words=(POOL,), words_most=5),
+    "config": Layers(200, WIDTH, markers=(POOL,), max_markers=5),
     "conv_bias": FLAG,
     "hidden": WIDTH,
 }
@@ -128,14 +132,19 @@ ARCHITECTURES: dict[str, Architecture] = {
 
 
 def create_model(arch: str, num_classes: int = 10, **kwargs: Any) -> nn.Module:
-    """Build a network by name; ``model.architecture`` records name and arguments, which a checkpoint needs.
+    """Build a network by name and record its name and arguments, for checkpoints, in ``model.architecture``.
 
-    Raises UserError for an unknown name (listing the known ones), an argument that the network does not take, or a value
-    out of its bounds.
+    Args:
+        arch: Registered name, e.g. "resnet20".
+        num_classes: Number of classes.
+        **kwargs: Further constructor arguments.
+
+    Raises:
+        UserError: If the name is unknown (lists the known names), or an argument is unknown or out of bounds.
     """
     entry = find_architecture(arch)
     arguments = {"num_classes": num_classes, **kwargs}
-    problem = invalid_argument(entry.arguments, arguments)
+    problem = validate_arguments(entry.arguments, arguments)
     if problem:
         raise UserError(f"{arch} cannot be built: {problem}")
     try:
@@ -146,46 +155,49 @@ def create_model(arch: str, num_classes: int = 10, **kwargs: Any) -> nn.Module:
     return model
 
 
-def checked_arguments(arch: str, arguments: Any, shapes: Collection[Sequence[int]]) -> dict[str, Any]:
-    """The arguments that a file records for a registered network whose tensors have these shapes, checked before it is built.
+def check_arguments(arch: str, arguments: Any, shapes: Collection[Sequence[int]]) -> dict[str, Any]:
+    """Check the arguments that a file records for a registered network, before it is built, and return them.
 
-    Raises UserError for what :func:`create_model` would not take, and for a network that is larger than the tensors say.
+    shapes: shapes of the file's tensors. Raises UserError for arguments that :func:`create_model` rejects, and for a
+    network that is larger than the tensors.
     """
     entry = find_architecture(arch)
     if not isinstance(arguments, dict):
-        raise UserError(f"the arguments of its {arch} are not a table of names and values")
-    problem = invalid_argument(entry.arguments, arguments) or misfitting_argument(entry.arguments, arguments, shapes)
-    if problem is None and entry.misfit is not None:
-        problem = entry.misfit(arguments, shapes)
+        raise UserError(f"the arguments of {arch} are not a table of names and values")
+    problem = validate_arguments(entry.arguments, arguments) or validate_argument_shapes(
+        entry.arguments, arguments, shapes
+    )
+    if problem is None and entry.validate_shapes is not None:
+        problem = entry.validate_shapes(arguments, shapes)
     if problem:
-        raise UserError(f"the arguments of its {arch} are not acceptable: {problem}")
+        raise UserError(f"the arguments of {arch} are not acceptable: {problem}")
     return arguments
 
 
 def create_meta_model(arch: str, **arguments: Any) -> nn.Module:
-    """:func:`create_model` without memory for the weights, on torch's meta device; a user's own network is built as it is."""
+    """Build a network on torch's meta device, without memory for weights, if it supports that: see :func:`create_model`."""
     with torch.device("meta") if find_architecture(arch).meta else nullcontext():
         return create_model(arch, **arguments)
 
 
 def arguments_for(arch: str, shape: Sequence[int]) -> dict[str, int]:
-    """The constructor arguments with which a registered network reads pictures of shape (C, H, W); {} by default."""
+    """Return the non-default constructor arguments for a registered network that reads images of shape (C, H, W)."""
     entry = find_architecture(arch)
-    takes = inspect.signature(entry.build).parameters
+    parameters = inspect.signature(entry.build).parameters
     channels, height, width = shape
-    wanted = {"in_features": channels * height * width, "in_channels": channels, "image_size": height}
-    return {name: value for name, value in wanted.items() if name in takes and takes[name].default != value}
+    values = {"in_features": channels * height * width, "in_channels": channels, "image_size": height}
+    return {name: v for name, v in values.items() if name in parameters and parameters[name].default != v}
 
 
 def find_architecture(arch: str) -> Architecture:
-    """The registry's entry; raises UserError that lists the known names."""
-    if not is_known(arch):
-        raise UserError(f"unknown architecture {arch!r}; known are {', '.join(ARCHITECTURES)}")
+    """Return an entry of the registry. Raises UserError, listing the known names, for an unknown name."""
+    if not is_registered(arch):
+        raise UserError(f"unknown architecture {arch!r}; known: {', '.join(ARCHITECTURES)}")
     return ARCHITECTURES[arch]
 
 
-def is_known(arch: str) -> bool:
-    """Whether a name is in the registry, those of every installed package included."""
+def is_registered(arch: str) -> bool:
+    """Return whether a name is in the registry, including the networks of all installed packages."""
     if arch not in ARCHITECTURES:
         _import_registering_packages()
     return arch in ARCHITECTURES
@@ -198,10 +210,10 @@ def _import_registering_packages() -> None:
 
 
 def input_shape(model: nn.Module) -> tuple[int, int, int]:
-    """(C, H, W) of the pictures that a network made by :func:`create_model` reads, its arguments considered."""
+    """Return the shape (C, H, W) of the images that a network of :func:`create_model` reads."""
     record = getattr(model, "architecture", None)
     if record is None:
-        raise UserError("this network was not made by create_model: say which input shape it reads")
+        raise UserError("input shape unknown: the network was not built by create_model; pass the input shape")
     channels, height, width = find_architecture(record["arch"]).input_shape
     arguments = record["args"]
     if "in_features" in arguments:
@@ -215,13 +227,14 @@ def register(
     build: Callable[..., nn.Module],
     input_shape: tuple[int, int, int],
     arguments: Mapping[str, Argument] | None = None,
-    misfit: Callable[[Mapping[str, Any], Collection[Sequence[int]]], str | None] | None = None,
+    validate_shapes: Callable[[Mapping[str, Any], Collection[Sequence[int]]], str | None] | None = None,
 ) -> None:
-    """Add a network of another package (called where that package is imported); a name is taken only once.
+    """Register a network of another package; called when that package is imported.
 
-    arguments, misfit: as in :class:`Architecture`; ``num_classes`` alone if not given.
+    arguments, validate_shapes: see :class:`Architecture`; default: ``num_classes`` only. Raises ValueError if the name
+    is registered for another network.
     """
     if name in ARCHITECTURES and ARCHITECTURES[name].build is not build:
         raise ValueError(f"architecture {name!r} is already registered")
-    entry = Architecture(build, input_shape, misfit=misfit)
+    entry = Architecture(build, input_shape, validate_shapes=validate_shapes)
     ARCHITECTURES[name] = entry if arguments is None else replace(entry, arguments=arguments)

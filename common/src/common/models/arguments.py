@@ -1,7 +1,7 @@
-"""Constructor arguments of registered networks: which there are, and their bounds.
+"""Valid constructor arguments of registered networks.
 
-Whoever names an architecture, a file included, passes these and no others: a constructor may download, allocate or take
-hours for a value that its author never thought of.
+Other arguments are rejected, also those recorded in a file: for an unexpected value, a constructor might download,
+allocate gigabytes or run for hours.
 """
 
 import math
@@ -11,34 +11,34 @@ from typing import Any, Protocol
 
 
 class Argument(Protocol):
-    """The values that one argument may have."""
+    """Valid values of one argument."""
 
-    def problem(self, value: Any) -> str | None:
-        """What is wrong with a value, as the end of a sentence that begins with the argument's name; None if nothing is."""
+    def validate(self, value: Any) -> str | None:
+        """Return why a value is invalid, to follow the argument's name in a message, or None."""
 
-    def misfit(self, value: Any, shapes: Collection[Sequence[int]]) -> str | None:
-        """The same for a valid value and the shapes of all tensors of a saved network."""
+    def validate_shapes(self, value: Any, shapes: Collection[Sequence[int]]) -> str | None:
+        """Return why a valid value does not belong to a saved network with tensors of these shapes, or None."""
 
 
 class _AnyShapes:
-    def misfit(self, value: Any, shapes: Collection[Sequence[int]]) -> str | None:
+    def validate_shapes(self, value: Any, shapes: Collection[Sequence[int]]) -> str | None:
         return None
 
 
 @dataclass(frozen=True)
 class Integer(_AnyShapes):
-    """An integer within bounds. ``kept``: no pruning changes it, so a saved network has a tensor with this dimension."""
+    """Integer within bounds. ``kept``: not changed by pruning, so a saved network has a tensor with this dimension."""
 
-    least: int
-    most: int
+    minimum: int
+    maximum: int
     kept: bool = False
 
-    def problem(self, value: Any) -> str | None:
-        if type(value) is not int or not self.least <= value <= self.most:
-            return f"expects an integer from {self.least} to {self.most}"
+    def validate(self, value: Any) -> str | None:
+        if type(value) is not int or not self.minimum <= value <= self.maximum:
+            return f"expects an integer from {self.minimum} to {self.maximum}"
         return None
 
-    def misfit(self, value: Any, shapes: Collection[Sequence[int]]) -> str | None:
+    def validate_shapes(self, value: Any, shapes: Collection[Sequence[int]]) -> str | None:
         if self.kept and not any(value in shape for shape in shapes):
             return f"is {value}, and no tensor has such a dimension"
         return None
@@ -46,32 +46,32 @@ class Integer(_AnyShapes):
 
 @dataclass(frozen=True)
 class Depth(Integer):
-    """A number of layers; every layer has tensors, so a saved network has at least as many tensors."""
+    """Number of layers; every layer has tensors, so a saved network has at least this number of tensors."""
 
-    def misfit(self, value: Any, shapes: Collection[Sequence[int]]) -> str | None:
+    def validate_shapes(self, value: Any, shapes: Collection[Sequence[int]]) -> str | None:
         return f"is {value}, and there are {len(shapes)} tensors" if value > len(shapes) else None
 
 
 @dataclass(frozen=True)
 class Number(_AnyShapes):
-    """A finite number within bounds."""
+    """Finite number within bounds."""
 
-    least: float
-    most: float
+    minimum: float
+    maximum: float
 
-    def problem(self, value: Any) -> str | None:
-        if type(value) not in (int, float) or not math.isfinite(value) or not self.least <= value <= self.most:
-            return f"expects a number from {self.least:g} to {self.most:g}"
+    def validate(self, value: Any) -> str | None:
+        if type(value) not in (int, float) or not math.isfinite(value) or not self.minimum <= value <= self.maximum:
+            return f"expects a number from {self.minimum:g} to {self.maximum:g}"
         return None
 
 
 @dataclass(frozen=True)
 class Choice(_AnyShapes):
-    """One of a few texts or booleans."""
+    """One of several strings or booleans."""
 
     values: tuple[str | bool, ...]
 
-    def problem(self, value: Any) -> str | None:
+    def validate(self, value: Any) -> str | None:
         if not any(type(value) is type(known) and value == known for known in self.values):
             return f"expects one of {', '.join(map(str, self.values))}"
         return None
@@ -82,24 +82,24 @@ FLAG = Choice((True, False))
 
 @dataclass(frozen=True)
 class Layers:
-    """A list with an entry for each layer: a width within bounds, or one of a few words for layers without tensors."""
+    """List with an entry per layer: a width within bounds, or a marker for a layer without tensors, such as "pool"."""
 
-    most: int
+    max_length: int
     width: Integer
-    words: tuple[str, ...] = ()
-    words_most: int = 0
+    markers: tuple[str, ...] = ()
+    max_markers: int = 0
 
-    def problem(self, value: Any) -> str | None:
-        expected = f"expects a list of 1 to {self.most} widths"
-        if not isinstance(value, list | tuple) or not 1 <= len(value) <= self.most:
+    def validate(self, value: Any) -> str | None:
+        expected = f"expects a list of 1 to {self.max_length} widths"
+        if not isinstance(value, list | tuple) or not 1 <= len(value) <= self.max_length:
             return expected
-        widths = [entry for entry in value if entry not in self.words]
-        if not widths or len(value) - len(widths) > self.words_most:
-            return f"{expected} and at most {self.words_most} of {', '.join(self.words)}"
-        return next((f"{reason} in its list" for entry in widths if (reason := self.width.problem(entry))), None)
+        widths = [entry for entry in value if entry not in self.markers]
+        if not widths or len(value) - len(widths) > self.max_markers:
+            return f"{expected} and at most {self.max_markers} of {', '.join(self.markers)}"
+        return next((f"{reason} in its list" for entry in widths if (reason := self.width.validate(entry))), None)
 
-    def misfit(self, value: Any, shapes: Collection[Sequence[int]]) -> str | None:
-        widths = len(value) - sum(entry in self.words for entry in value)
+    def validate_shapes(self, value: Any, shapes: Collection[Sequence[int]]) -> str | None:
+        widths = len(value) - sum(entry in self.markers for entry in value)
         return f"has {widths} layers, and there are {len(shapes)} tensors" if widths > len(shapes) else None
 
 
@@ -111,30 +111,30 @@ IMAGE_ARGUMENTS: dict[str, Argument] = {"num_classes": NUM_CLASSES, "in_channels
 VECTOR_ARGUMENTS: dict[str, Argument] = {"num_classes": NUM_CLASSES, "in_features": Integer(1, 10**8, kept=True)}
 
 
-def invalid_argument(schema: Mapping[str, Argument], arguments: Mapping[str, Any]) -> str | None:
-    """The first argument that ``schema`` does not permit, as a clause; None if there is none."""
+def validate_arguments(schema: Mapping[str, Argument], arguments: Mapping[str, Any]) -> str | None:
+    """Return a message on the first argument that ``schema`` does not permit, or None."""
     for name, value in arguments.items():
         if name not in schema:
-            return f"it takes no argument {str(name)[:100]!r} (but {', '.join(schema)})"
-        problem = schema[name].problem(value)
+            return f"unknown argument {str(name)[:100]!r}; known: {', '.join(schema)}"
+        problem = schema[name].validate(value)
         if problem:
             return f"{name} {problem}, not {_short(value)}"
     return None
 
 
-def misfitting_argument(
+def validate_argument_shapes(
     schema: Mapping[str, Argument], arguments: Mapping[str, Any], shapes: Collection[Sequence[int]]
 ) -> str | None:
-    """The first valid argument that does not belong to a network with tensors of these shapes, as a clause; else None."""
+    """Return a message on the first argument that contradicts the shapes of a network's tensors, or None."""
     for name, value in arguments.items():
-        misfit = schema[name].misfit(value, shapes)
-        if misfit:
-            return f"{name} {misfit}"
+        problem = schema[name].validate_shapes(value, shapes)
+        if problem:
+            return f"{name} {problem}"
     return None
 
 
 def _short(value: Any) -> str:
-    """A value for a message; what may be long is not printed."""
+    """Format a value for a message, shortened."""
     if type(value) is int and abs(value) >= 10**18:
         return "an integer of many digits"
     if isinstance(value, list | tuple | dict | set):

@@ -1,4 +1,4 @@
-"""DenseNet-40 for 32x32 pictures: growth 12, no bottleneck, no compression (Huang et al. 2017, arXiv 1608.06993)."""
+"""DenseNet-40 for 32x32 images: growth rate 12, no bottleneck, no compression (Huang et al. 2017, arXiv 1608.06993)."""
 
 import torch
 import torch.nn.functional as F
@@ -8,7 +8,7 @@ from common.models.resnet_cifar import init_weights
 
 
 class NormReluConv(nn.Module):
-    """Batch norm, relu, convolution: the pre-activation unit of DenseNet. (N, C_in, H, W) -> (N, C_out, H, W)."""
+    """Pre-activation unit of DenseNet: batch norm, relu, convolution. (N, C_in, H, W) -> (N, C_out, H, W)."""
 
     def __init__(self, in_channels: int, out_channels: int, kernel_size: int) -> None:
         super().__init__()
@@ -39,19 +39,20 @@ class CifarDenseNet(nn.Module):
         init_weights(self)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = dense(self.block1, self.conv1(x))
-        x = dense(self.block2, F.avg_pool2d(self.transition1(x), 2))
-        x = dense(self.block3, F.avg_pool2d(self.transition2(x), 2))
+        x = run_block(self.block1, self.conv1(x))
+        x = run_block(self.block2, F.avg_pool2d(self.transition1(x), 2))
+        x = run_block(self.block3, F.avg_pool2d(self.transition2(x), 2))
         x = F.adaptive_avg_pool2d(F.relu(self.norm(x)), 1)
         return self.linear(x.flatten(1))
 
 
 def make_block(in_channels: int, layers: int, growth: int) -> nn.ModuleList:
+    """Build a dense block of ``layers`` units with ``growth`` output channels each."""
     return nn.ModuleList(NormReluConv(in_channels + i * growth, growth, 3) for i in range(layers))
 
 
-def dense(block: nn.ModuleList, x: Tensor) -> Tensor:
-    """Each unit reads all that came before it and appends its own maps."""
+def run_block(block: nn.ModuleList, x: Tensor) -> Tensor:
+    """Run a dense block: each unit reads all previous feature maps and its output is appended to them."""
     for unit in block:
         x = torch.cat([x, unit(x)], dim=1)
     return x

@@ -1,11 +1,11 @@
-"""One wide hidden layer: the network of the interpolative-decomposition paper's first experiment (arXiv 2108.00065)."""
+"""Network with one wide hidden layer: first experiment of the interpolative-decomposition paper (arXiv 2108.00065)."""
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 
 class OneHiddenLayer(nn.Module):
-    """linear, relu, linear. (N, ...) with ``in_features`` numbers each -> (N, num_classes)."""
+    """linear, relu, linear. (N, ...) with ``in_features`` values per example -> (N, num_classes)."""
 
     def __init__(self, num_classes: int = 10, in_features: int = 784, hidden: int = 4096) -> None:
         super().__init__()

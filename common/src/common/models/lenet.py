@@ -1,11 +1,11 @@
-"""The two LeNets of the compression papers (LeCun et al. 1998; the Caffe form of LeNet-5)."""
+"""LeNet-300-100 and LeNet-5 (LeCun et al. 1998; the Caffe form of LeNet-5)."""
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 
 class LeNet300100(nn.Module):
-    """Two hidden layers of 300 and 100 units. (N, ...) with ``in_features`` numbers each -> (N, num_classes)."""
+    """Two hidden layers of 300 and 100 units. (N, ...) with ``in_features`` values per example -> (N, num_classes)."""
 
     def __init__(self, num_classes: int = 10, in_features: int = 784) -> None:
         super().__init__()
@@ -27,7 +27,7 @@ class LeNet5(nn.Module):
         self.conv2 = nn.Conv2d(20, 50, 5)
         side = ((image_size - 4) // 2 - 4) // 2
         if side < 1:
-            raise ValueError(f"image_size {image_size}: LeNet-5 needs at least 16")
+            raise ValueError(f"image_size {image_size}: must be at least 16 for LeNet-5")
         self.fc1 = nn.Linear(50 * side * side, 500)
         self.fc2 = nn.Linear(500, num_classes)
 

@@ -24,7 +24,7 @@ BLOCKS = (
 
 
 class SeparableConv(nn.Module):
-    """Depthwise 3x3, norm, relu, pointwise 1x1, norm, relu. (N, C_in, H, W) -> (N, C_out, H / stride, W / stride)."""
+    """Depthwise 3x3, BN, relu, pointwise 1x1, BN, relu. (N, C_in, H, W) -> (N, C_out, H / stride, W / stride)."""
 
     def __init__(self, in_channels: int, channels: int, stride: int) -> None:
         super().__init__()

@@ -9,11 +9,12 @@ from common.models.shortcut import PadShortcut
 
 
 def conv3x3(in_channels: int, out_channels: int, stride: int = 1) -> nn.Conv2d:
+    """Build a 3x3 convolution with padding and without bias."""
     return nn.Conv2d(in_channels, out_channels, 3, stride=stride, padding=1, bias=False)
 
 
 def make_shortcut(kind: str, in_channels: int, out_channels: int, stride: int) -> nn.Module:
-    """Identity, or for a change of shape: ``pad`` (option A), ``conv3x3`` (3x3 convolution and norm)."""
+    """Build an identity, or if the shape changes, a ``pad`` (option A) or ``conv3x3`` shortcut (convolution, batch norm)."""
     if stride == 1 and in_channels == out_channels:
         return nn.Identity()
     if kind == "pad":
@@ -40,7 +41,7 @@ class BasicBlock(nn.Module):
 
 
 class CifarResNet(nn.Module):
-    """ResNet of ``6 * blocks + 2`` layers, widths 16, 32, 64. (N, in_channels, H, W) -> (N, num_classes)."""
+    """ResNet with ``6 * blocks + 2`` layers of widths 16, 32, 64. (N, in_channels, H, W) -> (N, num_classes)."""
 
     def __init__(self, blocks: int, num_classes: int = 10, shortcut: str = "pad", in_channels: int = 3) -> None:
         super().__init__()
@@ -62,12 +63,13 @@ class CifarResNet(nn.Module):
 
 
 def make_stage(in_channels: int, channels: int, blocks: int, stride: int, shortcut: str) -> nn.Sequential:
+    """Build a stage of ``blocks`` blocks, the first of which changes width and resolution."""
     first = BasicBlock(in_channels, channels, stride, shortcut)
     return nn.Sequential(first, *(BasicBlock(channels, channels, 1, shortcut) for _ in range(blocks - 1)))
 
 
 def init_weights(model: nn.Module) -> None:
-    """He et al. 2015 (arXiv 1502.01852) for convolutions and linear layers; norms start as the identity."""
+    """Initialize convolutions and linear layers as in He et al. 2015 (arXiv 1502.01852); batch norm is the identity."""
     for module in model.modules():
         if isinstance(module, nn.Conv2d | nn.Linear):
             nn.init.kaiming_normal_(module.weight, nonlinearity="relu")

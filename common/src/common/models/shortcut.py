@@ -1,20 +1,20 @@
-"""The option-A shortcut of CIFAR ResNets (He et al. 2016, section 4.2) as a module whose channels can be cut."""
+"""Option-A shortcut of CIFAR ResNets (He et al. 2016, section 4.2) as a module whose channels can be pruned."""
 
 import torch
 from torch import Tensor, nn
 
 
 class PadShortcut(nn.Module):
-    """Every second pixel of the input, channels placed by ``source``; other output channels are zero.
+    """Shortcut that subsamples its input and places the channels by ``source``; other output channels are zero.
 
-    ``source`` is an integer buffer of shape (C_out,): for each output channel the input channel that feeds it, -1 for
-    zero. Cutting channels on either side only edits this buffer, so both streams shrink freely.
+    ``source`` is an integer buffer of shape (C_out,): the input channel that is copied to each output channel, or -1
+    for zero. Pruning channels on either side only changes this buffer, so both residual streams can be pruned freely.
 
     Shapes: (N, C_in, H, W) -> (N, C_out, ceil(H / stride), ceil(W / stride)).
     """
 
     source: Tensor
-    traced_in_channels: int  # C_in, while common.channels.trace shows it as a node
+    traced_in_channels: int  # C_in, while common.channels.trace represents the shortcut as one node
 
     def __init__(self, in_channels: int, out_channels: int, stride: int = 2) -> None:
         super().__init__()
@@ -34,8 +34,8 @@ class PadShortcut(nn.Module):
         self.source = self.source[kept.to(self.source.device)]
 
     def keep_inputs(self, kept: Tensor, in_channels: int) -> None:
-        """Keep the input channels ``kept`` out of ``in_channels``; outputs fed by a removed one become zero."""
-        new_position = torch.full((in_channels + 1,), -1, dtype=torch.int64)  # the last entry answers for source == -1
+        """Keep input channels ``kept`` out of ``in_channels``; outputs copied from a removed channel become zero."""
+        new_position = torch.full((in_channels + 1,), -1, dtype=torch.int64)  # last entry: for source == -1
         new_position[kept.cpu()] = torch.arange(len(kept))
         self.source = new_position.to(self.source.device)[self.source]
 

@@ -1,4 +1,4 @@
-"""VGG-16 for 32x32 pictures: 13 convolutions with batch norm and a 512-512-classes head (the DECORE and HRank form)."""
+"""VGG-16 for 32x32 images: 13 convolutions with batch norm and a 512-512-classes head, as in DECORE and HRank."""
 
 from collections import OrderedDict
 
@@ -12,7 +12,7 @@ VGG16 = (64, 64, POOL, 128, 128, POOL, 256, 256, 256, POOL, 512, 512, 512, POOL,
 
 
 class CifarVGG(nn.Module):
-    """(N, in_channels, 32, 32) -> (N, num_classes); ``features.conv{i}`` is numbered by its place in ``config``."""
+    """VGG; ``features.conv{i}`` is entry i of ``config``. (N, in_channels, 32, 32) -> (N, num_classes)."""
 
     def __init__(
         self,

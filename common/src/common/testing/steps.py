@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from common.data import Batch
-from common.layers import placed
+from common.layers import to_device
 from common.training.step import Hooks, Step, make_optimizer
 from common.training.train_options import TrainOptions
 
@@ -17,7 +17,7 @@ def step_and_batch(
 ) -> tuple[Step, Batch]:
     """The step of a network that is moved to the device, and random images (N, 3, 32, 32) with labels for it."""
     options = TrainOptions()
-    placed(model, device).train()
+    to_device(model, device).train()
     optimizer = make_optimizer(model, options, hooks.decays, fused=fused)
     step = Step(model, optimizer, torch.amp.GradScaler(device.type, enabled=False), options, hooks, device)
     images = torch.randn(examples, 3, 32, 32, device=device).contiguous(memory_format=torch.channels_last)

@@ -18,7 +18,7 @@ from common.data import ImageSet, batch_count
 from common.distributed import barrier, data_parallel, is_main, rank, sum_over_ranks, world_size
 from common.errors import UserError
 from common.interruption import Stopped, defer_signals, stop_requested
-from common.layers import placed
+from common.layers import to_device
 from common.measure import evaluate
 from common.training.schedule import learning_rate
 from common.training.state import SavedState
@@ -58,7 +58,7 @@ def fit(
         Stopped: At the deadline or after SIGTERM, between two epochs, after the state was saved (:mod:`common.interruption`).
     """
     hooks, device = hooks or Hooks(), torch.device(device)
-    placed(model, device, memory_format(model, device)).train()
+    to_device(model, device, memory_format(model, device)).train()
     graph, cuda = can_capture(options, hooks, device), device.type == "cuda"
     rate = torch.tensor(options.learning_rate, device=device) if graph else None
     optimizer = make_optimizer(model, options, hooks.decays, fused=cuda, rate=rate)

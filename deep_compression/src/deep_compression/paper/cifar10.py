@@ -89,9 +89,9 @@ def points(settings: Cifar10, data: DataBundle, device: torch.device) -> Iterato
 def dense_file(arch: str, weights: str, data: DataBundle, path: Path) -> Path:
     """Write the trained network as a checkpoint and return its path."""
     from common.checkpoint import save_model
-    from common.factory import named_model
+    from common.factory import model_from_name
 
-    model = named_model(arch, weights, data.num_classes, data.input_shape)
+    model = model_from_name(arch, weights, data.num_classes, data.input_shape)
     save_model(path, model, normalize=(data.mean, data.std), dataset=data.name, classes=data.classes)
     return path
 

@@ -1,4 +1,4 @@
-"""The default rule: MACs of all convolutions and linear layers, modules or functions; half of torch's FlopCounterMode."""
+"""Default rule: MACs of all convolutions and linear layers, modules or functions; half of torch's FlopCounterMode."""
 
 from collections.abc import Sequence
 
@@ -13,8 +13,8 @@ OTHER_ARITHMETIC = ("attention", "bmm", "addmv", "mv", "dot", "lstm", "gru", "rn
 
 
 def count(model: nn.Module, input_shape: Sequence[int]) -> tuple[int, tuple[str, ...]]:
-    """Return MACs, and the names of operations that multiply and accumulate but are not counted, such as attention."""
-    from torch.utils.flop_counter import FlopCounterMode  # brings Triton with it
+    """Return the MACs and the names of operations with MACs that are not counted, such as attention."""
+    from torch.utils.flop_counter import FlopCounterMode  # imports Triton
 
     counter, watcher = FlopCounterMode(display=False), _OtherArithmetic()
     with counter, watcher:
@@ -25,12 +25,12 @@ def count(model: nn.Module, input_shape: Sequence[int]) -> tuple[int, tuple[str,
 
 
 def factors(module: nn.Module) -> Factors:
-    """Factors of the same rule, exact for a network whose convolutions and linear layers are all modules."""
+    """Return the factors of this rule, exact for networks whose convolutions and linear layers are all modules."""
     return Factors()
 
 
 class _OtherArithmetic(TorchDispatchMode):
-    """Collects the names of operations that multiply and accumulate but are neither convolution nor linear layer."""
+    """Collector of operations that multiply and accumulate but are neither convolutions nor linear layers."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Rules that count each module by three numbers: for a MAC, for an element of its input, for an element of its output."""
+"""Rules defined by three factors per module: for a MAC, for an input element and for an output element."""
 
 from collections.abc import Callable, Sequence
 from math import prod
@@ -13,17 +13,17 @@ POOLS = (nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d, nn.AvgPool1d, nn.AvgPool2d, n
 
 
 class Factors(NamedTuple):
-    """Number that each MAC, each element of the input and each element of the output of a module counts."""
+    """Weights of each MAC, each input element and each output element of a module."""
 
     macs: int = 1
     inputs: int = 0
     outputs: int = 0
 
 
-def count_by(
+def rule_from_factors(
     factors: Callable[[nn.Module], Factors],
 ) -> Callable[[nn.Module, Sequence[int]], tuple[int, tuple[str, ...]]]:
-    """Make the rule that multiplies MACs and elements of every call by the module's factors, and sums."""
+    """Build the rule that sums MACs and elements of all calls, multiplied by the module's factors."""
 
     def count(model: nn.Module, input_shape: Sequence[int]) -> tuple[int, tuple[str, ...]]:
         total = 0
@@ -40,8 +40,8 @@ def has_bias(module: nn.Module) -> bool:
     return isinstance(module, LAYERS) and module.bias is not None
 
 
-def window(module: nn.Module) -> int:
-    """Number of elements k^2 in the window of a pooling module; 0 for any other module."""
+def window_size(module: nn.Module) -> int:
+    """Return the number of elements k^2 in the window of a pooling module; 0 for any other module."""
     if not isinstance(module, POOLS):
         return 0
     size = module.kernel_size

@@ -1,4 +1,4 @@
-"""Remove channels: a new, smaller network, compared with the masked one before it is handed out."""
+"""Remove channels: build a new, smaller network and compare it with the masked one."""
 
 import copy
 from collections.abc import Mapping, Sequence
@@ -7,10 +7,10 @@ from functools import reduce
 import torch
 from torch import Tensor, nn
 
-from common.channels.groups import ChannelGroup, groups_of_traces
+from common.channels.groups import ChannelGroup, groups_from_traces
 from common.channels.mask import masked
 from common.channels.resize import remove_channels
-from common.channels.select import rounded, top_channels
+from common.channels.select import round_up, top_channels
 from common.channels.trace import LayerSlice, trace
 from common.device import exact_float32
 from common.errors import UserError
@@ -22,30 +22,38 @@ TOLERANCE = 1e-5
 def keep_channels(
     model: nn.Module, example_input: Tensor, kept: Mapping[str, Sequence[int]], *, round_to: int = 1
 ) -> nn.Module:
-    """A new network that has only the channels ``kept`` of each named group; the given network is left alone.
+    """Prune a network to the given channels and return a new network; the given one is not modified.
 
-    kept: group name -> channel indices (unique, at least one); groups that are not named keep all.
-    round_to: widths are rounded up to a multiple by taking back the removed channels with the largest L1 norm.
-    Raises UserError, naming group or layer, for a kept set that does not fit, and for a cut whose outputs differ from
-    the masked network's by more than 1e-5 max(1, max|b|).
+    The outputs of the new network are compared with those of the given network with the same channels masked.
+
+    Args:
+        example_input: Batch of the shape that the network reads, e.g. (1, 3, 32, 32).
+        kept: Indices of the channels to keep (unique, at least one), by group name. Groups not listed keep all
+            channels.
+        round_to: Round widths up to a multiple of this number, by keeping those of the removed channels that have the
+            largest L1 norms.
+
+    Raises:
+        UserError: If indices are invalid (names the group or layer), or if an output differs from the masked network's
+            by more than 1e-5 max(1, max|b|), where b are the masked network's outputs.
     """
     traces = trace(model, example_input)
-    groups = {group.name: group for group in groups_of_traces(model, traces)}
+    groups = {group.name: group for group in groups_from_traces(model, traces)}
     slices = {found.name: found.slices for found in traces}
     chosen = {}
     for name, indices in kept.items():
         if name not in groups:
             raise UserError(f"no channel group {name!r}; the groups are {', '.join(groups)}")
-        chosen[name] = _checked(groups[name], indices)
+        chosen[name] = _check_indices(groups[name], indices)
         if round_to > 1:
             chosen[name] = _round_up(model, groups[name], chosen[name], round_to)
     smaller = copy.deepcopy(model)
-    _cut(smaller, {name: slices[name] for name in chosen}, chosen)
+    _remove(smaller, {name: slices[name] for name in chosen}, chosen)
     _compare(model, smaller, example_input, groups, chosen)
     return smaller
 
 
-def _checked(group: ChannelGroup, indices: Sequence[int]) -> list[int]:
+def _check_indices(group: ChannelGroup, indices: Sequence[int]) -> list[int]:
     kept = sorted(int(i) for i in indices)
     if not kept:
         raise UserError(f"{group.name}: no channel would be left; keep at least one")
@@ -58,45 +66,47 @@ def _round_up(model: nn.Module, group: ChannelGroup, kept: list[int], round_to: 
     modules = dict(model.named_modules())
     norms = reduce(torch.add, [_l1(modules[name]) for name in group.producers])
     norms[kept] = torch.inf
-    return top_channels(norms.tolist(), rounded(len(kept), round_to, group.size), conv_groups=group.conv_groups)
+    return top_channels(norms.tolist(), round_up(len(kept), round_to, group.size), conv_groups=group.conv_groups)
 
 
 def _l1(module: nn.Module) -> Tensor:
+    """L1 norm of the weights of each output channel, (C_out,)."""
     return weight_of(module).detach().abs().flatten(1).sum(1).double().cpu()
 
 
-def _cut(model: nn.Module, slices: Mapping[str, Sequence[LayerSlice]], kept: Mapping[str, list[int]]) -> None:
-    """Cut every module once per side, by positions in the whole network: no index ever refers to a half-cut one."""
+def _remove(model: nn.Module, slices: Mapping[str, Sequence[LayerSlice]], kept: Mapping[str, list[int]]) -> None:
+    """Resize each side of every module once: all positions refer to the unpruned network."""
     modules = dict(model.named_modules())
     removed: dict[tuple[str, str], set[int]] = {}
     for name, of_group in slices.items():
-        stays = set(kept[name])
+        remaining = set(kept[name])
         for part in of_group:
-            gone = {p for p, c in zip(part.positions, part.channels, strict=True) if c not in stays}
-            removed.setdefault((part.module, part.side), set()).update(gone)
-    for (name, side), gone in removed.items():
-        if gone:
-            remove_channels(name, modules[name], side, gone)
+            positions = {p for p, c in zip(part.positions, part.channels, strict=True) if c not in remaining}
+            removed.setdefault((part.module, part.side), set()).update(positions)
+    for (name, side), positions in removed.items():
+        if positions:
+            remove_channels(name, modules[name], side, positions)
 
 
 def _compare(
     model: nn.Module, smaller: nn.Module, example_input: Tensor, groups: Mapping[str, ChannelGroup], kept
 ) -> None:
-    """The design's promise: never a silently wrong network. Names the first group that breaks it."""
+    """Raise UserError if the pruned network's outputs differ from the masked network's."""
     batch = _probe(model, example_input)
     difference, allowed = _difference(model, smaller, batch, groups, kept)
-    if difference > allowed:  # rounding of a badly scaled network, or wrong? float64 tells
+    if difference > allowed:  # in float64, to distinguish rounding in a badly scaled network from an error
         difference, allowed = _difference(_double(model), _double(smaller), batch.double(), groups, kept)
     if not difference <= allowed:
         raise UserError(
-            f"cutting {', '.join(kept)} changed the outputs by {difference:.3g} against the masked network"
-            f" (allowed {allowed:.3g}): something between producer and consumer mixes channels without being listed"
+            f"pruning {', '.join(kept)}: the outputs differ by {difference:.3g} from those of the masked network"
+            f" (allowed: {allowed:.3g}): an untraced operation between producer and consumer mixes channels;"
+            " do not prune these groups"
         )
-    _refuse_stale(model, smaller, batch)
+    _check_unreached_modules(model, smaller, batch)
 
 
 def _probe(model: nn.Module, example_input: Tensor) -> Tensor:
-    """Two examples of the example input's shape, drawn from a generator of their own."""
+    """Sample two examples of the example input's shape, without using the global random state."""
     generator = torch.Generator().manual_seed(0)
     device = next(model.parameters()).device
     dtype = next(model.parameters()).dtype
@@ -105,7 +115,7 @@ def _probe(model: nn.Module, example_input: Tensor) -> Tensor:
 
 @torch.no_grad()
 def _difference(model, smaller, batch, groups, kept) -> tuple[float, float]:
-    """(largest |masked - cut|, what is allowed), in eval mode; infinite if the cut network does not run."""
+    """Return (largest |masked - pruned|, allowed difference) in eval mode; infinity if the pruned network fails."""
     masks = {}
     for name, indices in kept.items():
         masks[name] = torch.zeros(groups[name].size, device=batch.device, dtype=batch.dtype)
@@ -133,7 +143,7 @@ def _double(model: nn.Module) -> nn.Module:
 
 
 class _eval_mode:
-    """Eval mode within the context; every module's own mode is put back."""
+    """Context in eval mode, which restores the mode of every module."""
 
     def __init__(self, model: nn.Module) -> None:
         self.model = model
@@ -147,8 +157,8 @@ class _eval_mode:
             module.training = mode
 
 
-def _refuse_stale(model: nn.Module, smaller: nn.Module, batch: Tensor) -> None:
-    """Modules that only training reaches (auxiliary heads) must still fit what they read."""
+def _check_unreached_modules(model: nn.Module, smaller: nn.Module, batch: Tensor) -> None:
+    """Raise UserError if a module that runs only in training mode (an auxiliary head) no longer fits its input."""
     reached = _input_shapes(model, batch, training=False)
     unreached = [
         n for n, m in model.named_modules() if next(m.parameters(recurse=False), None) is not None and n not in reached
@@ -159,17 +169,17 @@ def _refuse_stale(model: nn.Module, smaller: nn.Module, batch: Tensor) -> None:
     stale = [name for name in unreached if before.get(name) != after.get(name)]
     if stale:
         raise UserError(
-            f"{stale[0]} is not reached in eval mode and would no longer fit after this cut; remove that module"
+            f"{stale[0]}: it does not run in eval mode, and its input would no longer fit after pruning; remove this module"
         )
 
 
 @torch.no_grad()
 def _input_shapes(model: nn.Module, batch: Tensor, training: bool) -> dict[str, tuple[int, ...]]:
-    """Channel dimension of what each module with parameters reads; ends where the network stops running."""
+    """Return the channel dimension of each parametrized module's input, up to where the network fails."""
     model = copy.deepcopy(model).train(training)
     shapes: dict[str, tuple[int, ...]] = {}
 
-    def remember(name: str):
+    def record(name: str):
         def hook(_, inputs) -> None:
             if inputs and isinstance(inputs[0], Tensor):
                 shapes[name] = tuple(inputs[0].shape[1:2])
@@ -178,7 +188,7 @@ def _input_shapes(model: nn.Module, batch: Tensor, training: bool) -> dict[str, 
 
     for name, module in model.named_modules():
         if next(module.parameters(recurse=False), None) is not None:
-            module.register_forward_pre_hook(remember(name))
+            module.register_forward_pre_hook(record(name))
     try:
         model(batch)
     except (RuntimeError, ValueError):
