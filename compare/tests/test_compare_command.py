@@ -397,7 +397,7 @@ def test_holdout_is_measured_and_not_trained_on(tmp_path, monkeypatch):
         (["--target-macs", "1.5"], "--target-macs"),
         (["--finetune-epochs", "-1"], "epochs"),
         (["--weights", "none.pth"], "no such file"),
-        (["--arch", "nothing"], "known are"),
+        (["--arch", "nothing"], "known: "),
         (["--model", "nothing:here"], "nothing"),
         (["--model", "compare_helpers:absent"], "absent"),
         (["--report-only"], "no finished result"),

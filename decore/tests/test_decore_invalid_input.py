@@ -59,7 +59,11 @@ INVALID_INPUTS = {
     "checkpoint of other classes": (PRUNE, ["--checkpoint", "{root}/ten.safetensors"], "10 classes 2"),
     "nan weights": (POLICIES, ["--weights", "{root}/nan.pth"], "conv1 finite"),
     "truncated checkpoint": (PRUNE, ["--checkpoint", "{root}/short.safetensors"], "short.safetensors"),
-    "checkpoint of another shape": (PRUNE, ["--checkpoint", "{root}/lenet.safetensors"], "lenet.safetensors read (3,"),
+    "checkpoint of another shape": (
+        PRUNE,
+        ["--checkpoint", "{root}/lenet.safetensors"],
+        "lenet.safetensors accept (3,",
+    ),
     "unknown data set": (PRUNE, ["--dataset", "cifar11"], "cifar11 cifar10"),
     "missing data set": (
         PRUNE,

@@ -134,7 +134,7 @@ EXPERIMENTS = [
     (wide, "", "--checkpoint"),
     (wide, "--checkpoint {good} --dataset digits", "two linear layers"),
     (wide, "--checkpoint nothing.safetensors", "no such file"),
-    (wide, "--checkpoint {gray} --dataset digits", "does not run on an example"),
+    (wide, "--checkpoint {gray} --dataset digits", "does not accept an example"),
     (wide, "--checkpoint {wide} --dataset digits --widths 17", "16 units"),
     (wide, "--checkpoint {wide} --dataset digits --out {file}", "is a file"),
     (missing_class, "--checkpoint {good} --without-class 10", "0 to 9"),
