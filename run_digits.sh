@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Every paper on the embedded digits: a small network is trained once, compressed with each method, and one table printed.
-# It is one seed and one target of the comparison; arguments go to `python -m compare` (-h lists them) after these.
-# Sets up what it needs in .tools/ and .venv/.
+# Run all papers on the embedded digits: train a small network, compress it with each method, and print one table.
+# This is one seed and one target of the comparison; arguments are passed on to `python -m compare` (see -h).
+# Creates its environments in .tools/ and .venv/.
 set -euo pipefail
 root=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd)
 source "$root/scripts/bootstrap.sh"

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# All tests, through tox: style, and each package in an environment of its own, as many at once as there are cores. Arguments go to tox (-e common, -- -k cost).
-# Sets up what it needs in .tools/ and .tox/.
+# Run all tests with tox: style checks, and each package in its own environment, one per core in parallel. Arguments are passed
+# on to tox (-e common, -- -k cost). Creates its environments in .tools/ and .tox/.
 set -euo pipefail
 root=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd)
 source "$root/scripts/bootstrap.sh"

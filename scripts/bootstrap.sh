@@ -1,13 +1,13 @@
-# To be sourced by the scripts of the workspace, with `root` set to its folder. From nothing but Python 3.11+ with pip:
-#   make_tools     .tools/: uv and tox at the versions of scripts/tools.txt, apart from every environment they make
-#   configure_uv   lets uv use pip's mirror, and share files between environments
-#   make_venv      .venv/: all packages, editable, at the versions of constraints.txt
-# What has not changed since the last call is left as it is, at once and without the network.
-# Variables that are heeded: PYTHON (the interpreter to use), PIP_* and pip's configuration, UV_*.
+# Sourced by the workspace's scripts, with `root` set to its folder. Requires only Python 3.11+ with pip. Functions:
+#   make_tools     create .tools/: uv and tox at the versions of scripts/tools.txt, separate from the other environments
+#   configure_uv   make uv use pip's mirror and share files between environments
+#   make_venv      create .venv/: all packages, editable, at the versions of constraints.txt
+# Environments that are up to date are reused without network access.
+# Variables used: PYTHON (the interpreter), PIP_* and pip's configuration, UV_*.
 
-_say() { printf '%s\n' "$*" >&2; }
+_log() { printf '%s\n' "$*" >&2; }
 
-_python() { # the first interpreter that is new enough
+_python() { # print the first interpreter that is recent enough
   local candidate
   for candidate in ${PYTHON:-python3 python3.14 python3.13 python3.12 python3.11 python}; do
     if "$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
@@ -15,20 +15,20 @@ _python() { # the first interpreter that is new enough
       return
     fi
   done
-  _say "error: Python 3.11 or newer is needed${PYTHON:+, and PYTHON=$PYTHON is not that}; set PYTHON=/path/to/python3"
+  _log "error: Python 3.11 or newer is required${PYTHON:+, but PYTHON=$PYTHON is older or missing}; set PYTHON=/path/to/python3"
   return 2
 }
 
-_stamp() { # _stamp FILE...: a hash of files and of the place they lie in
+_stamp() { # _stamp FILE...: print a hash of the files and of the workspace's path
   { printf '%s\n' "$root"; cat -- "$@"; } | "$root/.tools/bin/python" -c \
     'import hashlib, sys; print(hashlib.sha256(sys.stdin.buffer.read()).hexdigest())'
 }
 
-_fresh() { # _fresh FOLDER STAMP
+_fresh() { # _fresh FOLDER STAMP: whether an environment is up to date
   [ -f "$1/.stamp" ] && [ "$(cat "$1/.stamp")" = "$2" ]
 }
 
-_pip() { # the pip of the first such interpreter, or the one on PATH
+_pip() { # run the interpreter's pip, or the one on PATH
   if "$_host" -c 'import pip' 2>/dev/null; then "$_host" -m pip "$@"; else pip "$@"; fi
 }
 
@@ -36,8 +36,8 @@ make_tools() {
   local tools=$root/.tools
   _host=$(_python)
   if ! { [ -x "$tools/bin/python" ] && _fresh "$tools" "$(_stamp "$root/scripts/tools.txt")"; }; then
-    _say "setting up uv and tox in $tools"
-    # Without pip of its own, so that a Python that lacks ensurepip (Debian's) will do: its pip installs from outside.
+    _log "setting up uv and tox in $tools"
+    # Without pip, so that ensurepip (missing on Debian) is not required: the host's pip installs into the environment.
     "$_host" -m venv --clear --without-pip "$tools"
     _pip --python "$tools/bin/python" install -qq --disable-pip-version-check -r "$root/scripts/tools.txt"
     _stamp "$root/scripts/tools.txt" > "$tools/.stamp"
@@ -45,19 +45,19 @@ make_tools() {
   PATH=$tools/bin:$PATH
 }
 
-_setting() { # _setting NAME: its value in the output of `pip config list`; nothing if it is not set
+_setting() { # _setting NAME: print a value from the output of `pip config list` on standard input
   sed -n "s/^[^=]*\.$1='\(.*\)'$/\1/p" | head -n 1
 }
 
-configure_uv() { # before anything is installed
+configure_uv() { # call before installing
   local settings value
-  # uv does not read pip's configuration: a mirror in place of the default index, and its certificate, are handed on.
+  # uv does not read pip's configuration: pass on a mirror of the default index and its certificate.
   settings=$(_pip config list 2>/dev/null) || settings=
   value=$(_setting index-url <<< "$settings")
   if [ -n "$value" ] && [ -z "${UV_DEFAULT_INDEX:-}${UV_INDEX_URL:-}" ]; then export UV_DEFAULT_INDEX=$value; fi
   value=$(_setting cert <<< "$settings")
   if [ -n "$value" ] && [ -z "${SSL_CERT_FILE:-}" ]; then export SSL_CERT_FILE=$value; fi
-  # torch with CUDA is 5 GB: environments share it by hard links, which need uv's cache on the same file system.
+  # torch with CUDA is 5 GB: environments share it by hard links, which require uv's cache on the same file system.
   if [ -z "${UV_CACHE_DIR:-}" ]; then
     UV_CACHE_DIR=$("$root/.tools/bin/python" - "$(uv cache dir)" "$root" <<'PYTHON'
 import os
@@ -79,11 +79,11 @@ make_venv() {
   make_tools
   stamp=$(_stamp "$root/constraints.txt" "${projects[@]}")
   if ! { [ -x "$venv/bin/python" ] && _fresh "$venv" "$stamp"; }; then
-    _say "installing the packages in $venv (the first time about 5 GB, most of it torch)"
+    _log "installing the packages in $venv (about 5 GB the first time, mostly torch)"
     configure_uv
     uv venv --quiet --clear --python "$root/.tools/bin/python" "$venv"
     for project in "${projects[@]}"; do arguments+=(-e "$(dirname "$project")"); done
-    # Byte code now: else the first call of every command compiles torch's source.
+    # Compile byte code now, so that the first command does not have to.
     uv pip install --quiet --compile-bytecode --python "$venv/bin/python" \
       --constraint "$root/constraints.txt" --build-constraint "$root/constraints.txt" "${arguments[@]}"
     printf '%s\n' "$stamp" > "$venv/.stamp"

@@ -163,6 +163,8 @@ TEXTS: dict[str, dict[str, str]] = {
 FILES: dict[str, dict[str, str]] = {
     "deep_compression": {"-best-": "-smallest-", "-lossless-": "-validated-"},
 }
+# {key of a benchmark file (results/speed-*.json) or of one of its values: its name today}; in all packages
+BENCHMARK_KEYS = {"ratios": "values", "what": "quantity", "against": "compared_with"}
 SCRIPT = re.compile(r"(?:.*/)?(\w+\.(?:py|sh))")
 
 
@@ -232,6 +234,8 @@ def migrated(content: Any, package: str, in_options: bool = False) -> Any:
                 key = option[2:].replace("-", "_")
             if isinstance(value, str):
                 value = _value(package, option, value)
+        elif {"ratios", "medians"} <= content.keys() or {"against", "bound"} <= content.keys():
+            key = BENCHMARK_KEYS.get(key, key)
         else:
             key = KEYS[package].get(key, key)
             if isinstance(value, str):

@@ -1,8 +1,8 @@
-"""Processor seconds until a command says something, against ``import torch``: -h and mistakes, and work that needs a network.
+"""Measure the processor time until a command prints: help and option errors, and work that needs torch (compared with ``import torch``).
 
     python benchmarks/startup.py [--repeats 5] [--json results/speed-startup.json]
 
-Commands of the packages that are installed; each in a process of its own, in turns. Byte code is compiled before (first call).
+Each command runs in its own process; the commands alternate. An untimed first call compiles byte code.
 """
 
 import json
@@ -26,22 +26,25 @@ LIGHT = {
     "redundancy_graph: prune_cifar10.py -h": ("redundancy_graph", ["prune_cifar10.py", "-h"]),
     "rewarded_metapruning: search.py -h": ("rewarded_metapruning", ["search.py", "-h"]),
 }
-# Work that ends with a line about what is missing, once everything is imported.
+# Commands that fail on an unknown data set after importing torch.
 HEAVY = {
-    "common.train, unknown data": ("common", ["-m", "common.train", "--dataset", "nowhere"]),
-    "compare, unknown data": ("compare", ["-m", "compare", "--dataset", "nowhere", "--out", "/tmp/nowhere"]),
-    "decore: prune_model.py, unknown data": ("decore", ["prune_model.py", "--dataset", "nowhere"]),
-    "model_preserving_id: main.py, unknown data": ("model_preserving_id", ["main.py", "--dataset", "nowhere"]),
-    "redundancy_graph: prune_cifar10.py, unknown data": (
+    "common.train, unknown data set": ("common", ["-m", "common.train", "--dataset", "nowhere"]),
+    "compare, unknown data set": ("compare", ["-m", "compare", "--dataset", "nowhere", "--out", "/tmp/nowhere"]),
+    "decore: prune_model.py, unknown data set": ("decore", ["prune_model.py", "--dataset", "nowhere"]),
+    "model_preserving_id: main.py, unknown data set": ("model_preserving_id", ["main.py", "--dataset", "nowhere"]),
+    "redundancy_graph: prune_cifar10.py, unknown data set": (
         "redundancy_graph",
         ["prune_cifar10.py", "--dataset", "nowhere"],
     ),
-    "rewarded_metapruning: search.py, unknown data": ("rewarded_metapruning", ["search.py", "--dataset", "nowhere"]),
+    "rewarded_metapruning: search.py, unknown data set": (
+        "rewarded_metapruning",
+        ["search.py", "--dataset", "nowhere"],
+    ),
 }
 
 
 def seconds(words: list[str], folder: Path) -> float:
-    """User and system time of a process and its children."""
+    """Return the user and system time of a process and its children."""
     before = os.times()
     subprocess.run(words, cwd=folder, capture_output=True, check=False)
     after = os.times()
@@ -49,7 +52,7 @@ def seconds(words: list[str], folder: Path) -> float:
 
 
 def measure(repeats: int):
-    """Start-up: -h and mistakes in at most half a second of processor time, other commands in at most 1.25 x import torch."""
+    """Measure the start-up time: at most 0.5 s for -h and option errors, at most 1.25 x `import torch` for other commands."""
     sides = {"import torch": (ROOT, TORCH)}
     for name, (folder, words) in {**LIGHT, **HEAVY}.items():
         sides[name] = (ROOT / folder, [sys.executable, *words])
@@ -65,15 +68,19 @@ def measure(repeats: int):
     print(json.dumps({name: round(value) for name, value in medians.items()}, indent=2))
     return series, [
         BenchmarkValue(
-            f"start of `{slowest}`, the slowest of {len(LIGHT)}",
-            "nothing: processor time",
+            f"processor time of `{slowest}`, the slowest of {len(LIGHT)} commands",
+            "",
             medians[slowest] / 1000,
             0.5,
             True,
             " s",
         ),
         BenchmarkValue(
-            f"start of `{heaviest}`", "`import torch`", medians[heaviest] / medians["import torch"], 1.25, True
+            f"processor time of `{heaviest.partition(',')[0]}` until it reports an unknown data set",
+            "`import torch`",
+            medians[heaviest] / medians["import torch"],
+            1.25,
+            True,
         ),
     ]
 

@@ -1,4 +1,4 @@
-"""Files and tables of benchmarks; the README's table is the one that the result files give."""
+"""Benchmark files and tables; the README's table matches the result files."""
 
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from common.reporting.results import replace_block
 README = Path(__file__).resolve().parents[1] / "README.md"
 
 
-def test_a_ratio_is_reached_on_its_side_of_the_bound():
+def test_value_is_reached_on_correct_side_of_bound():
     assert BenchmarkValue("a", "b", 1.2, 1.1).reached and not BenchmarkValue("a", "b", 1.0, 1.1).reached
     assert (
         BenchmarkValue("a", "b", 1.0, 1.1, at_most=True).reached
@@ -24,7 +24,7 @@ def test_a_ratio_is_reached_on_its_side_of_the_bound():
     )
 
 
-def test_file_and_table(tmp_path):
+def test_written_file_appears_in_table(tmp_path):
     assert speed_table(tmp_path) == "Not measured yet."
     write_benchmark(
         tmp_path / "speed-x.json", "python x.py", "ms", {"a": [1, 3, 2]}, [BenchmarkValue("x", "y", 12.34, 10)]
@@ -33,27 +33,29 @@ def test_file_and_table(tmp_path):
     assert "| x | y | 12.3x | at least 10x | `python x.py` |" in table
 
 
-def test_a_figure_that_is_no_ratio_has_its_unit(tmp_path):
-    figure = BenchmarkValue("encoding", "the clock", 15.69, 60, at_most=True, unit=" s")
-    write_benchmark(tmp_path / "speed-x.json", "python x.py", "ms", {}, [figure])
-    assert "| encoding | the clock | 15.7 s | at most 60 s |" in speed_table(tmp_path)
+def test_absolute_value_and_percentage_have_units(tmp_path):
+    time = BenchmarkValue("encoding: time", "", 15.69, 60, at_most=True, unit=" s")
+    percentage = BenchmarkValue("saving", "dense", 0.9217, 0.85, unit="%")
+    write_benchmark(tmp_path / "speed-x.json", "python x.py", "ms", {}, [time, percentage])
+    assert "| encoding: time |  | 15.7 s | at most 60 s |" in speed_table(tmp_path)
+    assert "| saving | dense | 92.2 % | at least 85 % |" in speed_table(tmp_path)
 
 
-def test_sides_are_called_in_turn_and_once_before(capsys, tmp_path):
+def test_sides_alternate_after_warm_up(capsys, tmp_path):
     calls = []
     series = time_interleaved({"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}, 2)
     assert calls == list("ababab") and {name: len(values) for name, values in series.items()} == {"a": 2, "b": 2}
     assert speedup({"a": [1.0, 2.0, 9.0], "b": [4.0, 6.0, 5.0]}, "a", "b") == 2.5
 
     def body(repeats):
-        """What is measured."""
-        return {"ours": [1.0] * repeats}, [BenchmarkValue("x", "y", 2.0, 3.0)]
+        """Measure something."""
+        return {"a": [1.0] * repeats}, [BenchmarkValue("x", "y", 2.0, 3.0)]
 
     assert run_benchmark(body, ["--repeats", "3", "--json", str(tmp_path / "speed-x.json")]) == 0
-    assert "wanted: at least 3x): NOT REACHED" in capsys.readouterr().out
+    assert "x, compared with y: 2x (target: at least 3x): NOT REACHED" in capsys.readouterr().out
     assert "| x | y | 2x | at least 3x |" in speed_table(tmp_path)
     assert run_benchmark(body, ["--repeats", "0"]) == 2
 
 
-def test_the_readme_is_up_to_date():
+def test_readme_is_up_to_date():
     assert not replace_block(README, "common.speed", TABLES["common.speed"](), check=True)

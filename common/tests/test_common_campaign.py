@@ -1,4 +1,4 @@
-"""The campaign: plans as data, what is done by options and digests, interruptions, pieces that come back."""
+"""Campaigns: plans, finished jobs by options and digests, interruptions, collecting and merging pieces."""
 
 import json
 import os
@@ -13,12 +13,12 @@ import pytest
 import torch
 
 from common.campaign import collect as pack
-from common.campaign.command import split_options
+from common.campaign.campaign_folder import CampaignFolder, identities
+from common.campaign.command import parse_extra_options
 from common.campaign.estimate import Estimates, epoch_seconds
-from common.campaign.folder import Folder, identities
 from common.campaign.plan import chosen, find_weights, read_plan, resolve
 from common.campaign.settings import main
-from common.campaign.worker import Order, knows, with_options, without_speed_ups
+from common.campaign.worker import JobSpec, lists_option, with_options, without_speed_ups
 from common.checkpoint import INDEX, load_model, read_checkpoint, save_model, write_half
 from common.errors import UserError
 from common.models import create_model
@@ -41,7 +41,7 @@ def job(name: str, run: str, **more) -> str:
     return "[[job]]\n" + "\n".join(lines) + "\n"
 
 
-def test_a_grid_is_a_job_for_each_point(tmp_path):
+def test_grid_expands_to_one_job_per_point(tmp_path):
     text = job("d", "python x.py") + job(
         "a/{t}-{s}",
         "python x.py --t {t} --s {s} --from {d} --out {out}",
@@ -64,34 +64,34 @@ def test_a_grid_is_a_job_for_each_point(tmp_path):
         (job("a/{t}", "python x.py {t}", each={"t": 3}), "each expects a list of values"),
         (job("a", "python x.py", priority="high"), "priority expects a number"),
         (job("a", "python x.py", hours=True), "hours expects a number"),
-        (job("a", "python x.py", tags="ab"), "tags expects a list of texts"),
-        (job("a", "python x.py", keep=[1]), "keep expects a list of texts"),
-        (job("a", "python x.py") + job("a/b", "python x.py"), "would lie in that of a"),
+        (job("a", "python x.py", tags="ab"), "tags expects a list of strings"),
+        (job("a", "python x.py", keep=[1]), "keep expects a list of strings"),
+        (job("a", "python x.py") + job("a/b", "python x.py"), "is inside the folder of a"),
         ("[[job]]\nname = 'a'", "a name and a command"),
-        ("speed = 1", "unknown speed"),
-        (job("a", "python x.py", color="red"), "unknown color"),
-        (job("../a", "python x.py"), "no name of a job"),
-        (job("a", "python x.py", out="../b"), "no name of a folder"),
-        (job("a", "rm -rf /"), "a command begins with python"),
-        (job("a", "python -m"), "a command begins with python"),
+        ("speed = 1", "unknown keys speed"),
+        (job("a", "python x.py", color="red"), "unknown keys color"),
+        (job("../a", "python x.py"), "invalid job name"),
+        (job("a", "python x.py", out="../b"), "invalid folder name"),
+        (job("a", "rm -rf /"), "a command must begin with python"),
+        (job("a", "python -m"), "a command must begin with python"),
         (job("a", "python x.py 'open"), "quotation"),
-        (job("a", "python x.py") * 2, "two jobs 'a'"),
-        (job("a", "python x.py", needs=["b"]), "no such job"),
+        (job("a", "python x.py") * 2, "duplicate job name 'a'"),
+        (job("a", "python x.py", needs=["b"]), "not a job of this plan"),
         (job("a", "python x.py {b}"), "neither a value of `each` nor a job"),
-        (job("a", "python x.py", each={"t": [1]}), "belong into the name"),
-        (job("a", "python x.py", needs=["b"]) + job("b", "python x.py", needs=["a"]), "need one another"),
+        (job("a", "python x.py", each={"t": [1]}), "must contain the values of `each`"),
+        (job("a", "python x.py", needs=["b"]) + job("b", "python x.py", needs=["a"]), "circular dependency"),
         ("include = ['plan.toml']", "includes itself"),
         ("include = ['nowhere.toml']", "no such plan"),
-        ("[defaults]\nepochs = {a = 1}", "no option of a command line"),
-        ("a = [", "not a TOML file"),
+        ("[defaults]\nepochs = {a = 1}", "expected a number, a string"),
+        ("a = [", "invalid TOML"),
     ],
 )
-def test_invalid_plan_is_one_line(tmp_path, text, message):
+def test_invalid_plan_raises(tmp_path, text, message):
     with pytest.raises(UserError, match=message):
         read_plan(plan(tmp_path, text))
 
 
-def test_includes_tags_and_needs(tmp_path):
+def test_plan_includes_and_selects_jobs(tmp_path):
     (tmp_path / "paper").mkdir()
     plan(
         tmp_path / "paper",
@@ -103,11 +103,11 @@ def test_includes_tags_and_needs(tmp_path):
     assert [(j.name, j.package) for j in jobs] == [("dense", "paper"), ("p", "paper"), ("own", tmp_path.name)]
     assert [j.name for j in chosen(jobs, ["t", "u"])] == ["own"]
     assert [j.name for j in chosen(jobs, ["t"])] == ["dense", "p", "own"]
-    with pytest.raises(UserError, match="no job has the tag 'v'; there are t, u"):
+    with pytest.raises(UserError, match="--only v: no job has this tag; available: t, u"):
         chosen(jobs, ["v"])
 
 
-def test_weights_are_found_or_trained_or_named(tmp_path, monkeypatch):
+def test_missing_weights_are_trained_or_reported(tmp_path, monkeypatch):
     text = job("a", "python x.py {weights:resnet20}") + job("b", "python x.py {weights:resnet20} {weights:lenet5}")
     names = {j.name: j for j in read_plan(plan(tmp_path, text))}
     assert set(names) == {"dense/resnet20", "a", "b"}
@@ -123,16 +123,16 @@ def test_weights_are_found_or_trained_or_named(tmp_path, monkeypatch):
     assert find_weights(tmp_path, "resnet20") == tmp_path / "own" / "resnet20.safetensors"
 
 
-def test_options_go_to_commands_that_know_them(tmp_path):
+def test_options_are_added_to_commands_that_accept_them(tmp_path):
     text = "  --epochs N\n  --dataset D\n  --dataset-dir DIR\n --amp"
     assert (
-        knows(text, "--epochs")
-        and knows(text, "--dataset")
-        and not knows(text, "--data")
-        and not knows(text, "--epoch")
+        lists_option(text, "--epochs")
+        and lists_option(text, "--dataset")
+        and not lists_option(text, "--data")
+        and not lists_option(text, "--epoch")
     )
     words = ("python", "x.py", "--dataset", "cifar10", "--dataset-dir", "here", "--amp")
-    order = Order(
+    order = JobSpec(
         "a",
         words,
         ".",
@@ -142,17 +142,17 @@ def test_options_go_to_commands_that_know_them(tmp_path):
     )
     found, known = with_options(order, text)
     assert found == (*words, "--epochs", "9", "--epochs", "1") and known == ("--epochs",)
-    other = Order("a", words, ".", "log", extra=(("--dataset", ("digits",)),))
+    other = JobSpec("a", words, ".", "log", extra=(("--dataset", ("digits",)),))
     assert with_options(other, text)[0] == ("python", "x.py", "--dataset", "cifar10", "--amp", "--dataset", "digits")
     assert without_speed_ups(["x", "--amp", "--graph", "auto", "--epochs", "3", "--compile"]) == ("x", "--epochs", "3")
     (typed,) = read_plan(plan(tmp_path, job("a", "python x.py --epochs=3 --amp --rate=-1 word=1")))
-    assert typed.words == ("python", "x.py", "--epochs", "3", "--amp", "--rate=-1", "word=1")
-    assert split_options(["--a", "1", "2", "--b", "--c=3"]) == (("--a", ("1", "2")), ("--b", ()), ("--c", ("3",)))
-    with pytest.raises(UserError, match="belongs to no option"):
-        split_options(["word"])
+    assert typed.command == ("python", "x.py", "--epochs", "3", "--amp", "--rate=-1", "word=1")
+    assert parse_extra_options(["--a", "1", "2", "--b", "--c=3"]) == (("--a", ("1", "2")), ("--b", ()), ("--c", ("3",)))
+    with pytest.raises(UserError, match="does not follow an option"):
+        parse_extra_options(["word"])
 
 
-def test_done_is_decided_by_options_and_digests(tmp_path):
+def test_job_is_done_by_options_and_digests(tmp_path):
     weights = tmp_path / "data" / "weights" / "resnet20.pth"
     weights.parent.mkdir(parents=True)
     weights.write_bytes(b"1")
@@ -160,7 +160,7 @@ def test_done_is_decided_by_options_and_digests(tmp_path):
         tmp_path,
         job("a", "python x.py {weights:resnet20}") + job("b", "python x.py", needs=["a"]) + job("c", "python x.py"),
     )
-    folder = Folder(tmp_path / "out")
+    folder = CampaignFolder(tmp_path / "out")
 
     def now(*extra) -> dict[str, str]:
         return identities(read_plan(file), extra, False)
@@ -179,18 +179,18 @@ def test_done_is_decided_by_options_and_digests(tmp_path):
     assert now(("--epochs", ("1",)), ("--amp", ())) == now(("--amp", ()), ("--epochs", ("1",)))
 
 
-def test_outputs_of_other_options_are_put_aside(tmp_path):
+def test_output_of_other_options_is_moved_to_stale(tmp_path):
     (only,) = read_plan(plan(tmp_path, job("a/b", "python x.py")))
-    folder = Folder(tmp_path / "out")
+    folder = CampaignFolder(tmp_path / "out")
     for identity in ("1", "1", "2", "3"):
-        folder.ask(only, identity, shared=False)
+        folder.record_request(only, identity, shared=False)
         folder.output(only).mkdir(parents=True, exist_ok=True)
         (folder.output(only) / identity).touch()
     assert [p.name for p in folder.output(only).iterdir()] == ["3"]
     assert (tmp_path / "out/stale/a/b-0/1").exists() and (tmp_path / "out/stale/a/b-1/2").exists()
 
 
-def test_estimates_come_from_logs_then_from_the_table(tmp_path):
+def test_estimates_use_logs_then_table(tmp_path):
     text = (
         job("dense/x", "python -m common.train --arch vgg16 --epochs 10 --amp")
         + job("y", "python x.py", hours=2)
@@ -203,13 +203,13 @@ def test_estimates_come_from_logs_then_from_the_table(tmp_path):
     log.parent.mkdir()
     log.write_text("epoch,seconds\n1,100\n2,110\n")
     assert epoch_seconds(log.parent) == [100, 110] == epoch_seconds(tmp_path) and epoch_seconds(tmp_path / "none") == []
-    assert estimates.seconds_left(x, log.parent) == 8 * 105 + 60
-    estimates.learn(x, log.parent, "cpu (a processor)")
+    assert estimates.remaining_seconds(x, log.parent) == 8 * 105 + 60
+    estimates.record_speed(x, log.parent, "cpu (a processor)")
     assert Estimates(tmp_path / "speeds.json", "cpu").seconds(x) == 60 + 10 * 105
     assert Estimates(tmp_path / "speeds.json", "cpu", options=(("--epochs", ("2",)),)).seconds(x) == 60 + 2 * 105
 
 
-# --- real work
+# --- real runs
 
 
 def campaign(file: Path, out: Path, *words: str) -> subprocess.Popen:
@@ -226,8 +226,8 @@ STARTED: list[subprocess.Popen] = []
 
 
 @pytest.fixture(autouse=True)
-def nothing_is_left():
-    """A test that fails leaves no campaign behind; workers end with their parent."""
+def no_remaining_processes():
+    """Kill campaigns of failed tests; workers exit with their parent."""
     yield
     for process in STARTED:
         if process.poll() is None:
@@ -237,7 +237,7 @@ def nothing_is_left():
 
 
 def results(out: Path) -> dict[str, object]:
-    """What a campaign made, apart from times: weights as bytes, metrics without seconds, logs without their last column."""
+    """Return the results of a campaign without times: weights as bytes, metrics without seconds, logs without the last column."""
     found: dict[str, object] = {}
     for path in sorted((out / "runs").rglob("*")):
         name = str(path.relative_to(out))
@@ -251,7 +251,7 @@ def results(out: Path) -> dict[str, object]:
 
 
 def child_of(process: subprocess.Popen) -> int:
-    """The worker of a campaign that has begun a job."""
+    """Return the process id of a campaign's worker."""
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
     commands = {int(pid): Path(f"/proc/{pid}/cmdline").read_bytes() for pid in children}
     return next(pid for pid, command in commands.items() if b"spawn_main" in command)
@@ -265,8 +265,8 @@ def wait_for(what, seconds: float = 300.0) -> None:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory):
-    """A plan of two jobs and a third that fails, its folder, and what it printed."""
+def uninterrupted(tmp_path_factory):
+    """Run a plan of two jobs and a third that fails; return (plan, folder, output)."""
     root = tmp_path_factory.mktemp("campaign")
     run = TRAIN.format(epochs=8)
     text = job("one", run, keep=["model.safetensors"], priority=2) + job("two", f"{run} --checkpoint", needs=["one"])
@@ -278,8 +278,8 @@ def undisturbed(tmp_path_factory):
     return file, root / "whole", printed
 
 
-def test_failing_job_is_tried_twice_and_stops_no_other(undisturbed):
-    _, whole, printed = undisturbed
+def test_failing_job_is_retried_and_does_not_stop_others(uninterrupted):
+    _, whole, printed = uninterrupted
     assert printed.count("failed    two: error: argument --checkpoint: expected one argument") == 2
     assert "2 of 3 jobs done; failed: two: error:" in printed
     assert "1 of 3 jobs failed: two" in printed.splitlines()[-1]
@@ -288,35 +288,35 @@ def test_failing_job_is_tried_twice_and_stops_no_other(undisturbed):
     assert "$ python -m common.train --arch lenet5" in (whole / "jobs/one/log.txt").read_text()
 
 
-def test_second_call_does_nothing_but_the_failed_job(undisturbed, capsys):
-    file, whole, _ = undisturbed
+def test_second_call_runs_only_failed_job(uninterrupted, capsys):
+    file, whole, _ = uninterrupted
     before = results(whole)
     process = campaign(file, whole)
     printed, _ = process.communicate(timeout=300)
-    assert "begins    one" not in printed and "begins    two" in printed
+    assert "started   one" not in printed and "started   two" in printed
     assert results(whole) == before
     assert main(["status", str(whole)]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line.split("|")[2].strip() for line in lines[2:]] == ["done", "failed", "done"]
 
 
-def test_worker_and_parent_killed_the_results_are_the_same(undisturbed, tmp_path):
-    file, whole, _ = undisturbed
+def test_killed_worker_and_parent_resume_to_same_results(uninterrupted, tmp_path):
+    file, whole, _ = uninterrupted
     out = tmp_path / "killed"
     log = out / "runs" / "one" / "log.csv"
     process = campaign(file, out)
     wait_for(log.is_file)
     os.kill(child_of(process), signal.SIGKILL)  # the worker: the campaign starts another one, which resumes
     wait_for(lambda: "resumes" in (out / "jobs/one/log.txt").read_text() or len(epoch_seconds(log.parent)) > 2)
-    process.kill()  # the parent: its worker ends by itself
+    process.kill()  # the parent: its worker exits by itself
     process.communicate()
     left = campaign(file, out)
     printed, _ = left.communicate(timeout=300)
     assert results(out) == results(whole), printed
 
 
-def test_deadline_and_sigterm_stop_after_the_epoch_and_resume(undisturbed, tmp_path):
-    file, whole, _ = undisturbed
+def test_deadline_and_sigterm_stop_after_epoch_and_resume(uninterrupted, tmp_path):
+    file, whole, _ = uninterrupted
     out = tmp_path / "stopped"
     log = out / "runs" / "one" / "log.csv"
     process = campaign(file, out, "--nice")
@@ -324,9 +324,13 @@ def test_deadline_and_sigterm_stop_after_the_epoch_and_resume(undisturbed, tmp_p
     child = child_of(process)
     assert os.getsid(child) != os.getsid(process.pid) and os.getpriority(os.PRIO_PROCESS, child) == 19
     assert os.getpriority(os.PRIO_PROCESS, process.pid) == os.getpriority(os.PRIO_PROCESS, 0)
-    os.killpg(process.pid, signal.SIGTERM)  # reaches the workers too, which the parent then tells once more
+    os.killpg(process.pid, signal.SIGTERM)  # also reaches the workers, which then get a second signal from the parent
     printed, _ = process.communicate(timeout=120)
-    assert process.returncode == 75 and "stopped   one; it resumes" in printed and "jobs are left" in printed
+    assert (
+        process.returncode == 75
+        and "stopped   one; the next call resumes it" in printed
+        and "jobs are unfinished" in printed
+    )
     assert not (out / "jobs/one/done").exists() and (out / "runs/one/state.pt").is_file()
     minute = campaign(file, out, "--minutes", "0.001")
     printed, _ = minute.communicate(timeout=120)
@@ -336,8 +340,8 @@ def test_deadline_and_sigterm_stop_after_the_epoch_and_resume(undisturbed, tmp_p
     assert results(out) == results(whole)
 
 
-def test_pieces_bring_everything_back(undisturbed, tmp_path, capsys):
-    file, whole, _ = undisturbed
+def test_merged_pieces_restore_results(uninterrupted, tmp_path, capsys):
+    file, whole, _ = uninterrupted
     assert main(["collect", str(whole), "--to", str(tmp_path / "pieces"), "--mib", "2"]) == 0
     pieces = sorted((tmp_path / "pieces").iterdir())
     assert 1 < len(pieces) <= 8 and all(piece.stat().st_size <= 2 * 2**20 for piece in pieces)
@@ -352,21 +356,21 @@ def test_pieces_bring_everything_back(undisturbed, tmp_path, capsys):
         ).read_bytes()
     again = campaign(file, tmp_path / "there")
     printed, _ = again.communicate(timeout=120)
-    assert "begins    one" not in printed and "begins    three" not in printed  # merged jobs are done there
-    (tmp_path / "there/jobs/one/done").write_text('{"identity": "of other options"}')
+    assert "started   one" not in printed and "started   three" not in printed  # merged jobs are done
+    (tmp_path / "there/jobs/one/done").write_text('{"identity": "of different options"}')
     assert main(["merge", *map(str, pieces), "--into", str(tmp_path / "there")]) == 2
-    assert "other options" in capsys.readouterr().err
+    assert "different options" in capsys.readouterr().err
 
 
-def test_what_does_not_fit_is_named(undisturbed, tmp_path, capsys):
-    _, whole, _ = undisturbed
+def test_files_that_do_not_fit_are_reported(uninterrupted, tmp_path, capsys):
+    _, whole, _ = uninterrupted
     assert main(["collect", str(whole), "--to", str(tmp_path), "--mib", "1", "--files", "1"]) == 0
     printed = capsys.readouterr().out
     assert "left out" in printed and "runs/one/model" in printed and len(list(tmp_path.iterdir())) == 1
 
 
 @pytest.mark.parametrize("name", ["../evil", "/etc/evil", "jobs/../../evil", "other/file", "runs\\..\\evil", "evil"])
-def test_hostile_pieces_are_rejected(tmp_path, name, capsys):
+def test_hostile_piece_raises(tmp_path, name, capsys):
     with zipfile.ZipFile(tmp_path / "piece-1.zip", "w") as archive:
         archive.writestr(zipfile.ZipInfo(name), b"x")
     assert main(["merge", str(tmp_path / "piece-1.zip"), "--into", str(tmp_path / "there")]) == 2
@@ -374,51 +378,51 @@ def test_hostile_pieces_are_rejected(tmp_path, name, capsys):
 
 
 def script(folder: Path, name: str, options: str, body: str = "pass") -> None:
-    """A command that imports nothing heavy."""
+    """Write a script with these options and without heavy imports."""
     folder.mkdir(parents=True, exist_ok=True)
     lines = ["import argparse, sys", "parser = argparse.ArgumentParser()"]
     lines += [f"parser.add_argument({option!r})" for option in options.split()]
     (folder / name).write_text("\n".join([*lines, "args = parser.parse_args()", body]))
 
 
-def test_scripts_of_one_name_are_told_apart_and_unknown_options_rejected_before_any_work(tmp_path):
-    """Two packages may both have a main.py; a mistyped option leaves what is done as it is."""
+def test_scripts_with_same_name_are_distinguished_and_unknown_options_raise_early(tmp_path):
+    """Two packages may have a main.py; a mistyped option does not invalidate finished jobs."""
     for name, options in (("one", "--epochs --out"), ("two", "--out")):
         script(tmp_path / name, "main.py", options)
         plan(tmp_path / name, job(name, "python main.py --out {out}"))
     file = plan(tmp_path, 'include = ["one/plan.toml", "two/plan.toml"]')
     process = campaign(file, tmp_path / "out", "--epochs", "1")
     printed, _ = process.communicate(timeout=120)
-    assert process.returncode == 0 and "--epochs is unknown to the commands of two" in printed, printed
+    assert process.returncode == 0 and "--epochs is not an option of the commands of two" in printed, printed
     assert "--epochs 1" in (tmp_path / "out/jobs/one/done").read_text()
     without = campaign(file, tmp_path / "out")
-    printed, _ = without.communicate(timeout=120)  # for "two", which does not know --epochs, nothing has changed
-    assert "begins    one" in printed and "begins    two" not in printed
+    printed, _ = without.communicate(timeout=120)  # nothing has changed for "two", which does not accept --epochs
+    assert "started   one" in printed and "started   two" not in printed
     dry = campaign(file, tmp_path / "out", "--epochs", "1", "--penalty", "3", "--dry-run")
     printed, _ = dry.communicate(timeout=120)
-    assert dry.returncode == 2 and "no command of this plan knows --penalty" in printed
+    assert dry.returncode == 2 and "--penalty: no command of this plan accepts this option" in printed
     campaign(file, tmp_path / "out", "--epochs", "1").communicate(timeout=120)
     typo = campaign(file, tmp_path / "out", "--epochs", "1", "--penalty", "3")
     printed, _ = typo.communicate(timeout=120)
-    assert typo.returncode == 2 and "error: no command of this plan knows --penalty" in printed
-    folder = Folder(tmp_path / "out")
+    assert typo.returncode == 2 and "error: --penalty: no command of this plan accepts this option" in printed
+    folder = CampaignFolder(tmp_path / "out")
     assert all(folder.is_done(job["name"], job["identity"]) for job in folder.jobs())
 
 
-def test_a_job_whose_kept_files_were_deleted_is_made_again(tmp_path, capsys):
+def test_job_with_deleted_files_runs_again(tmp_path, capsys):
     body = "import pathlib; out = pathlib.Path(args.out); out.mkdir(parents=True); (out / 'm.bin').write_text('1')"
     script(tmp_path, "x.py", "--out", body)
     file, out = plan(tmp_path, job("a", "python x.py --out={out}", keep=["*.bin"])), tmp_path / "out"
     campaign(file, out).communicate(timeout=120)
     (out / "runs/a/m.bin").unlink()
-    (out / "runs/a/finished").touch()  # by which its command would know the run as done
-    assert main(["status", str(out)]) == 0 and "its files are missing" in capsys.readouterr().out
+    (out / "runs/a/finished").touch()  # by which its command would skip the run as finished
+    assert main(["status", str(out)]) == 0 and "kept files are missing" in capsys.readouterr().out
     printed, _ = campaign(file, out).communicate(timeout=120)
     assert "done      a" in printed and (out / "runs/a/m.bin").is_file() and (out / "stale/a-0/finished").is_file()
 
 
-def test_a_job_that_measures_time_runs_alone(tmp_path):
-    """Three of four jobs side by side; each writes when it began and ended."""
+def test_alone_job_runs_without_others(tmp_path):
+    """Run four jobs, three at a time; each writes its start and end time."""
     body = "import time, pathlib; start = time.time(); time.sleep(0.4)\n"
     body += "pathlib.Path(args.out).write_text(f'{start} {time.time()}')"
     script(tmp_path, "x.py", "--out", body)
@@ -430,16 +434,18 @@ def test_a_job_that_measures_time_runs_alone(tmp_path):
     assert all(other_end <= start or end <= other_start for other_start, other_end in times.values()), (printed, times)
 
 
-def test_message_of_sys_exit_is_kept_and_a_stopped_job_is_not_begun_again(tmp_path):
+def test_exit_message_is_kept_and_stopped_job_is_not_restarted(tmp_path):
     script(tmp_path, "says.py", "--out", "sys.exit('out of luck')")
     script(tmp_path, "stops.py", "--out", "sys.exit(75)")
     process = campaign(plan(tmp_path, job("a", "python says.py") + job("b", "python stops.py")), tmp_path / "out")
     printed, _ = process.communicate(timeout=120)
-    assert printed.count("failed    a: out of luck") == 2 and printed.count("stopped   b; it resumes") == 1, printed
+    assert (
+        printed.count("failed    a: out of luck") == 2 and printed.count("stopped   b; the next call resumes it") == 1
+    ), printed
     assert process.returncode == 75
 
 
-def test_damaged_records_are_errors_in_one_line_or_written_again(tmp_path, capsys):
+def test_damaged_record_raises_or_is_rewritten(tmp_path, capsys):
     script(tmp_path, "x.py", "--out")
     file, out = plan(tmp_path, job("a", "python x.py --out {out}")), tmp_path / "out"
     campaign(file, out).communicate(timeout=120)
@@ -454,12 +460,12 @@ def test_damaged_records_are_errors_in_one_line_or_written_again(tmp_path, capsy
     process = campaign(file, out)
     printed, _ = process.communicate(timeout=120)
     assert process.returncode == 0 and "1 of 1 jobs done" in printed, printed
-    assert (out / "stale/a-0/old").exists()  # nobody knows what it was asked for
+    assert (out / "stale/a-0/old").exists()  # because its options are unknown
 
 
-def test_merging_an_unfinished_job_puts_it_aside_and_keeps_other_jobs(tmp_path):
-    def campaign_of(root: Path, name: str, done: bool) -> Folder:
-        folder = Folder(root)
+def test_merge_moves_unfinished_job_to_stale_and_keeps_others(tmp_path):
+    def campaign_of(root: Path, name: str, done: bool) -> CampaignFolder:
+        folder = CampaignFolder(root)
         (root / "runs" / name).mkdir(parents=True)
         (root / "runs" / name / "log.csv").write_text(root.name)
         entry = {"name": name, "out": name, "package": "p", "keep": [], "needs": [], "tags": [], "identity": "1"}
@@ -486,7 +492,7 @@ def test_merging_an_unfinished_job_puts_it_aside_and_keeps_other_jobs(tmp_path):
     assert not (tmp_path / "new").exists()
 
 
-def test_half_precision_and_shards_are_read_as_float32(tmp_path):
+def test_half_precision_and_shards_load_as_float32(tmp_path):
     torch.manual_seed(0)
     model = create_model("lenet5")
     save_model(tmp_path / "m.safetensors", model, classes=list("0123456789"), extra={"note": 1})
@@ -517,7 +523,7 @@ def test_half_precision_and_shards_are_read_as_float32(tmp_path):
             load_model(files[-1])
 
 
-def test_pieces_are_filled_before_others_are_begun(tmp_path):
+def test_pieces_are_filled_before_new_ones_are_created(tmp_path):
     files = [(tmp_path / str(i)) for i in range(6)]
     for i, file in enumerate(files):
         file.write_bytes(bytes(10_000 * (i + 1)))

@@ -1,4 +1,4 @@
-"""Generated tables are up to date, and that is found out."""
+"""Generated tables are up to date, and outdated ones are detected."""
 
 import pytest
 
@@ -6,7 +6,7 @@ from common.paper.tables import TABLES
 from common.testing import check_generated_docs
 
 
-def test_pages_that_are_not_current_are_found_out(tmp_path, monkeypatch):
+def test_outdated_tables_raise(tmp_path, monkeypatch):
     source = tmp_path / "apaper" / "src" / "apaper"
     source.mkdir(parents=True)
     (source / "__init__.py").write_text('"""A paper."""\n')
@@ -22,12 +22,12 @@ def test_pages_that_are_not_current_are_found_out(tmp_path, monkeypatch):
         (root, block.format("b", "3"), r"\['b'\] are not up to date"),
         (root, "", r"{'b'}: no README shows"),
     ):
-        right = file.read_text()
+        correct = file.read_text()
         file.write_text(text)
         with pytest.raises(AssertionError, match=message):
             check_generated_docs("apaper", tables)
-        file.write_text(right)
+        file.write_text(correct)
 
 
-def test_generated_pages_are_current():
+def test_generated_tables_are_up_to_date():
     check_generated_docs("common", TABLES)

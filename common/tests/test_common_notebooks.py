@@ -1,4 +1,4 @@
-"""A notebook whose commands, imports or stored outputs are wrong is found out without a kernel, and none of it runs for long."""
+"""Invalid commands, imports and stored outputs of notebooks are detected without a kernel."""
 
 import json
 
@@ -19,7 +19,7 @@ def notebook(folder, *sources: str, **cell):
     return folder / "a.ipynb"
 
 
-def test_every_cell_runs_and_a_command_only_reads_its_options(tmp_path, monkeypatch, capsys):
+def test_cells_run_and_commands_only_parse_options(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     path = notebook(tmp_path, TRAIN, SHOW)
     assert code_cells(path) == [TRAIN, SHOW]
@@ -37,12 +37,12 @@ def test_every_cell_runs_and_a_command_only_reads_its_options(tmp_path, monkeypa
         ("words = (", SyntaxError, "never closed"),
     ],
 )
-def test_what_cannot_run_is_found_out(source, error, message, tmp_path):
+def test_invalid_cell_raises(source, error, message, tmp_path):
     with pytest.raises(error, match=message):
         options_of(notebook(tmp_path, "1 + 1", source))
 
 
 @pytest.mark.parametrize("cell", [{"outputs": [{"output_type": "stream"}]}, {"execution_count": 4}])
-def test_stored_outputs_are_refused(cell, tmp_path):
+def test_stored_outputs_raise(cell, tmp_path):
     with pytest.raises(AssertionError, match="c0"):
         code_cells(notebook(tmp_path, "1", **cell))

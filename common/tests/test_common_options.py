@@ -1,4 +1,4 @@
-"""Every command of common honors every one of its options; and how that is found out."""
+"""Every command of common uses all of its options, and check_options_honored detects unused ones."""
 
 from dataclasses import replace
 
@@ -18,7 +18,7 @@ from common.reporting import results
 from common.reporting.benchmark import run_benchmark
 from common.settings import command, flat, option, section, settings
 from common.testing import check_options_honored, command_names, write_image_folder
-from common.testing.options import watch
+from common.testing.options_honored import watch
 
 COMMANDS = {
     "Train": (
@@ -28,7 +28,7 @@ COMMANDS = {
     ),
     "Evaluate": (
         evaluate.main,
-        "--arch lenet5 --weights {weights} {data} --no-latency --json {out}/figures.json",
+        "--arch lenet5 --weights {weights} {data} --no-latency --json {out}/metrics.json",
         "--model test_common_options:tiny --checkpoint {own} {data} --no-latency",
     ),
     "Export": (
@@ -64,7 +64,7 @@ def tiny(num_classes: int = 10):
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
-    """{name in the commands above: path}."""
+    """Return {name in the commands above: path}."""
     root = tmp_path_factory.mktemp("files")
     data = write_image_folder(root / "images", classes=2, train=3, test=20)
     paths = {name: root / f"{name}.safetensors" for name in ("network", "own")} | {"weights": root / "weights.pth"}
@@ -86,14 +86,14 @@ def files(tmp_path_factory):
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_command_honors_its_options(name, files, monkeypatch):
+def test_command_uses_all_options(name, files, monkeypatch):
     monkeypatch.setattr(fetch, "fetch", lambda *arguments: [])
     main, *runs = COMMANDS[name]
     assert check_options_honored(main, [run.format(**files).split() for run in runs]) == name
 
 
-def test_campaign_honors_its_options(files, monkeypatch):
-    """Its commands in turn, on a plan of one job that a worker need not do."""
+def test_campaign_commands_use_all_options(files, monkeypatch):
+    """The commands run in sequence, on a plan of one job that no worker runs."""
 
     def finish(runner):
         runner.begin()
@@ -105,11 +105,11 @@ def test_campaign_honors_its_options(files, monkeypatch):
         assert check_options_honored(campaign, [run.format(**files).split() for run in runs]) == name
 
 
-def test_list_of_commands_is_complete():
+def test_command_list_is_complete():
     assert command_names("common") == COMMANDS.keys() | CAMPAIGN.keys()
 
 
-# ------------------------------------------------------------------------------------------------ how that is found out
+# ------------------------------------------------------------------------------------------- check_options_honored itself
 
 
 @settings
@@ -146,7 +146,7 @@ def everything(given: Build) -> None:
     _ = given.shape.area, given.size, train_options(given.training)
 
 
-def test_options_that_are_read_are_honored():
+def test_read_options_pass():
     promised = {"color": "the original code's"}
     assert check_options_honored(building(everything), [[]], promised) == "Build"
     modes = building(lambda given: everything(given) if given.size > 1 else None)
@@ -156,19 +156,19 @@ def test_options_that_are_read_are_honored():
 @pytest.mark.parametrize(
     ("body", "promised", "message"),
     [
-        (everything, {}, "nothing reads: color$"),
+        (everything, {}, "never read: color$"),
         (
             lambda given: (everything(given), flat(given), vars(given), replace(given, size=2)),
             {},
-            "nothing reads: color$",
+            "never read: color$",
         ),
         (
             lambda given: (train_options(given.training, epochs=1, gamma=0.5), given.size, given.shape.width),
             {"color": ""},
-            "nothing reads: depth, epochs, gamma$",
+            "never read: depth, epochs, gamma$",
         ),
-        (lambda given: (everything(given), given.color), {"color": ""}, "read or gone: color$"),
-        (everything, {"color": "", "colour": ""}, "read or gone: colour$"),
+        (lambda given: (everything(given), given.color), {"color": ""}, "read or removed: color$"),
+        (everything, {"color": "", "shade": ""}, "read or removed: shade$"),
         (
             lambda given: train_options(given.training),
             {"color": "", "width": "", "depth": "", "size": ""},
@@ -176,17 +176,17 @@ def test_options_that_are_read_are_honored():
         ),
     ],
 )
-def test_options_that_nothing_reads_are_named(body, promised, message):
+def test_unread_options_raise(body, promised, message):
     with pytest.raises(AssertionError, match=message):
         check_options_honored(building(body), [[]], promised)
 
 
-def test_a_run_that_fails_counts_for_nothing():
+def test_failing_run_raises():
     with pytest.raises(AssertionError, match="exit status 2"):
         check_options_honored(building(everything), [["--size", "x"]])
 
 
-def test_copies_of_watched_settings_are_watched():
+def test_copy_of_watched_settings_is_watched():
     read: set[str] = set()
     copy = replace(watch(Build(), read), size=3)
     assert read == set() and isinstance(copy, Build) and copy == replace(copy)

@@ -1,4 +1,4 @@
-"""The generated parts of README files: what is replaced, what is left alone, and what is refused."""
+"""Generated blocks of README files: replacement, checks and errors."""
 
 import sys
 import types
@@ -38,7 +38,7 @@ def tables(monkeypatch: pytest.MonkeyPatch) -> str:
     return module.__name__
 
 
-def test_markdown_table_aligns_numbers_and_escapes() -> None:
+def test_markdown_table_aligns_numbers_and_escapes_cells() -> None:
     table = markdown.markdown_table(["network", "top-1", "note"], [["a|b", "93.39", None], ["c\nd", "-", "1 of 2 x"]])
     assert table.splitlines() == [
         "| network | top-1 | note |",
@@ -48,11 +48,11 @@ def test_markdown_table_aligns_numbers_and_escapes() -> None:
     ]
 
 
-def test_markdown_table_without_rows_has_a_header() -> None:
+def test_markdown_table_without_rows_has_header() -> None:
     assert markdown.markdown_table(["a", "b"], []) == "| a | b |\n| --- | --- |\n"
 
 
-def test_markdown_table_refuses_a_ragged_row() -> None:
+def test_markdown_table_raises_for_ragged_row() -> None:
     with pytest.raises(ValueError, match="1 cells, the header has 2"):
         markdown.markdown_table(["a", "b"], [["x"]])
 
@@ -63,12 +63,12 @@ def test_replace_block_changes_only_its_block(readme: Path) -> None:
     assert results.replace_block(readme, "speed", "new") is False
 
 
-def test_check_writes_nothing(readme: Path) -> None:
+def test_replace_block_check_writes_nothing(readme: Path) -> None:
     assert results.replace_block(readme, "speed.more", "new", check=True) is True
     assert readme.read_text(encoding="utf-8") == TEXT
 
 
-def test_text_with_backslashes_is_taken_as_it_is(readme: Path) -> None:
+def test_replace_block_keeps_backslashes(readme: Path) -> None:
     results.replace_block(readme, "speed", r"a\1b \g<0>")
     assert r"a\1b \g<0>" in readme.read_text(encoding="utf-8")
 
@@ -76,20 +76,22 @@ def test_text_with_backslashes_is_taken_as_it_is(readme: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("nothing here", "is there 0 times"),
-        (TEXT + TEXT, "is there 2 times"),
-        ("<!-- results:speed:begin -->\n", "is there 0 times"),
-        ("<!-- results:speed:end -->\n<!-- results:speed:begin -->\n", "stands before"),
+        ("nothing here", "0 times, expected once"),
+        (TEXT + TEXT, "2 times, expected once"),
+        ("<!-- results:speed:begin -->\n", "0 times, expected once"),
+        ("<!-- results:speed:end -->\n<!-- results:speed:begin -->\n", "is before its begin marker"),
     ],
 )
-def test_broken_markers_are_refused(readme: Path, text: str, message: str) -> None:
+def test_invalid_markers_raise(readme: Path, text: str, message: str) -> None:
     readme.write_text(text, encoding="utf-8")
     with pytest.raises(UserError, match=message):
         results.replace_block(readme, "speed", "new")
     assert readme.read_text(encoding="utf-8") == text
 
 
-def test_command_rewrites_then_is_content(readme: Path, tables: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_command_rewrites_tables_and_check_passes(
+    readme: Path, tables: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     command = [str(readme), "--tables", tables]
     assert results.main([*command, "--check"]) == 2
     assert readme.read_text(encoding="utf-8") == TEXT
@@ -109,7 +111,7 @@ def test_command_rewrites_then_is_content(readme: Path, tables: str, capsys: pyt
         (["{readme}.missing", "--tables", "a_paper_tables"], "no such file"),
     ],
 )
-def test_command_refuses_in_one_line(
+def test_command_reports_error_in_one_line(
     readme: Path, tables: str, arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert results.main([argument.format(readme=readme) for argument in arguments]) == 2
@@ -119,38 +121,38 @@ def test_command_refuses_in_one_line(
     assert readme.read_text(encoding="utf-8") == TEXT
 
 
-def test_a_package_s_command_makes_keeps_draws_and_checks(readme: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    figures, done = {"speed": "1"}, []
+def test_tables_command_makes_adds_draws_and_checks(readme: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    values, done = {"speed": "1"}, []
 
     def count() -> None:
-        figures["speed"] = "2"
+        values["speed"] = "2"
 
-    def keep(folder: str) -> Path:
-        figures["speed.more"] = folder
+    def add(folder: str) -> Path:
+        values["speed.more"] = folder
         return Path(f"{folder}.json")
 
     def draw() -> list[Path]:
         done.append("drawn")
         return [Path("a.png")]
 
-    tables = {name: lambda name=name: figures.get(name, "none") for name in ("speed", "speed.more")}
+    tables = {name: lambda name=name: values.get(name, "none") for name in ("speed", "speed.more")}
 
     def command(*words: str) -> int:
-        make = {"--count-anew": (count, "count anew")}
-        return results.tables_command("decore", readme, tables, words, add=keep, make=make, draw=draw)
+        make = {"--recount": (count, "count again")}
+        return results.tables_command("decore", readme, tables, words, add=add, make=make, draw=draw)
 
     assert command("--check") == 2 and readme.read_text(encoding="utf-8") == TEXT and not done
     assert "speed, speed.more" in capsys.readouterr().err.replace(f" in {readme}", "")
     assert command() == 0 and done == ["drawn"] and "a.png" in capsys.readouterr().out
     assert "\n\n1\n\n" in readme.read_text(encoding="utf-8") and command("--check") == 0
-    assert command("--count-anew", "--add", "first", "runs/second") == 0
+    assert command("--recount", "--add", "first", "runs/second") == 0
     text = readme.read_text(encoding="utf-8")
     assert "\n\n2\n\n" in text and "\n\nruns/second\n\n" in text
     assert "first.json\nruns/second.json\n" in capsys.readouterr().out
-    assert results.tables_command("decore", readme, tables, ["--add", "x"]) == 2, "nothing to add runs with"
+    assert results.tables_command("decore", readme, tables, ["--add", "x"]) == 2, "no function that adds runs"
 
 
-def test_a_package_s_command_rewrites_its_tables_in_the_readme_above(readme: Path) -> None:
+def test_tables_command_rewrites_tables_of_root_readme(readme: Path) -> None:
     own = readme.parent / "decore" / "README.md"
     own.parent.mkdir()
     own.write_text("", encoding="utf-8")
@@ -159,7 +161,7 @@ def test_a_package_s_command_rewrites_its_tables_in_the_readme_above(readme: Pat
     assert readme.read_text(encoding="utf-8") == TEXT.replace("\nold\n", "\n\nnew\n\n")
 
 
-def test_padded_for_a_terminal():
+def test_padded_table_aligns_columns():
     table = markdown.pad_table(markdown.markdown_table(["name", "n"], [["a", 1], ["long name", 1000]]))
     assert table.splitlines() == [
         "| name      |    n |",

@@ -1,4 +1,4 @@
-"""Settings make the parser, config.json and the comparison of two runs."""
+"""Settings define the parser, config.json and the comparison of two runs."""
 
 import dataclasses
 import json
@@ -9,12 +9,12 @@ from common.cli import positive_int
 from common.errors import UserError
 from common.settings import (
     REQUIRED,
+    build_parser,
     command,
     flat,
-    free_names,
+    free_option_names,
     option,
     parse,
-    parser_of,
     section,
     settings,
     subcommands,
@@ -25,7 +25,7 @@ from common.settings import (
 class DataOptions:
     """Data."""
 
-    dataset: str = option("digits", "which data")
+    dataset: str = option("digits", "data set")
     workers: int = option(2, "processes", free=True, type=positive_int)
 
 
@@ -43,7 +43,7 @@ class Train:
 
     def __post_init__(self) -> None:
         if self.rate < 0:
-            raise UserError("--learning-rate is negative")
+            raise UserError("--learning-rate: must be at least 0")
 
 
 @settings
@@ -54,7 +54,7 @@ class Show:
     how: str = option("all", "how", choices=("all", "some"))
 
 
-def test_a_command_line_becomes_settings():
+def test_parse_returns_settings():
     found = parse(Train, "--out here --lr 0.5 --steps 1 2 --no-augment --dataset mnist --shape 3 2 1".split())
     assert found == Train(
         out="here", rate=0.5, steps=[1, 2], shape=[3, 2, 1], augment=False, data=DataOptions(dataset="mnist")
@@ -72,8 +72,8 @@ def test_a_command_line_becomes_settings():
         usual.rate = 1.0  # type: ignore[misc]
 
 
-def test_help_lists_sections_defaults_and_no_hidden_spelling():
-    text = parser_of(Train, "train").format_help()
+def test_help_shows_sections_and_defaults_but_no_hidden_options():
+    text = build_parser(Train, "train").format_help()
     for part in (
         "Train something.",
         "data:",
@@ -81,10 +81,11 @@ def test_help_lists_sections_defaults_and_no_hidden_spelling():
         "(default: cifar10)",
         "--no-augment",
         "(default: [3, 4])",
+        "mixed precision\n",
     ):
         assert part in text
-    assert "--lr " not in text and "--rate" not in text
-    assert "files [files ...]" in parser_of(Show).format_help()
+    assert "--lr " not in text and "--rate" not in text and "None" not in text
+    assert "files [files ...]" in build_parser(Show).format_help()
 
 
 @pytest.mark.parametrize(
@@ -92,27 +93,27 @@ def test_help_lists_sections_defaults_and_no_hidden_spelling():
     [
         ("", "the following arguments are required: --out"),
         ("--out x --steps a", "invalid int value: 'a'"),
-        ("--out x --workers 0", "0 is not at least 1"),
-        ("--out x --learning-rate -1", "--learning-rate is negative"),
+        ("--out x --workers 0", "--workers: 0 is less than 1"),
+        ("--out x --learning-rate -1", "--learning-rate: must be at least 0"),
         ("--out x --learn 1", "unrecognized arguments: --learn 1"),
         ("--out x --shape 1 2", "expected 3 arguments"),
     ],
 )
-def test_mistakes_are_one_line_with_status_2(words, message, capsys):
+def test_invalid_arguments_are_one_line_with_status_2(words, message, capsys):
     assert command(Train, print, words.split(), "train") == 2
     error = capsys.readouterr().err
     assert message in error and error.startswith("error: ") and error.count("\n") == 1
 
 
-def test_what_a_result_depends_on():
+def test_flat_identity_excludes_free_options():
     values = parse(Train, ["--out", "x", "--workers", "9"])
     everything = flat(values)
     assert set(everything) == {"out", "rate", "steps", "shape", "amp", "augment", "dataset", "workers"}
-    assert set(everything) - set(flat(values, identity=True)) == {"out", "workers"} == free_names(Train)
+    assert set(everything) - set(flat(values, identity=True)) == {"out", "workers"} == free_option_names(Train)
     assert json.loads(json.dumps(everything)) == everything
 
 
-def test_commands_under_one_name(capsys):
+def test_subcommands_run_and_print_help(capsys):
     seen = []
     table = {"train": (Train, seen.append), "show": (Show, seen.append)}
     about = {"prog": "tool", "description": "Two commands."}

@@ -1,4 +1,4 @@
-"""Commands start without torch, and names that their help lists are those that exist."""
+"""Commands start without torch, and the names listed in their help exist."""
 
 from pathlib import Path
 
@@ -16,16 +16,16 @@ def test_commands_start_without_torch():
     assert heavy_starts([*commands, ["-m", "common.campaign"]], HERE) == []
 
 
-def test_a_heavy_start_is_found(tmp_path):
+def test_heavy_start_is_reported(tmp_path):
     (tmp_path / "slow.py").write_text("import torch, sys\nsys.exit(0)\n")
     (found,) = heavy_starts([["slow.py"]], tmp_path)
     assert "slow.py -h: loads torch" in found
 
 
-def test_names_of_networks_are_those_of_the_registry():
+def test_listed_architectures_are_registered():
     assert set(ARCHITECTURE_NAMES) <= set(ARCHITECTURES)
     assert list(ARCHITECTURES)[: len(ARCHITECTURE_NAMES)] == list(ARCHITECTURE_NAMES)
 
 
-def test_usual_training_is_the_usual_recipe():
+def test_default_training_options_are_default_recipe():
     assert train_options(TrainingOptions()) == TrainOptions()

@@ -1,4 +1,4 @@
-"""The workspace itself: pins, layout, and who may import whom. Reads files only."""
+"""The workspace: pinned versions, layout, allowed imports, wheels, stored results."""
 
 import ast
 import json
@@ -26,8 +26,8 @@ PREFIX = "compression-papers-"
 PACKAGES = sorted(path.parent.name for path in ROOT.glob("[!.]*/pyproject.toml"))
 PAPERS = [name for name in PACKAGES if name not in ("common", "compare")]
 
-# What a pin may depend on, beside what this machine is: the design promises Python 3.11 and newer.
-PLACES = [
+# Environments that markers of pins may depend on: Python 3.11 and newer.
+ENVIRONMENTS = [
     {"python_version": version, "python_full_version": f"{version}.1", "sys_platform": platform}
     for version in ("3.11", "3.12", "3.13", "3.14")
     for platform in ("linux", "darwin")
@@ -39,7 +39,7 @@ def table(package: str) -> dict:
 
 
 def read_pins(path: Path) -> dict[str, list[tuple[Marker | None, Version]]]:
-    """Name -> its pins, each with the marker that says where it holds."""
+    """Return {name: pins, each with the marker of the environments that it applies to}."""
     pins: dict[str, list[tuple[Marker | None, Version]]] = {}
     for line in path.read_text(encoding="utf-8").splitlines():
         requirement = Requirement(line)
@@ -54,19 +54,19 @@ def read_pins(path: Path) -> dict[str, list[tuple[Marker | None, Version]]]:
 PINS = read_pins(ROOT / "constraints.txt")
 
 
-def pin_for(name: str, place: dict[str, str]) -> Version | None:
-    """The version pinned for `name` at a place; None if there is none. Two that differ are an error."""
-    versions = {version for marker, version in PINS.get(name, []) if marker is None or marker.evaluate(place)}
-    assert len(versions) <= 1, f"{name} has several pins at {place}: {versions}"
+def pin_for(name: str, environment: dict[str, str]) -> Version | None:
+    """Return the version of `name` that is pinned for an environment, or None. Two different versions are an error."""
+    versions = {version for marker, version in PINS.get(name, []) if marker is None or marker.evaluate(environment)}
+    assert len(versions) <= 1, f"{name} has several pins in {environment}: {versions}"
     return versions.pop() if versions else None
 
 
-def demands(package: str) -> list[Requirement]:
-    """All that a package, its extras and its build ask for, without this workspace's own packages."""
+def dependencies(package: str) -> list[Requirement]:
+    """List the third-party dependencies of a package, its extras and its build system."""
     project = table(package)
     lines = [*project["project"]["dependencies"], *project["build-system"]["requires"]]
     for name, extra in project["project"].get("optional-dependencies", {}).items():
-        lines += extra if name != "nni" else []  # pinned apart
+        lines += extra if name != "nni" else []  # pinned separately
     found = [Requirement(line) for line in lines]
     return [requirement for requirement in found if not requirement.name.startswith(PREFIX)]
 
@@ -77,7 +77,7 @@ def sources(*packages: str) -> Iterator[Path]:
 
 
 def imported(path: Path) -> set[str]:
-    """Top-level names of all modules that a file imports, anywhere in it."""
+    """Return the top-level names of all modules that a file imports."""
     names: set[str] = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"), str(path))):
         if isinstance(node, ast.Import):
@@ -88,17 +88,17 @@ def imported(path: Path) -> set[str]:
 
 
 @pytest.mark.parametrize("package", PACKAGES)
-def test_every_demand_is_pinned_and_met(package: str) -> None:
-    for requirement in demands(package):
-        for place in PLACES:
-            if requirement.marker is None or requirement.marker.evaluate({**place, "extra": ""}):
-                pin = pin_for(canonicalize_name(requirement.name), place)
-                assert pin is not None, f"{package} wants {requirement}, not in constraints.txt: bash scripts/pin.sh"
+def test_dependencies_are_pinned_and_satisfied(package: str) -> None:
+    for requirement in dependencies(package):
+        for environment in ENVIRONMENTS:
+            if requirement.marker is None or requirement.marker.evaluate({**environment, "extra": ""}):
+                pin = pin_for(canonicalize_name(requirement.name), environment)
+                assert pin is not None, f"{package} requires {requirement}, not in constraints.txt: bash scripts/pin.sh"
                 assert requirement.specifier.contains(pin, prereleases=True), f"{package}: {requirement}, pin {pin}"
 
 
-def test_what_sweeps_need_is_pinned_apart() -> None:
-    """nni wants an older filelock than tox, so it has pins of its own, which name no index either."""
+def test_nni_is_pinned_separately() -> None:
+    """nni requires an older filelock than tox."""
     pins = read_pins(ROOT / "constraints-nni.txt")
     assert "nni" in pins and "nni" not in PINS
     for line in table("common")["project"]["optional-dependencies"]["nni"]:
@@ -106,10 +106,10 @@ def test_what_sweeps_need_is_pinned_apart() -> None:
         assert all(requirement.specifier.contains(version) for _, version in pins[canonicalize_name(requirement.name)])
 
 
-def test_pins_fit_each_other() -> None:
-    """What the installed distributions demand of one another, as far as they are installed at the pinned version."""
+def test_pins_are_compatible() -> None:
+    """Check the requirements of all distributions that are installed at the pinned version."""
     here: dict[str, str] = {}
-    waiting = {(canonicalize_name(r.name), frozenset(r.extras)) for package in PACKAGES for r in demands(package)}
+    waiting = {(canonicalize_name(r.name), frozenset(r.extras)) for package in PACKAGES for r in dependencies(package)}
     seen = set(waiting)
     checked = set()
     while waiting:
@@ -127,8 +127,8 @@ def test_pins_fit_each_other() -> None:
                 continue
             child = canonicalize_name(requirement.name)
             child_pin = pin_for(child, here)
-            assert child_pin is not None, f"{name} wants {requirement}, which is not in constraints.txt"
-            assert requirement.specifier.contains(child_pin, prereleases=True), f"{name} wants {requirement}"
+            assert child_pin is not None, f"{name} requires {requirement}, which is not in constraints.txt"
+            assert requirement.specifier.contains(child_pin, prereleases=True), f"{name} requires {requirement}"
             checked.add(child)
             entry = (child, frozenset(requirement.extras))
             if entry not in seen:
@@ -138,13 +138,15 @@ def test_pins_fit_each_other() -> None:
 
 
 @pytest.mark.parametrize("package", PACKAGES)
-def test_uv_resolves_to_the_pins(package: str, tmp_path: Path) -> None:
-    """Only with what uv has in its cache: no test needs the network."""
+def test_uv_resolves_to_pins(package: str, tmp_path: Path) -> None:
+    """Uses uv's cache only, because tests do not use the network."""
     uv = shutil.which("uv")
     if uv is None:
         pytest.skip("uv is not on PATH")
-    wanted = tmp_path / "requirements.in"
-    wanted.write_text("".join(f"-e {ROOT / name}\n" for name in {"common", package}) + f"-e {ROOT / package}[test]\n")
+    requirements = tmp_path / "requirements.in"
+    requirements.write_text(
+        "".join(f"-e {ROOT / name}\n" for name in {"common", package}) + f"-e {ROOT / package}[test]\n"
+    )
     run = subprocess.run(
         [
             uv,
@@ -156,7 +158,7 @@ def test_uv_resolves_to_the_pins(package: str, tmp_path: Path) -> None:
             "-q",
             "-c",
             ROOT / "constraints.txt",
-            wanted,
+            requirements,
         ],
         capture_output=True,
         text=True,
@@ -165,7 +167,7 @@ def test_uv_resolves_to_the_pins(package: str, tmp_path: Path) -> None:
         check=False,
     )
     if run.returncode and re.search(r"offline|network|connect|cache", run.stderr):
-        pytest.skip(f"uv's cache lacks something that {package} needs, and tests do not use the network")
+        pytest.skip(f"uv's cache lacks a dependency of {package}, and tests do not use the network")
     assert run.returncode == 0, run.stderr
     lines = [line for line in run.stdout.splitlines() if line and not line.startswith(("-e", "#"))]
     assert lines
@@ -174,14 +176,14 @@ def test_uv_resolves_to_the_pins(package: str, tmp_path: Path) -> None:
         assert Version(version) == pin_for(canonicalize_name(name), {}), line
 
 
-def test_pins_hold_no_address_and_no_hash() -> None:
+def test_pins_contain_no_address_or_hash() -> None:
     for path in (ROOT / "constraints.txt", ROOT / "scripts" / "tools.txt"):
         text = path.read_text(encoding="utf-8")
         assert not re.search(r"://|--hash|--index|--find-links|^-", text, re.MULTILINE), path
         read_pins(path)
 
 
-def test_no_file_of_the_workspace_names_an_index() -> None:
+def test_files_name_no_package_index() -> None:
     files = [*ROOT.glob("*.*"), *ROOT.glob("scripts/*"), *ROOT.glob(".github/**/*"), *ROOT.glob("[!.]*/*.*")]
     for path in [
         path for path in files if path.suffix in (".toml", ".txt", ".ini", ".sh", ".yml", ".yaml", ".cff", ".md")
@@ -191,14 +193,14 @@ def test_no_file_of_the_workspace_names_an_index() -> None:
     assert not (ROOT / "uv.lock").exists() or "uv.lock" in (ROOT / ".gitignore").read_text(encoding="utf-8")
 
 
-def test_lower_bounds_of_torch_are_those_promised() -> None:
-    bounds = {r.name: r.specifier for r in demands("common")}
+def test_lower_bounds_of_torch_are_kept() -> None:
+    bounds = {r.name: r.specifier for r in dependencies("common")}
     assert bounds["torch"] == SpecifierSet(">=2.9")
     assert bounds["torchvision"] == SpecifierSet(">=0.24")
 
 
 @pytest.mark.parametrize("package", PACKAGES)
-def test_layout_of_a_package(package: str) -> None:
+def test_package_has_required_layout(package: str) -> None:
     folder, project = ROOT / package, table(package)
     assert project["project"]["name"] == PREFIX + package.replace("_", "-")
     assert project["project"]["version"] == table("common")["project"]["version"]
@@ -206,16 +208,16 @@ def test_layout_of_a_package(package: str) -> None:
     assert "pytest" in project["tool"], "one pytest table per package"
     assert (folder / "README.md").is_file()
     assert (folder / "src" / package / "__init__.py").is_file()
-    assert list(folder.glob("tests/test_*.py")), "a package without a test is an empty shell"
+    assert list(folder.glob("tests/test_*.py")), "a package requires tests"
     assert (folder / "tests" / f"test_{package}_options.py").is_file(), (
-        "commands honor their options: check_options_honored"
+        "every package tests its options with check_options_honored"
     )
     if package != "common":
         assert any(line.startswith(f"{PREFIX}common") for line in project["project"]["dependencies"])
 
 
 @pytest.mark.parametrize("paper", PAPERS)
-def test_compare_finds_every_paper(paper: str) -> None:
+def test_compare_finds_paper_by_entry_point(paper: str) -> None:
     point = table(paper)["project"]["entry-points"]["compression_papers.methods"][paper]
     module, name = point.split(":")
     path = ROOT / paper / "src" / Path(*module.split(".")).with_suffix(".py")
@@ -229,25 +231,25 @@ def test_compare_finds_every_paper(paper: str) -> None:
     assert name in assigned
 
 
-def test_no_top_level_folder_is_importable() -> None:
-    """An `__init__.py` there would shadow the installed package of the same name."""
+def test_top_level_folders_are_not_importable() -> None:
+    """An `__init__.py` would shadow the installed package of the same name."""
     assert list(ROOT.glob("[!.]*/__init__.py")) == []
 
 
-def test_names_of_test_files_are_unique() -> None:
+def test_test_file_names_are_unique() -> None:
     names = [path.name for path in ROOT.glob("[!.]*/tests/**/test_*.py")]
     assert sorted(names) == sorted(set(names))
 
 
 @pytest.mark.parametrize("paper", PAPERS)
-def test_papers_do_not_import_one_another(paper: str) -> None:
+def test_paper_imports_no_other_paper(paper: str) -> None:
     others = set(PAPERS) - {paper} | {"compare"}
     for path in sources(paper):
         assert not imported(path) & others, path
 
 
 def test_common_imports_no_paper() -> None:
-    """compare finds the papers that are installed; nobody knows them by an import."""
+    """compare finds installed papers by their entry points, not by imports."""
     for path in sources("common"):
         assert not imported(path) & {*PAPERS, "compare"}, path
 
@@ -268,7 +270,7 @@ def test_tox_runs_every_package() -> None:
     assert f"[{', '.join(environments)}]" in workflow
 
 
-def test_readme_holds_the_two_commands_and_every_package() -> None:
+def test_readme_contains_commands_and_links_packages() -> None:
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     for command in ("bash run_digits.sh", "bash run_tests.sh"):
         assert f"\n{command}\n" in text
@@ -277,14 +279,14 @@ def test_readme_holds_the_two_commands_and_every_package() -> None:
         assert f"]({package}/" in text, f"README.md has no link to {package}/"
 
 
-def test_pre_commit_has_the_pinned_ruff() -> None:
+def test_pre_commit_uses_pinned_ruff() -> None:
     text = (ROOT / ".pre-commit-config.yaml").read_text(encoding="utf-8")
     assert set(re.findall(r"ruff==([\d.]+)", text)) == {str(pin_for("ruff", {}))}
 
 
 def test_public_functions_of_common_are_annotated() -> None:
-    """mypy skips a function without annotations, so the public surface must have them."""
-    bare = []
+    """mypy skips functions without annotations, so public functions must have them."""
+    unannotated = []
     for path in (ROOT / "common" / "src").rglob("*.py"):
         for owner in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if not isinstance(owner, ast.Module | ast.ClassDef) or getattr(owner, "name", "").startswith("_"):
@@ -294,8 +296,8 @@ def test_public_functions_of_common_are_annotated() -> None:
                     arguments = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]
                     named = [a for a in arguments if a.arg not in ("self", "cls")]
                     if node.returns is None or any(a.annotation is None for a in named):
-                        bare.append(f"{path.relative_to(ROOT)}:{node.lineno} {node.name}")
-    assert bare == []
+                        unannotated.append(f"{path.relative_to(ROOT)}:{node.lineno} {node.name}")
+    assert unannotated == []
 
 
 @pytest.mark.skipif(shutil.which("bash") is None, reason="no bash")
@@ -306,7 +308,7 @@ def test_scripts_are_valid_bash() -> None:
         assert run.returncode == 0, run.stderr
 
 
-def test_weights_have_a_record_and_a_row_with_its_values():
+def test_weights_have_record_and_matching_table_row():
     text = (ROOT / "weights" / "README.md").read_text(encoding="utf-8")
     rows = {line.split("`")[1]: line for line in text.splitlines() if line.startswith("| `")}
     records = {
@@ -331,21 +333,21 @@ def test_weights_have_a_record_and_a_row_with_its_values():
 
 @pytest.fixture(scope="module")
 def wheels(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """The wheel of each package, built without network."""
-    nowhere = {**os.environ, **dict.fromkeys(("http_proxy", "https_proxy", "ALL_PROXY"), "http://127.0.0.1:9")}
+    """Build the wheel of each package without network."""
+    offline = {**os.environ, **dict.fromkeys(("http_proxy", "https_proxy", "ALL_PROXY"), "http://127.0.0.1:9")}
     found = {}
     for package in PACKAGES:
         folder = tmp_path_factory.mktemp(package)
         command = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(folder)]
-        run = subprocess.run(command, cwd=ROOT / package, env=nowhere, capture_output=True, text=True, check=False)
+        run = subprocess.run(command, cwd=ROOT / package, env=offline, capture_output=True, text=True, check=False)
         assert run.returncode == 0, run.stderr
         (found[package],) = folder.glob("*.whl")
     return found
 
 
 @pytest.mark.parametrize("package", PACKAGES)
-def test_fault_1_a_wheel_is_built_without_network_and_holds_the_entry_point(package, wheels):
-    """For a machine without network: `pip install --no-index --no-deps` of such wheels is all that `compare` needs to find methods."""
+def test_wheel_builds_offline_and_contains_entry_point(package, wheels):
+    """On a machine without network, `pip install --no-index --no-deps` of the wheels suffices for `compare` to find methods."""
     with zipfile.ZipFile(wheels[package]) as archive:
         names = archive.namelist()
         entries = [archive.read(name).decode() for name in names if name.endswith("/entry_points.txt")]
@@ -353,12 +355,12 @@ def test_fault_1_a_wheel_is_built_without_network_and_holds_the_entry_point(pack
     data = [path for kind in ("css", "js", "json", "toml") for path in source.rglob(f"*.{kind}")]
     assert {path.relative_to(source).as_posix() for path in data} <= set(names)
     assert f"{package}/__init__.py" in names and not any(name.startswith(("tests/", "benchmarks/")) for name in names)
-    wanted = table(package)["project"].get("entry-points", {}).get("compression_papers.methods", {})
-    assert all(f"{name} = {value}" in "".join(entries) for name, value in wanted.items())
+    points = table(package)["project"].get("entry-points", {}).get("compression_papers.methods", {})
+    assert all(f"{name} = {value}" in "".join(entries) for name, value in points.items())
 
 
 @pytest.mark.parametrize("package", PACKAGES)
-def test_wheel_holds_all_modules_but_those_of_paper(package, wheels):
+def test_wheel_contains_all_modules_except_paper(package, wheels):
     source = ROOT / package / "src"
     modules = {str(file.relative_to(source)) for file in source.rglob("*.py")}
     paper = {name for name in modules if name.startswith(f"{package}/paper/")}
@@ -369,7 +371,7 @@ def test_wheel_holds_all_modules_but_those_of_paper(package, wheels):
     assert not [name for name in names if "/paper/" in name]
 
 
-def test_modules_of_the_wheels_import_without_paper(wheels, tmp_path):
+def test_wheel_modules_import_without_paper(wheels, tmp_path):
     for wheel in wheels.values():
         with zipfile.ZipFile(wheel) as archive:
             archive.extractall(tmp_path)
@@ -383,7 +385,7 @@ for package in {PACKAGES}:
     assert importlib.import_module(package).__file__.startswith({str(tmp_path)!r})
     assert importlib.util.find_spec(package + ".paper") is None
 """
-    # The folder of the wheels comes before editable installs.
+    # PYTHONPATH precedes editable installs.
     environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
     run = subprocess.run(
         [sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
@@ -404,7 +406,7 @@ def module_exists(name: str) -> bool:
     return path.with_suffix(".py").is_file() or (path / "__main__.py").is_file()
 
 
-def test_migrated_modules_exist_and_old_ones_do_not(migration):
+def test_migration_maps_old_modules_to_existing_ones(migration):
     for package, renamed in migration["MODULES"].items():
         assert all(module_exists(f"{package}.{name}") for name in renamed.values())
         assert not any(module_exists(f"{package}.{name}") for name in renamed)
@@ -430,7 +432,7 @@ def test_stored_results_are_migrated(migration):
         ("decore", "echo deep_compression.choice", "echo deep_compression.choice"),
     ],
 )
-def test_migration_renames_whole_names_once(package, old, new, tmp_path, migration, capsys):
+def test_migration_renames_complete_names_once(package, old, new, tmp_path, migration, capsys):
     file = tmp_path / package / "results" / "run.json"
     file.parent.mkdir(parents=True)
     file.write_text(json.dumps({"seed": 0, "command": old}, indent=1))

@@ -42,13 +42,17 @@ def main() -> None:
     rows = [[name, f"{medians[name]:.1f}", " ".join(f"{t:.0f}" for t in times[name])] for name in sides]
     print(markdown_table(["side", "ms per step (median)", "all"], rows))
     case = f"{args.arch}, batch {args.batch_size}{', bfloat16' if args.amp else ''}"
-    against = "a plain training step"
+    against = "plain training step"
     ratios = [
-        BenchmarkValue(f"joint step, {case}", against, medians["joint"] / medians["plain"], 1.25, at_most=True),
-        BenchmarkValue(f"agents' own work, {case}", against, medians["agents"] / medians["plain"], 0.05, at_most=True),
+        BenchmarkValue(f"joint step, {case}: time", against, medians["joint"] / medians["plain"], 1.25, at_most=True),
+        BenchmarkValue(
+            f"agents alone, {case}: time", against, medians["agents"] / medians["plain"], 0.05, at_most=True
+        ),
     ]
     for ratio in ratios:
-        print(f"{ratio.what} / {ratio.against}: {ratio.value:.3f} (at most {ratio.bound:g}), {args.threads} threads")
+        print(
+            f"{ratio.quantity} / {ratio.compared_with}: {ratio.value:.3f} (at most {ratio.bound:g}), {args.threads} threads"
+        )
     if args.json:
         size = "" if args.batch_size == 64 else f" --batch-size {args.batch_size}"
         amp = " --amp" if args.amp else ""

@@ -15,8 +15,8 @@ NUMBER = 1_000_000
 CASES = {  # name: (probabilities, bound of the ratio of ANS bytes to Huffman bytes)
     "2 symbols, 97 and 3 %": ((0.97, 0.03), 0.25),
     "3 symbols, 80, 15 and 5 %": ((0.80, 0.15, 0.05), 0.80),
-    "16 symbols, one with 50 %": ((0.5, *(0.5 / 15,) * 15), 1.0),
-    "32 symbols, as 5-bit weights": (tuple(np.exp(-(((np.arange(32) - 15.5) / 6) ** 2))), 1.0),
+    "16 symbols, one with probability one half": ((0.5, *(0.5 / 15,) * 15), 1.0),
+    "32 symbols, distributed as 5-bit weights": (tuple(np.exp(-(((np.arange(32) - 15.5) / 6) ** 2))), 1.0),
 }
 
 

@@ -52,9 +52,9 @@ def body(repeats: int) -> tuple[Series, list[BenchmarkValue]]:
         BenchmarkValue(what, "dahuffman", speedup(times, "ours", "dahuffman"), 10),
         BenchmarkValue(what, "constriction", speedup(times, "ours", "constriction"), 4),
         BenchmarkValue(
-            "Huffman payload, bits", "optimal length", stream.payload_bits / optimal_bits(counts), 1, at_most=True
+            "Huffman payload: bits", "optimal length", stream.payload_bits / optimal_bits(counts), 1, at_most=True
         ),
-        BenchmarkValue("Huffman bytes, 1M symbols", "xz -9", ours / xz, 1, at_most=True),
+        BenchmarkValue("Huffman coding, 1M symbols: bytes", "xz -9", ours / xz, 1, at_most=True),
     ]
     return times, ratios
 

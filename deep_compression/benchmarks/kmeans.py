@@ -42,7 +42,8 @@ def body(repeats: int) -> tuple[Series, list[BenchmarkValue]]:
         labels, centroids = kmeans1d.cluster(few.astype(float), k)
         best = inertia(few, np.array(centroids), np.array(labels))
         worst = max(inertia(few, *kmeans_1d(few, k, init)) / best for init in inits)
-        against = f"optimum, worst of {', '.join(inits)}"
+        several = "worst of the initializations" if len(inits) > 1 else "initialization"
+        against = f"optimum; {several} {', '.join(inits)}"
         ratios.append(BenchmarkValue(f"k-means, 20k weights, k = {k}: inertia", against, worst, 1.1, at_most=True))
     return series, ratios
 

@@ -48,7 +48,7 @@ def body(repeats: int) -> tuple[Series, list[BenchmarkValue]]:
         sides = {"plain": stepper(arch, batch, shape, steps, False), "shared": stepper(arch, batch, shape, steps, True)}
         times = time_interleaved(sides, repeats)
         series |= {f"{name}, {arch}": milliseconds for name, milliseconds in times.items()}
-        what = f"step with shared weights, {arch}, batch {batch}, density 10 %: time"
+        what = f"step with shared weights, {arch}, batch {batch}, 10 % dense: time"
         ratios.append(BenchmarkValue(what, "plain step", speedup(times, "plain", "shared"), 1.3, at_most=True))
     return series, ratios
 

@@ -106,15 +106,17 @@ def _main(argv: Sequence[str] | None) -> None:
     ]
     print(markdown_table(["method", "seconds (median)", "error", "all"], shown))
     print(f"matrix of rank 300: {describe_rank_deficient()}; {torch.get_num_threads()} threads")
-    quantity = f"interpolative decomposition, {rows} x 512 to rank {RANK}{' in blocks of rows' if args.tall else ''}"
+    quantity = (
+        f"interpolative decomposition, {rows} x 512 to rank {RANK}{', in blocks of rows' if args.tall else ''}: speed"
+    )
     ratios = [BenchmarkValue(quantity, "scipy pivoted QR", medians["scipy qr"] / medians["this repository"], 3.0)]
     if not args.tall:
         times = medians["scipy interpolative"] / medians["this repository"]
         ratios.append(BenchmarkValue(quantity, "scipy.linalg.interpolative", times, 20.0))
     ratios.append(
         BenchmarkValue(
-            "error of the decomposition",
-            "error of scipy pivoted QR",
+            "interpolative decomposition: error",
+            "pivoted QR",
             errors["this repository"] / errors["scipy qr"],
             1.0 + 1e-6,
             at_most=True,
@@ -122,7 +124,7 @@ def _main(argv: Sequence[str] | None) -> None:
     )
     for ratio in ratios:
         print(
-            f"{ratio.what} against {ratio.against}: {ratio.value:.3g}x, {'reached' if ratio.reached else 'NOT reached'}"
+            f"{ratio.quantity} compared with {ratio.compared_with}: {ratio.value:.3g}x, {'reached' if ratio.reached else 'NOT reached'}"
         )
     if args.json:
         write_benchmark(args.json, "python benchmarks/decomposition.py" + " --tall" * args.tall, "s", series, ratios)

@@ -118,9 +118,11 @@ def main() -> None:
         print(f"{name:14s} median {1000 * statistics.median(series):10.2f} ms of {len(series)} runs: {values}")
     ratio = statistics.median(seconds["pairwise loop"]) / statistics.median(seconds["this repository"])
     if args.json:
-        layer = f"similarity and selection, {args.filters} filters of {args.size}x{args.size}, {args.images} images"
+        layer = (
+            f"similarity and selection, {args.filters} filters of {args.size}x{args.size}, {args.images} images: speed"
+        )
         milliseconds = {name: [1000 * value for value in series] for name, series in seconds.items()}
-        value = BenchmarkValue(layer, "pairwise loop, the same kept set", ratio, FLOOR)
+        value = BenchmarkValue(layer, "pairwise loop (same kept set)", ratio, FLOOR)
         write_benchmark(
             args.json,
             f"python benchmarks/similarity.py --images {args.images} --threads {torch.get_num_threads()}",

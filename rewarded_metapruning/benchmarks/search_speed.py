@@ -139,9 +139,9 @@ def main() -> None:
             start = time.perf_counter()
             evaluate(nev)
             seconds[name].append(time.perf_counter() - start)
-    what = f"one candidate, {args.arch}, {BATCHES * BATCH_SIZE} + {len(held)} images"
+    what = f"evaluation of a candidate, {args.arch}, {BATCHES * BATCH_SIZE} + {len(held)} images: speed"
     value = statistics.median(seconds[ORIGINAL]) / statistics.median(seconds[OURS])
-    ratios = [BenchmarkValue(what, "original code's loop, rewritten", value, FLOOR)]
+    ratios = [BenchmarkValue(what, "loop of the original code, reimplemented", value, FLOOR)]
     if not args.skip_processes:
         for _ in range(args.repeats):
             for processes, name in ((1, "one process"), (2, "two processes")):
@@ -149,8 +149,8 @@ def main() -> None:
         value = statistics.median(seconds["one process"]) / statistics.median(seconds["two processes"])
         ratios.append(
             BenchmarkValue(
-                f"{args.candidates} candidates, two processes of one thread",
-                "one process of one thread",
+                f"evaluation of {args.candidates} candidates, two single-threaded processes: speed",
+                "one process",
                 value,
                 PARALLEL_FLOOR,
             )
@@ -160,7 +160,9 @@ def main() -> None:
         print(f"{name:15s} median {1000 * statistics.median(series):8.1f} ms of {len(series)} runs: {values}")
     for ratio in ratios:
         verdict = "ok" if ratio.reached else "BELOW THE FLOOR"
-        print(f"{ratio.what} against {ratio.against}: {ratio.value:.2f}x (floor {ratio.bound:g}): {verdict}")
+        print(
+            f"{ratio.quantity} compared with {ratio.compared_with}: {ratio.value:.2f}x (floor {ratio.bound:g}): {verdict}"
+        )
     if args.json:
         milliseconds = {name: [1000 * value for value in series] for name, series in seconds.items()}
         command = "python benchmarks/search_speed.py" + (" --skip-processes" if args.skip_processes else "")

@@ -11,7 +11,7 @@ from PIL import Image, ImageChops, ImageStat
 
 from common.models import find_architecture
 from common.reporting.results import block_names
-from common.settings import parser_of
+from common.settings import build_parser
 from common.testing import check_generated_docs
 from rewarded_metapruning import plots
 from rewarded_metapruning.paper import diagrams, readme_figures, tables
@@ -52,7 +52,7 @@ def test_readme_options_exist():
     known = {
         flag
         for settings in SCRIPTS.values()
-        for action in parser_of(settings)._actions
+        for action in build_parser(settings)._actions
         for flag in action.option_strings
     }
     named = set(re.findall(r"`(--[a-z-]+)", TEXT)) | {"--nproc-per-node"}

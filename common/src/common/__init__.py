@@ -1,1 +1,1 @@
-"""Shared core of five neural-network compression papers: models, data, training, channel groups and cost."""
+"""Shared core of five neural-network compression papers: models, data, training, channel groups, cost."""

@@ -1,4 +1,4 @@
-"""What all commands share: one-line errors with status 2, groups of options, the version."""
+"""Command-line basics: one-line errors with exit status 2, the version, argument types."""
 
 import argparse
 import shlex
@@ -14,11 +14,21 @@ INVALID_INPUT = 2
 INTERRUPTED = 130
 
 
+class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
+    """Show defaults in ``-h``, except None, False and empty lists, and unless the help text explains the default."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        default, text = action.default, action.help
+        if default is None or default is False or default == [] or "(default:" in (text or ""):
+            return text
+        return super()._get_help_string(action)
+
+
 class Parser(argparse.ArgumentParser):
-    """An argument parser that shows defaults in ``-h`` and says what is wrong in one line, with exit status 2."""
+    """Argument parser that shows defaults in ``-h`` and reports errors in one line, with exit status 2."""
 
     def __init__(self, *args, package: str = "common", **kwargs) -> None:
-        kwargs.setdefault("formatter_class", argparse.ArgumentDefaultsHelpFormatter)
+        kwargs.setdefault("formatter_class", HelpFormatter)
         kwargs.setdefault("allow_abbrev", False)
         super().__init__(*args, **kwargs)
         self.add_argument("--version", action="version", version=f"%(prog)s {package_version(package)}")
@@ -28,7 +38,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def package_version(package: str) -> str:
-    """Version of one of this project's packages by its import name; 'source' when it runs uninstalled."""
+    """Return the version of a package of this project by its import name; 'source' if it is not installed."""
     try:
         return metadata.version(f"compression-papers-{package.replace('_', '-')}")
     except metadata.PackageNotFoundError:
@@ -36,57 +46,65 @@ def package_version(package: str) -> str:
 
 
 def run(body: Callable[[Sequence[str] | None], None], argv: Sequence[str] | None = None) -> int:
-    """Call ``body(argv)`` and return an exit status: 0, or 2 after one line on standard error about a mistake.
+    """Call ``body(argv)`` and return an exit status.
 
-    Programming errors are not caught: they keep their traceback. Ctrl-C gives 130; work that stopped in order to be resumed
-    (:mod:`common.interruption`) gives 75.
+    Programming errors are not caught and keep their traceback.
+
+    Returns:
+        0; 2 after invalid input, reported in one line on standard error; 75 if the work stopped to be resumed
+        (:mod:`common.interruption`); 130 after Ctrl-C.
     """
     try:
         body(argv)
     except UserError as error:
-        return _refuse(str(error))
+        return _print_error(str(error))
     except OSError as error:
         where = f" ({error.filename})" if error.filename else ""
-        return _refuse(f"{error.strerror or error}{where}")
+        return _print_error(f"{error.strerror or error}{where}")
     except MemoryError:
-        return _refuse("not enough memory; a smaller --batch-size needs less")
+        return _print_error("out of memory; reduce --batch-size")
     except Stopped as stopped:
         print(f"{stopped or 'stopped'}; the same command resumes", file=sys.stderr)
         return STOPPED
     except KeyboardInterrupt:
-        print("interrupted; the same command resumes where it was", file=sys.stderr)
+        print("interrupted; the same command resumes", file=sys.stderr)
         return INTERRUPTED
     return 0
 
 
 def command_line(prog: str, argv: Sequence[str] | None) -> str:
-    """A command as it can be typed again, for logs and result files; prog: "python main.py", argv: as ``main`` got it."""
+    """Return a command as it can be typed, for logs and result files.
+
+    Args:
+        prog: For example "python main.py".
+        argv: Arguments; ``sys.argv[1:]`` if None.
+    """
     return f"{prog} {shlex.join(sys.argv[1:] if argv is None else argv)}".rstrip()
 
 
-def _refuse(message: str) -> int:
+def _print_error(message: str) -> int:
     print(f"error: {' '.join(message.split())}", file=sys.stderr)
     return INVALID_INPUT
 
 
 def positive_int(text: str) -> int:
-    """An argparse type: an integer of at least 1."""
+    """Parse an integer of at least 1 (argparse type)."""
     value = int(text)
     if value < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not at least 1")
+        raise argparse.ArgumentTypeError(f"{text} is less than 1")
     return value
 
 
 def nonnegative_int(text: str) -> int:
-    """An argparse type: an integer of at least 0, such as a seed."""
+    """Parse an integer of at least 0 (argparse type)."""
     value = int(text)
     if value < 0:
-        raise argparse.ArgumentTypeError(f"{text} is negative")
+        raise argparse.ArgumentTypeError(f"{text} is less than 0")
     return value
 
 
 def fraction(text: str) -> float:
-    """An argparse type: a number in (0, 1]."""
+    """Parse a number in (0, 1] (argparse type)."""
     value = float(text)
     if not 0 < value <= 1:
         raise argparse.ArgumentTypeError(f"{text} is not in (0, 1]")
@@ -94,7 +112,7 @@ def fraction(text: str) -> float:
 
 
 def share(text: str) -> float:
-    """An argparse type: a number in [0, 1]."""
+    """Parse a number in [0, 1] (argparse type)."""
     value = float(text)
     if not 0 <= value <= 1:
         raise argparse.ArgumentTypeError(f"{text} is not in [0, 1]")

@@ -1,4 +1,4 @@
-"""Options that several commands share, and names that their help lists: nothing here imports torch."""
+"""Options shared by several commands, and the names listed in their help. This module does not import torch."""
 
 import dataclasses
 from collections.abc import Collection
@@ -24,7 +24,7 @@ ARCHITECTURE_NAMES = (
     "lenet5",
     "fc4096",
 )
-LATENCY_BATCHES = (1, 64)  # images at once
+LATENCY_BATCHES = (1, 64)  # images per forward pass
 LATENCY_REPEATS = 9
 SHORTCUTS = ("pad", "conv3x3")
 
@@ -33,11 +33,13 @@ SHORTCUTS = ("pad", "conv3x3")
 class NetworkOptions:
     """Network."""
 
-    arch: str | None = option(None, f"one of {', '.join(ARCHITECTURE_NAMES)}")
-    weights: str | None = option(None, "state dict to load into --arch or --model (.pth, .th, .safetensors)")
-    checkpoint: str | None = option(None, "a model.safetensors of this project: network and weights")
-    model: str | None = option(None, "PACKAGE.MODULE:FACTORY, a callable that builds your own network")
-    shortcut: str | None = option(None, "CIFAR ResNets; from the weights if given", choices=SHORTCUTS)
+    arch: str | None = option(None, f"architecture: {', '.join(ARCHITECTURE_NAMES)}")
+    weights: str | None = option(None, "trained weights for --arch or --model: state dict (.pth, .th, .safetensors)")
+    checkpoint: str | None = option(None, "trained network saved by this project (model.safetensors)")
+    model: str | None = option(None, "function that builds your own network, as PACKAGE.MODULE:FACTORY")
+    shortcut: str | None = option(
+        None, "shortcut of CIFAR ResNets (default: detected from the weights)", choices=SHORTCUTS
+    )
 
 
 @settings
@@ -46,27 +48,32 @@ class DataOptions:
 
     dataset: str = option(
         "digits",
-        "digits, mnist, fashion-mnist, cifar10, cifar100, imagenet or folder:PATH (PATH/train and PATH/val or PATH/test)",
+        "data set: digits, mnist, fashion-mnist, cifar10, cifar100, imagenet or folder:PATH, "
+        "an image folder with PATH/train and PATH/val or PATH/test",
     )
-    dataset_dir: str | None = option(None, "folder of the data set; digits needs none")
-    normalize: str | None = option(None, "imagenet or cifar10: mean and deviation other than the data set's")
-    workers: int = option(2, "processes that read pictures which do not fit in memory", type=nonnegative_int, free=True)
+    dataset_dir: str | None = option(None, "folder of the data set; not required for digits")
+    normalize: str | None = option(
+        None, "mean and standard deviation for normalization: imagenet or cifar10 (default: the data set's own)"
+    )
+    workers: int = option(
+        2, "number of processes that load images of data sets too large for memory", type=nonnegative_int, free=True
+    )
 
 
 @settings
 class RunOptions:
-    """Run."""
+    """Hardware."""
 
-    device: str = option("auto", "auto, cpu, cuda or cuda:N", free=True)
-    threads: int | None = option(None, "threads on the CPU; torch's choice if not given", free=True)
+    device: str = option("auto", "device: auto, cpu, cuda or cuda:N", free=True)
+    threads: int | None = option(None, "number of CPU threads (default: chosen by torch)", free=True)
 
 
 @settings
 class RepeatOptions:
-    """Repeat."""
+    """Reproducibility."""
 
-    seed: int = option(0, "seed of everything that is drawn", type=nonnegative_int)
-    force: bool = option(False, "start anew in a run folder that holds another run", free=True)
+    seed: int = option(0, "random seed", type=nonnegative_int)
+    force: bool = option(False, "overwrite a run folder that contains a different run", free=True)
 
 
 @settings
@@ -74,7 +81,7 @@ class PrecisionOptions:
     """Precision."""
 
     amp: bool = option(False, "automatic mixed precision (bfloat16)")
-    compile: bool = option(False, "torch.compile the training step")
+    compile: bool = option(False, "compile the training step with torch.compile")
 
 
 @settings
@@ -82,44 +89,46 @@ class TrainingOptions:
     """Training."""
 
     epochs: int = option(10, "number of epochs")
-    batch_size: int = option(128, "pictures per step, all processes together", type=positive_int)
+    batch_size: int = option(128, "number of images per step, summed over all processes", type=positive_int)
     learning_rate: float = option(0.1, "initial learning rate")
-    momentum: float = option(0.9, "momentum of SGD")
+    momentum: float = option(0.9, "SGD momentum")
     weight_decay: float = option(5e-4, "weight decay")
-    nesterov: bool = option(False, "Nesterov momentum")
+    nesterov: bool = option(False, "use Nesterov momentum")
     optimizer: str = option("sgd", "optimizer", choices=OPTIMIZERS)
-    schedule: str = option("cosine", "course of the learning rate", choices=SCHEDULES)
-    milestones: list[int] = option([], "epochs of multi-step")
-    step_size: int = option(30, "epochs between drops of step", type=positive_int)
-    gamma: float = option(0.1, "factor of a drop")
-    warmup_epochs: float = option(0.0, "epochs of linear warm-up")
-    label_smoothing: float = option(0.0, "label smoothing")
-    sync_batch_norm: bool = option(False, "batch norm over all processes (CUDA)")
+    schedule: str = option("cosine", "learning-rate schedule", choices=SCHEDULES)
+    milestones: list[int] = option([], "epochs at which the multi-step schedule reduces the learning rate")
+    step_size: int = option(30, "epochs between reductions of the step schedule", type=positive_int)
+    gamma: float = option(0.1, "factor by which the step and multi-step schedules reduce the learning rate")
+    warmup_epochs: float = option(0.0, "number of linear warm-up epochs")
+    label_smoothing: float = option(0.0, "label smoothing, in [0, 1)")
+    sync_batch_norm: bool = option(False, "synchronize batch norm over all processes (CUDA)")
 
 
 @settings
 class RunningOptions:
-    """Running."""
+    """Execution."""
 
     evaluate_every: int = option(
         1,
-        "evaluate the test set after every N-th epoch, for the log; after the last one always",
+        "evaluate on the test set every N epochs and after the last one, for the log",
         type=positive_int,
         metavar="N",
         free=True,
     )
     keep_every: float | None = option(
         None,
-        "write the state for resuming at most this often; after every epoch on a CPU, else every 60 seconds",
+        "minimum time between two saved training states (default: every epoch on a CPU, 60 s on a GPU)",
         metavar="SECONDS",
         free=True,
     )
-    deterministic: bool = option(False, "on CUDA: resume bit-identical, more slowly", free=True)
-    graph: str = option("off", "on CUDA: replay the step as a CUDA graph", choices=GRAPHS, free=True)
+    deterministic: bool = option(
+        False, "use deterministic CUDA algorithms, so that resuming is bit-identical; slower", free=True
+    )
+    graph: str = option("off", "run the training step as a CUDA graph", choices=GRAPHS, free=True)
 
 
 def train_options(*sections: Any, **overrides: Any) -> TrainOptions:
-    """The recipe that these sections give; names that none of them has keep their usual values."""
+    """Create a training recipe from sections of options; values missing in all of them keep their defaults."""
     given = training_values(*sections, without=overrides) | overrides
     if "milestones" in given:
         given["milestones"] = tuple(given["milestones"])
@@ -127,7 +136,7 @@ def train_options(*sections: Any, **overrides: Any) -> TrainOptions:
 
 
 def training_values(*sections: Any, without: Collection[str] = ()) -> dict[str, Any]:
-    """{name: value} of the options in these sections that a recipe has, except those of ``without``."""
+    """Return {name: value} of the options in these sections that belong to a recipe, except those in ``without``."""
     names = {field.name for field in dataclasses.fields(TrainOptions)} - set(without)
     return {
         field.name: getattr(values, field.name)

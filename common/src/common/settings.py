@@ -1,17 +1,17 @@
-"""Settings are dataclasses: the parser, ``-h``, config.json and the comparison of two runs are made from them.
+"""Define command-line options as dataclasses, from which the parser, ``-h`` and config.json are generated.
 
     @settings
     class Evaluate:
-        "Accuracy and cost of a network."                                     # what -h says of the command
+        "Evaluate accuracy and cost of a network."                            # the description in -h
         checkpoint: str = option(REQUIRED, "file of the network")             # --checkpoint
         batch_size: int = option(250, "images per step", type=positive_int)   # --batch-size
-        data: Data = section(Data, dataset="cifar10")                         # the options of another dataclass
+        data: DataOptions = section(DataOptions, dataset="cifar10")           # the options of another dataclass
 
     def main(argv=None) -> int:
         return command(Evaluate, evaluate, argv, prog="python -m common.evaluate")
 
-This module and every one that holds settings import the standard library only: ``-h`` and a mistake cost no second. What a
-command does imports what it needs.
+This module, and every module that defines settings, imports the standard library only, so that ``-h`` and invalid options
+return at once. Heavy imports belong in the function that runs the command.
 """
 
 import argparse
@@ -25,21 +25,22 @@ from typing import Any, TypeVar, dataclass_transform
 from common import cli
 from common.errors import UserError
 
-REQUIRED: Any = ...  # the default of an option that has to be given
+REQUIRED: Any = ...  # default of an option that must be given
 T = TypeVar("T")
 
 
 def option(
     default: Any, help: str, *names: str, hidden: Sequence[str] = (), free: bool = False, **argument: Any
 ) -> Any:
-    """A field and its option.
+    """Define a field and its command-line option.
 
     Args:
-        default: Its value if it is not given; ``REQUIRED`` if it has to be.
-        names: Its spellings, ``--field-name`` if there are none; one without dashes is a positional argument.
-        hidden: Spellings that work and are not listed by ``-h``.
-        free: Whether it may differ when a run is resumed: no result depends on it.
-        argument: ``type``, ``choices``, ``nargs``, ``metavar``, ``action`` as ``add_argument`` takes them.
+        default: Default value; ``REQUIRED`` if the option must be given.
+        help: Text for ``-h``.
+        names: Option strings (default: ``--field-name``); a name without dashes is a positional argument.
+        hidden: Further option strings, not listed in ``-h``.
+        free: Whether the value may differ when a run is resumed, because results do not depend on it.
+        argument: ``type``, ``choices``, ``nargs``, ``metavar`` or ``action`` of ``add_argument``.
     """
     made = (
         {"default_factory": lambda: type(default)(default)}
@@ -50,39 +51,42 @@ def option(
 
 
 def section(cls: type, title: str | None = None, **defaults: Any) -> Any:
-    """A field that holds the settings of another dataclass, with a command's own defaults.
+    """Define a field that holds the settings of another dataclass.
 
-    title: what ``-h`` calls the group; the class's docstring if not given.
+    Args:
+        cls: The settings class.
+        title: Group title in ``-h`` (default: the docstring of ``cls``).
+        defaults: Defaults that differ from those of ``cls``.
     """
     return dataclasses.field(default_factory=lambda: cls(**defaults), metadata={"section": title})
 
 
 @dataclass_transform(frozen_default=True, kw_only_default=True)
 def settings(cls: type[T]) -> type[T]:
-    """Make a class of options a frozen dataclass."""
-    # Now, since a command's module may be run under a name by which nobody finds it again.
+    """Turn a class of options into a frozen dataclass (decorator)."""
+    # Resolved now, because a module that is run as __main__ cannot be found by its name later.
     found = typing.get_type_hints(cls, sys._getframe(1).f_globals)
     made = dataclasses.dataclass(frozen=True, kw_only=True)(cls)
     made.__option_types__ = found  # type: ignore[attr-defined]
     return made
 
 
-def parser_of(
+def build_parser(
     cls: type, prog: str | None = None, package: str = "common", defaults: Mapping[str, Any] | None = None
 ) -> cli.Parser:
-    """The parser of a class of settings. defaults: other ones than those of the class, by the option's field name."""
+    """Build the parser of a settings class. defaults: {field name: default that differs from the class}."""
     parser = cli.Parser(prog=prog, package=package, description=cls.__doc__)
     add_options(parser, cls, defaults)
     return parser
 
 
 def add_options(parser: argparse.ArgumentParser, cls: type, defaults: Mapping[str, Any] | None = None) -> None:
-    """The options of a class of settings for a parser that exists, such as that of a sub-command."""
+    """Add the options of a settings class to an existing parser, for example a subparser."""
     _add_all(parser, parser, cls, None, defaults or {})
 
 
 def _add_all(parser: argparse.ArgumentParser, place: Any, cls: type, values: Any, defaults: Mapping[str, Any]) -> None:
-    """values: a section's own defaults; None: those of the class, which need not make settings that are possible."""
+    """Add options recursively. values: defaults of a section; None: those of the class, which need not be valid."""
     hints = cls.__option_types__  # type: ignore[attr-defined]
     for field in dataclasses.fields(cls):
         value = _default(field) if values is None else getattr(values, field.name)
@@ -120,7 +124,7 @@ def _add(place: Any, field: dataclasses.Field, hint: Any, default: Any) -> None:
 
 
 def _kind(hint: Any) -> tuple[Any, bool]:
-    """The type of an option's value, and whether there are several: ``list[int] | None`` gives int, True."""
+    """Return the value type of an annotation and whether it is a list: ``list[int] | None`` gives (int, True)."""
     if typing.get_origin(hint) in (typing.Union, types.UnionType):
         hint = next(inner for inner in typing.get_args(hint) if inner is not type(None))
     if typing.get_origin(hint) in (list, tuple):
@@ -135,12 +139,12 @@ def parse(
     package: str = "common",
     defaults: Mapping[str, Any] | None = None,
 ) -> T:
-    """The settings that a command line gives. Raises UserError for a mistake, also one that ``__post_init__`` rejects."""
-    return build(cls, vars(parser_of(cls, prog, package, defaults).parse_args(argv)))
+    """Parse a command line. Raises UserError for invalid arguments, including values that ``__post_init__`` rejects."""
+    return build(cls, vars(build_parser(cls, prog, package, defaults).parse_args(argv)))
 
 
 def build(cls: type[T], words: Mapping[str, Any]) -> T:
-    """Settings from the values of their options by name; those of sections are among them."""
+    """Create settings from {option name: value}, which includes the options of sections."""
     hints, values = cls.__option_types__, {}  # type: ignore[attr-defined]
     for field in dataclasses.fields(cls):  # type: ignore[arg-type]
         if "section" in field.metadata:
@@ -151,10 +155,10 @@ def build(cls: type[T], words: Mapping[str, Any]) -> T:
 
 
 def flat(values: Any, identity: bool = False) -> dict[str, Any]:
-    """All settings by name, for config.json; identity: those alone that a result depends on."""
+    """Return {option name: value} including sections, for config.json. identity: only options that results depend on."""
     found: dict[str, Any] = {}
     for field in dataclasses.fields(values):
-        value = vars(values)[field.name]  # not getattr: writing an option down is not honoring it (common.testing)
+        value = vars(values)[field.name]  # not getattr, which common.testing counts as using the option
         if "section" in field.metadata:
             found |= flat(value, identity)
         elif not (identity and field.metadata.get("free")):
@@ -162,12 +166,12 @@ def flat(values: Any, identity: bool = False) -> dict[str, Any]:
     return found
 
 
-def free_names(cls: type) -> set[str]:
-    """Names of the options that may differ when a run is resumed."""
+def free_option_names(cls: type) -> set[str]:
+    """Return the names of the options that may differ when a run is resumed."""
     found: set[str] = set()
     for field in dataclasses.fields(cls):
         if "section" in field.metadata:
-            found |= free_names(type(_default(field)))
+            found |= free_option_names(type(_default(field)))
         elif field.metadata.get("free"):
             found.add(field.name)
     return found
@@ -180,7 +184,7 @@ def command(
     prog: str | None = None,
     package: str = "common",
 ) -> int:
-    """Parse and call; an exit status. Mistakes, interruptions and full disks are one line (:func:`common.cli.run`)."""
+    """Parse the arguments, call ``body`` and return an exit status, with errors in one line (:func:`common.cli.run`)."""
     return cli.run(lambda words: body(parse(cls, words, prog, package)), argv)
 
 
@@ -193,9 +197,11 @@ def subcommands(
     package: str = "common",
     rest: Sequence[str] = (),
 ) -> int:
-    """Like :func:`command` for several commands under one name: {word: (settings, what it does)}.
+    """Run one of several subcommands and return an exit status.
 
-    rest: words of the commands that get, as a second argument, what their parser does not know.
+    Args:
+        table: {subcommand: (settings class, function that runs it)}.
+        rest: Subcommands that accept unknown arguments; their function receives them as second argument.
     """
 
     def body(words: Sequence[str] | None) -> None:
@@ -208,7 +214,7 @@ def subcommands(
                 help=about,
                 description=about,
                 allow_abbrev=False,
-                formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+                formatter_class=cli.HelpFormatter,
             )
             add_options(place, cls)
         found, unknown = parser.parse_known_args(words)
@@ -216,7 +222,7 @@ def subcommands(
         name = given.pop("command_name")
         cls, work = table[name]
         if unknown and name not in rest:
-            raise UserError(f"unknown: {' '.join(unknown)} (see {prog} {name} -h)")
+            raise UserError(f"unknown arguments: {' '.join(unknown)} (see {prog} {name} -h)")
         work(build(cls, given), *([unknown] if name in rest else []))
 
     return cli.run(body, argv)

@@ -1,4 +1,4 @@
-"""A campaign: a list of results that are wanted, made as far as the time allows, on any machine, and resumed later.
+"""Campaigns: run a list of jobs on any machine, within a time limit, and resume later.
 
-A plan (TOML) names commands that users have; a folder holds what they made. ``python -m common.campaign -h``.
+A plan (TOML) lists the commands; the campaign folder holds their outputs. See ``python -m common.campaign -h``.
 """

@@ -1,11 +1,11 @@
-"""What ``python -m common.campaign run|status|collect|merge|tables`` do."""
+"""The commands ``python -m common.campaign run|status|collect|merge|tables``."""
 
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from common.campaign.campaign_folder import PLAN_COPY, CampaignFolder, identities, open_campaign_folder
 from common.campaign.estimate import SPEEDS, Estimates, epoch_seconds
-from common.campaign.folder import PLAN_COPY, Folder, identities, require_folder
 from common.campaign.plan import Job, Options, chosen, read_plan
 from common.campaign.settings import Collect, Merge, RunPlan, Status, Tables
 from common.errors import UserError
@@ -13,21 +13,24 @@ from common.interruption import Stopped
 
 
 def status(settings: Status) -> None:
+    """Print the states of all jobs."""
     print_status(Path(settings.folder))
 
 
 def collect(settings: Collect) -> None:
+    """Pack a campaign into pieces and print them."""
     from common.campaign import collect
 
-    folder = require_folder(Path(settings.folder))
+    folder = open_campaign_folder(Path(settings.folder))
     written, left_out = collect.collect(folder, Path(settings.to), settings.files, settings.mib * 2**20)
     for file in written:
         print(f"{file}  {file.stat().st_size / 2**20:.1f} MiB")
     for name in left_out:
-        print(f"left out, larger than a piece or than what is left: {name}")
+        print(f"left out, does not fit: {name}")
 
 
 def merge(settings: Merge) -> None:
+    """Unpack pieces and print the names of the added jobs."""
     from common.campaign import collect
 
     for name in collect.merge([Path(piece) for piece in settings.pieces], Path(settings.into)):
@@ -35,36 +38,37 @@ def merge(settings: Merge) -> None:
 
 
 def tables(settings: Tables) -> None:
+    """Add finished runs to the packages' results."""
     from common.campaign.tables import add_results
 
-    for line in add_results(require_folder(Path(settings.folder))):
+    for line in add_results(open_campaign_folder(Path(settings.folder))):
         print(line)
 
 
-def split_options(words: Sequence[str]) -> Options:
-    """``--epochs 1 --amp`` as (("--epochs", ("1",)), ("--amp", ())). Raises UserError for a word that belongs to no option."""
+def parse_extra_options(words: Sequence[str]) -> Options:
+    """Parse ``--epochs 1 --amp`` to (("--epochs", ("1",)), ("--amp", ())). Raises UserError for a value without an option."""
     found: list[tuple[str, tuple[str, ...]]] = []
     for word in words:
         if word.startswith("--") and len(word) > 2:
             name, equals, value = word.partition("=")
             found.append((name, (value,) if equals else ()))
         elif not found:
-            raise UserError(f"{word!r} belongs to no option")
+            raise UserError(f"unexpected argument {word!r}: it does not follow an option")
         else:
             found[-1] = (found[-1][0], (*found[-1][1], word))
     return tuple(found)
 
 
 def run(settings: RunPlan, rest: Sequence[str]) -> None:
-    """rest: options that go to the commands that know them."""
-    extra = split_options(rest)
+    """Run a plan. rest: options for the commands that accept them."""
+    extra = parse_extra_options(rest)
     jobs = chosen(read_plan(settings.plan), settings.only)
     if not jobs:
-        raise UserError(f"{settings.plan} has no jobs")
-    from common.campaign.run import Runner, known_options
+        raise UserError(f"{settings.plan}: the plan has no jobs")
+    from common.campaign.run import Runner, find_known_options
 
-    folder = Folder(Path(settings.out))
-    names = identities(jobs, extra, settings.quick, known_options(jobs, extra, _print))
+    folder = CampaignFolder(Path(settings.out))
+    names = identities(jobs, extra, settings.quick, find_known_options(jobs, extra, _print))
     estimates = Estimates(
         folder.root / SPEEDS,
         "cuda" if str(settings.device).startswith("cuda") else "cpu",
@@ -72,7 +76,7 @@ def run(settings: RunPlan, rest: Sequence[str]) -> None:
         quick=settings.quick,
     )
     if settings.dry_run:
-        print(plan_text(jobs, folder, names, estimates))
+        print(format_plan(jobs, folder, names, estimates))
         return
     deadline = None if settings.minutes is None else time.time() + 60 * settings.minutes
     runner = Runner(
@@ -94,20 +98,20 @@ def run(settings: RunPlan, rest: Sequence[str]) -> None:
     for job in jobs:
         if job.problem:
             folder.fail(job.name, job.problem)
-    failed = [job.name for job in jobs if not folder.is_done(job.name, names[job.name]) and _why(job, folder)]
+    failed = [job.name for job in jobs if not folder.is_done(job.name, names[job.name]) and _failure(job, folder)]
     left = [job.name for job in jobs if not folder.is_done(job.name, names[job.name])]
     if left and (runner.stopping or runner.stopped):
-        raise Stopped(f"{len(left)} of {len(jobs)} jobs are left")
+        raise Stopped(f"{len(left)} of {len(jobs)} jobs are unfinished")
     if failed:
         raise UserError(
-            f"{len(failed)} of {len(jobs)} jobs failed: {', '.join(failed)}; their logs are in {folder.root}/jobs"
+            f"{len(failed)} of {len(jobs)} jobs failed: {', '.join(failed)}; see the logs in {folder.root}/jobs"
         )
     if left:
-        raise UserError(f"{len(left)} of {len(jobs)} jobs wait for others that failed")
+        raise UserError(f"{len(left)} of {len(jobs)} jobs depend on failed jobs")
 
 
-def write_plan(folder: Folder, jobs: Sequence[Job], names: dict[str, str]) -> None:
-    """What this campaign is about, for the commands that get its folder only; jobs of earlier calls stay."""
+def write_plan(folder: CampaignFolder, jobs: Sequence[Job], names: dict[str, str]) -> None:
+    """Write the jobs to ``plan.json``, for the commands that are given the folder only; keep jobs of earlier calls."""
     from common.atomic import write_json
 
     content = [
@@ -125,13 +129,13 @@ def write_plan(folder: Folder, jobs: Sequence[Job], names: dict[str, str]) -> No
     own = {job.name for job in jobs}
     try:
         before = folder.jobs()
-    except UserError:  # it is written again
+    except UserError:  # damaged; rewritten below
         before = []
     write_json(folder.root / PLAN_COPY, {"jobs": [*(job for job in before if job["name"] not in own), *content]})
 
 
-def plan_text(jobs: Sequence[Job], folder: Folder, names: dict[str, str], estimates: Estimates) -> str:
-    """Jobs in the order of their priority with needs and estimated hours here and on an H100, and the sums of the tags."""
+def format_plan(jobs: Sequence[Job], folder: CampaignFolder, names: dict[str, str], estimates: Estimates) -> str:
+    """Format a table of jobs by priority, with dependencies and estimated hours here and on an H100, and the sums per tag."""
     from common.markdown import markdown_table, pad_table
 
     card = Estimates(folder.root / "no file", "cuda", options=estimates.options, quick=estimates.quick)
@@ -139,7 +143,7 @@ def plan_text(jobs: Sequence[Job], folder: Folder, names: dict[str, str], estima
     sums: dict[str, list[float]] = {}
     for job in sorted(jobs, key=lambda job: -job.priority):
         done = folder.is_done(job.name, names[job.name])
-        here, there = estimates.seconds_left(job, folder.output(job)), card.seconds(job)
+        here, there = estimates.remaining_seconds(job, folder.output(job)), card.seconds(job)
         state = "done" if done else job.problem or ""
         rows.append([job.name, ", ".join(job.needs), " ".join(job.tags), _hours(here), _hours(there), state])
         for tag in (*job.tags, "all"):
@@ -148,20 +152,20 @@ def plan_text(jobs: Sequence[Job], folder: Folder, names: dict[str, str], estima
                 both[0] += here or 0.0
                 both[1] += there or 0.0
                 both[2] += (here is None) + (there is None)
-    text = pad_table(markdown_table(["job", "needs", "tags", "hours here", "hours, H100", "state"], rows))
+    text = pad_table(markdown_table(["job", "needs", "tags", "hours (here)", "hours (H100)", "state"], rows))
     lines = [
-        f"{tag}: {_hours(here)} hours here, {_hours(there)} on an H100 for what is left"
-        + (f" ({unknown} estimates are unknown)" if unknown else "")
+        f"{tag}: {_hours(here)} hours remaining here, {_hours(there)} on an H100"
+        + (f" (without {unknown} unknown estimates)" if unknown else "")
         for tag, (here, there, unknown) in sums.items()
     ]
     return text + "\n" + "\n".join(lines)
 
 
 def print_status(root: Path) -> None:
-    """A line for each job of all calls so far: its state, epochs, seconds per epoch."""
+    """Print a table of the jobs of all calls so far: state, epochs, seconds per epoch."""
     from common.markdown import markdown_table, pad_table
 
-    folder = require_folder(root)
+    folder = open_campaign_folder(root)
     rows = []
     for job in folder.jobs():
         state, about = _state(folder, job)
@@ -171,7 +175,7 @@ def print_status(root: Path) -> None:
     print(pad_table(markdown_table(["job", "state", "epochs", "s per epoch", ""], rows)), end="")
 
 
-def _state(folder: Folder, job: dict) -> tuple[str, str]:
+def _state(folder: CampaignFolder, job: dict) -> tuple[str, str]:
     from common.executor import claim_file
 
     name = job["name"]
@@ -179,37 +183,37 @@ def _state(folder: Folder, job: dict) -> tuple[str, str]:
         record = folder.record(name) or {}
         seconds = record.get("seconds")
         hours = f"{seconds / 3600:.2f} h, " if isinstance(seconds, int | float) else ""
-        missing = "" if folder.has_files(name, job["out"]) else "; its files are missing"
+        missing = "" if folder.has_files(name, job["out"]) else "; kept files are missing"
         return "done", f"{hours}{record.get('device', '')}{missing}"
     place = folder.job(name)
     if (place / "lock").exists():
         with claim_file(place / "lock") as free:
             if not free:
                 return "running", ""
-    why = folder.why_failed(name)
+    why = folder.failure_reason(name)
     if why is not None:
         return "failed", why[:100]
     return ("unfinished", "") if folder.log(name).is_file() else ("waiting", ", ".join(job["needs"]))
 
 
-def summary(jobs: Sequence[Job], folder: Folder, names: dict[str, str]) -> str:
-    """A line for each paper: how many of its jobs are done, and what became of the others."""
+def summary(jobs: Sequence[Job], folder: CampaignFolder, names: dict[str, str]) -> str:
+    """Return a line per package: the number of finished jobs, and the unfinished and failed ones."""
     lines = []
     for package in dict.fromkeys(job.package for job in jobs):
         own = [job for job in jobs if job.package == package]
         done = [job for job in own if folder.is_done(job.name, names[job.name])]
         rest = [job for job in own if job not in done]
-        failed = [f"{job.name}: {why}" for job in rest if (why := _why(job, folder))]
-        waiting = [job.name for job in rest if not _why(job, folder)]
+        failed = [f"{job.name}: {why}" for job in rest if (why := _failure(job, folder))]
+        waiting = [job.name for job in rest if not _failure(job, folder)]
         line = f"{package}: {len(done)} of {len(own)} jobs done"
-        line += f"; left: {', '.join(waiting)}" if waiting else ""
+        line += f"; unfinished: {', '.join(waiting)}" if waiting else ""
         line += f"; failed: {'; '.join(failed)}" if failed else ""
         lines.append(line)
     return "\n".join(lines)
 
 
-def _why(job: Job, folder: Folder) -> str | None:
-    return job.problem or folder.why_failed(job.name)
+def _failure(job: Job, folder: CampaignFolder) -> str | None:
+    return job.problem or folder.failure_reason(job.name)
 
 
 def _hours(seconds: float | None) -> str:

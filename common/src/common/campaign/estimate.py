@@ -1,7 +1,7 @@
-"""How long jobs take: from the seconds of their epochs so far, of earlier jobs on the same device, else from a table.
+"""Estimate how long jobs take, from the epochs in their logs, from earlier jobs on the same device, or from a table.
 
-The table (``speeds.toml``) has seconds of a training epoch on CIFAR-10 by network and kind of machine; the source of each
-figure is in it. A job's ``hours`` in the plan stand where epochs do not tell.
+The table (``speeds.toml``) lists seconds per training epoch on CIFAR-10 by network and device type, with the source of each
+value. ``hours`` in the plan is used for jobs whose time is not determined by epochs.
 """
 
 import csv
@@ -17,21 +17,22 @@ from typing import Any
 from common.atomic import write_json
 from common.campaign.plan import Job
 
-SPEEDS = "speeds.json"  # in a campaign's folder: {device: {network: seconds of an epoch}}
+SPEEDS = "speeds.json"  # in the campaign folder: {device: {network: seconds per epoch}}
 EPOCH_OPTIONS = ("--epochs", "--finetune-epochs")
 WEIGHTS = re.compile(r"\{weights:([\w-]+)\}")
 CONV = "conv3x3"
-OVERHEAD = 60.0  # seconds of a job beside its epochs: reading, evaluating, writing
+OVERHEAD = 60.0  # seconds per job in addition to its epochs: loading, evaluation, saving
 
 
 @cache
-def table() -> dict[str, Any]:
+def load_speeds() -> dict[str, Any]:
+    """Read ``speeds.toml``: {device type: {network: seconds per epoch}}."""
     return tomllib.loads((Path(__file__).parent / "speeds.toml").read_text(encoding="utf-8"))
 
 
 @dataclass
 class Estimates:
-    """Seconds per epoch on one machine. kind: a column of the table for networks that have not been seen here."""
+    """Time estimates for one machine. kind: "cpu" or "cuda", the table used for networks without measured times."""
 
     file: Path
     kind: str
@@ -48,62 +49,63 @@ class Estimates:
             self.known = {}
 
     def seconds(self, job: Job) -> float | None:
-        """Of the whole job; None if nothing tells. A plan's hours are those of a CPU: on a card epochs tell more."""
+        """Estimate the seconds of a job; None if unknown. ``hours`` in a plan are CPU hours; on a GPU, epochs take precedence."""
         per_epoch, epochs = self.seconds_per_epoch(job), self.epochs(job)
         by_epochs = None if per_epoch is None or epochs is None else OVERHEAD + epochs * per_epoch
         if job.hours is not None and (self.kind == "cpu" or by_epochs is None):
             return 3600.0 * job.hours
         return by_epochs
 
-    def seconds_left(self, job: Job, output: Path) -> float | None:
-        """Of what is left, its log considered."""
-        whole, epochs = self.seconds(job), self.epochs(job)
+    def remaining_seconds(self, job: Job, output: Path) -> float | None:
+        """Estimate the remaining seconds of a job from its log."""
+        total, epochs = self.seconds(job), self.epochs(job)
         rows = epoch_seconds(output)
-        if whole is None or not rows or not epochs:
-            return whole
+        if total is None or not rows or not epochs:
+            return total
         return max(0.0, epochs - len(rows)) * sum(rows) / len(rows) + OVERHEAD
 
     def epochs(self, job: Job) -> float | None:
-        """As its command says, or an option for all."""
+        """Return the number of epochs set by an option of the call, the command or the plan; None if not set."""
         more = [*(job.quick if self.quick else ()), *self.options]
-        words = [*job.words, *(word for name, values in more for word in (name, *values))]
+        command = [*job.command, *(word for name, values in more for word in (name, *values))]
         for option in EPOCH_OPTIONS:
-            values = [words[i + 1] for i, word in enumerate(words[:-1]) if word == option]
+            values = [command[i + 1] for i, word in enumerate(command[:-1]) if word == option]
             if values and values[-1].isdigit():
                 return float(values[-1])
         return job.epochs
 
     def seconds_per_epoch(self, job: Job) -> float | None:
-        key = network(job)
-        for device, speeds in self.known.items():  # of this kind: a folder may come from another machine
+        """Return the measured seconds per epoch, else those of the table; None if unknown."""
+        key = network_key(job)
+        for device, speeds in self.known.items():  # the folder may contain times of other machines
             if key in speeds and device.startswith(self.kind) and self.device in ("", device):
                 return speeds[key]
-        column: Mapping[str, float] = table().get(self.kind, {})
+        column: Mapping[str, float] = load_speeds().get(self.kind, {})
         value = column.get(key, column.get(key.removesuffix("+amp")))
         return None if value is None else float(value)
 
-    def learn(self, job: Job, output: Path, device: str) -> None:
-        """Remember the seconds of a finished job's epochs."""
+    def record_speed(self, job: Job, output: Path, device: str) -> None:
+        """Store the mean seconds per epoch of a finished job."""
         rows = epoch_seconds(output)
         if rows and device:
             self.device = device
-            self.known.setdefault(device, {})[network(job)] = round(sum(rows) / len(rows), 3)
+            self.known.setdefault(device, {})[network_key(job)] = round(sum(rows) / len(rows), 3)
             write_json(self.file, self.known)
 
 
-def network(job: Job) -> str:
-    """What an epoch's time depends on: the network, as weights or options name it, and mixed precision."""
-    words = list(job.words)
-    weights = WEIGHTS.search(" ".join(words))
-    arch = words[words.index("--arch") + 1] if "--arch" in words[:-1] else weights[1] if weights else "resnet20"
-    conv = "--shortcut" in words[:-1] and words[words.index("--shortcut") + 1] == CONV
+def network_key(job: Job) -> str:
+    """Return what determines the time per epoch: the network's name, and ``+amp`` for mixed precision."""
+    command = list(job.command)
+    weights = WEIGHTS.search(" ".join(command))
+    arch = command[command.index("--arch") + 1] if "--arch" in command[:-1] else weights[1] if weights else "resnet20"
+    conv = "--shortcut" in command[:-1] and command[command.index("--shortcut") + 1] == CONV
     if conv or (weights and weights[1].endswith(f"-{CONV}") and not arch.endswith(CONV)):
         arch += f"-{CONV}"
-    return arch + ("+amp" if "--amp" in words or any(name == "--amp" for name, _ in job.options) else "")
+    return arch + ("+amp" if "--amp" in command or any(name == "--amp" for name, _ in job.options) else "")
 
 
 def epoch_seconds(output: Path) -> list[float]:
-    """The seconds of the epochs in a run's log, or in the newest one of its folders; empty where there is none."""
+    """Read the seconds of each epoch from a run's log or the newest log of its subfolders; empty if there is none."""
     try:
         logs = [output / "log.csv"] if (output / "log.csv").is_file() else list(output.glob("*/log.csv"))
         if not logs:

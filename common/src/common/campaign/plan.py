@@ -1,27 +1,27 @@
-"""Plans: jobs as data, read from TOML.
+"""Plans: lists of jobs in TOML.
 
-    include = ["../decore/plan.toml"]              # other plans; their jobs and options stay their own
-    only = ["cifar10"]                             # of those, jobs with one of these tags, and what they need
-    [defaults]                                     # options for every command that knows them
+    include = ["../decore/plan.toml"]              # other plans; their jobs keep their own options
+    only = ["cifar10"]                             # included jobs with one of these tags, and their dependencies
+    [defaults]                                     # options for every command that accepts them
     dataset = "cifar10"
-    [quick]                                        # options that --quick adds
+    [quick]                                        # options added by --quick
     epochs = 1
     [[job]]
-    name = "graph/vgg16-{threshold}"               # a name for each value of a grid
+    name = "graph/vgg16-{threshold}"               # one job per grid value
     run = "python prune_cifar10.py --pretrained {weights:vgg16} --threshold {threshold} --saved-dir {out}"
-    each = { threshold = [0.8, 0.75] }
-    needs = ["dense/vgg16"]                        # {dense/vgg16} is that job's folder
-    priority = 50                                  # the highest first
+    each = { threshold = [0.8, 0.75] }             # the grid
+    needs = ["dense/vgg16"]                        # {dense/vgg16} is the output folder of that job
+    priority = 50                                  # highest first
     tags = ["tier-b"]
-    keep = ["vgg16-*/model.safetensors"]           # files that `collect` takes along, weights as float16
-    epochs = 90                                    # where its command does not say how many
-    hours = 0.5                                    # where epochs do not tell how long it takes
-    quick = { pictures = 200 }                     # its own options for --quick
-    alone = true                                   # nothing else runs beside it: it measures time
+    keep = ["vgg16-*/model.safetensors"]           # files that `collect` packs, weights as float16
+    epochs = 90                                    # for the time estimate, if the command does not set them
+    hours = 0.5                                    # for the time estimate, if epochs do not determine it
+    quick = { images = 200 }                       # options added by --quick to this job
+    alone = true                                   # run no other job at the same time: this job measures time
 
-A command runs in the folder of its plan. ``{out}`` is the job's own folder. ``{data:NAME}`` and ``{weights:ARCH}`` are the
-first of the usual places that exists (:data:`DATA`, :data:`WEIGHTS`); without weights, the job ``dense/ARCH`` trains them: that
-of the plan, else that of ``dense.toml`` beside this module.
+A command runs in the folder of its plan. ``{out}`` is the job's output folder. ``{data:NAME}`` and ``{weights:ARCH}`` are the
+first existing path in :data:`DATA` and :data:`WEIGHTS`. Missing weights are trained by the job ``dense/ARCH`` of the plan or,
+if it has none, of ``dense.toml`` next to this module.
 """
 
 import itertools
@@ -50,16 +50,16 @@ WEIGHTS = (
     "weights/{}.safetensors",
     "../weights/{}.safetensors",
 )
-WEIGHTS_FOLDER = "WEIGHTS"  # in the environment: the folder of weights, instead of the usual places
+WEIGHTS_FOLDER = "WEIGHTS"  # environment variable: a folder that replaces the paths above
 NAME = re.compile(r"[A-Za-z0-9][\w.=-]*(?:/[A-Za-z0-9][\w.=-]*)*")
 REFERENCE = re.compile(r"\{([^{}]+)\}")
 KEYS = {"name", "run", "each", "needs", "priority", "tags", "keep", "hours", "epochs", "out", "quick", "alone"}
 TYPES: dict[str, tuple[Any, str]] = {
     "each": (dict, "a table of lists"),
     "quick": (dict, "a table of options"),
-    **{name: (list, "a list of texts") for name in ("needs", "tags", "keep")},
+    **{name: (list, "a list of strings") for name in ("needs", "tags", "keep")},
     **{name: (int | float, "a number") for name in ("priority", "hours", "epochs")},
-    "out": (str, "a text"),
+    "out": (str, "a string"),
     "alone": (bool, "true or false"),
 }
 JOBS_LIMIT = 10_000
@@ -69,13 +69,19 @@ DENSE = Path(__file__).parent / "dense.toml"
 
 @dataclass(frozen=True)
 class Job:
-    """One command.
+    """One command of a plan.
 
-    options, quick: of its plan, for commands that know them. out: name of its output folder. problem: why it can't run.
+    Attributes:
+        command: The arguments, beginning with ``python``, with unresolved references such as ``{out}``.
+        folder: Working directory: the folder of the plan.
+        out: Name of the output folder.
+        options: Defaults of the plan, for commands that accept them.
+        quick: Options added by ``--quick``.
+        problem: Reason why the job cannot run, or None.
     """
 
     name: str
-    words: tuple[str, ...]
+    command: tuple[str, ...]
     folder: Path
     out: str
     needs: tuple[str, ...] = ()
@@ -91,68 +97,70 @@ class Job:
 
     @property
     def package(self) -> str:
-        """The paper that it belongs to: the folder of its plan."""
+        """Name of the plan's folder."""
         return self.folder.name
 
 
 def read_plan(path: Path | str) -> list[Job]:
-    """All jobs of a plan and of those that it includes, in order. Raises UserError for a plan that is not one."""
-    jobs = _with_dense(_read(Path(path).resolve(), ()))
+    """Read all jobs of a plan and its included plans, in order. Raises UserError for an invalid plan."""
+    jobs = _add_dense_jobs(_read(Path(path).resolve(), ()))
     names = [job.name for job in jobs]
     known = set(names)
     if len(known) < len(names):
         twice = next(name for name in names if names.count(name) > 1)
-        raise UserError(f"{path}: there are two jobs {twice!r}")
+        raise UserError(f"{path}: duplicate job name {twice!r}")
     for job in jobs:
         inside = next(
             (other for other in jobs if other.out.startswith(f"{job.out}/") or other.name.startswith(f"{job.name}/")),
             None,
         )
         if inside is not None:
-            raise UserError(f"{path}: the folder of {inside.name} would lie in that of {job.name}")
+            raise UserError(
+                f"{path}: the folder of {inside.name} is inside the folder of {job.name}; rename one of these jobs"
+            )
         for need in job.needs:
             if need not in known:
-                raise UserError(f"{path}: {job.name} needs {need!r}, and there is no such job")
-    _require_order(jobs, path)
+                raise UserError(f"{path}: {job.name} needs {need!r}, which is not a job of this plan")
+    _check_acyclic(jobs, path)
     return jobs
 
 
 def chosen(jobs: Iterable[Job], tags: Iterable[str]) -> list[Job]:
-    """The jobs with all of these tags, and what they need; all jobs without tags. Raises UserError for an unknown tag."""
+    """Select the jobs with all of these tags, and their dependencies. Raises UserError for an unknown tag."""
     jobs, tags = list(jobs), list(tags)
     known = {tag for job in jobs for tag in job.tags}
     for tag in tags:
         if tag not in known:
-            raise UserError(f"no job has the tag {tag!r}; there are {', '.join(sorted(known)) or 'none'}")
-    return _with_needs(jobs, [job.name for job in jobs if set(tags) <= set(job.tags)])
+            raise UserError(f"--only {tag}: no job has this tag; available: {', '.join(sorted(known)) or 'none'}")
+    return _with_dependencies(jobs, [job.name for job in jobs if set(tags) <= set(job.tags)])
 
 
-def _with_needs(jobs: list[Job], names: Iterable[str]) -> list[Job]:
-    """The jobs of these names and all that they need, in order."""
+def _with_dependencies(jobs: list[Job], names: Iterable[str]) -> list[Job]:
+    """Return the named jobs and all their dependencies, in order."""
     by_name = {job.name: job for job in jobs}
-    wanted: set[str] = set()
-    open_names = list(names)
-    while open_names:
-        name = open_names.pop()
-        if name not in wanted and name in by_name:
-            wanted.add(name)
-            open_names += by_name[name].needs
-    return [job for job in jobs if job.name in wanted]
+    selected: set[str] = set()
+    pending = list(names)
+    while pending:
+        name = pending.pop()
+        if name not in selected and name in by_name:
+            selected.add(name)
+            pending += by_name[name].needs
+    return [job for job in jobs if job.name in selected]
 
 
-def options_of(table: Mapping[str, Any], where: object) -> Options:
-    """Options of a TOML table: {epochs = 1, amp = true} is --epochs 1 --amp."""
+def options_from_table(table: Mapping[str, Any], where: object) -> Options:
+    """Convert a TOML table to options: {epochs = 1, amp = true} is --epochs 1 --amp."""
     found = []
     for name, value in table.items():
         values = value if isinstance(value, list) else [] if value is True else [value]
         if not all(isinstance(v, str | int | float) and not isinstance(v, bool) for v in values):
-            raise UserError(f"{where}: {name} = {value!r} is no option of a command line")
+            raise UserError(f"{where}: {name} = {value!r}: expected a number, a string, a list of these, or true")
         found.append((f"--{name}", tuple(map(str, values))))
     return tuple(found)
 
 
 def resolve(job: Job, outputs: Mapping[str, Path]) -> tuple[str, ...]:
-    """The words of a job's command; ``outputs``: the folder of every job's output."""
+    """Replace the references in a job's command. outputs: {job name: output folder}."""
 
     def value(match: re.Match[str]) -> str:
         what = match[1]
@@ -165,11 +173,11 @@ def resolve(job: Job, outputs: Mapping[str, Path]) -> tuple[str, ...]:
             return str(find_weights(job.folder, name) or outputs[f"dense/{name}"] / "model.safetensors")
         return str(outputs[what])
 
-    return tuple(REFERENCE.sub(value, word) for word in job.words)
+    return tuple(REFERENCE.sub(value, word) for word in job.command)
 
 
 def find_weights(folder: Path, arch: str) -> Path | None:
-    """Trained weights of a network in the usual places below and beside a package's folder, or in ``WEIGHTS`` alone."""
+    """Find trained weights of a network in the folder ``$WEIGHTS`` or, if that is unset, at the paths :data:`WEIGHTS`."""
     own = os.environ.get(WEIGHTS_FOLDER)
     places = [f"{own}/{name}" for name in ("{}.safetensors", "{}-*.th", "{}-*.pth", "{}.pth")] if own else []
     return _first(folder, places if own else WEIGHTS, arch)
@@ -186,17 +194,17 @@ def _first(folder: Path, places: Iterable[str], name: str) -> Path | None:
 
 def _read(path: Path, above: tuple[Path, ...]) -> list[Job]:
     if path in above:
-        raise UserError(f"{path}: it includes itself")
+        raise UserError(f"{path}: the plan includes itself")
     if not path.is_file():
         raise UserError(f"{path}: no such plan")
     try:
         content = tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is not a TOML file: {error}") from error
+        raise UserError(f"{path}: invalid TOML: {error}") from error
     unknown = set(content) - {"include", "only", "defaults", "quick", "job"}
     if unknown:
         raise UserError(
-            f"{path}: unknown {', '.join(sorted(unknown))}; a plan has include, only, defaults, quick and job"
+            f"{path}: unknown keys {', '.join(sorted(unknown))}; valid keys are include, only, defaults, quick and job"
         )
     for name, (kind, what) in {
         "include": (list, "a list of files"),
@@ -211,8 +219,8 @@ def _read(path: Path, above: tuple[Path, ...]) -> list[Job]:
     for other in content.get("include", []):
         found = _read((path.parent / other).resolve(), (*above, path))
         tags = set(content.get("only", ()))
-        jobs += _with_needs(found, [job.name for job in found if not tags or tags & set(job.tags)])
-    options, quick = (options_of(content.get(name, {}), path) for name in ("defaults", "quick"))
+        jobs += _with_dependencies(found, [job.name for job in found if not tags or tags & set(job.tags)])
+    options, quick = (options_from_table(content.get(name, {}), path) for name in ("defaults", "quick"))
     for entry in content.get("job", []):
         jobs += _jobs(entry, path, options, quick)
         if len(jobs) > JOBS_LIMIT:
@@ -221,12 +229,12 @@ def _read(path: Path, above: tuple[Path, ...]) -> list[Job]:
 
 
 def _jobs(entry: Mapping[str, Any], path: Path, options, quick) -> list[Job]:
-    """One job, or one for each point of its grid."""
+    """Expand an entry to one job for each point of its grid."""
     if not isinstance(entry, dict) or not isinstance(entry.get("name"), str) or not isinstance(entry.get("run"), str):
-        raise UserError(f"{path}: a job has a name and a command: name = ..., run = ...")
+        raise UserError(f"{path}: every job requires a name and a command: name = ..., run = ...")
     unknown = set(entry) - KEYS
     if unknown:
-        raise UserError(f"{path}: {entry['name']}: unknown {', '.join(sorted(unknown))}")
+        raise UserError(f"{path}: {entry['name']}: unknown keys {', '.join(sorted(unknown))}")
     for name, (kind, what) in TYPES.items():
         value = entry.get(name)
         if value is not None and (not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool)):
@@ -235,37 +243,39 @@ def _jobs(entry: Mapping[str, Any], path: Path, options, quick) -> list[Job]:
             raise UserError(f"{path}: {entry['name']}: {name} expects {what}")
     grid = entry.get("each", {})
     if not all(isinstance(values, list) for values in grid.values()):
-        raise UserError(f"{path}: {entry['name']}: each expects a list of values for every name")
+        raise UserError(f"{path}: {entry['name']}: each expects a list of values per name")
     points = [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
     return [_job(entry, path, options, quick, point) for point in points]
 
 
 def _job(entry: Mapping[str, Any], path: Path, options, quick, point: Mapping[str, Any]) -> Job:
     def filled(text: str) -> str:
-        """With the values of the grid, also inside another reference as in {weights:{arch}}."""
+        """Insert the grid values, also inside another reference as in {weights:{arch}}."""
         return REFERENCE.sub(lambda match: str(point.get(match[1], match[0])), text)
 
     name = filled(entry["name"])
     if not NAME.fullmatch(name):
-        raise UserError(f"{path}: {name!r} is no name of a job: letters, digits and . _ - = with / between")
+        raise UserError(f"{path}: invalid job name {name!r}; use letters, digits and . _ - =, separated by /")
     if point and name == entry["name"]:
-        raise UserError(f"{path}: {name}: the values of `each` belong into the name, like {{{next(iter(point))}}}")
+        raise UserError(
+            f"{path}: {name}: the name must contain the values of `each`, for example {{{next(iter(point))}}}"
+        )
     try:
-        words = tuple(word for typed in shlex.split(filled(entry["run"])) for word in _apart(typed))
+        command = tuple(word for typed in shlex.split(filled(entry["run"])) for word in _split_option(typed))
     except ValueError as error:
         raise UserError(f"{path}: {name}: {error}") from error
-    if len(words) < 2 or words[0] != "python" or (words[1] == "-m" and len(words) < 3):
-        raise UserError(f"{path}: {name}: a command begins with python SCRIPT or python -m MODULE")
+    if len(command) < 2 or command[0] != "python" or (command[1] == "-m" and len(command) < 3):
+        raise UserError(f"{path}: {name}: a command must begin with python SCRIPT or python -m MODULE")
     needs = tuple(filled(need) for need in entry.get("needs", ()))
-    for reference in REFERENCE.findall(" ".join(words)):
+    for reference in REFERENCE.findall(" ".join(command)):
         if reference not in ("out", *needs) and reference.partition(":")[0] not in ("data", "weights"):
-            raise UserError(f"{path}: {name}: {{{reference}}} is neither a value of `each` nor a job that it needs")
+            raise UserError(f"{path}: {name}: {{{reference}}} is neither a value of `each` nor a job in `needs`")
     out = filled(entry.get("out", name))
     if not NAME.fullmatch(out):
-        raise UserError(f"{path}: {name}: {out!r} is no name of a folder")
+        raise UserError(f"{path}: {name}: invalid folder name {out!r}; use letters, digits and . _ - =, separated by /")
     return Job(
         name,
-        words,
+        command,
         path.parent,
         out,
         needs,
@@ -275,24 +285,24 @@ def _job(entry: Mapping[str, Any], path: Path, options, quick, point: Mapping[st
         entry.get("hours"),
         entry.get("epochs"),
         options,
-        (*quick, *options_of(entry.get("quick", {}), path)),
+        (*quick, *options_from_table(entry.get("quick", {}), path)),
         bool(entry.get("alone", False)),
     )
 
 
-def _apart(word: str) -> tuple[str, ...]:
-    """``--option=value`` as two words, so that everybody who looks for an option finds it."""
+def _split_option(word: str) -> tuple[str, ...]:
+    """Split ``--option=value`` into two arguments, so that options are found by name."""
     name, equals, value = word.partition("=")
     return (name, value) if name.startswith("--") and equals and value and not value.startswith("-") else (word,)
 
 
-def _with_dense(jobs: list[Job]) -> list[Job]:
-    """The jobs, and those that train weights which are nowhere; a job that nobody can make weights for gets a problem."""
+def _add_dense_jobs(jobs: list[Job]) -> list[Job]:
+    """Add jobs that train missing weights. A job whose weights cannot be trained gets a ``problem``."""
     found = {job.name: job for job in jobs}
     recipes = {job.name: job for job in _read(DENSE, ())}
     done = []
     for job in jobs:
-        references = [reference.partition(":") for reference in REFERENCE.findall(" ".join(job.words))]
+        references = [reference.partition(":") for reference in REFERENCE.findall(" ".join(job.command))]
         for arch in [name for kind, _, name in references if kind == "weights"]:
             need = f"dense/{arch}"
             if find_weights(job.folder, arch) is not None or need in job.needs:
@@ -305,18 +315,18 @@ def _with_dense(jobs: list[Job]) -> list[Job]:
             else:
                 where = job.folder / "data" / "weights"
                 job = replace(
-                    job, problem=f"no trained weights of {arch} in {where} (`python -m common.fetch` lists some)"
+                    job, problem=f"no trained weights of {arch} in {where}; `python -m common.fetch -h` lists downloads"
                 )
         done.append(job)
     return done
 
 
-def _require_order(jobs: list[Job], path: object) -> None:
-    """Raises UserError if jobs need one another in a circle."""
+def _check_acyclic(jobs: list[Job], path: object) -> None:
+    """Raise UserError for circular dependencies."""
     left = {job.name: set(job.needs) for job in jobs}
     while left:
         free = [name for name, needs in left.items() if not needs & set(left)]
         if not free:
-            raise UserError(f"{path}: these jobs need one another: {', '.join(sorted(left))}")
+            raise UserError(f"{path}: circular dependency of the jobs {', '.join(sorted(left))}")
         for name in free:
             del left[name]

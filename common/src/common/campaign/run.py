@@ -1,4 +1,4 @@
-"""Do as much of a plan as fits: the order of jobs, second tries, the deadline."""
+"""Run the jobs of a plan: order, second attempts, deadline."""
 
 import os
 import time
@@ -6,26 +6,26 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 
+from common.campaign.campaign_folder import CampaignFolder
 from common.campaign.estimate import Estimates
-from common.campaign.folder import Folder
 from common.campaign.plan import Job, Options, resolve
-from common.campaign.worker import SPEED_UPS, Order, Outcome, carry_out, head_of
+from common.campaign.worker import SPEED_UPS, CommandResult, JobSpec, command_head, run_job
 from common.errors import UserError
 from common.executor import JobResult, ProcessPool, claim_file
 from common.interruption import Stopped
 
-SAME_EPOCH = {"--epochs", "--finetune-epochs", "--device"}  # options with which an epoch takes as long as without
-TRIES = 2  # of a job that fails; the second one without optional speed-ups
-CRASHES = 3  # ends of a worker, however caused, that a job may see
+SAME_EPOCH = {"--epochs", "--finetune-epochs", "--device"}  # options that do not change the time per epoch
+ATTEMPTS = 2  # for a job that fails; the second without optional speed-ups
+CRASHES = 3  # after which a job is given up
 
 
 @dataclass
 class Runner:
-    """One call of ``run``: the jobs of the plan that were chosen, and how they stand."""
+    """Run the selected jobs of a plan and track their states."""
 
     jobs: Sequence[Job]
     identities: dict[str, str]
-    folder: Folder
+    folder: CampaignFolder
     estimates: Estimates
     extra: Options = ()
     device: str | None = None
@@ -45,18 +45,18 @@ class Runner:
     # --- states
 
     def done(self, job: Job) -> bool:
-        """Whether nothing is left to do for it; one whose files were deleted is made again."""
+        """Return whether a job is finished and its kept files still exist."""
         return self.folder.is_done(job.name, self.identities[job.name]) and self.folder.has_files(job.name, job.out)
 
     def failed(self, job: Job) -> bool:
         return (
             job.problem is not None
-            or self.failures.get(job.name, 0) >= TRIES
+            or self.failures.get(job.name, 0) >= ATTEMPTS
             or self.crashes.get(job.name, 0) >= CRASHES
         )
 
-    def open_jobs(self) -> list[Job]:
-        """Jobs that are neither done nor given up nor being made here, and whose needs are done; in the order of work."""
+    def runnable_jobs(self) -> list[Job]:
+        """List unfinished jobs that are not running here, have not failed and whose dependencies are done, in running order."""
         by_name = {job.name: job for job in self.jobs}
         found = [
             job
@@ -71,21 +71,21 @@ class Runner:
         return sorted(found, key=lambda job: self._order(job, left))
 
     def _order(self, job: Job, left: float | None) -> tuple[float, bool, float]:
-        seconds = self.estimates.seconds_left(job, self.folder.output(job))
+        seconds = self.estimates.remaining_seconds(job, self.folder.output(job))
         fits = left is None or seconds is None or seconds <= left
         return (-job.priority, not fits, -(seconds or 0.0))
 
     # --- work
 
     def run(self) -> None:
-        """Work until everything is done, given up, or the time is over."""
+        """Run jobs until all are done or failed, or the deadline is reached."""
         if not any(not self.done(job) and not self.failed(job) for job in self.jobs):
             return
-        threads = max(1, cores() // self.workers)
+        threads = max(1, available_cores() // self.workers)
         with (
             ExitStack() as claims,
             suppress(Stopped),
-            ProcessPool[Job](threads, _give_way if self.nice else None) as pool,
+            ProcessPool[Job](threads, _lower_priority if self.nice else None) as pool,
         ):
             claims.callback(self._release)
             self.begin()
@@ -93,15 +93,15 @@ class Runner:
                 waiting = self._start_jobs(pool)
                 if not waiting and not pool.jobs:
                     break
-                self._note_all(pool.wait())
+                self._record_results(pool.wait())
                 self.stopping = pool.stopping or (self.deadline is not None and time.time() >= self.deadline)
             pool.stop()
-            self._note_all(pool.finish())
+            self._record_results(pool.finish())
 
     def _start_jobs(self, pool: ProcessPool[Job]) -> bool:
-        """Start as many jobs as may run now; whether there are others that wait, or that somebody else is at."""
+        """Start jobs up to the limit; return whether others wait or are run by another process."""
         elsewhere = False
-        for job in self.open_jobs():
+        for job in self.runnable_jobs():
             running = pool.jobs
             if len(running) >= self.workers or any(other.alone for other in running):
                 return True
@@ -120,113 +120,117 @@ class Runner:
         output = self.folder.output(job)
         shared = sum(other.out == job.out for other in self.jobs) > 1
         if not shared and output.exists() and not self.folder.has_files(job.name, job.out):
-            self.folder.put_aside(output, job.out)  # its command would find it finished
-        self.folder.ask(job, self.identities[job.name], shared)
-        names = [*job.words, *(name for name, _ in (*job.options, *job.quick, *self.extra))]
+            self.folder.move_to_stale(output, job.out)  # otherwise the command would skip it as finished
+        self.folder.record_request(job, self.identities[job.name], shared)
+        names = [*job.command, *(name for name, _ in (*job.options, *job.quick, *self.extra))]
         if plain and not shared and output.exists() and any(name.partition("=")[0] in SPEED_UPS for name in names):
-            self.folder.put_aside(output, job.out)  # a run with other options cannot resume it
-        pool.start(job, carry_out, self._order_for(job, plain=plain))
-        seconds = self.estimates.seconds_left(job, output)
+            self.folder.move_to_stale(output, job.out)  # a run with other options cannot resume it
+        pool.start(job, run_job, self._job_spec(job, plain=plain))
+        seconds = self.estimates.remaining_seconds(job, output)
         about = "" if seconds is None else f" (about {_duration(seconds)})"
-        self.log(f"{_now()} begins    {job.name}{about}")
+        self.log(f"{_now()} started   {job.name}{about}")
 
-    def _order_for(self, job: Job, plain: bool = False) -> Order:
+    def _job_spec(self, job: Job, plain: bool = False) -> JobSpec:
         options = [*job.options, *((("--device", (self.device,)),) if self.device else ())]
         extra = [*(job.quick if self.quick else ()), *self.extra]
-        words = resolve(job, self.folder.outputs(self.jobs))
+        command = resolve(job, self.folder.outputs(self.jobs))
         log = str(self.folder.log(job.name).resolve())
-        return Order(job.name, words, str(job.folder), log, tuple(options), tuple(extra), self.deadline, plain)
+        return JobSpec(job.name, command, str(job.folder), log, tuple(options), tuple(extra), self.deadline, plain)
 
-    def _note_all(self, results: Iterable[tuple[Job, JobResult]]) -> None:
+    def _record_results(self, results: Iterable[tuple[Job, JobResult]]) -> None:
         for job, result in results:
             with self.claims.pop(job.name):
-                self._note(job, result)
+                self._record_result(job, result)
 
-    def _note(self, job: Job, result: JobResult) -> None:
+    def _record_result(self, job: Job, result: JobResult) -> None:
         if result.state == "finished":
-            outcome: Outcome = result.value
+            done: CommandResult = result.value
             if not self.quick and {name for name, _ in self.extra} <= SAME_EPOCH:
-                self.estimates.learn(job, self.folder.output(job), outcome.device)
+                self.estimates.record_speed(job, self.folder.output(job), done.device)
             self.folder.finish(
                 job.name,
                 {
                     "identity": self.identities[job.name],
-                    "command": " ".join(outcome.words),
+                    "command": " ".join(done.command),
                     "package": job.package,
                     "kept": self.folder.kept(job),
-                    "seconds": round(outcome.seconds, 1),
-                    "device": outcome.device,
-                    "commit": outcome.commit,
+                    "seconds": round(done.seconds, 1),
+                    "device": done.device,
+                    "commit": done.commit,
                 },
             )
             self.ran.add(job.name)
-            self.log(f"{_now()} done      {job.name} in {_duration(outcome.seconds)}")
+            self.log(f"{_now()} done      {job.name} in {_duration(done.seconds)}")
         elif result.state == "stopped":
             self.stopped.add(job.name)
-            self.log(f"{_now()} stopped   {job.name}; it resumes")
+            self.log(f"{_now()} stopped   {job.name}; the next call resumes it")
         elif result.state == "crashed":  # killed, or out of memory
             self.crashes[job.name] = self.crashes.get(job.name, 0) + 1
-            self.folder.fail(job.name, f"its process ended with {result.reason}")
-            self.log(f"{_now()} ended     {job.name}: {result.reason}" + ("" if self.failed(job) else "; it resumes"))
+            self.folder.fail(job.name, f"the worker process ended with {result.reason}")
+            self.log(f"{_now()} crashed   {job.name}: {result.reason}" + ("" if self.failed(job) else "; resuming"))
         else:
             self.failures[job.name] = self.failures.get(job.name, 0) + 1
             self.folder.fail(job.name, result.reason or f"exit status {result.status}")
-            again = "" if self.failed(job) else "; once more without speed-ups"
-            self.log(f"{_now()} failed    {job.name}: {self.folder.why_failed(job.name)}{again}")
+            again = "" if self.failed(job) else "; retrying without speed-ups"
+            self.log(f"{_now()} failed    {job.name}: {self.folder.failure_reason(job.name)}{again}")
 
     def _release(self) -> None:
-        """Release the claims of jobs that were ended."""
+        """Release the claims of terminated jobs."""
         for claim in self.claims.values():
             claim.close()
         self.claims.clear()
 
 
-def known_options(jobs: Sequence[Job], extra: Options, log: Callable[[str], None]) -> dict[str, tuple[str, ...]] | None:
-    """Which of the extra options each job's command knows, by the job's name; None if there are none.
+def find_known_options(
+    jobs: Sequence[Job], extra: Options, log: Callable[[str], None]
+) -> dict[str, tuple[str, ...]] | None:
+    """Return {job name: extra options that its command accepts}; None if there are no extra options.
 
-    Says which packages do not know an option. Raises UserError for an option that no command of the plan knows.
+    Logs which packages do not accept an option. Raises UserError for an option that no command of the plan accepts.
     """
     if not extra:
         return None
-    asked: dict[tuple[str, ...], tuple[str, ...]] = {}
+    accepted: dict[tuple[str, ...], tuple[str, ...]] = {}
     found: dict[str, tuple[str, ...]] = {}
     with ProcessPool[Job]() as pool:
         for job in jobs:
-            head = (str(job.folder), *head_of(job.words))
-            if head not in asked and job.problem is None:
-                order = Order(job.name, job.words, str(job.folder), os.devnull, extra=tuple(extra), known_only=True)
-                pool.start(job, carry_out, order)
+            head = (str(job.folder), *command_head(job.command))
+            if head not in accepted and job.problem is None:
+                order = JobSpec(
+                    job.name, job.command, str(job.folder), os.devnull, extra=tuple(extra), list_options_only=True
+                )
+                pool.start(job, run_job, order)
                 ((_, result),) = pool.finish()
                 if pool.stopping:
                     raise Stopped("stopped")
                 if result.state == "crashed":
-                    raise UserError("the process that asks commands for their options has ended")
+                    raise UserError("the process that reads the commands' help texts crashed")
                 if result.state != "finished":
                     raise UserError(
-                        f"{job.name}: {result.reason.splitlines()[-1] if result.reason else 'its -h fails'}"
+                        f"{job.name}: {result.reason.splitlines()[-1] if result.reason else 'its option -h fails'}"
                     )
-                asked[head] = result.value.known
-            found[job.name] = asked.get(head, ())
+                accepted[head] = result.value.known
+            found[job.name] = accepted.get(head, ())
     for name, _ in extra:
         packages = {job.package for job in jobs if job.problem is None}
-        strangers = packages - {job.package for job in jobs if name in found[job.name]}
-        if strangers == packages:
-            raise UserError(f"no command of this plan knows {name}")
-        if strangers:
-            log(f"{name} is unknown to the commands of {', '.join(sorted(strangers))}")
+        unsupported = packages - {job.package for job in jobs if name in found[job.name]}
+        if unsupported == packages:
+            raise UserError(f"{name}: no command of this plan accepts this option")
+        if unsupported:
+            log(f"{name} is not an option of the commands of {', '.join(sorted(unsupported))}")
     return found
 
 
-def cores() -> int:
-    """Cores that this process may use."""
+def available_cores() -> int:
+    """Return the number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _give_way() -> None:
-    """Let everything else on this machine go first."""
+def _lower_priority() -> None:
+    """Give every other process on this machine precedence."""
     os.nice(19 - os.nice(0))
     with suppress(OSError):
-        os.setsid()  # Linux weighs sessions against one another: that of the terminal stays as it is
+        os.setsid()  # Linux balances sessions against each other; this keeps the priority of the terminal's session
         with open("/proc/self/autogroup", "w") as file:
             file.write("19")
 

@@ -1,4 +1,4 @@
-"""The commands ``python -m common.campaign run|status|collect|merge|tables``; nothing here imports torch."""
+"""Options of ``python -m common.campaign run|status|collect|merge|tables``. This module does not import torch."""
 
 from collections.abc import Callable, Sequence
 
@@ -9,58 +9,63 @@ from common.settings import REQUIRED, option, settings, subcommands
 
 @settings
 class RunPlan:
-    """Do the jobs of a plan; options that it does not know go to the commands that do."""
+    """Run the jobs of a plan. Unknown options are passed on to the commands that accept them."""
 
-    plan: str = option(REQUIRED, "a TOML file", "plan")
-    out: str = option("runs/campaign", "folder of the campaign")
-    minutes: float | None = option(None, "stop after this time; what is unfinished resumes later")
-    jobs: int = option(1, "jobs side by side", type=positive_int)
-    device: str | None = option(None, "auto, cpu, cuda or cuda:N, for every command that knows it")
+    plan: str = option(REQUIRED, "plan (TOML file)", "plan")
+    out: str = option("runs/campaign", "campaign folder")
+    minutes: float | None = option(None, "time limit in minutes; unfinished jobs resume in the next call")
+    jobs: int = option(1, "number of jobs to run in parallel", type=positive_int)
+    device: str | None = option(None, "device for every command that accepts --device: auto, cpu, cuda or cuda:N")
     only: list[str] = option(
-        [], "jobs with this tag, and what they need; may be repeated", action="append", type=str, metavar="TAG"
+        [],
+        "run only jobs with this tag, and their dependencies; repeat the option to require several tags",
+        action="append",
+        type=str,
+        metavar="TAG",
     )
-    nice: bool = option(False, "give way to everything else on the machine")
-    quick: bool = option(False, "the plan's shortest options: to see that everything runs")
-    dry_run: bool = option(False, "print jobs, what they need, and how long they take")
+    nice: bool = option(False, "run at the lowest CPU priority")
+    quick: bool = option(False, "use the short settings of the plan, to check that every job runs")
+    dry_run: bool = option(False, "print the jobs, their dependencies and estimated times; run nothing")
 
     def __post_init__(self) -> None:
         if self.minutes is not None and self.minutes <= 0:
-            raise UserError(f"--minutes {self.minutes:g}: more than 0 are needed")
+            raise UserError(f"--minutes {self.minutes:g}: must be greater than 0")
 
 
 @settings
 class Status:
-    """What is done, running, unfinished, failed, waiting."""
+    """List the jobs of a campaign with their states: done, running, unfinished, failed or waiting."""
 
-    folder: str = option(REQUIRED, "folder of a campaign", "folder")
+    folder: str = option(REQUIRED, "campaign folder", "folder")
 
 
 @settings
 class Collect:
-    """Pack what finished jobs made, and the state of unfinished ones where it fits."""
+    """Pack the results of finished jobs, and the state of unfinished jobs where it fits, into ZIP files."""
 
-    folder: str = option(REQUIRED, "folder of a campaign", "folder")
-    to: str = option(REQUIRED, "folder for the pieces")
-    files: int = option(8, "pieces at most", type=positive_int)
-    mib: int = option(16, "MiB of a piece at most", type=positive_int)
+    folder: str = option(REQUIRED, "campaign folder", "folder")
+    to: str = option(REQUIRED, "output folder for the pieces (ZIP files)")
+    files: int = option(8, "maximum number of pieces", type=positive_int)
+    mib: int = option(16, "maximum size of a piece, in MiB", type=positive_int)
 
 
 @settings
 class Merge:
-    """Unpack pieces into the folder of a campaign."""
+    """Unpack pieces into a campaign folder."""
 
-    pieces: list[str] = option(REQUIRED, "files that `collect` wrote", "pieces", nargs="+")
-    into: str = option(REQUIRED, "folder of a campaign, made if missing")
+    pieces: list[str] = option(REQUIRED, "ZIP files written by `collect`", "pieces", nargs="+")
+    into: str = option(REQUIRED, "campaign folder; created if missing")
 
 
 @settings
 class Tables:
-    """Add what finished jobs made to the packages' results, and write their tables again."""
+    """Add the runs of finished jobs to the packages' results and regenerate the README tables."""
 
-    folder: str = option(REQUIRED, "folder of a campaign", "folder")
+    folder: str = option(REQUIRED, "campaign folder", "folder")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
+    """Run a campaign command and return its exit status."""
     from common.campaign import command
 
     table: dict[str, tuple[type, Callable[..., None]]] = {
@@ -70,5 +75,5 @@ def main(argv: Sequence[str] | None = None) -> int:
         "merge": (Merge, command.merge),
         "tables": (Tables, command.tables),
     }
-    about = "A plan's results, as far as the time allows, on any machine."
+    about = "Run the jobs of a plan on any machine, within a time limit, and resume later."
     return subcommands(table, argv, prog="python -m common.campaign", description=about, rest=("run",))

@@ -1,4 +1,4 @@
-"""What a process of a campaign does: it carries out one :class:`Order` after another, and imports torch once."""
+"""Run :class:`JobSpec` commands one after another in a process that imports torch only once."""
 
 import contextlib
 import gc
@@ -19,89 +19,97 @@ from common.campaign.plan import Options
 from common.executor import JobResult
 from common.interruption import DEADLINE
 
-# Options that a failed job is tried again without, and how many values each has.
+# {option that is dropped when a failed job is retried: number of its values}
 SPEED_UPS = {"--amp": 0, "--compile": 0, "--graph": 1}
 DATASET, DATASET_DIR = "--dataset", "--dataset-dir"
-TAIL = 20  # lines of a log that say why a job failed
+LOG_LINES = 20  # number of last log lines that are reported as the reason of a failure
 
 
 @dataclass(frozen=True)
-class Order:
-    """A command: words as typed, the folder it runs in, options for it if it knows them, its log, the deadline.
+class JobSpec:
+    """A command to run.
 
-    plain: without optional speed-ups. known_only: run nothing, answer which of the options it knows.
+    Attributes:
+        command: Arguments, beginning with ``python``.
+        folder: Working directory.
+        log: File that receives the output.
+        options: Added if the command accepts them and does not set them.
+        extra: Added if the command accepts them, with precedence.
+        deadline: Time (seconds since the epoch) after which no training epoch starts.
+        plain: Drop optional speed-ups.
+        list_options_only: Run nothing; return the accepted ``extra`` options.
     """
 
     name: str
-    words: tuple[str, ...]
+    command: tuple[str, ...]
     folder: str
     log: str
     options: Options = ()
     extra: Options = ()
     deadline: float | None = None
     plain: bool = False
-    known_only: bool = False
+    list_options_only: bool = False
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """The words that ran, which of the extra options the command knows, seconds, device and commit."""
+class CommandResult:
+    """The command that ran, the extra options that it accepts, its duration in seconds, device and commit."""
 
-    words: tuple[str, ...]
+    command: tuple[str, ...]
     known: tuple[str, ...]
     seconds: float
     device: str = ""
     commit: str | None = None
 
 
-def carry_out(order: Order) -> JobResult:
-    """Run a command in this process; its output goes to the log. The value of the result is an :class:`Outcome`."""
+def run_job(spec: JobSpec) -> JobResult:
+    """Run a command in this process, with its output in the log. The result's value is a :class:`CommandResult`."""
     start = time.monotonic()
-    words: tuple[str, ...] = order.words
+    command: tuple[str, ...] = spec.command
     found: tuple[str, ...] = ()
     try:
-        with _surroundings(order):
-            if order.options or order.extra or order.known_only:
-                words, found = with_options(order, _help(order.words))
-            if order.plain:
-                words = without_speed_ups(words)
-            if order.known_only:
-                return JobResult(0, Outcome(words, found, 0.0))
-            print(f"\n$ {' '.join(words)}", flush=True)
-            status = run_command(words)
-    except Exception as error:  # whatever a command may raise, the others go on
+        with _command_environment(spec):
+            if spec.options or spec.extra or spec.list_options_only:
+                command, found = with_options(spec, _help(spec.command))
+            if spec.plain:
+                command = without_speed_ups(command)
+            if spec.list_options_only:
+                return JobResult(0, CommandResult(command, found, 0.0))
+            print(f"\n$ {' '.join(command)}", flush=True)
+            status = run_command(command)
+    except Exception as error:  # no error of one command may stop the others
         why = f"{''.join(traceback.format_exception(error))}{type(error).__name__}: {error}"
         return JobResult(1, reason=why)
-    why = "" if status == 0 else _tail(Path(order.log))
-    return JobResult(status, Outcome(words, found, time.monotonic() - start, *_environment()), why)
+    why = "" if status == 0 else _last_lines(Path(spec.log))
+    return JobResult(status, CommandResult(command, found, time.monotonic() - start, *_device_and_commit()), why)
 
 
-def with_options(order: Order, text: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """(the words with the options that the command knows behind them, names of the extra ones among those).
+def with_options(spec: JobSpec, text: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return (command with the options that its help text lists, names of the added extra options).
 
-    The data set's folder belongs to the data set: it goes when an extra option names another data set.
+    If an extra option selects another data set, the command's ``--dataset-dir`` is removed.
     """
-    words = list(order.words)
-    known = [(name, values) for name, values in order.extra if knows(text, name)]
+    command = list(spec.command)
+    known = [(name, values) for name, values in spec.extra if lists_option(text, name)]
     names = [name for name, _ in known]
-    if DATASET in names and DATASET_DIR not in names and DATASET_DIR in words:
-        place = words.index(DATASET_DIR)
-        del words[place : place + 2]
-    for name, values in [*((n, v) for n, v in order.options if knows(text, n) and n not in words), *known]:
-        words += [name, *values]
-    return tuple(words), tuple(names)
+    if DATASET in names and DATASET_DIR not in names and DATASET_DIR in command:
+        place = command.index(DATASET_DIR)
+        del command[place : place + 2]
+    for name, values in [*((n, v) for n, v in spec.options if lists_option(text, n) and n not in command), *known]:
+        command += [name, *values]
+    return tuple(command), tuple(names)
 
 
-def knows(text: str, option: str) -> bool:
-    """Whether a command's -h lists an option."""
+def lists_option(text: str, option: str) -> bool:
+    """Return whether a help text lists an option."""
     return re.search(rf"(?<![\w-]){re.escape(option)}(?![\w-])", text) is not None
 
 
-def without_speed_ups(words: Sequence[str]) -> tuple[str, ...]:
-    """The words without options that only make a command faster."""
+def without_speed_ups(command: Sequence[str]) -> tuple[str, ...]:
+    """Remove options that only make a command faster."""
     kept: list[str] = []
     skip = 0
-    for word in words:
+    for word in command:
         if word in SPEED_UPS:
             skip = SPEED_UPS[word]
         elif word.partition("=")[0] in SPEED_UPS:
@@ -113,17 +121,17 @@ def without_speed_ups(words: Sequence[str]) -> tuple[str, ...]:
     return tuple(kept)
 
 
-def run_command(words: Sequence[str]) -> int:
-    """Run ``python SCRIPT ...`` or ``python -m MODULE ...`` in this process; its exit status."""
+def run_command(command: Sequence[str]) -> int:
+    """Run ``python SCRIPT ...`` or ``python -m MODULE ...`` in this process and return its exit status."""
     try:
-        if words[1] == "-m":
-            sys.argv = [words[2], *words[3:]]
+        if command[1] == "-m":
+            sys.argv = [command[2], *command[3:]]
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", RuntimeWarning)  # the module may have been imported by another command
-                runpy.run_module(words[2], run_name="__main__")
+                runpy.run_module(command[2], run_name="__main__")
             return 0
-        script = Path(words[1]).absolute()
-        sys.argv = [words[1], *words[2:]]
+        script = Path(command[1]).absolute()
+        sys.argv = [command[1], *command[2:]]
         sys.path.insert(0, str(script.parent))
         try:
             runpy.run_path(str(script), run_name="__main__")
@@ -139,10 +147,10 @@ def run_command(words: Sequence[str]) -> int:
 _helps: dict[tuple[str, ...], str] = {}
 
 
-def _help(words: Sequence[str]) -> str:
-    """What a command prints for -h. Sub-commands are told apart by their first word."""
-    head = head_of(words)
-    key = (os.getcwd(), *head)  # two packages may have scripts of one name
+def _help(command: Sequence[str]) -> str:
+    """Return the help text of a command or subcommand, cached."""
+    head = command_head(command)
+    key = (os.getcwd(), *head)  # packages may have scripts of the same name
     if key not in _helps:
         out = io.StringIO()
         with contextlib.redirect_stdout(out):
@@ -151,17 +159,17 @@ def _help(words: Sequence[str]) -> str:
     return _helps[key]
 
 
-def head_of(words: Sequence[str]) -> tuple[str, ...]:
-    """What decides which options a command knows: its script or module, and a sub-command."""
-    head = tuple(words[: 3 if words[1] == "-m" else 2])
-    rest = words[len(head) :]
+def command_head(command: Sequence[str]) -> tuple[str, ...]:
+    """Return the part of a command that determines its options: script or module, and subcommand."""
+    head = tuple(command[: 3 if command[1] == "-m" else 2])
+    rest = command[len(head) :]
     return (*head, rest[0]) if rest and not rest[0].startswith("-") else head
 
 
 @contextmanager
-def _surroundings(order: Order) -> Iterator[None]:
-    """Folder, arguments, environment and output of a command; all put back afterwards, memory freed."""
-    log = Path(order.log)
+def _command_environment(spec: JobSpec) -> Iterator[None]:
+    """Set folder, environment and output for a command; restore them afterwards and free memory."""
+    log = Path(spec.log)
     log.parent.mkdir(parents=True, exist_ok=True)
     before = os.getcwd(), sys.argv, dict(os.environ), os.dup(1), os.dup(2)
     sys.stdout.flush()
@@ -169,10 +177,10 @@ def _surroundings(order: Order) -> Iterator[None]:
     with open(log, "ab") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
-    if order.deadline is not None:
-        os.environ[DEADLINE] = str(order.deadline)
+    if spec.deadline is not None:
+        os.environ[DEADLINE] = str(spec.deadline)
     try:
-        os.chdir(order.folder)
+        os.chdir(spec.folder)
         yield
     finally:
         sys.stdout.flush()
@@ -188,7 +196,7 @@ def _surroundings(order: Order) -> Iterator[None]:
 
 
 def _restore_torch() -> None:
-    """What commands set for the whole process is set back for the next one."""
+    """Reset process-wide torch settings for the next command."""
     gc.collect()
     torch = sys.modules.get("torch")
     if torch is None:
@@ -201,7 +209,7 @@ def _restore_torch() -> None:
         torch.cuda.empty_cache()
 
 
-def _environment() -> tuple[str, str | None]:
+def _device_and_commit() -> tuple[str, str | None]:
     if "torch" not in sys.modules:
         return "", None
     import torch
@@ -214,8 +222,8 @@ def _environment() -> tuple[str, str | None]:
         return "", git_commit()
 
 
-def _tail(log: Path) -> str:
+def _last_lines(log: Path) -> str:
     try:
-        return "\n".join(log.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-TAIL:])
+        return "\n".join(log.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-LOG_LINES:])
     except OSError:
         return ""

@@ -1,1 +1,1 @@
-"""The tables of common's README; not part of the wheel."""
+"""Tables of common's README. Not part of the wheel."""

@@ -1,4 +1,4 @@
-"""The tables of common's README, made from ``results/*.json``: ``python -m common.paper.tables``; ``--check`` writes nothing."""
+"""Generate the tables of common's README from ``results/*.json``: ``python -m common.paper.tables [--check]``."""
 
 import sys
 from collections.abc import Callable, Sequence
@@ -15,14 +15,16 @@ RESULTS, README = HOME / "results", HOME / "README.md"
 
 
 def epoch_table(folder: Path) -> str:
-    """Seconds of an epoch by network, batch and whether the step was a CUDA graph, and images a second."""
+    """Format seconds per epoch and images per second by network, batch size and execution mode."""
     lines = []
     for file in sorted(folder.glob("epochs-*.json")):
         for row in read_json(file)["rows"]:
-            graph = "one CUDA graph" if row["graph"] == "auto" else "kernel by kernel"
+            graph = "CUDA graph" if row["graph"] == "auto" else "eager"
             images = f"{CIFAR10 / row['seconds']:,.0f}"
             lines.append([row["network"], row["batch"], graph, f"{row['seconds']:.2f}", images, row["device"]])
-    return markdown_table(["network", "batch", "step", "s per epoch", "images a second", "device"], lines)
+    return markdown_table(
+        ["network", "batch size", "execution", "time per epoch (s)", "images per second", "device"], lines
+    )
 
 
 TABLES: dict[str, Callable[[], str]] = {
@@ -32,6 +34,7 @@ TABLES: dict[str, Callable[[], str]] = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
+    """Regenerate the tables and return an exit status."""
     return tables_command("common", README, TABLES, argv)
 
 

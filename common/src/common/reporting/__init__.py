@@ -1,1 +1,1 @@
-"""What ``<package>/paper/`` and benchmarks share: README tables from result files, benchmarks, drawings. No command of a user imports it."""
+"""Tools for ``<package>/paper/`` and benchmarks: README tables from result files, speed measurements, diagrams. User commands do not import it."""

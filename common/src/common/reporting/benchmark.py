@@ -1,6 +1,6 @@
-"""Benchmarks: two sides interleaved in one process, and what was measured as a file behind a README's numbers.
+"""Run benchmarks, with the compared functions timed alternately in one process, and store the results for README tables.
 
-The file holds both raw series, the ratios and what they had to reach.
+A result file contains the raw series, the resulting values and their targets.
 """
 
 import statistics
@@ -17,19 +17,23 @@ from common.cli import positive_int
 from common.device import set_threads
 from common.markdown import markdown_table
 from common.runs import describe_environment, read_json
-from common.settings import build, option, parser_of, settings
+from common.settings import build, build_parser, option, settings
 
 
 @dataclass(frozen=True)
 class BenchmarkValue:
-    """One figure: ``value`` of ``what`` against ``against``; ``bound`` is its floor, or its ceiling if ``at_most``.
+    """A result of a benchmark.
 
-    A floor of 0, which any gain reaches, is not shown in tables.
-    unit: "x" for a ratio, " s" or the like for a figure that is none.
+    Attributes:
+        quantity: Measured quantity.
+        compared_with: Reference of a ratio; empty for an absolute value.
+        value: The result, in ``unit``.
+        bound: Target: the lower bound, or the upper bound if ``at_most``. A lower bound of 0 is no target.
+        unit: "x" for a ratio, "%" for a fraction that is shown in percent, else a unit such as " s".
     """
 
-    what: str
-    against: str
+    quantity: str
+    compared_with: str
     value: float
     bound: float
     at_most: bool = False
@@ -37,20 +41,39 @@ class BenchmarkValue:
 
     @property
     def reached(self) -> bool:
+        """Whether the value is within the bound."""
         return self.value <= self.bound if self.at_most else self.value >= self.bound
 
     @property
-    def wanted(self) -> str:
+    def measured(self) -> str:
+        """The value with three significant digits and its unit."""
+        return self._format(self.value, ".3g")
+
+    @property
+    def target(self) -> str:
+        """The bound with its unit; empty if there is none."""
         if not self.bound and not self.at_most:
             return ""
-        return f"{'at most' if self.at_most else 'at least'} {self.bound:g}{self.unit}"
+        return f"{'at most' if self.at_most else 'at least'} {self._format(self.bound, 'g')}"
+
+    def _format(self, number: float, digits: str) -> str:
+        return f"{100 * number:{digits}} %" if self.unit == "%" else f"{number:{digits}}{self.unit}"
 
 
 Series = dict[str, list[float]]
 
 
 def time_interleaved(sides: Mapping[str, Callable[[], Any]], repeats: int, warm_up: int = 1) -> Series:
-    """Milliseconds of each side, ``repeats`` times in turn, after ``warm_up`` calls of each in turn."""
+    """Time functions alternately.
+
+    Args:
+        sides: {name: function}.
+        repeats: Number of timed calls per function.
+        warm_up: Number of untimed calls per function.
+
+    Returns:
+        {name: milliseconds of each call}.
+    """
     for _ in range(warm_up):
         for call in sides.values():
             call()
@@ -63,18 +86,18 @@ def time_interleaved(sides: Mapping[str, Callable[[], Any]], repeats: int, warm_
     return series
 
 
-def speedup(series: Mapping[str, Sequence[float]], ours: str, other: str) -> float:
-    """How many times longer the other side takes, of medians."""
-    return statistics.median(series[other]) / statistics.median(series[ours])
+def speedup(series: Mapping[str, Sequence[float]], name: str, other: str) -> float:
+    """Return the ratio of the median times of ``other`` and ``name``."""
+    return statistics.median(series[other]) / statistics.median(series[name])
 
 
 @settings
 class Benchmark:
-    """What is measured, and where it is kept."""
+    """Run a benchmark."""
 
-    repeats: int = option(7, "times each side is measured", type=positive_int)
-    threads: int | None = option(None, "threads on the CPU; torch's choice if not given")
-    json: str | None = option(None, "write the figures to this file too")
+    repeats: int = option(7, "number of measurements of each side", type=positive_int)
+    threads: int | None = option(None, "number of CPU threads (default: chosen by torch)")
+    json: str | None = option(None, "file for the series and values (JSON)")
 
 
 def run_benchmark(
@@ -82,52 +105,57 @@ def run_benchmark(
     argv: Sequence[str] | None = None,
     repeats: int = 7,
 ) -> int:
-    """The command of a benchmark script: ``body(repeats)`` gives series in milliseconds and ratios; --json keeps them."""
+    """Run the command of a benchmark script and return its exit status.
+
+    Args:
+        body: ``body(repeats)`` returns the series in milliseconds and the values. Its docstring is the description in ``-h``.
+        repeats: Default of ``--repeats``.
+    """
 
     script = f"benchmarks/{Path(sys.argv[0]).name}"
 
     def measure(words: Sequence[str] | None) -> None:
-        parser = parser_of(Benchmark, script, defaults={"repeats": repeats})
+        parser = build_parser(Benchmark, script, defaults={"repeats": repeats})
         parser.description = body.__doc__
         args = build(Benchmark, vars(parser.parse_args(words)))
         set_threads(args.threads)
-        series, ratios = body(args.repeats)
-        for name, values in series.items():
-            raw = " ".join(f"{value:.2f}" for value in values)
-            print(f"{name}: median {statistics.median(values):.2f} ms of {len(values)} runs: {raw}")
-        for ratio in ratios:
-            verdict = "ok" if ratio.reached else "NOT REACHED"
-            value = f"{ratio.value:.3g}{ratio.unit}"
-            print(f"{ratio.what}, against {ratio.against}: {value} (wanted: {ratio.wanted}): {verdict}")
+        series, values = body(args.repeats)
+        for name, times in series.items():
+            raw = " ".join(f"{value:.2f}" for value in times)
+            print(f"{name}: median {statistics.median(times):.2f} ms of {len(times)} runs: {raw}")
+        for value in values:
+            verdict = "ok" if value.reached else "NOT REACHED"
+            reference = f", compared with {value.compared_with}" if value.compared_with else ""
+            print(f"{value.quantity}{reference}: {value.measured} (target: {value.target or 'none'}): {verdict}")
         if args.json:
-            write_benchmark(args.json, f"python {script}", "ms", series, ratios)
+            write_benchmark(args.json, f"python {script}", "ms", series, values)
 
     return cli.run(measure, argv)
 
 
 def write_benchmark(
-    path: Path | str, command: str, unit: str, series: Mapping[str, Sequence[float]], ratios: Sequence[BenchmarkValue]
+    path: Path | str, command: str, unit: str, series: Mapping[str, Sequence[float]], values: Sequence[BenchmarkValue]
 ) -> None:
-    """Write series (raw, in ``unit``), their medians, ratios, environment and the command that made them."""
+    """Write a result file: command, raw series in ``unit``, their medians, the values and the environment."""
     record = {
         "command": command,
         "unit": unit,
-        "medians": {name: round(statistics.median(values), 4) for name, values in series.items()},
-        "series": {name: [round(value, 4) for value in values] for name, values in series.items()},
-        "ratios": [asdict(ratio) for ratio in ratios],
+        "medians": {name: round(statistics.median(times), 4) for name, times in series.items()},
+        "series": {name: [round(value, 4) for value in times] for name, times in series.items()},
+        "values": [asdict(value) for value in values],
         "environment": describe_environment("cpu"),
     }
     write_json(path, record)
 
 
 def speed_table(folder: Path | str, pattern: str = "speed-*.json") -> str:
-    """All ratios of a folder's benchmark files as Markdown."""
+    """Format the values of all benchmark files in a folder as a Markdown table."""
     rows = []
     for file in sorted(Path(folder).glob(pattern)):
         record = read_json(file)
-        for ratio in (BenchmarkValue(**entry) for entry in record["ratios"]):
-            value = f"{ratio.value:.3g}{ratio.unit}"
-            rows.append([ratio.what, ratio.against, value, ratio.wanted, f"`{record['command']}`"])
+        for value in (BenchmarkValue(**entry) for entry in record["values"]):
+            command = f"`{record['command']}`"
+            rows.append([value.quantity, value.compared_with, value.measured, value.target, command])
     if not rows:
         return "Not measured yet."
-    return markdown_table(["what", "against", "measured", "wanted", "command"], rows)
+    return markdown_table(["quantity", "compared with", "measured", "target", "command"], rows)

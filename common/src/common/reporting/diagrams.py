@@ -1,4 +1,4 @@
-"""Boxes and arrows on a figure of `common.plots`, for pictures that explain a method. Coordinates are the axes' own."""
+"""Boxes and arrows on a `common.plots` figure, for diagrams that explain a method. Coordinates are in axes units."""
 
 from typing import Any
 
@@ -6,14 +6,14 @@ INK, SOFT = "#24292f", "#57606a"
 
 
 def canvas(axes: Any, width: float, height: float) -> Any:
-    """An empty drawing area of so many units, the same in both directions: without axes, grid and ticks."""
+    """Prepare an empty drawing area of ``width`` x ``height`` units with equal aspect, without axes, grid or ticks."""
     axes.set(xlim=(0, width), ylim=(0, height), aspect="equal")
     axes.axis("off")
     return axes
 
 
 def box(axes: Any, x: float, y: float, width: float, height: float, text: str, color: str, size: float = 9) -> None:
-    """A round-cornered box with its centre at (x, y): tinted with ``color``, framed by it, text in the middle."""
+    """Draw a rounded box centered at (x, y), tinted and framed in ``color``, with centered text."""
     from matplotlib.patches import FancyBboxPatch
 
     corner = (x - width / 2, y - height / 2)
@@ -38,7 +38,7 @@ def arrow(
     dashed: bool = False,
     above: float = 0.16,
 ) -> None:
-    """An arrow between two points, bent by a share of its length; its text stands ``above`` the middle of a straight one."""
+    """Draw an arrow, bent by a fraction of its length. The text is placed ``above`` the midpoint of the straight line."""
     style = {"arrowstyle": "-|>", "color": color, "linewidth": 1.4, "mutation_scale": 13, "shrinkA": 0, "shrinkB": 0}
     style |= {"connectionstyle": f"arc3,rad={bend}", "linestyle": "--" if dashed else "-"}
     axes.annotate("", xy=end, xytext=start, arrowprops=style)

@@ -1,14 +1,14 @@
-"""Tables of a README that are made from result files, so that no number is typed by hand.
+"""Generate README tables from result files, so that no number is typed by hand.
 
-A README holds pairs of markers, each on a line of its own:
+A README contains pairs of markers, each on its own line:
 
     <!-- results:NAME:begin -->
-    anything here is replaced
+    this text is replaced
     <!-- results:NAME:end -->
 
-A package that has results supplies a module with a literal `TABLES: dict[str, Callable[[], str]]`: for each NAME a
-function without arguments that reads the package's `results/` folder and returns Markdown (:func:`common.markdown.markdown_table` helps).
-The first command rewrites the tables, the second ends with status 2 if one is not up to date:
+A package with results provides a module with a literal `TABLES: dict[str, Callable[[], str]]`: for each NAME, a function
+without arguments that reads the package's `results/` folder and returns Markdown (see :func:`common.markdown.markdown_table`).
+The first command rewrites the tables; the second exits with status 2 if a table is not up to date:
 
     python -m common.reporting.results README.md redundancy_graph/README.md --tables redundancy_graph.paper.tables
     python -m common.reporting.results README.md redundancy_graph/README.md --tables redundancy_graph.paper.tables --check
@@ -31,16 +31,26 @@ _BEGIN = re.compile(r"^<!-- results:([\w./-]+):begin -->[ \t]*$", re.MULTILINE)
 
 
 def keep_run(folder: Path | str, package: str, results: Path, name: str | None = None) -> Path:
-    """A finished run folder as one JSON file among a package's results: metrics, options, environment and the log's rows.
+    """Save a finished run folder as one JSON file in a package's results: metrics, options, environment and log.
 
-    name: of the file; ``run-FOLDER.json`` if not given. Raises UserError for a run that is unfinished or another package's.
+    Args:
+        folder: Run folder.
+        package: Package that must have created the run.
+        results: Folder of the result files.
+        name: File name (default: ``run-FOLDER.json``).
+
+    Returns:
+        The file.
+
+    Raises:
+        UserError: If the run is unfinished or belongs to another package.
     """
     folder = Path(folder)
     if not (folder / METRICS).is_file():
-        raise UserError(f"{folder} holds no finished run: there is no {METRICS}")
+        raise UserError(f"{folder}: contains no finished run, {METRICS} is missing")
     metrics, config = read_json(folder / METRICS), read_json(folder / CONFIG)
     if metrics.get("package") != package:
-        raise UserError(f"{folder} holds a run of {metrics.get('package')}, not of {package}")
+        raise UserError(f"{folder}: a run of {metrics.get('package')}, expected one of {package}")
     log = folder / LOG
     rows = log.read_text(encoding="utf-8").splitlines() if log.is_file() else []
     record = {**metrics, "options": config["options"], "environment": config["environment"]}
@@ -50,7 +60,7 @@ def keep_run(folder: Path | str, package: str, results: Path, name: str | None =
 
 
 def block_names(readme: Path) -> list[str]:
-    """Names of the result blocks of a README, in order. Raises `UserError` for a missing file or broken markers."""
+    """Return the names of a README's result blocks, in order. Raises UserError for a missing file or invalid markers."""
     text = _read(readme)
     names = [match[1] for match in _BEGIN.finditer(text)]
     for name in names:
@@ -59,15 +69,22 @@ def block_names(readme: Path) -> list[str]:
 
 
 def replace_block(readme: Path, name: str, markdown: str, check: bool = False) -> bool:
-    """Put `markdown` between the markers of the block `name`; returns whether that differs from what stood there.
+    """Replace the content of a block and return whether it changed.
 
-    With `check` nothing is written. The file is replaced atomically, and left alone when nothing differs. Raises
-    `UserError` when the README is missing or the markers are absent, doubled or in the wrong order.
+    The file is replaced atomically, and only if the content changed.
+
+    Args:
+        name: Name of the block.
+        markdown: New content.
+        check: Write nothing.
+
+    Raises:
+        UserError: If the README is missing, or the markers are missing, duplicate or in the wrong order.
     """
     readme = Path(readme)
     text = _read(readme)
     start, stop = _span(text, name, readme)
-    # Blank lines: without them Markdown would take a table for the rest of the HTML comment.
+    # Without the blank lines, Markdown would parse a table as part of the HTML comment.
     new = f"{text[:start]}\n\n{markdown.strip()}\n\n{text[stop:]}"
     if new == text:
         return False
@@ -77,17 +94,17 @@ def replace_block(readme: Path, name: str, markdown: str, check: bool = False) -
 
 
 def _span(text: str, name: str, readme: Path) -> tuple[int, int]:
-    """Where the block's content lies: from the end of the begin marker to the start of the end marker."""
+    """Return the start and end of a block's content."""
     found = []
     for side in ("begin", "end"):
         marker = f"<!-- results:{name}:{side} -->"
         places = [match.span() for match in re.finditer(rf"^{re.escape(marker)}[ \t]*$", text, re.MULTILINE)]
         if len(places) != 1:
-            raise UserError(f"{readme}: the line '{marker}' must stand there once, but is there {len(places)} times")
+            raise UserError(f"{readme}: found the line '{marker}' {len(places)} times, expected once")
         found.append(places[0])
     (_, start), (stop, _) = found
     if stop < start:
-        raise UserError(f"{readme}: the end marker of results:{name} stands before its begin marker")
+        raise UserError(f"{readme}: the end marker of results:{name} is before its begin marker")
     return start, stop
 
 
@@ -96,14 +113,14 @@ def _read(readme: Path) -> str:
         return Path(readme).read_text(encoding="utf-8")
     except FileNotFoundError:
         raise UserError(
-            f"{readme}: no such file; name a README.md with '<!-- results:NAME:begin -->' markers"
+            f"{readme}: no such file; expected a README.md with '<!-- results:NAME:begin -->' markers"
         ) from None
 
 
 def stale_blocks(readme: Path, tables: Mapping[str, Callable[[], str]]) -> list[str]:
-    """The blocks of a README that these tables make and that do not show what the tables give now."""
-    ours = [name for name in block_names(readme) if name in tables]
-    return [name for name in ours if replace_block(readme, name, tables[name](), check=True)]
+    """Return the names of a README's blocks whose content differs from the current output of these tables."""
+    known = [name for name in block_names(readme) if name in tables]
+    return [name for name in known if replace_block(readme, name, tables[name](), check=True)]
 
 
 def _tables(modules: Sequence[str]) -> dict[str, Callable[[], str]]:
@@ -113,7 +130,7 @@ def _tables(modules: Sequence[str]) -> dict[str, Callable[[], str]]:
             found = importlib.import_module(module).TABLES
         except (ModuleNotFoundError, AttributeError) as error:
             raise UserError(
-                f"--tables {module}: {error}; it names an installed module with a dictionary TABLES"
+                f"--tables {module}: {error}; expected an installed module with a dictionary TABLES"
             ) from None
         tables.update(found)
     return tables
@@ -123,13 +140,13 @@ def _tables(modules: Sequence[str]) -> dict[str, Callable[[], str]]:
 class Results:
     """Rewrite the generated tables of README files."""
 
-    readme: list[Path] = option(REQUIRED, "files with result markers", "readme", nargs="+")
-    tables: list[str] = option([], "modules with a dictionary TABLES", metavar="MODULE")
-    check: bool = option(False, "write nothing; status 2 if a table is not up to date")
+    readme: list[Path] = option(REQUIRED, "README files with result markers", "readme", nargs="+")
+    tables: list[str] = option([], "modules that define a dictionary TABLES", metavar="MODULE")
+    check: bool = option(False, "write nothing; exit with status 2 if a table is not up to date")
 
 
 def rewrite(settings: Results) -> None:
-    """The command."""
+    """Rewrite the generated tables."""
     blocks = [(readme, name) for readme in settings.readme for name in block_names(readme)]
     _rewrite(blocks, _tables(settings.tables), settings.check)
 
@@ -137,7 +154,7 @@ def rewrite(settings: Results) -> None:
 def _rewrite(blocks: Sequence[tuple[Path, str]], tables: Mapping[str, Callable[[], str]], check: bool) -> None:
     for readme, name in blocks:
         if name not in tables:
-            raise UserError(f"{readme}: no table for the block '{name}'; there are {sorted(tables) or 'none'}")
+            raise UserError(f"{readme}: no table for the block '{name}'; available: {sorted(tables) or 'none'}")
     made = {name: tables[name]() for name in {name for _, name in blocks}}
     changed = [f"{name} in {readme}" for readme, name in blocks if replace_block(readme, name, made[name], check=check)]
     if check and changed:
@@ -155,21 +172,33 @@ def tables_command(
     make: Mapping[str, tuple[Callable[[], object], str]] | None = None,
     draw: Callable[[], Sequence[Path]] | None = None,
 ) -> int:
-    """``python -m PACKAGE.paper.tables``: the README's tables and pictures anew from the result files; returns an exit status.
+    """Run ``python -m PACKAGE.paper.tables``, which regenerates a package's tables and figures; return an exit status.
 
-    The README in the folder above shows tables of several packages: those that are of this one are rewritten, too. --check writes nothing and ends with status 2 if a table is not up to date.
-    add   keeps a finished run as a result file and returns that file, for --add RUN_FOLDER ...
-    make  options that make result files first: {"--costs": (function, help)}
-    draw  makes pictures from the result files and returns them
+    The root README shows tables of several packages; those of this package are also rewritten. With ``--check``, nothing is
+    written, and the exit status is 2 if a table is not up to date.
+
+    Args:
+        package: Import name.
+        readme: README of the package.
+        tables: {block name: function that returns the table}.
+        add: Saves a finished run as a result file and returns the file, for ``--add RUN_FOLDER ...``.
+        make: Options that create result files first: {"--costs": (function, help)}.
+        draw: Draws figures from the result files and returns their paths.
     """
 
     def body(argv: Sequence[str] | None) -> None:
         parser = cli.Parser(
-            prog=f"python -m {package}.paper.tables", description="Results and README tables.", package=package
+            prog=f"python -m {package}.paper.tables",
+            description="Regenerate the README tables and figures.",
+            package=package,
         )
-        parser.add_argument("--check", action="store_true", help="write nothing; status 2 if a table is not up to date")
+        parser.add_argument(
+            "--check", action="store_true", help="write nothing; exit with status 2 if a table is not up to date"
+        )
         if add:
-            parser.add_argument("--add", nargs="+", default=[], metavar="RUN_FOLDER", help="finished runs for results/")
+            parser.add_argument(
+                "--add", nargs="+", default=[], metavar="RUN_FOLDER", help="finished runs to add to results/"
+            )
         for flag, (_, what) in (make or {}).items():
             parser.add_argument(flag, action="store_true", help=what)
         args = vars(parser.parse_args(argv))
@@ -190,6 +219,7 @@ def tables_command(
 
 
 def main(argv: Sequence[str] | None = None) -> int:
+    """Rewrite generated tables and return an exit status."""
     return command(Results, rewrite, argv, "python -m common.reporting.results")
 
 

@@ -1,9 +1,9 @@
-"""What the tests of every package share: inputs that are whole and inputs that are broken, kills, processes, refusals.
+"""Test helpers shared by all packages: valid and invalid inputs, killed and resumed commands, processes, error lines.
 
-Plain functions for tests, no pytest plugin: each checks with ``assert`` and says what was wrong. Nothing else in ``common``
-imports them. ``common.testing.notebooks`` runs notebooks without a kernel.
+The helpers are plain functions, not a pytest plugin. They check with ``assert`` and explain failures; the rest of ``common``
+does not import them. ``common.testing.notebooks`` runs notebooks without a kernel.
 
->>> check_resume_after_kill(command.main, [*words, "--out"], bits, tmp_path, kills=10, preload=["a_paper.command"])
+>>> check_resume_after_kill(command.main, [*argv, "--out"], file_bytes, tmp_path, kills=10, preload=["a_paper.command"])
 >>> assert single_error_line(main(["--penalty", "nan"]), capsys.readouterr().err, "nan auto")
 """
 
@@ -19,10 +19,10 @@ from common.testing.inputs import (
     write_invalid_inputs,
 )
 from common.testing.invalid_input import assert_scripts_fail, full_disk, leftover_files, single_error_line
-from common.testing.methods import run_method
-from common.testing.options import check_options_honored, command_names
+from common.testing.options_honored import check_options_honored, command_names
 from common.testing.processes import record_python_calls, run_in_processes, split_batches, torchrun
 from common.testing.resume import check_resume_after_kill
+from common.testing.run_method import run_method
 from common.testing.stored_commands import check_stored_commands
 from common.testing.untrusted import HOSTILE_ARGUMENTS, HOSTILE_FACTS, bounded, rejected
 

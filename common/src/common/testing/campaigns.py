@@ -1,4 +1,4 @@
-"""A package's scripts on tiny data: every job of its plan to its end, and nothing left to do for a second call."""
+"""Run a package's scripts on tiny data: all jobs finish, and a second call has nothing to do."""
 
 import os
 import subprocess
@@ -12,7 +12,7 @@ CIFAR10 = "airplane automobile bird cat deer dog frog horse ship truck".split()
 
 
 def write_tiny_dataset(root: Path, per_class: int = 30) -> Path:
-    """``root/train`` and ``root/test``: image folders of CIFAR-10's classes, of 32 x 32 pixels of noise."""
+    """Write ``root/train`` and ``root/test``: image folders with the CIFAR-10 classes and 32 x 32 noise images."""
     random = np.random.default_rng(0)
     for part, count in (("train", per_class), ("test", 3)):
         for number, label in enumerate(CIFAR10):
@@ -25,12 +25,12 @@ def write_tiny_dataset(root: Path, per_class: int = 30) -> Path:
 
 
 def run_script(script: Path, *options: str | Path, source_from: Path | None = None) -> tuple[int, str]:
-    """(exit status, all that it printed) of a bash script with this Python first on the path and one thread.
+    """Run a bash script with this Python first on the path and one thread; return (exit status, output).
 
-    source_from: a folder that the script is sourced from instead of being called.
+    source_from: Source the script from this folder instead of calling it.
     """
     folder = Path(sys.executable).parent
-    nowhere = str(script.parent / "no-weights")  # the plan's own jobs train all networks
+    nowhere = str(script.parent / "no-weights")  # so that jobs of the plan train all networks
     path = f"{folder}:{os.environ['PATH']}"
     environment = {**os.environ, "PATH": path, "OMP_NUM_THREADS": "1", "WEIGHTS": nowhere}
     words = [str(option) for option in options]
@@ -50,9 +50,9 @@ def run_script(script: Path, *options: str | Path, source_from: Path | None = No
 
 
 def script_runs_its_plan(script: Path, tmp_path: Path, *options: str, per_class: int = 30) -> Path:
-    """Run a script quickly on tiny data, twice: all jobs are done, and the second call begins none and writes nothing.
+    """Run a campaign script twice with ``--quick`` on tiny data: all jobs finish; the second call starts and writes nothing.
 
-    The data replace those that the script names. Returns the folder of the campaign. AssertionError says what was printed.
+    Returns the campaign folder.
     """
     data = write_tiny_dataset(tmp_path / "images", per_class)
     out = tmp_path / "campaign"
@@ -61,7 +61,7 @@ def script_runs_its_plan(script: Path, tmp_path: Path, *options: str, per_class:
     assert status == 0, printed
     made = {path: path.stat().st_mtime_ns for path in (out / "runs").rglob("*") if path.is_file()}
     status, again = run_script(script, *words)
-    assert status == 0 and "begins" not in again, again
+    assert status == 0 and "started" not in again, again
     assert made and {path: path.stat().st_mtime_ns for path in made} == made
     summary = again.strip().splitlines()[-1]
     done, _, rest = summary.partition(": ")[2].partition(" of ")

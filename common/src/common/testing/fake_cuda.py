@@ -1,8 +1,8 @@
-"""Run training steps with fake CUDA tensors on a machine without a GPU, and list what would wait for one.
+"""Run training steps with fake CUDA tensors on a machine without a GPU, and record copies and synchronizations.
 
-A fake tensor (``torch._subclasses.FakeTensorMode``) has a device, a shape and a type but no values. Tensors on different
-devices are an error, as on a GPU, and so is an operation that needs a value on the host, such as ``.item()``. Autograd's
-engine wants a real device: here ``backward`` gives the leaves zero gradients.
+A fake tensor (``torch._subclasses.FakeTensorMode``) has a device, a shape and a type, but no values. As on a GPU, mixing
+devices is an error; so is an operation that needs a value on the host, such as ``.item()``. Autograd requires a real device;
+here, ``backward`` assigns zero gradients to the leaves.
 """
 
 from collections import Counter
@@ -23,7 +23,7 @@ DEVICE = torch.device("cuda", 0)
 
 
 class Transfers(TorchDispatchMode):
-    """Names of the operations within this context that copy to the device or to the host, and a count of all."""
+    """Record the operations that copy to the device or to the host, and count all operations (context manager)."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -36,19 +36,19 @@ class Transfers(TorchDispatchMode):
         name = str(operation)
         read = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
         written = [leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor)] or read[:1]
-        # A number on the host, as a tensor without dimensions, may be an operand on the device: it is no copy.
+        # A zero-dimensional host tensor may be an operand on the device without a copy.
         from_host = any(not tensor.is_cuda and (tensor.dim() or "copy" in name) for tensor in read)
         if from_host and any(tensor.is_cuda for tensor in written):
             self.to_device.append(name)
         if any(tensor.is_cuda for tensor in read) and not all(tensor.is_cuda for tensor in written):
             self.to_host.append(name)
-        self.operations[name] += not name.startswith("prim.")  # questions about a tensor
+        self.operations[name] += not name.startswith("prim.")  # queries, such as the device of a tensor
         return result
 
 
 @contextmanager
 def fake_cuda() -> Iterator[torch.device]:
-    """Within this context ``cuda:0`` exists; build networks before it, move them with ``.to`` inside."""
+    """Simulate ``cuda:0`` (context manager). Build networks before entering; move them with ``.to`` inside."""
     with (
         FakeTensorMode(allow_non_fake_inputs=True),
         patch.object(nn.Module, "to", _move),
@@ -59,7 +59,7 @@ def fake_cuda() -> Iterator[torch.device]:
 
 
 def step_transfers(model: nn.Module, hooks: Hooks | None = None, steps: int = 2, examples: int = 16) -> list[Transfers]:
-    """Take training steps on random images (N, 3, 32, 32), inside :func:`fake_cuda`; what each of them copied."""
+    """Run training steps on random images (N, 3, 32, 32) inside :func:`fake_cuda`; return the transfers of each step."""
     step, batch = step_and_batch(model, hooks or Hooks(), DEVICE, examples)
     found = []
     for _ in range(steps):
@@ -70,13 +70,13 @@ def step_transfers(model: nn.Module, hooks: Hooks | None = None, steps: int = 2,
 
 
 def assert_nothing_waits(transfers: Transfers) -> None:
-    """Raises AssertionError that names the copies."""
+    """Check that there was no copy; an AssertionError lists copies."""
     assert not transfers.to_device, f"copies to the device: {transfers.to_device}"
     assert not transfers.to_host, f"copies to the host: {transfers.to_host}"
 
 
 def _move(module: nn.Module, *args, **kwargs) -> nn.Module:
-    """``Module.to`` without values; parameters stay the same objects, as on a GPU, and buffers do not."""
+    """Emulate ``Module.to`` without values. As on a GPU, parameters keep their identity and buffers do not."""
     device, _, _, memory_format = torch._C._nn._parse_to(*args, **kwargs)
 
     def moved(tensor: Tensor) -> Tensor:
@@ -87,7 +87,7 @@ def _move(module: nn.Module, *args, **kwargs) -> nn.Module:
     for part in module.modules():
         for parameter in part.parameters(recurse=False):
             if parameter.device != device:
-                # Parameter detaches too, and an operation that is done again leaves no weak reference on its result.
+                # Parameter() also detaches; a repeated operation keeps no weak reference to its result.
                 torch.utils.swap_tensors(parameter, nn.Parameter(moved(parameter).detach(), parameter.requires_grad))
         part._buffers.update({name: moved(buffer) for name, buffer in part.named_buffers(recurse=False)})
     return module

@@ -1,4 +1,4 @@
-"""Finished run folders of before, which stay readable: each package keeps some in ``tests/data/finished_run``."""
+"""Check that run folders of earlier versions remain readable. Packages store some in ``tests/data/finished_run``."""
 
 import os
 import runpy
@@ -14,11 +14,11 @@ from common.measure import evaluate
 from common.runs import CONFIG, open_stage, read_json
 from common.testing.generated_docs import source_folder
 
-SHAPE = (3, 32, 32)  # of the digits that they were made with
+SHAPE = (3, 32, 32)  # of digits, the data set of these runs
 
 
 def finished_copy(test_file: str, to: Path) -> Path:
-    """Copy the folders next to a test file and migrate the copy; it is the current folder afterwards, as when it was made."""
+    """Copy the folders next to a test file, migrate the copy to today's names, and make it the current folder."""
     shutil.copytree(Path(test_file).parent / "data" / "finished_run", to, dirs_exist_ok=True)
     runpy.run_path(str(source_folder("common").parents[2] / "scripts" / "migrate_results.py"))["main"]([str(to)])
     os.chdir(to)
@@ -26,14 +26,14 @@ def finished_copy(test_file: str, to: Path) -> Path:
 
 
 def written(place: Path, *left_out: str) -> dict[Path, tuple[int, bytes]]:
-    """{file: (when it was written, its bytes)} without configurations, logs of lines, and files of these names."""
+    """Return {file: (modification time, bytes)} without configurations, text logs and files of the given names."""
     skipped = {CONFIG, *left_out}
     files = [f for f in place.rglob("*") if f.is_file() and f.name not in skipped and f.suffix != ".log"]
     return {file: (file.stat().st_mtime_ns, file.read_bytes()) for file in files}
 
 
 def check_network(folder: Path | str, macs: int, dense: Path | str, dense_macs: int) -> None:
-    """The network of a folder and the dense one have the recorded MACs, the former the recorded top-1 within a point."""
+    """Check the recorded MACs of a run's network and its dense network, and its recorded top-1 within one point."""
     metrics = read_json(Path(folder) / "metrics.json")
     model: Any = load_network(Path(folder) / metrics.get("file", "model.safetensors"))
     assert count_cost(model, SHAPE).macs == metrics["compressed"]["macs"] == macs
@@ -45,7 +45,7 @@ def check_network(folder: Path | str, macs: int, dense: Path | str, dense_macs: 
 
 
 def check_opens(folder: Path | str, package: str, finished: bool = True) -> None:
-    """The folder opens as the same run, with its recorded options and on the same digits, and nothing in it is written again."""
+    """Check that a folder opens as the same run, with its recorded options and data, and that nothing is rewritten."""
     config, before = read_json(Path(folder) / CONFIG), written(Path(folder))
     stage = open_stage(folder, package, config["options"], fingerprint=load_dataset("digits").fingerprint)
     assert stage.finished == finished and written(Path(folder)) == before

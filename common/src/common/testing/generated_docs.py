@@ -1,4 +1,4 @@
-"""Pages that are made from something else show what it says now."""
+"""Check that generated parts of documents are up to date."""
 
 import importlib
 from collections.abc import Callable, Mapping
@@ -8,12 +8,12 @@ from common.reporting.results import block_names, stale_blocks
 
 
 def source_folder(package: str) -> Path:
-    """The folder of a package's modules in a checkout."""
+    """Return the folder of a package's modules in a checkout."""
     return Path(importlib.import_module(package).__file__ or "").resolve().parent
 
 
 def check_generated_docs(package: str, tables: Mapping[str, Callable[[], str]]) -> None:
-    """The tables in a package's README.md and in the root's are those of the result files."""
+    """Check that the tables in a package's README and in the root README match the result files."""
     readme = source_folder(package).parents[1] / "README.md"
     shown: set[str] = set()
     for file in (readme, readme.parents[1] / "README.md"):

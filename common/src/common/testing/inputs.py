@@ -1,4 +1,4 @@
-"""Small networks, pictures and files for tests: seeded, offline, and broken in every way that a user's may be."""
+"""Small networks, images and files for tests, valid and invalid; seeded and offline."""
 
 import os
 import pickle
@@ -16,7 +16,7 @@ from common.models import PadShortcut, create_model
 
 
 def random_network(arch: str, seed: int = 0, **arguments: Any) -> nn.Module:
-    """A registered network with random weights and random batch-norm statistics, in eval mode."""
+    """Create a registered network with random weights and random batch-norm statistics, in eval mode."""
     torch.manual_seed(seed)
     model = create_model(arch, **arguments)
     for module in model.modules():
@@ -30,7 +30,7 @@ def random_network(arch: str, seed: int = 0, **arguments: Any) -> nn.Module:
 
 
 def factored_resnet20() -> nn.Module:
-    """ResNet-20 with layers that the registry does not build: 1x1 convolutions for shortcuts, two layers of two factors."""
+    """Create a ResNet-20 with layers that the registry does not build: 1x1-convolution shortcuts and two factorized layers."""
     torch.manual_seed(0)
     model = create_model("resnet20")
     for name, module in list(model.named_modules()):
@@ -44,20 +44,23 @@ def factored_resnet20() -> nn.Module:
 
 
 def noise(count: int, seed: int = 0, size: int = 32, classes: int = 10) -> MemoryImages:
-    """``count`` pictures (3, size, size) of noise; the classes take turns."""
+    """Create ``count`` noise images (3, size, size); classes alternate."""
     generator = torch.Generator().manual_seed(seed)
     pixels = torch.randint(0, 256, (count, 3, size, size), generator=generator).to(torch.uint8)
     return MemoryImages(pixels, torch.arange(count) % classes)
 
 
 def noise_bundle(train: int, test: int, name: str = "noise") -> DataBundle:
-    """Noise of ten classes as a data set that was never on disk."""
+    """Create a data set of noise images with ten classes, in memory only."""
     classes = [str(i) for i in range(10)]
     return DataBundle(name, noise(train), noise(test, seed=1), classes, (3, 32, 32), "0" * 16)
 
 
 def write_image_folder(root: Path, classes: int = 2, train: int = 10, test: int = 5, size: int = 32) -> Path:
-    """``root/train/CLASS/*.png`` and ``root/test/CLASS/*.png``, so many per class: noise around a grey of the class."""
+    """Write ``root/train/CLASS/*.png`` and ``root/test/CLASS/*.png``: noise around one gray level per class.
+
+    train, test: Number of images per class.
+    """
     random = np.random.default_rng(0)
     for side, count in (("train", train), ("test", test)):
         for c in range(classes):
@@ -70,7 +73,7 @@ def write_image_folder(root: Path, classes: int = 2, train: int = 10, test: int 
 
 
 def hostile_pickle(witness: Path) -> bytes:
-    """A state dict whose unpickling runs code: whoever loads it makes the file ``witness``."""
+    """Return a pickled state dict that runs code when it is unpickled: it creates the folder ``witness``."""
     return pickle.dumps({"state_dict": _Hostile(witness)}, protocol=2)  # as torch.save writes
 
 
@@ -83,19 +86,19 @@ class _Hostile:
 
 
 def write_invalid_inputs(root: Path) -> Path:
-    """Pictures of two classes and weights of a ResNet-20 for them, whole and broken; returns ``root``.
+    """Write valid and invalid images of two classes and weights of a ResNet-20; return ``root``.
 
-    pictures/ whole; truncated/ (train/class0/1.png); empty-class/ (train/class1); no-classes/; a-file, not a folder;
-    good.pth whole; short.pth; garbage.pth; no-tensors.pth; nan.pth (conv1); ten.pth of ten classes; vgg.pth of a VGG-16;
-    evil.pth makes ``hacked`` if it is unpickled; whole.safetensors; short.safetensors; lenet.safetensors of a LeNet-5.
+    Images: images/ (valid); truncated/ (train/class0/1.png); empty-class/ (train/class1); no-classes/; a-file (not a folder).
+    Weights: good.pth (valid); short.pth; garbage.pth; no-tensors.pth; nan.pth (conv1); ten.pth (ten classes); vgg.pth (VGG-16);
+    evil.pth, which creates ``hacked`` if unpickled; whole.safetensors (valid); short.safetensors; lenet.safetensors (LeNet-5).
     """
-    write_image_folder(root / "pictures", train=6, test=2)
+    write_image_folder(root / "images", train=6, test=2)
     for name in ("truncated", "empty-class"):
         write_image_folder(root / name, train=2, test=2)
-    picture = root / "truncated" / "train" / "class0" / "1.png"
-    picture.write_bytes(picture.read_bytes()[:200])
-    for picture in (root / "empty-class" / "train" / "class1").iterdir():
-        picture.unlink()
+    image = root / "truncated" / "train" / "class0" / "1.png"
+    image.write_bytes(image.read_bytes()[:200])
+    for image in (root / "empty-class" / "train" / "class1").iterdir():
+        image.unlink()
     for side in ("train", "test"):
         (root / "no-classes" / side).mkdir(parents=True)
     (root / "a-file").write_text("here")

@@ -1,4 +1,4 @@
-"""A user's mistake: one line on standard error, status 2, and nothing half-written."""
+"""Check the response to invalid input: one line on standard error, exit status 2, no partially written files."""
 
 import errno
 import os
@@ -16,26 +16,31 @@ RESULTS = ("metrics.json", "model.safetensors")
 
 
 def single_error_line(status: int, error: str, words: str = "") -> str:
-    """The one line that refused; AssertionError unless the status is 2, there is no other line, and it holds all ``words``.
+    """Check that a command failed with exit status 2 and a single error line, and return the line.
 
-    error: all of standard error. words: separated by blanks, each somewhere in the line.
+    Args:
+        status: Exit status.
+        error: Standard error.
+        words: Words separated by blanks, each of which the line must contain.
     """
     assert status == INVALID_INPUT, f"status {status}: {error}"
     lines = error.strip().splitlines()
-    assert len(lines) == 1 and lines[0].startswith("error: "), f"not one line that begins with 'error: ': {error}"
+    assert len(lines) == 1 and lines[0].startswith("error: "), (
+        f"expected one line that begins with 'error: ', got: {error}"
+    )
     missing = [word for word in words.split() if word not in lines[0]]
     assert not missing, f"{missing} not in {lines[0]!r}"
     return lines[0]
 
 
 def leftover_files(root: Path, *patterns: str) -> set[Path]:
-    """Everything below a folder that looks like a result, or like half of one: temporary files, and ``patterns``."""
+    """Find results, temporary files and files that match ``patterns`` below a folder."""
     return {path for pattern in ("*.part", *RESULTS, *patterns) for path in root.rglob(pattern)}
 
 
 @contextmanager
 def full_disk(after: int) -> Iterator[None]:
-    """The disk is full after so many files: the one writer of files fails at its last step, the flush."""
+    """Simulate a full disk after ``after`` written files: the next flush fails (context manager)."""
     flush, flushed = os.fsync, 0
 
     def fail(descriptor: int) -> None:
@@ -50,9 +55,9 @@ def full_disk(after: int) -> Iterator[None]:
 
 
 def assert_scripts_fail(commands: Sequence[Sequence[str | Path]], folder: Path, words: str) -> None:
-    """Python scripts with a mistake among their options, started from another folder: see :func:`refusal`.
+    """Check that scripts with an invalid option, started from another folder, fail as in :func:`single_error_line`.
 
-    commands: script and options of each; all at once, since each start imports torch.
+    commands: Script and options of each; they run in parallel, because each imports torch.
     """
     pipe = subprocess.PIPE
     started = [

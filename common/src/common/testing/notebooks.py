@@ -1,4 +1,4 @@
-"""Notebooks without a kernel: each cell runs here, and every command in it ends as soon as it has read its options."""
+"""Run notebooks without a kernel: each cell runs in this process, and its commands end after parsing their options."""
 
 import json
 import sys
@@ -11,12 +11,12 @@ from common import cli
 from common.errors import UserError
 
 
-class _Read(UserError):
-    """A command has read its options; ``cli.run`` makes a status of it."""
+class _Parsed(UserError):
+    """Raised after a command has parsed its options; ``cli.run`` converts it to an exit status."""
 
 
 def code_cells(path: Path | str) -> list[str]:
-    """Sources of the code cells of a notebook; AssertionError unless it is of format 4, has an id per cell, and no outputs."""
+    """Return the sources of a notebook's code cells, after checking the format (4.5) and that no outputs are stored."""
     notebook = json.loads(Path(path).read_text(encoding="utf-8"))
     assert notebook["nbformat"] == 4 and all("id" in cell for cell in notebook["cells"]), f"{path}: not of format 4.5"
     kept = [cell["id"] for cell in notebook["cells"] if cell.get("outputs") or cell.get("execution_count")]
@@ -25,10 +25,10 @@ def code_cells(path: Path | str) -> list[str]:
 
 
 def options_of(path: Path | str) -> list[tuple[str, Namespace]]:
-    """Run all code cells of a notebook, in order: (name of the command, the options it read) of every command that it calls.
+    """Run all code cells of a notebook and return (command name, parsed options) of every command that they call.
 
-    Imports are real, IPython's display is not. Nothing is trained, measured or written by a command that goes through
-    :func:`common.cli.run`. AssertionError for a command that refuses its options, and whatever a cell raises.
+    Imports are real; IPython's display is mocked. Commands that use :func:`common.cli.run` do not train, measure or write
+    anything. Invalid options raise AssertionError; other errors of a cell are passed on.
     """
     calls: list[tuple[str, Namespace]] = []
     read = cli.Parser.parse_args
@@ -38,7 +38,7 @@ def options_of(path: Path | str) -> list[tuple[str, Namespace]]:
             calls.append((self.prog, read(self, *arguments)))
         except UserError as error:
             raise AssertionError(f"{path}: {error}") from error
-        raise _Read("the options are read")
+        raise _Parsed("the options are parsed")
 
     display = {name: mock.MagicMock() for name in ("IPython", "IPython.display")}
     scope: dict[str, Any] = {"__name__": "__main__"}

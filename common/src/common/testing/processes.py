@@ -1,4 +1,4 @@
-"""Several processes in a test: two that train together, what they must equal, and what a shell script calls."""
+"""Run several processes in a test, and record the Python calls of shell scripts."""
 
 import os
 import socket
@@ -12,11 +12,11 @@ import torch
 
 from common.data import Batch, ImageSet
 from common.distributed import process_group
-from common.testing.resume import LIMIT, forked
+from common.testing.resume import LIMIT, start_fork_server
 
 
 def torchrun(script: Path, *words: str | Path, processes: int = 2) -> str:
-    """Standard output of a script under torchrun with gloo; AssertionError with the end of its errors if it fails."""
+    """Run a script under torchrun with gloo and return its standard output; a failure raises AssertionError."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
     done = subprocess.run(
@@ -29,16 +29,22 @@ def torchrun(script: Path, *words: str | Path, processes: int = 2) -> str:
 def run_in_processes(
     body: Callable[..., int | None], *arguments: object, count: int = 2, preload: Sequence[str] = ()
 ) -> None:
-    """``body(*arguments)`` in each of ``count`` processes with torchrun's environment; faster, since torch is imported once.
+    """Call ``body(*arguments)`` in ``count`` processes with the environment of torchrun, importing torch only once.
 
-    They are one gloo group from beginning to end, which the commands in ``body`` join. body: a function of a test module or
-    package; it returns an exit status. preload: see :func:`check_resume_after_kill`. Raises AssertionError with the statuses if
-    one is not 0; the others are ended then, since they would wait for it.
+    The processes form one gloo group, which the commands in ``body`` join. If one fails, the others are killed, because they
+    would wait for it.
+
+    Args:
+        body: Function of a test module or package that returns an exit status.
+        preload: See :func:`check_resume_after_kill`.
+
+    Raises:
+        AssertionError: If an exit status is not 0.
     """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    context = forked(preload)
+    context = start_fork_server(preload)
     children = [context.Process(target=_rank, args=(i, count, port, body, arguments)) for i in range(count)]
     for child in children:
         child.start()
@@ -64,19 +70,24 @@ def _rank(rank: int, count: int, port: int, body: Callable[..., int | None], arg
     raise SystemExit(status)
 
 
-def split_batches(pictures: ImageSet, batch_size: int, epoch: int, seed: int = 1) -> list[tuple[Batch, ...]]:
-    """The batches of an epoch, each as the two parts that two processes would get."""
+def split_batches(images: ImageSet, batch_size: int, epoch: int, seed: int = 1) -> list[tuple[Batch, ...]]:
+    """Return the batches of an epoch, each as the two parts that two processes receive."""
     parts = (
-        pictures.batches(batch_size, augment=True, shuffle=True, seed=seed, epoch=epoch, rank=rank, world_size=2)
+        images.batches(batch_size, augment=True, shuffle=True, seed=seed, epoch=epoch, rank=rank, world_size=2)
         for rank in (0, 1)
     )
     return list(zip(*parts, strict=True))
 
 
 def record_python_calls(code: str, folder: Path, status: int = 0) -> tuple[subprocess.CompletedProcess[str], list[str]]:
-    """What a bash script did, and its calls of python as "FOLDER: OPTIONS"; a stand-in notes them and ends with ``status``.
+    """Run bash code with a fake ``python`` that records its calls and exits with ``status``.
 
-    code: bash. folder: empty, for the stand-in; python is looked for there first.
+    Args:
+        code: Bash code.
+        folder: Empty folder for the fake; first on the path.
+
+    Returns:
+        The finished process and the calls as "FOLDER: ARGUMENTS".
     """
     fake, calls = folder / "python", folder / "calls"
     fake.write_text(f'#!/bin/sh\necho "$PWD: $*" >> {calls}\nexit {status}\n')

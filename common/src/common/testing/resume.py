@@ -1,4 +1,4 @@
-"""SIGKILL at seeded moments: the same command, called again in the same folder, has to end with the same bits."""
+"""Kill a command at random (seeded) times and check that it resumes with bit-identical results."""
 
 import multiprocessing
 import os
@@ -13,8 +13,8 @@ from typing import Any
 
 import torch
 
-LIMIT = 600.0  # seconds for a command that nobody kills
-TRIES = 8  # calls per kill, since a command may end before it is killed
+LIMIT = 600.0  # seconds for a command that is not killed
+CALLS_PER_KILL = 8  # since a command may finish before it is killed
 
 
 def check_resume_after_kill(
@@ -28,55 +28,62 @@ def check_resume_after_kill(
     between: tuple[float, float] = (0.1, 0.9),
     seed: int = 5,
 ) -> Path:
-    """Kill a command ``kills`` times, call it again each time, and compare what it made in the end with an undisturbed run.
+    """Kill a command ``kills`` times, resume it each time, and compare the result with that of an uninterrupted run.
 
-    main     a function of a test module or package (it is called in processes of one thread) that returns an exit status
-    words    of the command line; the last one is the option that names the folder, which is added
-    outcome  of the folder: what must be equal, such as files' bytes. Both outcomes must be equal even where a run ended
-             before it was killed; the next kills begin in a new folder then
-    preload  modules that every process has from the start, ``torch`` and the package's: the first use in a session counts
-    between  where in the duration of the undisturbed run the kills fall
+    Args:
+        main: Function of a test module or package that returns an exit status. It runs in single-threaded processes.
+        words: Arguments, ending with the option that names the output folder; the folder is appended.
+        outcome: Function of the output folder that returns what must be equal, such as file contents.
+        root: Parent of the output folders.
+        kills: Number of kills. If a run finishes before it is killed, its outcome is compared and the next kills use a new folder.
+        preload: Modules that all processes import beforehand; only the first call in a session has an effect.
+        between: Range of the kill times, as fractions of the uninterrupted duration.
+        seed: Random seed of the kill times.
 
-    Returns the folder of the last run. Raises AssertionError for another outcome, another exit status, too few kills.
+    Returns:
+        The folder of the last run.
+
+    Raises:
+        AssertionError: If an outcome or exit status differs, or the command could not be killed often enough.
     """
-    context = forked(preload)
+    context = start_fork_server(preload)
 
-    def run(folder: Path, share: float | None = None) -> tuple[int | None, float]:
-        """(status, seconds): the clock starts with the command, when its process has imported what it needs."""
-        begun, begins = context.Pipe(duplex=False)
-        child = context.Process(target=_call, args=(main, [*words, str(folder)], begins))
+    def run(folder: Path, fraction: float | None = None) -> tuple[int | None, float]:
+        """Return (exit status, seconds). The time starts when the process has finished its imports."""
+        receiver, sender = context.Pipe(duplex=False)
+        child = context.Process(target=_call, args=(main, [*words, str(folder)], sender))
         child.start()
-        begins.close()
-        begun.poll(LIMIT)
+        sender.close()
+        receiver.poll(LIMIT)
         start = time.monotonic()
-        child.join(LIMIT if share is None else share * span)
+        child.join(LIMIT if fraction is None else fraction * duration)
         if child.is_alive():
             os.kill(child.pid or 0, signal.SIGKILL)
         child.join()
         return child.exitcode, time.monotonic() - start
 
-    status, span = run(root / "whole")
-    assert status == 0, f"left alone, the command ends with status {status}"
-    whole = outcome(root / "whole")
-    draw, killed, folder = random.Random(seed), 0, root / "killed0"
-    for i in range(TRIES * kills):
-        status, seconds = run(folder, draw.uniform(*between))
-        assert status in (0, -signal.SIGKILL), f"called again after {killed} kills, it ends with status {status}"
+    status, duration = run(root / "whole")
+    assert status == 0, f"the uninterrupted command exits with status {status}"
+    expected = outcome(root / "whole")
+    generator, killed, folder = random.Random(seed), 0, root / "killed0"
+    for i in range(CALLS_PER_KILL * kills):
+        status, seconds = run(folder, generator.uniform(*between))
+        assert status in (0, -signal.SIGKILL), f"after {killed} kills, the command exits with status {status}"
         killed += status != 0
         if killed == kills:
             break
-        if status == 0:  # in spite of all: the next ones begin anew, and the machine is faster than it was
-            assert outcome(folder) == whole, f"after {killed} kills in all, {folder} holds something else"
-            span, folder = min(span, seconds), root / f"killed{i + 1}"
-    assert killed == kills, f"the command ends before it can be killed: {killed} of {kills} kills"
+        if status == 0:  # not killed in time: use a new folder and the shorter duration
+            assert outcome(folder) == expected, f"after {killed} kills in total, the outcome in {folder} differs"
+            duration, folder = min(duration, seconds), root / f"killed{i + 1}"
+    assert killed == kills, f"the command finishes before it can be killed: {killed} of {kills} kills"
     status, _ = run(folder)
-    assert status == 0, f"after the last kill, the command ends with status {status}"
-    assert outcome(folder) == whole, f"after {killed} kills, {folder} holds something else"
+    assert status == 0, f"after the last kill, the command exits with status {status}"
+    assert outcome(folder) == expected, f"after {killed} kills, the outcome in {folder} differs"
     return folder
 
 
-def forked(preload: Sequence[str]) -> ForkServerContext:
-    """Processes forked from one that has imported ``preload``, and is ready: what follows can be timed."""
+def start_fork_server(preload: Sequence[str]) -> ForkServerContext:
+    """Start a fork server that has imported ``preload``, and wait until it is ready."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([*preload, __name__, "pytest"])  # what test modules import
     ready = context.Process(target=time.sleep, args=(0,))
@@ -85,7 +92,7 @@ def forked(preload: Sequence[str]) -> ForkServerContext:
     return context
 
 
-def _call(main: Callable[[list[str]], int | None], words: list[str], begins: Connection) -> None:
-    begins.close()
+def _call(main: Callable[[list[str]], int | None], words: list[str], sender: Connection) -> None:
+    sender.close()
     torch.set_num_threads(1)
     raise SystemExit(main(words))

@@ -1,4 +1,4 @@
-"""How light a command starts: ``-h``, ``--version`` and a mistake without torch."""
+"""Check that ``-h``, ``--version`` and option errors do not import torch."""
 
 import json
 import subprocess
@@ -6,16 +6,16 @@ import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-# Runs in a process of its own: each command with each of the words; prints what it loaded and how it ended.
+# Runs in a separate process: calls each command with each option; prints loaded libraries and exit statuses.
 PROBE = """
 import contextlib, io, json, os, runpy, sys
 heavy = ("torch", "numpy", "torchvision", "matplotlib", "scipy", "sklearn", "PIL")
 for command in json.loads(sys.argv[1]):
-    for words, wanted in ((["-h"], 0), (["--version"], 0), (["--nonsense"], 2)):
+    for words, expected in ((["-h"], 0), (["--version"], 0), (["--nonsense"], 2)):
         sys.argv = [*command[1 if command[0] == "-m" else 0:], *words]
-        said = io.StringIO()
+        printed = io.StringIO()
         try:
-            with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
+            with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed):
                 if command[0] == "-m":
                     runpy.run_module(command[1], run_name="__main__")
                 else:
@@ -24,27 +24,27 @@ for command in json.loads(sys.argv[1]):
         except SystemExit as end:
             status = end.code or 0
         loaded = [name for name in heavy if name in sys.modules]
-        print(json.dumps([command, words, status == wanted, loaded, said.getvalue()[-300:]]), flush=True)
+        print(json.dumps([command, words, status == expected, loaded, printed.getvalue()[-300:]]), flush=True)
         if loaded:
             sys.exit(1)
 """
 
 
 def heavy_starts(commands: Iterable[Sequence[str]], folder: Path) -> list[str]:
-    """What is wrong with the start of commands such as ``["-m", "common.train"]`` or ``["main.py"]``, run in ``folder``.
+    """List the problems at the start of commands such as ``["-m", "common.train"]`` or ``["main.py"]``, run in ``folder``.
 
-    Each is called with ``-h``, ``--version`` and an option that it does not know; none of that may import torch or another
-    heavy library, and they end with status 0, 0 and 2.
+    Each is called with ``-h``, ``--version`` and an unknown option. It must not import torch or another heavy library and must
+    exit with status 0, 0 and 2.
     """
     commands = [list(command) for command in commands]
     call = [sys.executable, "-W", "ignore", "-c", PROBE, json.dumps(commands)]
     run = subprocess.run(call, cwd=folder, capture_output=True, text=True, timeout=120, check=False)
     lines = [json.loads(line) for line in run.stdout.splitlines()]
     problems = [
-        f"{' '.join(command)} {' '.join(words)}: {'loads ' + ', '.join(loaded) if loaded else 'ends otherwise'}: {said}"
-        for command, words, good, loaded, said in lines
+        f"{' '.join(command)} {' '.join(words)}: {'loads ' + ', '.join(loaded) if loaded else 'unexpected exit status'}: {printed}"
+        for command, words, good, loaded, printed in lines
         if loaded or not good
     ]
     if not problems and len(lines) < 3 * len(commands):
-        problems.append(f"the process ended: {run.stderr[-500:]}")
+        problems.append(f"the process crashed: {run.stderr[-500:]}")
     return problems

@@ -1,4 +1,4 @@
-"""Training steps as `common.training.fit` takes them, one by one, and a check that a GPU is never waited for."""
+"""Single training steps as in `common.training.fit`, and a check that the host does not wait for the GPU."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,7 +15,7 @@ from common.training.train_options import TrainOptions
 def step_and_batch(
     model: nn.Module, hooks: Hooks, device: torch.device, examples: int = 16, *, fused: bool = False
 ) -> tuple[Step, Batch]:
-    """The step of a network that is moved to the device, and random images (N, 3, 32, 32) with labels for it."""
+    """Return the training step of a network on the device, and a batch of random images (N, 3, 32, 32)."""
     options = TrainOptions()
     to_device(model, device).train()
     optimizer = make_optimizer(model, options, hooks.decays, fused=fused)
@@ -29,7 +29,7 @@ def step_and_batch(
 
 @contextmanager
 def no_waiting() -> Iterator[None]:
-    """Raise RuntimeError where the host waits for the GPU within this context."""
+    """Raise RuntimeError when the host waits for the GPU (context manager)."""
     torch.cuda.set_sync_debug_mode("error")
     try:
         yield
@@ -38,7 +38,7 @@ def no_waiting() -> Iterator[None]:
 
 
 def take_steps(model: nn.Module, hooks: Hooks, device: torch.device, steps: int = 20, rate: float = 0.01) -> None:
-    """Train on one random batch; after the first five steps the host must not wait."""
+    """Train on one random batch and check that the host does not wait after the first five steps."""
     step, batch = step_and_batch(model, hooks, device, fused=device.type == "cuda")
     for _ in range(5):
         step(batch, rate)

@@ -1,4 +1,4 @@
-"""Commands that stand in result files are still valid: today's parsers accept them."""
+"""Check that today's parsers accept the commands stored in result files."""
 
 import argparse
 import json
@@ -49,7 +49,7 @@ def _commands(content: Any) -> Iterator[str]:
 
 
 def _rejected(home: Path, words: list[str]) -> str:
-    """Why a command is invalid; empty if it is valid."""
+    """Return the reason why a command is invalid; empty if it is valid."""
     words = words[1:] if words[0] == "python" else words
     if words[0].endswith(".sh"):
         with tempfile.TemporaryDirectory() as folder:
@@ -94,7 +94,7 @@ class _Parsed(BaseException):
 
 @contextmanager
 def _parsing_only() -> Iterator[None]:
-    """Inside, a command ends as soon as its arguments are valid."""
+    """End commands as soon as their arguments are validated (context manager)."""
     build = settings.build
     parse_args: Callable[..., Any] = argparse.ArgumentParser.parse_args
     depth = 0

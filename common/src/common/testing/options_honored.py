@@ -1,4 +1,4 @@
-"""A command honors its options: each is read by its body, in runs that together take every way through it."""
+"""Check that a command uses each of its options, in runs that together cover all of its modes."""
 
 import ast
 import dataclasses
@@ -18,45 +18,45 @@ T = TypeVar("T")
 def check_options_honored(
     main: Callable[[list[str]], int], runs: Sequence[Sequence[str]], promised: Mapping[str, str] | None = None
 ) -> str:
-    """Run a command with each of several lists of arguments: every option is read by its body in at least one run.
+    """Run a command with several argument lists and check that every option is read in at least one run.
 
-    An option that matters in one mode only needs a run in that mode. Reading means access to the attribute. Validation
-    (``__post_init__``), ``flat`` (config.json), ``vars`` and ``dataclasses.replace`` read nothing;
-    :func:`common.options.train_options` reads what it hands on.
+    An option that matters in one mode requires a run in that mode. Reading means attribute access. Validation
+    (``__post_init__``), ``flat`` (config.json), ``vars`` and ``dataclasses.replace`` do not count;
+    :func:`common.options.train_options` reads the options that it passes on.
 
     Args:
-        main: The command, in process: ``main(argv)`` returns an exit status, which has to be 0.
-        runs: Arguments. The first settings that a run builds are those that are watched.
-        promised: {field: reason} of the options that the original code's command lines have and that have no meaning here.
-            Their help has to say that they are accepted, and nothing may read them.
+        main: The command: ``main(argv)`` runs in this process and must return exit status 0.
+        runs: Argument lists. In each run, the first settings that are built are watched.
+        promised: {field: reason} of options of the original code that have no effect here. Their help must contain
+            "accepted", and they must not be read.
 
     Returns:
-        The name of the command's class of settings.
+        The name of the command's settings class.
     """
     promised = promised or {}
     helps: dict[str, str] = {}
     read: set[str] = set()
     names: set[str] = set()
     for argv in runs:
-        with _Watching() as watching:
+        with _WatchBuild() as watching:
             status = main(list(argv))
         assert status == 0, f"exit status {status} of {argv}"
         helps |= watching.helps
         read |= watching.read
         names.add(watching.name)
-    assert len(names) == 1, f"runs of several commands, or of none: {sorted(names)}"
+    assert len(names) == 1, f"expected runs of one command, got {sorted(names)}"
     (name,) = names
     unread = sorted(helps.keys() - read - promised.keys())
-    assert not unread, f"{name} accepts options that nothing reads: {', '.join(unread)}"
+    assert not unread, f"{name}: options that are never read: {', '.join(unread)}"
     stale = sorted(promised.keys() - (helps.keys() - read))
-    assert not stale, f"{name}: listed as read by nothing, but read or gone: {', '.join(stale)}"
+    assert not stale, f"{name}: listed as never read, but read or removed: {', '.join(stale)}"
     silent = sorted(field for field in promised if "accepted" not in helps[field])
-    assert not silent, f"{name}: the help does not say that these are only accepted: {', '.join(silent)}"
+    assert not silent, f"{name}: the help must say that these options are only accepted: {', '.join(silent)}"
     return name
 
 
 def command_names(package: str) -> set[str]:
-    """Names of a package's classes of settings that are commands: neither a section nor the base of another class."""
+    """Return the names of a package's settings classes that are commands: neither sections nor base classes."""
     source = source_folder(package)
     classes: list[type] = []
     for file in sorted(source.rglob("*.py")):
@@ -70,7 +70,7 @@ def command_names(package: str) -> set[str]:
 
 
 def watch(values: T, read: set[str]) -> T:
-    """A copy of settings, its sections included, that adds to ``read`` the name of each option whose value is asked for."""
+    """Return a copy of settings, including sections, that adds the name of each accessed option to ``read``."""
     cls = type(values)
     options = {field.name for field in _fields(cls, "option")}
 
@@ -91,13 +91,13 @@ def watch(values: T, read: set[str]) -> T:
     return copy
 
 
-class _Watching:
-    """Inside it, the first settings that are built are watched."""
+class _WatchBuild:
+    """Watch the first settings that are built (context manager)."""
 
     name = ""
     done = False
 
-    def __enter__(self) -> "_Watching":
+    def __enter__(self) -> "_WatchBuild":
         self.helps: dict[str, str] = {}
         self.read: set[str] = set()
         build, built = settings.build, self.building(settings.build)
@@ -117,7 +117,7 @@ class _Watching:
         def built(cls: type, words: Mapping[str, Any]) -> Any:
             if self.done:
                 return build(cls, words)
-            self.done = True  # at once, since it calls itself for sections
+            self.done = True  # first, because build calls itself for sections
             values = build(cls, words)
             self.name, self.helps = cls.__name__, _helps(values)
             return watch(values, self.read)
@@ -126,7 +126,7 @@ class _Watching:
 
 
 def _copies(frame: FrameType) -> bool:
-    """Whether a frame only copies or compares: a function of :mod:`dataclasses`, or one that it generated."""
+    """Return whether a frame belongs to :mod:`dataclasses` or a method that it generated."""
     return frame.f_globals.get("__name__") == "dataclasses" or frame.f_code.co_filename == "<string>"
 
 
@@ -135,7 +135,7 @@ def _fields(cls: type, kind: str) -> list[dataclasses.Field]:
 
 
 def _helps(values: Any) -> dict[str, str]:
-    """{name of an option: its help}, those of the sections included."""
+    """Return {option name: help}, including sections."""
     found = {field.name: field.metadata["option"][0] for field in _fields(type(values), "option")}
     for field in _fields(type(values), "section"):
         found |= _helps(vars(values)[field.name])

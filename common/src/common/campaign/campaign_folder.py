@@ -1,13 +1,13 @@
-"""The folder of a campaign: what each job was asked for, what it made, and what became of it.
+"""The campaign folder: requests, outputs and states of the jobs.
 
-runs/NAME/           what the job's command writes: {out}
+runs/NAME/           output of the job's command: {out}
 jobs/NAME/done       written last: command, options, seconds, device, commit
-jobs/NAME/asked      with which options it was begun
-jobs/NAME/failed     why the last try failed
-jobs/NAME/log.txt    all that the command printed, try after try
-jobs/NAME/lock       held by who is at it
+jobs/NAME/asked      digest of the options with which the job was started
+jobs/NAME/failed     reason of the last failure
+jobs/NAME/log.txt    printed output of all attempts
+jobs/NAME/lock       held by the process that runs the job
 plan.json            the jobs of all calls so far
-stale/               outputs of jobs that were asked for with other options
+stale/               outputs of jobs that were later requested with different options
 """
 
 import hashlib
@@ -23,16 +23,24 @@ from common.atomic import write_json, write_text
 from common.campaign.plan import REFERENCE, Job, Options, find_weights
 from common.errors import UserError
 
-DONE, FAILED, ASKED = "done", "failed", "asked"
-# Options of a call that change no result: what is done stays done without them, and with them.
-HOW = ("--keep-every", "--evaluate-every", "--graph", "--deterministic", "--threads", "--workers", "--device")
+DONE, FAILED, REQUESTED = "done", "failed", "asked"
+# Options that do not affect results: adding or removing them does not invalidate finished jobs.
+NEUTRAL_OPTIONS = (
+    "--keep-every",
+    "--evaluate-every",
+    "--graph",
+    "--deterministic",
+    "--threads",
+    "--workers",
+    "--device",
+)
 JOB_KEYS = {"name", "out", "package", "keep", "needs", "tags", "identity"}
-PLAN_COPY = "plan.json"  # the jobs of all calls so far, for commands that get the folder only
+PLAN_COPY = "plan.json"  # for commands that are given the folder only
 
 
 @dataclass(frozen=True)
-class Folder:
-    """Where a campaign keeps its files."""
+class CampaignFolder:
+    """Read and write the files of a campaign."""
 
     root: Path
 
@@ -46,11 +54,11 @@ class Folder:
         return self.job(name) / "log.txt"
 
     def outputs(self, jobs: Iterable[Job]) -> dict[str, Path]:
-        """The folder of every job's output, by its name."""
+        """Return {job name: output folder}."""
         return {job.name: self.output(job).resolve() for job in jobs}
 
     def record(self, name: str, what: str = DONE) -> dict[str, Any] | None:
-        """The file of this name among a job's, if there is one that can be read."""
+        """Read a JSON file of a job; None if it is missing or invalid."""
         try:
             content = json.loads((self.job(name) / what).read_text(encoding="utf-8"))
         except (OSError, ValueError):
@@ -58,51 +66,51 @@ class Folder:
         return content if isinstance(content, dict) else None
 
     def jobs(self) -> list[dict[str, Any]]:
-        """The jobs of the calls so far: name, out, package, keep, needs, tags, identity. Raises UserError for a damaged list."""
+        """Read the jobs of all calls so far, with the keys ``JOB_KEYS``. Raises UserError for a damaged file."""
         if not (self.root / PLAN_COPY).is_file():
             return []
         try:
             content = json.loads((self.root / PLAN_COPY).read_text(encoding="utf-8"))
         except (OSError, ValueError, RecursionError) as error:
-            raise UserError(f"{self.root / PLAN_COPY} is damaged; `run` writes it again") from error
+            raise UserError(f"{self.root / PLAN_COPY}: damaged; `run` rewrites it") from error
         jobs = content.get("jobs") if isinstance(content, dict) else None
         if not isinstance(jobs, list) or not all(isinstance(job, dict) and set(job) >= JOB_KEYS for job in jobs):
-            raise UserError(f"{self.root / PLAN_COPY} is damaged; `run` writes it again")
+            raise UserError(f"{self.root / PLAN_COPY}: damaged; `run` rewrites it")
         return jobs
 
     def is_done(self, name: str, identity: str) -> bool:
-        """Whether a job was finished with these options."""
+        """Return whether a job was finished with these options."""
         record = self.record(name)
         return record is not None and record.get("identity") == identity
 
     def has_files(self, name: str, out: str) -> bool:
-        """Whether the files that a finished job said it keeps are still there."""
+        """Return whether the files listed in a finished job's record still exist."""
         kept = (self.record(name) or {}).get("kept")
         output = self.root / "runs" / out
         return not isinstance(kept, list) or all((output / str(name)).is_file() for name in kept)
 
     def kept(self, job: Job) -> list[str]:
-        """The files that a job keeps, within its output."""
+        """List the files that match a job's ``keep`` patterns, relative to its output folder."""
         output = self.output(job)
         files = {file for pattern in job.keep for file in output.glob(pattern) if file.is_file()}
         return sorted(file.relative_to(output).as_posix() for file in files)
 
-    def ask(self, job: Job, identity: str, shared: bool) -> None:
-        """Note what a job is asked for; what it left when it was asked for something else is put aside.
+    def record_request(self, job: Job, identity: str, shared: bool) -> None:
+        """Record the requested options of a job, and move an output of different options to ``stale/``.
 
-        shared: other jobs write to the same output, which stays where it is: their commands know their own.
+        shared: Other jobs write to the same output folder, which is therefore not moved.
         """
-        before = self.record(job.name, ASKED)
+        before = self.record(job.name, REQUESTED)
         output = self.output(job)
         (self.job(job.name) / FAILED).unlink(missing_ok=True)
         if before is None or before.get("identity") != identity:
             (self.job(job.name) / DONE).unlink(missing_ok=True)
             if output.exists() and not shared:
-                self.put_aside(output, job.out)
-        write_json(self.job(job.name) / ASKED, {"identity": identity})
+                self.move_to_stale(output, job.out)
+        write_json(self.job(job.name) / REQUESTED, {"identity": identity})
 
-    def put_aside(self, output: Path, name: str) -> Path:
-        """Move an output to stale/NAME-0, -1, ...: nothing is lost."""
+    def move_to_stale(self, output: Path, name: str) -> Path:
+        """Move an output to stale/NAME-0, -1, ..."""
         number = 0
         while (place := self.root / "stale" / f"{name}-{number}").exists():
             number += 1
@@ -117,21 +125,21 @@ class Folder:
     def fail(self, name: str, why: str) -> None:
         write_text(self.job(name) / FAILED, f"{why}\n")
 
-    def why_failed(self, name: str) -> str | None:
-        """The last line of what a job that failed said."""
+    def failure_reason(self, name: str) -> str | None:
+        """Return the last line of a failed job's error; None if it has not failed."""
         try:
             lines = (self.job(name) / FAILED).read_text(encoding="utf-8", errors="replace").strip().splitlines()
         except OSError:
             return None
-        return lines[-1] if lines else "it said nothing"
+        return lines[-1] if lines else "no error message"
 
 
 def identities(
     jobs: Sequence[Job], extra: Options, quick: bool, known: Mapping[str, Iterable[str]] | None = None
 ) -> dict[str, str]:
-    """What the result of every job depends on, as a digest: its command, options, weights files, and the jobs it needs.
+    """Compute a digest per job of everything its result depends on: command, options, weights files and dependencies.
 
-    known: names of the extra options that each job's command knows; all of them if not given.
+    known: {job name: extra options that its command accepts}; default: all of them.
     """
     by_name = {job.name: job for job in jobs}
     found: dict[str, str] = {}
@@ -140,13 +148,13 @@ def identities(
         if name not in found:
             job = by_name[name]
             content = {
-                "words": job.words,
+                "words": job.command,
                 "options": job.options,
                 "quick": job.quick if quick else (),
                 "extra": sorted(
                     (option, values)
                     for option, values in extra
-                    if option not in HOW and (known is None or option in known.get(name, ()))
+                    if option not in NEUTRAL_OPTIONS and (known is None or option in known.get(name, ()))
                 ),
                 "weights": [_digest(path) for path in _weights(job)],
                 "needs": [identity(need) for need in job.needs],
@@ -159,7 +167,7 @@ def identities(
 
 
 def _weights(job: Job) -> list[Path]:
-    references = [reference.partition(":") for reference in REFERENCE.findall(" ".join(job.words))]
+    references = [reference.partition(":") for reference in REFERENCE.findall(" ".join(job.command))]
     paths = [find_weights(job.folder, name) for kind, _, name in references if kind == "weights"]
     return [path for path in paths if path is not None]
 
@@ -169,8 +177,8 @@ def _digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def require_folder(root: Path) -> Folder:
-    """The folder of a campaign that exists. Raises UserError."""
+def open_campaign_folder(root: Path) -> CampaignFolder:
+    """Open an existing campaign folder. Raises UserError if it is not one."""
     if not (root / "jobs").is_dir():
-        raise UserError(f"{root} is not the folder of a campaign")
-    return Folder(root)
+        raise UserError(f"{root}: not a campaign folder; `run` creates one")
+    return CampaignFolder(root)

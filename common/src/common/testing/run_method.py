@@ -1,4 +1,4 @@
-"""A method through the pipeline, as ``compare`` or a script would run it."""
+"""Run a method through the pipeline, as ``compare`` and the scripts do."""
 
 from pathlib import Path
 from typing import Any
@@ -21,9 +21,13 @@ def run_method(
     finetune: bool = False,
     **more: Any,
 ) -> dict[str, Any]:
-    """The metrics of a network compressed into ``folder``, without latency.
+    """Compress a network into ``folder`` and return its metrics, without latency.
 
-    recipe: how the method trains where it trains. finetune: train the pruned network by it too. more: fields of Stage.
+    Args:
+        fraction: Fraction of the method's axis (MACs or bytes) to keep.
+        recipe: Training recipe of the method.
+        finetune: Also fine-tune the pruned network with ``recipe``.
+        more: Fields of Stage.
     """
     recipe = recipe or TrainOptions(epochs=0)
     options = {"target": fraction, "arch": start.arch}
@@ -33,4 +37,4 @@ def run_method(
 
 
 def _silent(line: str) -> None:
-    """Nobody reads it."""
+    """Discard a log line."""
