@@ -10,7 +10,7 @@ from pathlib import Path
 from common import cli
 from common.cost import count_cost
 from common.device import set_threads
-from common.latency import DENSE, format_gains, half_network
+from common.latency import DENSE, format_gains, latency_gains
 from common.measure import latency_series
 from common.models import create_model, input_shape
 from common.reporting.benchmark import BenchmarkValue, write_benchmark

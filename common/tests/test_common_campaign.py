@@ -16,7 +16,7 @@ from common.campaign import collect as pack
 from common.campaign.campaign_folder import CampaignFolder, identities
 from common.campaign.command import parse_extra_options
 from common.campaign.estimate import Estimates, epoch_seconds
-from common.campaign.plan import chosen, find_weights, read_plan, resolve
+from common.campaign.plan import find_weights, read_plan, resolve, select_jobs
 from common.campaign.settings import main
 from common.campaign.worker import JobSpec, lists_option, with_options, without_speed_ups
 from common.checkpoint import INDEX, load_model, read_checkpoint, save_model, write_half
@@ -101,10 +101,10 @@ def test_plan_includes_and_selects_jobs(tmp_path):
         plan(tmp_path, 'include = ["paper/plan.toml"]\nonly = ["t"]\n' + job("own", "python x.py", tags=["t", "u"]))
     )
     assert [(j.name, j.package) for j in jobs] == [("dense", "paper"), ("p", "paper"), ("own", tmp_path.name)]
-    assert [j.name for j in chosen(jobs, ["t", "u"])] == ["own"]
-    assert [j.name for j in chosen(jobs, ["t"])] == ["dense", "p", "own"]
+    assert [j.name for j in select_jobs(jobs, ["t", "u"])] == ["own"]
+    assert [j.name for j in select_jobs(jobs, ["t"])] == ["dense", "p", "own"]
     with pytest.raises(UserError, match="--only v: no job has this tag; available: t, u"):
-        chosen(jobs, ["v"])
+        select_jobs(jobs, ["v"])
 
 
 def test_missing_weights_are_trained_or_reported(tmp_path, monkeypatch):

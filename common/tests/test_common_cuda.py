@@ -23,8 +23,8 @@ from common.interruption import DEADLINE, Stopped
 from common.measure import evaluate
 from common.models import create_model
 from common.runs import STATE
-from common.testing import noise, random_network, torchrun
-from common.testing.steps import no_waiting, step_and_batch, take_steps
+from common.testing import noise_images, random_network, torchrun
+from common.testing.steps import forbid_synchronization, run_training_steps, step_and_batch
 from common.training import Hooks, TrainOptions, fit, make_optimizer
 
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # required by deterministic matrix products
@@ -78,7 +78,7 @@ def test_device_report_is_printed(capsys):
 
 @pytest.mark.parametrize(("flip", "padding", "channels_last"), [(True, 4, True), (False, 4, False), (False, 0, True)])
 def test_batches_are_bit_identical_to_cpu_and_images_stay_on_device(flip, padding, channels_last):
-    images = noise(101)
+    images = noise_images(101)
     images = MemoryImages(images.images, images.labels, padding=padding, flip=flip)
     options = {"augment": True, "shuffle": True, "seed": 1, "epoch": 2, "channels_last": channels_last}
     for here, there in zip(images.batches(33, **options), images.batches(33, device=DEVICE, **options), strict=True):
@@ -117,7 +117,7 @@ def test_training_learns_without_memory_growth(arch, digits):
 
 @pytest.mark.parametrize("arch", NETWORKS)
 def test_training_step_does_not_synchronize(arch):
-    take_steps(create_model(arch), Hooks(), DEVICE)
+    run_training_steps(create_model(arch), Hooks(), DEVICE)
 
 
 @pytest.mark.parametrize("arch", ["vgg16", "resnet20"])
@@ -236,7 +236,7 @@ def test_batch_norm_recalibration_equals_cpu_without_synchronizing():
     expected = recalibrate_batch_norm(random_network("resnet20"), inputs)
     model, there = random_network("resnet20").to(DEVICE), [batch.to(DEVICE) for batch in inputs]
     recalibrate_batch_norm(model, there, DEVICE)
-    with no_waiting():
+    with forbid_synchronization():
         recalibrate_batch_norm(model, there, DEVICE)
     found = flat(buffer for name, buffer in model.named_buffers() if "running" in name)
     assert difference(found, flat(b for name, b in expected.named_buffers() if "running" in name)) < 1e-4
@@ -267,7 +267,7 @@ def test_two_processes_share_gpu(capsys):
 
 
 def test_evaluation_equals_cpu_and_synchronizes_once():
-    model, images = random_network("resnet20"), noise(2000)
+    model, images = random_network("resnet20"), noise_images(2000)
     expected = evaluate(model, images)
     model.to(DEVICE, memory_format=torch.channels_last)
     found = evaluate(model, images, device=DEVICE, reference=expected.predictions)

@@ -12,8 +12,8 @@ from common.data import Batch
 from common.device import exact_float32
 from common.measure import _batch_size, evaluate
 from common.models import create_model
-from common.testing import noise, random_network
-from common.testing.fake_cuda import DEVICE, Transfers, assert_nothing_waits, fake_cuda, step_transfers
+from common.testing import noise_images, random_network
+from common.testing.fake_cuda import DEVICE, Transfers, assert_no_transfers, fake_cuda, step_transfers
 
 FIELDS = (torch.backends.cudnn.conv, torch.backends.cuda.matmul)
 
@@ -24,7 +24,7 @@ def test_training_step_does_not_synchronize(arch):
     before = list(model.parameters())
     with fake_cuda():
         _, second = step_transfers(model)
-        assert_nothing_waits(second)
+        assert_no_transfers(second)
         assert all(p.is_cuda and p.grad is not None for p in before)  # the same objects, moved
 
 
@@ -33,12 +33,12 @@ def test_transfers_record_copies_and_fake_tensors_have_no_values():
         there = torch.ones(4, device=device)
         with Transfers() as transfers:
             there + torch.tensor(2.0)  # a number, no copy
-        assert_nothing_waits(transfers)
+        assert_no_transfers(transfers)
         for copy in (lambda: torch.ones(4).to(device), lambda: there[[0, 1]], lambda: there.copy_(torch.ones(4))):
             with Transfers() as transfers:
                 copy()
             with pytest.raises(AssertionError, match="to the device"):
-                assert_nothing_waits(transfers)
+                assert_no_transfers(transfers)
         with Transfers() as transfers:
             there.cpu()
         assert len(transfers.to_host) == 1 and not transfers.to_device
@@ -77,7 +77,7 @@ def test_evaluation_copies_to_host_once():
 
 
 def test_evaluation_batches_are_larger_on_cuda():
-    images = noise(4)
+    images = noise_images(4)
     assert _batch_size(images, torch.device("cpu")) == 250 and _batch_size(images, DEVICE) == 2000
     large = FakeImages()
     large.image_shape = (3, 224, 224)
@@ -87,11 +87,11 @@ def test_evaluation_batches_are_larger_on_cuda():
 def test_batch_indices_are_on_device(monkeypatch):
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (1 << 40, 1 << 40))
     with fake_cuda() as device:
-        batches = noise(40).batches(16, device=device)
+        batches = noise_images(40).batches(16, device=device)
         assert next(batches).indices.is_cuda
         with Transfers() as transfers:
             assert next(batches).indices.is_cuda
-        assert_nothing_waits(transfers)
+        assert_no_transfers(transfers)
 
 
 def test_masks_are_cast_once_and_hooks_persist():
@@ -110,7 +110,7 @@ def test_masks_are_cast_once_and_hooks_persist():
             model(x)
         with Transfers() as masked, masking.applied(masks):
             model(x)
-        assert_nothing_waits(masked)
+        assert_no_transfers(masked)
     more = masked.operations - plain.operations
     assert more["aten._to_copy.default"] == more["aten.cat.default"] == 1
     assert more["aten.mul.Tensor"] == len(consumers) and more.total() <= 3 * len(consumers) + 5
@@ -126,7 +126,7 @@ def test_batch_norm_recalibration_does_not_read_counter():
         inputs = [torch.randn(4, 3, 32, 32, device=device) for _ in range(3)]
         with Transfers() as transfers:
             recalibrate_batch_norm(model, inputs, device)
-        assert_nothing_waits(transfers)
+        assert_no_transfers(transfers)
 
 
 def test_recalibrated_statistics_equal_cumulative_average():
@@ -182,7 +182,7 @@ def test_measurements_do_not_use_tf32(monkeypatch):
         assert tuple(field.fp32_precision for field in FIELDS) == before  # without CUDA nothing changes
     model = Precision().eval()
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    evaluate(model, noise(4))
+    evaluate(model, noise_images(4))
     recalibrate_batch_norm(model, [torch.randn(2, 3, 32, 32)])
     assert set(model.seen) == {("ieee", "ieee")} and len(model.seen) == 2
     smaller = keep_channels(model, torch.zeros(1, 3, 32, 32), {"conv": [0, 2]})

@@ -18,7 +18,7 @@ from common.cost import count_cost
 from common.data import load_dataset
 from common.errors import UserError
 from common.formats import load_network
-from common.reporting.results import keep_run
+from common.reporting.results import save_run
 
 COMMAND = (  # after python -m common.train
     "--model common_finished_network:build --dataset digits --epochs 2 --batch-size 64 --device cpu --out train"
@@ -86,6 +86,6 @@ def test_same_command_skips_run_and_other_options_raise(folder, capsys):
 
 
 def test_run_is_kept_as_one_result_file(folder, tmp_path):
-    record = runs.read_json(keep_run(folder, "common", tmp_path))
+    record = runs.read_json(save_run(folder, "common", tmp_path))
     assert record["baseline"]["top1"] == TOP1 and record["options"]["epochs"] == 2 and len(record["log"]) == 3
     assert record["data_fingerprint"] == load_dataset("digits").fingerprint and record["environment"]["threads"] == 1

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from common.testing.notebooks import code_cells, options_of
+from common.testing.notebooks import code_cells, parse_notebook_options
 
 TRAIN = 'from common import train\nwords = "--epochs 3 --out runs/x".split()\nstatus = train.main(words)'
 SHOW = 'from IPython.display import Image, display\nassert status == 2\ndisplay(Image("runs/x/plot.png"))'
@@ -23,7 +23,7 @@ def test_cells_run_and_commands_only_parse_options(tmp_path, monkeypatch, capsys
     monkeypatch.chdir(tmp_path)
     path = notebook(tmp_path, TRAIN, SHOW)
     assert code_cells(path) == [TRAIN, SHOW]
-    ((prog, options),) = options_of(path)
+    ((prog, options),) = parse_notebook_options(path)
     assert prog == "python -m common.train" and options.epochs == 3 and options.out == "runs/x"
     assert [entry.name for entry in tmp_path.iterdir()] == ["a.ipynb"]
 
@@ -39,7 +39,7 @@ def test_cells_run_and_commands_only_parse_options(tmp_path, monkeypatch, capsys
 )
 def test_invalid_cell_raises(source, error, message, tmp_path):
     with pytest.raises(error, match=message):
-        options_of(notebook(tmp_path, "1 + 1", source))
+        parse_notebook_options(notebook(tmp_path, "1 + 1", source))
 
 
 @pytest.mark.parametrize("cell", [{"outputs": [{"output_type": "stream"}]}, {"execution_count": 4}])

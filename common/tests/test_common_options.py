@@ -16,7 +16,7 @@ from common.models import create_model
 from common.options import TrainingOptions, train_options
 from common.reporting import results
 from common.reporting.benchmark import run_benchmark
-from common.settings import command, flat, option, section, settings
+from common.settings import command, flatten, option, section, settings
 from common.testing import check_options_honored, command_names, write_image_folder
 from common.testing.options_honored import watch
 
@@ -158,7 +158,7 @@ def test_read_options_pass():
     [
         (everything, {}, "never read: color$"),
         (
-            lambda given: (everything(given), flat(given), vars(given), replace(given, size=2)),
+            lambda given: (everything(given), flatten(given), vars(given), replace(given, size=2)),
             {},
             "never read: color$",
         ),

@@ -11,7 +11,7 @@ from common.settings import (
     REQUIRED,
     build_parser,
     command,
-    flat,
+    flatten,
     free_option_names,
     option,
     parse,
@@ -107,9 +107,9 @@ def test_invalid_arguments_are_one_line_with_status_2(words, message, capsys):
 
 def test_flat_identity_excludes_free_options():
     values = parse(Train, ["--out", "x", "--workers", "9"])
-    everything = flat(values)
+    everything = flatten(values)
     assert set(everything) == {"out", "rate", "steps", "shape", "amp", "augment", "dataset", "workers"}
-    assert set(everything) - set(flat(values, identity=True)) == {"out", "workers"} == free_option_names(Train)
+    assert set(everything) - set(flatten(values, identity=True)) == {"out", "workers"} == free_option_names(Train)
     assert json.loads(json.dumps(everything)) == everything
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from common.models import ARCHITECTURES
 from common.options import ARCHITECTURE_NAMES, TrainingOptions, train_options
-from common.testing.startup import heavy_starts
+from common.testing.startup import find_heavy_starts
 from common.training import TrainOptions
 
 HERE = Path(__file__).resolve().parents[1]
@@ -13,12 +13,12 @@ NAMES = ("train", "evaluate", "export", "latency", "fetch", "channels", "reporti
 
 def test_commands_start_without_torch():
     commands = [["-m", f"common.{name}"] for name in NAMES]
-    assert heavy_starts([*commands, ["-m", "common.campaign"]], HERE) == []
+    assert find_heavy_starts([*commands, ["-m", "common.campaign"]], HERE) == []
 
 
 def test_heavy_start_is_reported(tmp_path):
     (tmp_path / "slow.py").write_text("import torch, sys\nsys.exit(0)\n")
-    (found,) = heavy_starts([["slow.py"]], tmp_path)
+    (found,) = find_heavy_starts([["slow.py"]], tmp_path)
     assert "slow.py -h: loads torch" in found
 
 

@@ -114,7 +114,7 @@ def test_run_in_processes_sets_torchrun_environment_and_reports_failure(tmp_path
 
 
 def test_split_batches_partition_batches():
-    images = testing.noise(21)
+    images = testing.noise_images(21)
     pairs = testing.split_batches(images, 8, epoch=2)
     batches = list(images.batches(8, shuffle=True, seed=1, epoch=2))
     assert len(pairs) == len(batches) == 3

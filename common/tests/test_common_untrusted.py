@@ -23,7 +23,7 @@ from common.errors import UserError
 from common.models import ARCHITECTURES, create_model
 from common.plain_pickle import PickleError, PlainPickle
 from common.tensor_files import read_tensor_file
-from common.testing import HOSTILE_ARGUMENTS, HOSTILE_FACTS, bounded, rejected
+from common.testing import HOSTILE_ARGUMENTS, HOSTILE_DATA_FIELDS, assert_bounded, check_rejected
 
 MADE = b"cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\n(I0\ntS'b'\ntR"
 
@@ -114,7 +114,7 @@ HOSTILE_PICKLES = {
 def test_hostile_pickle_is_rejected_in_one_line(tmp_path, case):
     path = tmp_path / "data_batch_1"
     path.write_bytes(HOSTILE_PICKLES[case])
-    with bounded(), pytest.raises(UserError) as caught:
+    with assert_bounded(), pytest.raises(UserError) as caught:
         read_python_batch(path, LAYOUTS["cifar10"])
     message = str(caught.value)
     assert str(path) in message and len(message) < len(str(path)) + 300 and "\n" not in message
@@ -214,7 +214,7 @@ def fuzz_batch(tmp_path, number: int) -> None:
     content = {b"data": pixels, b"labels": [3, 7], b"batch_label": b"one", b"filenames": [b"a.png", b"b.png"]}
     sources = [opcodes_of(pickle.dumps(content, protocol=protocol)) for protocol in (0, 2, 4)]
     rng, read = random.Random(0), 0
-    with bounded(seconds=600):
+    with assert_bounded(seconds=600):
         for i in range(number):
             path.write_bytes(mutate(sources[i % len(sources)], rng))
             try:
@@ -344,7 +344,7 @@ def test_hostile_tensor_file_is_rejected_in_one_line(tmp_path, case):
     file = tmp_path / "weights.pth"
     file.write_bytes(HOSTILE_TENSORS[case])
     argv = ["--arch", "resnet20", "--weights", file, "--dataset", "digits", "--no-latency"]
-    assert str(file) in rejected(evaluate.main, argv)
+    assert str(file) in check_rejected(evaluate.main, argv)
 
 
 def test_tensor_files_equal_torch_load(tmp_path):
@@ -424,9 +424,9 @@ def save_with_arguments(file, arch: str, arguments: object) -> None:
 def test_hostile_arguments_are_rejected_in_one_line(tmp_path, case):
     file = tmp_path / "m.safetensors"
     save_with_arguments(file, *HOSTILE_ARGUMENTS[case])
-    line = rejected(evaluate.main, ["--checkpoint", file, "--dataset", "digits", "--no-latency"])
+    line = check_rejected(evaluate.main, ["--checkpoint", file, "--dataset", "digits", "--no-latency"])
     assert str(file) in line
-    with bounded(), pytest.raises(UserError):  # also with a factory: the arguments would be saved again
+    with assert_bounded(), pytest.raises(UserError):  # also with a factory: the arguments would be saved again
         load_model(file, lambda: create_model("lenet300_100", in_features=4))
 
 
@@ -435,7 +435,7 @@ def test_deeply_nested_header_is_rejected(tmp_path):
     save_model(file, create_model("lenet300_100", in_features=4))
     _, tensors = read_checkpoint(file)
     save_file(tensors, file, metadata={"compression_papers": "[" * 100_000})
-    assert str(file) in rejected(evaluate.main, ["--checkpoint", file, "--dataset", "digits"])
+    assert str(file) in check_rejected(evaluate.main, ["--checkpoint", file, "--dataset", "digits"])
 
 
 SAVED = {
@@ -481,14 +481,14 @@ def test_hostile_batch_stops_command_in_one_line(tmp_path):
     for name in (*LAYOUTS["cifar10"].train_files, "test_batch", "batches.meta"):
         (folder / name).write_bytes(HOSTILE_PICKLES["objects overlapping its bytes"])
     argv = ["--arch", "resnet20", "--dataset", "cifar10", "--dataset-dir", tmp_path, "--out", tmp_path / "out"]
-    assert "data_batch_1" in rejected(train.main, argv) and not (tmp_path / "out").exists()
+    assert "data_batch_1" in check_rejected(train.main, argv) and not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("case", HOSTILE_FACTS)
+@pytest.mark.parametrize("case", HOSTILE_DATA_FIELDS)
 def test_hostile_data_fields_are_rejected_in_one_line(tmp_path, case):
     file = tmp_path / "m.safetensors"
     save_model(file, create_model("lenet300_100", in_features=3072))
     header, tensors = read_checkpoint(file)
-    metadata = {"compression_papers": json.dumps(header | HOSTILE_FACTS[case])}
+    metadata = {"compression_papers": json.dumps(header | HOSTILE_DATA_FIELDS[case])}
     save_file(tensors, file, metadata=metadata)
-    assert str(file) in rejected(evaluate.main, ["--checkpoint", file, "--dataset", "digits", "--no-latency"])
+    assert str(file) in check_rejected(evaluate.main, ["--checkpoint", file, "--dataset", "digits", "--no-latency"])

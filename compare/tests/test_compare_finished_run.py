@@ -14,7 +14,7 @@ import pytest
 from common import pipeline
 from common.checkpoint import load_model
 from common.runs import read_json
-from common.testing.finished import check_network, check_opens, finished_copy
+from common.testing.finished import check_recorded_network, check_run_reopens, copy_finished_run
 from compare import breakdown, findings, page, report, text_report
 from compare.paper import tables
 from compare.result_set import chain_groups, read_results, single_method_groups
@@ -36,7 +36,7 @@ RENAMED = {"cut_top1": "pruned_top1", "cut_agreement": "pruned_agreement"}  # co
 def out(tmp_path, monkeypatch) -> Path:
     """A copy of the comparison, at its original path relative to the current folder."""
     monkeypatch.chdir(tmp_path)  # restored after the test
-    finished_copy(__file__, tmp_path)
+    copy_finished_run(__file__, tmp_path)
     return Path("comparison")
 
 
@@ -66,7 +66,7 @@ def test_every_result_is_read(out):
 @pytest.mark.parametrize("folder", MACS)
 def test_network_has_recorded_macs_widths_and_accuracy(out, folder):
     metrics = read_json(out / folder / "metrics.json")
-    check_network(out / folder, MACS[folder], out / "baseline" / "model.safetensors", DENSE_MACS)
+    check_recorded_network(out / folder, MACS[folder], out / "baseline" / "model.safetensors", DENSE_MACS)
     models = (load_model(out / folder / metrics["file"]), load_model(out / "baseline" / "model.safetensors"))
     assert breakdown.layer_widths(*models) == metrics["widths"] and metrics["file"] == "model.safetensors"
 
@@ -112,7 +112,7 @@ def test_comparison_is_kept_as_result_file(out, tmp_path):
 
 @pytest.mark.parametrize("folder", ["baseline", *MACS, BYTES])
 def test_folder_opens_as_same_finished_run(out, folder):
-    check_opens(out / folder, "compare")
+    check_run_reopens(out / folder, "compare")
 
 
 def test_same_command_skips_results_and_other_options_raise(out, monkeypatch, capsys):

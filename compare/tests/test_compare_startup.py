@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from common.testing.startup import heavy_starts
+from common.testing.startup import find_heavy_starts
 
 HERE = Path(__file__).resolve().parents[1]
 
@@ -12,4 +12,4 @@ def test_commands_start_without_torch():
         ["-m", "compare"],
         *(["-m", f"compare.{name}"] for name in ("sweep", "paper.page_plots", "paper.tables")),
     ]
-    assert heavy_starts(commands, HERE) == []
+    assert find_heavy_starts(commands, HERE) == []

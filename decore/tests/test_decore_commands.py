@@ -18,7 +18,7 @@ from common.runs import open_stage, read_json
 from common.settings import parse
 from common.target import Target
 from common.testing import run_method, write_image_folder
-from common.testing.notebooks import options_of
+from common.testing.notebooks import parse_notebook_options
 from common.trained_model import read_trained_model
 from common.training import TrainOptions
 from decore import investigate, method, policy_stage
@@ -301,6 +301,6 @@ def test_uncoupled_modules_sharing_an_agent_raise():
 @pytest.mark.parametrize("name", ["prune_model", "investigate_policies"])
 def test_notebook_calls_its_script_with_valid_options(name, monkeypatch):
     monkeypatch.syspath_prepend(str(HOME))
-    (_, training), (_, pruning) = options_of(HOME / f"{name}.ipynb")
+    (_, training), (_, pruning) = parse_notebook_options(HOME / f"{name}.ipynb")
     assert pruning.dataset == "digits" and pruning.saved_dir == "runs/notebook"
     assert pruning.checkpoint == f"{training.out}/model.safetensors"

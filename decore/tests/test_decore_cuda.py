@@ -7,7 +7,7 @@ from decore_helpers import agents_and_cost, digits
 from common.channels import keep_channels
 from common.models import create_model
 from common.testing import random_network
-from common.testing.steps import take_steps
+from common.testing.steps import run_training_steps
 from common.training import Hooks, TrainOptions, distillation_loss
 from decore.actions import bernoulli
 from decore.policy import PolicyTraining, train_policy
@@ -34,13 +34,13 @@ def test_09_policy_step_never_synchronizes(options):
     model.to(DEVICE, memory_format=torch.channels_last)
     agents.to(DEVICE)
     training = PolicyTraining(agents, model, options, cost, seed=0)
-    take_steps(agents if options.frozen else model, training.hooks(), DEVICE)
+    run_training_steps(agents if options.frozen else model, training.hooks(), DEVICE)
     assert training.examples == 20 * 16 and torch.isfinite(agents.weight).all()
 
 
 def test_09_distillation_step_never_synchronizes():
     teacher = create_model("resnet20").to(DEVICE, memory_format=torch.channels_last)
-    take_steps(create_model("resnet20"), Hooks(loss=distillation_loss(teacher, 0.5)), DEVICE)
+    run_training_steps(create_model("resnet20"), Hooks(loss=distillation_loss(teacher, 0.5)), DEVICE)
 
 
 @pytest.mark.parametrize("options", POLICIES)

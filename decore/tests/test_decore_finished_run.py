@@ -13,7 +13,7 @@ from common.checkpoint import load_model, read_tensors
 from common.runs import read_json
 from common.settings import parse
 from common.target import Target
-from common.testing.finished import check_network, check_opens, finished_copy, written
+from common.testing.finished import check_recorded_network, check_run_reopens, copy_finished_run, file_states
 from decore import plots, policy_stage
 from decore.command import open_trained
 from decore.method import select_channels
@@ -38,11 +38,11 @@ CHANNELS = 76  # agents of the dense network, in 12 groups
 def place(tmp_path, monkeypatch) -> Path:
     """Copy the folders into the current folder, where they were when they were made."""
     monkeypatch.chdir(tmp_path)  # restores the current folder afterwards
-    return finished_copy(__file__, tmp_path)
+    return copy_finished_run(__file__, tmp_path)
 
 
 def test_network_has_recorded_macs_widths_and_accuracy():
-    check_network(RUN, MACS, "dense.safetensors", DENSE_MACS)
+    check_recorded_network(RUN, MACS, "dense.safetensors", DENSE_MACS)
     metrics, modules = read_json(f"{RUN}/metrics.json"), dict(load_model(f"{RUN}/model.safetensors").named_modules())
     widths = {name: int(entry.partition("/")[0]) for name, entry in metrics["kept"].items()}
     assert {name: modules[name].out_channels for name in widths} == widths and len(widths) == 12
@@ -63,19 +63,19 @@ def test_policy_has_network_and_agent_for_every_channel():
 
 @pytest.mark.parametrize("folder", [RUN, POLICY, POLICIES])
 def test_folder_opens_as_same_finished_run(folder):
-    check_opens(folder, "decore")
+    check_run_reopens(folder, "decore")
 
 
 def test_same_commands_skip_runs_and_other_options_raise(place, monkeypatch, capsys):
     monkeypatch.setattr(policy_stage, "train_policy", None)  # a call would fail
-    before = written(place, "investigate_policies.png")
+    before = file_states(place, "investigate_policies.png")
     assert main_prune(PRUNE.split()) == 0
     assert "resnet20-4-macs0.475 is finished" in capsys.readouterr().out
     assert main_investigate(INVESTIGATE.split()) == 0
     assert "lowest first" in capsys.readouterr().out
     assert main_prune([*PRUNE.split(), "--finetune-learning-rate", "0.5"]) == 2
     assert "--force" in capsys.readouterr().err
-    assert written(place, "investigate_policies.png") == before
+    assert file_states(place, "investigate_policies.png") == before
 
 
 def test_another_target_reuses_finished_policy(monkeypatch):

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from common.campaign.plan import chosen, read_plan, resolve
+from common.campaign.plan import read_plan, resolve, select_jobs
 from common.settings import parse
-from common.testing import script_runs_its_plan
+from common.testing import check_script_runs_plan
 from decore.settings import InvestigatePolicies, PruneModel
 
 HERE = Path(__file__).parents[1]
@@ -14,14 +14,14 @@ HERE = Path(__file__).parents[1]
 
 @pytest.mark.parametrize("script", ["run_cifar10.sh", "run_imagenet.sh"])
 def test_script_runs_its_plan(tmp_path, script):
-    out = script_runs_its_plan(HERE / script, tmp_path, "--arch", "resnet20", "--penalty", "50", per_class=6)
+    out = check_script_runs_plan(HERE / script, tmp_path, "--arch", "resnet20", "--penalty", "50", per_class=6)
     assert list(out.glob("runs/decore/*/*/metrics.json"))
 
 
 def test_commands_of_plan_have_valid_options():
     jobs = read_plan(HERE / "plan.toml")
     outputs = {job.name: Path("out") / job.out for job in jobs}
-    for job in chosen(jobs, ["cifar10"]) + chosen(jobs, ["imagenet"]):
+    for job in select_jobs(jobs, ["cifar10"]) + select_jobs(jobs, ["imagenet"]):
         words = resolve(job, outputs)
         if words[1] in ("prune_model.py", "investigate_policies.py"):
             cls = PruneModel if words[1] == "prune_model.py" else InvestigatePolicies

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from common.testing.startup import heavy_starts
+from common.testing.startup import find_heavy_starts
 from decore.settings import main_investigate, main_prune
 
 HERE = Path(__file__).resolve().parents[1]
@@ -13,7 +13,7 @@ MODULES = {"agents.py", "models.py", "training_utils.py"}  # of the original cod
 
 
 def test_commands_start_without_torch():
-    assert heavy_starts([*COMMANDS, ["-m", "decore.paper.tables"]], HERE) == []
+    assert find_heavy_starts([*COMMANDS, ["-m", "decore.paper.tables"]], HERE) == []
 
 
 def test_list_of_commands_is_complete():

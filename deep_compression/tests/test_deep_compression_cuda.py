@@ -5,7 +5,7 @@ import torch
 
 from common.models import create_model
 from common.testing import random_network
-from common.testing.steps import step_and_batch, take_steps
+from common.testing.steps import run_training_steps, step_and_batch
 from common.training import Hooks
 from deep_compression.compressed import load_compressed_model, save_compressed
 from deep_compression.pruning import PruningMaskHook, masks_by_density, nonzero_masks, prunable_layers, prunable_weights
@@ -21,7 +21,7 @@ def test_12_pruned_weights_remain_zero_without_synchronization(arch):
     model = create_model(arch)
     masks = masks_by_density(prunable_weights(model), 0.3)
     masks_hook = PruningMaskHook(model, masks)
-    take_steps(model, Hooks(after_step=masks_hook), DEVICE)
+    run_training_steps(model, Hooks(after_step=masks_hook), DEVICE)
     assert all(weight.device == mask.device == DEVICE for weight, mask in masks_hook.pruned)
     for name, layer in prunable_layers(model).items():
         assert not layer.weight.detach().cpu()[~masks[name]].any() and layer.weight.detach().any()
@@ -38,7 +38,7 @@ def shared_training(device: torch.device) -> tuple[torch.nn.Module, CentroidTrai
 def test_12_shared_weights_equal_codebooks_without_synchronization():
     model, trained = shared_training(DEVICE)
     masks = nonzero_masks(model)
-    take_steps(model, Hooks(after_backward=trained.after_backward, after_step=trained.after_step), DEVICE)
+    run_training_steps(model, Hooks(after_backward=trained.after_backward, after_step=trained.after_step), DEVICE)
     shared = trained.finish()
     parameters = dict(model.named_parameters())
     for name, codes in shared.items():

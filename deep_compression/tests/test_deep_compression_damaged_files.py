@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from common import evaluate
-from common.testing import HOSTILE_ARGUMENTS, HOSTILE_FACTS, rejected
+from common.testing import HOSTILE_ARGUMENTS, HOSTILE_DATA_FIELDS, check_rejected
 from deep_compression import compressed as cm
 from deep_compression import container, load_compressed, save_compressed
 from deep_compression.tensors import to_bits
@@ -73,7 +73,7 @@ def mutants(data, number, seed):
 def test_ten_thousand_damaged_files_raise(good, tmp_path):
     data, _ = good
     path = tmp_path / "bad.dcz"
-    rejected = 0
+    check_rejected = 0
     for i, bad in enumerate(mutants(data, 12_000, seed=1)):
         with pytest.raises(ValueError):
             decode(bad)
@@ -81,8 +81,8 @@ def test_ten_thousand_damaged_files_raise(good, tmp_path):
             path.write_bytes(bad)
             with pytest.raises(ValueError):
                 load_compressed(path)
-        rejected += 1
-    assert rejected >= 10_000
+        check_rejected += 1
+    assert check_rejected >= 10_000
 
 
 def test_every_truncation_raises(good, tmp_path):
@@ -130,26 +130,26 @@ def try_to_decode(data):
 def test_damaged_blocks_with_valid_checksums_raise_or_decode_within_bounds(good):
     data, _ = good
     head, blocks = parts_of(data)
-    rejected = tried = 0
+    check_rejected = tried = 0
     tracemalloc.start()
     for i, block in enumerate(blocks):
         for bad in mutants(block, 700, seed=i):
             if len(bad) == len(block):
                 tried += 1
-                rejected += try_to_decode(signed(head, [*blocks[:i], bad, *blocks[i + 1 :]]))
+                check_rejected += try_to_decode(signed(head, [*blocks[:i], bad, *blocks[i + 1 :]]))
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert tried > 1400 and rejected > tried // 3 and peak < MEMORY
+    assert tried > 1400 and check_rejected > tried // 3 and peak < MEMORY
 
 
 def test_damaged_headers_with_valid_checksums_raise_or_decode_within_bounds(good):
     data, _ = good
     head, blocks = parts_of(data)
     tracemalloc.start()
-    rejected = sum(try_to_decode(signed(bad, blocks)) for bad in mutants(head, 1500, seed=9))
+    check_rejected = sum(try_to_decode(signed(bad, blocks)) for bad in mutants(head, 1500, seed=9))
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert rejected > 700 and peak < MEMORY
+    assert check_rejected > 700 and peak < MEMORY
 
 
 def rewritten(good, change):
@@ -258,7 +258,7 @@ def test_hostile_arguments_fail_with_one_line(good, tmp_path, case):
     about = {"arch": arch, "args": arguments}
     file = tmp_path / "m.dcz"
     file.write_bytes(signed(json.dumps(json.loads(head) | {"about": about}).encode(), blocks))
-    assert str(file) in rejected(evaluate.main, ["--checkpoint", file, "--dataset", "digits", "--no-latency"])
+    assert str(file) in check_rejected(evaluate.main, ["--checkpoint", file, "--dataset", "digits", "--no-latency"])
 
 
 def test_deeply_nested_header_fails_with_one_line(good, tmp_path):
@@ -270,13 +270,15 @@ def test_deeply_nested_header_fails_with_one_line(good, tmp_path):
             head.replace(json.dumps(json.loads(head)["about"], separators=(",", ":")).encode(), nested.encode()), blocks
         )
     )
-    rejected(evaluate.main, ["--checkpoint", file, "--dataset", "digits", "--no-latency"])
+    check_rejected(evaluate.main, ["--checkpoint", file, "--dataset", "digits", "--no-latency"])
 
 
-@pytest.mark.parametrize("case", [case for case in HOSTILE_FACTS if case != "no number"])  # not valid JSON
+@pytest.mark.parametrize("case", [case for case in HOSTILE_DATA_FIELDS if case != "no number"])  # not valid JSON
 def test_hostile_facts_fail_with_one_line(good, tmp_path, case):
     head, blocks = parts_of(good[0])
     content = json.loads(head)
     file = tmp_path / "m.dcz"
-    file.write_bytes(signed(json.dumps(content | {"about": content["about"] | HOSTILE_FACTS[case]}).encode(), blocks))
-    rejected(evaluate.main, ["--checkpoint", file, "--dataset", "digits", "--no-latency"])
+    file.write_bytes(
+        signed(json.dumps(content | {"about": content["about"] | HOSTILE_DATA_FIELDS[case]}).encode(), blocks)
+    )
+    check_rejected(evaluate.main, ["--checkpoint", file, "--dataset", "digits", "--no-latency"])

@@ -8,7 +8,7 @@ from common import trained_model
 from common.checkpoint import save_model
 from common.models import create_model
 from common.testing import noise_bundle, random_network
-from common.testing.fake_cuda import assert_nothing_waits, fake_cuda, step_transfers
+from common.testing.fake_cuda import assert_no_transfers, fake_cuda, step_transfers
 from common.trained_model import TrainedModel, read_trained_model
 from common.training import Hooks, TrainOptions
 from deep_compression import stages
@@ -25,7 +25,7 @@ def test_fault_3_masks_remain_on_device(arch):
     with fake_cuda():
         first, second = step_transfers(model, Hooks(after_step=masks_hook))
         assert len(first.to_device) == len(masks_hook.pruned)
-        assert_nothing_waits(second)
+        assert_no_transfers(second)
 
 
 def test_shared_step_has_no_transfers(monkeypatch):
@@ -37,7 +37,7 @@ def test_shared_step_has_no_transfers(monkeypatch):
     monkeypatch.setattr(torch, "nonzero", lambda t: torch.arange(t.numel(), device=t.device)[:, None])
     with fake_cuda():
         _, second = step_transfers(model, Hooks(after_backward=trained.after_backward, after_step=trained.after_step))
-        assert_nothing_waits(second)
+        assert_no_transfers(second)
         assert trained.labels.is_cuda and all(place.is_cuda for place in trained.indices)
 
 

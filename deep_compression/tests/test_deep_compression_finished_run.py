@@ -13,9 +13,9 @@ from common import pipeline
 from common.checkpoint import load_model
 from common.cost import count_cost
 from common.formats import load_network
-from common.reporting.results import keep_run
+from common.reporting.results import save_run
 from common.runs import read_json
-from common.testing.finished import check_opens, finished_copy, written
+from common.testing.finished import check_run_reopens, copy_finished_run, file_states
 from deep_compression import commands, load_compressed, plots, size_report, size_tables
 from deep_compression.pruning import total_density
 
@@ -32,7 +32,7 @@ CODED = 15  # encoded layers; the five smallest are stored unencoded
 def place(tmp_path, monkeypatch) -> Path:
     """A migrated copy of the folders in the current folder, as when they were made."""
     monkeypatch.chdir(tmp_path)  # restored after the test
-    return finished_copy(__file__, tmp_path)
+    return copy_finished_run(__file__, tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -94,18 +94,18 @@ def test_evaluation_equals_recorded_one():
 
 @pytest.mark.parametrize("stage", ["prune", "share", "encode"])
 def test_folder_opens_as_finished_run(stage):
-    check_opens(f"runs/{stage}", "deep_compression")
+    check_run_reopens(f"runs/{stage}", "deep_compression")
 
 
 def test_same_command_skips_and_other_options_raise(place, monkeypatch, capsys):
     monkeypatch.setattr(pipeline, "fit", None)  # nothing is trained
-    before = written(place)
+    before = file_states(place)
     assert commands.main(COMPRESS.split()) == 0
     assert f"top-1 94.40 % -> {TOP1:.2f} %, {NONZERO:,} of {PARAMS:,} parameters nonzero" in capsys.readouterr().out
     for more, reported in (("--learning-rate 0.03", "--learning-rate 0.02"), ("--conv-bits 4", "--conv-bits 5")):
         assert commands.main([*COMPRESS.split(), *more.split()]) == 2
         assert reported in capsys.readouterr().err
-    assert written(place) == before
+    assert file_states(place) == before
 
 
 def test_old_quantized_network_is_encoded_again():
@@ -127,7 +127,7 @@ def test_old_quantized_network_is_encoded_again():
 
 
 def test_stage_is_kept_as_one_result_file(place):
-    record = read_json(keep_run(place / "runs" / "prune", "deep_compression", place))
+    record = read_json(save_run(place / "runs" / "prune", "deep_compression", place))
     with open("runs/prune/log.csv", newline="") as file:
         assert len(record["log"]) == 1 + len(list(csv.DictReader(file))) == 3  # an epoch of each round
     assert record["network"] == "dense.safetensors" and record["compressed"]["nonzero_params"] == NONZERO

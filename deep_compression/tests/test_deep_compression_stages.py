@@ -17,7 +17,7 @@ from common.formats import load_network
 from common.models import create_model
 from common.pipeline import compress
 from common.runs import open_stage
-from common.settings import flat, parse
+from common.settings import flatten, parse
 from common.target import Target
 from common.trained_model import read_trained_model
 from common.training import TrainOptions, fit
@@ -271,8 +271,8 @@ def test_original_command_line_runs(tmp_path, run):
     status, out, _ = run(original_main.main, *argv)
     assert status == 0 and "lenet300_100_Shared09" in out
     assert {"lenet300_100_Pruned02.t7", "lenet300_100_Shared04.t7"} <= {p.name for p in tmp_path.iterdir()}
-    flat = torch.load(tmp_path / "lenet300_100_Shared04.t7", weights_only=True)
-    assert len(flat["fc1.weight"][flat["fc1.weight"] != 0].unique()) <= 4
+    flatten = torch.load(tmp_path / "lenet300_100_Shared04.t7", weights_only=True)
+    assert len(flatten["fc1.weight"][flatten["fc1.weight"] != 0].unique()) <= 4
     assert (tmp_path / "lenet300_100-plots" / "clusters.png").is_file()
     status, out, _ = run(original_main.main, *argv[:-1], "--cluster_method", "kmeans", "--apply_pruning", "False")
     assert status == 0 and "lenet300_100_Shared09-kmeans" in out
@@ -293,7 +293,7 @@ def test_original_defaults_are_kept():
 def test_flat_settings_have_expected_names():
     """flat() has the names in run folders and result files."""
     assert {"lr1", "lrsch_1", "apply_pruning", "saved_dir", "dataset", "seed", "amp", "index_bits"} <= set(
-        flat(parse(OriginalPipeline, []))
+        flatten(parse(OriginalPipeline, []))
     )
     argv = "--layer fc1=0.5,0.2 --layer fc3=0.9 --milestones 3 4 --no-augment --amp --arch lenet5".split()
     prune = parse(PruneStage, argv)

@@ -6,7 +6,7 @@ import pytest
 
 from common.errors import UserError
 from common.settings import parse
-from common.testing.startup import heavy_starts
+from common.testing.startup import find_heavy_starts
 from deep_compression import commands
 from deep_compression.paper.mnist_recipes import MNIST_RECIPES
 from deep_compression.paper.settings import LENETS, Cifar10
@@ -23,7 +23,7 @@ COMMANDS = [
 
 
 def test_commands_start_without_torch():
-    assert heavy_starts(COMMANDS, HOME) == []
+    assert find_heavy_starts(COMMANDS, HOME) == []
 
 
 def test_all_commands_are_listed():

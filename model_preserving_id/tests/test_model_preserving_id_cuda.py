@@ -6,7 +6,7 @@ import torch
 from common.data import load_dataset
 from common.models import create_model
 from common.testing import random_network
-from common.testing.steps import take_steps
+from common.testing.steps import run_training_steps
 from common.training import Hooks
 from model_preserving_id import prune_network
 from model_preserving_id.finetune import distillation_loss
@@ -35,4 +35,4 @@ def test_11_pruning_on_gpu_equals_cpu():
 
 def test_11_distillation_step_does_not_wait():
     teacher = create_model("resnet20").to(DEVICE, memory_format=torch.channels_last)
-    take_steps(create_model("resnet20"), Hooks(loss=distillation_loss(teacher, 0.5, 2.0)), DEVICE)
+    run_training_steps(create_model("resnet20"), Hooks(loss=distillation_loss(teacher, 0.5, 2.0)), DEVICE)

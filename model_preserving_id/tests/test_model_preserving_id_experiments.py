@@ -14,7 +14,7 @@ from common.checkpoint import load_model, save_model
 from common.data import load_dataset
 from common.errors import UserError
 from common.models import create_model
-from common.testing.notebooks import options_of
+from common.testing.notebooks import parse_notebook_options
 from model_preserving_id import prune_network
 from model_preserving_id.activations import gather_statistics
 from model_preserving_id.calibration import calibration_images
@@ -206,7 +206,7 @@ def test_conv3d_network_is_pruned_to_half_widths():
 def test_notebook_calls_experiment_with_valid_options(name, commands):
     """Without a kernel; the data need no download, and the network is the one trained in the notebook."""
     assert len(NOTEBOOKS) == 4
-    calls = options_of(NOTEBOOKS[name])
+    calls = parse_notebook_options(NOTEBOOKS[name])
     assert [prog.removeprefix("python -m model_preserving_id.paper.experiments.") for prog, _ in calls] == [
         command.replace("common.train", "python -m common.train") for command in commands
     ]

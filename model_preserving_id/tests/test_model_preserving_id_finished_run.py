@@ -14,7 +14,7 @@ from common import pipeline
 from common.checkpoint import load_model
 from common.cost import count_cost
 from common.runs import read_json
-from common.testing.finished import check_network, check_opens, finished_copy, written
+from common.testing.finished import check_recorded_network, check_run_reopens, copy_finished_run, file_states
 from model_preserving_id import method
 from model_preserving_id.original_api import create_args, iditer
 from model_preserving_id.paper import tables
@@ -37,7 +37,7 @@ DENSE_MACS = 1_214_318
 def place(tmp_path, monkeypatch) -> Path:
     """Copy the folders into the current folder, as during the original runs."""
     monkeypatch.chdir(tmp_path)  # and back afterwards
-    return finished_copy(__file__, tmp_path)
+    return copy_finished_run(__file__, tmp_path)
 
 
 def original_call(log=print) -> torch.nn.Module:
@@ -50,7 +50,7 @@ def original_call(log=print) -> torch.nn.Module:
 
 @pytest.mark.parametrize("folder", MACS)
 def test_network_has_recorded_macs_and_accuracy(folder):
-    check_network(folder, MACS[folder], "dense.safetensors", DENSE_MACS)
+    check_recorded_network(folder, MACS[folder], "dense.safetensors", DENSE_MACS)
 
 
 def test_original_format_file_has_same_tensors():
@@ -70,20 +70,20 @@ def test_log_has_row_per_step():
 
 @pytest.mark.parametrize("folder", MACS)
 def test_folder_opens_as_same_finished_run(folder):
-    check_opens(folder, "model_preserving_id")
+    check_run_reopens(folder, "model_preserving_id")
 
 
 def test_same_commands_skip_finished_runs_and_others_raise(place, monkeypatch, capsys):
     monkeypatch.setattr(method, "calibration_images", None)  # nothing is pruned
     monkeypatch.setattr(pipeline, "fit", None)  # nothing is trained
-    before = written(place, "modelIDiter_final.pt")
+    before = file_states(place, "modelIDiter_final.pt")
     assert prune_main(MAIN.split()) == 0
     assert train_main(TRAIN.split()) == 0
     lines = []
     assert count_cost(original_call(lines.append), (3, 32, 32)).macs == MACS["iditer"]
     for folder, out in (("budget", capsys.readouterr().out), ("iditer", "\n".join(lines))):
         assert f"{folder} is finished" in out
-    assert written(place, "modelIDiter_final.pt") == before
+    assert file_states(place, "modelIDiter_final.pt") == before
     assert prune_main([*MAIN.split(), "--target-macs", "0.3"]) == 2
     assert "--target-macs 0.4" in capsys.readouterr().err
     assert train_main([*TRAIN.split(), "--lr", "0.02"]) == 2

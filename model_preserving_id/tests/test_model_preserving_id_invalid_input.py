@@ -9,7 +9,7 @@ import torch
 from common.checkpoint import save_model
 from common.data import load_dataset
 from common.models import create_model
-from common.testing import HOSTILE_ARGUMENTS, HOSTILE_FACTS, rejected, single_error_line
+from common.testing import HOSTILE_ARGUMENTS, HOSTILE_DATA_FIELDS, check_rejected, single_error_line
 from model_preserving_id.paper import tables
 from model_preserving_id.paper.experiments import conv3d, missing_class, ratios, wide
 from model_preserving_id.portable import to_dict
@@ -229,19 +229,21 @@ def test_hostile_arguments_give_one_line(files, tmp_path, case):
     content["arch"], content["args"] = HOSTILE_ARGUMENTS[case]
     file = tmp_path / "m.pt"
     torch.save(content, file)
-    line = rejected(train_main, ["--pretrained", file, "--dataset", "digits", "--log_dir", tmp_path / "out"])
+    line = check_rejected(train_main, ["--pretrained", file, "--dataset", "digits", "--log_dir", tmp_path / "out"])
     assert str(file) in line and not (tmp_path / "out").exists()
 
 
 def test_malformed_dictionary_raises(tmp_path):
     for change in ({"tensors": {"a": 1}}, {"tensors": {3: torch.zeros(1)}}, {"arch": 3}, {"args": None}, {"layers": 3}):
         torch.save(to_dict(create_model("lenet5")) | change, tmp_path / "m.pt")
-        rejected(train_main, ["--pretrained", tmp_path / "m.pt", "--dataset", "digits"])
+        check_rejected(train_main, ["--pretrained", tmp_path / "m.pt", "--dataset", "digits"])
 
 
-@pytest.mark.parametrize("case", HOSTILE_FACTS)
+@pytest.mark.parametrize("case", HOSTILE_DATA_FIELDS)
 def test_hostile_facts_give_one_line(tmp_path, case):
     file = tmp_path / "m.pt"
-    torch.save(to_dict(create_model("lenet5", in_channels=3, image_size=32)) | HOSTILE_FACTS[case], file)
-    line = rejected(train_main, ["--pretrained", file, "--dataset", "digits", "--epochs", "0", "--log_dir", tmp_path])
+    torch.save(to_dict(create_model("lenet5", in_channels=3, image_size=32)) | HOSTILE_DATA_FIELDS[case], file)
+    line = check_rejected(
+        train_main, ["--pretrained", file, "--dataset", "digits", "--epochs", "0", "--log_dir", tmp_path]
+    )
     assert str(file) in line

@@ -4,12 +4,12 @@ from pathlib import Path
 
 import pytest
 
-from common.testing import script_runs_its_plan
+from common.testing import check_script_runs_plan
 
 HERE = Path(__file__).parents[1]
 
 
 @pytest.mark.parametrize("script", ["run_cifar10.sh", "run_imagenet.sh"])
 def test_script_runs_its_plan(tmp_path, script):
-    out = script_runs_its_plan(HERE / script, tmp_path, "--arch", "resnet20", per_class=6)
+    out = check_script_runs_plan(HERE / script, tmp_path, "--arch", "resnet20", per_class=6)
     assert list(out.glob("runs/id/*/metrics.json"))

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from common.settings import flat, parse
-from common.testing.startup import heavy_starts
+from common.settings import flatten, parse
+from common.testing.startup import find_heavy_starts
 from model_preserving_id import settings
 from model_preserving_id.command import recorded_options
 
@@ -26,7 +26,7 @@ COMMANDS = [
 
 
 def test_commands_load_no_heavy_library():
-    assert heavy_starts(COMMANDS, HERE) == []
+    assert find_heavy_starts(COMMANDS, HERE) == []
 
 
 @pytest.mark.parametrize(
@@ -61,6 +61,6 @@ def test_original_train_command_is_parsed():
         --print-freq 5000 --workers 32 --resume here/checkpoint.pth.tar --evalute --pretrained net.pt --log_dir logs
         --tensorboard_dir board --dist-url tcp://127.0.0.1:40781 --dist-backend nccl --seed 2 --multiprocessing-distributed
         --world-size 1 --rank 0"""
-    found = flat(parse(settings.FineTuneCompressed, words.split()))
+    found = flatten(parse(settings.FineTuneCompressed, words.split()))
     assert found["evaluate"] and found["multiprocessing_distributed"] and found["lr"] == 0.2 and found["seed"] == 2
     assert (found["weight_decay"], found["log_dir"], found["tensorboard_dir"]) == (1e-3, "logs", "board")

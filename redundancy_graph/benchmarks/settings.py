@@ -17,7 +17,7 @@ from common.atomic import write_json
 from common.checkpoint import file_digest
 from common.device import choose_device, set_threads
 from common.markdown import markdown_table
-from common.options import RunOptions
+from common.options import HardwareOptions
 from common.settings import command, option, section, settings
 from common.trained_model import TrainedModel
 from redundancy_graph.decision import decide_group, summarize
@@ -88,7 +88,7 @@ class Benchmark:
     json: str | None = option(None, "file for the results")
     name: str | None = option(None, "name of the network in the table")
     source: SourceOptions = section(SourceOptions)
-    run: RunOptions = section(RunOptions)
+    run: HardwareOptions = section(HardwareOptions)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

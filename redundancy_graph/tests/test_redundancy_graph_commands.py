@@ -13,7 +13,7 @@ from common import pipeline
 from common.checkpoint import load_model, read_tensors
 from common.errors import UserError
 from common.models import create_model
-from common.settings import flat, parse, parser_of
+from common.settings import flatten, parse, parser_of
 from common.testing import write_image_folder
 from redundancy_graph import generate
 from redundancy_graph.layer_names import tensors_to_original
@@ -139,7 +139,7 @@ def error_line(capsys, status: int) -> str:
 @pytest.mark.parametrize("script", range(3))
 def test_options_defaults_and_help_equal_original_code(script):
     cls = (GeneratePruneInfo, PruneCifar10, PruneImagenet)[script]
-    parser, defaults = parser_of(cls), flat(parse(cls, []))
+    parser, defaults = parser_of(cls), flatten(parse(cls, []))
     expected = {name: values[script] for name, values in ORIGINAL_OPTIONS.items() if values[script] is not None}
     assert {name: defaults[name] for name in expected} == expected
     actions = {action.dest: action for action in parser._actions}
@@ -238,8 +238,8 @@ def test_run_folder_is_complete(pruned):
 
 def test_weights_in_original_format_are_written(pruned):
     folder = pruned.root / "fine-tune"
-    flat = read_tensors(folder / "resnet20-0.7-weights.pth")
-    assert {"conv.weight", "fc.weight"} <= flat.keys()
+    flatten = read_tensors(folder / "resnet20-0.7-weights.pth")
+    assert {"conv.weight", "fc.weight"} <= flatten.keys()
     model = load_model(folder / "resnet20-0.7" / "model.safetensors")
     again = load_pruned_weights("resnet20", folder / "resnet20-0.7-weights.pth", num_classes=2)
     assert all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), again.state_dict().values(), strict=True))
@@ -253,12 +253,12 @@ def test_accuracy_plot_of_all_thresholds_is_written(pruned):
 
 def test_finished_run_is_skipped_and_other_options_raise(pruned, capsys, monkeypatch):
     folder = pruned.root / "fine-tune"
-    flat = folder / "resnet20-0.6-weights.pth"
-    before = (folder / "resnet20-0.6" / "metrics.json").read_bytes(), flat.read_bytes()
-    flat.unlink()
+    flatten = folder / "resnet20-0.6-weights.pth"
+    before = (folder / "resnet20-0.6" / "metrics.json").read_bytes(), flatten.read_bytes()
+    flatten.unlink()
     monkeypatch.setattr(pipeline, "fit", None)  # no training
     assert pruned.prune("--threshold", "0.6") == 0
-    assert ((folder / "resnet20-0.6" / "metrics.json").read_bytes(), flat.read_bytes()) == before
+    assert ((folder / "resnet20-0.6" / "metrics.json").read_bytes(), flatten.read_bytes()) == before
     capsys.readouterr()
     assert "--momentum" in error_line(capsys, pruned.prune("--threshold", "0.6", "--momentum", "0.5"))
 

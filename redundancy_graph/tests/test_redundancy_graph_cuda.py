@@ -6,7 +6,7 @@ import torch
 from common.channels import channel_groups, keep_channels
 from common.data import load_dataset
 from common.testing import random_network
-from common.testing.steps import take_steps
+from common.testing.steps import run_training_steps
 from common.training import Hooks
 from redundancy_graph.features import collect_hashes
 
@@ -29,4 +29,4 @@ def test_10_hashes_equal_cpu(arch):
 def test_10_step_of_pruned_network_never_synchronizes():
     model, example = random_network("resnet20"), torch.zeros(1, 3, 32, 32)
     kept = {group.name: list(range(0, group.size, 2)) for group in channel_groups(model, example)}
-    take_steps(keep_channels(model, example, kept), Hooks(), DEVICE)
+    run_training_steps(keep_channels(model, example, kept), Hooks(), DEVICE)

@@ -10,7 +10,7 @@ from common.channels import channel_groups, keep_channels
 from common.cost import count_cost
 from common.errors import UserError
 from common.models import create_model
-from common.testing import noise
+from common.testing import noise_images
 from redundancy_graph.decision import add_vgg_hidden_layer, decide_group
 from redundancy_graph.features import collect_hashes
 from redundancy_graph.graph import select_filters
@@ -116,7 +116,7 @@ def test_similarities_use_first_or_all_layers():
     model = network("resnet20")
     groups = channel_groups(model, EXAMPLE)
     modules = dict(model.named_modules())
-    hashes = collect_hashes(model, noise(4), layers_to_hash(model, groups, "all"))
+    hashes = collect_hashes(model, noise_images(4), layers_to_hash(model, groups, "all"))
     stem = next(group for group in groups if "conv1" in group.producers)
     assert stem.producers == ["conv1", "layer1.0.conv2", "layer1.1.conv2", "layer1.2.conv2"]
     first = compute_similarities(model, groups, hashes)[0]
@@ -184,7 +184,7 @@ def test_depthwise_convolutions_follow_their_producers():
     model = network("mobilenet_v2")
     example = torch.zeros(1, 3, 64, 64)
     groups = channel_groups(model, example)
-    hashes = collect_hashes(model, noise(2, size=64), layers_to_hash(model, groups))
+    hashes = collect_hashes(model, noise_images(2, size=64), layers_to_hash(model, groups))
     decided = {e.group: decide_group(e, 0.7).kept for e in compute_similarities(model, groups, hashes)}
     pruned = keep_channels(model, example, decided)  # compares the pruned with the masked network
     assert count_cost(pruned, (3, 64, 64)).macs < count_cost(model, (3, 64, 64)).macs

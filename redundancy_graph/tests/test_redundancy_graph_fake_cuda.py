@@ -5,8 +5,8 @@ from torch import nn
 
 from common.channels import channel_groups, keep_channels
 from common.models import create_model
-from common.testing import noise
-from common.testing.fake_cuda import assert_nothing_waits, fake_cuda, step_transfers
+from common.testing import noise_images
+from common.testing.fake_cuda import assert_no_transfers, fake_cuda, step_transfers
 from redundancy_graph.features import collect_hashes
 
 
@@ -16,7 +16,7 @@ def test_step_of_pruned_network_never_synchronizes():
     smaller = keep_channels(model, example, kept)
     with fake_cuda():
         _, second = step_transfers(smaller)
-        assert_nothing_waits(second)
+        assert_no_transfers(second)
 
 
 class Watched(nn.Module):
@@ -36,6 +36,6 @@ class Watched(nn.Module):
 def test_fault_16_hashing_disables_tf32(monkeypatch):
     before = torch.backends.cudnn.conv.fp32_precision
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    hashes = collect_hashes(Watched(), noise(6), ["conv"])
+    hashes = collect_hashes(Watched(), noise_images(6), ["conv"])
     assert len(hashes["conv"]) == 6 and Watched.seen == ["ieee"]
     assert torch.backends.cudnn.conv.fp32_precision == before

@@ -9,7 +9,7 @@ from torch import nn
 
 from common.errors import UserError
 from common.models import create_model
-from common.testing import noise
+from common.testing import noise_images
 from redundancy_graph import features, filter_similarity
 from redundancy_graph.features import choose_images, collect_hashes
 from redundancy_graph.hashing import hash_maps
@@ -25,7 +25,7 @@ def test_every_convolution_returns_hashes_of_its_filters(arch):
     model = network(arch)
     layers = convolutions(model)
     assert len(layers) == CONVOLUTIONS[arch]
-    found = collect_hashes(model, noise(2), list(layers))
+    found = collect_hashes(model, noise_images(2), list(layers))
     assert list(found) == list(layers)
     for name, hashes in found.items():
         assert hashes.dtype == torch.bool
@@ -35,7 +35,7 @@ def test_every_convolution_returns_hashes_of_its_filters(arch):
 
 def test_hashes_are_of_raw_convolution_output():
     """After convolution and bias, before batch norm and ReLU, on normalized images."""
-    model, images = network("vgg16"), noise(3)
+    model, images = network("vgg16"), noise_images(3)
     found = collect_hashes(model, images, ["features.conv1"])["features.conv1"]
     with torch.no_grad():
         x = next(images.batches(3)).images
@@ -47,7 +47,7 @@ def test_hashes_are_of_raw_convolution_output():
 
 def test_shortcut_is_matched_by_name():
     """B2: in the original code, the shortcut is executed first and registered last, so conv1 gets its feature maps."""
-    model, images = network("resnet56"), noise(3)
+    model, images = network("resnet56"), noise_images(3)
     layers = ["layer2.0.conv1", "layer2.0.conv2", "layer2.0.shortcut.conv"]
     before = collect_hashes(model, images, layers)
     with torch.no_grad():
@@ -62,14 +62,14 @@ def test_shortcut_is_matched_by_name():
 def test_network_is_unchanged(mode):
     model = network("resnet20").train()
     before = state_of(model)
-    collect_hashes(model, noise(4), ["layer1.0.conv1"], bn_mode=mode)
+    collect_hashes(model, noise_images(4), ["layer1.0.conv1"], bn_mode=mode)
     assert model.training
     assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
     assert not any(module._forward_hooks for module in model.modules())
 
 
 def test_bn_mode_train_uses_batch_statistics():
-    model, images = network("resnet20"), noise(6)
+    model, images = network("resnet20"), noise_images(6)
     layer = ["layer1.0.conv2"]
     train_mode = collect_hashes(model, images, layer, bn_mode="train")[layer[0]]
     model.train()
@@ -83,7 +83,7 @@ def test_bn_mode_train_uses_batch_statistics():
 
 
 def test_images_are_processed_in_small_batches(monkeypatch):
-    model, images = network("resnet20"), noise(5)
+    model, images = network("resnet20"), noise_images(5)
     expected = collect_hashes(model, images, ["conv1"])["conv1"]
     monkeypatch.setattr(features, "_PIXELS_AT_ONCE", 2 * 32 * 32)
     sizes = []
@@ -106,14 +106,14 @@ def test_feature_maps_are_freed_after_hashing(monkeypatch):
     monkeypatch.setattr(features, "hash_maps", record)
     monkeypatch.setattr(features, "_PIXELS_AT_ONCE", 32 * 32)
     model = network("vgg16")
-    collect_hashes(model, noise(3), list(convolutions(model)))
+    collect_hashes(model, noise_images(3), list(convolutions(model)))
     assert len(maps) == 3 * 13
     assert max(remaining) <= 2  # maps that the network still reads
     assert all(earlier() is None for earlier in maps)
 
 
 def test_images_are_chosen_by_seed_and_too_few_raise():
-    images = noise(50)
+    images = noise_images(50)
     first, again, other = (choose_images(images, 20, seed).images for seed in (0, 0, 1))
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
@@ -128,11 +128,11 @@ def test_nan_weights_raise_with_layer_name():
     with torch.no_grad():
         model.layer2[1].conv1.weight.fill_(float("nan"))
     with pytest.raises(UserError, match="layer2.1.conv1"):
-        collect_hashes(model, noise(1), ["layer1.0.conv1", "layer2.1.conv1"])
+        collect_hashes(model, noise_images(1), ["layer1.0.conv1", "layer2.1.conv1"])
 
 
 def test_unexecuted_layer_raises():
     model = create_model("lenet5", in_channels=3, image_size=32)
     model.spare = nn.Conv2d(3, 3, 1)
     with pytest.raises(UserError, match="spare"):
-        collect_hashes(model, noise(1), ["conv1", "spare"])
+        collect_hashes(model, noise_images(1), ["conv1", "spare"])

@@ -14,7 +14,7 @@ from common.checkpoint import load_model
 from common.cost import count_cost
 from common.data import load_dataset
 from common.runs import read_json
-from common.testing.finished import check_network, check_opens, finished_copy, written
+from common.testing.finished import check_recorded_network, check_run_reopens, copy_finished_run, file_states
 from redundancy_graph import generate, plots
 from redundancy_graph.paper import tables
 from redundancy_graph.prune_and_finetune import read_kept
@@ -36,13 +36,13 @@ DENSE_MACS = 1_214_318
 def place(tmp_path, monkeypatch) -> Path:
     """Copy the folders into the current folder, where they were when they were made."""
     monkeypatch.chdir(tmp_path)  # restores the current folder afterwards
-    return finished_copy(__file__, tmp_path)
+    return copy_finished_run(__file__, tmp_path)
 
 
 @pytest.mark.parametrize("threshold", MACS)
 def test_network_has_recorded_macs_widths_and_accuracy(threshold):
     folder = f"fine-tune/resnet20-{threshold}"
-    check_network(folder, MACS[threshold], "dense.safetensors", DENSE_MACS)
+    check_recorded_network(folder, MACS[threshold], "dense.safetensors", DENSE_MACS)
     metrics, modules = (
         read_json(f"{folder}/metrics.json"),
         dict(load_model(f"{folder}/model.safetensors").named_modules()),
@@ -72,18 +72,18 @@ def test_prune_info_gives_recorded_widths(threshold):
 
 @pytest.mark.parametrize("folder", [f"{kind}/resnet20-{t}" for kind in ("prune-info", "fine-tune") for t in MACS])
 def test_folder_opens_as_same_run(folder):
-    check_opens(folder, "redundancy_graph", finished=folder.startswith("fine-tune"))
+    check_run_reopens(folder, "redundancy_graph", finished=folder.startswith("fine-tune"))
 
 
 def test_same_commands_skip_runs_and_other_options_raise(place, monkeypatch, capsys):
     monkeypatch.setattr(generate, "measure_similarities", None)  # no image is read
     monkeypatch.setattr(pipeline, "fit", None)  # no training
-    before = written(place)
+    before = file_states(place)
     assert main_generate(GENERATE.split()) == 0
     assert capsys.readouterr().out.count("already exists") == 2
     assert main_cifar10(PRUNE.split()) == 0
     assert capsys.readouterr().out.count("is finished") == 2
-    again = written(place)
+    again = file_states(place)
     missing = place / "fine-tune" / "resnet20-0.7-weights.pth"  # written again from the run folder
     assert again.keys() - before.keys() == {missing} and all(again[file] == before[file] for file in before)
     assert count_cost(load_pruned_weights("resnet20", missing), (3, 32, 32)).macs == MACS["0.7"]

@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from common.testing import run_script, script_runs_its_plan
+from common.testing import check_script_runs_plan, run_script
 
 HERE = Path(__file__).parents[1]
 
 
 @pytest.mark.parametrize("script", ["run_cifar10.sh", "run_imagenet.sh"])
 def test_script_runs_its_plan(tmp_path, script):
-    out = script_runs_its_plan(HERE / script, tmp_path, "--arch", "resnet20", per_class=6)
+    out = check_script_runs_plan(HERE / script, tmp_path, "--arch", "resnet20", per_class=6)
     assert list(out.glob("runs/graph/*/resnet20-0.7/metrics.json"))
 
 

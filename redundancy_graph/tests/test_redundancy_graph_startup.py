@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from common.testing.startup import heavy_starts
+from common.testing.startup import find_heavy_starts
 from redundancy_graph.settings import main_cifar10, main_generate, main_imagenet
 
 HERE = Path(__file__).resolve().parent.parent
@@ -12,7 +12,7 @@ COMMANDS = [["generate_prune_info.py"], ["prune_cifar10.py"], ["prune_imagenet.p
 
 
 def test_commands_start_without_torch():
-    assert heavy_starts([*COMMANDS, ["-m", "redundancy_graph.paper.tables"]], HERE) == []
+    assert find_heavy_starts([*COMMANDS, ["-m", "redundancy_graph.paper.tables"]], HERE) == []
 
 
 def test_list_of_commands_is_complete():

@@ -5,7 +5,7 @@ import torch
 from rmp_helpers import bundle, pruning_net
 
 from common.batchnorm import recalibrate_batch_norm
-from common.testing.steps import no_waiting, take_steps
+from common.testing.steps import forbid_synchronization, run_training_steps
 from common.training import Hooks
 from rewarded_metapruning.evaluator import CandidateEvaluator
 from rewarded_metapruning.pruning_net import PruningNet, sample_nev
@@ -22,7 +22,7 @@ def test_training_step_does_not_synchronize(arch):
     space = find_space(arch)
     vectors = RandomVectorLoss(space, 0.1, seed=0)
     hooks = Hooks(before_epoch=vectors.before_epoch, loss=vectors.loss, decays=is_weight, fixed_shapes=False)
-    take_steps(PruningNet(space), hooks, DEVICE)
+    run_training_steps(PruningNet(space), hooks, DEVICE)
     assert vectors.step == 20
 
 
@@ -48,5 +48,5 @@ def test_calibration_does_not_synchronize():
     model = net.plain_network(net.space.unpruned)
     inputs = [torch.randn(16, 3, 32, 32, device=DEVICE) for _ in range(3)]
     recalibrate_batch_norm(model, inputs, DEVICE)
-    with no_waiting():
+    with forbid_synchronization():
         recalibrate_batch_norm(model, inputs, DEVICE)

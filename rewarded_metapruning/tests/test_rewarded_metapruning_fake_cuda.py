@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from common.testing.fake_cuda import DEVICE, Transfers, assert_nothing_waits, fake_cuda, step_transfers
+from common.testing.fake_cuda import DEVICE, Transfers, assert_no_transfers, fake_cuda, step_transfers
 from common.training import Hooks
 from rewarded_metapruning.pruning_net import PruningNet, sample_nev
 from rewarded_metapruning.pruning_net_training import RandomVectorLoss, is_weight
@@ -18,7 +18,7 @@ def test_training_step_copies_no_index(arch):
     with fake_cuda():
         _, *later = step_transfers(net, hooks, steps=3)
         for transfers in later:
-            assert_nothing_waits(transfers)
+            assert_no_transfers(transfers)
 
 
 def test_plain_network_copies_nothing():
@@ -29,7 +29,7 @@ def test_plain_network_copies_nothing():
         net.plain_network(space.unpruned)
         with Transfers() as transfers:
             model = net.plain_network(sample_nev(space, (1,)))
-        assert_nothing_waits(transfers)
+        assert_no_transfers(transfers)
         assert all(tensor.is_cuda for tensor in model.state_dict().values())
 
 

@@ -18,7 +18,7 @@ from common.data import load_dataset
 from common.formats import load_network
 from common.measure import evaluate
 from common.runs import open_stage, read_json
-from common.testing.finished import finished_copy
+from common.testing.finished import copy_finished_run
 from rewarded_metapruning import final_training, plots, reward, search, train_chosen, train_pruning_net
 from rewarded_metapruning.closed_form import space_cost
 from rewarded_metapruning.custom_network import build_custom_space
@@ -51,7 +51,7 @@ SHAPE, FOUND = (3, 32, 32), 18
 def place(tmp_path, monkeypatch) -> Path:
     """Copy the folders and change into the copy, so that relative paths are the recorded ones."""
     monkeypatch.chdir(tmp_path)  # restores the folder afterwards
-    return finished_copy(__file__, tmp_path)
+    return copy_finished_run(__file__, tmp_path)
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ from torch import nn
 from common import evaluate
 from common.checkpoint import load_model, read_checkpoint, save_model
 from common.errors import UserError
-from common.testing import noise, rejected
+from common.testing import check_rejected, noise_images
 from common.training import TrainOptions, make_optimizer
 from rewarded_metapruning import create_pruned
 from rewarded_metapruning.pruning_net import ARCH, PruningNet, recorded_arguments, sample_nev
@@ -138,7 +138,7 @@ def test_loss_samples_vector_per_step_and_smooths_labels():
 
     vectors = RandomVectorLoss(net.space, 0.1, seed=3)
     vectors.before_epoch(2)
-    batch = next(iter(noise(8).batches(8)))
+    batch = next(iter(noise_images(8).batches(8)))
     loss, logits = vectors.loss(Recorder(), batch)
     vectors.loss(Recorder(), batch)
     vectors.before_epoch(2)
@@ -245,4 +245,4 @@ def test_hostile_pruning_net_arguments_are_rejected(tmp_path, arguments):
     assert load_model(file).space.arch == "resnet20"
     header["args"] |= arguments
     save_file(tensors, file, metadata={"compression_papers": json.dumps(header)})
-    assert "not acceptable" in rejected(evaluate.main, ["--checkpoint", file, "--dataset", "digits"])
+    assert "not acceptable" in check_rejected(evaluate.main, ["--checkpoint", file, "--dataset", "digits"])

@@ -2,19 +2,19 @@
 
 from pathlib import Path
 
-from common.testing import script_runs_its_plan
+from common.testing import check_script_runs_plan
 
 HERE = Path(__file__).parents[1]
 
 
 def test_cifar10_script_runs_plan_with_committed_results(tmp_path):
-    out = script_runs_its_plan(HERE / "run_cifar10.sh", tmp_path, "--arch", "mobilenetv1-small")
+    out = check_script_runs_plan(HERE / "run_cifar10.sh", tmp_path, "--arch", "mobilenetv1-small")
     assert len(list(out.glob("runs/meta/*/results/small-*.json"))) == 5
 
 
 def test_imagenet_script_passes_options_to_supporting_stages(tmp_path):
     """The search, which runs after the training of the PruningNet, has no ``--epochs``."""
-    out = script_runs_its_plan(
+    out = check_script_runs_plan(
         HERE / "run_imagenet.sh", tmp_path, "--arch", "resnet-small", "--epochs", "1", per_class=6
     )
     assert len(list(out.glob("runs/meta/*-evaluating/*/metrics.json"))) == 3

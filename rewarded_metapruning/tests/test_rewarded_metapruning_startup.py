@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from common.models import ARCHITECTURES, find_architecture
-from common.testing.startup import heavy_starts
+from common.testing.startup import find_heavy_starts
 from rewarded_metapruning.genes import DESCRIPTIONS
 from rewarded_metapruning.settings import (
     DESCRIBED,
@@ -34,7 +34,7 @@ MODULES = (
 
 def test_help_version_and_invalid_input_import_no_torch():
     commands = [*([script] for script in SCRIPTS), *(["-m", f"rewarded_metapruning.{name}"] for name in MODULES)]
-    assert heavy_starts(commands, Path(__file__).parents[1]) == []
+    assert find_heavy_starts(commands, Path(__file__).parents[1]) == []
 
 
 OUT_OF_RANGE = {

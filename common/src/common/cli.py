@@ -111,7 +111,7 @@ def fraction(text: str) -> float:
     return value
 
 
-def share(text: str) -> float:
+def fraction_or_zero(text: str) -> float:
     """Parse a number in [0, 1] (argparse type)."""
     value = float(text)
     if not 0 <= value <= 1:

@@ -4,7 +4,7 @@ import sys
 from collections.abc import Sequence
 
 from common.cli import positive_int
-from common.options import DataOptions, NetworkOptions, RunOptions
+from common.options import DataOptions, HardwareOptions, NetworkOptions
 from common.settings import command, option, section, settings
 
 
@@ -14,7 +14,7 @@ class Evaluate:
 
     network: NetworkOptions = section(NetworkOptions)
     data: DataOptions = section(DataOptions)
-    run: RunOptions = section(RunOptions)
+    run: HardwareOptions = section(HardwareOptions)
     batch_size: int | None = option(None, "images per batch; 250, on CUDA up to 2000, if not given", type=positive_int)
     json: str | None = option(None, "file for the results")
     no_latency: bool = option(False, "skip the latency measurement")

@@ -18,7 +18,7 @@ from common.atomic import write_json
 from common.cli import fraction, positive_int
 from common.errors import UserError
 from common.markdown import markdown_table, pad_table
-from common.options import LATENCY_BATCHES, LATENCY_REPEATS, RunOptions
+from common.options import LATENCY_BATCHES, LATENCY_REPEATS, HardwareOptions
 from common.runs import describe_environment
 from common.settings import command, option, section, settings
 
@@ -125,7 +125,7 @@ class Latency:
     round_to: list[int] = option([1, 8], "layer widths are multiples of these numbers (--arch only)", type=positive_int)
     batch_size: list[int] = option(list(LATENCY_BATCHES), "images per batch", type=positive_int)
     repeats: int = option(LATENCY_REPEATS, "repeats, of which the median is reported", type=positive_int)
-    run: RunOptions = section(RunOptions)
+    run: HardwareOptions = section(HardwareOptions)
     json: str | None = option(None, "file for the milliseconds of every repeat")
 
     def __post_init__(self) -> None:

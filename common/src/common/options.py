@@ -61,7 +61,7 @@ class DataOptions:
 
 
 @settings
-class RunOptions:
+class HardwareOptions:
     """Hardware."""
 
     device: str = option("auto", "device: auto, cpu, cuda or cuda:N", free=True)
@@ -105,7 +105,7 @@ class TrainingOptions:
 
 
 @settings
-class RunningOptions:
+class RuntimeOptions:
     """Execution."""
 
     evaluate_every: int = option(

@@ -154,13 +154,13 @@ def build(cls: type[T], words: Mapping[str, Any]) -> T:
     return cls(**values)
 
 
-def flat(values: Any, identity: bool = False) -> dict[str, Any]:
+def flatten(values: Any, identity: bool = False) -> dict[str, Any]:
     """Return {option name: value} including sections, for config.json. identity: only options that results depend on."""
     found: dict[str, Any] = {}
     for field in dataclasses.fields(values):
         value = vars(values)[field.name]  # not getattr, which common.testing counts as using the option
         if "section" in field.metadata:
-            found |= flat(value, identity)
+            found |= flatten(value, identity)
         elif not (identity and field.metadata.get("free")):
             found[field.name] = value
     return found

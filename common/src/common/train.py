@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING, Any
 from common.errors import UserError
 from common.options import (
     DataOptions,
+    HardwareOptions,
     NetworkOptions,
     PrecisionOptions,
     RepeatOptions,
-    RunningOptions,
-    RunOptions,
+    RuntimeOptions,
     TrainingOptions,
     train_options,
 )
-from common.settings import command, flat, option, section, settings
+from common.settings import command, flatten, option, section, settings
 
 if TYPE_CHECKING:
     import torch
@@ -35,11 +35,11 @@ class Train:
 
     network: NetworkOptions = section(NetworkOptions, arch="resnet20")
     data: DataOptions = section(DataOptions)
-    run: RunOptions = section(RunOptions)
+    run: HardwareOptions = section(HardwareOptions)
     repeat: RepeatOptions = section(RepeatOptions)
     precision: PrecisionOptions = section(PrecisionOptions)
     training: TrainingOptions = section(TrainingOptions)
-    running: RunningOptions = section(RunningOptions)
+    running: RuntimeOptions = section(RuntimeOptions)
     out: str | None = option(None, "run folder; runs/DATASET/ARCH-SEED if not given")
     tensorboard: str | None = option(None, "folder of TensorBoard logs", free=True)
     no_latency: bool = option(False, "skip the latency measurement", free=True)
@@ -78,7 +78,7 @@ def train(settings: Train) -> None:
         run = open_stage(
             folder,
             "common",
-            flat(settings),
+            flatten(settings),
             device=device,
             fingerprint=data.fingerprint,
             force=settings.repeat.force,

@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from common.cli import fraction, nonnegative_int, positive_int, share
-from common.options import ARCHITECTURE_NAMES, DataOptions, RunningOptions
+from common.cli import fraction, fraction_or_zero, nonnegative_int, positive_int
+from common.options import ARCHITECTURE_NAMES, DataOptions, RuntimeOptions
 from common.settings import command, option, section, settings
 from common.training.train_options import SCHEDULES
 
@@ -76,7 +76,7 @@ class FineTuneOptions:
         None,
         "weight of the distillation loss (distance to the dense network's outputs), in [0, 1]; "
         "cross-entropy has the remaining weight (default: 0 for digits, else 0.9)",
-        type=share,
+        type=fraction_or_zero,
         metavar="W",
     )
     recalibrate: int = option(
@@ -121,7 +121,7 @@ class Compare:
     results: ResultOptions = section(ResultOptions)
     tuning: FineTuneOptions = section(FineTuneOptions)
     execution: ExecutionOptions = section(ExecutionOptions)
-    running: RunningOptions = section(RunningOptions)
+    running: RuntimeOptions = section(RuntimeOptions)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

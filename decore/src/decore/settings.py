@@ -8,11 +8,11 @@ from common.cli import command_line, fraction, positive_int
 from common.errors import UserError
 from common.options import (
     DataOptions,
+    HardwareOptions,
     NetworkOptions,
     PrecisionOptions,
     RepeatOptions,
-    RunningOptions,
-    RunOptions,
+    RuntimeOptions,
     TrainingOptions,
     train_options,
 )
@@ -144,10 +144,10 @@ class PruneModel:
         weight_decay=RECIPE.weight_decay,
     )
     pruning: PruningOptions = section(PruningOptions)
-    run: RunOptions = section(RunOptions)
+    run: HardwareOptions = section(HardwareOptions)
     repeat: RepeatOptions = section(RepeatOptions)
     precision: PrecisionOptions = section(PrecisionOptions)
-    running: RunningOptions = section(RunningOptions)
+    running: RuntimeOptions = section(RuntimeOptions)
 
     def __post_init__(self) -> None:
         self.options_by_penalty()  # raises UserError for a value out of range
@@ -210,7 +210,7 @@ class InvestigatePolicies:
     network: NetworkOptions = section(NetworkOptions, arch="vgg16")
     data: DataOptions = section(DataOptions, dataset="cifar10")
     agents: AgentOptions = section(AgentOptions)
-    run: RunOptions = section(RunOptions)
+    run: HardwareOptions = section(HardwareOptions)
     repeat: RepeatOptions = section(RepeatOptions)
 
     def __post_init__(self) -> None:

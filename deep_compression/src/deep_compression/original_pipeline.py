@@ -22,7 +22,7 @@ from common.formats import load_network
 from common.markdown import markdown_table
 from common.options import train_options
 from common.runs import LOG, Stage, read_json
-from common.settings import flat
+from common.settings import flatten
 from common.train import train_baseline
 from common.trained_model import TrainedModel, read_trained_model
 from deep_compression import plots, stages
@@ -87,7 +87,7 @@ def base_file(settings: OriginalPipeline, stage: Stage, name: str, data: DataBun
         "epochs": settings.base_epochs,
         "learning_rate": settings.base_learning_rate,
         "batch_size": settings.batch_size,
-        **{name: value for name, value in flat(settings.precision).items() if value},
+        **{name: value for name, value in flatten(settings.precision).items() if value},
     }
     part = stage.substage(f"{name}_base", options, fingerprint=data.fingerprint)
     if not part.finished:

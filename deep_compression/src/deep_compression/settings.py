@@ -10,11 +10,11 @@ from common.errors import UserError
 from common.options import (
     ARCHITECTURE_NAMES,
     DataOptions,
+    HardwareOptions,
     NetworkOptions,
     PrecisionOptions,
     RepeatOptions,
-    RunningOptions,
-    RunOptions,
+    RuntimeOptions,
     TrainingOptions,
     train_options,
 )
@@ -149,7 +149,7 @@ class StageOptions:
 
     network: NetworkOptions = section(NetworkOptions)
     data: DataOptions = section(DataOptions)
-    run: RunOptions = section(RunOptions)
+    run: HardwareOptions = section(HardwareOptions)
     repeat: RepeatOptions = section(RepeatOptions)
     out: str | None = option(None, "folder of the stages' run folders (default: runs/DATASET/ARCH-SEED)")
     baseline: str | None = option(None, "dense network to compare with (default: the network that is compressed)")
@@ -164,7 +164,7 @@ class TrainingStageOptions(StageOptions):
     training: TrainingOptions = section(
         TrainingOptions, epochs=10, batch_size=128, learning_rate=0.01, weight_decay=5e-4
     )
-    running: RunningOptions = section(RunningOptions)
+    running: RuntimeOptions = section(RuntimeOptions)
     augment: bool = option(True, "crop and flip training images")
     tensorboard: str | None = option(None, "folder for TensorBoard")
 
@@ -250,7 +250,7 @@ class EvaluateFile:
     json: str | None = option(None, "JSON file for the metrics")
     no_latency: bool = option(False, "do not measure latency")
     data: DataOptions = section(DataOptions)
-    run: RunOptions = section(RunOptions)
+    run: HardwareOptions = section(HardwareOptions)
 
 
 @settings
@@ -349,7 +349,7 @@ class OriginalPipeline:
     tensorboard: str | None = option(None, "folder for TensorBoard")
     data: DataOptions = section(DataOptions, dataset="cifar10")
     encoding: EncodingOptions = section(EncodingOptions)
-    run: RunOptions = section(RunOptions)
+    run: HardwareOptions = section(HardwareOptions)
     repeat: RepeatOptions = section(RepeatOptions)
     precision: PrecisionOptions = section(PrecisionOptions)
 

@@ -14,10 +14,10 @@ from common.device import choose_device, set_threads
 from common.factory import import_factory
 from common.log import Log
 from common.measure import Accuracy
-from common.options import DataOptions, NetworkOptions, RunOptions
+from common.options import DataOptions, HardwareOptions, NetworkOptions
 from common.pipeline import Outcome, compress
 from common.runs import Stage, open_stage
-from common.settings import flat
+from common.settings import flatten
 from common.target import Target
 from common.trained_model import Limits, TrainedModel, check_trained_model, open_trained_model, with_normalization_of
 from model_preserving_id.folded import FoldedNetwork
@@ -42,7 +42,7 @@ def prune(settings: PruneChannels, command: str) -> None:
 
 def recorded_options(settings: PruneChannels) -> dict[str, Any]:
     """Return the options that a run folder records and compares."""
-    return {name: value for name, value in flat(settings).items() if name not in UNRECORDED_OPTIONS}
+    return {name: value for name, value in flatten(settings).items() if name not in UNRECORDED_OPTIONS}
 
 
 def build_limits(pruning: ChannelPruningOptions) -> Limits:
@@ -50,7 +50,7 @@ def build_limits(pruning: ChannelPruningOptions) -> Limits:
     return Limits(ignored=tuple(pruning.ignored_layers), round_to=pruning.round_to)
 
 
-def open_from_options(network: NetworkOptions, chosen: DataOptions, run: RunOptions, **more: Any) -> TrainedModel:
+def open_from_options(network: NetworkOptions, chosen: DataOptions, run: HardwareOptions, **more: Any) -> TrainedModel:
     """Open the network and the data set that the options name; a factory's network needs no file.
 
     Args:
@@ -81,7 +81,7 @@ def open_prune_stage(
     log: Log = print,
 ) -> Stage:
     """Open the run folder of these settings. ``more``: other options to record. Raises UserError if it contains another run."""
-    options = {**more, **flat(pruning), "seed": seed, "arch": start.name, "dataset": start.data.name}
+    options = {**more, **flatten(pruning), "seed": seed, "arch": start.name, "dataset": start.data.name}
     options |= {"weights_digest": start.digest, "mean": start.data.mean, "std": start.data.std}
     return open_stage(
         folder,

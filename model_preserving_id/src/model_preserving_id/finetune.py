@@ -22,7 +22,7 @@ from common.methods import Decision, Method
 from common.pipeline import FineTuning, Outcome, compress
 from common.pipeline import train as train_network
 from common.runs import STATE, Stage, open_stage
-from common.settings import flat
+from common.settings import flatten
 from common.target import Target
 from common.tensor_files import read_tensor_file
 from common.trained_model import TrainedModel, check_trained_model, with_normalization_of
@@ -76,7 +76,7 @@ def train(settings: FineTuneCompressed, command: str = "train.py") -> dict[str, 
     with process_group(device):
         start = _open_model(settings, device)
         data = start.data
-        options = {name: value for name, value in flat(settings).items() if name not in UNRECORDED_OPTIONS}
+        options = {name: value for name, value in flatten(settings).items() if name not in UNRECORDED_OPTIONS}
         options |= {"dataset": data.name, "mean": data.mean, "std": data.std, "weights_digest": start.digest}
         stage = open_stage(
             settings.log_dir,

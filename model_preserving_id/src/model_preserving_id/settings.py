@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from common import cli
 from common.cli import fraction, nonnegative_int, positive_int
 from common.errors import UserError
-from common.options import DataOptions, NetworkOptions, RepeatOptions, RunOptions, train_options
+from common.options import DataOptions, HardwareOptions, NetworkOptions, RepeatOptions, train_options
 from common.settings import REQUIRED, command, option, section, settings
 from common.training.train_options import SCHEDULES, TrainOptions
 
@@ -102,7 +102,7 @@ class PruneChannels:
 
     network: NetworkOptions = section(NetworkOptions)
     data: DataOptions = section(DataOptions)
-    run: RunOptions = section(RunOptions)
+    run: HardwareOptions = section(HardwareOptions)
     repeat: RepeatOptions = section(RepeatOptions, seed=2)
     pruning: ChannelPruningOptions = section(ChannelPruningOptions)
     log_interval: int = option(
@@ -181,7 +181,7 @@ class FineTuneCompressed:
     multiprocessing_distributed: bool = option(False, "one process per CUDA device", free=True)
     prune_batch_size: int | None = option(None, "accepted, not used; calibration images are training images here")
     repeat: RepeatOptions = section(RepeatOptions)
-    run: RunOptions = section(RunOptions)
+    run: HardwareOptions = section(HardwareOptions)
     more: AdditionalOptions = section(AdditionalOptions)
 
     def __post_init__(self) -> None:

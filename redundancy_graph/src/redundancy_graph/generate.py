@@ -12,7 +12,7 @@ from common.device import choose_device, set_threads
 from common.errors import UserError
 from common.log import Log, log_to
 from common.runs import Stage, describe_environment, open_stage
-from common.settings import flat
+from common.settings import flatten
 from common.target import Target
 from common.trained_model import TrainedModel
 from redundancy_graph.decision import GroupDecision, decide_group, find_threshold, summarize
@@ -31,7 +31,7 @@ def generate_prune_info(options: GeneratePruneInfo) -> None:
     start = open_network(options, choose_device(options.run.device))
     thresholds = run_labels(start.name, options)
     with log_to([Path(options.log_dir) / f"{label}.log" for label in thresholds]) as log:
-        log(f"{flat(options)}\n{describe_environment(start.device)}")
+        log(f"{flatten(options)}\n{describe_environment(start.device)}")
         generate(start, thresholds, options, Path(options.saved_dir), force=options.repeat.force, log=log)
 
 
@@ -99,7 +99,7 @@ def print_decisions(decisions: Sequence[GroupDecision], arch: str | None, log: L
 
 def _selection_options(settings: GeneratePruneInfo | PruneCifar10) -> dict[str, Any]:
     """Return the options that decisions depend on, besides network, images and threshold."""
-    selection = {name: value for name, value in flat(settings.selection).items() if name != "target_macs"}
+    selection = {name: value for name, value in flatten(settings.selection).items() if name != "target_macs"}
     return {"mini_batch": settings.mini_batch, "seed": settings.repeat.seed, **selection}
 
 

@@ -14,7 +14,7 @@ from common.log import Log, log_to
 from common.methods import Decision
 from common.pipeline import FineTuning, Outcome, compress
 from common.runs import describe_environment, open_stage
-from common.settings import flat
+from common.settings import flatten
 from common.target import Target
 from common.trained_model import TrainedModel, print_result
 from common.training import best_test_top1
@@ -85,7 +85,7 @@ def prune_one(
 
 def run_options(settings: PruneCifar10, start: TrainedModel, threshold: float | None, kept: Kept) -> dict[str, Any]:
     """Return all options that a result depends on: a run resumes only if they are equal."""
-    options = {name: value for name, value in flat(settings).items() if name not in EXCLUDED_OPTIONS}
+    options = {name: value for name, value in flatten(settings).items() if name not in EXCLUDED_OPTIONS}
     return options | {
         "arch": start.arch or start.name,
         "dataset": start.data.name,

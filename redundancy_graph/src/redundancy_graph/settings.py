@@ -6,7 +6,7 @@ from typing import Any
 
 from common.cli import command_line, fraction, nonnegative_int, positive_int
 from common.errors import UserError
-from common.options import PrecisionOptions, RepeatOptions, RunningOptions, RunOptions, train_options
+from common.options import HardwareOptions, PrecisionOptions, RepeatOptions, RuntimeOptions, train_options
 from common.settings import command, option, section, settings
 from common.training.train_options import TrainOptions
 
@@ -132,7 +132,7 @@ class GeneratePruneInfo:
     selection: SelectionOptions = section(SelectionOptions)
     source: SourceOptions = section(SourceOptions)
     plotting: PlotOptions = section(PlotOptions)
-    run: RunOptions = section(RunOptions)
+    run: HardwareOptions = section(HardwareOptions)
     repeat: RepeatOptions = section(RepeatOptions)
 
 
@@ -160,10 +160,10 @@ class PruneCifar10:
     selection: SelectionOptions = section(SelectionOptions)
     source: SourceOptions = section(SourceOptions, dataset="cifar10")
     plotting: PlotOptions = section(PlotOptions)
-    run: RunOptions = section(RunOptions)
+    run: HardwareOptions = section(HardwareOptions)
     repeat: RepeatOptions = section(RepeatOptions)
     precision: PrecisionOptions = section(PrecisionOptions)
-    running: RunningOptions = section(RunningOptions)
+    running: RuntimeOptions = section(RuntimeOptions)
 
     def __post_init__(self) -> None:
         self.recipe()  # raises UserError for a value out of range

@@ -10,8 +10,8 @@ from typing import Any, TypeVar
 from common import cli, options
 from common.cli import fraction, nonnegative_int, positive_int
 from common.errors import UserError
-from common.options import RepeatOptions, RunningOptions, RunOptions, train_options
-from common.settings import flat, option, parse, section, settings
+from common.options import HardwareOptions, RepeatOptions, RuntimeOptions, train_options
+from common.settings import flatten, option, parse, section, settings
 from common.training.train_options import TrainOptions
 from rewarded_metapruning.recipes import SMALL, EvolutionSettings, find_recipe, quarter_milestones
 from rewarded_metapruning.scale import ALL_SCALES, FULL
@@ -115,11 +115,11 @@ class TrainingCommand:
     network: SearchedNetworkOptions = section(SearchedNetworkOptions)
     data: StageDataOptions = section(StageDataOptions)
     scale_range: list[int] | None = scale_range_option("all")
-    run: RunOptions = section(RunOptions)
+    run: HardwareOptions = section(HardwareOptions)
     repeat: RepeatOptions = section(RepeatOptions)
     precision: AmpOptions = section(AmpOptions)
     training: StageTrainingOptions = section(StageTrainingOptions)
-    running: RunningOptions = section(RunningOptions)
+    running: RuntimeOptions = section(RuntimeOptions)
     tensorboard: str | None = tensorboard_option()
 
     def __post_init__(self) -> None:
@@ -209,7 +209,7 @@ class SearchWidths:
     data: StageDataOptions = section(StageDataOptions)
     holdout: float = holdout_option()
     scale_range: list[int] | None = scale_range_option("the range on which the PruningNet was trained")
-    run: RunOptions = section(RunOptions)
+    run: HardwareOptions = section(HardwareOptions)
     repeat: RepeatOptions = section(RepeatOptions)
     precision: AmpOptions = section(AmpOptions)
     search: SearchOptions = section(SearchOptions)
@@ -394,7 +394,7 @@ def recorded_options(values: Any, *left_out: str, **changed: Any) -> dict[str, A
         changed: Values that are resolved after parsing, and constants of options that were removed, with which existing run
             folders stay readable.
     """
-    return {name: value for name, value in flat(values).items() if name not in left_out} | changed
+    return {name: value for name, value in flatten(values).items() if name not in left_out} | changed
 
 
 def _recipe_defaults(recipe: TrainOptions) -> dict[str, Any]:

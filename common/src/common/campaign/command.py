@@ -6,7 +6,7 @@ from pathlib import Path
 
 from common.campaign.campaign_folder import PLAN_COPY, CampaignFolder, identities, open_campaign_folder
 from common.campaign.estimate import SPEEDS, Estimates, epoch_seconds
-from common.campaign.plan import Job, Options, chosen, read_plan
+from common.campaign.plan import Job, Options, read_plan, select_jobs
 from common.campaign.settings import Collect, Merge, RunPlan, Status, Tables
 from common.errors import UserError
 from common.interruption import Stopped
@@ -62,7 +62,7 @@ def parse_extra_options(words: Sequence[str]) -> Options:
 def run(settings: RunPlan, rest: Sequence[str]) -> None:
     """Run a plan. rest: options for the commands that accept them."""
     extra = parse_extra_options(rest)
-    jobs = chosen(read_plan(settings.plan), settings.only)
+    jobs = select_jobs(read_plan(settings.plan), settings.only)
     if not jobs:
         raise UserError(f"{settings.plan}: the plan has no jobs")
     from common.campaign.run import Runner, find_known_options

@@ -125,7 +125,7 @@ def read_plan(path: Path | str) -> list[Job]:
     return jobs
 
 
-def chosen(jobs: Iterable[Job], tags: Iterable[str]) -> list[Job]:
+def select_jobs(jobs: Iterable[Job], tags: Iterable[str]) -> list[Job]:
     """Select the jobs with all of these tags, and their dependencies. Raises UserError for an unknown tag."""
     jobs, tags = list(jobs), list(tags)
     known = {tag for job in jobs for tag in job.tags}

@@ -5,14 +5,16 @@ from typing import Any
 INK, SOFT = "#24292f", "#57606a"
 
 
-def canvas(axes: Any, width: float, height: float) -> Any:
+def prepare_canvas(axes: Any, width: float, height: float) -> Any:
     """Prepare an empty drawing area of ``width`` x ``height`` units with equal aspect, without axes, grid or ticks."""
     axes.set(xlim=(0, width), ylim=(0, height), aspect="equal")
     axes.axis("off")
     return axes
 
 
-def box(axes: Any, x: float, y: float, width: float, height: float, text: str, color: str, size: float = 9) -> None:
+def draw_box(
+    axes: Any, x: float, y: float, width: float, height: float, text: str, color: str, size: float = 9
+) -> None:
     """Draw a rounded box centered at (x, y), tinted and framed in ``color``, with centered text."""
     from matplotlib.patches import FancyBboxPatch
 
@@ -28,7 +30,7 @@ def box(axes: Any, x: float, y: float, width: float, height: float, text: str, c
     axes.text(x, y, text, ha="center", va="center", fontsize=size, color=INK, linespacing=1.35)
 
 
-def arrow(
+def draw_arrow(
     axes: Any,
     start: tuple[float, float],
     end: tuple[float, float],

@@ -30,7 +30,7 @@ from common.settings import REQUIRED, command, option, settings
 _BEGIN = re.compile(r"^<!-- results:([\w./-]+):begin -->[ \t]*$", re.MULTILINE)
 
 
-def keep_run(folder: Path | str, package: str, results: Path, name: str | None = None) -> Path:
+def save_run(folder: Path | str, package: str, results: Path, name: str | None = None) -> Path:
     """Save a finished run folder as one JSON file in a package's results: metrics, options, environment and log.
 
     Args:

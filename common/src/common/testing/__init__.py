@@ -7,13 +7,13 @@ does not import them. ``common.testing.notebooks`` runs notebooks without a kern
 >>> assert single_error_line(main(["--penalty", "nan"]), capsys.readouterr().err, "nan auto")
 """
 
-from common.testing.campaigns import run_script, script_runs_its_plan, write_tiny_dataset
+from common.testing.campaigns import check_script_runs_plan, run_script, write_tiny_dataset
 from common.testing.generated_docs import check_generated_docs
 from common.testing.inputs import (
     factored_resnet20,
     hostile_pickle,
-    noise,
     noise_bundle,
+    noise_images,
     random_network,
     write_image_folder,
     write_invalid_inputs,
@@ -24,31 +24,31 @@ from common.testing.processes import record_python_calls, run_in_processes, spli
 from common.testing.resume import check_resume_after_kill
 from common.testing.run_method import run_method
 from common.testing.stored_commands import check_stored_commands
-from common.testing.untrusted import HOSTILE_ARGUMENTS, HOSTILE_FACTS, bounded, rejected
+from common.testing.untrusted import HOSTILE_ARGUMENTS, HOSTILE_DATA_FIELDS, assert_bounded, check_rejected
 
 __all__ = [
     "HOSTILE_ARGUMENTS",
-    "HOSTILE_FACTS",
+    "HOSTILE_DATA_FIELDS",
+    "assert_bounded",
     "assert_scripts_fail",
-    "bounded",
     "check_generated_docs",
     "check_options_honored",
+    "check_rejected",
     "check_resume_after_kill",
+    "check_script_runs_plan",
     "check_stored_commands",
     "command_names",
     "factored_resnet20",
     "full_disk",
     "hostile_pickle",
     "leftover_files",
-    "noise",
     "noise_bundle",
+    "noise_images",
     "random_network",
     "record_python_calls",
-    "rejected",
     "run_in_processes",
     "run_method",
     "run_script",
-    "script_runs_its_plan",
     "single_error_line",
     "split_batches",
     "torchrun",

@@ -49,7 +49,7 @@ def run_script(script: Path, *options: str | Path, source_from: Path | None = No
     return done.returncode, done.stdout
 
 
-def script_runs_its_plan(script: Path, tmp_path: Path, *options: str, per_class: int = 30) -> Path:
+def check_script_runs_plan(script: Path, tmp_path: Path, *options: str, per_class: int = 30) -> Path:
     """Run a campaign script twice with ``--quick`` on tiny data: all jobs finish; the second call starts and writes nothing.
 
     Returns the campaign folder.

@@ -69,7 +69,7 @@ def step_transfers(model: nn.Module, hooks: Hooks | None = None, steps: int = 2,
     return found
 
 
-def assert_nothing_waits(transfers: Transfers) -> None:
+def assert_no_transfers(transfers: Transfers) -> None:
     """Check that there was no copy; an AssertionError lists copies."""
     assert not transfers.to_device, f"copies to the device: {transfers.to_device}"
     assert not transfers.to_host, f"copies to the host: {transfers.to_host}"

@@ -43,7 +43,7 @@ def factored_resnet20() -> nn.Module:
     return model.eval()
 
 
-def noise(count: int, seed: int = 0, size: int = 32, classes: int = 10) -> MemoryImages:
+def noise_images(count: int, seed: int = 0, size: int = 32, classes: int = 10) -> MemoryImages:
     """Create ``count`` noise images (3, size, size); classes alternate."""
     generator = torch.Generator().manual_seed(seed)
     pixels = torch.randint(0, 256, (count, 3, size, size), generator=generator).to(torch.uint8)
@@ -53,7 +53,7 @@ def noise(count: int, seed: int = 0, size: int = 32, classes: int = 10) -> Memor
 def noise_bundle(train: int, test: int, name: str = "noise") -> DataBundle:
     """Create a data set of noise images with ten classes, in memory only."""
     classes = [str(i) for i in range(10)]
-    return DataBundle(name, noise(train), noise(test, seed=1), classes, (3, 32, 32), "0" * 16)
+    return DataBundle(name, noise_images(train), noise_images(test, seed=1), classes, (3, 32, 32), "0" * 16)
 
 
 def write_image_folder(root: Path, classes: int = 2, train: int = 10, test: int = 5, size: int = 32) -> Path:

@@ -24,7 +24,7 @@ def code_cells(path: Path | str) -> list[str]:
     return ["".join(cell["source"]) for cell in notebook["cells"] if cell["cell_type"] == "code"]
 
 
-def options_of(path: Path | str) -> list[tuple[str, Namespace]]:
+def parse_notebook_options(path: Path | str) -> list[tuple[str, Namespace]]:
     """Run all code cells of a notebook and return (command name, parsed options) of every command that they call.
 
     Imports are real; IPython's display is mocked. Commands that use :func:`common.cli.run` do not train, measure or write

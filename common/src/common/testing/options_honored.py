@@ -21,7 +21,7 @@ def check_options_honored(
     """Run a command with several argument lists and check that every option is read in at least one run.
 
     An option that matters in one mode requires a run in that mode. Reading means attribute access. Validation
-    (``__post_init__``), ``flat`` (config.json), ``vars`` and ``dataclasses.replace`` do not count;
+    (``__post_init__``), ``flatten`` (config.json), ``vars`` and ``dataclasses.replace`` do not count;
     :func:`common.options.train_options` reads the options that it passes on.
 
     Args:

@@ -30,7 +30,7 @@ for command in json.loads(sys.argv[1]):
 """
 
 
-def heavy_starts(commands: Iterable[Sequence[str]], folder: Path) -> list[str]:
+def find_heavy_starts(commands: Iterable[Sequence[str]], folder: Path) -> list[str]:
     """List the problems at the start of commands such as ``["-m", "common.train"]`` or ``["main.py"]``, run in ``folder``.
 
     Each is called with ``-h``, ``--version`` and an unknown option. It must not import torch or another heavy library and must

@@ -28,7 +28,7 @@ def step_and_batch(
 
 
 @contextmanager
-def no_waiting() -> Iterator[None]:
+def forbid_synchronization() -> Iterator[None]:
     """Raise RuntimeError when the host waits for the GPU (context manager)."""
     torch.cuda.set_sync_debug_mode("error")
     try:
@@ -37,11 +37,13 @@ def no_waiting() -> Iterator[None]:
         torch.cuda.set_sync_debug_mode("default")
 
 
-def take_steps(model: nn.Module, hooks: Hooks, device: torch.device, steps: int = 20, rate: float = 0.01) -> None:
+def run_training_steps(
+    model: nn.Module, hooks: Hooks, device: torch.device, steps: int = 20, rate: float = 0.01
+) -> None:
     """Train on one random batch and check that the host does not wait after the first five steps."""
     step, batch = step_and_batch(model, hooks, device, fused=device.type == "cuda")
     for _ in range(5):
         step(batch, rate)
-    with no_waiting():
+    with forbid_synchronization():
         for _ in range(steps - 5):
             step(batch, rate)

@@ -48,7 +48,7 @@ HOSTILE_ARGUMENTS: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 @contextmanager
-def bounded(memory: int = MEMORY, seconds: float = SECONDS) -> Iterator[None]:
+def assert_bounded(memory: int = MEMORY, seconds: float = SECONDS) -> Iterator[None]:
     """Check that there is no network call and that memory and time stay within bounds (context manager)."""
 
     def no_network(*_: Any) -> NoReturn:
@@ -62,10 +62,10 @@ def bounded(memory: int = MEMORY, seconds: float = SECONDS) -> Iterator[None]:
     assert time.monotonic() - start < seconds
 
 
-def rejected(main: Callable[[list[str]], int], argv: Sequence[str | Path], words: str = "") -> str:
+def check_rejected(main: Callable[[list[str]], int], argv: Sequence[str | Path], words: str = "") -> str:
     """Check that a command rejects a file within bounds and return its error line (:func:`common.testing.single_error_line`)."""
     error = io.StringIO()
-    with bounded(), contextlib.redirect_stderr(error):
+    with assert_bounded(), contextlib.redirect_stderr(error):
         status = main([str(word) for word in argv])
     line = single_error_line(status, error.getvalue(), words)
     assert len(line) < 1000, f"the error line has {len(line)} characters"
@@ -73,7 +73,7 @@ def rejected(main: Callable[[list[str]], int], argv: Sequence[str | Path], words
 
 
 # {case: metadata of a file that must be rejected}.
-HOSTILE_FACTS: dict[str, dict[str, Any]] = {
+HOSTILE_DATA_FIELDS: dict[str, dict[str, Any]] = {
     "normalization as text": {"normalize": "imagenet"},
     "missing standard deviation": {"normalize": {"mean": [0.5] * 3}},
     "zero standard deviation": {"normalize": {"mean": [0.5] * 3, "std": [0.2, 0.0, 0.2]}},

@@ -13,7 +13,7 @@ from common.errors import UserError
 from common.markdown import markdown_table
 from common.reporting.benchmark import speed_table
 from common.reporting.published import PublishedTable
-from common.reporting.results import keep_run, tables_command
+from common.reporting.results import save_run, tables_command
 from common.runs import METRICS, read_json
 from decore.paper.published import PUBLISHED
 from decore.policy_options import PACKAGE
@@ -170,7 +170,7 @@ def add_result(folder: Path | str, results: Path = RESULTS) -> Path:
     kind = "policies" if "curves" in metrics else "run"
     data = str(metrics.get("dataset"))
     place = f"-{data}" if kind == "run" and data not in DATA_SETS and not {":", "/"} & set(data) else ""
-    return keep_run(folder, PACKAGE, results, f"{kind}-{Path(folder).name.removesuffix('-policies')}{place}.json")
+    return save_run(folder, PACKAGE, results, f"{kind}-{Path(folder).name.removesuffix('-policies')}{place}.json")
 
 
 def _read(pattern: str) -> list[dict[str, Any]]:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from common.cli import fraction, positive_int
-from common.options import DataOptions, RepeatOptions, RunOptions
+from common.options import DataOptions, HardwareOptions, RepeatOptions
 from common.settings import REQUIRED, option, section, settings
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ class Mnist:
     )
     epochs_factor: float = option(1.0, "factor of all numbers of epochs, for quick trials")
     data: DataOptions = section(DataOptions, dataset="mnist")
-    run: RunOptions = section(RunOptions)
+    run: HardwareOptions = section(HardwareOptions)
     repeat: RepeatOptions = section(RepeatOptions)
 
 
@@ -47,7 +47,7 @@ class SelectSettings:
     out: str = option("runs/choice", "folder of the run folders")
     results: str | None = option(None, "folder for one JSON file per network")
     data: DataOptions = section(DataOptions, dataset="mnist")
-    run: RunOptions = section(RunOptions)
+    run: HardwareOptions = section(HardwareOptions)
     repeat: RepeatOptions = section(RepeatOptions)
 
 
@@ -67,7 +67,7 @@ class Cifar10:
     results: str | None = option(None, "folder for one JSON file per network")
     amp: bool = option(False, "automatic mixed precision (bfloat16)")
     data: DataOptions = section(DataOptions, dataset="cifar10")
-    run: RunOptions = section(RunOptions)
+    run: HardwareOptions = section(HardwareOptions)
     repeat: RepeatOptions = section(RepeatOptions)
 
     def __post_init__(self) -> None:

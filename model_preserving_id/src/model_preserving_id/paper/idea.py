@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from common.plots import COLORS, figure
-from common.reporting.diagrams import INK, arrow, canvas
+from common.reporting.diagrams import INK, draw_arrow, prepare_canvas
 from model_preserving_id.decomposition import interpolative_decomposition
 
 KEPT, REMOVED = COLORS[1], "#a0aec0"
@@ -30,7 +30,7 @@ def draw_idea(path: Path) -> None:
     z, kept, t, w = example()
     error = np.linalg.norm(z - z[:, kept] @ t) / np.linalg.norm(z)
     with figure(path, width=9.0, height=5.2) as axes:
-        canvas(axes, 18, 10.4)
+        prepare_canvas(axes, 18, 10.4)
         top = 9.3
         _draw_matrix(axes, z, 0.6, top, "Blues", kept)
         _draw_matrix(axes, z[:, kept], 5.4, top, "Blues", range(RANK))
@@ -57,7 +57,7 @@ def draw_idea(path: Path) -> None:
             axes.text(x, low - OUTPUTS / 2 * CELL, sign, fontsize=20, ha="center", va="center")
         for x, name in ((7.38, "W"), (9.98, "Tᵀ"), (12.78, "W Tᵀ")):
             axes.text(x, low + 0.22, name, fontsize=12, ha="center", weight="bold")
-        arrow(axes, (4.3, low - 0.7), (5.7, low - 0.7), "read by")
+        draw_arrow(axes, (4.3, low - 0.7), (5.7, low - 0.7), "read by")
         lines = ["4. T is folded into the next", "    layer's weight W,", "    without fine-tuning."]
         axes.text(13.9, low - 0.05, "\n".join(lines), fontsize=9, va="top", color=INK, linespacing=1.6)
 

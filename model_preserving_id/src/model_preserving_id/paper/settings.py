@@ -4,7 +4,7 @@ from pathlib import Path
 
 from common.cli import fraction, nonnegative_int, positive_int
 from common.errors import UserError
-from common.options import DataOptions, NetworkOptions, RunOptions
+from common.options import DataOptions, HardwareOptions, NetworkOptions
 from common.settings import REQUIRED, option, section, settings
 from model_preserving_id.settings import RESIDUAL_MODES
 
@@ -27,7 +27,7 @@ class WideLayer:
 
     checkpoint: str = option(REQUIRED, "trained network with one hidden layer, such as fc4096")
     data: DataOptions = section(DataOptions, dataset="mnist")
-    run: RunOptions = section(RunOptions)
+    run: HardwareOptions = section(HardwareOptions)
     seed: int = option(2, "random seed", type=nonnegative_int)
     prune_batch_size: int = option(10_000, "number of calibration images", type=positive_int)
     widths: list[int] | None = option(None, "numbers of units to keep; 30 widths if not given", type=positive_int)
@@ -40,7 +40,7 @@ class MissingClass:
 
     network: NetworkOptions = section(NetworkOptions)
     data: DataOptions = section(DataOptions)
-    run: RunOptions = section(RunOptions)
+    run: HardwareOptions = section(HardwareOptions)
     seed: int = option(4, "random seed", type=nonnegative_int)
     without_class: int = option(0, "class that is missing from the calibration images")
     prune_batch_size: int = option(1000, "number of calibration images before the class is removed", type=positive_int)
@@ -57,7 +57,7 @@ class ParameterRatios:
 
     network: NetworkOptions = section(NetworkOptions)
     data: DataOptions = section(DataOptions)
-    run: RunOptions = section(RunOptions)
+    run: HardwareOptions = section(HardwareOptions)
     seed: int = option(2, "random seed", type=nonnegative_int)
     ratios: list[float] = option(list(RATIOS), "fractions of the parameters to keep", type=fraction)
     methods: list[str] = option(list(RATIO_LABELS), "methods to run", choices=tuple(RATIO_LABELS))
@@ -70,7 +70,7 @@ class ParameterRatios:
 class PruneConv3d:
     """Prune a network of three-dimensional convolutions."""
 
-    run: RunOptions = section(RunOptions)
+    run: HardwareOptions = section(HardwareOptions)
     seed: int = option(3, "random seed", type=nonnegative_int)
     lba: str | None = option(None, "folder of ATOM3D's LBA files; generated data if not given", metavar="FOLDER")
     grid: int = option(17, "number of voxels per edge, at least 17", type=positive_int)

@@ -11,7 +11,7 @@ from typing import Any
 
 from common.markdown import markdown_table
 from common.reporting.benchmark import speed_table
-from common.reporting.results import keep_run, tables_command
+from common.reporting.results import save_run, tables_command
 from common.runs import read_json
 from model_preserving_id.paper.published import MISSING_CLASS
 from model_preserving_id.paper.settings import HOME, RATIO_LABELS
@@ -272,7 +272,7 @@ def plot_curve(file: Path | str, records: Sequence[Mapping[str, Any]]) -> None:
 
 def add_result(folder: Path | str, results: Path = RESULTS) -> Path:
     """Copy a finished run folder to one JSON file: see :func:`common.reporting.results.keep_run`."""
-    return keep_run(folder, PACKAGE, results)
+    return save_run(folder, PACKAGE, results)
 
 
 def _read(pattern: str) -> list[dict[str, Any]]:

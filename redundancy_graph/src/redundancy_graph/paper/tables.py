@@ -11,7 +11,7 @@ from typing import Any
 
 from common.markdown import markdown_table
 from common.reporting.benchmark import speed_table
-from common.reporting.results import keep_run, tables_command
+from common.reporting.results import save_run, tables_command
 from common.runs import read_json
 from redundancy_graph.paper.published import PUBLISHED
 from redundancy_graph.settings import PACKAGE
@@ -110,7 +110,7 @@ TABLES: dict[str, Callable[[], str]] = {
 
 def add_result(folder: Path | str, results: Path = RESULTS) -> Path:
     """Keep a finished run as one JSON file in ``results/``: see :func:`common.reporting.results.keep_run`."""
-    return keep_run(folder, PACKAGE, results)
+    return save_run(folder, PACKAGE, results)
 
 
 def _read(pattern: str) -> list[dict[str, Any]]:

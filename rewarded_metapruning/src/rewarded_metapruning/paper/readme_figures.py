@@ -8,7 +8,7 @@ import numpy as np
 
 from common.errors import UserError
 from common.plots import COLORS, figure
-from common.reporting.diagrams import arrow, box, canvas
+from common.reporting.diagrams import draw_arrow, draw_box, prepare_canvas
 from rewarded_metapruning.paper.published import LOGGED
 from rewarded_metapruning.paper.settings import DrawDiagrams
 from rewarded_metapruning.plots import format_title
@@ -27,33 +27,33 @@ ROLES = {
 def draw_training_diagram(path: Path) -> None:
     """Draw a training step of the PruningNet, and the search and the final training that use it."""
     with figure(path, width=9.0, height=4.2) as axes:
-        canvas(axes, 18, 8.2)
+        prepare_canvas(axes, 18, 8.2)
         for x, number, title in (
             (0.3, 1, "train the PruningNet"),
             (0.3, 2, "search"),
             (10.4, 3, "train the best network"),
         ):
             axes.text(x, 7.75 if number == 1 else 2.75, f"{number}. {title}", fontsize=11, weight="bold")
-        box(axes, 2.3, 6.5, 3.6, 1.7, "random vector of widths\n[14, 22, 9, 30, ...]\nsampled every step", GREEN)
-        box(axes, 7.2, 6.5, 3.4, 1.7, "PruningNet:\ntwo linear layers\nper weight tensor", RED)
-        box(axes, 12.0, 6.5, 3.0, 1.7, "pruned network\nwith these weights", BLUE)
-        box(axes, 16.3, 6.5, 2.8, 1.7, "loss on a batch\nof images", BLUE)
-        arrow(axes, (4.1, 6.5), (5.5, 6.5), "scales")
-        arrow(axes, (8.9, 6.5), (10.5, 6.5), "weights")
-        arrow(axes, (13.5, 6.5), (14.9, 6.5))
+        draw_box(axes, 2.3, 6.5, 3.6, 1.7, "random vector of widths\n[14, 22, 9, 30, ...]\nsampled every step", GREEN)
+        draw_box(axes, 7.2, 6.5, 3.4, 1.7, "PruningNet:\ntwo linear layers\nper weight tensor", RED)
+        draw_box(axes, 12.0, 6.5, 3.0, 1.7, "pruned network\nwith these weights", BLUE)
+        draw_box(axes, 16.3, 6.5, 2.8, 1.7, "loss on a batch\nof images", BLUE)
+        draw_arrow(axes, (4.1, 6.5), (5.5, 6.5), "scales")
+        draw_arrow(axes, (8.9, 6.5), (10.5, 6.5), "weights")
+        draw_arrow(axes, (13.5, 6.5), (14.9, 6.5))
         for start, end in (((16.3, 5.65), (16.3, 4.55)), ((16.3, 4.55), (7.2, 4.55)), ((7.2, 4.55), (7.2, 5.65))):
             if end[0] == 7.2 and start[0] == 7.2:
-                arrow(axes, start, end, color=RED)
+                draw_arrow(axes, start, end, color=RED)
             else:
                 axes.plot(*zip(start, end, strict=True), color=RED, linewidth=1.4)
         axes.text(11.75, 4.68, "gradient: only the PruningNet is trained", ha="center", fontsize=8.5, color=RED)
-        box(axes, 2.1, 1.4, 3.2, 1.7, "50 vectors within\nthe MACs window", GREEN)
-        box(axes, 7.7, 1.4, 3.4, 1.7, "generated weights,\nbatch norm calibrated,\naccuracy → reward", RED)
-        arrow(axes, (3.7, 1.75), (6.0, 1.75))
-        arrow(axes, (6.0, 1.05), (3.7, 1.05))
+        draw_box(axes, 2.1, 1.4, 3.2, 1.7, "50 vectors within\nthe MACs window", GREEN)
+        draw_box(axes, 7.7, 1.4, 3.4, 1.7, "generated weights,\nbatch norm calibrated,\naccuracy → reward", RED)
+        draw_arrow(axes, (3.7, 1.75), (6.0, 1.75))
+        draw_arrow(axes, (6.0, 1.05), (3.7, 1.05))
         axes.text(4.85, 0.85, "mutation and\ncrossover\nof the best 10", ha="center", va="top", fontsize=7.5)
-        arrow(axes, (9.4, 1.4), (10.8, 1.4), "best")
-        box(axes, 14.2, 1.4, 6.8, 1.7, "plain network of these widths,\ntrained from scratch", BLUE)
+        draw_arrow(axes, (9.4, 1.4), (10.8, 1.4), "best")
+        draw_box(axes, 14.2, 1.4, 6.8, 1.7, "plain network of these widths,\ntrained from scratch", BLUE)
 
 
 def draw_reward_diagram(path: Path) -> None:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from common.cli import fraction, positive_int
 from common.errors import UserError
-from common.options import RunOptions
+from common.options import HardwareOptions
 from common.settings import option, section, settings
 from common.training.train_options import OPTIMIZERS
 from rewarded_metapruning.recipes import SMALL
@@ -20,7 +20,7 @@ class SearchVsRandom:
 
     arch: str = option("resnet-small", "name of a registered network")
     data: StageDataOptions = section(StageDataOptions, dataset="cifar10", train_images=10_000)
-    run: RunOptions = section(RunOptions)
+    run: HardwareOptions = section(HardwareOptions)
     precision: AmpOptions = section(AmpOptions)
     force: bool = option(False, "recompute existing results, overwriting other runs in their folders")
     seeds: list[int] = option([0, 1, 2, 3, 4], "random seeds; one result per seed")
