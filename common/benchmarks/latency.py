@@ -10,8 +10,8 @@ from pathlib import Path
 from common import cli
 from common.cost import count_cost
 from common.device import set_threads
-from common.latency import DENSE, format_gains, latency_gains
-from common.measure import latency_series
+from common.latency import DENSE, format_gains, latency_gains, uniform_network
+from common.measure import measure_latency_series
 from common.models import create_model, input_shape
 from common.reporting.benchmark import BenchmarkValue, write_benchmark
 
@@ -36,11 +36,11 @@ def _main(argv: Sequence[str] | None) -> None:
     for arch, floor in FLOORS.items():
         networks = {
             DENSE: create_model(arch).eval(),
-            "widths multiples of 8": half_network(arch, 0.5, 8),
-            "any width": half_network(arch, 0.5),
+            "widths multiples of 8": uniform_network(arch, 0.5, 8),
+            "any width": uniform_network(arch, 0.5),
         }
         shape = input_shape(networks[DENSE])
-        series = latency_series(networks, shape, repeats=args.repeats)
+        series = measure_latency_series(networks, shape, repeats=args.repeats)
         found = latency_gains(series, {name: count_cost(model, shape).macs for name, model in networks.items()})
         print(f"{NAMES[arch]}, {args.threads} threads\n{format_gains(found)}")
         for gain in found:
