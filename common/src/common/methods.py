@@ -56,8 +56,11 @@ Decide = Callable[[TrainedModel, Target | None, Stage], Decision]
 class Method:
     """A paper's method or a reference method.
 
+    A paper has a ``paper`` variant (its method and its settings, nothing else) and may have an ``extended`` variant (ours). The entry
+    point of the former has the name of the package, that of the latter the suffix ``_extended``.
+
     Attributes:
-        label: Name in tables and plots, e.g. "DECORE".
+        label: Name in tables and plots; it names the variant, e.g. "DECORE (paper)", "DECORE (extended)".
         decide: Function that returns the :class:`Decision` for a trained network and a target. It keeps its files and
             progress in the stage's folder and parts, and makes choices on training images only. Raises UserError, with
             the nearest reachable value, for an unreachable target.
@@ -68,7 +71,10 @@ class Method:
         weights: "inherited" from the trained network, or "generated" by another network.
         trains: Whether the method trains with labels before it decides.
         paper: Citation, e.g. "Han et al. 2016"; None for a reference method.
-        note: One line that must accompany the method's results.
+        note: One line that must accompany the method's results; of an extended variant "differs from the paper: ...".
+        variant: "paper", "extended" or "reference".
+        default: Whether ``compare`` runs the method if no methods are named: one variant of each paper, and the main
+            reference methods.
     """
 
     label: str
@@ -80,6 +86,8 @@ class Method:
     trains: bool = False
     paper: str | None = None
     note: str = ""
+    variant: Literal["paper", "extended", "reference"] = "reference"
+    default: bool = True
 
 
 def installed_methods() -> dict[str, Method]:
