@@ -79,7 +79,7 @@ def test_replace_block_keeps_backslashes(readme: Path) -> None:
         ("nothing here", "0 times, expected once"),
         (TEXT + TEXT, "2 times, expected once"),
         ("<!-- results:speed:begin -->\n", "0 times, expected once"),
-        ("<!-- results:speed:end -->\n<!-- results:speed:begin -->\n", "is before its begin marker"),
+        ("<!-- results:speed:end -->\n<!-- results:speed:begin -->\n", "comes before the begin marker"),
     ],
 )
 def test_invalid_markers_raise(readme: Path, text: str, message: str) -> None:

@@ -13,7 +13,7 @@ from common import pipeline
 from common.checkpoint import load_model, read_tensors
 from common.errors import UserError
 from common.models import create_model
-from common.settings import flatten, parse, parser_of
+from common.settings import build_parser, flatten, parse
 from common.testing import write_image_folder
 from redundancy_graph import generate
 from redundancy_graph.layer_names import tensors_to_original
@@ -139,7 +139,7 @@ def error_line(capsys, status: int) -> str:
 @pytest.mark.parametrize("script", range(3))
 def test_options_defaults_and_help_equal_original_code(script):
     cls = (GeneratePruneInfo, PruneCifar10, PruneImagenet)[script]
-    parser, defaults = parser_of(cls), flatten(parse(cls, []))
+    parser, defaults = build_parser(cls), flatten(parse(cls, []))
     expected = {name: values[script] for name, values in ORIGINAL_OPTIONS.items() if values[script] is not None}
     assert {name: defaults[name] for name in expected} == expected
     actions = {action.dest: action for action in parser._actions}

@@ -314,7 +314,7 @@ def _read_shards(index: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
         if not plain or len(files) > SHARDS_LIMIT or not all(isinstance(v, str) for v in metadata.values()):
             raise ValueError
     except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
-        raise UserError(f"{index} is not the index of a checkpoint in several files") from error
+        raise UserError(f"{index}: not a valid index file of a sharded checkpoint") from error
     tensors: dict[str, Tensor] = {}
     for file in files:
         found = _read_safetensors(index.with_name(file))[1]

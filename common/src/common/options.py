@@ -36,9 +36,11 @@ class NetworkOptions:
     arch: str | None = option(None, f"architecture: {', '.join(ARCHITECTURE_NAMES)}")
     weights: str | None = option(None, "trained weights for --arch or --model: state dict (.pth, .th, .safetensors)")
     checkpoint: str | None = option(None, "trained network saved by this project (model.safetensors)")
-    model: str | None = option(None, "function that builds your own network, as PACKAGE.MODULE:FACTORY")
+    model: str | None = option(
+        None, "your own network, as PACKAGE.MODULE:FACTORY, a function that returns it; replaces --arch"
+    )
     shortcut: str | None = option(
-        None, "shortcut of CIFAR ResNets (default: detected from the weights)", choices=SHORTCUTS
+        None, "type of shortcut in CIFAR ResNets (default: detected from the weights)", choices=SHORTCUTS
     )
 
 
@@ -48,15 +50,15 @@ class DataOptions:
 
     dataset: str = option(
         "digits",
-        "data set: digits, mnist, fashion-mnist, cifar10, cifar100, imagenet or folder:PATH, "
-        "an image folder with PATH/train and PATH/val or PATH/test",
+        "data set: digits, mnist, fashion-mnist, cifar10, cifar100, imagenet, or folder:PATH "
+        "(images in PATH/train and in either PATH/val or PATH/test)",
     )
     dataset_dir: str | None = option(None, "folder of the data set; not required for digits")
     normalize: str | None = option(
         None, "mean and standard deviation for normalization: imagenet or cifar10 (default: the data set's own)"
     )
     workers: int = option(
-        2, "number of processes that load images of data sets too large for memory", type=nonnegative_int, free=True
+        2, "number of image-loading processes for data sets that do not fit in memory", type=nonnegative_int, free=True
     )
 
 
@@ -64,7 +66,7 @@ class DataOptions:
 class HardwareOptions:
     """Hardware."""
 
-    device: str = option("auto", "device: auto, cpu, cuda or cuda:N", free=True)
+    device: str = option("auto", "device: auto (CUDA if available), cpu, cuda or cuda:N", free=True)
     threads: int | None = option(None, "number of CPU threads (default: chosen by torch)", free=True)
 
 
@@ -73,12 +75,12 @@ class RepeatOptions:
     """Reproducibility."""
 
     seed: int = option(0, "random seed", type=nonnegative_int)
-    force: bool = option(False, "overwrite a run folder that contains a different run", free=True)
+    force: bool = option(False, "overwrite a run folder whose run used other options (otherwise an error)", free=True)
 
 
 @settings
 class PrecisionOptions:
-    """Precision."""
+    """Numeric precision and compilation."""
 
     amp: bool = option(False, "automatic mixed precision (bfloat16)")
     compile: bool = option(False, "compile the training step with torch.compile")
@@ -97,8 +99,10 @@ class TrainingOptions:
     optimizer: str = option("sgd", "optimizer", choices=OPTIMIZERS)
     schedule: str = option("cosine", "learning-rate schedule", choices=SCHEDULES)
     milestones: list[int] = option([], "epochs at which the multi-step schedule reduces the learning rate")
-    step_size: int = option(30, "epochs between reductions of the step schedule", type=positive_int)
-    gamma: float = option(0.1, "factor by which the step and multi-step schedules reduce the learning rate")
+    step_size: int = option(
+        30, "number of epochs between learning-rate reductions in the step schedule", type=positive_int
+    )
+    gamma: float = option(0.1, "factor by which the step and multi-step schedules multiply the learning rate")
     warmup_epochs: float = option(0.0, "number of linear warm-up epochs")
     label_smoothing: float = option(0.0, "label smoothing, in [0, 1)")
     sync_batch_norm: bool = option(False, "synchronize batch norm over all processes (CUDA)")
@@ -117,14 +121,14 @@ class RuntimeOptions:
     )
     keep_every: float | None = option(
         None,
-        "minimum time between two saved training states (default: every epoch on a CPU, 60 s on a GPU)",
+        "save the training state at the end of an epoch, at most once per this many seconds (default: 0 on a CPU, 60 on a GPU)",
         metavar="SECONDS",
         free=True,
     )
     deterministic: bool = option(
         False, "use deterministic CUDA algorithms, so that resuming is bit-identical; slower", free=True
     )
-    graph: str = option("off", "run the training step as a CUDA graph", choices=GRAPHS, free=True)
+    graph: str = option("off", "auto: run the training step as a CUDA graph where possible", choices=GRAPHS, free=True)
 
 
 def train_options(*sections: Any, **overrides: Any) -> TrainOptions:

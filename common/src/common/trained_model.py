@@ -62,7 +62,9 @@ class Limits:
                 continue
             group = known[name]
             if not self.allows(group):
-                raise UserError(f"{name}: {count} of {size} channels would be kept, but this group may not be pruned")
+                raise UserError(
+                    f"group {name}: {count} of {size} channels would be kept, but the limits exclude it from pruning; keep all of them"
+                )
             if count < self.min_kept(group):
                 raise UserError(
                     f"{name}: {count} of {size} channels would be kept, but the limit is at least {self.min_kept(group)}"

@@ -105,10 +105,10 @@ def trial_folder(out: Path | str, value: str) -> Path:
 
 
 def read_metric(folder: Path, path: str) -> float | None:
-    """Read a metric from the newest metrics.json below a folder that contains it.
+    """Search a folder recursively; return the metric of the newest metrics.json that contains it.
 
     Args:
-        path: Keys, separated by dots: "compressed.top1".
+        path: Dotted name of the metric, e.g. "compressed.top1".
     """
     found = []
     for file in folder.rglob(METRICS):

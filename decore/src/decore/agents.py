@@ -69,7 +69,7 @@ class Agents(nn.Module):
         return self.split(torch.bernoulli(self.probabilities.expand(n, -1), generator=generator))
 
     def sample_for_examples(self, examples: Tensor, seed: int, epoch: int) -> Tensor:
-        """Sample actions (N, C) for the examples with these indices (N,); they depend on (seed, epoch, example) only."""
+        """Sample actions of shape (N, C) for the N examples with these indices; an action depends only on seed, epoch and example."""
         return bernoulli(self.probabilities, examples, seed, epoch)
 
     def masked(self, model: nn.Module, actions: Mapping[str, Tensor] | Tensor) -> AbstractContextManager[nn.Module]:

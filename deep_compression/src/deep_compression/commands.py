@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the stage named by the first argument; each stage has its own options (STAGE -h)."""
-    about = "Run a stage of Deep Compression. STAGE -h lists the options of a stage."
+    about = "Run a stage of Deep Compression. `python -m deep_compression STAGE -h` lists the options of a stage."
     return subcommands(COMMANDS, argv, prog="python -m deep_compression", description=about, package=PACKAGE)
 
 
@@ -154,7 +154,7 @@ def decode(settings: Decode) -> None:
 
 
 def evaluate(settings: EvaluateFile) -> None:
-    """Evaluate a file and print the metrics."""
+    """Evaluate a compressed file or a checkpoint and print its accuracy, cost, size and latency."""
     from common.data import load_data
     from common.factory import import_factory
     from common.measure import measure_latency

@@ -50,7 +50,7 @@ class PruningPlan:
                 allowed = "finite and nonnegative" if highest == float("inf") else f"in 0..{highest:g}"
                 raise UserError(f"pruning value {value}: with the rule {self.rule}, it must be {allowed}")
         if self.layers and self.rule not in ("std", "density"):
-            raise UserError(f"pruning rule {self.rule}: values of single layers require the rule std or density")
+            raise UserError(f"pruning rule {self.rule}: it does not support values per layer; use rule std or density")
         for name, values in self.layers.items():
             if len(values) not in (1, len(self.values)):
                 raise UserError(

@@ -301,7 +301,9 @@ def _decode_chunks(rank, size, count, payload, limits):
 
 
 def _walk(view, table, longest, at, rows):
-    """Decode one symbol per lane for each row; advance `at` (lanes,) int64 in place. Reads are clipped to the view."""
+    """Decode one symbol of every lane for each output row.
+
+    at: Bit position of each lane, shape (lanes,), int64; advanced in place. Reads past the end of the buffer are clamped to its end."""
     lanes = len(at)
     byte, index = np.empty(lanes, np.int64), np.empty(lanes, np.int64)
     window, offset, entry = (np.empty(lanes, np.uint32) for _ in range(3))

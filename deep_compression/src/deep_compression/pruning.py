@@ -84,7 +84,7 @@ def masks_by_global_density(weights: Mapping[str, Tensor], density: float) -> Ma
 def masks_by_percentile(weights: Mapping[str, Tensor], percentile: float) -> Masks:
     """Prune the remaining weights of all layers below one threshold, the given percentile of their magnitudes."""
     if not 0 <= percentile <= 100:
-        raise UserError(f"percentile {percentile}: must be in 0..100")
+        raise UserError(f"percentile {percentile}: must be between 0 and 100")
     together = torch.cat([weight.flatten() for weight in weights.values()])
     remaining = int((together != 0).sum())
     return _split(_largest(together, remaining - round(remaining * percentile / 100)), weights)

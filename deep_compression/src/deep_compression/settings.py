@@ -80,7 +80,7 @@ class PruningOptions:
     )
     values: list[float] = option([0.3, 0.1], "values of the pruning rule, one per round")
     layer: dict[str, tuple[float, ...]] = option(
-        {}, "values of one layer (repeatable)", action=NamedValues, metavar="NAME=V[,V...]"
+        {}, "values of layer NAME; may be repeated", action=NamedValues, metavar="NAME=V[,V...]"
     )
     std_of_nonzero: bool = option(False, "rule std: standard deviation of the remaining weights only")
     last_epochs: int | None = option(None, "number of epochs of the last round (default: --epochs)")
@@ -96,19 +96,27 @@ class PruningOptions:
 class QuantizationOptions:
     """Quantization options."""
 
-    method: str = option("kmeans", "clustering method of the remaining weights", choices=CLUSTERING_METHODS)
-    centroid_init: str = option("linear", "initialization of the centroids of k-means", choices=CENTROID_INITS)
+    method: str = option(
+        "kmeans",
+        "method that clusters the remaining weights; GMM: Gaussian mixture; GMM-kmeans: k-means that starts from a mixture",
+        choices=CLUSTERING_METHODS,
+    )
+    centroid_init: str = option(
+        "linear",
+        "initial centroids of k-means: linear: equally spaced; density: quantiles; forgy: random weights; companded: denser near zero",
+        choices=CENTROID_INITS,
+    )
     lloyd_steps: int | None = option(None, "number of Lloyd iterations of k-means (default: until convergence)")
-    conv_bits: int = option(8, "bits per weight of convolutions (1 to 12)")
-    fc_bits: int = option(5, "bits per weight of linear layers (1 to 12)")
+    conv_bits: int = option(8, "bits per convolution weight, 1 to 12")
+    fc_bits: int = option(5, "bits per weight of linear layers, 1 to 12")
     layer_bits: dict[str, tuple[float, ...]] = option(
-        {}, "bits per weight of one layer (repeatable)", action=NamedValues, metavar="NAME=B"
+        {}, "bits per weight of layer NAME; may be repeated", action=NamedValues, metavar="NAME=B"
     )
     clusters: int | None = option(
         None, "number of clusters per layer (overrides the bits per weight)", type=positive_int
     )
-    bias_bits: int | None = option(None, "bits per bias (default: biases are not shared)")
-    rounding: str = option("none", "rounding of centroids and of tensors that are not shared", choices=ROUNDINGS)
+    bias_bits: int | None = option(None, "quantize biases to 2^B shared values (default: biases are not quantized)")
+    rounding: str = option("none", "format to which centroids and unquantized tensors are rounded", choices=ROUNDINGS)
 
     def plan(self) -> QuantizationPlan:
         """Return the quantization plan. Raises UserError for values that are out of range."""
@@ -151,8 +159,10 @@ class StageOptions:
     data: DataOptions = section(DataOptions)
     run: HardwareOptions = section(HardwareOptions)
     repeat: RepeatOptions = section(RepeatOptions)
-    out: str | None = option(None, "folder of the stages' run folders (default: runs/DATASET/ARCH-SEED)")
-    baseline: str | None = option(None, "dense network to compare with (default: the network that is compressed)")
+    out: str | None = option(
+        None, "parent folder; each stage writes a folder of its own in it (default: runs/DATASET/ARCH-SEED)"
+    )
+    baseline: str | None = option(None, "checkpoint of the dense network to compare with (default: the input network)")
     no_latency: bool = option(False, "do not measure latency")
 
 
@@ -166,7 +176,7 @@ class TrainingStageOptions(StageOptions):
     )
     running: RuntimeOptions = section(RuntimeOptions)
     augment: bool = option(True, "crop and flip training images")
-    tensorboard: str | None = option(None, "folder for TensorBoard")
+    tensorboard: str | None = option(None, "folder for TensorBoard logs")
 
     def options(self, **overrides: Any) -> TrainOptions:
         """Return the training options. Raises UserError for values that are out of range."""
@@ -186,7 +196,7 @@ class PruneStage(TrainingStageOptions):
 
 @settings
 class QuantizeStage(TrainingStageOptions):
-    """Quantize the remaining weights of each layer to shared values, and train these centroids."""
+    """Quantize the remaining weights of each layer to a few shared values (centroids), and train the centroids."""
 
     training: TrainingOptions = section(TrainingOptions, epochs=3, batch_size=128, learning_rate=1e-4, weight_decay=0.0)
     quantization: QuantizationOptions = section(QuantizationOptions)
@@ -198,7 +208,7 @@ class QuantizeStage(TrainingStageOptions):
 
 @settings
 class EncodeStage(StageOptions):
-    """Encode a network to a compressed file, and evaluate the network reloaded from it."""
+    """Encode a network into a compressed file, and evaluate the network reloaded from it."""
 
     encoding: EncodingOptions = section(EncodingOptions)
 
@@ -233,7 +243,7 @@ OWN_MODEL = "PACKAGE.MODULE:FACTORY, which builds a network that is not in the r
 
 @settings
 class Decode:
-    """Decode a compressed file to a checkpoint."""
+    """Decode a compressed file into a checkpoint."""
 
     file: str = option(REQUIRED, f"compressed network (*{SUFFIX})", "file")
     model: str | None = option(None, OWN_MODEL)
@@ -255,7 +265,7 @@ class EvaluateFile:
 
 @settings
 class ReportFile:
-    """Report the size of a compressed file by layer, as in the paper's tables, and by category."""
+    """Report the size of a compressed file per layer (as in the paper's tables) and per kind of content (weights, positions, codebooks, headers)."""
 
     file: str = option(REQUIRED, f"compressed network (*{SUFFIX})", "file")
     json: str | None = option(None, "JSON file for the tables")
@@ -341,12 +351,12 @@ class OriginalPipeline:
     )
     conv_bits: int | None = option(None, "bits per weight of convolutions (overrides --lcluster)")
     fc_bits: int | None = option(None, "bits per weight of linear layers (overrides --lcluster)")
-    bias_bits: int | None = option(None, "bits per bias (default: biases are not shared)")
+    bias_bits: int | None = option(None, "quantize biases to 2^B shared values (default: biases are not quantized)")
     centroid_init: str = option("linear", "initialization of the centroids of kmeans", choices=CENTROID_INITS)
-    rounding: str = option("none", "rounding of centroids and of tensors that are not shared", choices=ROUNDINGS)
+    rounding: str = option("none", "format to which centroids and unquantized tensors are rounded", choices=ROUNDINGS)
     no_latency: bool = option(False, "do not measure latency")
     plots: bool = option(False, "draw the plots of the original code")
-    tensorboard: str | None = option(None, "folder for TensorBoard")
+    tensorboard: str | None = option(None, "folder for TensorBoard logs")
     data: DataOptions = section(DataOptions, dataset="cifar10")
     encoding: EncodingOptions = section(EncodingOptions)
     run: HardwareOptions = section(HardwareOptions)

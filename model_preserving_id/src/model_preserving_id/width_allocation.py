@@ -76,11 +76,12 @@ def find_best_step(
     keep: float,
     floor: float = 0.0,
 ) -> WidthStep | None:
-    """Return the step with the smallest error per MAC saved, or None if no group can be pruned; ties: the first group.
+    """Return the step with the smallest error per MAC saved, or None if no group can be pruned. Ties go to the first group.
 
-    A step prunes a group to int(keep * width) channels, by at least one channel.
+    A step reduces one group to int(keep * width) channels and removes at least one channel.
 
-    floor: Lower bound of the MACs; groups take smaller steps where necessary.
+    keep: Fraction of a group's channels that a step keeps.
+    floor: Lower bound on the MACs. A step that would fall below it is shortened.
     """
     now = macs(widths)
     best = None

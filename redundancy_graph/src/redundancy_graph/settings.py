@@ -46,7 +46,13 @@ def parse_thresholds(words: Sequence[str]) -> list[float]:
 
 def threshold_option(*thresholds: float) -> Any:
     """Return the option --threshold; every value gives one network."""
-    return option(list(thresholds), "similarity threshold", nargs="+", action=ThresholdAction, type=str)
+    return option(
+        list(thresholds),
+        "similarity threshold",
+        nargs="+",
+        action=ThresholdAction,
+        type=str,
+    )
 
 
 def mini_batch_option() -> Any:
@@ -65,11 +71,12 @@ class SourceOptions:
     )
     dataset: str | None = option(
         None,
-        "digits, mnist, fashion-mnist, cifar10, cifar100, imagenet or folder:PATH; if not given, imagenet for networks"
-        " with inputs of 224x224 pixels, else cifar10",
+        "digits, mnist, fashion-mnist, cifar10, cifar100, imagenet or folder:PATH (default: imagenet if the network's"
+        " input is 224x224, else cifar10)",
     )
     normalize: str | None = option(
-        None, "imagenet or cifar10: mean and standard deviation, instead of those of the weights"
+        None,
+        "mean and standard deviation for normalizing images: imagenet or cifar10 (default: those that the weights were trained with)",
     )
     workers: int = option(2, "processes that load images if they do not fit in memory", type=nonnegative_int, free=True)
 
@@ -84,24 +91,26 @@ class SelectionOptions:
 
     target_macs: float | None = option(
         None,
-        "fraction of the dense MACs to keep, instead of --threshold; sets the threshold so that 0.98 F to F are kept",
+        "keep at most this fraction F of the dense MACs, and at least 0.98 F; the threshold is chosen automatically (replaces --threshold)",
         type=fraction,
         metavar="F",
     )
     similarity_layer: str = option(
         SIMILARITY_LAYERS[0],
-        "layer whose feature maps are compared for coupled filters: the first (nearest to the input) or all",
+        "for filters that can only be pruned together (those of a residual stream): compare the feature maps of the first of their layers, or of all of them",
         choices=SIMILARITY_LAYERS,
     )
     bn_mode: str = option(
         BN_MODES[0],
-        "batch-norm statistics for feature maps: the network's (eval), or those of the images (train), as in the original code",
+        "batch-norm statistics while feature maps are computed: the running statistics (eval), or the batch's own (train, as in the original code)",
         choices=BN_MODES,
     )
-    augment: bool = option(False, "crop and flip the images for feature maps, as in the original code")
+    augment: bool = option(
+        False, "randomly crop and flip the images from which feature maps are computed, as in the original code"
+    )
     vgg_hidden: str = option(
         VGG_HIDDEN[0],
-        "hidden linear layer of VGG: 512 units, or shrunk to the filters kept in the last convolution, as in the original code",
+        "size of VGG's hidden linear layer: 512 units, or as many as filters kept in the last convolution (shrunk, as in the original code)",
         choices=VGG_HIDDEN,
     )
 
@@ -111,10 +120,10 @@ class PlotOptions:
     """Plots."""
 
     plots: bool = option(
-        False, "plot kept filters per layer, similarities of one layer, accuracy against MACs", free=True
+        False, "plot the filters kept per layer, the similarities in one layer, and accuracy against MACs", free=True
     )
     plot_layer: str | None = option(
-        None, "layer of the similarity plot (the one that loses most filters if not given)", free=True
+        None, "layer of the similarity plot (default: the layer that loses the most filters)", free=True
     )
 
 
@@ -153,9 +162,11 @@ class PruneCifar10:
     momentum: float = option(0.9, "momentum")
     weight_decay: float = option(5e-4, "weight decay")
     adjust: int = option(30, "learning rate decay step", type=positive_int)
-    generate: bool = option(False, "generate missing prune info (always with --target-macs)", free=True)
+    generate: bool = option(
+        False, "compute the pruning information if its file is missing; --target-macs implies this", free=True
+    )
     mini_batch: int = mini_batch_option()
-    tensorboard: str | None = option(None, "folder for TensorBoard", free=True)
+    tensorboard: str | None = option(None, "folder for TensorBoard logs", free=True)
     no_latency: bool = option(False, "do not measure latency", free=True)
     selection: SelectionOptions = section(SelectionOptions)
     source: SourceOptions = section(SourceOptions, dataset="cifar10")

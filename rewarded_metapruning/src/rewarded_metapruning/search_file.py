@@ -34,7 +34,7 @@ def read_search(path: Path | str) -> dict[str, Any]:
     )
     if not good or not isinstance(content.get("arch"), str):
         raise UserError(
-            f"{path} is not a search file: it lists no candidates; give a {SEARCH_FILE} written by search.py"
+            f"{path} is not a search file: it lists no candidates; pass a {SEARCH_FILE} written by search.py"
         )
     return content
 

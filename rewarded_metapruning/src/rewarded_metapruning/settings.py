@@ -75,7 +75,7 @@ class StageDataOptions(options.DataOptions):
 
 @settings
 class AmpOptions:
-    """Precision."""
+    """Numeric precision."""
 
     amp: bool = option(False, "automatic mixed precision (bfloat16)")
 

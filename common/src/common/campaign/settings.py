@@ -59,7 +59,7 @@ class Merge:
 
 @settings
 class Tables:
-    """Add the runs of finished jobs to the packages' results and regenerate the README tables."""
+    """Copy the metrics of finished jobs to the packages' results/ folders and regenerate the README tables."""
 
     folder: str = option(REQUIRED, "campaign folder", "folder")
 

@@ -45,5 +45,5 @@ def check_mean_std(mean: Sequence[float], std: Sequence[float], channels: int) -
             f"channel{'s' * (channels != 1)}; give one value or one per channel"
         )
     if not all(value > 0 for value in std):
-        raise UserError(f"normalization: standard deviations {std} are not all positive")
+        raise UserError(f"normalization: all standard deviations must be positive, got {std}")
     return mean, std

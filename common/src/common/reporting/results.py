@@ -104,7 +104,7 @@ def _span(text: str, name: str, readme: Path) -> tuple[int, int]:
         found.append(places[0])
     (_, start), (stop, _) = found
     if stop < start:
-        raise UserError(f"{readme}: the end marker of results:{name} is before its begin marker")
+        raise UserError(f"{readme}: results:{name}: the end marker comes before the begin marker")
     return start, stop
 
 
@@ -118,7 +118,7 @@ def _read(readme: Path) -> str:
 
 
 def stale_blocks(readme: Path, tables: Mapping[str, Callable[[], str]]) -> list[str]:
-    """Return the names of a README's blocks whose content differs from the current output of these tables."""
+    """Return the names of a README's result blocks whose content differs from what these tables generate now."""
     known = [name for name in block_names(readme) if name in tables]
     return [name for name in known if replace_block(readme, name, tables[name](), check=True)]
 

@@ -71,7 +71,7 @@ def result_table(name: str) -> str:
 
 
 def short_table(name: str) -> str:
-    """Format top-1 before and after fine-tuning at each target, one row per method: for the root README."""
+    """Format the table of the root README: one row per method, top-1 before and after fine-tuning at each MACs target."""
     result_set = read_result_file(name)
     if result_set is None:
         return NONE

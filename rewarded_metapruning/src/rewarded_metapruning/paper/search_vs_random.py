@@ -1,4 +1,4 @@
-"""Compare searched with random vectors at small scale.
+"""Compare encoding vectors found by the search with random ones, at small scale; write results/small-*.json.
 
 python -m rewarded_metapruning.paper.search_vs_random --dataset-dir data/cifar10 --seeds 0 1 2 3 4
 """
