@@ -190,6 +190,19 @@ def test_output_of_other_options_is_moved_to_stale(tmp_path):
     assert (tmp_path / "out/stale/a/b-0/1").exists() and (tmp_path / "out/stale/a/b-1/2").exists()
 
 
+def test_missing_weights_of_all_networks_of_the_papers_are_trained(tmp_path):
+    """The learning rate of networks without batch norm is lower."""
+    archs = "vgg16 vgg19 resnet56 resnet110 densenet40 googlenet resnet50 vgg16_imagenet alexnet".split()
+    jobs = {
+        j.name: j.command
+        for j in read_plan(plan(tmp_path, job("a", "python x.py " + " ".join(f"{{weights:{a}}}" for a in archs))))
+    }
+    assert jobs.keys() == {"a", *(f"dense/{arch}" for arch in archs)}
+    for arch, rate in {"googlenet": "0.1", "resnet50": "0.1", "vgg16_imagenet": "0.01", "alexnet": "0.01"}.items():
+        words = jobs[f"dense/{arch}"]
+        assert words[words.index("--arch") + 1] == arch and words[words.index("--learning-rate") + 1] == rate
+
+
 def test_estimates_use_logs_then_table(tmp_path):
     text = (
         job("dense/x", "python -m common.train --arch vgg16 --epochs 10 --amp")

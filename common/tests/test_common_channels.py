@@ -39,8 +39,15 @@ def example(arch: str) -> torch.Tensor:
 
 
 def keep_two_thirds(groups, seed=0) -> dict[str, list[int]]:
-    rng = random.Random(seed)
-    return {g.name: sorted(rng.sample(range(g.size), max(1, g.size - g.size // 3))) for g in groups}
+    """Keep two thirds of each group, chosen at random; the same number in each block of a grouped convolution."""
+    rng, kept = random.Random(seed), {}
+    for g in groups:
+        size = g.size // g.conv_groups
+        blocks = range(0, g.size, size)
+        kept[g.name] = [
+            first + i for first in blocks for i in sorted(rng.sample(range(size), max(1, size - size // 3)))
+        ]
+    return kept
 
 
 def test_trace_shares_weights_and_does_not_modify_network():
@@ -267,6 +274,51 @@ def test_auxiliary_head_raises_with_name():
 def test_untraceable_network_raises():
     with pytest.raises(UserError, match="shape"):
         channel_groups(create_model("resnet20"), torch.zeros(1, 1, 32, 32))
+
+
+def test_alexnet_groups_exclude_channels_that_response_norms_mix():
+    with pytest.warns(UserWarning) as caught:
+        groups = channel_groups(create_model("alexnet"), example("alexnet"))
+    assert {g.name: (g.size, g.conv_groups) for g in groups} == {
+        "conv3": (384, 2),
+        "conv4": (384, 2),
+        "conv5": (256, 2),
+        "fc6": (4096, 1),
+        "fc7": (4096, 1),
+    }
+    assert [str(w.message) for w in caught] == [
+        f"conv{i} is not listed as a channel group: response_norm{i} is a LocalResponseNorm, which common.channels cannot prune"
+        for i in (1, 2)
+    ]
+
+
+class Mixing(nn.Module):
+    """Three convolutions; a layer that mixes channels follows the first, and optionally also the second."""
+
+    def __init__(self, mixing: nn.Module, reuse: bool = False) -> None:
+        super().__init__()
+        self.first, self.second, self.third = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 12, 3), nn.Conv2d(12, 6, 3)
+        self.mixing, self.reuse, self.classifier = mixing, reuse, nn.Linear(6, 2)
+
+    def forward(self, x):
+        x = self.second(self.mixing(self.first(x)))
+        x = self.third(self.mixing(x) if self.reuse else x)
+        return self.classifier(x.relu().mean((2, 3)))
+
+
+@pytest.mark.parametrize("kind", [nn.LocalResponseNorm, nn.CrossMapLRN2d])
+@pytest.mark.parametrize("reuse", [False, True])
+def test_channels_before_mixing_layer_are_not_pruned(kind, reuse):
+    """With a large alpha, so that removing a neighboring channel would change the outputs."""
+    torch.manual_seed(0)
+    model, x = Mixing(kind(5, alpha=1.0), reuse).eval(), torch.randn(2, 3, 12, 12)
+    with pytest.warns(UserWarning, match=f"first is not listed .*: mixing is a {kind.__name__}, which"):
+        groups = channel_groups(model, x)
+    assert [g.name for g in groups] == ["second", "third"][reuse:]
+    with pytest.warns(UserWarning, match="not listed"):
+        check_removed_equals_masked(model, x)
+    with pytest.warns(UserWarning), pytest.raises(UserError, match="first"):
+        keep_channels(model, x, {"first": range(4)})
 
 
 def test_masks_per_example_equal_single_masks():

@@ -21,6 +21,8 @@ MACS = {
     ("resnet56", (("shortcut", "conv3x3"),)): 127_844_992,
     ("resnet110", (("shortcut", "conv3x3"),)): 255_246_976,
     ("densenet40", ()): 282_917_328,
+    ("googlenet", ()): 1_521_756_160,
+    ("alexnet", (("num_classes", 1000),)): 724_406_816,
     ("resnet50", (("num_classes", 1000),)): 4_089_184_256,
     ("mobilenet_v1", (("num_classes", 1000),)): 568_740_352,
     ("mobilenet_v2", (("num_classes", 1000),)): 300_774_272,
@@ -61,7 +63,7 @@ def test_thop_does_not_modify_network():
     assert set(model.state_dict()) == names and not any(m._forward_hooks for m in model.modules())
 
 
-@pytest.mark.parametrize("arch", ["vgg16", "resnet20", "densenet40", "mobilenet_v2", "resnet50", "lenet5"])
+@pytest.mark.parametrize("arch", ["vgg16", "resnet20", "densenet40", "googlenet", "mobilenet_v2", "resnet50", "lenet5"])
 def test_closed_form_equals_counter(arch):
     model = create_model(arch)
     channels, size, _ = ARCHITECTURES[arch].input_shape

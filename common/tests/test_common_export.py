@@ -108,6 +108,14 @@ def test_uniform_network_meets_target_macs():
     assert widths and all(width % 8 == 0 for width in widths)
 
 
+@pytest.mark.filterwarnings("ignore:conv. is not listed")
+def test_uniform_network_keeps_equal_groups():
+    """AlexNet has convolutions with two groups."""
+    small = latency.uniform_network("alexnet", 0.6, 8)
+    dense = count_cost(create_model("alexnet"), (3, 224, 224)).macs
+    assert 0.55 <= count_cost(small, (3, 224, 224)).macs / dense <= 0.6
+
+
 def test_latency_gains_use_medians():
     series = {"dense": {"1": [2.0, 100.0, 2.0], "64": [10.0]}, "small": {"1": [1.0, 1.0, 50.0], "64": [10.0]}}
     one, many = latency.latency_gains(series, {"dense": 100, "small": 40})

@@ -21,6 +21,8 @@ PARAMS = {
     ("resnet56", (("shortcut", "conv3x3"),)): 876_250,
     ("resnet110", (("shortcut", "conv3x3"),)): 1_751_194,
     ("densenet40", ()): 1_059_298,
+    ("googlenet", ()): 6_166_250,
+    ("alexnet", (("num_classes", 1000),)): 60_965_224,
     ("lenet300_100", ()): 266_610,
     ("lenet5", ()): 431_080,
     ("fc4096", ()): 3_256_330,
@@ -36,6 +38,16 @@ def test_parameter_counts_are_exact(arch, arguments):
     with torch.device("meta"):
         model = create_model(arch, **dict(arguments))
     assert sum(p.numel() for p in model.parameters()) == PARAMS[arch, arguments]
+
+
+def test_networks_have_published_sizes():
+    """GoogLeNet as in tables of pruning papers: 6.15 M parameters, which does not include those of batch norm."""
+    with torch.device("meta"):
+        googlenet, alexnet = create_model("googlenet"), create_model("alexnet", num_classes=1000)
+    layers = [m for m in googlenet.modules() if not isinstance(m, torch.nn.BatchNorm2d)]
+    assert sum(p.numel() for m in layers for p in m.parameters(recurse=False)) == 6_150_442
+    convolutions = [m.weight.numel() for m in alexnet.modules() if isinstance(m, torch.nn.Conv2d)]
+    assert convolutions == pytest.approx([35e3, 307e3, 885e3, 663e3, 442e3], abs=1000)  # Deep Compression, table 4
 
 
 @pytest.mark.parametrize("arch", [a for a, entry in ARCHITECTURES.items() if entry.input_shape[1] <= 32])

@@ -1,10 +1,10 @@
-"""Invalid commands, imports and stored outputs of notebooks are detected without a kernel."""
+"""Notebooks run in a kernel; invalid commands, imports and stored outputs are also detected without one."""
 
 import json
 
 import pytest
 
-from common.testing.notebooks import code_cells, parse_notebook_options
+from common.testing.notebooks import code_cells, parse_notebook_options, run_notebook
 
 TRAIN = 'from common import train\nwords = "--epochs 3 --out runs/x".split()\nstatus = train.main(words)'
 SHOW = 'from IPython.display import Image, display\nassert status == 2\ndisplay(Image("runs/x/plot.png"))'
@@ -46,3 +46,24 @@ def test_invalid_cell_raises(source, error, message, tmp_path):
 def test_stored_outputs_raise(cell, tmp_path):
     with pytest.raises(AssertionError, match="c0"):
         code_cells(notebook(tmp_path, "1", **cell))
+
+
+def test_notebook_runs_in_kernel_and_shows_plots(tmp_path):
+    """In its working directory, with state kept between cells; a plot is an image."""
+    pytest.importorskip("ipykernel")
+    plot = "import matplotlib.pyplot as plt\nplt.plot([1, 2])\nplt.show()"
+    write = "from pathlib import Path\nPath('a.txt').write_text(str(epochs))"
+    path = notebook(tmp_path, "epochs = 90", write, plot, "print(epochs)")
+    outputs = run_notebook(path, tmp_path, {"epochs = 90": "epochs = 2"})
+    assert (tmp_path / "a.txt").read_text() == "2"
+    assert [o["text"] for o in outputs if o.get("name") == "stdout"] == ["2\n"]
+    assert sum("image/png" in o.get("data", {}) for o in outputs) == 1
+    with pytest.raises(AssertionError, match="does not occur"):
+        run_notebook(path, tmp_path, {"epochs = 91": ""})
+
+
+def test_failing_cell_in_kernel_raises(tmp_path):
+    pytest.importorskip("ipykernel")
+    with pytest.raises(AssertionError, match=r"code cell 1: (.|\n)*ZeroDivisionError"):
+        run_notebook(notebook(tmp_path, "1", "1 / 0", "open('never', 'w')"), tmp_path)
+    assert not (tmp_path / "never").exists()

@@ -13,6 +13,7 @@ from torch import nn
 from common.data import MemoryImages, load_dataset
 from common.errors import UserError
 from common.models import create_model
+from common.pipeline import FineTuning
 from common.runs import STATE
 from common.testing import check_resume_after_kill, torchrun
 from common.training import Hooks, TrainOptions, fit, learning_rate
@@ -128,6 +129,18 @@ def test_hooks_apply_masks_and_add_log_columns(few, tmp_path):
         (tmp_path / "log.csv").read_text().splitlines()[0].startswith("epoch,learning_rate,train_loss,train_top1,kept")
     )
     assert len((tmp_path / "log.csv").read_text().splitlines()) == 4 and list((tmp_path / "tb").iterdir())
+
+
+def test_missing_tensorboard_raises_before_training(few, tmp_path, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    model = small()
+    before = copy.deepcopy(model.state_dict())
+    with pytest.raises(UserError, match="the package tensorboard is not installed"):
+        fit(model, few, TrainOptions(epochs=1), folder=tmp_path, tensorboard=tmp_path / "tb")
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(UserError, match="tb: the package tensorboard is not installed"):
+        FineTuning(TrainOptions(), tensorboard="tb")
 
 
 def test_non_finite_loss_raises_user_error(few):

@@ -442,6 +442,8 @@ SAVED = {
     "vgg16": {"config": [8, "pool", 16], "hidden": 8, "conv_bias": False, "in_channels": 1},
     "resnet20": {"shortcut": "conv3x3", "num_classes": 3},
     "densenet40": {"layers": 2, "growth": 4},
+    "googlenet": {"in_channels": 1, "num_classes": 3},
+    "alexnet": {"dropout": 0.1, "num_classes": 3},
     "mobilenet_v2": {"width_mult": 0.1, "round_nearest": 4, "dropout": 0.0, "num_classes": 7},
     "resnet50": {"width_per_group": 4, "groups": 2, "zero_init_residual": True},
     "lenet5": {"image_size": 20, "in_channels": 2},

@@ -21,6 +21,8 @@ from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
+from common.campaign.plan import read_plan, select_jobs
+
 ROOT = Path(__file__).resolve().parents[2]
 PREFIX = "compression-papers-"
 PACKAGES = sorted(path.parent.name for path in ROOT.glob("[!.]*/pyproject.toml"))
@@ -231,6 +233,31 @@ def test_compare_finds_paper_by_entry_point(paper: str) -> None:
     assert name in assigned
 
 
+WRITTEN_BY_ORIGINAL_COMMANDS = """
+cifar10/fine-tune/vgg16-0.7-weights.pth cifar10/log/fine-tune/vgg16-0.7.log imagenet/prune-info/resnet50-0.7.json
+ImageNet2012/train/n01440764/a.JPEG imagenet_dataset/val/n01440764/a.JPEG log/training.txt logs/a.txt
+training/models/model_best.pth searching/a evaluating/models/checkpoint.pth.tar search.txt evaluation.txt
+checkpoint/a checkpoints/pca/a.tp savedir/modelIDiter_final.pt modelIDiter_cnt3.pt modelIDprune.pt nni/experiment/a
+runs/a/model.safetensors best.pth.tar model_best.pth checkpoint.pth.tar data/cifar10/a notebooks/runs/a
+""".split()
+
+
+def git(*words: str, **more) -> subprocess.CompletedProcess[str]:
+    if shutil.which("git") is None or not (ROOT / ".git").exists():
+        pytest.skip("not a git checkout")
+    return subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True, check=False, **more)
+
+
+def test_outputs_of_original_commands_are_ignored_by_git() -> None:
+    paths = [f"{package}/{path}" for package in PAPERS for path in WRITTEN_BY_ORIGINAL_COMMANDS]
+    ignored = git("check-ignore", "--no-index", "--stdin", input="\n".join(paths)).stdout.splitlines()
+    assert sorted(set(paths) - set(ignored)) == []
+
+
+def test_tracked_files_are_not_ignored_by_git() -> None:
+    assert git("ls-files", "--cached", "--ignored", "--exclude-standard").stdout == ""
+
+
 def test_top_level_folders_are_not_importable() -> None:
     """An `__init__.py` would shadow the installed package of the same name."""
     assert list(ROOT.glob("[!.]*/__init__.py")) == []
@@ -268,6 +295,19 @@ def test_tox_runs_every_package() -> None:
     assert environments == ["lint", "common", *sorted(set(PACKAGES) - {"common"})]
     workflow = (ROOT / ".github" / "workflows" / "ci.yml").read_text(encoding="utf-8")
     assert f"[{', '.join(environments)}]" in workflow
+
+
+@pytest.mark.parametrize("dataset", ["cifar10", "imagenet"])
+def test_root_script_runs_every_paper(dataset: str) -> None:
+    """The root's script and each paper's script run the jobs with the tag of the data set."""
+    script = (ROOT / f"run_{dataset}.sh").read_text(encoding="utf-8")
+    assert f"python -m common.campaign run plans/{dataset}.toml --only {dataset} " in script
+    jobs = select_jobs(read_plan(ROOT / "plans" / f"{dataset}.toml"), [dataset])
+    for paper in PAPERS:
+        own = select_jobs(read_plan(ROOT / paper / "plan.toml"), [dataset])
+        names = {job.name for job in own if job.package == paper and not job.name.startswith("dense/")}
+        assert names and names <= {job.name for job in jobs}, f"{paper}: its jobs are not in plans/{dataset}.toml"
+        assert f" run plan.toml --only {dataset} " in (ROOT / paper / f"run_{dataset}.sh").read_text(encoding="utf-8")
 
 
 def test_readme_contains_commands_and_links_packages() -> None:

@@ -57,7 +57,7 @@ def uniform_network(arch: str, target_macs: float, round_to: int = 1) -> nn.Modu
     """Build a registered network pruned uniformly to at most ``target_macs`` of its MACs, widths multiples of ``round_to``."""
     import torch
 
-    from common.channels import channel_groups, keep_channels
+    from common.channels import channel_groups, keep_channels, top_channels
     from common.cost import WidthCost
     from common.models import create_model, input_shape
     from common.target import Target, uniform_widths
@@ -67,7 +67,8 @@ def uniform_network(arch: str, target_macs: float, round_to: int = 1) -> nn.Modu
     example = torch.zeros(1, *shape)
     groups = channel_groups(model, example)
     widths = uniform_widths(groups, WidthCost(model, shape, groups), Target(target_macs), round_to, exact=False)
-    return keep_channels(model, example, {name: range(width) for name, width in widths.items()})
+    equal = {g.name: top_channels([0] * g.size, widths[g.name], conv_groups=g.conv_groups) for g in groups}
+    return keep_channels(model, example, equal)
 
 
 def latency_gains(series: Mapping[str, Mapping[str, Sequence[float]]], macs: Mapping[str, int]) -> list[LatencyGain]:

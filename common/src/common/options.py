@@ -16,6 +16,8 @@ ARCHITECTURE_NAMES = (
     "resnet56",
     "resnet110",
     "densenet40",
+    "googlenet",
+    "alexnet",
     "resnet50",
     "mobilenet_v1",
     "mobilenet_v2",

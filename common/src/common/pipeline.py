@@ -27,6 +27,7 @@ from common.runs import DECISION, LOG, METRICS, Stage
 from common.target import Target
 from common.trained_model import TrainedModel
 from common.training import Hooks, TrainOptions, distillation_loss, fit
+from common.training.loop import check_tensorboard
 
 RECALIBRATION_BATCH = 250  # images
 
@@ -41,7 +42,7 @@ class FineTuning:
         recalibrate: Number of training images for batch-norm recalibration after pruning, if the method does not
             provide any.
         log_test: Whether to evaluate the test set for the log.
-        tensorboard: Folder for TensorBoard.
+        tensorboard: Folder for TensorBoard. Raises UserError if the library is not installed.
     """
 
     recipe: TrainOptions
@@ -49,6 +50,9 @@ class FineTuning:
     recalibrate: int = 0
     log_test: bool = True
     tensorboard: str | None = None
+
+    def __post_init__(self) -> None:
+        check_tensorboard(self.tensorboard)
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,8 @@ from common.channels.resize import NORMALIZATIONS, WEIGHTED, is_depthwise
 from common.errors import UserError
 from common.models.shortcut import PadShortcut
 
+MIXING = (nn.LocalResponseNorm, nn.CrossMapLRN2d)  # without weights; each output depends on neighboring channels
+
 
 @dataclass(frozen=True)
 class LayerSlice:
@@ -57,12 +59,31 @@ class ShortcutPruner(BasePruningFunc):
         return layer.traced_in_channels
 
 
+class MixingPruner(BasePruningFunc):
+    """Pruner that makes layers which mix neighboring channels part of the trace: an obstacle to pruning these channels.
+
+    Without it, torch-pruning regards them as elementwise, and a removed channel would change its neighbors.
+    """
+
+    TARGET_MODULES = MIXING
+
+    def prune_out_channels(self, layer: nn.Module, idxs: Sequence[int]) -> nn.Module:
+        raise NotImplementedError("common.channels removes no channel that passes through this layer")
+
+    prune_in_channels = prune_out_channels
+
+    def get_out_channels(self, layer: nn.Module) -> int:
+        return layer.traced_in_channels  # type: ignore[return-value]
+
+    get_in_channels = get_out_channels
+
+
 class _OneNode(torch.autograd.Function):
-    """A shortcut's forward pass as a single node of the autograd graph, which torch-pruning traverses."""
+    """A module's forward pass as a single node of the autograd graph, which torch-pruning traverses."""
 
     @staticmethod
-    def forward(ctx, x: Tensor, module: PadShortcut) -> Tensor:
-        return PadShortcut.forward(module, x)
+    def forward(ctx, x: Tensor, module: nn.Module) -> Tensor:
+        return type(module).forward(module, x)
 
     @staticmethod
     def backward(ctx, *gradients):
@@ -103,6 +124,8 @@ def _traceable_copy(model: nn.Module) -> nn.Module:
         parameter.requires_grad_(True)
     show_shortcuts_as_nodes(model)
     for module in model.modules():
+        if isinstance(module, MIXING):
+            module.forward = _one_node_forward(module)  # type: ignore[method-assign]
         if getattr(module, "inplace", False):
             module.inplace = False  # type: ignore[assignment]  # an in-place activation hides the preceding node
     return model
@@ -119,9 +142,9 @@ def show_shortcuts_as_nodes(model: nn.Module) -> list[PadShortcut]:
     return shortcuts
 
 
-def _one_node_forward(module: PadShortcut):
+def _one_node_forward(module: nn.Module):
     def forward(x: Tensor) -> Tensor:
-        module.traced_in_channels = x.shape[1]
+        module.traced_in_channels = x.shape[1]  # type: ignore[assignment]
         return _OneNode.apply(x, module)
 
     return forward
@@ -139,7 +162,7 @@ def _dependency_graph(model: nn.Module, example_input: Tensor) -> DependencyGrap
             return DependencyGraph().build_dependency(
                 model,
                 example_input,
-                customized_pruners={PadShortcut: ShortcutPruner()},
+                customized_pruners={PadShortcut: ShortcutPruner()} | {kind: MixingPruner() for kind in MIXING},
                 output_transform=_mark_outputs,
                 verbose=False,
             )

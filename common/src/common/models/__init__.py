@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from common.errors import UserError
+from common.models.alexnet import AlexNet
 from common.models.arguments import (
     FLAG,
     IMAGE_ARGUMENTS,
@@ -30,6 +31,7 @@ from common.models.arguments import (
 )
 from common.models.densenet_cifar import CifarDenseNet
 from common.models.fc import OneHiddenLayer
+from common.models.googlenet_cifar import CifarGoogLeNet
 from common.models.lenet import LeNet5, LeNet300100
 from common.models.mobilenet_v1 import MobileNetV1
 from common.models.resnet_cifar import CifarResNet
@@ -99,6 +101,8 @@ ARCHITECTURES: dict[str, Architecture] = {
     "densenet40": Architecture(
         CifarDenseNet, CIFAR, arguments={**IMAGE_ARGUMENTS, "layers": Depth(1, 1000), "growth": Integer(1, 1000)}
     ),
+    "googlenet": Architecture(CifarGoogLeNet, CIFAR, arguments=IMAGE_ARGUMENTS),
+    "alexnet": Architecture(AlexNet, IMAGENET, arguments={**IMAGE_ARGUMENTS, "dropout": PROBABILITY}),
     "resnet50": Architecture(
         partial(_torchvision, "resnet50"),
         IMAGENET,

@@ -3,10 +3,11 @@
 On CUDA this requires ``deterministic``: the summation order of some kernels varies.
 """
 
+import importlib.util
 import math
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -54,9 +55,10 @@ def fit(
         test: Images evaluated after every ``options.evaluate_every``-th epoch and after the last one. The result is only logged.
 
     Raises:
-        UserError: If the loss is not finite.
+        UserError: If the loss is not finite, or if ``tensorboard`` is given and not installed.
         Stopped: At the deadline or after SIGTERM, between two epochs, after the state was saved (:mod:`common.interruption`).
     """
+    check_tensorboard(tensorboard)
     hooks, device = hooks or Hooks(), torch.device(device)
     to_device(model, device, memory_format(model, device)).train()
     graph, cuda = can_capture(options, hooks, device), device.type == "cuda"
@@ -89,6 +91,14 @@ def fit(
                 raise Stopped(f"stopped after epoch {epoch + 1} of {options.epochs}")
     model.eval()
     return rows
+
+
+def check_tensorboard(folder: Path | str | None) -> None:
+    """Raise UserError if TensorBoard logs are requested and the library is not installed; call before any work."""
+    if folder is not None and importlib.util.find_spec("tensorboard") is None:
+        raise UserError(
+            f"TensorBoard folder {folder}: the package tensorboard is not installed; pip install tensorboard"
+        )
 
 
 def memory_format(model: nn.Module, device: torch.device) -> torch.memory_format:
@@ -190,17 +200,9 @@ def _check_finite(loss: Tensor, label: str) -> None:
 def _write_tensorboard(folder: Path | str | None, row: Mapping[str, Any], stage: str) -> None:
     if folder is None:
         return
-    with _summary_writer(folder) as writer:
+    from torch.utils.tensorboard import SummaryWriter
+
+    with SummaryWriter(str(folder)) as writer:
         for name, value in row.items():
             if name != "epoch" and isinstance(value, (int, float)):
                 writer.add_scalar(f"{stage}/{name}", value, row["epoch"])
-
-
-@contextmanager
-def _summary_writer(folder: Path | str) -> Iterator[Any]:
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError as error:
-        raise UserError("--tensorboard: the package tensorboard is not installed; pip install tensorboard") from error
-    with SummaryWriter(str(folder)) as writer:
-        yield writer
