@@ -123,6 +123,18 @@ def test_missing_weights_are_trained_or_reported(tmp_path, monkeypatch):
     assert find_weights(tmp_path, "resnet20") == tmp_path / "own" / "resnet20.safetensors"
 
 
+def test_authors_file_of_conv3x3_network_is_found_first(tmp_path):
+    """``cifar10/pre-train`` holds the authors' networks, whose shortcuts are 3x3 convolutions."""
+    for file in ("data/weights/resnet56-4bfd9763.th", "weights/resnet56-conv3x3.safetensors"):
+        (tmp_path / file).parent.mkdir(parents=True)
+        (tmp_path / file).touch()
+    assert find_weights(tmp_path, "resnet56-conv3x3") == tmp_path / "weights/resnet56-conv3x3.safetensors"
+    (tmp_path / "cifar10" / "pre-train").mkdir(parents=True)
+    (tmp_path / "cifar10/pre-train/resnet56-weights.pth").touch()
+    assert find_weights(tmp_path, "resnet56-conv3x3") == tmp_path / "cifar10/pre-train/resnet56-weights.pth"
+    assert find_weights(tmp_path, "resnet56") == tmp_path / "data/weights/resnet56-4bfd9763.th"
+
+
 def test_options_are_added_to_commands_that_accept_them(tmp_path):
     text = "  --epochs N\n  --dataset D\n  --dataset-dir DIR\n --amp"
     assert (

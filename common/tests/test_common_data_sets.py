@@ -508,7 +508,7 @@ INVALID_DATA = {
     "unknown": (
         "nope",
         lambda root: None,
-        "known: digits, mnist, fashion-mnist, cifar10, cifar100, imagenet, folder:PATH",
+        "known: digits, mnist, fashion-mnist, cifar10, cifar100, imagenet, cub200, folder:PATH",
     ),
     "missing folder": ("mnist", lambda root: None, "python -m common.fetch mnist .*--dataset-dir"),
     "missing fashion": (
@@ -518,6 +518,7 @@ INVALID_DATA = {
     ),
     "missing cifar10": ("cifar10", lambda root: root.mkdir(), "python -m common.fetch cifar10 .*--dataset-dir"),
     "missing cifar100": ("cifar100", lambda root: root.mkdir(), "python -m common.fetch cifar100 .*--dataset-dir"),
+    "missing cub200": ("cub200", lambda root: root.mkdir(), "python -m common.fetch cub200 .*--dataset-dir"),
     "missing imagenet": ("imagenet", lambda root: root.mkdir(), "owners, .*--dataset-dir"),
     "a file as folder": ("cifar10", file_instead, "python -m common.fetch cifar10"),
     "no such path": ("folder:{root}", lambda root: None, "no such folder"),

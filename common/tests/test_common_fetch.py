@@ -331,7 +331,7 @@ def test_local_plain_file_is_verified(tmp_path):
 
 
 def test_table_entries_are_complete():
-    assert list(REMOTE_FILES)[:4] == ["cifar10", "cifar100", "mnist", "fashion-mnist"]
+    assert list(REMOTE_FILES)[:5] == ["cifar10", "cifar100", "mnist", "fashion-mnist", "cub200"]
     for item in (item for items in REMOTE_FILES.values() for item in items):
         assert len(item.sha256) == 64 and set(item.sha256) <= set("0123456789abcdef")
         assert item.url.startswith(("https://", "http://fashion-mnist.s3-website"))

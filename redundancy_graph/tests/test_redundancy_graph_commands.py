@@ -14,8 +14,8 @@ from common.checkpoint import load_model, read_tensors
 from common.errors import UserError
 from common.models import create_model
 from common.settings import build_parser, flatten, parse
-from common.testing import write_image_folder
-from redundancy_graph import generate
+from common.testing import write_cub200, write_image_folder
+from redundancy_graph import generate, networks
 from redundancy_graph.layer_names import tensors_to_original
 from redundancy_graph.settings import (
     GeneratePruneInfo,
@@ -166,6 +166,8 @@ def test_generation_writes_one_file_per_threshold(pruned):
         report = json.loads((info / f"resnet20-{threshold}" / "report.json").read_text())
         assert report["filters_removed"] == sum(entry["mask_num"] for entry in content.values())
         assert 0 < report["macs"] < report["dense_macs"] == 40_550_528
+        assert report["command"].startswith("generate_prune_info.py --arch resnet20") and report["seconds"] >= 0
+        assert (report["weights"], report["shortcut"]) == ("resnet20-weights.pth", "pad")
         removed.append(report["filters_removed"])
         assert (info / f"resnet20-{threshold}" / "similarity.png").read_bytes().startswith(b"\x89PNG")
         assert (info / f"resnet20-{threshold}" / "kept.png").is_file()
@@ -234,6 +236,7 @@ def test_run_folder_is_complete(pruned):
         report["dense_macs"],
         report["macs"],
     )  # as predicted by the report
+    assert stages[2]["params"] == report["params"] and metrics["shortcut"] == report["shortcut"]
 
 
 def test_weights_in_original_format_are_written(pruned):
@@ -320,6 +323,8 @@ def test_weights_of_original_code_work_in_both_commands(place):
     assert place.generate(*options, out="authors-info") == 0
     info = json.loads((place.root / "authors-info" / "resnet20-0.7.json").read_text())
     assert "layer2.0.downsample.0" in info
+    report = json.loads((place.root / "authors-info" / "resnet20-0.7" / "report.json").read_text())
+    assert report["shortcut"] == "conv3x3"
     assert place.prune(*options, "--epochs", "1", out="authors-out", info="authors-info") == 0
     assert "layer2.0.downsample.0.weight" in read_tensors(place.root / "authors-out" / "resnet20-0.7-weights.pth")
 
@@ -336,6 +341,49 @@ def test_custom_network_is_pruned(place):
         load_model(folder / "model.safetensors")
 
 
+def test_cifar100_is_pruned(tmp_path):
+    """The authors' ResNet, on data in one of the layouts of CIFAR-100."""
+    folder = tmp_path / "cifar100" / "cifar-100-binary"
+    folder.mkdir(parents=True)
+    records = torch.randint(0, 100, (12, 2 + 3072), dtype=torch.uint8).numpy()
+    for name in ("train.bin", "test.bin"):
+        records.tofile(folder / name)
+    (folder / "fine_label_names.txt").write_text("\n".join(f"class{i}" for i in range(100)))
+    torch.save(create_model("resnet20", num_classes=100, shortcut="conv3x3").state_dict(), tmp_path / "resnet20.pth")
+    words = f"--dataset cifar100 --dataset-dir {folder.parent} --arch resnet20 --pretrained {tmp_path / 'resnet20.pth'}"
+    out = f"--pruneinfo-dir {tmp_path}/info --saved-dir {tmp_path}/out --log-dir {tmp_path}/log"
+    few = "--threshold 0.7 --generate --mini-batch 4 --epochs 1 --batch-size 6 --device cpu --no-latency"
+    assert main_cifar10([*words.split(), *out.split(), *few.split()]) == 0
+    metrics = json.loads((tmp_path / "out" / "resnet20-0.7" / "metrics.json").read_text())
+    assert (metrics["dataset"], metrics["shortcut"], metrics["epochs"]) == ("cifar100", "conv3x3", 1)
+    assert (
+        load_pruned_weights("resnet20", tmp_path / "out" / "resnet20-0.7-weights.pth", 100).linear.out_features == 100
+    )
+
+
+def test_cub200_is_pruned(tmp_path, capsys):
+    folder = write_cub200(tmp_path / "cub200", classes=3, train=4, test=2)
+    torch.save(tiny(3).state_dict(), tmp_path / "tiny.pth")
+    words = f"--dataset cub200 --dataset-dir {folder.parent} --model test_redundancy_graph_commands:tiny"
+    words += f" --pretrained {tmp_path}/tiny.pth --saved-dir {tmp_path}/out --log-dir {tmp_path}/log --device cpu"
+    few = f"--pruneinfo-dir {tmp_path}/info --threshold 0.85 --generate --mini-batch 4 --epochs 1 --batch-size 6"
+    assert main_imagenet([*words.split(), *few.split(), "--workers", "0", "--no-latency"]) == 0
+    metrics = json.loads((tmp_path / "out" / "test_redundancy_graph_commands.tiny-0.85" / "metrics.json").read_text())
+    assert metrics["dataset"] == "cub200" and metrics["compressed"]["macs"] <= metrics["baseline"]["macs"]
+    (folder / "classes.txt").unlink()
+    capsys.readouterr()
+    assert "classes.txt is missing" in error_line(capsys, main_generate([*words.split(), "--mini-batch", "4"]))
+
+
+def test_networks_of_cub200_table_have_batch_norm():
+    with torch.device("meta"):
+        for build, convolutions in ((networks.vgg16_bn, 13), (networks.vgg19_bn, 16)):
+            layers = list(build(200).modules())
+            assert sum(isinstance(layer, torch.nn.Conv2d) for layer in layers) == convolutions
+            assert sum(isinstance(layer, torch.nn.BatchNorm2d) for layer in layers) == convolutions
+            assert layers[-1].out_features == 200
+
+
 def test_imagenet_script_uses_its_own_defaults(pruned):
     assert pruned.prune("--threshold", "0.6", "--epochs", "1", out="imagenet", main=main_imagenet) == 0
     config = json.loads((pruned.root / "imagenet" / "resnet20-0.6" / "config.json").read_text())
@@ -345,8 +393,27 @@ def test_imagenet_script_uses_its_own_defaults(pruned):
 def test_plot_layer_is_selectable(pruned, capsys):
     assert pruned.generate("--threshold", "0.6", "--plots", "--plot-layer", "layer3.1.conv1", out="chosen") == 0
     assert "layer3.1.conv1" in capsys.readouterr().out
-    line = error_line(capsys, pruned.generate("--threshold", "0.7", "--plots", "--plot-layer", "layer9", out="chosen"))
+
+
+@pytest.mark.parametrize("command", ["generate", "prune"])
+def test_invalid_plot_layer_raises_before_work_starts(place, capsys, monkeypatch, command):
+    monkeypatch.setattr(generate, "measure_similarities", None)  # no image is read
+    options = ["--threshold", "0.6", "--plot-layer", "layer9"]
+    line = error_line(capsys, getattr(place, command)(*options, out="no-layer"))
+    assert "--plot-layer layer9" in line and "--plots" in line
+    line = error_line(capsys, getattr(place, command)(*options, "--plots", out="no-layer"))
     assert "layer9" in line and "layer3.2.conv1" in line
+    assert not (place.root / "no-layer").exists()
+
+
+def test_plots_of_existing_prune_info_are_drawn(pruned):
+    folder = pruned.root / "plotted-later"
+    assert pruned.generate("--threshold", "0.6", "0.7", out=folder.name) == 0
+    before = {file: file.read_bytes() for file in folder.rglob("*.json")}
+    assert len(before) == 6 and not list(folder.rglob("*.png"))
+    assert pruned.generate("--threshold", "0.6", "0.7", "--plots", out=folder.name) == 0
+    assert len(list(folder.rglob("*.png"))) == 4
+    assert {file: file.read_bytes() for file in folder.rglob("*.json")} == before
 
 
 def test_seeds_choose_different_images(pruned):

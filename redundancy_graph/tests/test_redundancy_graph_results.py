@@ -20,15 +20,7 @@ from redundancy_graph.decision import GroupDecision
 from redundancy_graph.group_similarity import GroupSimilarity
 from redundancy_graph.method import METHOD
 from redundancy_graph.paper import tables
-from redundancy_graph.paper.published import PUBLISHED
-
-PRINTED_DROPS = {  # the printed column "Top-1 drop", to check the other two
-    "vgg16": (0.16, 0.35, 0.79),
-    "resnet56": (0.27, 0.38, 0.93),
-    "resnet110": (0.08, 0.51, 1.69),
-    "densenet40": (-0.05, 0.09, 1.11),
-    "resnet50": (1.54, 6.25),
-}
+from redundancy_graph.paper.published import FIRST, PUBLISHED
 
 
 def test_readme_contains_generated_tables():
@@ -45,11 +37,20 @@ def test_readme_lists_all_differences():
         assert f"| B{number} |" in text
 
 
-@pytest.mark.parametrize("arch", PRINTED_DROPS)
-def test_published_numbers_are_consistent(arch):
-    table = PUBLISHED[arch]
-    found = [table.top1 - row.top1 for row in table.rows]
-    np.testing.assert_allclose(found, PRINTED_DROPS[arch], atol=1e-9)
+def test_published_drops_are_differences_of_printed_accuracies():
+    rows = [row for row in PUBLISHED if row.source == FIRST]
+    assert len(rows) == 5 + 14
+    for row in rows:
+        dense = next(one for one in rows if one.table == row.table and one.threshold is None)
+        assert row.top1 == pytest.approx(dense.top1 - row.drop)
+        if dense.top5:
+            assert row.top5 == pytest.approx(dense.top5 - row.top5_drop)
+
+
+def test_published_rows_name_source_table_and_row():
+    names = [(row.source, row.table, row.row, row.dataset) for row in PUBLISHED]
+    assert len(set(names)) == len(names) and all(all(name) for name in names)
+    assert {row.dataset for row in PUBLISHED} == {"cifar10", "imagenet", "cifar100", "cub200"}
 
 
 def make_run(threshold: float | None, **more) -> dict:
@@ -58,6 +59,7 @@ def make_run(threshold: float | None, **more) -> dict:
     options = {"threshold": threshold, "target_macs": None if threshold else 0.6}
     return {
         "arch": "resnet56",
+        "dataset": "cifar10",
         "baseline": dense,
         "after_cut": small,
         "compressed": small,
@@ -67,15 +69,30 @@ def make_run(threshold: float | None, **more) -> dict:
 
 
 def test_results_table_has_rows_of_both_sources(tmp_path, monkeypatch):
+    """Option-A shortcuts are named, a published row is shown once, and more time than the dense network is called slower."""
     monkeypatch.setattr(tables, "RESULTS", tmp_path)
     assert "No result files" in tables.results_table()
-    for name, run in (("a", make_run(0.7)), ("b", make_run(None)), ("c", make_run(0.5))):
+    slow = {"1": 1.2, "64": 30.0}
+    authors = make_run(0.7, shortcut="conv3x3")
+    authors["compressed"] = {**authors["compressed"], "latency_ms": slow}
+    for name, run in (("a", make_run(0.7)), ("b", make_run(None)), ("c", make_run(0.5)), ("d", authors)):
         (tmp_path / f"run-{name}.json").write_text(json.dumps(run))
-    lines = tables.results_table().splitlines()
-    assert len(lines) == 2 + 4
-    assert "40.00 %" in lines[2] and "20.00 %" in lines[2] and "0.50" in lines[2]
-    assert "original code (published)" in lines[3] and "41.96 %" in lines[3] and "93.07" in lines[3]
-    assert "target 0.6" in lines[5]
+    table, _, note = tables.results_table().partition("\n\n")
+    lines = table.splitlines()
+    assert len(lines) == 2 + 5
+    assert lines[2].count("41.96") == 1 and "README of March 2023 (published)" in lines[2] and "93.07" in lines[2]
+    assert "40.00" in lines[3] and "20.00" in lines[3] and "0.50" in lines[3] and "120 (slower) | 75" in lines[3]
+    kinds = ["3x3" if "3x3 shortcuts" in line else "A" if "option-A shortcuts" in line else "?" for line in lines[2:]]
+    assert kinds == ["3x3", "3x3", "A", "A", "A"]
+    assert "target 0.6" in lines[6] and "1.0 / 40" in note
+
+
+def test_runs_of_earlier_commits_are_labeled_by_their_weights(tmp_path):
+    old = make_run(0.7)
+    old["options"]["pretrained"] = "../weights/resnet56-conv3x3.safetensors"
+    assert tables._cells(old)[0] == "ResNet-56, 3x3 shortcuts"
+    assert tables._cells(make_run(0.7))[0] == "ResNet-56, option-A shortcuts"
+    assert tables._cells(make_run(0.7, arch="vgg16"))[0] == "VGG-16"
 
 
 def test_only_finished_runs_of_this_package_become_results(tmp_path):
@@ -89,9 +106,57 @@ def test_only_finished_runs_of_this_package_become_results(tmp_path):
     (run / "log.csv").write_text("epoch\n1\n")
     record = json.loads(tables.add_result(run, tmp_path).read_text())
     assert record["log"] == ["epoch", "1"] and record["options"]["threshold"] == 0.7
+    (run / "metrics.json").write_text(
+        json.dumps({**make_run(0.7), "package": "redundancy_graph", "shortcut": "conv3x3", "dataset": "cifar100"})
+    )
+    assert tables.add_result(run, tmp_path).name == "run-resnet56-conv3x3-cifar100-0.7.json"
     (run / "metrics.json").write_text(json.dumps({"package": "common"}))
     with pytest.raises(UserError, match="of common"):
         tables.add_result(run, tmp_path)
+
+
+def test_prune_info_becomes_a_row_beside_the_published_one(tmp_path, monkeypatch):
+    monkeypatch.setattr(tables, "RESULTS", tmp_path)
+    folder = tmp_path / "info" / "vgg16-0.8"
+    folder.mkdir(parents=True)
+    report = {"arch": "vgg16", "dataset": "cifar10", "shortcut": None, "threshold": 0.8, "seconds": 2.0}
+    report["weights"] = "vgg16-weights.pth"
+    (folder / "report.json").write_text(json.dumps(report | {"macs_removed": 23.9, "params_removed": 50.0}))
+    environment = {"device": "cpu", "commit": "abc"}
+    config = {"options": {"mini_batch": 100}, "environment": environment, "data_fingerprint": "x"}
+    (folder / "config.json").write_text(json.dumps(config))
+    file = tables.add_result(folder, tmp_path)
+    assert file.name == "prune-info-vgg16-0.8.json" and json.loads(file.read_text())["commit"] == "abc"
+    assert tables.removed_table().splitlines()[2] == "| VGG-16 | 0.8 | 42.16 | 23.90 |  | 77.11 | 50.00 |"
+    settings = [{"name": tables.AS_ORIGINAL, "removed": {"0.8": 27.126}}]
+    (tmp_path / "settings-vgg16-weights.json").write_text(json.dumps({"settings": settings}))
+    assert tables.removed_table().splitlines()[2] == "| VGG-16 | 0.8 | 42.16 | 23.90 | 27.13 | 77.11 | 50.00 |"
+
+
+def test_readme_statements_on_removed_macs_are_true():
+    found = {}
+    for line in tables.removed_table().splitlines()[2:]:
+        network, threshold, published, here, original, *_ = (cell.strip() for cell in line.strip("|").split("|"))
+        found[network, threshold] = [float(value) for value in (published, here, original)]
+    assert len(found) == 6
+    for (network, threshold), (published, here, original) in found.items():
+        if network == "VGG-16":
+            assert max(here, original) < published - 5
+        else:
+            assert here > published
+            assert abs(original - published) < 2.5 or threshold == "0.75"
+
+
+def test_digits_value_is_that_of_the_stored_comparison(tmp_path, monkeypatch):
+    sides = {"baseline": {"top1": 99.4, "macs": 200}, "compressed": {"top1": 96.0, "macs": 99}}
+    row = {"method": "redundancy_graph", "seed": 0, "target": 0.5, **sides}
+    others = [row | {"method": "l1_norm"}, row | {"seed": 1}, row | {"target": 0.7}]
+    monkeypatch.setattr(tables, "DIGITS", tmp_path / "digits.json")
+    assert "not measured" in tables.quick_table()
+    tables.DIGITS.write_text(json.dumps({"rows": others}))
+    assert "not measured" in tables.quick_table()
+    tables.DIGITS.write_text(json.dumps({"rows": [*others, row]}))
+    assert "top-1 96.0 % with 49.5 % of the MACs (dense 99.4 %)" in tables.quick_table()
 
 
 @pytest.mark.parametrize("file", sorted(tables.RESULTS.glob("run-*.json")), ids=lambda file: file.stem)
@@ -141,6 +206,10 @@ def test_method_meets_target_and_second_call_is_skipped(tmp_path):
     metrics = run_method(METHOD, start, 0.5, tmp_path / "out")
     small = load_model(tmp_path / "out" / metrics["file"])
     assert 0.49 <= count_cost(small, (3, 32, 32)).macs / start.cost.dense <= 0.5
+    assert METHOD.variant == "paper" and METHOD.default and METHOD.label == "redundancy graph (paper)"
+    for difference in ("threshold", "eval mode", "augmentation", "option-A"):
+        assert difference in METHOD.note and "\n" not in METHOD.note
+    assert metrics["images"] == 48  # all of them
     assert METHOD.axis == "macs" and not METHOD.trains and small.conv1.out_channels < 16
     kept = json.loads((tmp_path / "out" / "decision.json").read_text())["kept"]
     assert {name: len(of) for name, of in kept.items()}["conv1"] == small.conv1.out_channels

@@ -5,9 +5,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from torch import nn
 
 from common.channels import ChannelGroup
 from common.errors import UserError
+from common.methods import Decision
+from common.models import ARCHITECTURES
+from common.pipeline import apply_decision
 from common.target import Target
 from common.trained_model import TrainedModel
 from redundancy_graph.graph import MergeRound, coverage, decompose, redundancy_graph
@@ -108,6 +112,13 @@ def find_threshold(
     return target.scan(fraction_at, candidates, "no threshold", describe=lambda t, f: f"{f:.4f} (--threshold {t!r})")
 
 
+def shortcut_type(model: nn.Module) -> str | None:
+    """Return "conv3x3" (the authors' networks) or "pad" (option A) for a CIFAR ResNet; None for other networks."""
+    record = getattr(model, "architecture", None) or {"arch": None, "args": {}}
+    architecture = ARCHITECTURES.get(record["arch"])
+    return record["args"].get("shortcut", "pad") if architecture and "shortcut" in architecture.arguments else None
+
+
 def summarize(
     start: TrainedModel,
     decisions: Sequence[GroupDecision],
@@ -115,16 +126,26 @@ def summarize(
     target_macs: float | None,
     vgg_hidden: str,
 ) -> dict[str, Any]:
-    """Summarize decisions for report.json: MACs, filters, and the fraction of removed filters that are similar to a kept one."""
-    macs = count_macs(start, {decision.group: decision.kept for decision in decisions}, vgg_hidden)
+    """Summarize decisions for report.json: cost, filters, and the fraction of removed filters that are similar to a kept one."""
+    kept = {decision.group: decision.kept for decision in decisions}
+    macs = count_macs(start, kept, vgg_hidden)
+    pruned = apply_decision(start, Decision(add_vgg_hidden_layer(kept, start.all_groups, vgg_hidden)))
+    params, dense_params = (sum(p.numel() for p in model.parameters()) for model in (pruned, start.model))
     removed = sum(d.channels - len(d.kept) for d in decisions)
     covered = sum(d.coverage * (d.channels - len(d.kept)) for d in decisions)
     return {
+        "arch": start.arch or start.name,
+        "dataset": start.data.name,
+        "weights": start.file.name if start.file else None,
+        "shortcut": shortcut_type(start.model),
         "threshold": threshold,
         "target_macs": target_macs,
         "dense_macs": start.cost.dense,
         "macs": macs,
         "macs_removed": round(100 * (1 - macs / start.cost.dense), 2),
+        "dense_params": dense_params,
+        "params": params,
+        "params_removed": round(100 * (1 - params / dense_params), 2),
         "filters": sum(d.channels for d in decisions),
         "filters_removed": removed,
         "coverage": round(covered / removed, 4) if removed else 1.0,

@@ -16,7 +16,7 @@ from common.settings import flatten
 from common.target import Target
 from common.trained_model import TrainedModel
 from redundancy_graph.decision import GroupDecision, decide_group, find_threshold, summarize
-from redundancy_graph.group_similarity import measure_similarities
+from redundancy_graph.group_similarity import measure_similarities, prunable_groups
 from redundancy_graph.layer_names import to_original
 from redundancy_graph.prune_info import write_prune_info
 from redundancy_graph.settings import PACKAGE, GeneratePruneInfo, PruneCifar10, run_labels
@@ -25,14 +25,15 @@ from redundancy_graph.weights import open_network
 REPORT = "report.json"
 
 
-def generate_prune_info(options: GeneratePruneInfo) -> None:
-    """Run the command generate_prune_info.py."""
+def generate_prune_info(options: GeneratePruneInfo, command: str) -> None:
+    """Run the command generate_prune_info.py. ``command``: the command line, for report.json."""
     set_threads(options.run.threads)
     start = open_network(options, choose_device(options.run.device))
+    check_plot_layer(start, options.plotting.plot_layer)
     thresholds = run_labels(start.name, options)
     with log_to([Path(options.log_dir) / f"{label}.log" for label in thresholds]) as log:
         log(f"{flatten(options)}\n{describe_environment(start.device)}")
-        generate(start, thresholds, options, Path(options.saved_dir), force=options.repeat.force, log=log)
+        generate(start, thresholds, options, Path(options.saved_dir), command, force=options.repeat.force, log=log)
 
 
 def generate(
@@ -40,15 +41,17 @@ def generate(
     thresholds: Mapping[str, float | None],
     settings: GeneratePruneInfo | PruneCifar10,
     folder: Path,
+    command: str,
     force: bool = False,
     log: Log = print,
 ) -> dict[str, Path]:
-    """Write prune info for every label that has none yet, in one pass over the images.
+    """Write prune info for every label that has none yet, and plots if requested, in one pass over the images.
 
-    The folder ``folder/label/`` next to ``folder/label.json`` contains configuration and report.
+    The folder ``folder/label/`` next to ``folder/label.json`` contains configuration, report and plots.
 
     Args:
         thresholds: {label: threshold, or None for the one that meets the target of MACs}.
+        command: The command line, for report.json.
         force: Replace files that were generated with other options, instead of raising an error.
 
     Returns:
@@ -63,7 +66,8 @@ def generate(
     for label in thresholds:
         if label not in missing:
             log(f"{files[label]} already exists")
-    if not missing:
+    chosen = list(thresholds) if settings.plotting.plots else missing
+    if not chosen:
         return files
     log(f"{start.name} on {start.data.name}: {_selection_options(settings)}")
     log(
@@ -71,19 +75,22 @@ def generate(
     )
     similarities = measure_similarities(start, selection, settings.mini_batch, settings.repeat.seed)
     log(f"feature maps of {len(similarities)} layers compared in {time.monotonic() - began:.1f} s")
-    for label in missing:
+    for label in chosen:
         threshold = thresholds[label]
         if threshold is None:
             assert target_macs is not None
             threshold = find_threshold(start, similarities, Target(target_macs), selection.vgg_hidden)
         decisions = [decide_group(one, threshold) for one in similarities]
+        if settings.plotting.plots:
+            _plot(stages[label].folder, start, decisions, similarities, threshold, settings.plotting.plot_layer, log)
+        if label not in missing:
+            continue
         print_decisions(decisions, start.arch, log)
         summary = summarize(start, decisions, threshold, target_macs, selection.vgg_hidden)
         macs = f"{summary['macs']:,} of {summary['dense_macs']:,} MACs, removes {summary['macs_removed']} %"
-        log(f"{label}: threshold {threshold!r} keeps {macs}")
-        write_json(stages[label].folder / REPORT, summary)
-        if settings.plotting.plots:
-            _plot(stages[label].folder, start, decisions, similarities, threshold, settings.plotting.plot_layer, log)
+        log(f"{label}: threshold {threshold!r} keeps {macs} and {summary['params_removed']} % of the parameters")
+        seconds = round(time.monotonic() - began, 1)
+        write_json(stages[label].folder / REPORT, {**summary, "command": command, "seconds": seconds})
         write_prune_info(files[label], decisions, start.arch)
         log(f"pruning information saved: {files[label]}")
     return files
@@ -150,10 +157,14 @@ def choose_layer(decisions: Sequence[GroupDecision], arch: str | None, layer: st
     """Return the position of a layer, named as here or as in the original code; by default the one that loses most filters."""
     if layer is None:
         return int(np.argmax([d.channels - len(d.kept) for d in decisions]))
-    for i, decision in enumerate(decisions):
-        if layer in (decision.layer, to_original(arch, decision.layer)):
-            return i
-    raise UserError(f"--plot-layer {layer}: not a pruned layer; choose from {', '.join(d.layer for d in decisions)}")
+    return next(i for i, d in enumerate(decisions) if layer in (d.layer, to_original(arch, d.layer)))
+
+
+def check_plot_layer(start: TrainedModel, layer: str | None) -> None:
+    """Raise UserError, before any image is read, if ``--plot-layer`` names no pruned layer."""
+    known = list(prunable_groups(start.model, start.groups))
+    if layer and layer not in (*known, *(to_original(start.arch, name) for name in known)):
+        raise UserError(f"--plot-layer {layer}: not a pruned layer; choose from {', '.join(known)}")
 
 
 def _format_values(values: Sequence[float]) -> str:

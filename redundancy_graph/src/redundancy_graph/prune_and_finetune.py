@@ -18,8 +18,8 @@ from common.settings import flatten
 from common.target import Target
 from common.trained_model import TrainedModel, print_result
 from common.training import best_test_top1
-from redundancy_graph.decision import add_vgg_hidden_layer, count_macs
-from redundancy_graph.generate import generate
+from redundancy_graph.decision import add_vgg_hidden_layer, count_macs, shortcut_type
+from redundancy_graph.generate import check_plot_layer, generate
 from redundancy_graph.method import METHOD
 from redundancy_graph.prune_info import match_prune_info, read_prune_info
 from redundancy_graph.settings import PACKAGE, PruneCifar10, run_labels
@@ -35,12 +35,13 @@ def prune_and_finetune(settings: PruneCifar10, command: str) -> None:
     device = choose_device(settings.run.device)
     with process_group(device):
         start = open_network(settings, device)
+        check_plot_layer(start, settings.plotting.plot_layer)
         thresholds = run_labels(start.name, settings)
         if settings.selection.target_macs is None and not settings.generate:
             _require_prune_info(settings, thresholds)
         with log_to([Path(settings.log_dir) / f"{label}.log" for label in thresholds]) as log:
             log(f"{command}\n{describe_environment(device)}")
-            files = _find_or_generate(settings, start, thresholds, log)
+            files = _find_or_generate(settings, start, thresholds, command, log)
             kept_by_label = {label: read_kept(start, file, settings) for label, file in files.items()}
             for label, kept in kept_by_label.items():
                 prune_one(settings, start, label, thresholds[label], kept, command, log)
@@ -70,6 +71,7 @@ def prune_one(
         return {
             "label": f"redundancy graph {label}",
             "command": command,
+            "shortcut": shortcut_type(start.model),
             "epochs": settings.epochs,
             "best_test_top1": best_test_top1(outcome.log),
             "kept": {name: f"{len(indices)}/{sizes[name]}" for name, indices in kept.items()},
@@ -129,13 +131,13 @@ def _require_prune_info(settings: PruneCifar10, thresholds: Mapping[str, float |
 
 
 def _find_or_generate(
-    settings: PruneCifar10, start: TrainedModel, thresholds: Mapping[str, float | None], log: Log
+    settings: PruneCifar10, start: TrainedModel, thresholds: Mapping[str, float | None], command: str, log: Log
 ) -> dict[str, Path]:
     """Return the prune-info file of every label, and generate missing ones."""
     folder = Path(settings.pruneinfo_dir)
     missing = {label: t for label, t in thresholds.items() if not (folder / f"{label}.json").is_file()}
     if missing:  # in every process of torchrun, with the same result
-        generate(start, missing, settings, folder, log=log)
+        generate(start, missing, settings, folder, command, log=log)
     barrier()
     return {label: folder / f"{label}.json" for label in thresholds}
 

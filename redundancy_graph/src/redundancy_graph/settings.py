@@ -11,6 +11,7 @@ from common.settings import command, option, section, settings
 from common.training.train_options import TrainOptions
 
 PACKAGE = "redundancy_graph"
+GENERATE = "generate_prune_info.py"
 ORIGINAL_DATASET_DIRS = {"cifar10": "./cifar10/dataset/", "imagenet": "./imagenet/dataset/"}
 SIMILARITY_LAYERS = ("first", "all")
 BN_MODES = ("eval", "train")
@@ -71,7 +72,7 @@ class SourceOptions:
     )
     dataset: str | None = option(
         None,
-        "digits, mnist, fashion-mnist, cifar10, cifar100, imagenet or folder:PATH (default: imagenet if the network's"
+        "digits, mnist, fashion-mnist, cifar10, cifar100, imagenet, cub200 or folder:PATH (default: imagenet if the network's"
         " input is 224x224, else cifar10)",
     )
     normalize: str | None = option(
@@ -120,11 +121,20 @@ class PlotOptions:
     """Plots."""
 
     plots: bool = option(
-        False, "plot the filters kept per layer, the similarities in one layer, and accuracy against MACs", free=True
+        False,
+        "plot kept filters per layer and similarities of one layer when prune info is generated, and accuracy against MACs"
+        " after fine-tuning",
+        free=True,
     )
     plot_layer: str | None = option(
-        None, "layer of the similarity plot (default: the layer that loses the most filters)", free=True
+        None,
+        "layer of the similarity plot (default: the layer that loses the most filters); requires --plots",
+        free=True,
     )
+
+    def __post_init__(self) -> None:
+        if self.plot_layer and not self.plots:
+            raise UserError(f"--plot-layer {self.plot_layer}: nothing is plotted; add --plots")
 
 
 @settings
@@ -232,9 +242,9 @@ def main_generate(argv: Sequence[str] | None = None) -> int:
     def body(settings: GeneratePruneInfo) -> None:
         from redundancy_graph.generate import generate_prune_info
 
-        generate_prune_info(settings)
+        generate_prune_info(settings, command_line(GENERATE, argv))
 
-    return command(GeneratePruneInfo, body, argv, "generate_prune_info.py", PACKAGE)
+    return command(GeneratePruneInfo, body, argv, GENERATE, PACKAGE)
 
 
 def main_cifar10(argv: Sequence[str] | None = None) -> int:

@@ -20,7 +20,8 @@
     alone = true                                   # run no other job at the same time: this job measures time
 
 A command runs in the folder of its plan. ``{out}`` is the job's output folder. ``{data:NAME}`` and ``{weights:ARCH}`` are the
-first existing path in :data:`DATA` and :data:`WEIGHTS`. Missing weights are trained by the job ``dense/ARCH`` of the plan or,
+first existing path in :data:`DATA` and :data:`WEIGHTS`; for ARCH-conv3x3 also ``cifar10/pre-train/ARCH-weights.pth``, the authors'
+file of such a network. Missing weights are trained by the job ``dense/ARCH`` of the plan or,
 if it has none, of ``dense.toml`` next to this module.
 """
 
@@ -50,6 +51,7 @@ WEIGHTS = (
     "weights/{}.safetensors",
     "../weights/{}.safetensors",
 )
+CONV, AUTHORS_FILE = "-conv3x3", "cifar10/pre-train/{}-weights.pth"
 WEIGHTS_FOLDER = "WEIGHTS"  # environment variable: a folder that replaces the paths above
 NAME = re.compile(r"[A-Za-z0-9][\w.=-]*(?:/[A-Za-z0-9][\w.=-]*)*")
 REFERENCE = re.compile(r"\{([^{}]+)\}")
@@ -180,7 +182,10 @@ def find_weights(folder: Path, arch: str) -> Path | None:
     """Find trained weights of a network in the folder ``$WEIGHTS`` or, if that is unset, at the paths :data:`WEIGHTS`."""
     own = os.environ.get(WEIGHTS_FOLDER)
     places = [f"{own}/{name}" for name in ("{}.safetensors", "{}-*.th", "{}-*.pth", "{}.pth")] if own else []
-    return _first(folder, places if own else WEIGHTS, arch)
+    places = places if own else [*WEIGHTS]
+    if not own and arch.endswith(CONV):
+        places.insert(0, AUTHORS_FILE.format(arch.removesuffix(CONV)))
+    return _first(folder, places, arch)
 
 
 def _first(folder: Path, places: Iterable[str], name: str) -> Path | None:

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from common.data import cifar, digits, idx
+from common.data import cifar, cub200, digits, idx
 from common.data.batches import ImageSet
 from common.data.bundle import DataBundle
 from common.data.cache import cached_pixels
@@ -182,6 +182,13 @@ def _load_imagenet(root: Path) -> LoadedDataset:
     raise _missing(root, "imagenet", "train and val, or ILSVRC2012_img_train and _val, with class folders")
 
 
+def _load_cub200(root: Path) -> LoadedDataset:
+    for place in _candidate_folders(root, "cub200", ("", cub200.FOLDER)):
+        if cub200.is_cub200(place):
+            return _streamed(cub200.read_cub200(place))
+    raise _missing(root, "cub200", f"{cub200.FOLDER} with {', '.join(cub200.LISTS)} and images")
+
+
 # In the order in which messages list them.
 DATASETS: dict[str, DatasetSource] = {
     "digits": DatasetSource(_load_digits, MEASURED["digits"]),
@@ -190,6 +197,7 @@ DATASETS: dict[str, DatasetSource] = {
     "cifar10": DatasetSource(_load_cifar10, IMAGENET),
     "cifar100": DatasetSource(_load_cifar100, MEASURED["cifar100"]),
     "imagenet": DatasetSource(_load_imagenet, IMAGENET),
+    "cub200": DatasetSource(_load_cub200, IMAGENET),
 }
 
 

@@ -15,6 +15,7 @@ from common.testing.inputs import (
     noise_bundle,
     noise_images,
     random_network,
+    write_cub200,
     write_image_folder,
     write_invalid_inputs,
 )
@@ -52,6 +53,7 @@ __all__ = [
     "single_error_line",
     "split_batches",
     "torchrun",
+    "write_cub200",
     "write_image_folder",
     "write_invalid_inputs",
     "write_tiny_dataset",

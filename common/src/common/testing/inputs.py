@@ -72,6 +72,29 @@ def write_image_folder(root: Path, classes: int = 2, train: int = 10, test: int 
     return root
 
 
+def write_cub200(root: Path, classes: int = 3, train: int = 4, test: int = 2, size: int = 40) -> Path:
+    """Write noise images and the lists of CUB-200-2011 to ``root/CUB_200_2011``, and return that folder.
+
+    train, test: Number of images per class.
+    """
+    random, folder = np.random.default_rng(0), root / "CUB_200_2011"
+    lists: dict[str, list[str]] = {name: [] for name in ("images", "image_class_labels", "train_test_split", "classes")}
+    for label in range(classes):
+        name = f"{label + 1:03d}.Bird_{label}"
+        (folder / "images" / name).mkdir(parents=True)
+        lists["classes"].append(f"{label + 1} {name}")
+        for i in range(train + test):
+            number, path = len(lists["images"]) + 1, f"{name}/Bird_{label}_{i:04d}.png"
+            pixels = random.integers(0, 100, (size, size + 8 * i, 3)) + 150 * label // max(1, classes - 1)
+            Image.fromarray(pixels.astype(np.uint8)).save(folder / "images" / path)
+            lists["images"].append(f"{number} {path}")
+            lists["image_class_labels"].append(f"{number} {label + 1}")
+            lists["train_test_split"].append(f"{number} {int(i < train)}")
+    for name, lines in lists.items():
+        (folder / f"{name}.txt").write_text("\n".join(lines) + "\n")
+    return folder
+
+
 def hostile_pickle(witness: Path) -> bytes:
     """Return a pickled state dict that runs code when it is unpickled: it creates the folder ``witness``."""
     return pickle.dumps({"state_dict": _Hostile(witness)}, protocol=2)  # as torch.save writes

@@ -1,7 +1,7 @@
-"""Tables of the README, generated from ``results/*.json`` and the results printed by the original code's README.
+"""Tables of the README, generated from ``results/*.json`` and the authors' published results.
 
-python -m redundancy_graph.paper.tables --add RUN_FOLDER      keep a finished run as results/run-<arch>-<threshold>.json
-python -m redundancy_graph.paper.tables                       rewrite the README's tables; --check only compares
+python -m redundancy_graph.paper.tables --add FOLDER      keep a run folder or the folder of a prune-info file in results/
+python -m redundancy_graph.paper.tables                   rewrite the README's tables; --check only compares
 """
 
 import sys
@@ -9,81 +9,211 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from common.atomic import write_json
 from common.markdown import markdown_table
 from common.reporting.benchmark import speed_table
 from common.reporting.results import save_run, tables_command
-from common.runs import read_json
-from redundancy_graph.paper.published import PUBLISHED
+from common.runs import CONFIG, METRICS, read_json
+from redundancy_graph.generate import REPORT
+from redundancy_graph.paper.published import ABSTRACT, FIRST, LATER, PUBLISHED, Published, find_published
 from redundancy_graph.settings import PACKAGE
 
 HOME = Path(__file__).resolve().parents[3]  # the package's folder in a checkout
 RESULTS = HOME / "results"
 README = HOME / "README.md"
+DIGITS = HOME.parent / "compare" / "results" / "digits.json"  # run_digits.sh computes one of its results
+TITLES = {row.arch: row.table.partition(" (")[0] for row in reversed(PUBLISHED)}
+SHORTCUTS = {"conv3x3": "3x3 shortcuts", "pad": "option-A shortcuts"}
+AS_ORIGINAL = "B1, B2 and B6, as the original code"  # a setting of benchmarks/settings.py
+FLOPS = "FLOPs removed, counted by thop (%)"
 
 
 def results_table() -> str:
-    """All runs, with the published row of the same network and threshold below each."""
-    runs = _read("run-*.json")
+    """All runs, below the published row of the same network and threshold; networks of the authors first."""
+    runs = sorted(_read("run-*.json"), key=_order)
     if not runs:
         return (
             "No result files yet; keep a finished run with `python -m redundancy_graph.paper.tables --add RUN_FOLDER`."
         )
     header = ["network", "threshold", "source", "dense top-1 (%)", "after pruning, before fine-tuning (%)"]
-    header += ["after fine-tuning (%)", "drop (points)", "agreement (%)", "MACs removed", "params removed"]
-    header += ["latency, batch 64 (ms)", "epochs"]
-    rows = []
-    for run in sorted(
-        runs, key=lambda run: (run["arch"], -run["options"]["threshold"] if run["options"]["threshold"] else 0)
-    ):
-        rows += _rows(run)
-    return markdown_table(header, rows)
-
-
-def _rows(run: Mapping[str, Any]) -> list[list[Any]]:
-    dense, pruned, small, options = run["baseline"], run["after_cut"], run["compressed"], run["options"]
-    threshold = options["threshold"]
-    name = PUBLISHED[run["arch"]].title if run["arch"] in PUBLISHED else run["arch"]
-    target = f"target {options['target_macs']}" if threshold is None else threshold
-    latency = " → ".join(f"{side['latency_ms']['64']:.0f}" for side in (dense, small)) if "latency_ms" in dense else ""
-    row = [name, target, "this repository", f"{dense['top1']:.2f}", f"{pruned['top1']:.2f}", f"{small['top1']:.2f}"]
-    row += [f"{dense['top1'] - small['top1']:.2f}", f"{small['agreement']:.2f}", _removed(dense, small, "macs")]
-    row += [_removed(dense, small, "params"), latency, run["epochs"]]
-    return [row, *_published_rows(run["arch"], threshold, name)]
-
-
-def _published_rows(arch: str, threshold: float | None, name: str) -> list[list[Any]]:
-    table = PUBLISHED.get(arch)
-    if table is None:
-        return []
-    found = [row for row in table.rows if row.setting == threshold]
-    epochs = 65 if arch == "resnet50" else 90
-    return [
-        [name, row.setting, table.label, f"{table.top1:.2f}", "", f"{row.top1:.2f}", f"{table.top1 - row.top1:.2f}", ""]
-        + [f"{row.macs_drop:.2f} %", f"{row.params_drop:.2f} %", "", epochs]
-        for row in found
+    header += [
+        "after fine-tuning (%)",
+        "drop (points)",
+        "agreement (%)",
+        "MACs removed (%)",
+        FLOPS,
+        "params removed (%)",
     ]
+    header += ["latency vs dense, batch 1 (%)", "latency vs dense, batch 64 (%)", "epochs"]
+    rows: list[list[Any]] = []
+    for run in runs:
+        printed = _published_cells(run)
+        rows += [*([printed] if printed and printed not in rows else []), _cells(run)]
+    times = [_dense_times(run) for run in runs if "latency_ms" in run["baseline"]]
+    note = (
+        f"\nDense networks take, in the order of the rows, {'; '.join(times)} ms for batches of 1 / 64 images."
+        if times
+        else ""
+    )
+    return markdown_table(header, rows) + note
+
+
+def _order(run: Mapping[str, Any]) -> tuple[Any, ...]:
+    return run["arch"], run["dataset"], _shortcut(run) or "", -(run["options"]["threshold"] or 0)
+
+
+def _published_cells(run: Mapping[str, Any]) -> list[Any] | None:
+    threshold = run["options"]["threshold"]
+    printed = find_published(run["arch"], run["dataset"], threshold) if threshold else None
+    if printed is None or printed.top1 is None:
+        return None
+    authors = network_title(run["arch"], "conv3x3" if _shortcut(run) else None)
+    cells = [authors, threshold, f"{printed.source} (published)", f"{printed.top1 + printed.drop:.2f}", ""]
+    cells += [f"{printed.top1:.2f}", f"{printed.drop:.2f}", "", "", f"{printed.flops_drop:.2f}"]
+    return [*cells, f"{printed.params_drop:.2f}", "", "", printed.epochs]
+
+
+def _cells(run: Mapping[str, Any]) -> list[Any]:
+    dense, pruned, small, options = run["baseline"], run["after_cut"], run["compressed"], run["options"]
+    threshold, name = options["threshold"], network_title(run["arch"], _shortcut(run))
+    target = f"target {options['target_macs']}" if threshold is None else threshold
+    row = [name, target, "this repository", f"{dense['top1']:.2f}", f"{pruned['top1']:.2f}", f"{small['top1']:.2f}"]
+    row += [f"{dense['top1'] - small['top1']:.2f}", f"{small['agreement']:.2f}", _removed(dense, small, "macs"), ""]
+    return [*row, _removed(dense, small, "params"), _latency(run, "1"), _latency(run, "64"), run["epochs"]]
+
+
+def network_title(arch: str, shortcut: str | None) -> str:
+    """Return the name of a network in tables, with the type of its shortcuts."""
+    title = TITLES.get(arch, arch)
+    return f"{title}, {SHORTCUTS[shortcut]}" if shortcut else title
+
+
+def _shortcut(run: Mapping[str, Any]) -> str | None:
+    """Return the type of the shortcuts; runs of earlier commits record only the file of the weights."""
+    if "shortcut" in run:
+        return run["shortcut"]
+    if not run["arch"].startswith("resnet") or run["arch"] == "resnet50":
+        return None
+    return "conv3x3" if "conv3x3" in str(run["options"].get("pretrained")) else "pad"
 
 
 def _removed(dense: Mapping[str, Any], small: Mapping[str, Any], quantity: str) -> str:
-    return f"{100 * (1 - small[quantity] / dense[quantity]):.2f} %"
+    return f"{100 * (1 - small[quantity] / dense[quantity]):.2f}"
 
 
-def published_table() -> str:
-    """The tables of the original code's README."""
-    rows: list[list[Any]] = []
-    for table in PUBLISHED.values():
-        rows.append([table.title, "dense", _pair(table.top1, table.top5), "", "", ""])
-        for row in table.rows:
-            drop = _pair(table.top1 - row.top1, None if row.top5 is None else (table.top5 or 0) - row.top5)
-            accuracy = _pair(row.top1, row.top5)
-            rows.append([table.title, row.setting, accuracy, drop, f"{row.macs_drop:.2f}", f"{row.params_drop:.2f}"])
-    return markdown_table(
-        ["network", "threshold", "top-1 (top-5) (%)", "drop (points)", "MACs removed (%)", "params removed (%)"], rows
-    )
+def _latency(run: Mapping[str, Any], batch: str) -> str:
+    if "latency_ms" not in run["baseline"]:
+        return ""
+    percent = round(100 * run["compressed"]["latency_ms"][batch] / run["baseline"]["latency_ms"][batch])
+    return f"{percent} (slower)" if percent > 100 else str(percent)
 
 
-def _pair(top1: float, top5: float | None) -> str:
-    return f"{top1:.2f}" if top5 is None else f"{top1:.2f} ({top5:.2f})"
+def _dense_times(run: Mapping[str, Any]) -> str:
+    times = run["baseline"]["latency_ms"]
+    return f"{times['1']:.1f} / {times['64']:.0f}"
+
+
+def removed_table() -> str:
+    """MACs and parameters removed from the authors' networks, next to the published values; nothing is trained."""
+    reports = sorted(_read("prune-info-*.json"), key=lambda report: (report["arch"], -report["threshold"]))
+    header = ["network", "threshold", f"{FLOPS}, published", "MACs removed, this repository (%)"]
+    header += [
+        "MACs removed with B1, B2 and B6 (%)",
+        "params removed, published (%)",
+        "params removed, this repository (%)",
+    ]
+    rows = []
+    for report in reports:
+        printed = find_published(report["arch"], report["dataset"], report["threshold"])
+        row = [network_title(report["arch"], report["shortcut"]), report["threshold"]]
+        flops, params = (printed.flops_drop, printed.params_drop) if printed else (None, None)
+        row += [_number(flops), _number(report["macs_removed"]), _number(_as_original(report))]
+        rows.append([*row, _number(params), _number(report["params_removed"])])
+    return markdown_table(header, rows)
+
+
+def _as_original(report: Mapping[str, Any]) -> float | None:
+    """Return the MACs removed from the same network at the same threshold, with feature maps as in the original code."""
+    file = RESULTS / f"settings-{Path(report['weights']).stem}.json"
+    for setting in read_json(file)["settings"] if file.is_file() else ():
+        if setting["name"] == AS_ORIGINAL:
+            return setting["removed"].get(str(report["threshold"]))
+    return None
+
+
+def quick_table() -> str:
+    """Commands of the README's first section with time and result."""
+    reports = [one for one in _read("prune-info-*.json") if one["shortcut"] == "conv3x3"]
+    runs = [run for run in _read("run-*.json") if run["arch"] == "resnet56"]
+    runs = [run for run in runs if _shortcut(run) == "conv3x3"] or runs
+    rows = []
+    if reports:
+        removed = " / ".join(f"{report['macs_removed']:.1f}" for report in sorted(reports, key=_threshold))
+        seconds = max(report["seconds"] for report in reports)
+        expected = f"{removed} % of the MACs removed at {_thresholds(reports)}"
+        rows.append(
+            ["pruning information for all three thresholds", f"{seconds:.0f} s on one core, and imports", expected]
+        )
+    if runs:
+        runs = sorted(runs, key=lambda run: run["options"]["threshold"])
+        minutes = [run["seconds"] / 60 for run in runs]
+        top1 = " / ".join(f"{run['compressed']['top1']:.2f}" for run in runs)
+        recipe = f"`--epochs {runs[0]['epochs']} --adjust {runs[0]['options']['adjust']}`"
+        name = f"fine-tuning with {recipe}, {SHORTCUTS[_shortcut(runs[0]) or '']}"
+        time = f"{min(minutes):.0f} to {max(minutes):.0f} minutes per threshold on one core"
+        rows.append([name, time, f"top-1 {top1} % (dense {runs[0]['baseline']['top1']:.2f} %)"])
+    rows.append(["`bash ../run_digits.sh`: ResNet-20 on digits, no download", "about a minute on two cores", _digits()])
+    return markdown_table(["step", "time", "expected"], rows)
+
+
+def _threshold(report: Mapping[str, Any]) -> float:
+    return report["threshold"]
+
+
+def _thresholds(reports: Sequence[Mapping[str, Any]]) -> str:
+    return " / ".join(f"{report['threshold']:g}" for report in sorted(reports, key=_threshold))
+
+
+def _digits() -> str:
+    """Return the result of ``run_digits.sh``: this method, seed 0, half of the MACs."""
+    for row in read_json(DIGITS)["rows"] if DIGITS.is_file() else ():
+        if row["method"] == PACKAGE and row["seed"] == 0 and row["target"] == 0.5:
+            kept = 100 * row["compressed"]["macs"] / row["baseline"]["macs"]
+            top1, dense = row["compressed"]["top1"], row["baseline"]["top1"]
+            return f"top-1 {top1:.1f} % with {kept:.1f} % of the MACs (dense {dense:.1f} %)"
+    return "not measured"
+
+
+def published_table(*sources: str, datasets: Sequence[str] = ("cifar10", "imagenet")) -> str:
+    """The authors' tables, as printed."""
+    rows = [
+        [
+            row.table,
+            row.row,
+            row.source,
+            _pair(row.top1, row.top5),
+            _drop(row),
+            f"{row.flops_drop:.2f}",
+            _number(row.params_drop),
+        ]
+        for row in PUBLISHED
+        if row.source in sources and row.dataset in datasets
+    ]
+    header = ["table", "row (threshold)", "source", "top-1 (top-5) (%)", "drop (points)", FLOPS, "params removed (%)"]
+    return markdown_table(header, rows)
+
+
+def _drop(row: Published) -> str:
+    return "" if row.row == "baseline" else _pair(row.drop, row.top5_drop)
+
+
+def _pair(top1: float | None, top5: float | None) -> str:
+    return _number(top1) if top5 is None else f"{_number(top1)} ({top5:.2f})"
+
+
+def _number(value: float | None) -> str:
+    """Return two digits, or an empty cell."""
+    return "" if value is None else f"{value:.2f}"
 
 
 def settings_table() -> str:
@@ -91,26 +221,50 @@ def settings_table() -> str:
     files = _read("settings-*.json")
     if not files:
         return "Not measured yet; run `python benchmarks/settings.py`."
-    thresholds = [str(t) for t in files[0]["thresholds"]]
+    thresholds = [str(t) for t in sorted({t for file in files for t in file["thresholds"]}, reverse=True)]
     rows = []
     for file in files:
         for setting in file["settings"]:
-            network = setting.get("network", file["network"])
-            rows.append([network, setting["name"], *(f"{setting['removed'][t]:.1f}" for t in thresholds)])
+            removed = (setting["removed"].get(t) for t in thresholds)
+            cells = ("" if value is None else f"{value:.1f}" for value in removed)
+            rows.append([setting.get("network", file["network"]), setting["name"], *cells])
     return markdown_table(["network", "setting", *(f"MACs removed at {t} (%)" for t in thresholds)], rows)
 
 
 TABLES: dict[str, Callable[[], str]] = {
+    "redundancy_graph.quick": quick_table,
+    "redundancy_graph.removed": removed_table,
     "redundancy_graph": results_table,
     "redundancy_graph.settings": settings_table,
-    "redundancy_graph.published": published_table,
+    "redundancy_graph.published": lambda: published_table(FIRST),
+    "redundancy_graph.later": lambda: published_table(LATER, ABSTRACT),
+    "redundancy_graph.cifar100": lambda: published_table(LATER, datasets=("cifar100",)),
+    "redundancy_graph.cub200": lambda: published_table(LATER, datasets=("cub200",)),
     "redundancy_graph.speed": lambda: speed_table(RESULTS),
 }
 
 
 def add_result(folder: Path | str, results: Path = RESULTS) -> Path:
-    """Keep a finished run as one JSON file in ``results/``: see :func:`common.reporting.results.keep_run`."""
-    return save_run(folder, PACKAGE, results)
+    """Keep a finished run, or the report of generate_prune_info.py, as one JSON file in ``results/``."""
+    folder = Path(folder)
+    config = read_json(folder / CONFIG) if (folder / CONFIG).is_file() else {"options": {}}
+    if (folder / METRICS).is_file() or not (folder / REPORT).is_file():
+        metrics = read_json(folder / METRICS) if (folder / METRICS).is_file() else {}
+        return save_run(folder, PACKAGE, results, f"run-{_file_label({**metrics, **config}, folder)}.json")
+    report, environment = read_json(folder / REPORT), config["environment"]
+    record = {**report, "device": environment["device"], "commit": environment["commit"], "environment": environment}
+    file = results / f"prune-info-{_file_label(report, folder)}.json"
+    write_json(file, {**record, "options": config["options"], "data_fingerprint": config["data_fingerprint"]})
+    return file
+
+
+def _file_label(record: Mapping[str, Any], folder: Path) -> str:
+    """Return the folder's name with what it does not contain: 3x3 shortcuts, and a data set other than the usual two."""
+    name, _, rest = folder.name.rpartition("-")
+    more = ["conv3x3"] if record.get("arch") and _shortcut(record) == "conv3x3" else []
+    if record.get("dataset") not in (None, "cifar10", "imagenet"):
+        more.append(record["dataset"].replace(":", "_").replace("/", "_"))
+    return "-".join([name, *more, rest])
 
 
 def _read(pattern: str) -> list[dict[str, Any]]:
