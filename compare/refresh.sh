@@ -1,17 +1,13 @@
 #!/usr/bin/env bash
-# Update result files, tables and figures from finished comparisons: bash refresh.sh FOLDER (with digits/, resnet20/, resnet56/, resnet56-tuned/, rate-*/).
+# Add results to the digits comparison (results/digits.json), and update the tables and plots: bash refresh.sh [OPTIONS]
+# Without options: the papers' variants and the reference methods with other groups or re-solved weights, three seeds, all targets.
+# OPTIONS are those of `python -m compare`, for example --methods l1_norm_resolved --seeds 0. An interrupted call resumes. The results that the
+# file has already stay; a message says if the dense networks, trained again here by one thread, are not those of the file.
 set -euo pipefail
-folder=$(cd -- "$1" && pwd)
 cd -- "$(dirname -- "${BASH_SOURCE[0]}")"
-for name in digits resnet56 resnet56-tuned resnet20; do
-  if [ -d "$folder/$name" ]; then
-    python -m compare --report-only --out "$folder/$name" > /dev/null
-    python -m compare.paper.tables --add "$folder/$name"
-  fi
-done
-for rate in "$folder"/rate-*; do
-  if [ -d "$rate" ]; then python -m compare.paper.tables --add "$rate"; fi
-done
-for name in digits resnet20; do
-  if [ -d "$folder/$name" ]; then python -m compare.paper.page_plots --out "$folder/$name" --png "results/$name.png"; fi
-done
+out=${REFRESH_OUT:-../runs/refresh}/digits
+if [[ " $* " != *" --methods "* ]]; then
+  set -- --methods decore deep_compression model_preserving_id rewarded_metapruning l1_norm_inner l1_norm_resolved random_inner random_resolved "$@"
+fi
+python -m compare --dataset digits --arch resnet20 --device cpu --threads 1 --out "$out" "$@"
+python -m compare.paper.tables --add "$out"

@@ -1,7 +1,9 @@
 """Rewrite what older commits stored by today's names: ``python scripts/migrate_results.py [FILE_OR_FOLDER ...]``.
 
 It renames modules, options and their values in stored commands, the same options in configurations, and keys of result files.
-Without arguments it rewrites all result files of the repository; run folders are given by name. A second call changes nothing.
+Results of ``compare`` that do not name a variant are those of the methods that are called ``NAME_extended`` today (VARIANTS), also in
+the names of their folders. Without arguments it rewrites all result files of the repository; run folders are given by name. A second
+call changes nothing.
 It stays until the campaign has ended, for results that arrive from an older commit. The keys of ``metrics.json`` are a contract
 and keep their names.
 """
@@ -19,7 +21,7 @@ ROOT = Path(__file__).resolve().parents[1]
 # {package: {module: its name today}}
 MODULES: dict[str, dict[str, str]] = {
     "common": {"results": "reporting.results", "tables": "paper.tables"},
-    "compare": {"picture": "paper.page_plots", "paper.picture": "paper.page_plots", "tables": "paper.tables"},
+    "compare": {"tables": "paper.tables"},
     "decore": {"tables": "paper.tables"},
     "deep_compression": {name: f"paper.{name}" for name in ("cifar10", "mnist", "tables")}
     | dict.fromkeys(("choice", "paper.choice"), "paper.select_settings")
@@ -163,8 +165,64 @@ TEXTS: dict[str, dict[str, str]] = {
 FILES: dict[str, dict[str, str]] = {
     "deep_compression": {"-best-": "-smallest-", "-lossless-": "-validated-"},
 }
+# {method of a result of compare without a variant: (name, variant, label and note of the same method today)}
+VARIANTS: dict[str, tuple[str, str, str, str]] = {
+    "decore": (
+        "decore_extended",
+        "extended",
+        "DECORE (extended)",
+        "differs from the paper: the agents are trained in a short phase with the network frozen, with a penalty fitted to the training "
+        "accuracy; channels are removed in the order of the agents' weights until the target is met",
+    ),
+    "deep_compression": (
+        "deep_compression_extended",
+        "extended",
+        "deep compression (extended)",
+        "differs from the paper: equally spaced centroids without k-means iterations, rounded to bfloat16; entropy-coded weights and "
+        "positions; one density for all layers, chosen to meet the target",
+    ),
+    "l1_norm": (
+        "l1_norm",
+        "reference",
+        "L1 norm",
+        "prunes all channel groups, including residual streams; weights are not re-solved",
+    ),
+    "model_preserving_id": (
+        "model_preserving_id_extended",
+        "extended",
+        "model-preserving ID (extended)",
+        "differs from the paper: widths by the measured change of the outputs, in one pass; the consumers' weights are re-solved by least squares",
+    ),
+    "random": (
+        "random",
+        "reference",
+        "random",
+        "prunes all channel groups, including residual streams; weights are not re-solved",
+    ),
+    "redundancy_graph": (
+        "redundancy_graph",
+        "paper",
+        "redundancy graph (paper)",
+        "the similarity threshold is searched to meet the target; networks with option-A shortcuts, where the authors' have 3x3 convolutions",
+    ),
+    "rewarded_metapruning": (
+        "rewarded_metapruning_extended",
+        "extended",
+        "rewarded meta-pruning (extended)",
+        "differs from the paper: the generated weights are used, the network is not trained from scratch; a short search with Adam in a "
+        "narrow range of widths around the target",
+    ),
+    "torch_pruning": (
+        "torch_pruning",
+        "reference",
+        "torch-pruning",
+        "uses labels: Taylor importance from the gradients of 256 labeled training images; prunes all channel groups, including "
+        "residual streams; weights are not re-solved",
+    ),
+}
 # {key of a benchmark file (results/speed-*.json) or of one of its values: its name today}; in all packages
 BENCHMARK_KEYS = {"ratios": "values", "what": "quantity", "against": "compared_with"}
+UNREACHABLE = ("unreachable.json", "refused.json")  # of compare: the job whose target cannot be reached
 SCRIPT = re.compile(r"(?:.*/)?(\w+\.(?:py|sh))")
 
 
@@ -223,6 +281,8 @@ def migrated(content: Any, package: str, in_options: bool = False) -> Any:
         return content
     if content.get("package") in OPTIONS:
         package = content["package"]
+    if package == "compare":
+        content = _with_variant(content, in_options)
     found: dict[str, Any] = {}
     for key, value in content.items():
         if key.endswith("command") and isinstance(value, str):
@@ -244,6 +304,78 @@ def migrated(content: Any, package: str, in_options: bool = False) -> Any:
                 value = TEXTS.get(package, {}).get(value, value)
         found[key] = migrated(value, package, in_options or key in ("options", "config", "settings"))
     return found
+
+
+def _with_variant(content: Mapping[str, Any], in_options: bool) -> Mapping[str, Any]:
+    """A result or a configuration of compare with the variant of its method; anything else as it is."""
+    if {"findings", "cpu_minutes"} & content.keys() and "rows" in content:  # today they are computed from the rows
+        return {key: value for key, value in content.items() if key not in ("findings", "cpu_minutes", "minutes")}
+    if "variant" in content or content.get("method") not in VARIANTS or "targets" not in content:
+        return content
+    name, variant, label, note = VARIANTS[content["method"]]
+    found: dict[str, Any] = {}
+    for key, value in content.items():
+        if key != "note":
+            found[key] = value
+        if key == "method":
+            found |= {"method": name, "variant": variant}
+    if found.get("chain"):
+        found["chain"] = [_method_today(method) for method in found["chain"]]
+    if in_options:
+        return found
+    found |= {"label": label, "note": note}
+    if "folder" in found:
+        found["folder"] = "/".join(_folder_today(part) for part in found["folder"].split("/"))
+    if "command" in found:
+        found["command"] = _command_today(found["command"])
+    return found
+
+
+def _method_today(name: str) -> str:
+    return VARIANTS[name][0] if name in VARIANTS else name
+
+
+def _folder_today(name: str) -> str:
+    """The name of a result's folder: decore-macs0.5, decore+deep_compression-macs0.5-bytes0.1, step1-decore."""
+    if step := re.fullmatch(r"(step\d+-)(\w+)", name):
+        return step[1] + _method_today(step[2])
+    methods, dash, target = name.partition("-")
+    return "+".join(_method_today(method) for method in methods.split("+")) + dash + target
+
+
+def _command_today(command: str) -> str:
+    """A command of compare whose --methods and --chain have the names of today."""
+    words, option = shlex.split(command), ""
+    for i, word in enumerate(words):
+        if word.startswith("--"):
+            option = word
+        elif option in ("--methods", "--chain"):
+            words[i] = ",".join(_method_today(name) for name in word.split(","))
+    return shlex.join(words)
+
+
+def rename_folders(place: Path) -> list[Path]:
+    """Rename the folders of compare's results that do not name a variant, and return them. A name that is in use is kept."""
+    old: set[Path] = set()
+    for file in place.rglob("config.json"):
+        content = json.loads(file.read_text(encoding="utf-8"))
+        options = content.get("options", {}) if isinstance(content, dict) else {}
+        if content.get("package") != "compare" or "variant" in options or options.get("method") not in VARIANTS:
+            continue
+        result = file.parent.parent if options.get("chain") else file.parent
+        methods = options.get("chain") or [options["method"]]
+        old |= {file.parent, result, *(result.parent / "shared" / method for method in methods)}
+    renamed = []
+    for folder in sorted(old, reverse=True):  # steps before their chains
+        new = folder.with_name(_folder_today(folder.name))
+        if new != folder and folder.is_dir() and not new.exists():
+            folder.rename(new)
+            renamed.append(new)
+    for file in (file for folder in renamed for file in folder.glob("*.json") if file.name in UNREACHABLE):
+        content = json.loads(file.read_text(encoding="utf-8"))
+        content["job"]["methods"] = [_method_today(name) for name in content["job"]["methods"]]
+        file.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    return renamed
 
 
 def migrate(file: Path) -> bool:
@@ -274,6 +406,8 @@ def _as_formatted(text: str, content: Any, new: Any) -> str:
 def main(argv: Sequence[str]) -> None:
     """Rewrite files, and all JSON files in folders, and print which."""
     places = [Path(word) for word in argv] or sorted(ROOT.glob("[!.]*/results"))
+    for folder in (folder for place in places if place.is_dir() for folder in rename_folders(place)):
+        print(folder)
     for file in sorted(file for place in places for file in (place.rglob("*.json") if place.is_dir() else [place])):
         if migrate(file):
             print(file)

@@ -62,14 +62,15 @@ def keep_all(start: TrainedModel, target: Target | None, stage: Stage) -> Decisi
     return Decision()
 
 
-LEADING = Method("leading channels", first_channels, paper="Nobody 2026", note="a toy method")
-BYTES = Method("unchanged", keep_all, axis="bytes", trains=True, paper="Nobody 2025")
+LEADING = Method("leading channels", first_channels, paper="Nobody 2026", note="a toy method", variant="paper")
+BYTES = Method("unchanged", keep_all, axis="bytes", trains=True, paper="Nobody 2025", variant="paper")
 
 METHODS = {  # label: (method, paper, accuracy lost before and after fine-tuning at half of the MACs)
-    "DECORE": ("decore", "Alwani et al. 2022", 30, 0.9),
-    "meta-pruning": ("rewarded_metapruning", "Liu et al. 2019", 60, 1.1),
-    "model-preserving ID": ("model_preserving_id", "Chee et al. 2022", 4, 0.5),
-    "redundancy graph": ("redundancy_graph", "Li et al. 2024", 55, 1.3),
+    "DECORE (extended)": ("decore_extended", "Alwani et al. 2022", 30, 0.9),
+    "DECORE (paper)": ("decore", "Alwani et al. 2022", 40, 1.0),
+    "meta-pruning (extended)": ("rewarded_metapruning_extended", "Liu et al. 2019", 60, 1.1),
+    "model-preserving ID (paper)": ("model_preserving_id", "Chee et al. 2022", 4, 0.5),
+    "redundancy graph (paper)": ("redundancy_graph", "Li et al. 2024", 55, 1.3),
     "L1 norm": ("l1_norm", None, 62, 1.5),
     "random": ("random", None, 70, 2.2),
     "torch-pruning": ("torch_pruning", None, 35, 0.8),
@@ -109,7 +110,13 @@ def write_results(out: Path, seeds=(0, 1, 2), targets=(0.7, 0.5, 0.3), epochs: i
                 _write(out / f"seed{seed}" / f"{method}-macs{target:g}", result, seed, epochs)
         for target in (0.1, 0.05, 0.03):
             result = _result(
-                "deep compression", "deep_compression", "Han et al. 2016", "bytes", {"bytes": target}, seed, epochs
+                "deep compression (paper)",
+                "deep_compression",
+                "Han et al. 2016",
+                "bytes",
+                {"bytes": target},
+                seed,
+                epochs,
             )
             result |= _sides(99 - 0.02 / target, 99 - 0.02 / target, 1.0, target, epochs) | {
                 "finetune_epochs": 0,
@@ -125,7 +132,7 @@ def _write_chain(out: Path, seed: int, epochs: int) -> None:
     names, aims = ["model_preserving_id", "deep_compression"], {"macs": 0.5, "bytes": 0.03}
     folder = out / f"seed{seed}" / "model_preserving_id+deep_compression-macs0.5-bytes0.03"
     for step, (label, axis, kept, size) in enumerate(
-        (("model-preserving ID", "macs", 0.495, 0.5), ("deep compression", "bytes", 0.495, 0.0299)), 1
+        (("model-preserving ID (paper)", "macs", 0.495, 0.5), ("deep compression (paper)", "bytes", 0.495, 0.0299)), 1
     ):
         result = _result(label, names[step - 1], "paper", axis, aims, seed, epochs) | {"chain": names, "step": step}
         _write(
@@ -147,15 +154,17 @@ def _result(label, method, paper, axis, targets, seed, epochs) -> dict:
         "seconds": 12.0,
         "label": label,
         "method": method,
+        "variant": "extended" if label.endswith("(extended)") else "paper" if paper else "reference",
         "chain": None,
         "step": None,
         "axis": axis,
         "targets": targets,
         "target": targets[axis],
         "missed": [],
-        "weights": "generated" if label == "meta-pruning" else "inherited",
-        "trains": label == "DECORE",
+        "weights": "generated" if label.startswith("meta-pruning") else "inherited",
+        "trains": label.startswith("DECORE"),
         "paper": paper,
+        "note": "differs from the paper: invented" if label.endswith("(extended)") else "",
         "finetune_epochs": epochs,
         "classes": CLASSES,
         "command": f"python -m compare --methods {method} --seeds {seed}",
@@ -201,7 +210,11 @@ def _write(folder: Path, metrics: dict, seed: int, epochs: int) -> None:
     config = {
         "package": "compare",
         "data_fingerprint": "0123456789abcdef",
-        "options": {"seed": seed, "finetune": {**vars(replace(RECIPE, epochs=epochs))}},
+        "options": {
+            **{key: metrics[key] for key in ("method", "variant") if key in metrics},
+            "seed": seed,
+            "finetune": {**vars(replace(RECIPE, epochs=epochs))},
+        },
         "environment": {
             "device": "cpu (a processor, 2 cores)",
             "threads": 2,

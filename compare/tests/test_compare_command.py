@@ -4,6 +4,7 @@ import csv
 import json
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
@@ -138,7 +139,7 @@ def test_finished_results_are_not_recomputed(tmp_path, monkeypatch):
     argv = ["--methods", "leading", "--target-macs", "0.5", "--target-bytes", "--finetune-epochs", "1"]
     run(tmp_path, *argv)
     before = (tmp_path / "seed0" / "leading-macs0.5" / "metrics.json").stat().st_mtime_ns
-    monkeypatch.setattr(command, "installed_methods", lambda: {"leading": Method("leading channels", never)})
+    monkeypatch.setattr(command, "installed_methods", lambda: {"leading": replace(LEADING, decide=never)})
     assert run(tmp_path, *argv) == 0
     assert (tmp_path / "seed0" / "leading-macs0.5" / "metrics.json").stat().st_mtime_ns == before
 
@@ -228,6 +229,81 @@ def test_chain_passes_file_to_next_step_and_meets_target(tmp_path, monkeypatch):
     assert "2. A + B" in page
 
 
+FOUR = {  # a paper's two variants and two reference methods
+    "leading": LEADING,
+    "leading_extended": replace(LEADING, label="leading channels (extended)", variant="extended", default=False),
+    "main": Method("main", first_channels, note="always run"),
+    "more": Method("more", first_channels, default=False),
+}
+
+
+@pytest.mark.parametrize(
+    ("argv", "names"),
+    [
+        ([], ["leading", "main"]),
+        (["--methods", "all"], list(FOUR)),
+        (["--methods", "more", "leading"], ["more", "leading"]),
+        (["--chain", "leading_extended,more"], ["leading_extended+more"]),
+        (["--methods", "main", "--chain", "more,leading"], ["main", "more+leading"]),
+    ],
+)
+def test_methods_run_by_default_all_and_by_name(monkeypatch, argv, names):
+    monkeypatch.setattr(command, "installed_methods", lambda: FOUR)
+    _, jobs = command._plan(parse(Compare, ["--target-macs", "0.5", "--target-bytes", "--seeds", "0", *argv]))
+    assert ["+".join(job.methods) for job in jobs] == names
+
+
+def test_variants_stand_in_order_with_notes_and_absent_methods_with_reasons(tmp_path, monkeypatch, capsys):
+    def unreachable(start, target, stage):
+        raise UserError("the nearest is 0.42")
+
+    monkeypatch.setattr(command, "installed_methods", lambda: {**FOUR, "shy": Method("shy", unreachable)})
+    names = ["main", "leading_extended", "leading", "shy"]
+    argv = ["--target-macs", "0.5", "--target-bytes", "--finetune-epochs", "0"]
+    assert run(tmp_path, "--methods", *names, *argv) == 0
+    out = capsys.readouterr().out
+    labels = [line.split("|")[1].strip() for line in out.splitlines() if "50 % MACs" in line]
+    assert labels == ["leading channels", "leading channels (extended)", "main"]
+    assert "leading channels: Nobody 2026; a toy method" in out and "main: reference method; always run" in out
+    page = (tmp_path / "report.html").read_text()
+    for text in (out, page, (tmp_path / "report.md").read_text()):
+        assert "more (not run by default)" in text and "shy (no target reached)" in text
+        assert "always run" in text
+    variants = {result["method"]: result["variant"] for result in read_results(tmp_path).results}
+    assert variants == {"main": "reference", "leading_extended": "extended", "leading": "paper"}
+    monkeypatch.setattr(command, "installed_methods", lambda: {**FOUR, "new": LEADING})
+    assert run(tmp_path, "--report-only") == 0
+    assert "new (not run)" in capsys.readouterr().out
+
+
+def test_result_of_unknown_variant_is_rejected_before_work_starts(tmp_path, monkeypatch, capsys):
+    """A result of a version that called the extended method by the paper's name is not taken for the paper's."""
+    argv = ["--methods", "leading", "--target-macs", "0.5", "--target-bytes", "--finetune-epochs", "0"]
+    assert run(tmp_path, *argv) == 0
+    file = tmp_path / "seed0" / "leading-macs0.5" / "config.json"
+    config = json.loads(file.read_text())
+    assert config["options"].pop("variant") == "paper"
+    file.write_text(json.dumps(config))
+    capsys.readouterr()
+    monkeypatch.setattr(command, "compare", never)
+    for more in ([], ["--report-only"]):
+        assert run(tmp_path, *argv, *more) == 2
+        assert testing.single_error_line(2, capsys.readouterr().err, "scripts/migrate_results.py")
+
+
+@pytest.mark.parametrize(("fraction", "missed"), [(0.5, False), (0.506, True), (0.498, False), (0.482, True)])
+def test_target_accepts_98_to_100_percent(tmp_path, monkeypatch, fraction, missed):
+    """tiny() has 40 x 50 channels: widths are fine enough for fractions that differ by 0.004."""
+
+    def near(start, target, stage):
+        return first_channels(start, Target(fraction), stage)
+
+    monkeypatch.setattr(command, "installed_methods", lambda: {"near": Method("near", near)})
+    assert run(tmp_path, "--target-macs", "0.5", "--target-bytes", "--finetune-epochs", "0") == 0
+    (result,) = read_results(tmp_path).results
+    assert (0.49 <= result["kept"]["macs"] <= 0.5) == (not missed) and bool(result["missed"]) == missed
+
+
 def test_chain_with_bytes_method_before_pruning_raises(tmp_path, capsys):
     assert run(tmp_path, "--chain", "bytes,leading", "--target-macs", "0.5", "--target-bytes", "0.5") == 2
     assert "comes last" in capsys.readouterr().err
@@ -312,7 +388,7 @@ def test_processes_take_unclaimed_jobs_and_report_once(tmp_path, monkeypatch, ca
     )
     assert sorted(r["seed"] for r in read_results(tmp_path).results) == [0, 1, 2]
     printed = capsys.readouterr().out
-    assert printed.count("report.html") == 1 and printed.split("leading channels")[-1].split("|")[2].strip() == "3"
+    assert printed.count("report.html") == 1 and printed.split("| leading channels")[-1].split("|")[2].strip() == "3"
 
 
 def test_results_that_fail_in_worker_process_are_named(tmp_path, monkeypatch, capsys):
@@ -392,6 +468,7 @@ def test_holdout_is_measured_and_not_trained_on(tmp_path, monkeypatch):
     [
         (["--methods", "nothing"], "leading"),
         (["--chain", "leading,nothing"], "nothing"),
+        (["--chain", "leading,all"], "method 'all' is not installed"),
         (["--chain", "leading"], "two methods or more"),
         (["--target-macs", "--target-bytes"], "nothing to do"),
         (["--target-macs", "1.5"], "--target-macs"),

@@ -27,9 +27,10 @@ JOBS = "--methods l1_norm --chain l1_norm,random --target-macs 0.5 --target-byte
 UNREACHABLE = "--methods l1_norm --target-macs 0.0001 --target-bytes --no-report"
 CHAIN = "seed0/l1_norm+random-macs0.5"
 MACS = {"seed0/l1_norm-macs0.5": 606_032, f"{CHAIN}/step1-l1_norm": 854_884, f"{CHAIN}/step2-random": 603_738}
-BYTES = "seed0/deep_compression-bytes0.3"
+BYTES = "seed0/deep_compression_extended-bytes0.3"  # before the migration: deep_compression-bytes0.3
 DENSE_MACS = 1_214_318
 RENAMED = {"cut_top1": "pruned_top1", "cut_agreement": "pruned_agreement"}  # columns of results.csv
+VARIANTS = {"deep_compression": "extended"}  # other methods are reference methods
 
 
 @pytest.fixture(autouse=True)
@@ -55,7 +56,7 @@ def test_every_result_is_read(out):
     assert "the nearest keep 0.0825" in unreachable["reason"]
     assert [(group.name, group.first["target"]) for group in single_method_groups(result_set)] == [
         ("L1 norm", 0.5),
-        ("deep compression", 0.3),
+        ("deep compression (extended)", 0.3),
     ]
     assert [group.name for group in chain_groups(result_set)] == ["L1 norm", "L1 norm + random"]
     assert [group.mean("top1") for group in single_method_groups(result_set)] == [79.6, 96.2] and (
@@ -71,6 +72,17 @@ def test_network_has_recorded_macs_widths_and_accuracy(out, folder):
     assert breakdown.layer_widths(*models) == metrics["widths"] and metrics["file"] == "model.safetensors"
 
 
+def migrated_row(row: dict[str, str]) -> dict[str, str]:
+    """A row of an old results.csv by today's names."""
+    variant = VARIANTS.get(row["method"], "reference")
+    row |= {"command": row["command"].replace(" --baseline ", " --checkpoint "), "variant": variant}
+    if variant == "extended":
+        row["label"] += " (extended)"
+        for key in ("method", "command", "folder"):
+            row[key] = row[key].replace("deep_compression", "deep_compression_extended")
+    return row
+
+
 def rows_of(markdown: str) -> list[tuple[str, list[str]]]:
     """Return (network, all numbers) of each row of the table in a Markdown text, without its two header lines."""
     lines = [line.split("|") for line in markdown.splitlines() if line.startswith("|")][2:]
@@ -80,14 +92,11 @@ def rows_of(markdown: str) -> list[tuple[str, list[str]]]:
 def test_report_is_regenerated_with_same_values(out):
     with open(out / "results.csv", newline="") as file:
         old = list(csv.DictReader(file))
-    before = [
-        {RENAMED.get(k, k): v for k, v in row.items()}
-        | {"command": row["command"].replace(" --baseline ", " --checkpoint ")}
-        for row in old
-    ]
+    before = [migrated_row({RENAMED.get(k, k): v for k, v in row.items()}) for row in old]
     (_, dense), *rows = rows_of(text_report.comparison_table(read_results(out)))
     (_, old_dense), *old_rows = rows_of((out / "report.md").read_text())  # written by the old code
-    assert rows == old_rows and len(rows) == 4
+    assert rows == [(label.replace("compression", "compression (extended)"), cells) for label, cells in old_rows]
+    assert len(rows) == 4
     assert [value for value in dense if value != "100"] == old_dense and dense.count("100") == 2  # latency vs itself
     report.write_report(out, read_results(out))
     with open(out / "results.csv", newline="") as file:

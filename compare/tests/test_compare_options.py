@@ -13,7 +13,6 @@ from common.atomic import write_json
 from common.models import ARCHITECTURES, create_model
 from common.testing import check_options_honored, command_names, write_image_folder
 from compare import settings, sweep
-from compare.paper import page_plots
 
 MODEL = "test_compare_options:tiny"
 JOB = "{data} --methods l1_norm --target-macs 0.5 --seeds 0 --finetune-epochs 0 --jobs 1 --no-latency"
@@ -24,7 +23,6 @@ COMMANDS = {
         f"--arch lenet5 --weights {{root}}/lenet5.pth {JOB} --out {{out}}/read --no-report",
         f"--model {MODEL} {JOB} --baseline-epochs 0 --out {{out}}/own --no-report",
     ),
-    "PagePlots": (page_plots.main, "--out {root}/results --png {out}/plots.png"),
     "Sweep": (sweep.main, "--values 1 --out {out}/sweep -- python x.py {{value}} {{out}}"),
 }
 
@@ -54,7 +52,6 @@ def places(tmp_path_factory):
 @pytest.mark.parametrize("name", COMMANDS)
 def test_command_honors_its_options(name, places, monkeypatch):
     monkeypatch.setitem(ARCHITECTURES, MODEL, None)  # removed after the test
-    monkeypatch.setattr(page_plots, "save_screenshot", lambda html, png: None)
     for module in ("nni", "nni.experiment"):  # the trial has already written its metric
         monkeypatch.setitem(sys.modules, module, mock.MagicMock())
     main, *runs = COMMANDS[name]

@@ -1,6 +1,12 @@
 """Generated tables are up to date, in this README and in the root README."""
 
+import re
+
+import pytest
+
 from common.testing import check_generated_docs
+from common.testing.processes import record_python_calls
+from compare.paper import tables
 from compare.paper.tables import TABLES, learning_rate_top1
 from compare.settings import finetune_defaults
 
@@ -12,3 +18,30 @@ def test_generated_tables_are_current():
 def test_digits_learning_rate_default_is_best_on_held_out_images():
     means = {rate: tops["mean"] for rate, tops in learning_rate_top1().items()}
     assert len(means) >= 3 and max(means, key=means.__getitem__) == finetune_defaults("digits").learning_rate
+
+
+def test_each_comparison_states_its_time_once():
+    """The table of commands has no durations; each comparison's time is the sum of its results' seconds, below its table."""
+    text = (tables.HOME / "README.md").read_text(encoding="utf-8")
+    commands = text[text.index("| command | result |") : text.index("## Results")]
+    assert not re.search(r"\d+ (s|min|minutes|seconds)\b", commands)
+    for name in tables.COMPARISONS:
+        rows = tables.read_result_file(name).results
+        minutes = sum(row["cpu_seconds"] for row in rows) / 60
+        assert text.count(f"All results: {minutes:.1f} minutes of CPU time") == 1
+
+
+@pytest.mark.parametrize(
+    ("argv", "names"),
+    [
+        ("", "decore deep_compression model_preserving_id rewarded_metapruning l1_norm_inner l1_norm_resolved"),
+        ("--methods l1_norm --seeds 0 --target-bytes", "l1_norm --seeds 0 --target-bytes"),
+    ],
+)
+def test_refresh_runs_missing_methods_and_adds_them(tmp_path, monkeypatch, argv, names):
+    monkeypatch.setenv("REFRESH_OUT", str(tmp_path))
+    done, calls = record_python_calls(f"bash {tables.HOME / 'refresh.sh'} {argv}", tmp_path)
+    assert done.returncode == 0, done.stderr
+    run, add = (call.partition(": ")[2] for call in calls)
+    assert f"--out {tmp_path}/digits --methods {names}" in run and run.startswith("-m compare --dataset digits")
+    assert add == f"-m compare.paper.tables --add {tmp_path}/digits"

@@ -7,7 +7,7 @@ from compare_helpers import bundle, tiny
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from common.channels import channel_groups
+from common.channels import channel_groups, masked
 from common.checkpoint import load_model
 from common.cost import WidthCost, count_cost
 from common.data import DataBundle, MemoryImages
@@ -19,7 +19,20 @@ from common.target import Target, uniform_widths
 from common.testing import run_method
 from common.trained_model import TrainedModel
 from compare import torch_pruning
-from compare.reference_methods import L1_NORM, RANDOM, l1_scores
+from compare.reference_methods import (
+    L1_NORM,
+    L1_NORM_INNER,
+    L1_NORM_RESOLVED,
+    RANDOM,
+    RANDOM_INNER,
+    RANDOM_RESOLVED,
+    inner_groups,
+    l1_scores,
+    random_scores,
+    resolve_weights,
+)
+
+METHODS = [L1_NORM, L1_NORM_INNER, L1_NORM_RESOLVED, RANDOM, RANDOM_INNER, RANDOM_RESOLVED]
 
 X = torch.zeros(1, 3, 32, 32)
 
@@ -61,12 +74,12 @@ def test_unreachable_target_error_names_nearest():
         uniform_widths(groups, WidthCost(model, (3, 8, 8), groups), Target(0.7))
 
 
-@pytest.mark.parametrize("method", [L1_NORM, RANDOM, torch_pruning.TORCH_PRUNING])
+@pytest.mark.parametrize("method", [*METHODS, torch_pruning.TORCH_PRUNING], ids=lambda method: method.label)
 def test_reference_method_meets_target_and_is_skipped_when_finished(tmp_path, resnet20, method: Method):
     metrics = run_method(method, trained(resnet20), 0.5, tmp_path)
     file = tmp_path / metrics["file"]
     fraction = count_cost(load_model(file), (3, 32, 32)).macs / count_cost(resnet20, (3, 32, 32)).macs
-    assert 0.49 <= fraction <= 0.5 and method.axis == "macs" and method.paper is None
+    assert 0.49 <= fraction <= 0.5 and method.axis == "macs" and method.paper is None and method.variant == "reference"
     written = file.stat().st_mtime_ns
     assert run_method(method, trained(resnet20), 0.5, tmp_path) == metrics and file.stat().st_mtime_ns == written
 
@@ -92,6 +105,114 @@ def test_random_depends_only_on_seed(tmp_path, resnet20):
         for seed in (0, 0, 1)
     )
     assert first == again != other
+
+
+def test_only_main_reference_methods_run_by_default_and_notes_state_rules():
+    assert [method.label for method in METHODS if method.default] == ["L1 norm", "random"]
+    assert all("including residual streams" in method.note for method in (L1_NORM, RANDOM, torch_pruning.TORCH_PRUNING))
+    for method in METHODS:
+        assert ("residual streams are not pruned" in method.note) != method.default
+        assert ("re-solved by least squares" in method.note) == ("re-solved" in method.label)
+    assert "uses labels" in torch_pruning.TORCH_PRUNING.note
+
+
+@pytest.mark.parametrize(("one", "two"), [(L1_NORM_INNER, L1_NORM_RESOLVED), (RANDOM_INNER, RANDOM_RESOLVED)])
+def test_reconstruction_changes_weights_and_no_channels(tmp_path, resnet20, one, two):
+    """Residual streams, which have several producers, are not pruned."""
+    start = trained(resnet20)
+    inner, resolved = (m.decide(start, Target(0.5), open_stage(tmp_path, "test", {})) for m in (one, two))
+    assert inner.kept == resolved.kept and inner.model is None
+    assert set(inner.kept) == {group.name for group in start.groups if len(group.producers) == 1}
+    before, after = resnet20.state_dict(), resolved.model.state_dict()
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert changed and all(name.endswith("conv2.weight") for name in changed), "only the layers that read pruned groups"
+
+
+def test_network_without_inner_groups_is_pruned_in_its_streams(resnet20):
+    streams = [group for group in trained(resnet20).groups if len(group.producers) > 1]
+    assert streams and inner_groups(streams) == streams
+
+
+def test_resolved_weights_reproduce_outputs_where_channels_are_redundant():
+    """Every channel of the first layer occurs twice: half of them suffice, but only with other weights."""
+    torch.manual_seed(0)
+    model = tiny().eval()
+    with torch.no_grad():
+        model[0].weight[20:] = model[0].weight[:20]
+    start = trained(model, bundle(train=64))
+    (first, second) = start.groups
+    kept = {first.name: list(range(20)), second.name: list(range(second.size))}
+    x = start.data.train.subset(torch.arange(8)).batches(8)
+    images = next(iter(x)).images
+    wanted = model(images)
+    masks = {first.name: (torch.arange(40) < 20).float()}
+    with torch.no_grad(), masked(model, start.groups, masks):
+        pruned = model(images)
+    resolved = resolve_weights(start, kept, seed=0)
+    with torch.no_grad(), masked(resolved, start.groups, masks):
+        found = resolved(images)
+    scale = wanted.std()
+    assert (pruned - wanted).abs().max() > 0.1 * scale and (found - wanted).abs().max() < 0.01 * scale
+
+
+def test_same_images_and_labels_unused_by_reconstruction(resnet20):
+    """Other labels give the same weights, another seed other images."""
+    data = noise_data(300)
+    relabeled = MemoryImages(data.train.images, 9 - data.train.labels)
+    other = DataBundle("noise", relabeled, relabeled, data.classes, (3, 32, 32), "0" * 16)
+    kept = {"layer1.0.conv1": list(range(8))}
+    one, two, three = (
+        resolve_weights(trained(resnet20, used), kept, seed).get_submodule("layer1.0.conv2").weight
+        for used, seed in ((data, 0), (other, 0), (data, 1))
+    )
+    assert torch.equal(one, two) and not torch.equal(one, three)
+
+
+def test_random_scores_do_not_depend_on_weights(resnet20):
+    group = trained(resnet20).groups[0]
+    generators = (torch.Generator().manual_seed(0) for _ in range(2))
+    assert torch.equal(
+        *(random_scores(model, group, next(generators)) for model in (resnet20, create_model("resnet20")))
+    )
+
+
+def two_groups() -> torch.nn.Module:
+    """A wide layer whose channels have 0.3 % of the MACs each, and a layer of two channels that have 20 % each."""
+    return torch.nn.Sequential(
+        torch.nn.Conv2d(3, 100, 1),
+        torch.nn.ReLU(),
+        torch.nn.AdaptiveAvgPool2d(16),
+        torch.nn.Conv2d(100, 4, 3),
+        torch.nn.ReLU(),
+        torch.nn.AdaptiveAvgPool2d(1),
+        torch.nn.Flatten(),
+        torch.nn.Linear(4, 10),
+    )
+
+
+def test_torch_pruning_never_returns_network_below_target(tmp_path, monkeypatch):
+    """The first step removes a quarter of the MACs, more than twice any step before it: the network is not copied before it."""
+    torch.manual_seed(0)
+    model = two_groups()
+    with torch.no_grad():
+        model[3].weight[0] *= 1e-6  # the least important channel
+        model[3].bias[0] = 0.0
+    dense = count_cost(model, (3, 32, 32)).macs
+    for target in (0.9, 0.8):
+        stage = open_stage(tmp_path / str(target), "test", {})
+        small = torch_pruning.decide(trained(model), Target(target), stage).model
+        assert 0.98 * target <= count_cost(small, (3, 32, 32)).macs / dense <= target
+
+
+def test_torch_pruning_rejects_target_that_no_network_meets(tmp_path):
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(
+        torch.nn.Conv2d(3, 4, 3), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), torch.nn.Linear(4, 10)
+    )
+    with pytest.raises(
+        UserError, match=r"--target-macs 0.9: no network of torch-pruning keeps 0.882 to 0.9 of the MACs"
+    ):
+        torch_pruning.decide(trained(model), Target(0.9), open_stage(tmp_path, "test", {}))
 
 
 def test_torch_pruning_keeps_group_that_overshoots_target(tmp_path):

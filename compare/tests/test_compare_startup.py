@@ -10,6 +10,6 @@ HERE = Path(__file__).resolve().parents[1]
 def test_commands_start_without_torch():
     commands = [
         ["-m", "compare"],
-        *(["-m", f"compare.{name}"] for name in ("sweep", "paper.page_plots", "paper.tables")),
+        *(["-m", f"compare.{name}"] for name in ("sweep", "paper.tables")),
     ]
     assert find_heavy_starts(commands, HERE) == []

@@ -6,14 +6,14 @@ from torch import nn
 
 from common.channels import channel_groups
 from common.models import create_model
-from model_preserving_id import compensate as compensation
+from common.reconstruction import paired_calls
+from common.reconstruction.hooked_network import HookedNetwork
+from common.reconstruction.layers_in_order import TracedNetwork
+from common.reconstruction.refit import RIDGE
 from model_preserving_id import prune_network
 from model_preserving_id.activations import gather_statistics
 from model_preserving_id.compensate import MEMORY, compensate
 from model_preserving_id.folded import FoldedNetwork
-from model_preserving_id.hooked_network import HookedNetwork
-from model_preserving_id.layers_in_order import TracedNetwork
-from model_preserving_id.refit import RIDGE
 
 SHAPE = (3, 16, 16)
 
@@ -112,8 +112,8 @@ def test_network_with_different_graph_is_not_traced():
 def test_paused_repeated_and_untraced_passes_are_bit_identical(how, residual, monkeypatch):
     x = torch.randn(24, *SHAPE)
     states, kinds = [], []
-    opened = compensation._open_layers
-    monkeypatch.setattr(compensation, "_open_layers", lambda *args: kinds.append(opened(*args)) or kinds[-1])
+    opened = paired_calls.open_layers
+    monkeypatch.setattr(paired_calls, "open_layers", lambda *args: kinds.append(opened(*args)) or kinds[-1])
     for model, memory in ((resnet(), MEMORY), (resnet(), 0), (branching(resnet()), MEMORY)):
         folded = pruned(model, x, residual=residual)
         compensate(folded, x.split(8), how, memory=memory)

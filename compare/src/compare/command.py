@@ -33,11 +33,12 @@ from compare.comparison_jobs import (
     ComparisonJob,
     baseline_recipe,
     comparison_jobs,
+    find_method,
     select_methods,
 )
 from compare.dense import import_dense, train_dense
 from compare.job_runner import run_job
-from compare.result_set import UNREACHABLE, UNREACHABLE_NAMES, read_results
+from compare.result_set import UNREACHABLE, UNREACHABLE_NAMES, absent_methods, check_variants, read_results
 from compare.settings import Compare, finetune_defaults, main
 
 FAILED, CLAIMS = "failed.txt", ".claims"
@@ -47,6 +48,7 @@ def run(settings: Compare, argv: Sequence[str] | None) -> None:
     """Run the command. argv: arguments for its worker processes."""
     out = writable_folder(settings.execution.out)
     failed: list[str] = []
+    check_variants(out)
     if not settings.execution.report_only:
         jobs = settings.execution.jobs or default_jobs(settings)
         failed = compare(settings) if jobs == 1 else _run_in_processes(settings, argv, jobs)
@@ -94,11 +96,9 @@ def comparison_data(settings: Compare) -> DataBundle:
 
 def _plan(settings: Compare) -> tuple[dict[str, Method], list[ComparisonJob]]:
     """Return the selected methods and the jobs."""
-    selected = select_methods(installed_methods(), _method_names(settings))
-    chains = [chain.split(",") for chain in settings.results.chain]
-    for chain in chains:
-        select_methods(selected, chain)
-    single = settings.results.methods or ([] if chains else list(selected))
+    installed, chains = installed_methods(), [chain.split(",") for chain in settings.results.chain]
+    single = {} if chains and not settings.results.methods else select_methods(installed, settings.results.methods)
+    selected = single | {name: find_method(installed, name) for chain in chains for name in chain}
     targets = settings.results.target_macs, settings.results.target_bytes
     todo = comparison_jobs(selected, settings.results.seeds, *targets, chains)
     todo = [job for job in todo if job.is_chain or job.methods[0] in single]
@@ -138,14 +138,6 @@ def _run_in_processes(settings: Compare, argv: Sequence[str] | None, count: int)
     if states != {"finished"} and not failed:
         raise UserError("a worker process stopped with the error above")
     return failed
-
-
-def _method_names(settings: Compare) -> list[str] | None:
-    """Return the names in --methods and --chain; None if --methods is not given."""
-    if settings.results.methods is None:
-        return None
-    in_chains = (name for chain in settings.results.chain for name in chain.split(","))
-    return list(dict.fromkeys([*settings.results.methods, *in_chains]))
 
 
 def finetune_recipe(settings: Compare) -> TrainOptions:
@@ -329,6 +321,8 @@ def command_arguments(settings: Compare) -> tuple[str, ...]:
 def print_report(out: Path) -> None:
     """Print the table, write the report's files, and list them."""
     result_set = read_results(out)
+    known = {name: method.default for name, method in installed_methods().items()}
+    result_set = replace(result_set, absent=absent_methods(result_set, known))
     if not result_set.results and result_set.unreachable:
         first = result_set.unreachable[0]
         raise UserError(f"{out}: no finished result; {first['folder']}: {first['reason']}")

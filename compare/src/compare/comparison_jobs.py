@@ -11,6 +11,7 @@ from common.training import TrainOptions
 # Training options of the dense network, for each data set; fine-tuning starts from them.
 DIGITS = TrainOptions(epochs=6, batch_size=64, learning_rate=0.1, weight_decay=5e-4, nesterov=True, warmup_epochs=1)
 OTHERS = replace(DIGITS, batch_size=128, epochs=30)
+ALL = "all"  # in place of methods' names: all installed methods
 
 
 def baseline_recipe(dataset: str) -> TrainOptions:
@@ -115,12 +116,14 @@ def _first(chain: Sequence[str], methods: Mapping[str, Method], axis: str) -> in
 
 
 def select_methods(installed: Mapping[str, Method], names: Sequence[str] | None) -> dict[str, Method]:
-    """Select methods by name, in the given order; without names, select all.
+    """Select methods by name, in the given order; without names, those with ``default``; with the name ``all``, all."""
+    if names is None:
+        return {name: method for name, method in installed.items() if method.default}
+    return dict(installed) if ALL in names else {name: find_method(installed, name) for name in names}
 
-    Raises:
-        UserError: If a method is not installed; the message lists the installed ones.
-    """
-    for name in names or ():
-        if name not in installed:
-            raise UserError(f"method {name!r} is not installed; available: {', '.join(installed) or 'none'}")
-    return {name: installed[name] for name in names} if names else dict(installed)
+
+def find_method(installed: Mapping[str, Method], name: str) -> Method:
+    """Return an installed method. Raises UserError, with the names of all, if there is none of that name."""
+    if name not in installed:
+        raise UserError(f"method {name!r} is not installed; available: {', '.join(installed) or 'none'}")
+    return installed[name]

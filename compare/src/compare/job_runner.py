@@ -14,7 +14,7 @@ from common.errors import UserError
 from common.methods import Method
 from common.pipeline import FineTuning, Outcome, compress
 from common.runs import open_stage
-from common.target import TOLERANCE, Target
+from common.target import Target
 from common.trained_model import TrainedModel, read_trained_model
 from compare.breakdown import layer_widths, per_class
 from compare.comparison_jobs import Comparison, ComparisonJob
@@ -126,6 +126,7 @@ def _options(step: ChainStep, job: ComparisonJob, comparison: Comparison, dense:
     more = {"distill": comparison.distill, "recalibrate": comparison.recalibrate}
     return {
         "method": step.name,
+        "variant": step.method.variant,
         "chain": list(job.methods) if job.is_chain else None,
         "targets": dict(job.targets),
         "seed": job.seed,
@@ -140,20 +141,21 @@ def _description(step: ChainStep, job: ComparisonJob, outcome: Outcome) -> dict[
     """Describe a result: method, target, whether the target was met, accuracy per class, width per layer."""
     measured, baseline = outcome.metrics["compressed"], outcome.metrics["baseline"]
     dense = step.start.reference or step.start
-    kept = {axis: round(measured[axis] / baseline[axis], 6) for axis in ("macs", "params", "bytes")}
-    axis = step.method.axis
-    last = step.number == len(job.methods)
+    kept = {axis: measured[axis] / baseline[axis] for axis in ("macs", "params", "bytes")}
+    aims: dict[str, Target] = {step.method.axis: Target(round(step.target, 9))}
+    if step.number == len(job.methods):  # the last step of a chain: its other targets
+        aims = {axis: Target(target) for axis, target in job.targets.items()} | aims
     return {
         "label": step.method.label,
         "method": step.name,
+        "variant": step.method.variant,
         "chain": list(job.methods) if job.is_chain else None,
         "step": step.number,
-        "axis": axis,
+        "axis": step.method.axis,
         "targets": dict(job.targets),
         "target": round(step.target, 6),
-        "kept": kept,
-        "missed": [axis] * (not (1 - TOLERANCE) * step.target <= kept[axis] <= (1 + TOLERANCE) * step.target)
-        + [a for a, aim in job.targets.items() if last and a != axis and abs(kept[a] / aim - 1) > TOLERANCE],
+        "kept": {axis: round(value, 6) for axis, value in kept.items()},
+        "missed": [axis for axis, target in aims.items() if not target.is_met_by(round(kept[axis], 9))],
         "weights": step.method.weights,
         "trains": step.method.trains,
         "paper": step.method.paper,

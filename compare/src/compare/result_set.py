@@ -1,17 +1,20 @@
 """Read the results of a comparison from disk and aggregate them over the seeds: mean and sample standard deviation."""
 
 import statistics
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from common.errors import UserError
 from common.runs import CONFIG, METRICS, read_json
 from compare.settings import PACKAGE
 
 ResultRecord = dict[str, Any]  # metrics.json, with ``folder``, ``config`` and ``label_so_far``
 ReadMetric = Callable[[ResultRecord], float | None]
 UNREACHABLE = "unreachable.json"  # the target and the reason, in the folder of a result whose target cannot be reached
+NOT_RUN, NOT_DEFAULT, UNREACHED = "not run", "not run by default", "no target reached"
+EXTENDED = "_extended"  # suffix of the name of a paper's extended variant
 UNREACHABLE_NAMES = (UNREACHABLE, "refused.json")  # the second: in folders of older versions
 
 # {column of results.csv: function that reads it from a result}. Latencies are milliseconds per batch.
@@ -50,12 +53,14 @@ class ResultSet:
         results: Finished results, each with its ``folder`` and ``config``.
         baselines: Metrics of the dense networks.
         unreachable: Targets that could not be reached, each with its ``folder`` and ``reason``.
+        absent: {method without any result: reason}.
     """
 
     out: Path
     results: list[ResultRecord]
     baselines: list[ResultRecord]
     unreachable: list[ResultRecord]
+    absent: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -76,6 +81,11 @@ class ResultGroup:
     def name(self) -> str:
         """Label; for a step of a chain, the labels of all methods up to this step: "ID + DECORE"."""
         return self.first["label_so_far"]
+
+    @property
+    def is_reference(self) -> bool:
+        """Whether the method is a reference method, not a variant of a paper."""
+        return self.first["variant"] == "reference"
 
     @property
     def missed(self) -> bool:
@@ -104,7 +114,8 @@ class ResultGroup:
 
 
 def read_results(out: Path) -> ResultSet:
-    """Read all results below the folder of a comparison."""
+    """Read all results below the folder of a comparison. Raises UserError for results of an earlier version."""
+    check_variants(out)
     files = sorted([*out.glob(f"seed*/*/{METRICS}"), *out.glob(f"seed*/*/step*/{METRICS}")])
     results: list[ResultRecord] = []
     baselines: list[ResultRecord] = []
@@ -117,6 +128,28 @@ def read_results(out: Path) -> ResultSet:
     add_chain_labels(results)
     unreachable = [{**read_json(file), "folder": str(file.parent.relative_to(out))} for file in _unreachable(out)]
     return ResultSet(out, results, baselines, unreachable)
+
+
+def check_variants(out: Path) -> None:
+    """Raise UserError if a result was written before a paper's method and its extension had separate names."""
+    for config in (*out.glob(f"seed*/*/{CONFIG}"), *out.glob(f"seed*/*/step*/{CONFIG}")):
+        content = read_json(config)
+        if content.get("package") == PACKAGE and content["options"].keys() & {"method", "variant"} == {"method"}:
+            raise UserError(
+                f"{config.parent}: a result of an earlier version, which does not say which variant of the method it is; "
+                f"run: python scripts/migrate_results.py {out}"
+            )
+
+
+def absent_methods(result_set: ResultSet, known: Mapping[str, bool]) -> dict[str, str]:
+    """Return {method without any result: reason}. known: {name of a method: whether it is run by default}."""
+    tried = {name for one in result_set.unreachable for name in Path(one["folder"]).name.partition("-")[0].split("+")}
+    found = {}
+    for name, default in known.items():
+        if any(name == result["method"] for result in result_set.results):
+            continue
+        found[name] = UNREACHED if name in tried else NOT_RUN if default else NOT_DEFAULT
+    return found
 
 
 def add_chain_labels(results: Sequence[ResultRecord]) -> None:
@@ -132,7 +165,7 @@ def _unreachable(out: Path) -> list[Path]:
 
 
 def single_method_groups(result_set: ResultSet) -> list[ResultGroup]:
-    """Group the results of single methods, sorted by axis, target (largest first), papers before reference methods, name."""
+    """Group the results of single methods, sorted by axis, target (largest first) and method (see :func:`method_key`)."""
     return _grouped([result for result in result_set.results if not result["chain"]])
 
 
@@ -151,12 +184,18 @@ def _grouped(results: Iterable[ResultRecord]) -> list[ResultGroup]:
 def _key(result: ResultRecord) -> tuple:
     chain = tuple(result["chain"] or ())
     aims = tuple((axis != "macs", -target) for axis, target in sorted(result["targets"].items(), reverse=True))
-    return (chain, aims, result["step"] or 0, result["paper"] is None, result["label"], result["method"])
+    return (chain, aims, result["step"] or 0, *method_key(result))
+
+
+def method_key(result: ResultRecord) -> tuple:
+    """Sort key of a method: papers before reference methods; a paper's method, and directly below it its extended variant."""
+    name, variant = result["method"], result["variant"]
+    return (variant == "reference", name.removesuffix(EXTENDED), variant != "paper", result["label"], name)
 
 
 def method_order(groups: Sequence[ResultGroup]) -> list[str]:
-    """Return the distinct labels, papers before reference methods."""
-    return list(dict.fromkeys(g.label for g in sorted(groups, key=lambda g: (g.first["paper"] is None, g.label))))
+    """Return the distinct labels in the order of :func:`method_key`."""
+    return list(dict.fromkeys(g.label for g in sorted(groups, key=lambda g: method_key(g.first))))
 
 
 def csv_rows(result_set: ResultSet) -> list[dict[str, Any]]:
@@ -164,6 +203,7 @@ def csv_rows(result_set: ResultSet) -> list[dict[str, Any]]:
     return [
         {
             "method": result["method"],
+            "variant": result["variant"],
             "label": result["label_so_far"],
             "chain": "+".join(result["chain"] or []),
             "step": result["step"],

@@ -46,7 +46,10 @@ class ComparedNetworkOptions:
 class ResultOptions:
     """Results."""
 
-    methods: list[str] | None = option(None, "methods to run (default: all installed)")
+    methods: list[str] | None = option(
+        None,
+        "methods to run; all: all installed ones (default: one variant of each paper, and the main reference methods)",
+    )
     target_macs: list[float] = option([0.7, 0.5, 0.3], "fractions of the dense MACs to keep", type=fraction, nargs="*")
     target_bytes: list[float] = option(
         [0.1, 0.05, 0.03], "fractions of the dense file size to keep", type=fraction, nargs="*"

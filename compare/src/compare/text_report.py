@@ -4,10 +4,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from common.markdown import markdown_table, pad_table
-from compare.findings import count_threads, pluralize
-from compare.result_set import ResultGroup, ResultRecord, ResultSet, chain_groups, single_method_groups
+from compare.findings import TEST, count_threads, pluralize
+from compare.result_set import ResultGroup, ResultRecord, ResultSet, chain_groups, method_key, single_method_groups
+from compare.significance import is_above_dense, is_slower
 
 MARK = " (!)"
+LATENCIES = ("latency1_kept", "latency64_kept")
+ABSENT = "names for --methods"
 COLUMNS = (
     "network",
     "target",
@@ -24,8 +27,9 @@ COLUMNS = (
 
 
 def terminal_table(result_set: ResultSet) -> str:
-    """Format all results as one table, padded for a terminal."""
-    return pad_table(comparison_table(result_set)) + _notes(result_set)
+    """Format all results as one table, padded for a terminal, with a note on each method below it."""
+    notes = "\n".join(method_notes(result_set))
+    return f"{pad_table(comparison_table(result_set))}{table_notes(result_set)}\n{notes}"
 
 
 def comparison_table(result_set: ResultSet) -> str:
@@ -33,10 +37,13 @@ def comparison_table(result_set: ResultSet) -> str:
 
     Top-1 of a network that is not fine-tuned is in the column before fine-tuning. Latency is a percentage of the dense
     network's, timed alternately with it: milliseconds that are measured at different times depend more on the machine's
-    load than on the network.
+    load than on the network. Those of the dense network are only in its row.
     """
-    groups = [*single_method_groups(result_set), *chain_groups(result_set)]
-    return markdown_table(COLUMNS, [_dense_row(result_set), *(_row(group) for group in groups)])
+    return markdown_table(COLUMNS, [_dense_row(result_set), *(_row(group) for group in _groups(result_set))])
+
+
+def _groups(result_set: ResultSet) -> list[ResultGroup]:
+    return [*single_method_groups(result_set), *chain_groups(result_set)]
 
 
 def _dense_row(result_set: ResultSet) -> list[str]:
@@ -53,10 +60,13 @@ def _row(group: ResultGroup) -> list[str]:
     cells += [format_mean_std(group, "pruned_top1", 2), top1] if group.finetuned else [top1, ""]
     cells += [format_mean_std(group, "agreement", 2)]
     cells += [format_mean_std(group, name, 0) for name in ("macs", "nonzero_params", "bytes")]
-    return cells + [
-        f"{_mean_std([100 * v for v in group.values(name)], 0)} %" if group.has(name) else ""
-        for name in ("latency1_kept", "latency64_kept")
-    ]
+    return cells + [format_latency(group, name) if group.has(name) else "" for name in LATENCIES]
+
+
+def format_latency(group: ResultGroup, metric: str) -> str:
+    """Format a latency as a percentage of the dense network's: "75 %", "109 ± 3 % (slower)", "111 ± 7 % (n.s.)"."""
+    mark = " (slower)" if is_slower(group, metric) else " (n.s.)" if is_above_dense(group, metric) else ""
+    return f"{_mean_std([100 * v for v in group.values(metric)], 0)} %{mark}"
 
 
 def format_target(group: ResultGroup) -> str:
@@ -84,27 +94,40 @@ def _mean_std(values: Sequence[float], digits: int) -> str:
     return f"{mean:,.{digits}f}" + (f" ± {std:,.{digits}f}" if std or digits else "")
 
 
-def _notes(result_set: ResultSet) -> str:
+def table_notes(result_set: ResultSet) -> str:
+    """Return the lines below a table: missed and unreachable targets, and methods without a row, each with the reason."""
     lines = []
     if any(result["missed"] for result in result_set.results):
-        lines.append("(!) misses the target by more than 2 %")
+        lines.append("(!) misses the target F: not in [0.98 F, F]")
+    if any("(n.s.)" in format_latency(g, name) for g in _groups(result_set) for name in LATENCIES if g.has(name)):
+        lines.append("(n.s.) latency above 100 %, but not significantly (paired t-test over the seeds)")
+    lines += [f"not in the table ({ABSENT}): {line}" for line in absent_lines(result_set)]
     lines += [f"target not reached: {one['folder']}: {one['reason']}" for one in result_set.unreachable]
     return "".join(f"{line}\n" for line in lines)
 
 
+def absent_lines(result_set: ResultSet) -> list[str]:
+    """Return one line per reason, with the methods that have no results for it."""
+    reasons = dict.fromkeys(result_set.absent.values())
+    return [
+        f"{', '.join(name for name, why in result_set.absent.items() if why == reason)} ({reason})"
+        for reason in reasons
+    ]
+
+
 def seeds_note(result_set: ResultSet) -> str:
     """Return a sentence on means and standard deviations."""
-    counts = {len(g.results) for g in [*single_method_groups(result_set), *chain_groups(result_set)]}
+    counts = {len(g.results) for g in _groups(result_set)}
     if counts == {1}:
-        return "One seed: the standard deviation is unknown, and small differences may be due to chance."
+        return "One seed: the standard deviation is unknown, and differences may be due to chance."
     note = "Mean ± sample standard deviation over the seeds"
-    return f"{note}; results of a single seed have no standard deviation." if 1 in counts else f"{note}."
+    note += "; results of a single seed have no standard deviation" if 1 in counts else ""
+    return f"{note}. {TEST}"
 
 
 def method_notes(result_set: ResultSet) -> list[str]:
-    """Describe each method in a line: paper, origin of its weights, training before pruning."""
-    found = {result["label"]: result for result in result_set.results}
-    return [_method_note(result) for result in sorted(found.values(), key=lambda r: (r["paper"] is None, r["label"]))]
+    """Describe each method in a line: paper, origin of its weights, training before pruning, its own note."""
+    return list(dict.fromkeys(_method_note(result) for result in sorted(result_set.results, key=method_key)))
 
 
 def _method_note(result: ResultRecord) -> str:
@@ -112,6 +135,7 @@ def _method_note(result: ResultRecord) -> str:
     parts += ["weights generated by another network, not inherited"] * (result["weights"] == "generated")
     parts += ["trains with labels before pruning"] * result["trains"]
     parts += ["targets bytes; not fine-tuned afterwards, which would undo its codes"] * (result["axis"] == "bytes")
+    parts += [result["note"]] * bool(result.get("note"))
     return f"{result['label']}: {'; '.join(parts)}"
 
 
@@ -130,7 +154,7 @@ def markdown_report(result_set: ResultSet) -> str:
     return f"""# {first["arch"]} on {first["dataset"]}
 
 {comparison_table(result_set)}
-{_notes(result_set)}
+{table_notes(result_set)}
 {seeds_note(result_set)} All seeds are reported, and all values are measured on the network reloaded from disk.
 Agreement is the fraction of test images on which a network predicts the same class as the dense network.
 Fine-tuning, the same for all methods: {pluralize(recipe["epochs"], "epoch")}, batch size {recipe["batch_size"]}, learning rate {recipe["learning_rate"]:g} ({recipe["schedule"]}){_distillation(recipe)}.

@@ -15,12 +15,11 @@ from torch import nn
 from common.channels.trace import ShortcutPruner, show_shortcuts_as_nodes
 from common.cost import layer_macs
 from common.data import DataBundle
-from common.errors import UserError
 from common.layers import weight_of
 from common.methods import Decision, Method
 from common.models import PadShortcut
 from common.runs import Stage
-from common.target import TOLERANCE, Target
+from common.target import Target
 from common.trained_model import TrainedModel
 
 GRADIENT_IMAGES = 256  # labeled training images from which the gradients are computed
@@ -30,41 +29,50 @@ MIN_FRACTION = 0.1  # fraction of a layer's channels that is always kept: withou
 
 
 def decide(start: TrainedModel, target: Target | None, stage: Stage) -> Decision:
-    """Prune the network with the library. Raises UserError if it stops before the target."""
+    """Prune the network with the library. Raises UserError if no network of the library meets the target."""
     assert target is not None
-    model = _pruned(copy.deepcopy(start.model).cpu(), start.data, target.fraction, stage.seed)
+    model = _pruned(copy.deepcopy(start.model).cpu(), start.data, target, stage.seed)
     model.zero_grad(set_to_none=True)
     return Decision(model=model)
 
 
-def _pruned(model: nn.Module, data: DataBundle, target: float, seed: int) -> nn.Module:
-    """Prune the least important group until the target is met; a group whose removal would overshoot is kept."""
+def _pruned(unpruned: nn.Module, data: DataBundle, target: Target, seed: int, largest: int = 0) -> nn.Module:
+    """Prune the least important group until the target is met; a group whose removal would overshoot is kept.
+
+    largest: Largest number of MACs removed by a step so far. The network is copied before steps that may overshoot; if one that
+    is larger than twice that number does, the network is pruned again from the beginning, with this step's number.
+    """
+    model = copy.deepcopy(unpruned)
     per_weight = _macs_per_weight(model, data.input_shape)
     dense = macs = measured_at = _macs(model, per_weight)
-    budget, largest = target * dense, 0
+    low, high = target.min_fraction * dense, target.fraction * dense
     kept_layers: set[str] = set()
     _compute_gradients(model, data, seed)
     while True:
         for group in _groups(_pruner(model, data.input_shape, kept_layers)):
-            may_overshoot = macs - 2 * largest < (1 - TOLERANCE) * budget
+            may_overshoot = macs - 2 * largest < low
             before, macs_before = copy.deepcopy(model) if may_overshoot else None, macs
             affected = {item.dep.target.module for item in group}
             names = {name for name, module in model.named_modules() if module in affected} if may_overshoot else set()
             group.prune()
             macs = _macs(model, per_weight)
             largest = max(largest, macs_before - macs)
-            if macs < (1 - TOLERANCE) * budget and before is not None and not names <= kept_layers:
+            if macs < low:
+                if before is None:
+                    return _pruned(unpruned, data, target, seed, largest)
+                if names <= kept_layers:
+                    target.raise_unreachable("no network of torch-pruning", [macs / dense, macs_before / dense])
                 model, macs = before, macs_before
                 kept_layers |= names
                 _compute_gradients(model, data, seed)  # a copy has none
                 break
-            if macs <= budget:
+            if macs <= high:
                 return model
             if measured_at - macs > UPDATE_EVERY * dense:
                 _compute_gradients(model, data, seed)
                 measured_at = macs
         else:
-            raise UserError(f"--target-macs {target:g}: torch-pruning stops at {macs / dense:.4f} of the MACs")
+            target.raise_unreachable("no network of torch-pruning", [macs / dense])
 
 
 def _macs_per_weight(model: nn.Module, shape: Sequence[int]) -> dict[str, float]:
@@ -135,4 +143,9 @@ def _compute_gradients(model: nn.Module, data: DataBundle, seed: int) -> None:
         F.cross_entropy(model(batch.images), batch.labels, reduction="sum").div(len(order)).backward()
 
 
-TORCH_PRUNING = Method("torch-pruning", decide)
+TORCH_PRUNING = Method(
+    "torch-pruning",
+    decide,
+    note=f"uses labels: Taylor importance from the gradients of {GRADIENT_IMAGES} labeled training images; prunes all channel groups, "
+    "including residual streams; weights are not re-solved",
+)

@@ -10,28 +10,22 @@ earlier layers remain. Here consumers are processed from the network's input to 
 Both are linear least-squares problems with a closed-form solution.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
-from itertools import chain
+from collections.abc import Iterable
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm import tqdm
 
 from common.errors import UserError
+from common.layers import weight_of
 from common.models import PadShortcut
+from common.reconstruction.paired_calls import MEMORY, Calls, calls_by_layer
+from common.reconstruction.refit import can_refit, refit_weight, remaining_inputs
 from model_preserving_id.activations import ConsumerInput, GramStatistics, eval_mode, input_rows
 from model_preserving_id.folded import FoldedNetwork
 from model_preserving_id.gram import Gram
-from model_preserving_id.hooked_network import HookedNetwork
-from model_preserving_id.layers_in_order import LayerCall, TracedNetwork
-from model_preserving_id.refit import can_refit, refit_weight
 from model_preserving_id.sensitivity import take_images
 from model_preserving_id.settings import COMPENSATIONS, RECONSTRUCTION_IMAGES
-
-MEMORY = 2 * 2**30  # bytes; if the paused forward passes of both networks fit, each network is run only once
-
-OrderedNetwork = TracedNetwork | HookedNetwork
-Calls = Iterator[tuple[LayerCall, LayerCall]]
 
 
 def check_compensation(compensation: str) -> None:
@@ -67,43 +61,17 @@ def compensate(
         return
     images = take_images(inputs, count)
     with eval_mode(folded.unpruned), eval_mode(folded.model):
-        unpruned = _open_layers(folded.unpruned, names, folded.example)
-        model = _open_layers(folded.model, names, folded.example)
-        by_layer = _calls_by_layer(unpruned, model, images, memory)
-        for consumer, calls in tqdm(by_layer, "compensation", len(model.order), leave=False, disable=None):
-            if compensation == "weights" and can_refit(modules[consumer]):
-                refit_weight(folded, consumer, calls)
+        by_layer = calls_by_layer(folded.unpruned, folded.model, names, folded.example, images, memory)
+        for consumer, calls in tqdm(by_layer, "compensation", len(names), leave=False, disable=None):
+            module = modules[consumer]
+            if compensation == "weights" and can_refit(module):
+                width = weight_of(module).shape[1]
+                remaining = remaining_inputs(folded.groups.values(), folded.kept, consumer, width)
+                refit_weight(consumer, module, remaining, calls)
                 continue
             consumed = [one for one in folded.consumer_inputs(pruned) if one.consumer == consumer]
             for one, statistics in zip(consumed, _statistics(consumed, calls), strict=True):
                 folded.refold_consumer(one, statistics)
-
-
-def _open_layers(network: nn.Module, names: Sequence[str], example: Tensor) -> OrderedNetwork:
-    """Wrap a network so that the calls of the named layers can be read in order."""
-    try:
-        return TracedNetwork(network, names, example)
-    except Exception:  # tracing arbitrary code can raise any error
-        return HookedNetwork(network, names, example)
-
-
-def _calls_by_layer(
-    unpruned: OrderedNetwork, model: OrderedNetwork, inputs: Sequence[Tensor], memory: int
-) -> Iterator[tuple[str, Calls]]:
-    """Yield (layer, its calls in the unpruned network and in the network being pruned, by batch), from input to output.
-
-    All calls of a layer must be read, and its weight solved, before the next layer is requested.
-    """
-    if sum(map(len, inputs)) * (unpruned.paused_bytes + model.paused_bytes) <= memory:
-        paused = [(unpruned.layers_in_order(x, model.order), model.layers_in_order(x, model.order)) for x in inputs]
-        for name in model.order:
-            yield name, ((next(before), next(now)) for before, now in paused)
-    else:
-        for name in model.order:
-            both = (
-                zip(unpruned.layers_in_order(x, [name]), model.layers_in_order(x, [name]), strict=True) for x in inputs
-            )
-            yield name, chain.from_iterable(both)
 
 
 def _statistics(consumed: list[ConsumerInput], calls: Calls) -> list[GramStatistics]:

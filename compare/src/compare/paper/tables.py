@@ -1,11 +1,13 @@
 """Generate the README tables from ``results/*.json``, and keep finished comparisons as such files.
 
-python -m compare.paper.tables --add runs/digits     keep a finished comparison as results/digits.json
-python -m compare.paper.tables                       rewrite the tables, including those of the root README; --check only checks
+python -m compare.paper.tables --add runs/digits     add a finished comparison to results/digits.json
+python -m compare.paper.tables                       rewrite tables and plots, also those of the root README; --check only checks
 """
 
 import sys
+import tomllib
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,36 +17,84 @@ from common.markdown import markdown_table
 from common.reporting.results import tables_command
 from common.runs import read_json
 from compare.findings import findings, pluralize
-from compare.result_set import ResultGroup, ResultSet, add_chain_labels, read_results, single_method_groups
-from compare.settings import PACKAGE
-from compare.text_report import comparison_table
+from compare.paper.plots import draw_comparison
+from compare.result_set import (
+    ResultGroup,
+    ResultSet,
+    absent_methods,
+    add_chain_labels,
+    read_results,
+    single_method_groups,
+)
+from compare.settings import PACKAGE, finetune_defaults
+from compare.significance import compare_groups
+from compare.text_report import ABSENT, absent_lines, comparison_table, method_notes, table_notes
 
 HOME = Path(__file__).resolve().parents[3]  # the package's folder in a checkout
 RESULTS, README = HOME / "results", HOME / "README.md"
-DROPPED = ("per_class", "widths", "classes", "label_so_far")
+DROPPED = ("per_class", "widths", "classes", "label_so_far", "config")
+PLOTTED = ("digits", "resnet20")
+COMPARISONS = ("digits", "resnet56", "resnet56-tuned", "resnet20")
 NONE = "Not run yet."
+BYTES = "targets bytes"  # reason for absence from a table of MACs targets
 
 
 def add_result(out: Path | str, name: str, results: Path = RESULTS) -> Path:
-    """Keep a comparison as one small JSON file: metrics, command, commit, seed and environment of every result."""
+    """Add a comparison to one small JSON file: metrics, command, commit, seed and environment of every result.
+
+    Results that the file has already are replaced; its other results stay.
+
+    Raises:
+        UserError: If there is no finished result, or the file's results have other dense networks, data or options.
+    """
     result_set = read_results(Path(out))
     if not result_set.results:
         raise UserError(f"{out}: no finished result; run python -m compare first")
     first = result_set.results[0]["config"]
-    seconds = sum(result["seconds"] for result in [*result_set.results, *result_set.baselines])
     record = {
         "environment": first["environment"],
         "finetune": first["options"]["finetune"],
         "data_fingerprint": first["data_fingerprint"],
-        "findings": findings(result_set),
-        "cpu_minutes": round(sum(result.get("cpu_seconds", 0.0) for result in result_set.results) / 60, 1),
-        "minutes": round(seconds / 60, 1),
-        "rows": [{k: v for k, v in result.items() if k not in (*DROPPED, "config")} for result in result_set.results],
+        "unreachable": result_set.unreachable,
+        "rows": [{k: v for k, v in result.items() if k not in DROPPED} for result in result_set.results],
         "baselines": [{k: v for k, v in baseline.items() if k != "config"} for baseline in result_set.baselines],
     }
     file = results / f"{name}.json"
+    if file.is_file():
+        record = _merged(read_json(file), record, file)
     write_json(file, record)
     return file
+
+
+def _merged(old: Mapping[str, Any], new: Mapping[str, Any], file: Path) -> dict[str, Any]:
+    """Add new results to those of a file. Raises UserError if they cannot be compared."""
+    for key in ("finetune", "data_fingerprint"):
+        if old[key] != new[key]:
+            raise UserError(f"{file}: has results with another {key}; delete the file to replace all of its results")
+    networks = {dense["seed"]: _without_latency(dense) for dense in old["baselines"]}
+    for dense in new["baselines"]:
+        if networks.setdefault(dense["seed"], _without_latency(dense)) != _without_latency(dense):
+            raise UserError(
+                f"{file}: has results of another dense network of seed {dense['seed']}; delete the file to replace all of its results"
+            )
+    rows = {_row_key(row): row for row in (*old["rows"], *new["rows"])}
+    unreachable = {one["folder"]: one for one in (*old.get("unreachable", []), *new["unreachable"])}
+    finished = {row["folder"] for row in rows.values()}
+    seeds = {dense["seed"] for dense in old["baselines"]}
+    return {
+        **old,
+        "unreachable": [one for folder, one in unreachable.items() if folder not in finished],
+        "rows": list(rows.values()),
+        "baselines": [*old["baselines"], *(dense for dense in new["baselines"] if dense["seed"] not in seeds)],
+    }
+
+
+def _without_latency(dense: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in dense["baseline"].items() if key != "latency_ms"}
+
+
+def _row_key(row: Mapping[str, Any]) -> tuple[str, int]:
+    return row["folder"], row["seed"]
 
 
 def read_result_file(name: str, results: Path = RESULTS) -> ResultSet | None:
@@ -54,19 +104,31 @@ def read_result_file(name: str, results: Path = RESULTS) -> ResultSet | None:
         return None
     record = read_json(file)
     add_chain_labels(record["rows"])
-    return ResultSet(results, record["rows"], record["baselines"], [])
+    config = {"environment": record["environment"], "options": {"finetune": record["finetune"]}}
+    rows = [{**row, "config": config} for row in record["rows"]]
+    result_set = ResultSet(results, rows, record["baselines"], record.get("unreachable", []))
+    return replace(result_set, absent=absent_methods(result_set, dict.fromkeys(workspace_methods(), True)))
+
+
+def workspace_methods() -> list[str]:
+    """Return the names of all methods of the workspace, which need not be installed."""
+    from common.methods import GROUP
+
+    projects = (tomllib.loads(file.read_text(encoding="utf-8")) for file in HOME.parent.glob("*/pyproject.toml"))
+    return sorted(name for one in projects for name in one["project"].get("entry-points", {}).get(GROUP, {}))
 
 
 def result_table(name: str) -> str:
-    """Format a comparison: the complete table, the findings, and the time it took."""
+    """Format a comparison: the complete table, the methods without a row, the findings, and the time it took."""
     result_set = read_result_file(name)
     if result_set is None:
         return NONE
-    record = read_json(RESULTS / f"{name}.json")
-    lines = "\n".join(f"- {line}" for line in record["findings"])
-    environment = record["environment"]
+    environment = read_json(RESULTS / f"{name}.json")["environment"]
+    notes = [line[0].upper() + line[1:] for line in table_notes(result_set).splitlines()]
+    lines = "\n".join(f"- {line}" for line in [*findings(result_set), *notes])
     threads = pluralize(environment["threads"], "thread")
-    time = f"{record['cpu_minutes']} minutes of CPU time, {threads} per process, on {environment['device']}"
+    minutes = sum(result.get("cpu_seconds", 0.0) for result in result_set.results) / 60
+    time = f"{minutes:.1f} minutes of CPU time, {threads} per process, on {environment['device']}"
     return f"{comparison_table(result_set)}\n{lines}\n\nAll results: {time}."
 
 
@@ -81,7 +143,17 @@ def short_table(name: str) -> str:
     for label in dict.fromkeys(g.label for g in macs):
         found = {g.first["target"]: g for g in macs if g.label == label}
         rows.append([label, *(_before_and_after(found[t]) if t in found else "" for t in targets)])
-    return markdown_table(["method", *(f"{100 * t:g} % of the MACs" for t in targets)], rows)
+    table = markdown_table(["method", *(f"{100 * t:g} % of the MACs" for t in targets)], rows)
+    others = {result["method"]: BYTES for result in result_set.results if result["axis"] == "bytes"}
+    absent = absent_lines(replace(result_set, absent={**result_set.absent, **others}))
+    return f"{table}\nNot in the table ({ABSENT}): {'; '.join(absent)}." if absent else table
+
+
+def notes_list() -> str:
+    """Format the notes on all methods of the comparisons."""
+    found = [result_set for name in COMPARISONS if (result_set := read_result_file(name))]
+    results = [result for result_set in found for result in result_set.results]
+    return "\n".join(f"- {line}." for line in method_notes(ResultSet(RESULTS, results, [], []))) if results else NONE
 
 
 def _before_and_after(group: ResultGroup) -> str:
@@ -116,7 +188,10 @@ def learning_rate_table() -> str:
 
 
 def recipe_table() -> str:
-    """Format held-out top-1 for each set of fine-tuning options: mean and standard error over the seeds, by method."""
+    """Format held-out top-1 for each set of fine-tuning options: mean and standard error over the seeds, by method.
+
+    ``*`` marks a significant difference from the default options (paired t-test over the seeds).
+    """
     found = []
     for file in RESULTS.glob("recipe-*.json"):
         result_set = read_result_file(file.stem)
@@ -138,8 +213,21 @@ def recipe_table() -> str:
         "recalibration images",
         *labels,
     ]
-    rows = [[*_recipe_cells(recipe), *(_mean_and_error(groups[name]) for name in labels)] for groups, recipe in found]
+    default = next((groups for groups, recipe in found if _is_default(recipe)), {})
+    rows = [
+        [*_recipe_cells(recipe), *(_mean_and_error(groups[name], default.get(name)) for name in labels)]
+        for groups, recipe in found
+    ]
     return markdown_table(header, rows)
+
+
+def _is_default(recipe: Mapping[str, Any]) -> bool:
+    """Whether these are the default fine-tuning options for data sets other than digits."""
+    from compare.comparison_jobs import OTHERS
+
+    found = {name: recipe.get(name) or 0 for name in ("learning_rate", "schedule", "warmup_epochs", "distill")}
+    others = recipe["label_smoothing"] or recipe.get("recalibrate") or recipe["batch_size"] != OTHERS.batch_size
+    return found == vars(finetune_defaults("others")) and not others
 
 
 def _recipe_cells(recipe: Mapping[str, Any]) -> list[object]:
@@ -148,10 +236,11 @@ def _recipe_cells(recipe: Mapping[str, Any]) -> list[object]:
     return [*own, recipe["label_smoothing"] or "", recipe.get("distill") or "", recipe.get("recalibrate") or ""]
 
 
-def _mean_and_error(group: ResultGroup) -> str:
+def _mean_and_error(group: ResultGroup, default: ResultGroup | None) -> str:
     std = group.std("top1")
     error = f" ± {std / len(group.results) ** 0.5:.2f}" if std is not None else ""
-    return f"{group.mean('top1'):.2f}{error}"
+    mark = " *" if default and compare_groups(group, default, "top1") in ("higher", "lower") else ""
+    return f"{group.mean('top1'):.2f}{error}{mark}"
 
 
 def sweep_table() -> str:
@@ -181,6 +270,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "compare.resnet56": lambda: result_table("resnet56"),
     "compare.resnet56-tuned": lambda: result_table("resnet56-tuned"),
     "compare.resnet20": lambda: result_table("resnet20"),
+    "compare.notes": notes_list,
     "compare.recipe": learning_rate_table,
     "compare.recipes": recipe_table,
     "compare.sweep": sweep_table,
@@ -191,9 +281,14 @@ TABLES: dict[str, Callable[[], str]] = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    return tables_command(
-        PACKAGE, README, TABLES, argv, add=lambda folder: add_result(folder, Path(folder).resolve().name)
-    )
+    add = lambda folder: add_result(folder, Path(folder).resolve().name)  # noqa: E731
+    return tables_command(PACKAGE, README, TABLES, argv, add=add, draw=draw_plots)
+
+
+def draw_plots() -> list[Path]:
+    """Draw the READMEs' plots."""
+    found = {name: read_result_file(name) for name in PLOTTED}
+    return [draw_comparison(one, RESULTS / f"{name}.png") for name, one in found.items() if one]
 
 
 if __name__ == "__main__":

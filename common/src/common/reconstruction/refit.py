@@ -2,20 +2,20 @@
 
 min_W || Y_0 + S_0 - S - P W^T ||^2 + lambda || W - W_T ||^2 per consumer. P are the patches that the layer reads in the network
 being pruned (kept channels only), Y_0 is its output in the unpruned network, S and S_0 are the tensors added to the output (a
-residual shortcut) in the two networks, and W_T is the weight from ID with T. Batch norms between layer and sum are inverted.
+residual shortcut) in the two networks, and W_T is the layer's current weight: from ID with T, or that of the kept channels. Batch
+norms between layer and sum are inverted. (He, Zhang, Sun 2017, arXiv 1707.06168, extended to residual sums)
 """
 
-from collections.abc import Iterable
-from typing import TypeAlias, cast
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TypeAlias, TypeGuard
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from common.channels import ChannelGroup
 from common.errors import UserError
-from common.layers import weight_of
-from model_preserving_id.folded import FoldedNetwork
-from model_preserving_id.layers_in_order import LayerCall
+from common.reconstruction.layers_in_order import LayerCall
 
 RIDGE = 1e-4  # lambda, relative to the mean energy of a column of P
 SMALLEST_SCALE = 1e-3  # relative to a batch norm's largest scale; channels below it are not compensated
@@ -24,7 +24,7 @@ PART = 64  # examples whose patches are in memory at the same time
 Refittable: TypeAlias = nn.Linear | nn.Conv2d
 
 
-def can_refit(module: nn.Module) -> bool:
+def can_refit(module: nn.Module) -> TypeGuard[Refittable]:
     """Whether the module is a linear layer or an ungrouped two-dimensional convolution with zero padding."""
     if isinstance(module, nn.Linear):
         return True
@@ -37,16 +37,19 @@ def can_refit(module: nn.Module) -> bool:
 
 
 @torch.no_grad()
-def refit_weight(folded: FoldedNetwork, consumer: str, calls: Iterable[tuple[LayerCall, LayerCall]]) -> None:
-    """Solve the weight of one consumer in place. Its bias and the columns of removed channels do not change.
+def refit_weight(
+    name: str, module: Refittable, remaining_inputs: Sequence[int], calls: Iterable[tuple[LayerCall, LayerCall]]
+) -> None:
+    """Solve the weight of one layer in place. Its bias and the columns of removed inputs do not change.
 
     With fewer rows of patches than columns, the weight is not changed, since it would overfit these images.
 
     Args:
+        module: The layer of that name in the network being pruned.
+        remaining_inputs: Input positions that have not been removed, ascending.
         calls: The layer's calls in the unpruned network and in the network being pruned, batch by batch.
     """
-    module = cast(Refittable, folded.model.get_submodule(consumer))
-    remaining = torch.tensor(remaining_inputs(folded, consumer), device=module.weight.device)
+    remaining = torch.tensor(remaining_inputs, device=module.weight.device)
     gram = products = None
     count = 0
     for before, now in calls:
@@ -62,7 +65,7 @@ def refit_weight(folded: FoldedNetwork, consumer: str, calls: Iterable[tuple[Lay
             gram = patches.T @ patches + (0 if gram is None else gram)
             products = patches.T @ rows + (0 if products is None else products)
     if gram is None or products is None:
-        raise UserError(f"{consumer}: read no inputs; give at least one batch of images")
+        raise UserError(f"{name}: read no inputs; give at least one batch of images")
     if count < len(gram):
         return
     weight = module.weight
@@ -76,14 +79,16 @@ def refit_weight(folded: FoldedNetwork, consumer: str, calls: Iterable[tuple[Lay
     )
 
 
-def remaining_inputs(folded: FoldedNetwork, consumer: str) -> list[int]:
-    """Return the input positions of a consumer that have not been removed, ascending."""
+def remaining_inputs(
+    groups: Iterable[ChannelGroup], kept: Mapping[str, Sequence[int]], consumer: str, width: int
+) -> list[int]:
+    """Return the input positions of a consumer with ``width`` inputs that have not been removed, ascending."""
     removed: set[int] = set()
-    for one in folded.consumer_inputs():
-        if one.consumer == consumer and one.group in folded.kept:
-            kept = set(folded.kept[one.group])
-            removed.update(int(p) for c in range(one.size) if c not in kept for p in one.positions[c])
-    width = weight_of(folded.model.get_submodule(consumer)).shape[1]
+    for group in groups:
+        left = set(kept.get(group.name, range(group.size)))
+        for name, positions in group.consumers:
+            if name == consumer:
+                removed.update(p for c in range(group.size) if c not in left for p in positions[c])
     return [p for p in range(width) if p not in removed]
 
 

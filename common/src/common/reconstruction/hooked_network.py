@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from model_preserving_id.layers_in_order import BATCH_NORMS, BatchNorm, LayerCall, match_parameters
+from common.reconstruction.layers_in_order import BATCH_NORMS, BatchNorm, LayerCall, match_parameters
 
 ADDITIONS = ("add", "add_", "__add__", "__radd__", "__iadd__")
 

@@ -1,0 +1,71 @@
+"""Paired tests over the seeds: two results of one seed share the dense network, so their difference is tested, not their means.
+
+Two-sided paired t-test (Student 1908): t = mean(d) / (std(d) / sqrt(n)) with n - 1 degrees of freedom, d the differences per seed.
+"""
+
+import statistics
+from collections.abc import Sequence
+from math import sqrt
+from typing import Literal
+
+from compare.result_set import METRIC_READERS, ResultGroup, ResultRecord
+
+LEVEL = 0.05  # p-values below it are called a difference
+SMALLEST_STD = 1e-9  # below it, all differences are equal: nothing is known about their variation
+
+Verdict = Literal["higher", "lower", "not significant", "not tested"]
+
+
+def p_value(differences: Sequence[float]) -> float | None:
+    """Return the p-value of the hypothesis that the mean difference is 0.
+
+    None if it cannot be tested: with one seed, or if all differences are equal but not 0.
+    """
+    from scipy.special import stdtr  # the distribution function of Student's t
+
+    count = len(differences)
+    if count < 2:
+        return None
+    mean, std = statistics.mean(differences), statistics.stdev(differences)
+    if std < SMALLEST_STD:
+        return 1.0 if abs(mean) < SMALLEST_STD else None
+    return float(2 * stdtr(count - 1, -abs(mean) / (std / sqrt(count))))
+
+
+def verdict(differences: Sequence[float]) -> Verdict:
+    """Classify differences a - b, one per seed: whether a is higher or lower than b."""
+    p = p_value(differences)
+    if p is None:
+        return "not tested"
+    if p >= LEVEL:
+        return "not significant"
+    return "higher" if statistics.mean(differences) > 0 else "lower"
+
+
+def compare_groups(a: ResultGroup, b: ResultGroup, metric: str) -> Verdict:
+    """Whether a metric of ``a`` is higher or lower than that of ``b``, over the seeds that both have."""
+    values, others = _by_seed(a.results, metric), _by_seed(b.results, metric)
+    return verdict([values[seed] - others[seed] for seed in values if seed in others])
+
+
+def compare_metrics(group: ResultGroup, metric: str, other: str) -> Verdict:
+    """Whether one metric of a group is higher or lower than another one, e.g. top-1 after and before fine-tuning."""
+    values, others = _by_seed(group.results, metric), _by_seed(group.results, other)
+    return verdict([values[seed] - others[seed] for seed in values if seed in others])
+
+
+def is_above_dense(group: ResultGroup, metric: str) -> bool:
+    """Whether a latency, as a fraction of the dense network's, is above 100 % as shown."""
+    values = group.values(metric)
+    return bool(values) and round(100 * statistics.mean(values)) > 100
+
+
+def is_slower(group: ResultGroup, metric: str) -> bool:
+    """Whether a latency is above the dense network's: of a single network as measured, with several seeds significantly."""
+    values = group.values(metric)
+    return is_above_dense(group, metric) and (len(values) == 1 or verdict([v - 1 for v in values]) == "higher")
+
+
+def _by_seed(results: Sequence[ResultRecord], metric: str) -> dict[int, float]:
+    found = {result["seed"]: METRIC_READERS[metric](result) for result in results}
+    return {seed: float(value) for seed, value in found.items() if value is not None}
