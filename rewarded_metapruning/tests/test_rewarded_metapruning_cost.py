@@ -21,7 +21,7 @@ from rewarded_metapruning.scale import SCALES, scale, width
 from rewarded_metapruning.settings import CONV_LINEAR, MILLION, PAPER
 from rewarded_metapruning.space import find_space, parse_nev
 
-RESNET50, MOBILENET1, MOBILENET2 = (PUBLISHED[arch].nev for arch in ("resnet50", "mobilenetv1", "mobilenetv2"))
+RESNET50, MOBILENET1, MOBILENET2 = (PUBLISHED[arch] for arch in ("resnet50", "mobilenetv1", "mobilenetv2"))
 METAPRUNING_V1 = (28, 18, 10, 23, 23, 22, 22, 13, 17, 28, 17, 25, 29)
 SMALL = ("resnet-small", "mobilenetv1-small", "mobilenetv2-small", "resnet20", "vgg16")
 
@@ -74,7 +74,7 @@ def test_network_cost_matches_published(arch, nev, rotated, paper, macs):
     ],
 )
 def test_built_network_matches_published_params_and_cost(arch, params, rotated):
-    nev = PUBLISHED[arch].nev
+    nev = PUBLISHED[arch]
     model = create_pruned(arch, nev, rotated=rotated)
     counted = count_cost(model, (3, 224, 224), PAPER)
     assert counted.params / MILLION == pytest.approx(params, abs=6e-4)
@@ -217,6 +217,10 @@ def test_unequal_coupled_entries_and_unsupported_rotation_raise():
         "tuple([14,14,16,])",
         "network_encoding_vector = np.array([14, 14, 16])",
         "network_encoding_vector=[14,14,16]",
+        "array([14,\r\n       14, 16])",
+        "[14 14\n 16]\n",
+        "[np.int64(14), np.int64(14), np.int64(16)]",
+        "No.1: [14, 14, 16] MACs = 1950.24M, Top-1 = 55.22, reward = 15.6569",
     ],
 )
 def test_parse_nev_accepts_usual_notations(text):

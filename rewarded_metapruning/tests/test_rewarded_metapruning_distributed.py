@@ -129,4 +129,5 @@ def test_run_folder_is_written_by_one_process(root):
             "model.safetensors",
             "checkpoint.pth.tar",
             "model_best.pth.tar",
+            "model_best.pth",
         }

@@ -39,6 +39,7 @@ def root(tmp_path_factory) -> Path:
     files = {
         "good": {"arch": "resnet-small", "candidates": [row]},
         "other": {"arch": "resnet50", "candidates": [row]},
+        "unfinished": {"arch": "resnet-small", "finished": False, "generations": 3, "candidates": [row]},
         "empty": {"arch": "resnet-small", "candidates": []},
         "long": {"arch": "resnet-small", "candidates": [{"nev": [20] * 8}]},
         "range": {"arch": "resnet-small", "scale_range": [14], "candidates": [row]},
@@ -117,6 +118,9 @@ INVALID_INPUT = {
     "short vector": (EVALUATE, ["--nev", "1,2,3"], "7 entries 3"),
     "entry above 30": (EVALUATE, ["--nev", "31,0,0,0,0,0,0"], "entry 0 31 30"),
     "code as vector": (EVALUATE, ["--nev", "__import__('os').system('true')"], "encoding vector"),
+    "vector and search file": (EVALUATE, [*NEV, "--nev-file", "{root}/good.json"], "--nev --nev-file"),
+    "vector and rank": (EVALUATE, [*NEV, "--rank", "2"], "--nev --rank"),
+    "unfinished search": (EVALUATE, ["--nev-file", "{root}/unfinished.json"], "generations: 3 --unfinished"),
     "unpublished vector": (EVALUATE, ["--nev", "published"], "resnet-small resnet50"),
     "rotated without MobileNetV1": (EVALUATE, [*NEV, "--rotated"], "mobilenetv1"),
     "unknown additional network": (EVALUATE, [*NEV, "--also-train", "everything"], "everything unpruned random"),
@@ -160,4 +164,4 @@ def test_stale_tables_fail_check(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(tables, "README", readme)
     assert tables.main(["--check"]) == 2
     assert "rewarded_metapruning.published" in capsys.readouterr().err
-    assert tables.PUBLISHED["resnet50"].nev == tuple(int(entry) for entry in PUBLISHED.split(","))
+    assert tables.PUBLISHED["resnet50"] == tuple(int(entry) for entry in PUBLISHED.split(","))

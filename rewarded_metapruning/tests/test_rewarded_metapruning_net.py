@@ -167,7 +167,7 @@ def test_pruning_net_loads_from_both_files(tmp_path):
     nev, images = sample_nev(net.space, (1,)), torch.randn(2, 3, 32, 32)
     with torch.no_grad():
         expected = net(images, nev)
-        for name in ("model.safetensors", "checkpoint.pth.tar", "model_best.pth.tar"):
+        for name in ("model.safetensors", "checkpoint.pth.tar", "model_best.pth.tar", "model_best.pth"):
             saved = read_pruning_net(tmp_path / name, net.space)
             assert torch.equal(saved.net(images, nev), expected) and not saved.net.training
             assert saved.scale_range == (3, 17)

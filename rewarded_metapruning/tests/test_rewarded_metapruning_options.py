@@ -1,12 +1,16 @@
 """Every command of rewarded meta-pruning honors all its options."""
 
+from dataclasses import replace
+from functools import partial
+
 import pytest
 from rmp_helpers import write_image_folder
 from torch import nn
 
 from common.testing import check_options_honored, command_names
-from rewarded_metapruning import cost, search, train_chosen, train_pruning_net
-from rewarded_metapruning.paper import diagrams, search_vs_random, seeded_comparison
+from common.training import TrainOptions
+from rewarded_metapruning import cost, method, search, train_chosen, train_pruning_net
+from rewarded_metapruning.paper import diagrams, search_vs_random, seeded_comparison, seeded_variants, variants
 from rewarded_metapruning.recipes import EvolutionSettings
 
 DATA = "--dataset folder:{images} --train-images 20"
@@ -39,6 +43,7 @@ COMMANDS = {
         search_vs_random.main,
         f"{NAMED} --seeds 0 --meta-epochs 1 --epochs 1 --generations 1 --random 1 --results {{out}} --out {{out}}/small",
     ),
+    "CompareVariants": (variants.main, f"{NAMED} --seeds 0 --results {{out}} --out {{out}}/variants"),
     "DrawDiagrams": (diagrams.main, "--out {out}/docs"),
 }
 
@@ -67,6 +72,13 @@ def test_command_honors_options(name, places, monkeypatch):
         seeded_comparison, "EVOLUTION", EvolutionSettings(population=2, parents=1, mutants=1, crossovers=0)
     )
     monkeypatch.setattr(seeded_comparison, "CALIBRATION", (1, 9))
+    short = method.MetaPruningSettings(
+        TrainOptions(epochs=1, batch_size=9), evolution=EvolutionSettings(2, 1, 1, 0), generations=1, calibration=(1, 9)
+    )
+    short = replace(short, final=TrainOptions(epochs=1, batch_size=9))
+    monkeypatch.setattr(seeded_variants, "PAPER_SETTINGS", short)
+    both = [replace(one, decide=partial(method.decide, short)) for one in seeded_variants.METHODS]
+    monkeypatch.setattr(seeded_variants, "METHODS", both)
     main, *runs = COMMANDS[name]
     assert check_options_honored(main, [run.format(**places).split() for run in runs]) == name
 

@@ -201,14 +201,16 @@ def test_method_prunes_custom_network(root, tmp_path):
     data = load_dataset(f"folder:{root}")
     model = Residual(2).eval()
     start = TrainedModel("no_such_module:Residual", model, data, factory=lambda: Residual(2))
-    settings = method.MetaPruningSettings(
-        TrainOptions(epochs=1, batch_size=16), EvolutionSettings(4, 2, 2, 2), 1, (1, 16), 0.25
-    )
-    metrics = run_method(replace(method.METHOD, decide=partial(method.decide, settings)), start, 0.5, tmp_path)
-    small = load_model(tmp_path / metrics["file"], start.factory)
-    assert Target(0.5).is_met_by(count_cost(small, SHAPE).macs / count_cost(model, SHAPE).macs)
-    content = read_search(tmp_path / "search" / "search.json")
-    assert content["arch"] == start.name and content["candidates"][0]["nev"] == metrics["nev"]
+    how = {"evolution": EvolutionSettings(4, 2, 2, 2), "generations": 1, "calibration": (1, 16), "holdout": 0.25}
+    recipe = TrainOptions(epochs=1, batch_size=16)
+    for one, final in ((method.METHOD, recipe), (method.EXTENDED, None)):
+        settings = method.MetaPruningSettings(training=recipe, final=final, **how)
+        folder = tmp_path / one.variant
+        metrics = run_method(replace(one, decide=partial(method.decide, settings)), start, 0.5, folder)
+        small = load_model(folder / metrics["file"], start.factory)
+        assert Target(0.5).is_met_by(count_cost(small, SHAPE).macs / count_cost(model, SHAPE).macs)
+        content = read_search(folder / "search" / "search.json")
+        assert content["arch"] == start.name and content["candidates"][0]["nev"] == metrics["nev"]
 
 
 UNSUPPORTED = {

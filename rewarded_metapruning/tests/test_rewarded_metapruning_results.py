@@ -62,14 +62,16 @@ def test_readme_options_exist():
 def test_published_table_is_complete_and_marked():
     lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in tables.published_table().splitlines()[2:]]
     assert [line[0] for line in lines].count("ResNet-50") == 12 and len(lines) == 12 + 4 + 7
-    assert {line[2] for line in lines} == {"published"}
-    assert ["ResNet-50", "AutoPruner", "published", "25.24", "2005"] in lines
-    assert ["MobileNetV2", "AMC", "published", "29.20", "220"] in lines
-    assert [line[3:] for line in lines if "rewarded" in line[1]] == [
-        ["24.24", "1950"],
-        ["29.60", "295"],
-        ["28.51", "199"],
-    ]
+    places = [line[4].rpartition("original repository, table ")[2] for line in lines]
+    expected = {"ResNet-50": 12, "MobileNetV1": 4, "MobileNetV2": 7}
+    assert places == [f"{network}, row {row}" for network, rows in expected.items() for row in range(1, rows + 1)]
+    assert (
+        lines[5][:4] == ["ResNet-50", "AutoPruner", "25.24", "2005"] and "Roll920/AutoPruner, quoted by" in lines[5][4]
+    )
+    assert lines[19][:4] == ["MobileNetV2", "AMC", "29.20", "220"]
+    own = [line[2:4] for line in lines if "**" in line[1]]
+    assert own == [["24.24", "1950"], ["29.60", "295"], ["28.51", "199"]]
+    assert [line[4] for line in lines if "quoted" not in line[4]] == [line[4] for line in lines if "**" in line[1]]
 
 
 def test_diagrams_are_current(tmp_path, capsys):
@@ -128,6 +130,25 @@ def test_small_table_has_means_standard_deviations_and_differences(tmp_path):
     assert "| random vectors, same target | 2 | 4 | 56.00 ± 1.15 |" in table
     assert "| searched minus random, by seed | 2 |  | 3.00 ± 1.41 |" in table
     assert tables.stages_table(tmp_path).count("\n") == 4
+
+
+def test_variants_table_has_paper_above_extended(tmp_path):
+    """Percentages refer to the unpruned network, which is trained like the paper's winner."""
+    row = {"loss": 0.1, "macs": 100, "params": 1000, "cpu_seconds": 20.0}
+    for seed in range(2):
+        rows = [
+            {**row, "variant": "unpruned", "weights": "scratch", "top1": 99.0},
+            {**row, "variant": "paper", "weights": "scratch", "label": "P", "top1": 98.0 + seed, "macs": 49},
+            {**row, "variant": "extended", "weights": "generated", "label": "E", "top1": 95.0, "params": 480},
+        ]
+        record = {"arch": "resnet20", "dataset": "digits", "target": 0.5, "seed": seed, "rows": rows}
+        (tmp_path / f"variants-{seed}.json").write_text(json.dumps(record))
+    lines = tables.variants_table(tmp_path).splitlines()[2:]
+    assert lines == [
+        "| resnet20 on digits | unpruned | trained from scratch | 2 | 99.00 ± 0.00 | 100.0 ± 0.0 | 100.0 ± 0.0 | 20 |",
+        "| resnet20 on digits | P | trained from scratch | 2 | 98.50 ± 0.71 | 49.0 ± 0.0 | 100.0 ± 0.0 | 20 |",
+        "| resnet20 on digits | E | generated | 2 | 95.00 ± 0.00 | 100.0 ± 0.0 | 48.0 ± 0.0 | 20 |",
+    ]
 
 
 def test_plots_are_drawn(tmp_path):

@@ -19,7 +19,7 @@ from common.formats import load_network
 from common.models import create_model
 from common.runs import open_stage
 from common.target import Target
-from common.testing import run_method
+from common.testing import run_method, single_error_line
 from common.trained_model import Limits, TrainedModel
 from common.training import TrainOptions
 from rewarded_metapruning import final_training, method, network_cost, search, train_chosen, train_pruning_net
@@ -86,13 +86,15 @@ def test_training_writes_run_folder_and_original_files(root):
         "model.safetensors",
         "checkpoint.pth.tar",
         "model_best.pth.tar",
+        "model_best.pth",
     }
     metrics = json.loads((folder / "metrics.json").read_text())
     assert metrics["length"] == 7 and 0 <= metrics["unpruned_top1"] <= 100
     with open(folder / "log.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == 2 and float(rows[0]["learning_rate"]) == 0.1
-    assert (folder / "checkpoint.pth.tar").read_bytes() == (folder / "model_best.pth.tar").read_bytes()
+    best = [(folder / name).read_bytes() for name in ("model_best.pth.tar", "model_best.pth")]
+    assert best == 2 * [(folder / "checkpoint.pth.tar").read_bytes()]
 
 
 def test_finished_training_is_skipped_and_other_options_fail(root, capsys):
@@ -155,6 +157,27 @@ def test_interrupted_search_resumes_without_reevaluation(root, found, tmp_path, 
     assert len(evaluated) == len(set(evaluated)) == 18
 
 
+def test_unfinished_search_requires_option(root, tmp_path, monkeypatch, capsys):
+    """A search that was interrupted after its first generation; its best vector so far is trained with --unfinished only."""
+    evaluate_one, evaluated = CandidateEvaluator.__call__, []
+
+    def failing(self, nev):
+        evaluated.append(nev)
+        if len(evaluated) == 8:
+            raise KeyboardInterrupt
+        return evaluate_one(self, nev)
+
+    monkeypatch.setattr(CandidateEvaluator, "__call__", failing)
+    assert search.main(search_words(root, tmp_path / "s")) == 130
+    file = tmp_path / "s" / "search.json"
+    words = [*common(root), "--epochs", "0", "--nev-file", str(file), "--save", str(tmp_path / "final")]
+    capsys.readouterr()
+    error = single_error_line(train_chosen.main(words), capsys.readouterr().err, "search.json finished search.py")
+    assert "--unfinished" in error and "(generations: 1)" in error and not (tmp_path / "final").exists()
+    assert train_chosen.main([*words, "--unfinished"]) == 0
+    assert "the best so far: the search is not finished (generations: 1)" in capsys.readouterr().out
+
+
 def test_more_generations_continue_in_same_folder(root, tmp_path):
     words = search_words(root, tmp_path / "s")
     assert search.main([*words, "--max-iters", "1"]) == 0
@@ -189,7 +212,8 @@ def test_chosen_network_is_trained_and_saved(root, found, tmp_path, capsys):
     assert len(randoms) == 2 and len({tuple(m["nev"]) for m in randoms} | {nev}) == 3
     chosen = metrics["compressed"]["macs"]
     assert all(0.98 * chosen <= m["compressed"]["macs"] <= chosen for m in randoms)
-    assert {p.name for p in tmp_path.iterdir() if p.is_file()} == {"checkpoint.pth.tar", "model_best.pth.tar"}
+    files = {p.name for p in tmp_path.iterdir() if p.is_file()}
+    assert files == {"checkpoint.pth.tar", "model_best.pth.tar", "model_best.pth"}
     assert "| unpruned" in capsys.readouterr().out
     group = channel_groups(model, torch.zeros(1, 3, 16, 16))[0]
     smaller = keep_channels(model, torch.zeros(1, 3, 16, 16), {group.name: range(max(1, group.size // 2))})
@@ -269,12 +293,59 @@ def dense(tmp_path_factory) -> TrainedModel:
     return TrainedModel("resnet20", create_model("resnet20").eval(), data)
 
 
-SETTINGS = method.MetaPruningSettings(
-    TrainOptions(epochs=1, batch_size=64, optimizer="adam", learning_rate=0.003),
-    EvolutionSettings(4, 2, 2, 2),
-    generations=1,
-)
-SHORT = replace(method.METHOD, decide=partial(method.decide, SETTINGS))
+SMALL = {
+    "training": TrainOptions(epochs=1, batch_size=64, optimizer="adam", learning_rate=0.003),
+    "evolution": EvolutionSettings(4, 2, 2, 2),
+    "generations": 1,
+}
+SHORT = replace(method.EXTENDED, decide=partial(method.decide, replace(method.SHORT, **SMALL)))
+
+
+def test_paper_method_trains_from_scratch(dense, tmp_path, monkeypatch):
+    """All entries are sampled, the PruningNet is shared by the targets, and the winner is trained as by evaluate.py."""
+    recipes = []
+    fit = final_training.fit
+    monkeypatch.setattr(
+        final_training,
+        "fit",
+        lambda model, train, recipe, **how: recipes.append(recipe) or fit(model, train, recipe, **how),
+    )
+    settings = replace(method.MetaPruningSettings(), **SMALL, final_epochs={"digits": 1})
+    one = replace(method.METHOD, decide=partial(method.decide, settings))
+    first = run_method(one, dense, 0.6, tmp_path / "0.6", shared=tmp_path / "shared")
+    net = (tmp_path / "shared" / "pruning-net" / "model.safetensors").stat().st_mtime_ns
+    second = run_method(one, dense, 0.5, tmp_path / "0.5", shared=tmp_path / "shared")
+    assert (tmp_path / "shared" / "pruning-net" / "model.safetensors").stat().st_mtime_ns == net
+    for metrics, target in ((first, 0.6), (second, 0.5)):
+        model = load_network(tmp_path / f"{target}" / metrics["file"])
+        assert Target(target).is_met_by(count_cost(model, (3, 32, 32)).macs / 40_551_040)
+        assert model.architecture["arch"] == "resnet20"
+        found = read_search(tmp_path / f"{target}" / "search" / "search.json")["candidates"]
+        (chosen,) = (tmp_path / f"{target}").glob("chosen-*")
+        trained = load_model(chosen / "model.safetensors").state_dict()
+        assert metrics["nev"] == found[0]["nev"] == json.loads((chosen / "metrics.json").read_text())["nev"]
+        assert all(torch.equal(trained[name], tensor) for name, tensor in model.state_dict().items())
+    recipe = recipes[0]
+    assert len(recipes) == 2 and (recipe.epochs, recipe.optimizer, recipe.learning_rate) == (1, "sgd", 0.1)
+    assert (recipe.schedule, recipe.momentum, recipe.label_smoothing) == ("linear", 0.9, 0.1)
+
+
+def test_methods_state_their_settings():
+    """The paper's variant has the paper's settings; what is shortened is in its note, with the values."""
+    paper, short = method.MetaPruningSettings(), method.SHORT
+    assert (paper.spread, paper.training.optimizer, paper.training.learning_rate) == (None, "sgd", 0.1)
+    assert paper.evolution == EvolutionSettings(50, 10, 25, 25, 0.1) and paper.final is not None
+    shortened = (paper.training.epochs, paper.generations, paper.calibration[0] * paper.calibration[1])
+    assert shortened == (20, 4, 375) and (paper.final_epochs["digits"], paper.final.epochs) == (6, 30)
+    for words in ("20 epochs of the PruningNet", "4 generations of 50", "on 375 images", "6 on digits, else 30"):
+        assert words in method.METHOD.note
+    assert short.final is None and short.spread == 6 and short.training.optimizer == "adam"
+    assert method.EXTENDED.note.startswith("differs from the paper: ")
+    found = [(m.label, m.variant, m.weights, m.default) for m in (method.METHOD, method.EXTENDED)]
+    assert found == [
+        ("rewarded meta-pruning (paper)", "paper", "scratch", False),
+        ("rewarded meta-pruning (extended)", "extended", "generated", True),
+    ]
 
 
 def test_method_prunes_resnet20(dense, tmp_path):
@@ -285,12 +356,12 @@ def test_method_prunes_resnet20(dense, tmp_path):
     model = load_network(tmp_path / metrics["file"])
     assert Target(0.6).is_met_by(count_cost(model, (3, 32, 32)).macs / 40_551_040)
     assert model.architecture["arch"] == "resnet20" and model.checkpoint_header["normalize"] is not None
-    low, high = method.scale_range_around(0.6)  # the entries that the PruningNet was trained on
+    low, high = method.scale_range_around(0.6, 6)  # the entries that the PruningNet was trained on
     found = read_search(tmp_path / "search" / "search.json")["candidates"]
     assert (low, high) != (0, 30) and all(low <= entry <= high for row in found for entry in row["nev"])
     assert metrics["nev"] == found[0]["nev"] and metrics["compressed"]["macs"] == found[0]["macs"]
     assert metrics == run_method(SHORT, dense, 0.6, tmp_path)
-    assert (method.METHOD.weights, method.METHOD.trains, method.METHOD.axis) == ("generated", True, "macs")
+    assert (SHORT.weights, SHORT.trains, SHORT.axis) == ("generated", True, "macs")
 
 
 def test_force_searches_again(dense, tmp_path):

@@ -29,6 +29,7 @@ MODULES = (
     "paper.diagrams",
     "paper.search_vs_random",
     "paper.tables",
+    "paper.variants",
 )
 
 
@@ -133,7 +134,7 @@ STORED = {
     TrainPruningNet: ({"save"}, {**COMMON, **TRAINING, "tensorboard": None}),
     SearchWidths: ({"out", "max_iters", "plots", "net_cache"}, {**COMMON, **SEARCHING}),
     TrainChosen: (
-        {"save", "also_train", "nev", "nev_file", "rank", "net_cache", "tensorboard", "rotated"},
+        {"save", "also_train", "nev", "nev_file", "rank", "unfinished", "net_cache", "tensorboard", "rotated"},
         {**COMMON, **TRAINING, "init": "scratch"},
     ),
 }

@@ -68,7 +68,7 @@ class Method:
             be the last in a chain.
         save: Function that writes the compressed network.
         suffix: Suffix of the file that ``save`` writes; :func:`common.formats.load_network` must be able to read it.
-        weights: "inherited" from the trained network, or "generated" by another network.
+        weights: "inherited" from the trained network, "generated" by another network, or trained from "scratch".
         trains: Whether the method trains with labels before it decides.
         paper: Citation, e.g. "Han et al. 2016"; None for a reference method.
         note: One line that must accompany the method's results; of an extended variant "differs from the paper: ...".
@@ -82,7 +82,7 @@ class Method:
     axis: Axis = "macs"
     save: Callable[[Path, nn.Module, TrainedModel], None] = save_network
     suffix: str = ".safetensors"
-    weights: Literal["inherited", "generated"] = "inherited"
+    weights: Literal["inherited", "generated", "scratch"] = "inherited"
     trains: bool = False
     paper: str | None = None
     note: str = ""

@@ -192,7 +192,7 @@ def resolve_nev(space: SearchSpace, text: str) -> NEV:
             raise UserError(
                 f"published: the paper has no vector of {space.arch}; give a vector, or use one of {', '.join(PUBLISHED)}"
             )
-        return PUBLISHED[space.arch].nev
+        return PUBLISHED[space.arch]
     return parse_nev(text)
 
 

@@ -33,7 +33,7 @@ from rewarded_metapruning.pruning_net_files import read_pruning_net, save_origin
 from rewarded_metapruning.pruning_net_training import is_weight, log
 from rewarded_metapruning.recipes import EvolutionSettings, find_recipe
 from rewarded_metapruning.scale import ALL_SCALES
-from rewarded_metapruning.search_file import read_nev, read_scale_range
+from rewarded_metapruning.search_file import check_finished, read_nev, read_scale_range
 from rewarded_metapruning.settings import (
     CHOSEN,
     CONV_LINEAR,
@@ -67,21 +67,28 @@ class Variant:
         return self.role if self.role == UNPRUNED else f"{self.role}-{digits}"
 
 
-def train_chosen(settings: TrainChosen) -> None:
-    """Train the chosen network and those of --also-train, each in its run folder, and print one table."""
+def train_chosen(settings: TrainChosen, origin: str | None = None) -> None:
+    """Train the chosen network and those of --also-train, each in its run folder, and print one table.
+
+    Args:
+        origin: Origin of the vector, for messages; None: as the options say.
+    """
     vector, arch, seed = settings.vector, settings.network.name, settings.repeat.seed
     unpruned, count = parse_also_train(vector.also_train)
     set_threads(settings.run.threads)
     device = choose_device(settings.run.device)
     check_network(arch)
+    remark = ""
     if vector.init == "generated":
         require_file(vector.net_cache, "run train.py, or give the PruningNet's file with --net-cache")
     if vector.nev is None:
         require_file(vector.file, "run search.py, or give the vector with --nev")
+        remark = check_finished(vector.file, vector.unfinished)
     with process_group(device):
         data = load_images(settings.data)
         space = build_space(arch, data)
-        nev = select_nev(vector, space)
+        nev = select_nev(vector, space, origin)
+        log(f"encoding vector of {origin or vector.origin}: {list(nev)}{remark}")
         scale_range = resolve_scale_range(
             settings.scale_range, ALL_SCALES if vector.nev is not None else read_scale_range(vector.file)
         )
@@ -93,6 +100,7 @@ def train_chosen(settings: TrainChosen) -> None:
             "nev",
             "nev_file",
             "rank",
+            "unfinished",
             "net_cache",
             "tensorboard",
             "rotated",
@@ -194,12 +202,15 @@ def build_generated(space: SearchSpace, nev: NEV, net_cache: Path, data: DataBun
     return model
 
 
-def select_nev(settings: VectorOptions, space: SearchSpace) -> NEV:
-    """Return the vector of --nev, or of --rank in the search file."""
+def select_nev(settings: VectorOptions, space: SearchSpace, origin: str | None = None) -> NEV:
+    """Return the vector of --nev, whose ``origin`` error messages name, or of --rank in the search file."""
     if settings.nev is None:
         nev = read_nev(settings.file, settings.rank, space)
     else:
-        nev = space.check(resolve_nev(space, settings.nev))
+        try:
+            nev = space.check(resolve_nev(space, settings.nev))
+        except UserError as error:
+            raise UserError(f"{origin or settings.origin}: {error}") from error
     if settings.rotated and space.arch != "mobilenetv1":
         raise UserError(f"--rotated: available for mobilenetv1 only, not for {space.arch}; leave it out")
     return rotate_nev(nev) if settings.rotated else nev

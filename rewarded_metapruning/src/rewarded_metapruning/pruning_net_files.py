@@ -75,16 +75,16 @@ def save_original_pruning_net(folder: Path, net: PruningNet, scale_range: tuple[
 
 
 def save_original_format(folder: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Save checkpoint.pth.tar (tensors only) and model_best.pth.tar, which is identical: no epoch is selected."""
+    """Save checkpoint.pth.tar (tensors only) and, under the names of the best epoch, the same file: no epoch is selected."""
     content = io.BytesIO()  # torch.save writes the file's name into the file, and the name of a temporary file varies
     torch.save({name: tensor.detach().cpu().clone() for name, tensor in tensors.items()}, content)
     write_bytes(folder / CHECKPOINT, content.getvalue())
-    best = folder / BEST
-    best.unlink(missing_ok=True)
-    try:
-        os.link(folder / CHECKPOINT, best)
-    except OSError:  # a file system without hard links
-        write_bytes(best, content.getvalue())
+    for best in (folder / name for name in BEST):
+        best.unlink(missing_ok=True)
+        try:
+            os.link(folder / CHECKPOINT, best)
+        except OSError:  # a file system without hard links
+            write_bytes(best, content.getvalue())
 
 
 def read_pruning_net(path: Path, space: SearchSpace) -> SavedPruningNet:

@@ -39,6 +39,19 @@ def read_search(path: Path | str) -> dict[str, Any]:
     return content
 
 
+def check_finished(path: Path | str, accept: bool) -> str:
+    """Return a remark if the search is not finished; empty if it is. Raises UserError unless that is accepted."""
+    content = read_search(path)
+    if content.get("finished", True):
+        return ""
+    if not accept:
+        raise UserError(
+            f"{path}: the search is not finished (generations: {content.get('generations')}); run the same search.py command"
+            " again to finish it, or use its best vector so far with --unfinished"
+        )
+    return f", the best so far: the search is not finished (generations: {content.get('generations')})"
+
+
 def read_scale_range(path: Path | str) -> tuple[int, int]:
     """Return the smallest and largest entry that the search sampled; all entries if an older file does not record them."""
     content = read_search(path)

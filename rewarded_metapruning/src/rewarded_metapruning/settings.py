@@ -21,7 +21,8 @@ DATA_DIR = "./ImageNet2012"  # the ImageNet folder in the original code's README
 PRUNING_NET = "./training/models"
 SEARCH = "./searching"
 FINAL = "./evaluating/models"
-CHECKPOINT, BEST = "checkpoint.pth.tar", "model_best.pth.tar"  # file names of the original code; tensors only
+CHECKPOINT = "checkpoint.pth.tar"  # file name of the original code; tensors only
+BEST = ("model_best.pth.tar", "model_best.pth")  # in the original code and in its README
 SEARCH_FILE = "search.json"
 HOLDOUT_SEED = 0  # the held-out images are the same for every --seed and every stage
 PAPER, CONV_LINEAR = "rewarded_metapruning", "conv_linear"  # rules of common.cost
@@ -134,7 +135,7 @@ class TrainingCommand:
 
 @settings
 class TrainPruningNet(TrainingCommand):
-    """Train a PruningNet (stage 1)."""
+    """Train a PruningNet (stage 1) as in the paper; extended variant: --scale-range 14 26 --optimizer adam --learning-rate 0.003."""
 
     holdout: float = holdout_option()
     save: str = option(PRUNING_NET, "run folder of the PruningNet", free=True)
@@ -203,7 +204,7 @@ class SearchOptions:
 
 @settings
 class SearchWidths:
-    """Search encoding vectors by reward (stage 2)."""
+    """Search encoding vectors by reward (stage 2) as in the paper; extended variant: --population 10 --parents 4 --max-iters 2."""
 
     network: SearchedNetworkOptions = section(SearchedNetworkOptions)
     data: StageDataOptions = section(StageDataOptions)
@@ -241,6 +242,7 @@ class VectorOptions:
         free=True,
     )
     rank: int = option(1, "rank of the candidate in the search file, 1 is the best", type=positive_int, free=True)
+    unfinished: bool = option(False, "accept the file of a search that is not finished: its best so far", free=True)
     rotated: bool = option(
         False, "shift the vector by one layer, as the original code does when it builds MobileNetV1", free=True
     )
@@ -255,6 +257,13 @@ class VectorOptions:
 
     def __post_init__(self) -> None:
         parse_also_train(self.also_train)
+        if self.nev is not None and (self.nev_file is not None or self.rank != 1):
+            raise UserError("--nev and --nev-file or --rank exclude each other; give the vector or the search file")
+
+    @property
+    def origin(self) -> str:
+        """Option, or file and rank, that gives the vector."""
+        return f"{self.file}, rank {self.rank}" if self.nev is None else "--nev"
 
     @property
     def file(self) -> str:
@@ -264,7 +273,7 @@ class VectorOptions:
 
 @settings
 class TrainChosen(TrainingCommand):
-    """Train the network of a chosen encoding vector (stage 3)."""
+    """Train the network of a chosen encoding vector from scratch (stage 3) as in the paper; extended variant: --init generated --epochs 0."""
 
     scale_range: list[int] | None = scale_range_option("the range of the search file; all with --nev")
     precision: options.PrecisionOptions = section(options.PrecisionOptions)  # type: ignore[assignment]  # with --compile

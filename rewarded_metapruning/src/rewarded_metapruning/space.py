@@ -262,18 +262,29 @@ def _dims(arch: str, model: nn.Module, groups: Sequence[ChannelGroup], gene_of: 
     return {name: tuple(genes) for name, genes in dims.items()}, sources
 
 
+# What may stand around the numbers of a vector: a variable's name or a rank, brackets, array(...) or tuple(...), a dtype, and
+# what search.py prints after the vector.
+AROUND = re.compile(
+    r"(?:[A-Za-z_]\w* ?= ?|No\.\d+: ?)?[\[( ]*(?:(?:(?:np|numpy)\.)?array|tuple|list)?[\[( ]*"
+    r"(-?\d[-\d, ]*?)"
+    r"[\]), ]*(?:dtype ?= ?[\w.]+[\]), ]*)?(?:MACs = .*)?"
+)
+
+
 def parse_nev(text: str) -> NEV:
-    """Parse ``14,14,16``, ``[14, 14, 16]`` or a line of Python such as ``nev = np.array([14, 14, 16])``, without executing it.
+    """Parse the text of a vector, without executing it; it may have several lines.
+
+    Lists and NumPy arrays, as Python source or as printed: ``14,14,16``, ``[14, 14, 16]``, ``[14 14 16]``,
+    ``nev = np.array([14, 14, 16])``; and the lines that search.py prints: ``No.1: [14, 14, 16] MACs = 1950.24M, ...``.
 
     Raises:
         UserError: If the text is not a vector.
     """
-    inner = re.fullmatch(r"\s*(?:[A-Za-z_]\w*\s*=)?\s*(?:(?:np|numpy)\.array|tuple|list)?\s*\(?\s*(.*?)\s*\)?\s*", text)
-    numbers = inner[1].strip() if inner else text
-    numbers = numbers.strip("[]() ").rstrip(",")
-    if not re.fullmatch(r"-?\d+(?:\s*,?\s+-?\d+|\s*,\s*-?\d+)*", numbers):
+    plain = re.sub(r"(?:np|numpy)\.int\d+\((-?\d+)\)", r"\1", text)  # NumPy's integers in a list
+    found = AROUND.fullmatch(" ".join(plain.split()))
+    if not found or not re.fullmatch(r"-?\d+(?: ?, ?-?\d+| -?\d+)*", found[1]):
         raise UserError(f"{text[:80]!r} is not an encoding vector; write it as 14,14,16,... or [14, 14, 16, ...]")
-    return tuple(int(number) for number in re.findall(r"-?\d+", numbers))
+    return tuple(int(number) for number in re.findall(r"-?\d+", found[1]))
 
 
 def rotate_nev(nev: Sequence[int]) -> NEV:

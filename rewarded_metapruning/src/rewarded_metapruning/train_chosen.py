@@ -3,17 +3,20 @@
 import sys
 from collections.abc import Sequence
 
+from rewarded_metapruning.pasted_vector import use_pasted_vector
 from rewarded_metapruning.settings import TrainChosen, stage_command
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    return stage_command(TrainChosen, _train, argv, "evaluate.py")
+def main(argv: Sequence[str] | None = None, network_encoding_vector: object = None) -> int:
+    """Run the command. network_encoding_vector: vector pasted into ``evaluate.py``; None if there is none."""
 
+    def train(settings: TrainChosen) -> None:
+        settings, origin = use_pasted_vector(settings, network_encoding_vector)
+        from rewarded_metapruning.final_training import train_chosen
 
-def _train(settings: TrainChosen) -> None:
-    from rewarded_metapruning.final_training import train_chosen
+        train_chosen(settings, origin)
 
-    train_chosen(settings)
+    return stage_command(TrainChosen, train, argv, "evaluate.py")
 
 
 if __name__ == "__main__":

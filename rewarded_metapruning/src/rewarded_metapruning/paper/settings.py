@@ -44,6 +44,21 @@ class SearchVsRandom:
 
 
 @settings
+class CompareVariants:
+    """Compress a network with the paper's method and with the extended one, to the same target."""
+
+    arch: str = option("resnet20", "name of a registered network")
+    data: StageDataOptions = section(StageDataOptions)
+    run: HardwareOptions = section(HardwareOptions)
+    precision: AmpOptions = section(AmpOptions)
+    force: bool = option(False, "recompute existing results, overwriting other runs in their folders")
+    seeds: list[int] = option([0, 1, 2], "random seeds; one result per seed")
+    target_macs: float = option(0.5, "fraction of the unpruned MACs to keep", type=fraction)
+    out: str = option("runs/variants", "folder of the run folders", free=True)
+    results: str = option(str(HOME / "results"), "folder of the result files", free=True)
+
+
+@settings
 class DrawDiagrams:
     """Draw the README's diagrams of the method."""
 

@@ -15,7 +15,7 @@ from common.markdown import markdown_table
 from common.reporting.benchmark import speed_table
 from common.reporting.results import tables_command
 from common.runs import describe_environment, read_json
-from rewarded_metapruning.paper.published import LOGGED, OTHERS
+from rewarded_metapruning.paper.published import BASELINE, LOGGED, OWN, PUBLISHED_RESULTS, TITLES, published_macs
 from rewarded_metapruning.paper.settings import HOME
 from rewarded_metapruning.published_vectors import PUBLISHED
 from rewarded_metapruning.scale import ALL_SCALES, FULL
@@ -25,6 +25,7 @@ from rewarded_metapruning.tradeoff import reward
 RESULTS, README = HOME / "results", HOME / "README.md"
 COSTS = RESULTS / "costs.json"
 LABELS = {"chosen": "searched vector", "random": "random vectors, same target", "unpruned": "unpruned"}
+WEIGHTS = {"scratch": "trained from scratch", "generated": "generated"}
 OPTIMIZERS = {"sgd": "SGD", "adam": "Adam"}
 ROTATED = "published, rotated as in the original code"
 
@@ -49,19 +50,19 @@ def count_published() -> dict[str, Any]:
 
     rows = []
     for arch, published in PUBLISHED.items():
-        space = find_space(arch)
+        space, macs_of_published = find_space(arch), published_macs(arch, OWN)
         forms = [
             ("unpruned", space.unpruned, False, _published_baseline(arch)),
-            ("published", published.nev, False, published.macs),
+            ("published", published, False, macs_of_published),
         ]
         if arch == "mobilenetv1":
-            forms.append((ROTATED, published.nev, True, published.macs))
+            forms.append((ROTATED, published, True, macs_of_published))
         for label, nev, rotated, macs in forms:
             model = create_pruned(arch, nev, rotated=rotated)
             counted = count_cost(model, space.shape, "rewarded_metapruning")
             rows.append(
                 {
-                    "network": published.title,
+                    "network": TITLES[arch],
                     "vector": label,
                     "published": macs,
                     "paper": network_cost(arch, nev, rotated=rotated),
@@ -79,7 +80,7 @@ def count_published() -> dict[str, Any]:
 
 def _published_baseline(arch: str) -> str:
     """Return the published MACs of the unpruned network; for MobileNetV2, those of the 1.0x network, not of the pruned one."""
-    return f"{PUBLISHED[arch].baseline_macs:g}" + (" (1.0x network)" if arch == "mobilenetv2" else "")
+    return str(published_macs(arch, BASELINE)) + (" (1.0x network)" if arch == "mobilenetv2" else "")
 
 
 def cost_table() -> str:
@@ -164,6 +165,31 @@ def seed_differences(records: Sequence[dict[str, Any]]) -> list[float]:
     return found
 
 
+def variants_table(folder: Path = RESULTS) -> str:
+    """Return the table of the paper's and the extended variant, mean and standard deviation over seeds, without fine-tuning."""
+    records = [read_json(file) for file in sorted(folder.glob("variants-*.json"))]
+    if not records:
+        return "Not measured yet: `python -m rewarded_metapruning.paper.variants`."
+    rows = []
+    for setting in sorted({(r["arch"], r["dataset"], r["target"]) for r in records}):
+        of_these = [r for r in records if (r["arch"], r["dataset"], r["target"]) == setting]
+        for position, first in enumerate(of_these[0]["rows"]):
+            found = [r["rows"][position] for r in of_these]
+            dense = of_these[0]["rows"][0]
+            cells: list = [
+                f"{setting[0]} on {setting[1]}",
+                first.get("label", first["variant"]),
+                WEIGHTS[first["weights"]],
+            ]
+            cells += [len(found), _format_mean_std([row["top1"] for row in found])]
+            cells += [_format_mean_std([100 * row[key] / dense[key] for row in found], 1) for key in ("macs", "params")]
+            rows.append([*cells, round(statistics.mean(row["cpu_seconds"] for row in found))])
+    return markdown_table(
+        ["network", "variant", "weights", "seeds", "top-1 (%)", "MACs kept (%)", "params kept (%)", "CPU time (s)"],
+        rows,
+    )
+
+
 def stages_table(folder: Path = RESULTS) -> str:
     """Return the table of each stage's duration and outcome, by seed."""
     records = read_results(folder)
@@ -203,13 +229,13 @@ def _format_mean_std(values: Sequence[float], digits: int = 2) -> str:
 
 
 def published_table() -> str:
-    """Return the published results of the paper and of other methods; none of them was run here."""
-    rows = []
-    for arch, published in PUBLISHED.items():
-        found = [("unpruned", published.baseline_error, published.baseline_macs), *OTHERS[arch]]
-        found.append(("**rewarded meta-pruning**", published.error, published.macs))
-        rows += [[published.title, method, "published", f"{error:.2f}", macs] for method, error, macs in found]
-    return markdown_table(["network", "method", "source", "top-1 error (%)", "MACs (millions)"], rows)
+    """Return the published results of the paper and of other methods, with their sources; none of them was run here."""
+    rows = [
+        [network, f"**{r.method}**" if r.method == OWN else r.method, f"{r.error:.2f}", r.macs, r.source(network, row)]
+        for network, results in PUBLISHED_RESULTS.items()
+        for row, r in enumerate(results, 1)
+    ]
+    return markdown_table(["network", "method", "top-1 error (%)", "MACs (millions)", "published in"], rows)
 
 
 def logged_table() -> str:
@@ -219,7 +245,7 @@ def logged_table() -> str:
         for rank, (macs, top1, logged_reward) in enumerate(logged, 1):
             recomputed = reward(top1, macs, 70.6, 4100)
             cells = [f"{macs:.2f}", f"{top1:.2f}", f"{logged_reward:.4f}", f"{recomputed:.4f}"]
-            rows.append([PUBLISHED[arch].title, rank, *cells])
+            rows.append([TITLES[arch], rank, *cells])
     return markdown_table(
         [
             "network",
@@ -235,6 +261,7 @@ def logged_table() -> str:
 
 TABLES: dict[str, Callable[[], str]] = {
     "rewarded_metapruning.costs": cost_table,
+    "rewarded_metapruning.variants": variants_table,
     "rewarded_metapruning.small": small_table,
     "rewarded_metapruning.stages": stages_table,
     "rewarded_metapruning.published": published_table,
