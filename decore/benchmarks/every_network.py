@@ -1,8 +1,8 @@
 """Train, prune and fine-tune the networks of the paper's CIFAR-10 table at small scale, and print one table row each.
 
-    python benchmarks/every_network.py [--networks vgg16 resnet110 densenet40] [--dataset digits] [--target-macs 0.7]
+    python benchmarks/every_network.py [--networks vgg16 resnet110 densenet40 googlenet] [--dataset digits] [--target-macs 0.7]
 
-Finished runs are skipped. ``python -m decore.paper.tables --add RUN_FOLDER ...`` keeps the results. Published rows are printed below each.
+Finished runs are skipped. ``python -m decore.paper.tables --add RUN_FOLDER ...`` keeps the results. Published rows are printed above each.
 """
 
 import argparse
@@ -16,7 +16,7 @@ from common.runs import METRICS, read_json
 from decore.paper.tables import tabulate_runs
 from decore.settings import main_prune
 
-NETWORKS = ("vgg16", "resnet56", "resnet110", "densenet40")
+NETWORKS = ("vgg16", "resnet56", "resnet110", "densenet40", "googlenet")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

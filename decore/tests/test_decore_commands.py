@@ -2,7 +2,6 @@
 
 import csv
 import json
-from pathlib import Path
 
 import pytest
 import torch
@@ -11,24 +10,19 @@ from decore_helpers import trained_resnet
 from common.checkpoint import load_model, read_tensors, save_model
 from common.data import load_dataset
 from common.errors import UserError
-from common.methods import Decision, installed_methods
+from common.methods import Decision
 from common.models import create_model
 from common.pipeline import apply_decision, recalibration_images
 from common.runs import open_stage, read_json
 from common.settings import parse
 from common.target import Target
-from common.testing import run_method, write_image_folder
-from common.testing.notebooks import parse_notebook_options
-from common.trained_model import read_trained_model
+from common.testing import write_image_folder
 from common.training import TrainOptions
 from decore import investigate, method, policy_stage
 from decore.agents import Agents
-from decore.original_api import BINARY_INV, attach_agents, train, validate
 from decore.paper import tables
 from decore.policy_options import DecoreOptions, PolicyOptions
 from decore.settings import PruneModel, main_investigate, main_prune
-
-HOME = Path(__file__).resolve().parents[1]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -213,94 +207,45 @@ def test_drop_orders_follow_weights_and_keep_one_channel_per_layer():
         assert all(int(mask.sum()) == 1 for mask in left.values())
 
 
-def test_method_is_an_entry_point_and_meets_target(tmp_path):
-    trained = trained_resnet(train=64)
-    save_model(tmp_path / "net.safetensors", trained.model)
-    found = installed_methods()["decore"]
-    arguments = {"recipe": TrainOptions(epochs=1, batch_size=32), "seed": 1}
-    start = read_trained_model(tmp_path / "net.safetensors", trained.data)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("decore.method.EXAMPLES_SEEN", 640)
-        metrics = run_method(found, start, 0.7, tmp_path / "run", **arguments)
-        file = tmp_path / "run" / metrics["file"]
-        assert 0.98 * 0.7 <= metrics["compressed"]["macs"] / 40551040 <= 0.7
-        before = file.stat().st_mtime_ns
-        assert (
-            run_method(found, start, 0.7, tmp_path / "run", **arguments) == metrics
-            and file.stat().st_mtime_ns == before
-        )
-    assert found.axis == "macs" and found.trains and found.weights == "inherited"
-
-
 def test_finished_runs_become_result_files(place, tmp_path):
-    assert main_prune(prune_words(place, "--saved-dir", str(tmp_path), "--penalty", "0")) == 0
-    file = tables.add_result(tmp_path / "resnet20-0", tmp_path)
+    options = prune_words(place, "--saved-dir", str(tmp_path / "runs"), "--penalty", "0", "4", "--no-latency")
+    assert main_prune(options) == 0
+    results = tmp_path / "results"
+    results.mkdir()
+    file = tables.add_result(tmp_path / "runs" / "resnet20-0", results)
     record = read_json(file)
     assert file.name == "run-resnet20-0.json" and record["options"]["threshold"] == 0.5 and len(record["log"]) == 2
-    assert tables._row(record)[1].startswith("this repository, penalty 0")
+    label = (
+        "this repository, penalty 0, extended (agents' learning rate 0.3, initial weight 2, batch norm recalibrated)"
+    )
+    assert tables._row(record)[1] == label
     small = tables._small_row({**record, "dataset": "digits", "penalty": 4.0})
-    assert small[:3] == ["ResNet-20 on digits", "4", "80.00"] and small[-1] == "2 on 32 images / 1"
-    (tmp_path / "resnet20-0" / "metrics.json").write_text(json.dumps({**record, "dataset": "digits"}))
-    assert tables.add_result(tmp_path / "resnet20-0", tmp_path).name == "run-resnet20-0-digits.json"
+    assert small[0] == "ResNet-20 on digits" and small[2:4] == ["4", "80.00"] and small[-1] == "2 on 32 images / 1"
+    folder = tmp_path / "runs" / "resnet20-0"
+    (folder / "metrics.json").write_text(json.dumps({**record, "dataset": "digits"}))
+    assert tables.add_result(folder, results).name == "run-resnet20-0-digits.json"
     with pytest.raises(UserError, match="not a run of"):
-        tables.add_result(tmp_path / "resnet20-0-policy", tmp_path)
+        tables.add_result(tmp_path / "runs" / "resnet20-0-policy", results)
+
+
+def test_folder_of_runs_adds_all_of_them_also_with_penalties_of_one_digit(place, tmp_path):
+    """A pattern for names, as the README had it, left out penalties of one digit: DECORE-4, and all of ImageNet."""
+    options = prune_words(place, "--saved-dir", str(tmp_path / "runs"), "--penalty", "4", "8", "50", "--no-latency")
+    assert main_prune(options) == 0
+    for given in ([tmp_path / "runs"], sorted(path for path in (tmp_path / "runs").iterdir() if path.is_dir())):
+        results = tmp_path / f"results-{len(given)}"
+        results.mkdir()
+        lines = [line for folder in given for line in tables.add_results(folder, results).splitlines()]
+        assert {file.name for file in results.iterdir()} == {f"run-resnet20-{p}.json" for p in (4, 8, 50)}
+        assert sum("a policy phase" in line for line in lines) == 3
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match="no finished run"):
+        tables.add_results(tmp_path / "empty", tmp_path)
+    with pytest.raises(UserError, match="no such folder"):
+        tables.add_results(tmp_path / "nowhere", tmp_path)
 
 
 def test_agents_file_contains_tensors_by_group(place, tmp_path):
     assert main_prune(prune_words(place, "--saved-dir", str(tmp_path), "--penalty", "0")) == 0
     tensors = read_tensors(tmp_path / "resnet20-0-policy" / "agents.safetensors")
     assert sum(t.numel() for t in tensors.values()) == 448 and tensors["conv1"].shape == (16,)
-
-
-def test_original_api_trains_and_validates():
-    torch.manual_seed(0)
-    model = create_model("vgg16")
-    names = [name for name, module in model.named_modules() if name.startswith("features.conv")]
-    agents, by_name, count, channels = attach_agents(model, names)
-    assert count == 13 and channels == 4224 and len(by_name) == 26  # each convolution and its batch norm
-    agent = by_name["features.conv0"]
-    assert agent is by_name["features.norm0"] and agent.get_actions("features.conv0", 5).shape == (5, 64)
-    batches = [(torch.randn(4, 3, 32, 32), torch.randint(0, 10, (4,))) for _ in range(2)]
-    sgd, adam = torch.optim.SGD(model.parameters(), lr=0.01), torch.optim.Adam(agents.parameters(), lr=0.1)
-    log = train(model, agents, batches, sgd, adam, torch.nn.CrossEntropyLoss(), 4, "cpu")
-    assert set(log) == {
-        *("total_samples", "num_channels_dropped", "total_channels", "accuracy", "loss_model_avg", "loss_agents_avg"),
-        *("accuracy_reward_avg", "compression_reward_avg", "full_reward_avg", "weights_avg", "probabilities_avg"),
-        *("p_min", "p_max"),
-    }
-    assert log["total_samples"] == 8 and log["total_channels"] == 4224
-    assert log["accuracy_reward_avg"] == pytest.approx(5 * log["accuracy"] / 100 - 4)
-    with pytest.raises(UserError, match="eval"):
-        agent.get_masks()
-    with pytest.raises(UserError, match="eval"):
-        validate(model, batches, "cpu", agents)
-    with torch.no_grad():
-        agents.agents.weight.normal_()
-    kept, inverse = {}, {}
-    for handle in agents:
-        handle.eval(0.6)
-        kept[handle.group.name] = handle.get_masks()[handle.group.name]["weight"]
-        handle.eval(0.6, BINARY_INV)
-        inverse[handle.group.name] = handle.get_masks()[handle.group.name]["weight"]
-        assert torch.equal(
-            kept[handle.group.name] + inverse[handle.group.name], torch.ones_like(kept[handle.group.name])
-        )
-    assert 0 <= validate(model, batches, "cpu", agents) <= 100
-
-
-def test_uncoupled_modules_sharing_an_agent_raise():
-    model = create_model("resnet20")
-    _, by_name, count, _ = attach_agents(model, [["conv1", "layer1.0.conv2"], "layer1.0.conv1"])
-    assert count == 2 and by_name["conv1"] is by_name["layer1.0.conv2"]
-    with pytest.raises(UserError, match="not coupled"):
-        attach_agents(model, [["conv1", "layer1.0.conv1"]])
-    with pytest.raises(UserError, match="nothing"):
-        attach_agents(model, ["nothing"])
-
-
-@pytest.mark.parametrize("name", ["prune_model", "investigate_policies"])
-def test_notebook_calls_its_script_with_valid_options(name, monkeypatch):
-    monkeypatch.syspath_prepend(str(HOME))
-    (_, training), (_, pruning) = parse_notebook_options(HOME / f"{name}.ipynb")
-    assert pruning.dataset == "digits" and pruning.saved_dir == "runs/notebook"
-    assert pruning.checkpoint == f"{training.out}/model.safetensors"

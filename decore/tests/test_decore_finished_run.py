@@ -1,15 +1,17 @@
 """Run folders finished at commit b50e727 are still read, plotted, kept, skipped and used for another target.
 
-They were made in ``data/finished_run`` by PRUNE and INVESTIGATE; ``dense.safetensors`` is a ResNet-20 on digits, pruned to 3 % of
-its MACs. Plots and the folder ``runs/resnet20-4-frozen-policy`` were omitted.
+They were made in ``data/finished_run`` by PRUNE (without ``--bn-images``, whose default was 2000) and INVESTIGATE;
+``dense.safetensors`` is a ResNet-20 on digits, pruned to 3 % of its MACs. Plots and the folder ``runs/resnet20-4-frozen-policy`` were omitted.
 """
 
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 import torch
 
 from common.checkpoint import load_model, read_tensors
+from common.plots import figure
 from common.runs import read_json
 from common.settings import parse
 from common.target import Target
@@ -23,7 +25,7 @@ from decore.settings import PruneModel, main_investigate, main_prune
 AGENTS = "--batch-size 50 --no-augment --agent-init 2 --agents-learning-rate 0.1"
 PRUNE = (  # arguments of prune_model.py
     f"--checkpoint dense.safetensors --dataset digits --penalty 4 --epochs 3 --policy-epochs 2 --policy-images 300 {AGENTS}"
-    " --finetune-learning-rate 0.02 --target-macs 0.475 --device cpu --saved-dir runs"
+    " --finetune-learning-rate 0.02 --target-macs 0.475 --bn-images 2000 --device cpu --saved-dir runs"
 )
 INVESTIGATE = (  # arguments of investigate_policies.py
     f"--checkpoint dense.safetensors --dataset digits --penalty 4 --epochs 1 --policy-images 300 {AGENTS}"
@@ -87,7 +89,16 @@ def test_another_target_reuses_finished_policy(monkeypatch):
     assert found == [macs, MACS]  # the old and the new run, by descending MACs
 
 
-def test_plots_of_finished_runs_are_written(place):
+def test_plots_of_finished_runs_are_written_with_labeled_axes(place, monkeypatch):
+    axes_of = {}
+
+    @contextmanager
+    def recorded(path, **size):
+        with figure(path, **size) as axes:
+            axes_of[path.stem] = axes
+            yield axes
+
+    monkeypatch.setattr(plots, "figure", recorded)
     trained = open_trained(parse(PruneModel, PRUNE.split()))
     (metrics,) = plots.read_finished_runs(place / "runs", "resnet20")
     assert metrics["compressed"]["macs"] == MACS and metrics["penalty"] == 4
@@ -96,16 +107,18 @@ def test_plots_of_finished_runs_are_written(place):
     plots.plot_training_curves(place / "course.png", place / POLICY)
     plots.plot_probabilities(place / "policies.png", policy_stage.read_policy(trained, place / POLICY).agents)
     plots.plot_drop_curves(place / "curves.png", read_json(f"{POLICIES}/metrics.json")["curves"], "digits")
-    assert all(
-        (place / f"{name}.png").stat().st_size > 5000 for name in ("front", "kept", "course", "policies", "curves")
-    )
+    assert axes_of.keys() == {"front", "kept", "course", "policies", "curves"}
+    for name, axes in axes_of.items():
+        assert axes.get_xlabel() and axes.get_ylabel(), name
+        assert (place / f"{name}.png").stat().st_size > 5000
 
 
 def test_finished_runs_become_table_rows(place, monkeypatch):
     monkeypatch.setattr(tables, "RESULTS", place / "results")
     assert tables.add_result(place / RUN, tables.RESULTS).name == "run-resnet20-4-macs0.475-digits.json"
     assert tables.add_result(place / POLICIES, tables.RESULTS).name == "policies-resnet20-4.json"
-    row = "| ResNet-20 on digits | this repository, small scale, penalty 4 | 94.40 | 14.60 | 26.00 | 68.40 | 52.6 % | 74.1 % |"
+    label = "this repository, small scale, penalty 4, extended (agents' learning rate 0.1, initial weight 2, batch norm recalibrated)"
+    row = f"| ResNet-20 on digits | {label}, 0.475 of the MACs | 94.40 | 14.60 | 26.00 | 68.40 | 52.6 % | 74.1 % |"
     assert row in tables.networks_table()
     curves = tables.policies_table().splitlines()
     fractions = [0.0, 100 * round(0.2 * CHANNELS) / CHANNELS, 50.0]

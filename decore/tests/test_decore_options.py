@@ -7,7 +7,7 @@ from decore_helpers import small_net
 from common.checkpoint import save_model
 from common.models import create_model
 from common.testing import check_options_honored, command_names, write_image_folder
-from decore.settings import main_investigate, main_prune
+from decore.settings import main_investigate, main_pretrained, main_prune
 
 OWN = "--model decore_helpers:small_net --checkpoint {own} {data}"
 NAMED = "--arch lenet5 --weights {weights} {data}"
@@ -22,6 +22,7 @@ COMMANDS = {
         f"{OWN} --epochs 0 --drop-fractions 0.5 --random-trials 1 --saved-dir {{out}}/own",
         f"{NAMED} --epochs 0 --drop-fractions 0.5 --random-trials 1 --saved-dir {{out}}/named",
     ),
+    "Pretrained": (main_pretrained, "--checkpoint {vgg16} --out {out}.pth.tar"),
 }
 
 
@@ -33,8 +34,10 @@ def files(tmp_path_factory):
     save_model(root / "own.safetensors", small_net(2))
     named = create_model("lenet5", num_classes=2, in_channels=3, image_size=32)
     torch.save(named.state_dict(), root / "weights.pth")
+    save_model(root / "vgg16.safetensors", create_model("vgg16"))
     return {
         "own": root / "own.safetensors",
+        "vgg16": root / "vgg16.safetensors",
         "weights": root / "weights.pth",
         "data": f"--dataset folder:{data}",
         "out": root / "out",

@@ -13,7 +13,7 @@ MODULES = {"agents.py", "models.py", "training_utils.py"}  # of the original cod
 
 
 def test_commands_start_without_torch():
-    assert find_heavy_starts([*COMMANDS, ["-m", "decore.paper.tables"]], HERE) == []
+    assert find_heavy_starts([*COMMANDS, ["-m", "decore.pretrained"], ["-m", "decore.paper.tables"]], HERE) == []
 
 
 def test_list_of_commands_is_complete():

@@ -19,6 +19,21 @@ from decore.reward import accuracy_reward, compression_reward
 from decore.selection import select_by_probability
 
 
+def policy_loss(weight: Tensor, actions: Tensor, rewards: Tensor, layer_index: Tensor) -> Tensor:
+    """Compute the REINFORCE loss. Examples are summed first, so autograd only handles vectors (C,).
+
+    Args:
+        weight: The agents' weights, (C,).
+        actions: Zeros and ones, (N, C).
+        rewards: Rewards R_bi, (N, L).
+        layer_index: Layer of each channel, (C,) int64.
+    """
+    per_channel = rewards.index_select(1, layer_index)
+    kept = (per_channel * actions).sum(0)
+    dropped = per_channel.sum(0) - kept
+    return -(kept * F.logsigmoid(weight) + dropped * F.logsigmoid(-weight)).sum() / len(actions)
+
+
 class Agents(nn.Module):
     """All agents of a network, with their weights in one parameter ``weight`` (C,), in the order of the channel groups.
 
@@ -117,12 +132,8 @@ class Agents(nn.Module):
         return self.policy_loss(flat.detach(), rewards, entropy)
 
     def policy_loss(self, actions: Tensor, rewards: Tensor, entropy: float = 0.0) -> Tensor:
-        """Compute the loss from rewards (N, L). Examples are summed first, so autograd only handles vectors (C,)."""
-        per_channel = rewards.index_select(1, self.layer_index)
-        kept = (per_channel * actions).sum(0)
-        dropped = per_channel.sum(0) - kept
-        log_keep, log_drop = F.logsigmoid(self.weight), F.logsigmoid(-self.weight)
-        loss = -(kept * log_keep + dropped * log_drop).sum() / len(actions)
+        """Compute the loss from rewards (N, L), and from the agents' entropy if it has a weight."""
+        loss = policy_loss(self.weight, actions, rewards, self.layer_index)
         return loss - entropy * self.entropy() if entropy else loss
 
     def entropy(self) -> Tensor:

@@ -14,15 +14,18 @@ from common.target import Target
 from common.trained_model import TrainedModel, open_trained_model, print_result
 from common.training import best_test_top1
 from decore import plots
-from decore.method import METHOD, decide
-from decore.policy_options import PACKAGE, DecoreOptions
+from decore.method import EXTENDED, METHOD, decide
+from decore.policy_options import PACKAGE, DecoreOptions, differences
 from decore.policy_stage import network_identity, penalty_label, read_policy
+from decore.pretrained import with_pretrained
 from decore.settings import InvestigatePolicies, PruneModel, run_labels
 
 
 def open_trained(settings: PruneModel | InvestigatePolicies) -> TrainedModel:
     """Open the trained network and the data set named by the options; with --holdout, hold-out images replace the test set."""
-    start = open_trained_model(settings.network, settings.data, device=choose_device(settings.run.device))
+    start = open_trained_model(
+        with_pretrained(settings.network), settings.data, device=choose_device(settings.run.device)
+    )
     if settings.agents.holdout is None:
         return start
     return replace(start, data=start.data.holdout(settings.agents.holdout, settings.repeat.seed))
@@ -76,11 +79,16 @@ def prune_one(
         log=log,
     )
 
+    differing = ", ".join(differences(options.identity()))
+    variant = EXTENDED if differing else METHOD
+    log(f"{folder.name}: " + (f"extended, differs from the paper: {differing}" if differing else "the paper's method"))
+
     def details(outcome: Outcome) -> dict[str, Any]:
         print_result(folder.name, outcome.metrics, log)
         sizes = {group.name: group.size for group in start.all_groups}
         return {
             "label": f"DECORE-{penalty_label(options)}",
+            "variant": variant.variant,
             "command": command,
             "policy_epochs": options.policy_recipe.epochs,
             "epochs": options.recipe.epochs,
@@ -90,7 +98,7 @@ def prune_one(
 
     tensorboard = settings.tensorboard
     method = replace(
-        METHOD, decide=partial(decide, options=options, policy_folder=policy_folder, tensorboard=tensorboard)
+        variant, decide=partial(decide, options=options, policy_folder=policy_folder, tensorboard=tensorboard)
     )
     target = None if options.target_macs is None else Target(options.target_macs)
     training = FineTuning(options.recipe, options.distill, tensorboard=tensorboard)

@@ -31,6 +31,7 @@ def plot_probabilities(path: Path, agents: Agents) -> None:
         axes.axvline(logit(0.5), color=COLORS[0], linewidth=1.0, linestyle="--")
         axes.figure.colorbar(image, ax=axes, label="fraction of the layer's channels")
         axes.set_xlabel("keep probability p (logit scale)")
+        axes.set_ylabel("channel group")
         axes.set_title(f"{sum(len(w) for w in by_layer)} agents; p < 0.5 left of the dashed line")
 
 
@@ -43,6 +44,7 @@ def plot_kept_channels(path: Path, folder: Path) -> None:
         axes.bar(places, counts, color=KEPT, label="kept")
         axes.bar(places, sizes - counts, bottom=counts, color=REMOVED, label="removed")
         axes.set_xticks(places, list(kept), rotation=90, fontsize=7)
+        axes.set_xlabel("channel group")
         axes.set_ylabel("channels")
         axes.set_title(f"{counts.sum()} of {sizes.sum()} channels kept")
         axes.legend()
@@ -67,6 +69,7 @@ def plot_training_curves(path: Path, policy_folder: Path) -> None:
             values = [scale * float(row[name]) for row in rows]
             axes.plot(epochs, values, style, markersize=3, label=label)
         axes.set_xlabel("epoch of the policy phase")
+        axes.set_ylabel("percent")
         axes.legend()
 
 

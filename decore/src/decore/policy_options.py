@@ -1,6 +1,7 @@
 """Options of a DECORE run, as dataclasses. Imports no torch."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -49,7 +50,7 @@ class PolicyOptions:
 
 @dataclass(frozen=True)
 class DecoreOptions:
-    """One DECORE run, from a trained network to a fine-tuned pruned one.
+    """One DECORE run, from a trained network to a fine-tuned pruned one. The defaults are the paper's.
 
     Attributes:
         policy_recipe: Training in the policy phase; its epochs and those of ``recipe`` add up to the paper's 300.
@@ -60,7 +61,8 @@ class DecoreOptions:
         agent_init: Initial weight of every agent.
         threshold: Channels with p >= threshold are kept, unless ``target_macs`` is given.
         target_macs: Fraction of the dense MACs to keep; sets the threshold.
-        bn_images: Number of training images for recalibrating batch norm after pruning; 0 keeps the statistics.
+        bn_images: Number of training images for recalibrating batch norm after pruning (not in the paper); 0 keeps the
+            statistics.
         distill: Fraction of the fine-tuning loss that is distillation from the dense network (not in the paper).
     """
 
@@ -74,7 +76,7 @@ class DecoreOptions:
     threshold: float = 0.5
     target_macs: float | None = None
     round_to: int = 1
-    bn_images: int = 2000
+    bn_images: int = 0
     distill: float = 0.0
     seed: int = 0
 
@@ -122,3 +124,29 @@ class DecoreOptions:
                 f"--policy-images {count}: the data set has only {len(train)} training images; choose at most as many"
             )
         return train.subset(stratified_split(train.labels, count, self.seed)[1])
+
+
+def differences(options: Mapping[str, Any]) -> list[str]:
+    """Describe how a run's method differs from the paper's; empty for the paper variant.
+
+    Lengths, images, batch size, the network's optimizer and a target of MACs are not part of the method.
+
+    Args:
+        options: :meth:`DecoreOptions.identity`, as stored in a run's config.json.
+    """
+    policy = options["policy"]
+    found = {
+        "frozen": policy["frozen"],
+        "fitted penalty": policy["auto_penalty"],
+        f"agents' learning rate {policy['learning_rate']:g}": policy["learning_rate"] != PolicyOptions.learning_rate,
+        f"initial weight {policy['agent_init']:g}": policy["agent_init"] != INITIAL_WEIGHT,
+        f"top-{policy['reward_topk']} reward": policy["reward_topk"] != 1,
+        "reward by MACs": policy["reward_by_macs"],
+        "reward baseline": policy["reward_baseline"],
+        "entropy": policy["entropy"],
+        f"threshold {options['threshold']:g}": options["threshold"] != DecoreOptions.threshold,
+        f"widths in multiples of {options['round_to']}": options["round_to"] != 1,
+        "batch norm recalibrated": options["bn_images"],
+        "distilled": options.get("distill"),  # not recorded by the oldest runs
+    }
+    return [text for text, differs in found.items() if differs]

@@ -19,6 +19,7 @@ from common.options import (
 from common.settings import command, option, section, settings
 from decore.policy_options import AUTO, INITIAL_WEIGHT, PACKAGE, RECIPE, DecoreOptions, PolicyOptions
 
+PRETRAINED = "best.pth.tar"  # the original repository's weights of VGG-16
 POLICY_SCHEDULES = ("constant", "cosine")
 DROP_FRACTIONS = (0.0, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6)
 
@@ -91,7 +92,7 @@ class PhaseOptions:
     finetune_learning_rate: float | None = option(
         None, "initial learning rate of fine-tuning (--learning-rate if not given)"
     )
-    freeze: bool = option(False, "train only the agents in the policy phase, not the network")
+    freeze: bool = option(False, "train only the agents in the policy phase, not the network (the paper trains both)")
     distill: float = option(
         0.0,
         "fraction of the fine-tuning loss that is distillation from the dense network (the paper: 0)",
@@ -112,13 +113,19 @@ class PruningOptions:
     )
     round_to: int = option(1, "round the numbers of kept channels up to multiples of this", type=positive_int)
     bn_images: int = option(
-        2000, "number of training images for recalibrating batch norm after pruning (0: no recalibration)"
+        0,
+        "number of training images for recalibrating batch norm after pruning, for example 2000 (the paper: 0, no recalibration)",
     )
 
 
 @settings
 class PruneModel:
-    """Prune a trained network with DECORE: train agents on its channels, remove channels, fine-tune."""
+    """Prune a trained network with DECORE: train agents on its channels, remove channels, fine-tune.
+
+    The defaults are the paper's method. The options --freeze, --penalty auto, --agents-learning-rate, --agent-init, --reward-topk,
+    --reward-baseline, --reward-by-macs, --entropy, --threshold, --round-to, --bn-images and --distill extend it, and --target-macs
+    replaces its threshold. Without --weights, VGG-16 is read from best.pth.tar (python -m decore.pretrained).
+    """
 
     penalty: list[float | str] = option(
         [50.0],
@@ -232,6 +239,14 @@ class InvestigatePolicies:
         )
 
 
+@settings
+class Pretrained:
+    """Write the weights of a trained VGG-16 as the original repository provides them: a state dict in best.pth.tar."""
+
+    checkpoint: str = option("../weights/vgg16.safetensors", "trained network saved by this project")
+    out: str = option(PRETRAINED, "file to write")
+
+
 def run_labels(name: str, penalties: Sequence[float | str], target_macs: float | None = None) -> dict[str, float | str]:
     """Return {label of the run's files: its penalty}. The label is ``<arch>-<penalty>``, with ``-macs<F>`` for a target."""
     ending = "" if target_macs is None else f"-macs{target_macs:g}"
@@ -256,3 +271,12 @@ def main_investigate(argv: Sequence[str] | None = None) -> int:
 
     prog = "investigate_policies.py"
     return command(InvestigatePolicies, body, argv, prog, PACKAGE)
+
+
+def main_pretrained(argv: Sequence[str] | None = None) -> int:
+    def body(settings: Pretrained) -> None:
+        from decore.pretrained import write_pretrained
+
+        write_pretrained(settings)
+
+    return command(Pretrained, body, argv, "python -m decore.pretrained", PACKAGE)

@@ -168,7 +168,7 @@ def tables_command(
     tables: Mapping[str, Callable[[], str]],
     argv: Sequence[str] | None = None,
     *,
-    add: Callable[[str], Path] | None = None,
+    add: Callable[[str], Path | str] | None = None,
     make: Mapping[str, tuple[Callable[[], object], str]] | None = None,
     draw: Callable[[], Sequence[Path]] | None = None,
 ) -> int:
@@ -181,7 +181,7 @@ def tables_command(
         package: Import name.
         readme: README of the package.
         tables: {block name: function that returns the table}.
-        add: Saves a finished run as a result file and returns the file, for ``--add RUN_FOLDER ...``.
+        add: Saves finished runs as result files and returns what to print, for ``--add RUN_FOLDER ...``.
         make: Options that create result files first: {"--costs": (function, help)}.
         draw: Draws figures from the result files and returns their paths.
     """

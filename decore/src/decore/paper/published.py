@@ -1,4 +1,10 @@
-"""Results of the paper (as printed in comparison tables of later papers) and of the original code's README."""
+"""Published results of DECORE: the paper's, as later papers quote them, and those of the original repository's README.
+
+The paper's own tables were not available. CORING (Pham, Zniyed, Nguyen: Efficient tensor-based filter pruning) and NORTON (by the
+same authors: Enhanced network compression through tensor decompositions and pruning) print its rows in the numbered comparison
+tables of their repositories' READMEs; a row is found there by its label, DECORE-<penalty>. NORTON's README
+rounds reductions to whole percents. DECORE-50 agrees with the paper's abstract: up to 99 % compression at a loss of 2.28 points.
+"""
 
 from common.reporting.published import PublishedRow, PublishedTable
 
@@ -7,7 +13,7 @@ PUBLISHED: tuple[PublishedTable, ...] = (
         "VGG-16",
         "vgg16",
         "cifar10",
-        "paper",
+        "as quoted by CORING, table 1",
         93.96,
         (
             PublishedRow(500, 94.02, 35.3, 63.0, macs=203.08, params=5.54),
@@ -22,12 +28,9 @@ PUBLISHED: tuple[PublishedTable, ...] = (
         "VGG-16",
         "vgg16",
         "cifar10",
-        "original code",
+        "README of the original repository",
         91.94,
-        (
-            PublishedRow(50, 91.48, 22.98, 20.55, macs=242.05, params=11.91),
-            PublishedRow(4, 89.41, 86.18, 86.55, macs=43.41, params=2.01),
-        ),
+        (PublishedRow(4, 89.41, 86.18, 86.55, macs=43.41, params=2.01),),
         macs=314.29,
         params=14.99,
     ),
@@ -35,7 +38,7 @@ PUBLISHED: tuple[PublishedTable, ...] = (
         "ResNet-56",
         "resnet56",
         "cifar10",
-        "paper",
+        "as quoted by CORING, table 2",
         93.26,
         (
             PublishedRow(450, 93.34, 26.3, 24.2, macs=92.48, params=0.64),
@@ -49,7 +52,7 @@ PUBLISHED: tuple[PublishedTable, ...] = (
         "ResNet-110",
         "resnet110",
         "cifar10",
-        "paper",
+        "as quoted by NORTON, table 2",
         93.50,
         (
             PublishedRow(500, 93.88, 35.0, 36.0, macs=163.30, params=1.11),
@@ -63,7 +66,7 @@ PUBLISHED: tuple[PublishedTable, ...] = (
         "DenseNet-40",
         "densenet40",
         "cifar10",
-        "paper",
+        "as quoted by CORING, table 3",
         94.81,
         (
             PublishedRow(175, 94.85, 19.1, 20.7, macs=228.96, params=0.83),
@@ -77,7 +80,7 @@ PUBLISHED: tuple[PublishedTable, ...] = (
         "GoogLeNet",
         "googlenet",
         "cifar10",
-        "paper",
+        "as quoted by CORING, table 4",
         95.05,
         (
             PublishedRow(500, 95.20, 19.8, 23.0, macs=1220, params=4.73),
@@ -91,7 +94,7 @@ PUBLISHED: tuple[PublishedTable, ...] = (
         "ResNet-50",
         "resnet50",
         "imagenet",
-        "paper",
+        "as quoted by CORING, table 6",
         76.15,
         (
             PublishedRow(8, 76.31, 13.4, 11.0, 93.02, macs=3540, params=22.69),

@@ -1,11 +1,12 @@
 """Tables of the README, generated from ``results/*.json`` and the published results.
 
-python -m decore.paper.tables --add RUN_FOLDER ...    keep finished runs as results/run-<folder>.json or results/policies-<folder>.json
+python -m decore.paper.tables --add FOLDER ...    keep finished runs as results/run-<folder>.json or results/policies-<folder>.json;
+                                                  FOLDER is a run folder or contains run folders
 python -m decore.paper.tables                         rewrite the README's tables; --check only compares
 """
 
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from common.reporting.published import PublishedTable
 from common.reporting.results import save_run, tables_command
 from common.runs import METRICS, read_json
 from decore.paper.published import PUBLISHED
-from decore.policy_options import PACKAGE
+from decore.policy_options import PACKAGE, differences
 
 HOME = Path(__file__).resolve().parents[3]  # the package's folder in a checkout
 RESULTS = HOME / "results"
@@ -33,27 +34,36 @@ TITLES = {table.arch: table.title for table in PUBLISHED} | {"resnet20": "ResNet
 
 
 def results_table() -> str:
-    """All runs on the paper's data sets, with the published rows of a network below its runs."""
+    """All runs on the paper's data sets, with the published rows of a network above its runs."""
     runs = [run for run in _read("run-*.json") if run["dataset"] in DATA_SETS]
     header = ["network", "source", *ACCURACY_COLUMNS, "agreement (%)", "MACs removed", "params removed"]
     header += ["latency, batch 64 (ms)", "policy / fine-tuning epochs", "minutes"]
     rows: list[list[Any]] = []
     archs = list(dict.fromkeys([run["arch"] for run in runs] + [table.arch for table in PUBLISHED]))
     for arch in sorted(archs, key=lambda arch: (arch not in {run["arch"] for run in runs}, archs.index(arch))):
-        own = [run for run in runs if run["arch"] == arch]
-        rows += [_row(run) for run in sorted(own, key=lambda run: -run["compressed"]["macs"])]
         for table in PUBLISHED:
             if table.arch == arch:
                 rows += published_rows(table)
+        rows += [_row(run) for run in _paper_first(run for run in runs if run["arch"] == arch)]
     return markdown_table(header, rows)
 
 
+def _paper_first(runs: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Sort runs: the paper variant first, then by MACs."""
+    return sorted(runs, key=lambda run: (bool(differences(run["options"])), -run["compressed"]["macs"]))
+
+
+def _variant(run: Mapping[str, Any]) -> str:
+    """Describe the method of a run: the paper's, or how it differs, and its target."""
+    options = run["options"]
+    differing = ", ".join(differences(options))
+    text = f"extended ({differing})" if differing else "paper variant"
+    return text + ("" if options["target_macs"] is None else f", {options['target_macs']:g} of the MACs")
+
+
 def _row(run: Mapping[str, Any]) -> list[Any]:
-    dense, small, options = run["baseline"], run["compressed"], run["options"]
-    variant = ", frozen" if options["policy"]["frozen"] else ""
-    variant += ", distilled" if options.get("distill") else ""
-    variant += f", {options['target_macs']:g} of the MACs" if options["target_macs"] is not None else ""
-    row = [TITLES.get(run["arch"], run["arch"]), f"{HERE}, penalty {run['penalty']:.4g}{variant}"]
+    dense, small = run["baseline"], run["compressed"]
+    row = [TITLES.get(run["arch"], run["arch"]), f"{HERE}, penalty {run['penalty']:.4g}, {_variant(run)}"]
     row += [*_top1(run), f"{small['agreement']:.2f}", *_removed(run)]
     latency = " → ".join(f"{side['latency_ms']['64']:.0f}" for side in (dense, small)) if "latency_ms" in dense else ""
     return [*row, latency, _epochs(run), f"{(run['seconds']) / 60:.0f}"]
@@ -80,9 +90,16 @@ def small_table() -> str:
     runs = [run for run in _small_runs() if run["options"]["target_macs"] is None]
     if not runs:
         return NONE
-    header = ["network", "penalty", "accuracy required by λ (%)", "accuracy under sampled masks (%)", *ACCURACY_COLUMNS]
+    header = [
+        "network",
+        "variant",
+        "penalty",
+        "accuracy required by λ (%)",
+        "accuracy under sampled masks (%)",
+        *ACCURACY_COLUMNS,
+    ]
     header += ["MACs removed", "params removed", "policy / fine-tuning epochs"]
-    order = sorted(runs, key=lambda run: (run["arch"], run["penalty"]))
+    order = sorted(runs, key=lambda run: (run["arch"], bool(differences(run["options"])), run["penalty"]))
     return markdown_table(header, [_small_row(run) for run in order])
 
 
@@ -98,9 +115,10 @@ def tabulate_runs(runs: Sequence[Mapping[str, Any]]) -> str:
     rows: list[list[Any]] = []
     for run in runs:
         name = f"{TITLES.get(run['arch'], run['arch'])} on {run['dataset']}"
-        rows.append([name, f"{HERE}, small scale, penalty {run['penalty']:.3g}", *_top1(run), *_removed(run)])
         published = (row for table in PUBLISHED if table.arch == run["arch"] for row in published_rows(table))
         rows += [[*row[:6], *row[7:9]] for row in published]
+        label = f"{HERE}, small scale, penalty {run['penalty']:.3g}, {_variant(run)}"
+        rows.append([name, label, *_top1(run), *_removed(run)])
     header = ["network", "source", *ACCURACY_COLUMNS, "MACs removed", "params removed"]
     return markdown_table(header, rows)
 
@@ -113,7 +131,11 @@ def _small_row(run: Mapping[str, Any]) -> list[Any]:
     from decore.reward import required_accuracy  # imports torch
 
     last = run["policy"]["last_epoch"]
-    row: list[Any] = [f"{TITLES.get(run['arch'], run['arch'])} on {run['dataset']}", f"{run['penalty']:.4g}"]
+    row: list[Any] = [
+        f"{TITLES.get(run['arch'], run['arch'])} on {run['dataset']}",
+        _variant(run),
+        f"{run['penalty']:.4g}",
+    ]
     row += [f"{100 * required_accuracy(run['penalty']):.2f}", f"{last['masked_accuracy']:.2f}" if last else ""]
     row += [*_top1(run), *_removed(run)]
     return [*row, _epochs(run)]
@@ -125,7 +147,7 @@ def published_rows(table: PublishedTable) -> list[list[Any]]:
     for row in table.rows:
         top1 = f"{row.top1:.2f}" if row.top5 is None else f"{row.top1:.2f} ({row.top5:.2f})"
         dense = f"{table.top1:.2f}" if table.top5 is None else f"{table.top1:.2f} ({table.top5:.2f})"
-        label = f"{table.label}, DECORE-{row.setting:g}"
+        label = f"DECORE-{row.setting:g}, published ({table.source})"
         drop = f"{table.top1 - row.top1:.2f}"
         removed = [f"{row.macs_drop:g} %", f"{row.params_drop:g} %"]
         rows.append([table.title, label, dense, "", top1, drop, "", *removed, "", "", ""])
@@ -173,12 +195,28 @@ def add_result(folder: Path | str, results: Path = RESULTS) -> Path:
     return save_run(folder, PACKAGE, results, f"{kind}-{Path(folder).name.removesuffix('-policies')}{place}.json")
 
 
+def add_results(folder: Path | str, results: Path = RESULTS) -> str:
+    """Keep a finished run, or all finished runs directly in a folder, and return a line per result file.
+
+    Policy phases are parts of runs: they are named, and not kept.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such folder; name run folders, or a folder that contains them")
+    found = [folder] if (folder / METRICS).is_file() else sorted(file.parent for file in folder.glob(f"*/{METRICS}"))
+    if not found:
+        raise UserError(f"{folder}: contains no finished run, {METRICS} is missing; wait until the run is finished")
+    phases = [run for run in found if "last_epoch" in read_json(run / METRICS)]
+    lines = [f"{run}: a policy phase, part of other runs; not kept" for run in phases]
+    return "\n".join(lines + [str(add_result(run, results)) for run in found if run not in phases])
+
+
 def _read(pattern: str) -> list[dict[str, Any]]:
     return [read_json(file) for file in sorted(RESULTS.glob(pattern))]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    return tables_command(PACKAGE, HOME / "README.md", TABLES, argv, add=add_result)
+    return tables_command(PACKAGE, HOME / "README.md", TABLES, argv, add=add_results)
 
 
 if __name__ == "__main__":
