@@ -7,11 +7,11 @@ from common.lazy import lazy_names
 from model_preserving_id.settings import prune_main
 
 if TYPE_CHECKING:
-    from model_preserving_id.original_api import create_args, id, iditer
+    from model_preserving_id.script_functions import create_args, id, iditer
 
 __all__ = ["create_args", "id", "iditer", "prune_main"]
 
-__getattr__ = lazy_names("model_preserving_id", dict.fromkeys(("create_args", "id", "iditer"), "original_api"))
+__getattr__ = lazy_names("model_preserving_id", dict.fromkeys(("create_args", "id", "iditer"), "script_functions"))
 
 if __name__ == "__main__":
     sys.exit(prune_main())

@@ -1,5 +1,5 @@
 """Factorize a network pruned by ID with PCA; see README.md."""
 
-from model_preserving_id.compose import pca_prune
+from model_preserving_id.script_functions import pca_prune
 
 __all__ = ["pca_prune"]

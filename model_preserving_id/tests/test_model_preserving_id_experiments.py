@@ -1,9 +1,7 @@
 """The paper's experiments at small scale: each command writes a result file and plots with consistent values."""
 
 import json
-import sys
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import pytest
@@ -12,7 +10,6 @@ import torch
 from common.channels import channel_groups
 from common.checkpoint import load_model, save_model
 from common.data import load_dataset
-from common.errors import UserError
 from common.models import create_model
 from common.testing.notebooks import parse_notebook_options
 from model_preserving_id import prune_network
@@ -32,9 +29,10 @@ from model_preserving_id.paper.experiments import (
 )
 from model_preserving_id.paper.settings import RATIO_LABELS
 from model_preserving_id.pivoted import pivoted_cholesky
+from model_preserving_id.settings import prune_main
 
 CPU = ["--threads", "1", "--device", "cpu"]
-NOTEBOOKS = {path.stem: path for path in sorted((Path(__file__).resolve().parents[1] / "notebooks").glob("*.ipynb"))}
+NOTEBOOKS = {path.stem: path for path in sorted(Path(__file__).resolve().parents[1].glob("*.ipynb"))}
 
 
 @pytest.fixture(scope="module")
@@ -110,14 +108,14 @@ def test_all_methods_keep_same_fraction_of_parameters(lenet, tmp_path):
     words = ["--checkpoint", lenet, "--ratios", "0.5", "0.01", "--prune-batch-size", "100", *CPU]
     assert ratios.main([*words, "--out", str(tmp_path)]) == 0
     record = json.loads((tmp_path / "ratios.json").read_text())
-    assert {point["method"] for point in record["points"]} == set(RATIO_LABELS) and "ALDS" in record["left_out"]
+    assert {point["method"] for point in record["points"]} == set(RATIO_LABELS)
     for point in record["points"]:
         if "unreachable" in point:
             assert point["ratio"] == 0.01 or point["method"].startswith("id+")
         else:
             assert point["params_left"] <= point["ratio"] * 1.005
     met = {p["method"]: p["params_left"] for p in record["points"] if p["ratio"] == 0.5 and "params_left" in p}
-    assert {"pca", "lrank", "id", "l1"} <= met.keys() and all(left > 0.4 for left in met.values())
+    assert {"pca", "lrank", "alds", "id", "l1"} <= met.keys() and all(left > 0.4 for left in met.values())
     assert (tmp_path / "ratios.png").is_file()
 
 
@@ -153,31 +151,10 @@ def test_conv3d_network_is_pruned_on_generated_data(tmp_path, monkeypatch):
     assert loaded(torch.zeros(1, 5, 17, 17, 17)).shape == (1, 1)
 
 
-def test_voxels_and_atom3d_files_are_read(tmp_path, monkeypatch):
+def test_atoms_are_counted_by_voxel():
     at = np.array([[1.2, 0, 0], [0, -2, 0], [0, 0, 0], [99, 0, 0]])
     box = molecules.voxels(["C", "O", "Zn", "C"], at, np.zeros(3), 7)
     assert box.sum() == 2 and box[1, 4, 3, 3] == 1 and box[2, 3, 1, 3] == 1
-
-    def frame(elements, at):
-        return {"element": elements, **{axis: [p[i] for p in at] for i, axis in enumerate("xyz")}}
-
-    item = {
-        "atoms_pocket": frame(["N"], [(3.0, 0.0, 0.0)]),
-        "atoms_ligand": frame(["C", "H"], [(1.0, 0.0, 0.0), (-1.0, 0.0, 0.0)]),
-        "scores": {"neglog_aff": 6.5},
-    }
-    stand_in = ModuleType("atom3d.datasets")
-    stand_in.LMDBDataset = lambda folder: [item, item]
-    monkeypatch.setitem(sys.modules, "atom3d", ModuleType("atom3d"))
-    monkeypatch.setitem(sys.modules, "atom3d.datasets", stand_in)
-    with pytest.raises(UserError, match="train"):
-        molecules.read_lba(tmp_path)
-    for part in molecules.PARTS:
-        (tmp_path / part).mkdir()
-    found = molecules.read_lba(tmp_path, grid=9)
-    assert found.input_shape == (5, 9, 9, 9) and found.parts["val"][1].tolist() == [[6.5], [6.5]]
-    assert found.parts["train"][0][0, 3, 7, 4, 4] == 1  # nitrogen, 3 angstrom from the ligand's center
-    assert found.parts["train"][0].sum() == 6
 
 
 def test_ranks_and_correlations_equal_manual_values():
@@ -197,10 +174,10 @@ def test_conv3d_network_is_pruned_to_half_widths():
 @pytest.mark.parametrize(
     ("name", "commands"),
     [
-        ("accuracy_vs_error", ["common.train", "wide"]),
-        ("missing_class", ["common.train", "missing_class"]),
-        ("ratios", ["common.train", "ratios"]),
-        ("conv3d", ["conv3d"]),
+        ("accVsErr", ["common.train", "wide"]),
+        ("Iter-PerClass-ClassRemoved-Figure", ["common.train", "missing_class"]),
+        ("ComparisonsNet", ["common.train", "ratios"]),
+        ("atom3d-Pruning", ["conv3d"]),
     ],
 )
 def test_notebook_calls_experiment_with_valid_options(name, commands):
@@ -210,11 +187,22 @@ def test_notebook_calls_experiment_with_valid_options(name, commands):
     assert [prog.removeprefix("python -m model_preserving_id.paper.experiments.") for prog, _ in calls] == [
         command.replace("common.train", "python -m common.train") for command in commands
     ]
-    assert all(options.out.startswith("../runs/notebook/") for _, options in calls)
+    assert all(options.out.startswith("runs/notebook/") for _, options in calls)
     if len(calls) == 2:
         (_, train), (_, experiment) = calls
         assert train.dataset == experiment.dataset == "digits"
         assert experiment.checkpoint == f"{train.out}/model.safetensors"
+
+
+def test_more_calibration_images_than_training_images_raise(lenet, tmp_path, capsys):
+    """All commands reject an explicit number; without one, they use as many as there are."""
+    for main, words in (
+        (missing_class.main, ["--checkpoint", lenet]),
+        (ratios.main, ["--checkpoint", lenet]),
+        (prune_main, ["--checkpoint", lenet]),
+    ):
+        assert main([*words, "--prune-batch-size", "5000", "--out", str(tmp_path), *CPU]) == 2
+        assert "--prune-batch-size 5000: digits has 1297 training images; use 1 to 1297" in capsys.readouterr().err
 
 
 def test_methods_of_curve_have_different_styles():

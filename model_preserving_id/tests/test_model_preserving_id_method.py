@@ -17,7 +17,7 @@ from common.target import Target
 from common.trained_model import Limits, TrainedModel, read_trained_model
 from model_preserving_id import prune_network
 from model_preserving_id.calibration import calibration_images
-from model_preserving_id.method import METHOD, decide
+from model_preserving_id.method import EXTENDED, METHOD, decide
 from model_preserving_id.settings import ChannelPruningOptions
 
 
@@ -45,7 +45,8 @@ def test_residual_streams_are_pruned_without_other_groups(tmp_path, monkeypatch)
         prune_network(dense, torch.zeros(1, 3, 32, 32), [torch.zeros(2, 3, 32, 32)], target_macs=0.7, residual="keep")
     target = count_cost(OnlyResidual(width=20), (3, 32, 32)).macs / count_cost(dense, (3, 32, 32)).macs + 1e-4
     start = read_trained_model(tmp_path / "dense.safetensors", few)
-    small = apply_decision(start, METHOD.decide(start, Target(target), open_stage(tmp_path / "out", "tests", {})))
+    stage = open_stage(tmp_path / "out", "tests", {})
+    small = apply_decision(start, EXTENDED.decide(start, Target(target), stage))
     assert small.enter.out_channels == small.one.out_channels == small.two.out_channels == 20
 
 
@@ -87,12 +88,15 @@ def test_full_width_prunes_nothing(start, tmp_path, residual):
     assert all(torch.equal(tensor, same[name]) for name, tensor in start.model.state_dict().items())
 
 
-@pytest.mark.parametrize("residual", ["keep", "exact", "conv"])
-def test_script_and_function_are_bit_identical(start, tmp_path, residual):
+@pytest.mark.parametrize(("residual", "how"), [("keep", "none"), ("exact", "weights"), ("conv", "weights")])
+def test_script_and_function_are_bit_identical(start, tmp_path, residual, how):
     stage = open_stage(tmp_path / "out", "tests", {}, log=lambda line: None)
     pruned = apply_decision(
-        start, decide(ChannelPruningOptions(method="frac", k=0.6, residual=residual), start, None, stage)
+        start,
+        decide(ChannelPruningOptions(method="frac", k=0.6, residual=residual, compensation=how), start, None, stage),
     ).state_dict()
     inputs = calibration_images(start.data, 40, stage.seed)
-    other = prune_network(start.model, start.example, inputs, keep=0.6, residual=residual).state_dict()
+    other = prune_network(
+        start.model, start.example, inputs, keep=0.6, residual=residual, compensation=how
+    ).state_dict()
     assert pruned.keys() == other.keys() and all(torch.equal(tensor, other[name]) for name, tensor in pruned.items())

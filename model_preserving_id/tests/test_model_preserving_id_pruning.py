@@ -134,7 +134,7 @@ def test_calibration_images_are_training_images_without_class(digits):
 
 
 def test_iterative_pruning_follows_paper(network, inputs):
-    """Properties 10 and 11: each step prunes one layer to max(1, int(k n)), with the smallest error per MAC saved."""
+    """Properties 10 and 11: each step prunes one layer to max(1, int(k n)), with the smallest error per MAC of the layer and the next."""
     options = IterationOptions(Target(0.6), keep=0.8, update_every=0.0)
     folded = FoldedNetwork(network, X)
     rows, again = iterate(folded, inputs, options), iterate(FoldedNetwork(network, X), inputs, options)
@@ -149,10 +149,49 @@ def test_iterative_pruning_follows_paper(network, inputs):
         assert row["before"] == widths[row["layer"]] and row["after"] == max(
             1, min(int(0.8 * row["before"]), row["before"] - 1)
         )
-        saved = cost.macs(widths) - cost.macs({**widths, row["layer"]: row["after"]})
-        assert row["score"] == pytest.approx(row["error"] / saved)
+        of_layers = cost.macs(widths) - cost.macs({**widths, row["layer"]: 0})  # those that produce or read the group
+        assert row["score"] == pytest.approx(row["error"] / of_layers)
         widths[row["layer"]] = row["after"]
     assert all(row["agreement"] is not None for row in rows) and "fc2" not in widths
+
+
+@pytest.mark.parametrize("score", ["pivot", "sigma", "frobenius"])
+@pytest.mark.parametrize("residual", ["keep", "exact", "conv"])
+def test_removed_channels_stay_removed(digits, score, residual):
+    torch.manual_seed(0)
+    network = create_model("resnet20").eval()
+    with torch.no_grad():  # channel 3 is dead, and channel 5 duplicates channel 4
+        for norm in (module for module in network.modules() if isinstance(module, nn.BatchNorm2d)):
+            norm.weight[3], norm.bias[3] = 0.0, 0.0
+    images = calibration_images(digits, 24, batch_size=24)
+    folded, kept = FoldedNetwork(network, X, residual=residual), {}
+
+    def check(now: FoldedNetwork, row) -> None:
+        for name, channels in now.kept.items():
+            assert set(channels) <= set(kept.get(name, channels)), row
+        kept.update(now.kept)
+
+    rows = iterate(folded, images, IterationOptions(Target(0.7), keep=0.9, score=score), on_step=check)
+    picks = [row["layer"] for row in rows]
+    assert len(picks) > len(set(picks)), "no group is picked twice"
+    assert all(len(kept[row["layer"]]) <= row["after"] for row in rows)
+
+
+def test_step_changes_only_consumers_of_its_group(network, inputs):
+    """T is solved for the removed channels of a step and composed with earlier ones; nothing else is solved again."""
+    folded, weights, layers = FoldedNetwork(network, X), {}, []
+
+    def check(now: FoldedNetwork, row) -> None:
+        layers.append(row["layer"])
+        own = {one.consumer for one in now.consumer_inputs([row["layer"]])}
+        for one in now.consumer_inputs():
+            weight = now.model.get_submodule(one.consumer).weight.detach()
+            same = one.consumer in weights and torch.equal(weight, weights[one.consumer])
+            assert same == (one.consumer in weights and one.consumer not in own), (row, one.consumer)
+            weights[one.consumer] = weight.clone()
+
+    iterate(folded, inputs, IterationOptions(Target(0.6), keep=0.8), on_step=check)
+    assert layers.index("fc1") < layers.index("conv1"), "no layer in front of a pruned one is pruned"
 
 
 def test_interrupted_iteration_is_bit_identical(network, inputs, tmp_path):

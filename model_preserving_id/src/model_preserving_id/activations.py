@@ -7,7 +7,7 @@ Rows are examples times pixels (times positions within a flattened map), columns
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -59,6 +59,13 @@ class GramStatistics:
     def stacked(self) -> np.ndarray:
         """Z^T Z of all consumers' Z stacked by rows."""
         return sum(self.grams.values())  # type: ignore[return-value]
+
+    def restricted(self, kept: Sequence[int]) -> "GramStatistics":
+        """Return the statistics of the pruned group: entries of removed channels, which nothing reads, are zero."""
+        mask = np.zeros(len(self.stacked()))
+        mask[list(kept)] = 1.0
+        grams = {name: mask[:, None] * gram * mask for name, gram in self.grams.items()}
+        return replace(self, grams=grams)
 
 
 def consumer_inputs(groups: Sequence[ChannelGroup]) -> list[ConsumerInput]:

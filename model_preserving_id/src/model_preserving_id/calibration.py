@@ -10,6 +10,7 @@ from torch import Tensor
 from common.data import DataBundle, ImageSet
 from common.errors import UserError
 
+DEFAULT_IMAGES = 5000  # as in the original README
 MEMORY_PIXELS = 250 * 32 * 32  # default number of pixels that go through the network at once
 
 
@@ -33,9 +34,10 @@ class CalibrationImages:
 
 def calibration_images(
     data: DataBundle,
-    count: int,
+    count: int | None,
     seed: int = 2,
     *,
+    default: int = DEFAULT_IMAGES,
     without_class: int | None = None,
     batch_size: int | None = None,
     device: torch.device | str = "cpu",
@@ -44,12 +46,14 @@ def calibration_images(
     """Select the first ``count`` training images of a permutation by ``numpy.random.default_rng(seed)``.
 
     Args:
+        count: None: ``default`` images, or all if there are fewer.
         without_class: Class whose images are then left out, for the one experiment that uses labels.
         batch_size: Images that go through the network at once; by default as many as 250 images of 32x32 pixels have pixels.
 
     Raises:
         UserError: If there are fewer than ``count`` images, or none is left.
     """
+    count = min(default, len(data.train)) if count is None else count
     if not 1 <= count <= len(data.train):
         raise UserError(
             f"--prune-batch-size {count}: {data.name} has {len(data.train)} training images; use 1 to {len(data.train)}"

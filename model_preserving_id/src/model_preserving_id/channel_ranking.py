@@ -3,8 +3,10 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
+import scipy  # submodules are imported on first use
 
 from common.channels import ChannelGroup
 from common.trained_model import Limits
@@ -25,6 +27,7 @@ class ChannelRanking:
         pivot: (C + 1,) |r_{k+1,k+1}| / |r_11| at every width k, the paper's error.
         frobenius: (C + 1,) ||Z - Z_I T||_F / ||Z||_F at every width k.
         widths: Allowed widths, ascending; the last one is C.
+        gram: Z^T Z of the group.
     """
 
     group: str
@@ -32,6 +35,13 @@ class ChannelRanking:
     pivot: np.ndarray
     frobenius: np.ndarray
     widths: tuple[int, ...]
+    gram: np.ndarray
+
+    @cached_property
+    def sigma(self) -> np.ndarray:
+        """(C + 1,) sigma_{k+1} / sigma_1 at every width k: singular values of Z, the error of the authors' code for CIFAR-10."""
+        squares = np.maximum(scipy.linalg.eigvalsh(self.gram)[::-1], 0.0)
+        return np.sqrt(np.append(squares, 0.0) / (squares[0] or 1.0))
 
     @property
     def size(self) -> int:
@@ -56,16 +66,20 @@ class ChannelRanking:
 
 
 def rank_groups(folded: FoldedNetwork, statistics: Mapping[str, GramStatistics]) -> dict[str, ChannelRanking]:
-    """Rank the channels of every group in ``statistics``."""
+    """Rank the channels of every group in ``statistics``; channels that were removed come last."""
     return {
-        name: rank_group(group, statistics[name], folded.shortcuts(name), folded.limits)
+        name: rank_group(group, statistics[name], folded.shortcuts(name), folded.limits, folded.kept.get(name))
         for name, group in folded.groups.items()
         if name in statistics
     }
 
 
 def rank_group(
-    group: ChannelGroup, statistics: GramStatistics, shortcuts: Sequence[str] = (), limits: Limits = UNLIMITED
+    group: ChannelGroup,
+    statistics: GramStatistics,
+    shortcuts: Sequence[str] = (),
+    limits: Limits = UNLIMITED,
+    kept: Sequence[int] | None = None,
 ) -> ChannelRanking:
     """Rank channels by pivoting on the Zs of all consumers, stacked by rows.
 
@@ -76,12 +90,17 @@ def rank_group(
         shortcuts: Option-A shortcuts that read the group. They can only drop duplicates and dead channels: all other channels
             are ranked first and always kept.
         limits: Restrict the allowed widths; C is always allowed.
+        kept: Remaining channels, if the group has been pruned (:meth:`GramStatistics.restricted`); None: all.
     """
     gram = statistics.stacked()
+    remaining = np.ones(group.size, dtype=bool)
+    if kept is not None:
+        remaining[:] = False
+        remaining[list(kept)] = True
     if group.conv_groups > 1:
-        ranking = _rank_conv_groups(group, gram)
+        ranking = _rank_conv_groups(group, gram, remaining)
     else:
-        ranking = _rank_gram(group.name, pivoted_cholesky(gram))
+        ranking = _rank_gram(group.name, gram, remaining)
     needed = 1
     if shortcuts:
         ranking, needed = _rank_needed_first(ranking, gram, [statistics.grams[name] for name in shortcuts])
@@ -90,10 +109,16 @@ def rank_group(
     return replace(ranking, widths=(*sorted(steps), group.size))
 
 
-def _rank_gram(name: str, pivoted: PivotedFactor) -> ChannelRanking:
-    n = len(pivoted.order)
+def _rank_gram(name: str, gram: np.ndarray, remaining: np.ndarray) -> ChannelRanking:
+    pivoted, n = pivoted_cholesky(gram), len(gram)
     pivot = np.array([pivoted.relative_error(k) for k in range(n + 1)])
-    return ChannelRanking(name, pivoted.order, pivot, _tails(np.sum(pivoted.r**2, axis=1), n), (n,))
+    frobenius = _tails(np.sum(pivoted.r**2, axis=1), n)
+    return ChannelRanking(name, _remaining_first(pivoted, remaining), pivot, frobenius, (n,), gram)
+
+
+def _remaining_first(pivoted: PivotedFactor, remaining: np.ndarray) -> np.ndarray:
+    """Return the order of the pivots with removed channels, which are zero, behind remaining channels that are zero as well."""
+    return np.concatenate([pivoted.order[remaining[pivoted.order]], pivoted.order[~remaining[pivoted.order]]])
 
 
 def _tails(energies: np.ndarray, n: int) -> np.ndarray:
@@ -104,13 +129,16 @@ def _tails(energies: np.ndarray, n: int) -> np.ndarray:
     return np.sqrt(left / left[0]) if left[0] > 0 else np.zeros(n + 1)
 
 
-def _rank_conv_groups(group: ChannelGroup, gram: np.ndarray) -> ChannelRanking:
+def _rank_conv_groups(group: ChannelGroup, gram: np.ndarray, remaining: np.ndarray) -> ChannelRanking:
     """Rank each convolution group; position i * conv_groups + b of the order is the i-th selection of convolution group b."""
     size = group.size // group.conv_groups
     blocks = [
         pivoted_cholesky(gram[b * size : (b + 1) * size, b * size : (b + 1) * size]) for b in range(group.conv_groups)
     ]
-    order = np.stack([block.order + b * size for b, block in enumerate(blocks)], axis=1).ravel()
+    order = np.stack(
+        [_remaining_first(block, remaining[b * size : (b + 1) * size]) + b * size for b, block in enumerate(blocks)],
+        axis=1,
+    ).ravel()
     diagonals = np.stack([block.diagonal for block in blocks], axis=1)  # (size + 1, conv_groups)
     first = diagonals[0].max()
     energies = np.zeros((size, group.conv_groups))
@@ -119,7 +147,7 @@ def _rank_conv_groups(group: ChannelGroup, gram: np.ndarray) -> ChannelRanking:
     pivot = np.append(diagonals[:size].ravel(), 0.0) / (first if first > 0 else 1.0)
     # within a round over the convolution groups, the error is the largest pivot that is left
     pivot = np.maximum.accumulate(pivot[::-1])[::-1]
-    return ChannelRanking(group.name, order, pivot, _tails(energies.ravel(), group.size), (group.size,))
+    return ChannelRanking(group.name, order, pivot, _tails(energies.ravel(), group.size), (group.size,), gram)
 
 
 def _rank_needed_first(

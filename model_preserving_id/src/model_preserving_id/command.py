@@ -22,7 +22,7 @@ from common.target import Target
 from common.trained_model import Limits, TrainedModel, check_trained_model, open_trained_model, with_normalization_of
 from model_preserving_id.folded import FoldedNetwork
 from model_preserving_id.iterate import LogRow
-from model_preserving_id.method import METHOD, decide
+from model_preserving_id.method import EXTENDED, METHOD, decide
 from model_preserving_id.portable import save_dict, to_dict
 from model_preserving_id.settings import PACKAGE, ChannelPruningOptions, PruneChannels
 
@@ -42,7 +42,16 @@ def prune(settings: PruneChannels, command: str) -> None:
 
 def recorded_options(settings: PruneChannels) -> dict[str, Any]:
     """Return the options that a run folder records and compares."""
-    return {name: value for name, value in flatten(settings).items() if name not in UNRECORDED_OPTIONS}
+    options = flatten(settings) | record_pruning(settings.pruning)
+    return {name: value for name, value in options.items() if name not in UNRECORDED_OPTIONS}
+
+
+def record_pruning(pruning: ChannelPruningOptions) -> dict[str, Any]:
+    """Return the pruning options with ``--compensation`` as it is used. Runs without ``iditer`` record a fixed ``update_every``."""
+    recorded = flatten(pruning) | {"compensation": pruning.reconstruction}
+    return (
+        recorded if pruning.method == "iditer" else recorded | {"update_every": 0.02}
+    )  # the default of earlier commits
 
 
 def build_limits(pruning: ChannelPruningOptions) -> Limits:
@@ -81,7 +90,7 @@ def open_prune_stage(
     log: Log = print,
 ) -> Stage:
     """Open the run folder of these settings. ``more``: other options to record. Raises UserError if it contains another run."""
-    options = {**more, **flatten(pruning), "seed": seed, "arch": start.name, "dataset": start.data.name}
+    options = {**more, **record_pruning(pruning), "seed": seed, "arch": start.name, "dataset": start.data.name}
     options |= {"weights_digest": start.digest, "mean": start.data.mean, "std": start.data.std}
     return open_stage(
         folder,
@@ -117,9 +126,10 @@ def prune_into(
 
     def details(outcome: Outcome) -> Mapping[str, Any]:
         print_result(start.name, outcome.metrics, stage.log)
-        return {"label": f"{METHOD.label}, {pruning.label}", "command": command}
+        return {"label": f"{method.label}, {pruning.label}", "variant": method.variant, "command": command}
 
-    method = replace(METHOD, decide=partial(decide, pruning, on_step=steps.record))
+    variant = METHOD if pruning.variant == "paper" else EXTENDED
+    method = replace(variant, decide=partial(decide, pruning, on_step=steps.record))
     target = Target(pruning.target_macs) if pruning.method in ("iditer", "budget") else None
     return compress(method, start, target, stage, latency=latency, details=details)
 

@@ -1,4 +1,4 @@
-"""``pca_prune`` and ``lrank_prune``, as in the original README: factorize the layers of a network that ID pruned."""
+"""``pca_prune`` and ``lrank_prune``, as in the original README, and ``alds_prune``: factorize the layers of a network."""
 
 import copy
 from collections.abc import Callable, Mapping
@@ -16,12 +16,13 @@ from common.pipeline import Outcome, compress
 from common.runs import Stage, open_stage
 from common.target import Target
 from common.trained_model import TrainedModel, check_trained_model, with_normalization_of
+from model_preserving_id.alds import alds
 from model_preserving_id.calibration import calibration_images
 from model_preserving_id.command import print_result, save_original_format
 from model_preserving_id.lrank import lrank
 from model_preserving_id.original_api import create_args, open_trained
 from model_preserving_id.pca import pca
-from model_preserving_id.portable import as_network, resolve_dataset
+from model_preserving_id.portable import as_network, check_registered, resolve_dataset
 from model_preserving_id.settings import PACKAGE
 
 FOLDER = "checkpoints"
@@ -59,6 +60,17 @@ def lrank_prune(
     return _compose("lrank", net, keep_ratio, prune_size, savename, **options)
 
 
+def alds_prune(
+    net: Net | None = None, keep_ratio: float = 0.4, prune_size: int = 5000, savename: str = "vgg", **options: Any
+) -> nn.Module:
+    """Factorize every layer by ALDS (:mod:`model_preserving_id.alds`), and return the new network.
+
+    Arguments and errors as for :func:`lrank_prune`; files are in ``checkpoints/alds/``. The original code's
+    ``ComparisonsNet.ipynb`` takes ALDS from torchprune.
+    """
+    return _compose("alds", net, keep_ratio, prune_size, savename, **options)
+
+
 def _compose(
     method: str,
     net: Net | None,
@@ -77,6 +89,7 @@ def _compose(
 ) -> nn.Module:
     chosen_device = choose_device(device)
     start, dataset_dir = _open_model(net, dataset, dataset_dir, chosen_device, workers)
+    check_registered(start.model)  # now, since the .tp file is written last
     data, name, home = start.data, f"{savename}{method}_k{keep_ratio}_p{prune_size}", Path(folder) / method
     options = {"method": method, "keep_ratio": keep_ratio, "prune_size": prune_size, "seed": seed, "arch": start.name}
     options |= {"dataset": data.name, "weights_digest": start.digest, "mean": data.mean, "std": data.std}
@@ -105,7 +118,9 @@ def _compose(
 def decide(
     method: str, keep_ratio: float, prune_size: int, start: TrainedModel, target: Target | None, stage: Stage
 ) -> Decision:
-    """Factorize the network by ``pca`` or ``lrank``, to ``keep_ratio`` of the parameters."""
+    """Factorize the network by ``pca``, ``lrank`` or ``alds``, to ``keep_ratio`` of the parameters."""
+    if method == "alds":
+        return Decision(model=alds(start.model, keep_ratio, seed=stage.seed))
     if method == "lrank":
         return Decision(model=lrank(start.model, start.data.input_shape, keep_ratio))
     images = calibration_images(start.data, prune_size, stage.seed, device=start.device, workers=start.workers)

@@ -21,7 +21,7 @@ from common.measure import Accuracy
 from common.methods import Decision, Method
 from common.pipeline import FineTuning, Outcome, compress
 from common.pipeline import train as train_network
-from common.runs import STATE, Stage, open_stage
+from common.runs import STATE, Stage, open_stage, writable_folder
 from common.settings import flatten
 from common.target import Target
 from common.tensor_files import read_tensor_file
@@ -49,6 +49,8 @@ UNRECORDED_OPTIONS = (
 
 def finetune(settings: FineTuneCompressed, command: str) -> None:
     """Fine-tune in this process, or start several. ``command`` is the command line recorded in metrics.json."""
+    if settings.tensorboard_dir is not None:
+        writable_folder(settings.tensorboard_dir)
     processes = torch.cuda.device_count() if settings.multiprocessing_distributed else 1
     if settings.dist_backend == "nccl" and settings.multiprocessing_distributed and not torch.cuda.is_available():
         warnings.warn("--dist-backend nccl: no CUDA device is available; one process with gloo is used", stacklevel=2)

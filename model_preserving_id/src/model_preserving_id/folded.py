@@ -91,6 +91,18 @@ class FoldedNetwork:
         """Return the consumer inputs of these groups, or of all."""
         return [one for name in (self.groups if names is None else names) for one in self._inputs_of[name]]
 
+    def narrow_group(self, name: str, kept: Sequence[int], statistics: GramStatistics) -> None:
+        """Remove further channels of a group, with T folded into the weights that the consumers have now (iterative pruning).
+
+        Statistics are those of the group as it is pruned now (:meth:`GramStatistics.restricted`).
+        """
+        self.kept[name] = sorted(int(c) for c in kept)
+        for one in self._inputs_of[name]:
+            module = self.model.get_submodule(one.consumer)
+            now = module.source if isinstance(module, PadShortcut) else weight_of(module)
+            t = solve_t(module, one, statistics.grams[one.consumer], self.kept[name])
+            fold(module, now.detach().clone(), one, self.kept[name], t)
+
     def prune_group(self, name: str, kept: Sequence[int], statistics: GramStatistics | None) -> None:
         """Make all consumers of a group read only ``kept``, with T from the statistics; None: drop the other channels without T."""
         self.kept[name] = sorted(int(c) for c in kept)

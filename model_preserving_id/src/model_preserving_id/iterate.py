@@ -1,6 +1,7 @@
-"""``iditer``: in each step, prune a few channels of the layer with the smallest error per MAC saved. (Paper, section 4)
+"""``iditer``: in each step, prune a few channels of the layer with the smallest error per MAC. (Paper, section 4)
 
-Statistics, and T with them, are re-estimated in the groups downstream of pruned ones, each time the steps since the last update
+A step removes channels of the network as it is now, so that the kept sets are nested, and folds its T into the consumers'
+current weights. Statistics are re-estimated in the groups downstream of pruned ones, each time the steps since the last update
 have removed a given fraction of the MACs (0: after every step, as in the paper).
 """
 
@@ -29,11 +30,12 @@ from model_preserving_id.width_allocation import (
     check_score,
     error_score,
     find_best_step,
+    nearest_fraction,
     sensitivity_score,
-    swap_widths,
 )
 
 LogRow = dict[str, Any]
+PAPER_SCORES = ("pivot", "sigma")  # divided by the MACs of the group's layers, not by the MACs saved
 
 
 @dataclass(frozen=True)
@@ -44,12 +46,14 @@ class IterationOptions:
         target: Fraction of the MACs to keep.
         keep: Fraction of the selected group's channels that a step keeps.
         update_every: Fraction of the MACs removed between two updates of the statistics.
-        score: As in :func:`model_preserving_id.prune_network`.
+        score: ``"pivot"`` |r_{k+1,k+1}| / |r_11| or ``"sigma"`` sigma_{k+1} / sigma_1 (the authors' code for CIFAR-10), over the
+            MACs of the layers that produce or read the group; or another score of :func:`model_preserving_id.prune_network`,
+            over the MACs saved.
     """
 
     target: Target
     keep: float = 0.95
-    update_every: float = 0.02
+    update_every: float = 0.0
     score: str = "pivot"
 
     def __post_init__(self) -> None:
@@ -85,16 +89,18 @@ def iterate(
     goal = options.target.fraction * folded.dense_macs
     statistics: dict[str, GramStatistics] = {}
     rankings: dict[str, ChannelRanking] = {}
-    stale = list(folded.groups)
+    stale, pruned = list(folded.groups), set[str]()
     while True:
         start = time.monotonic()
         found, agreement = measure_statistics(folded, inputs, stale, progress.predictions)
         if not statistics:
             warn_if_few_rows(found)
-        statistics |= found
-        rankings |= rank_groups(folded, found)
-        for name in set(found) & set(folded.kept):
-            folded.prune_group(name, rankings[name].kept(len(folded.kept[name])), found[name])
+        changed = {name: statistics[name] for name in pruned} | found
+        changed = {
+            name: one.restricted(folded.kept[name]) if name in folded.kept else one for name, one in changed.items()
+        }
+        statistics |= changed
+        rankings |= rank_groups(folded, changed)
         if progress.rows:
             progress.rows[-1] |= {
                 "agreement": agreement,
@@ -155,35 +161,32 @@ def prune_until_update(
     on_step: Callable[[FoldedNetwork, LogRow], None] | None = None,
 ) -> set[str]:
     """Prune step by step until the target is met or an update is due, and return the names of the pruned groups."""
-    dense, before = folded.dense_macs, folded.macs()
+    target, dense, before = options.target, folded.dense_macs, folded.macs()
     pruned: set[str] = set()
-    while folded.macs() > options.target.fraction * dense:
+    while folded.macs() > target.fraction * dense:
         start = time.monotonic()
         step = find_best_step(
-            rankings, folded.widths(), folded.macs, step_score, options.keep, floor=options.target.min_fraction * dense
+            rankings,
+            folded.widths(),
+            folded.macs,
+            step_score,
+            options.keep,
+            floor=target.min_fraction * dense,
+            per_layer=options.score in PAPER_SCORES,
+            leads_on=lambda widths: target.is_met_by(nearest_fraction(rankings, widths, folded.macs, dense, target)),
         )
-        steps = [step] if step else _last_steps(folded, rankings, step_score, options.target)
-        for one in steps:
-            folded.prune_group(one.group, rankings[one.group].kept(one.after), statistics[one.group])
-            pruned.add(one.group)
-            rows.append(_row(len(rows) + 1, one, dense, time.monotonic() - start))
-            if on_step:
-                on_step(folded, rows[-1])
+        if step is None:
+            nearest = nearest_fraction(rankings, folded.widths(), folded.macs, dense, target)
+            near = folded.macs() / dense if target.is_met_by(nearest) else nearest  # it was only assumed to be met
+            target.raise_unreachable("no sequence of steps", [near])
+        folded.narrow_group(step.group, rankings[step.group].kept(step.after), statistics[step.group])
+        pruned.add(step.group)
+        rows.append(_row(len(rows) + 1, step, dense, time.monotonic() - start))
+        if on_step:
+            on_step(folded, rows[-1])
         if before - folded.macs() >= options.update_every * dense:
             break
     return pruned
-
-
-def _last_steps(
-    folded: FoldedNetwork, rankings: Mapping[str, ChannelRanking], step_score: StepScore, target: Target
-) -> list[WidthStep]:
-    """Return the last steps if no single step meets the target: one group one width down, and perhaps another one up."""
-    now = folded.widths()
-    found = swap_widths(rankings, now, folded.macs, folded.dense_macs, target)
-    macs = folded.macs(found)
-    changed = [name for name in found if found[name] != now[name]]
-    errors = {name: step_score(name, now[name], found[name]) for name in changed}
-    return [WidthStep(name, now[name], found[name], errors[name], 0.0, macs) for name in changed]
 
 
 def _row(iteration: int, step: WidthStep, dense_macs: int, seconds: float) -> LogRow:

@@ -1,4 +1,4 @@
-"""Low-rank factorization, as used by PCA and LRank: compressible layers, rank selection and replacement.
+"""Low-rank factorization, as used by PCA, LRank and ALDS: compressible layers, rank selection and replacement.
 
 Each compressed layer is replaced by two layers in sequence. All layers use the same threshold on the importance of a rank; the
 threshold is chosen to meet a target number of parameters.
@@ -141,7 +141,13 @@ def factorize(
     Raises:
         UserError: With the nearest reachable ratio.
     """
-    ranks = choose_ranks(layers, count_nonzero(model), keep_ratio)
+    return replace_layers(model, choose_ranks(layers, count_nonzero(model), keep_ratio), split)
+
+
+def replace_layers(
+    model: nn.Module, ranks: Mapping[str, int | None], split: Callable[[str, Compressible, int], nn.Sequential]
+) -> nn.Module:
+    """Copy a network, in eval mode, with every layer that has a rank replaced by its two factors."""
     smaller = copy.deepcopy(model)
     for name, module in list(compressible_layers(model)):
         rank = ranks[name]

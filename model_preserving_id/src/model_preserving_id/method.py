@@ -1,7 +1,8 @@
-"""The paper as a method: from a trained network to kept channels and folded consumers, without labels."""
+"""The paper and its extension as methods: from a trained network to kept channels and folded consumers, without labels."""
 
 import time
 from collections.abc import Callable
+from typing import Any
 
 from common.methods import Decision, Method
 from common.runs import Stage
@@ -15,7 +16,6 @@ from model_preserving_id.prune import prune_one_shot
 from model_preserving_id.residual import is_residual_stream
 from model_preserving_id.settings import ChannelPruningOptions
 
-DEFAULT_IMAGES = 5000  # calibration images, as in the original README
 COMPARE_IMAGES = 200  # calibration images for ``compare``; each is read several times
 
 OnStep = Callable[[FoldedNetwork, LogRow], None]
@@ -41,7 +41,7 @@ def decide(
     data = start.data
     images = calibration_images(
         data,
-        pruning.prune_batch_size or min(DEFAULT_IMAGES, len(data.train)),
+        pruning.prune_batch_size,
         stage.seed,
         without_class=pruning.without_class,
         batch_size=pruning.forward_blocksize,
@@ -54,7 +54,7 @@ def decide(
         start.model, start.example, residual=pruning.residual, limits=start.limits, device=start.device
     )
     rows = _prune_groups(folded, images, pruning, target, stage, on_step)
-    compensate(folded, images, pruning.compensation, count=pruning.reconstruction_images)
+    compensate(folded, images, pruning.reconstruction, count=pruning.reconstruction_images)
     report = {
         "images": len(images.image_set),
         "picks": len(rows),
@@ -75,24 +75,44 @@ def _prune_groups(
     """Prune the groups, in place, and return one row per step of ``iditer``; no rows for the other methods."""
     if pruning.method == "iditer":
         assert target is not None
-        options = IterationOptions(target, pruning.k, pruning.update_every, pruning.score or "pivot")
+        options = IterationOptions(target, pruning.k, pruning.update_every, pruning.criterion)
         return iterate(folded, images, options, state=stage.progress, on_step=on_step)
     criterion = {"budget": {"target": target}, "frac": {"keep": pruning.k}, "eps": {"eps": pruning.eps}}[pruning.method]
-    prune_one_shot(folded, images, **criterion, score=pruning.score or "output-change")  # type: ignore[arg-type]
+    prune_one_shot(folded, images, **criterion, score=pruning.criterion)  # type: ignore[arg-type]
     return []
 
 
-def decide_in_one_shot(start: TrainedModel, target: Target | None, stage: Stage) -> Decision:
-    """Prune with ``--method budget --compensation weights``, as ``compare`` calls it.
+def decide_iteratively(start: TrainedModel, target: Target | None, stage: Stage) -> Decision:
+    """Prune with ``--method iditer`` and the paper's settings, as ``compare`` calls it; residual streams are not pruned."""
+    return decide(_settings("iditer", start), start, target, stage)
 
-    The consumers' weights are re-solved against the unpruned network's outputs, in addition to the paper's T (the README's
-    table contains both). Residual streams are not pruned if there are other groups: all later layers read them, so removing
-    their channels costs the most accuracy.
+
+def decide_in_one_shot(start: TrainedModel, target: Target | None, stage: Stage) -> Decision:
+    """Prune with ``--method budget``, as ``compare`` calls it: measured widths, re-solved weights.
+
+    Residual streams are not pruned if there are other groups: all later layers read them, so removing their channels costs the
+    most accuracy.
     """
     inner = any(not is_residual_stream(group) for group in start.groups)
-    count = min(COMPARE_IMAGES, len(start.data.train))
-    pruning = ChannelPruningOptions(method="budget", residual="keep" if inner else "exact", prune_batch_size=count)
-    return decide(pruning, start, target, stage)
+    return decide(_settings("budget", start, residual="keep" if inner else "exact"), start, target, stage)
 
 
-METHOD = Method("model-preserving ID", decide_in_one_shot, paper="Chee et al. 2022")
+def _settings(method: str, start: TrainedModel, **more: Any) -> ChannelPruningOptions:
+    return ChannelPruningOptions(method=method, prune_batch_size=min(COMPARE_IMAGES, len(start.data.train)), **more)
+
+
+METHOD = Method(
+    "model-preserving ID (paper)",
+    decide_iteratively,
+    paper="Chee et al. 2022",
+    note=f"score |r_k+1| / |r_11| per MAC, k = 0.95, {COMPARE_IMAGES} images; the last steps are smaller if the target requires it",
+    variant="paper",
+)
+EXTENDED = Method(
+    "model-preserving ID (extended)",
+    decide_in_one_shot,
+    paper="Chee et al. 2022",
+    note="differs from the paper: one pass, widths by the measured change of the outputs, weights re-solved by least squares",
+    variant="extended",
+    default=False,
+)

@@ -21,12 +21,17 @@ from model_preserving_id.settings import ChannelPruningOptions
 
 FINAL = "modelIDiter_final.pt"
 ONE_SHOT = "modelIDprune.pt"
+TORCHVISION_WEIGHTS = {
+    "vgg16_imagenet": "vgg16-397923af.pth",
+    "resnet50": "resnet50-0676ba61.pth",
+    "mobilenet_v2": "mobilenet_v2-b0353104.pth",
+}
 
 
 def create_args() -> argparse.Namespace:
     """Return the options of the original code with its defaults, and the additional options of this package.
 
-    The defaults are the paper's method: ``compensation`` is ``none`` and ``score`` is the pivots. ``seed`` and ``log_interval``,
+    The defaults are the paper's method. ``seed`` and ``log_interval``,
     which the original code uses but does not define, are included. ``load_fname`` is the file of the trained weights or a
     checkpoint, ``dataset_dir`` the folder of the data set.
     """
@@ -49,12 +54,12 @@ def create_args() -> argparse.Namespace:
             "residual",
             "ignored_layers",
             "round_to",
+            "compensation",
             "recalibrate_bn",
             "reconstruction_images",
         )
     }
     more |= {
-        "compensation": "none",
         "eps": None,
         "without_class": None,
         "dataset_dir": None,
@@ -159,15 +164,14 @@ def open_trained(args: argparse.Namespace, **more: Any) -> TrainedModel:
 
 
 def _published_weights(arch: str) -> Path:
-    """Return the path of torchvision's weights in torch.hub's folder, since the original code names no file for VGG-16."""
-    known = {
-        "vgg16_imagenet": "vgg16-397923af.pth",
-        "resnet50": "resnet50-0676ba61.pth",
-        "mobilenet_v2": "mobilenet_v2-b0353104.pth",
-    }
-    file = Path(torch.hub.get_dir()) / "checkpoints" / known.get(arch, "")
-    if arch not in known or not file.is_file():
+    """Return the path of torchvision's weights in torch.hub's folder, which the original code downloads."""
+    name = TORCHVISION_WEIGHTS.get(arch)
+    if name is None:
+        raise UserError(f"args.load_fname: no weights of {arch} given; set it to the file of the trained weights")
+    file = Path(torch.hub.get_dir()) / "checkpoints" / name
+    if not file.is_file():
         raise UserError(
-            f"args.load_fname: no weights of {arch} given, and none found at {file}; set it to the file of the trained weights"
+            f"args.load_fname: no weights of {arch} given, and no {file}; download https://download.pytorch.org/models/{name}"
+            " to that folder, or set args.load_fname"
         )
     return file

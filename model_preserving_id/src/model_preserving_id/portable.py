@@ -22,13 +22,19 @@ from common.tensor_files import read_tensor_file
 FORMAT = "model-preserving-id-1"
 
 
-def to_dict(model: nn.Module, **more: Any) -> dict[str, Any]:
-    """Convert a registered network to plain data. ``more``: data set, normalization etc. Raises UserError for other networks."""
+def check_registered(model: nn.Module) -> dict[str, Any]:
+    """Return the record of a registered network's architecture. Raises UserError for networks that have no .pt dictionary."""
     record = getattr(model, "architecture", None)
     if record is None or not is_registered(record["arch"]):
         raise UserError(
             "the network is not in the registry and cannot be written as a .pt dictionary; use common.checkpoint.save_model"
         )
+    return record
+
+
+def to_dict(model: nn.Module, **more: Any) -> dict[str, Any]:
+    """Convert a registered network to plain data. ``more``: data set, normalization etc. Raises UserError for other networks."""
+    record = check_registered(model)
     layers = describe_replaced_layers(model, create_meta_model(record["arch"], **record["args"]))
     tensors = {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}
     return {

@@ -2,6 +2,7 @@
 
 import argparse
 from collections.abc import Sequence
+from importlib.util import find_spec
 
 from common import cli
 from common.cli import fraction, nonnegative_int, positive_int
@@ -13,7 +14,7 @@ from common.training.train_options import SCHEDULES, TrainOptions
 PACKAGE = "model_preserving_id"
 
 METHODS = ("iditer", "budget", "frac", "eps")
-SCORES = ("pivot", "frobenius", "output-change")
+SCORES = ("pivot", "sigma", "frobenius", "output-change")
 RESIDUAL_MODES = ("keep", "exact", "conv")
 COMPENSATIONS = ("none", "t", "weights")
 RECONSTRUCTION_IMAGES = 1000  # default number of calibration images for the compensation
@@ -34,8 +35,8 @@ class ChannelPruningOptions:
 
     method: str = option(
         "iditer",
-        "iditer: step by step to --target-macs (the paper); budget: the same in one pass; frac: a fraction --k of every layer;"
-        " eps: an error --eps in every layer",
+        "iditer: step by step to --target-macs (the paper); budget: the extended method, in one pass to --target-macs;"
+        " frac: a fraction --k of every layer; eps: an error --eps in every layer",
         "--method",
         "--k-args",
         choices=METHODS,
@@ -54,11 +55,12 @@ class ChannelPruningOptions:
     )
     score: str | None = option(
         None,
-        "criterion of a step: the paper's pivots, Frobenius norm, or change of the outputs; pivot for iditer, else output-change, if not given",
+        "criterion of a step: pivots (the paper), singular values (the authors' code for CIFAR-10), Frobenius norm, or change of the"
+        " outputs; output-change for budget, else pivot, if not given",
         choices=SCORES,
     )
     update_every: float = option(
-        0.02,
+        0.0,
         "fraction of the MACs after which iditer re-estimates the statistics; 0: after every step (the paper)",
         type=below_one,
     )
@@ -69,9 +71,10 @@ class ChannelPruningOptions:
     )
     ignored_layers: list[str] = option([], "layers that are not pruned", metavar="LAYER")
     round_to: int = option(1, "widths are multiples of this, such as 8", type=positive_int)
-    compensation: str = option(
-        "weights",
-        "reconstruction of the consumers' weights: none (the paper), re-solve T (t), or re-solve the weights",
+    compensation: str | None = option(
+        None,
+        "reconstruction of the consumers' weights: none (the paper), re-solve T (t), or re-solve the weights;"
+        " weights for budget, else none, if not given",
         choices=COMPENSATIONS,
     )
     reconstruction_images: int = option(
@@ -88,6 +91,23 @@ class ChannelPruningOptions:
             raise UserError("--method eps: --eps is missing; add for example --eps 0.05")
         if self.eps is not None and self.method != "eps":
             raise UserError(f"--eps {self.eps:g}: not used by --method {self.method}; use --method eps")
+
+    @property
+    def reconstruction(self) -> str:
+        """``--compensation``, or its default for this method."""
+        return self.compensation or ("weights" if self.method == "budget" else "none")
+
+    @property
+    def criterion(self) -> str:
+        """``--score``, or its default for this method."""
+        return self.score or ("output-change" if self.method == "budget" else "pivot")
+
+    @property
+    def variant(self) -> str:
+        """ "paper" if these settings are the paper's method, else "extended" (ours)."""
+        original = self.method != "budget" and self.criterion in ("pivot", "sigma") and self.reconstruction == "none"
+        original = original and self.residual == "keep" and not self.recalibrate_bn
+        return "paper" if original and not (self.method == "iditer" and self.update_every) else "extended"
 
     @property
     def label(self) -> str:
@@ -186,6 +206,8 @@ class FineTuneCompressed:
 
     def __post_init__(self) -> None:
         self.recipe()
+        if self.tensorboard_dir is not None and find_spec("tensorboard") is None:
+            raise UserError("--tensorboard_dir: the package tensorboard is not installed; pip install tensorboard")
 
     def recipe(self) -> TrainOptions:
         """Return the training options. Raises UserError for a value out of range."""

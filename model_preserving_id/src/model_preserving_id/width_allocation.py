@@ -4,7 +4,7 @@ Each step removes channels of one group. Its score is its error over the MACs th
 paper's ``iditer`` is the same loop with statistics that are re-estimated on the way. (Paper, section 4)
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from common.errors import UserError
@@ -12,6 +12,8 @@ from common.target import Target
 from model_preserving_id.channel_ranking import ChannelRanking
 from model_preserving_id.settings import SCORES
 
+FAR = 4  # steps of the group that saves the most MACs
+SEARCHED = 2000  # widths
 Macs = Callable[[Mapping[str, int]], int]  # MACs of the network at these widths
 StepScore = Callable[[str, int, int], float]  # (group, width before, width after) -> error of the step
 
@@ -59,7 +61,7 @@ def widths_from_counts(rankings: Mapping[str, ChannelRanking], kept: Mapping[str
 
 
 def error_score(rankings: Mapping[str, ChannelRanking], score: str) -> StepScore:
-    """Return a StepScore: the group's ``pivot`` (the paper) or ``frobenius`` error after the step, whatever it was before."""
+    """Return a StepScore: the group's ``pivot`` (the paper), ``sigma`` or ``frobenius`` error after the step."""
     return lambda name, before, after: float(getattr(rankings[name], score)[after])
 
 
@@ -75,6 +77,8 @@ def find_best_step(
     step_score: StepScore,
     keep: float,
     floor: float = 0.0,
+    per_layer: bool = False,
+    leads_on: Callable[[Mapping[str, int]], bool] = lambda widths: True,
 ) -> WidthStep | None:
     """Return the step with the smallest error per MAC saved, or None if no group can be pruned. Ties go to the first group.
 
@@ -82,11 +86,13 @@ def find_best_step(
 
     keep: Fraction of a group's channels that a step keeps.
     floor: Lower bound on the MACs. A step that would fall below it is shortened.
+    per_layer: Divide by the MACs of the layers that produce or read the group (the paper), not by the MACs saved.
+    leads_on: Whether widths are allowed; a step that leads to others is shortened, or not taken.
     """
     now = macs(widths)
     best = None
     for one in rankings.values():
-        step = _step(one, widths, macs, step_score, keep, floor, now)
+        step = _step(one, widths, macs, step_score, keep, floor, now, per_layer, leads_on)
         if step is not None and (best is None or step.score < best.score):
             best = step
     return best
@@ -100,6 +106,8 @@ def _step(
     keep: float,
     floor: float,
     now: int,
+    per_layer: bool,
+    leads_on: Callable[[Mapping[str, int]], bool],
 ) -> WidthStep | None:
     name, before = one.group, widths[one.group]
     lower = [w for w in one.widths if w < before]
@@ -108,10 +116,54 @@ def _step(
     first = min(one.at_most(int(keep * before)), lower[-1])
     for after in (w for w in lower if w >= first):
         then = macs({**widths, name: after})
-        if floor <= then < now:
+        if floor <= then < now and leads_on({**widths, name: after}):
             error = step_score(name, before, after)
-            return WidthStep(name, before, after, error, error / (now - then), then)
+            cost = now - (macs({**widths, name: 0}) if per_layer else then)
+            return WidthStep(name, before, after, error, error / cost, then)
     return None
+
+
+def nearest_fraction(
+    rankings: Mapping[str, ChannelRanking],
+    widths: Mapping[str, int],
+    macs: Macs,
+    dense_macs: int,
+    target: Target,
+) -> float:
+    """Return the fraction of the MACs nearest to the target at these widths or smaller ones.
+
+    This is assumed to be the target itself if it is many steps away or the search takes too long.
+    """
+    now = macs(widths) / dense_macs
+    if now <= target.fraction:
+        return now
+    steps = sorted(((now - macs(w) / dense_macs, name) for name, w in _lowered(rankings, widths)), reverse=True)
+    if steps and now - target.fraction > FAR * steps[0][0]:
+        return target.fraction
+    seen = [now]
+
+    def search(above: Mapping[str, int], groups: Mapping[str, ChannelRanking]) -> bool:
+        rest = dict(groups)
+        for name, lowered in _lowered(groups, above):
+            seen.append(macs(lowered) / dense_macs)
+            while next(iter(rest)) != name:  # groups are lowered in this order only
+                del rest[next(iter(rest))]
+            if len(seen) > SEARCHED:
+                seen.append(target.fraction)
+            if target.is_met_by(seen[-1]) or (seen[-1] > target.fraction and search(lowered, rest)):
+                return True
+        return False
+
+    search(widths, {name: rankings[name] for _, name in steps})
+    return min(seen, key=lambda fraction: abs(fraction - target.fraction) * (not target.is_met_by(fraction)))
+
+
+def _lowered(rankings: Mapping[str, ChannelRanking], widths: Mapping[str, int]) -> Iterator[tuple[str, dict[str, int]]]:
+    """Yield (group, widths with this group one width down)."""
+    for name, one in rankings.items():
+        below = [w for w in one.widths if w < widths[name]]
+        if below:
+            yield name, {**widths, name: below[-1]}
 
 
 def widths_from_target(
@@ -158,12 +210,9 @@ def swap_widths(
 
 def _neighbors(rankings: Mapping[str, ChannelRanking], widths: Mapping[str, int]) -> Iterable[dict[str, int]]:
     yield dict(widths)
-    for name, one in rankings.items():
-        below = [w for w in one.widths if w < widths[name]]
-        for after in below[-1:]:
-            lowered = {**widths, name: after}
-            yield lowered
-            for other, two in rankings.items():
-                above = [w for w in two.widths if w > widths[other]]
-                if other != name and above:
-                    yield {**lowered, other: above[0]}
+    for name, lowered in _lowered(rankings, widths):
+        yield lowered
+        for other, two in rankings.items():
+            above = [w for w in two.widths if w > widths[other]]
+            if other != name and above:
+                yield {**lowered, other: above[0]}

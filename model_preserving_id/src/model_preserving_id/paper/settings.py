@@ -6,18 +6,21 @@ from common.cli import fraction, nonnegative_int, positive_int
 from common.errors import UserError
 from common.options import DataOptions, HardwareOptions, NetworkOptions
 from common.settings import REQUIRED, option, section, settings
-from model_preserving_id.settings import RESIDUAL_MODES
+from model_preserving_id.settings import RESIDUAL_MODES, SCORES
 
 HOME = Path(__file__).resolve().parents[3]  # the package's folder in a checkout
+EXPERIMENT_IMAGES = 1000  # calibration images
+WIDE_IMAGES = 10_000
 RATIOS = (0.8, 0.7, 0.6, 0.5, 0.4, 0.3)
 RATIO_LABELS = {
-    "id": "ID",
-    "id-weights": "ID, re-solved weights †",
+    "id": "ID with T, widths by Frobenius norms †",
+    "id-weights": "the same, re-solved weights †",
     "pca": "PCA",
     "lrank": "LRank",
+    "alds": "ALDS",
     "l1": "largest L1 norm",
-    "id+pca": "PCA after ID to 50 % of the MACs",
-    "id+lrank": "LRank after ID to 50 % of the MACs",
+    "id+pca": "PCA after ID (extended †) to 50 % of the MACs",
+    "id+lrank": "LRank after ID (extended †) to 50 % of the MACs",
 }
 
 
@@ -26,10 +29,12 @@ class WideLayer:
     """Measure error and accuracy at several widths of a hidden layer."""
 
     checkpoint: str = option(REQUIRED, "trained network with one hidden layer, such as fc4096")
-    data: DataOptions = section(DataOptions, dataset="mnist")
+    data: DataOptions = section(DataOptions, dataset="fashion-mnist")
     run: HardwareOptions = section(HardwareOptions)
     seed: int = option(2, "random seed", type=nonnegative_int)
-    prune_batch_size: int = option(10_000, "number of calibration images", type=positive_int)
+    prune_batch_size: int | None = option(
+        None, "number of calibration images; 10000, or all if there are fewer, if not given", type=positive_int
+    )
     widths: list[int] | None = option(None, "numbers of units to keep; 30 widths if not given", type=positive_int)
     out: str = option("runs/wide", "output folder", free=True)
 
@@ -43,9 +48,14 @@ class MissingClass:
     run: HardwareOptions = section(HardwareOptions)
     seed: int = option(4, "random seed", type=nonnegative_int)
     without_class: int = option(0, "class that is missing from the calibration images")
-    prune_batch_size: int = option(1000, "number of calibration images before the class is removed", type=positive_int)
+    prune_batch_size: int | None = option(
+        None,
+        "number of calibration images before the class is removed; 1000, or all if there are fewer, if not given",
+        type=positive_int,
+    )
     target_macs: float = option(0.3, "fraction of the MACs to keep", type=fraction)
     k: float = option(0.9, "fraction of channels kept by a step", type=fraction)
+    score: str = option("sigma", "criterion of a step, as in main.py; sigma in the original notebook", choices=SCORES)
     every: float = option(0.05, "fraction of the MACs between two measurements", type=fraction)
     residual: str = option("keep", "treatment of residual streams, as in main.py", choices=RESIDUAL_MODES)
     out: str = option("runs/missing-class", "output folder", free=True)
@@ -53,7 +63,7 @@ class MissingClass:
 
 @settings
 class ParameterRatios:
-    """Compare ID with PCA, LRank and filters selected by L1 norm, at equal numbers of parameters."""
+    """Compare ID with PCA, LRank, ALDS and filters selected by L1 norm, at equal numbers of parameters."""
 
     network: NetworkOptions = section(NetworkOptions)
     data: DataOptions = section(DataOptions)
@@ -61,7 +71,9 @@ class ParameterRatios:
     seed: int = option(2, "random seed", type=nonnegative_int)
     ratios: list[float] = option(list(RATIOS), "fractions of the parameters to keep", type=fraction)
     methods: list[str] = option(list(RATIO_LABELS), "methods to run", choices=tuple(RATIO_LABELS))
-    prune_batch_size: int = option(1000, "number of calibration images", type=positive_int)
+    prune_batch_size: int | None = option(
+        None, "number of calibration images; 1000, or all if there are fewer, if not given", type=positive_int
+    )
     residual: str = option("keep", "treatment of residual streams, as in main.py", choices=RESIDUAL_MODES)
     out: str = option("runs/ratios", "output folder", free=True)
 

@@ -4,6 +4,7 @@ python -m model_preserving_id.paper.tables --add RUN_FOLDER   copy a finished ru
 python -m model_preserving_id.paper.tables                    rewrite the README's tables and the plot of the curve
 """
 
+import dataclasses
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -13,27 +14,28 @@ from common.markdown import markdown_table
 from common.reporting.benchmark import speed_table
 from common.reporting.results import save_run, tables_command
 from common.runs import read_json
-from model_preserving_id.paper.published import MISSING_CLASS
+from model_preserving_id.paper.published import MISSING_CLASS, PUBLISHED
 from model_preserving_id.paper.settings import HOME, RATIO_LABELS
-from model_preserving_id.settings import PACKAGE
+from model_preserving_id.settings import PACKAGE, ChannelPruningOptions
 
 RESULTS = HOME / "results"
 README = HOME / "README.md"
 CURVE = RESULTS / "curve-resnet56.png"
 NAMES = {
-    "id-weights": "ID, re-solved weights † (the default)",
-    "id-t": "ID, re-solved T † (`--compensation t`)",
-    "id": "ID with T (the paper, `--compensation none`)",
-    "without-t": "ID's channels without T",
-    "l1": "largest L1 norm",
+    "paper": "ID (paper: `iditer`)",
+    "id-weights": "ID (extended †: widths, re-solved weights)",
     "l1-weights": "largest L1 norm, re-solved weights †",
-    "random": "random channels",
     "random-weights": "random channels, re-solved weights †",
+    "id-t": "ID, re-solved T †",
+    "id": "ID, T only",
+    "without-t": "ID, without T",
+    "l1": "largest L1 norm",
+    "random": "random channels",
     "group-norm": "torch-pruning (group norm, its own widths)",
 }
 # the plot: color is the channel selection, line style the reconstruction (dotted: none)
-COLOR = {"id": 0, "without": 0, "l1": 1, "random": 2, "group": 3}  # indices into common.plots.COLORS
-LINE = {"id": "--", "id-t": "-.", "id-weights": "-", "l1-weights": "-", "random-weights": "-"}
+COLOR = {"paper": 4, "id": 0, "without": 0, "l1": 1, "random": 2, "group": 3}  # indices into common.plots.COLORS
+LINE = {"paper": "--", "id": "--", "id-t": "-.", "id-weights": "-", "l1-weights": "-", "random-weights": "-"}
 CHOICES: dict[str, tuple[str, dict[str, Any]]] = {  # rows of benchmarks/resnet56_choices.py: description and settings
     "base": ("500 images, Frobenius score, one shot, residual streams not pruned", {}),
     "score-pivot": ("score: pivots (the paper)", {"score": "pivot"}),
@@ -68,7 +70,7 @@ CHOICES: dict[str, tuple[str, dict[str, Any]]] = {  # rows of benchmarks/resnet5
 
 def curve_table() -> str:
     """Tabulate top-1 / agreement of every method at every target."""
-    records = _read("curve-resnet56-*.json")
+    records = curve_records()
     if not records:
         return "No results yet: run `python benchmarks/resnet56_curve.py`."
     targets = sorted({record["target"] for record in records}, reverse=True)
@@ -79,6 +81,28 @@ def curve_table() -> str:
             cells = [f"{found[t]['top1']:.2f} / {found[t]['agreement']:.2f}" if t in found else "" for t in targets]
             rows.append([name, *cells])
     return markdown_table(["top-1 / agreement (%)", *(f"{100 * t:g} % of the MACs" for t in targets)], rows)
+
+
+def curve_records() -> list[dict[str, Any]]:
+    """Return the points of benchmarks/resnet56_curve.py, and as ``paper`` the runs of the paper's method on the same network."""
+    runs = [run for run in _read("run-*.json") if run["arch"] == "resnet56" and run["dataset"] == "cifar10"]
+    paper = [
+        {"method": "paper", "target": run["options"]["target_macs"], **run["compressed"]}
+        for run in runs
+        if run["options"]["method"] == "iditer" and not run["options"]["score"] and pruning_of(run).variant == "paper"
+    ]
+    return [*_read("curve-resnet56-*.json"), *paper]
+
+
+def pruning_of(run: Mapping[str, Any]) -> ChannelPruningOptions:
+    """Return the pruning options of a run of main.py."""
+    names = {field.name for field in dataclasses.fields(ChannelPruningOptions)}  # type: ignore[arg-type]
+    return ChannelPruningOptions(**{name: value for name, value in run["options"].items() if name in names})
+
+
+def published_table() -> str:
+    """List the published values with their sources."""
+    return markdown_table(["source", "network and data", "published result"], [list(row) for row in PUBLISHED])
 
 
 def choices_table() -> str:
@@ -106,15 +130,18 @@ def runs_table() -> str:
     if not runs:
         return "No results yet: add a finished run with `python -m model_preserving_id.paper.tables --add RUN_FOLDER`."
     rows = []
-    for run in sorted(runs, key=lambda run: -run["compressed"]["macs"]):
-        dense, small, options = run["baseline"], run["compressed"], run["options"]
-        method = f"`--method {options['method']} --compensation {options['compensation']}`"
+    for run in sorted(
+        runs, key=lambda run: (pruning_of(run).variant == "extended", run["arch"], -run["compressed"]["macs"])
+    ):
+        dense, small, pruning = run["baseline"], run["compressed"], pruning_of(run)
+        settings = f"`--method {pruning.method} --score {pruning.criterion} --compensation {pruning.reconstruction}`"
         remaining = [f"{100 * small[cost] / dense[cost]:.2f}" for cost in ("macs", "params")]
         seconds = f"{run['pruning_cpu_seconds']:.0f}" if "pruning_cpu_seconds" in run else ""
         rows.append(
             [
                 run["arch"],
-                method,
+                pruning.variant,
+                settings,
                 run["images"],
                 f"{dense['top1']:.2f}",
                 f"{small['top1']:.2f}",
@@ -125,6 +152,7 @@ def runs_table() -> str:
         )
     header = [
         "network",
+        "variant",
         "settings",
         "calibration images",
         "dense top-1 (%)",
@@ -138,10 +166,12 @@ def runs_table() -> str:
 
 
 def wide_table() -> str:
-    """Tabulate the three errors and the accuracies at some widths of the wide layer."""
-    if not (RESULTS / "wide-mnist.json").is_file():
+    """Tabulate the three errors and the accuracies at some widths of the wide layer: Fashion-MNIST, else MNIST."""
+    found = [RESULTS / f"wide-{name}.json" for name in ("fashion-mnist", "mnist")]
+    file = next((file for file in found if file.is_file()), None)
+    if file is None:
         return "No results yet: run `python -m model_preserving_id.paper.experiments.wide`."
-    record = read_json(RESULTS / "wide-mnist.json")
+    record = read_json(file)
     points = record["points"]
     shown = points[:: max(1, len(points) // 9)]
     shown = shown if shown[-1] is points[-1] else [*shown, points[-1]]
@@ -178,15 +208,16 @@ def missing_class_table() -> str:
             others = [value for i, value in enumerate(p["per_class"]) if i != missing]
             cells = [p["top1"], p["agreement"], p["per_class"][missing], sum(others) / len(others), min(others)]
             rows.append(
-                [f"{record['arch']}, this repository", f"{p['macs_left']:.3f}", *(f"{cell:.2f}" for cell in cells)]
+                [f"{record['arch']}, this repository", f"{p['macs_left']:.3f}", "", *(f"{cell:.2f}" for cell in cells)]
             )
     for remaining, top1, agreement, *classes in MISSING_CLASS:
-        published = (f"{remaining:.3f}", f"{top1:.2f}", f"{agreement:.2f}", *(f"{value:.1f}" for value in classes))
-        rows.append(["vgg16, original code (published)", *published])
+        published = ("", f"{remaining:.3f}", f"{top1:.2f}", f"{agreement:.2f}", *(f"{value:.1f}" for value in classes))
+        rows.append(["vgg16, original repository (published)", *published])
     return markdown_table(
         [
             "network",
             "remaining MACs",
+            "remaining FLOPs",
             "top-1 (%)",
             "agreement (%)",
             "missing class (%)",
@@ -233,6 +264,7 @@ def conv3d_table() -> str:
 
 
 TABLES: dict[str, Callable[[], str]] = {
+    "model_preserving_id.published": published_table,
     "model_preserving_id.curve": curve_table,
     "model_preserving_id.choices": choices_table,
     "model_preserving_id.runs": runs_table,
@@ -262,7 +294,9 @@ def plot_curve(file: Path | str, records: Sequence[Mapping[str, Any]]) -> None:
             for axes, metric in ((top1, "top1"), (agreement, "agreement")):
                 if found:
                     axes.plot([100 * r["target"] for r in found], [r[metric] for r in found], marker=".", **style)
-        top1.axhline(records[0]["dense_top1"], color="black", linewidth=0.8, linestyle="--")
+        top1.axhline(
+            next(r["dense_top1"] for r in records if "dense_top1" in r), color="black", linewidth=0.8, linestyle="--"
+        )
         for axes, label in ((top1, "top-1 (%)"), (agreement, "agreement (%)")):
             axes.set(xlabel="MACs (% of the dense network)", ylabel=label)
             axes.invert_xaxis()
@@ -281,7 +315,7 @@ def _read(pattern: str) -> list[dict[str, Any]]:
 
 def draw() -> list[Path]:
     """Plot the curve, if there are results."""
-    records = _read("curve-resnet56-*.json")
+    records = curve_records()
     if not records:
         return []
     plot_curve(CURVE, records)

@@ -14,11 +14,11 @@ from common.plots import figure
 from common.runs import describe_environment, writable_folder
 from common.target import Target
 from common.trained_model import TrainedModel
-from model_preserving_id.calibration import calibration_images
+from model_preserving_id.calibration import CalibrationImages, calibration_images
 from model_preserving_id.command import open_from_options
 from model_preserving_id.folded import FoldedNetwork
 from model_preserving_id.iterate import IterationOptions, LogRow, iterate
-from model_preserving_id.paper.settings import MissingClass
+from model_preserving_id.paper.settings import EXPERIMENT_IMAGES, MissingClass
 
 MISSING, OTHERS = "#d40000", "#0072b2"
 
@@ -31,15 +31,25 @@ def run(settings: MissingClass, command: str) -> None:
     classes = len(trained.data.classes)
     if not 0 <= settings.without_class < classes:
         raise UserError(f"--without-class {settings.without_class}: {trained.data.name} has classes 0 to {classes - 1}")
-    points = prune_and_measure(trained, settings)
+    images = calibration_images(
+        trained.data,
+        settings.prune_batch_size,
+        settings.seed,
+        default=EXPERIMENT_IMAGES,
+        without_class=settings.without_class,
+        device=trained.device,
+        workers=trained.workers,
+    )
+    points = prune_and_measure(trained, images, settings)
     record = {
         "command": command,
         "arch": trained.name,
         "dataset": trained.data.name,
         "classes": list(trained.data.classes),
         "without_class": settings.without_class,
-        "images": settings.prune_batch_size,
+        "images": len(images.image_set),
         "k": settings.k,
+        "score": settings.score,
         "seed": settings.seed,
         "points": points,
         "environment": describe_environment(trained.device),
@@ -49,16 +59,8 @@ def run(settings: MissingClass, command: str) -> None:
     print(f"{out / 'missing_class.json'}, {out / 'per_class.png'}, {out / 'agreement.png'}")
 
 
-def prune_and_measure(trained: TrainedModel, settings: MissingClass) -> list[dict[str, Any]]:
+def prune_and_measure(trained: TrainedModel, images: CalibrationImages, settings: MissingClass) -> list[dict[str, Any]]:
     """Measure the unpruned network, and again after each ``settings.every`` of the MACs."""
-    images = calibration_images(
-        trained.data,
-        min(settings.prune_batch_size, len(trained.data.train)),
-        settings.seed,
-        without_class=settings.without_class,
-        device=trained.device,
-        workers=trained.workers,
-    )
     points = [measure(trained, None, 1.0)]
 
     def add_point(folded: FoldedNetwork, row: LogRow) -> None:
@@ -67,7 +69,8 @@ def prune_and_measure(trained: TrainedModel, settings: MissingClass) -> list[dic
             print(" ".join(f"{name} {value}" for name, value in points[-1].items() if name != "per_class"), flush=True)
 
     folded = FoldedNetwork(trained.model, trained.example, residual=settings.residual, device=trained.device)
-    iterate(folded, images, IterationOptions(Target(settings.target_macs), settings.k), on_step=add_point)
+    options = IterationOptions(Target(settings.target_macs), settings.k, score=settings.score)
+    iterate(folded, images, options, on_step=add_point)
     return points
 
 

@@ -5,7 +5,7 @@ calibration, k = 0.9; test RMSE and Pearson's and Spearman's correlation after e
 
     python -m model_preserving_id.paper.experiments.conv3d                                     generated data
     python -m model_preserving_id.paper.experiments.conv3d --lba split-by-sequence-identity-30/data --grid 41 \\
-        --widths 32 64 128 256 --hidden 512 --epochs 50                                  ATOM3D's files (pip install atom3d)
+        --widths 32 64 128 256 --hidden 512 --epochs 50                                  ATOM3D's files
 
 Writes conv3d.json, conv3d.png and the unpruned network, dense.safetensors, which a second call with the same options reuses.
 """

@@ -114,7 +114,7 @@ def prune_by_id(model: nn.Module, data: Molecules, settings: PruneConv3d) -> lis
     iterate(
         FoldedNetwork(model, inputs[0][:1]),
         inputs,
-        IterationOptions(Target(settings.target_macs), settings.k),
+        IterationOptions(Target(settings.target_macs), settings.k, score="sigma"),
         on_step=add_point,
     )
     return points

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from common.errors import UserError
+from model_preserving_id.paper.experiments.atom3d_files import read_items
 
 ELEMENTS = ("H", "C", "O", "N", "F")
 RESOLUTION = 1.0  # angstrom
@@ -49,28 +50,28 @@ def voxels(elements: Sequence[str], positions: np.ndarray, center: np.ndarray, g
 def read_lba(folder: Path | str, grid: int = 41) -> Molecules:
     """Read ATOM3D's LBA data set, split by sequence identity, from the LMDB folders ``train``, ``val`` and ``test``.
 
-    Requires the package atom3d. Raises UserError if it or a folder is missing.
+    Raises UserError if a folder or the package lmdb is missing, or if a file does not contain complexes with an affinity.
     """
-    try:
-        from atom3d.datasets import LMDBDataset
-    except ImportError as error:
-        raise UserError(
-            "--lba: reading ATOM3D's files requires the package atom3d; install it with pip install atom3d"
-        ) from error
-    parts = {}
-    for part in PARTS:
-        if not (Path(folder) / part).is_dir():
-            raise UserError(f"--lba {folder}: no such folder: {part}; use ATOM3D's split-by-sequence-identity-30/data")
-        boxes, affinities = [], []
-        for item in LMDBDataset(str(Path(folder) / part)):
-            pocket, ligand = item["atoms_pocket"], item["atoms_ligand"]
+    return Molecules("ATOM3D LBA", {part: _read_part(Path(folder) / part, grid) for part in PARTS})
+
+
+def _read_part(folder: Path, grid: int) -> tuple[Tensor, Tensor]:
+    boxes, affinities = [], []
+    for item in read_items(folder):
+        try:
+            pocket, ligand = (item[name] for name in ("atoms_pocket", "atoms_ligand"))
+            pocket_at, ligand_at = (
+                np.stack([np.asarray(of[axis], float) for axis in "xyz"], 1) for of in (pocket, ligand)
+            )
             elements = [*pocket["element"], *ligand["element"]]
-            ligand_at = np.stack([np.asarray(ligand[axis], float) for axis in "xyz"], 1)
-            pocket_at = np.stack([np.asarray(pocket[axis], float) for axis in "xyz"], 1)
-            boxes.append(voxels(elements, np.concatenate([pocket_at, ligand_at]), ligand_at.mean(0), grid))
             affinities.append(float(item["scores"]["neglog_aff"]))
-        parts[part] = (torch.stack(boxes), torch.tensor(affinities)[:, None])
-    return Molecules("ATOM3D LBA", parts)
+        except (KeyError, TypeError, ValueError) as error:
+            raise UserError(
+                f"{folder}: item {len(boxes)} is not a complex of the LBA data set ({type(error).__name__}: {error});"
+                " expected atoms_pocket, atoms_ligand and scores with neglog_aff"
+            ) from error
+        boxes.append(voxels(elements, np.concatenate([pocket_at, ligand_at]), ligand_at.mean(0), grid))
+    return torch.stack(boxes), torch.tensor(affinities)[:, None]
 
 
 def generate(grid: int = 17, seed: int = 3, sizes: Mapping[str, int] = GENERATED) -> Molecules:

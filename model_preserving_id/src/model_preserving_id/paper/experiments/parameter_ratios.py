@@ -18,13 +18,14 @@ from common.runs import describe_environment, writable_folder
 from common.target import Target
 from common.trained_model import TrainedModel
 from model_preserving_id.activations import gather_statistics
+from model_preserving_id.alds import alds
 from model_preserving_id.calibration import CalibrationImages, calibration_images
 from model_preserving_id.channel_ranking import rank_groups
 from model_preserving_id.command import open_from_options
 from model_preserving_id.compensate import compensate
 from model_preserving_id.folded import FoldedNetwork
 from model_preserving_id.lrank import lrank
-from model_preserving_id.paper.settings import RATIO_LABELS, ParameterRatios
+from model_preserving_id.paper.settings import EXPERIMENT_IMAGES, RATIO_LABELS, ParameterRatios
 from model_preserving_id.pca import pca
 from model_preserving_id.prune import prune_all, prune_network
 from model_preserving_id.width_allocation import error_score, widths_from_target
@@ -39,8 +40,9 @@ def run(settings: ParameterRatios, command: str) -> None:
     trained = open_from_options(settings.network, settings.data, settings.run)
     images = calibration_images(
         trained.data,
-        min(settings.prune_batch_size, len(trained.data.train)),
+        settings.prune_batch_size,
         settings.seed,
+        default=EXPERIMENT_IMAGES,
         device=trained.device,
         workers=trained.workers,
     )
@@ -55,7 +57,6 @@ def run(settings: ParameterRatios, command: str) -> None:
         "seed": settings.seed,
         "points": points,
         "labels": RATIO_LABELS,
-        "left_out": {"ALDS": "no maintained implementation on a package index"},
         "environment": describe_environment(trained.device),
     }
     write_json(out / "ratios.json", record)
@@ -104,6 +105,7 @@ class RatioExperiment:
         factorizations: dict[str, Callable[[nn.Module, float], nn.Module]] = {
             "pca": lambda net, keep: pca(net, shape, self.images, keep),
             "lrank": lambda net, keep: lrank(net, shape, keep),
+            "alds": lambda net, keep: alds(net, keep),
         }
         if method in factorizations:
             return factorizations[method](model, ratio)

@@ -1,8 +1,7 @@
-"""Compare ID with PCA, LRank and filter selection by L1 norm, at equal numbers of parameters.
+"""Compare ID with PCA, LRank, ALDS and filter selection by L1 norm, at equal numbers of parameters.
 
 The original repository's ComparisonsNet.ipynb and LRankPlusID.ipynb. Without fine-tuning, each method keeps the same fraction of
-the parameters: ID, PCA, LRank, filters with the largest L1 norm, and PCA and LRank after ID has pruned to 50 % of the MACs.
-ALDS (torchprune), which the original compares with, is not included: no package index has a maintained implementation.
+the parameters: ID, PCA, LRank, ALDS, filters with the largest L1 norm, and PCA and LRank after ID has pruned to 50 % of the MACs.
 
     python -m model_preserving_id.paper.experiments.ratios --arch resnet20 --weights data/weights/resnet20-12fca82f.th \\
         --dataset cifar10 --dataset-dir data/cifar10

@@ -22,7 +22,7 @@ from common.trained_model import with_normalization_of
 from model_preserving_id.activations import eval_mode
 from model_preserving_id.calibration import calibration_images
 from model_preserving_id.gram import Gram
-from model_preserving_id.paper.settings import WideLayer
+from model_preserving_id.paper.settings import WIDE_IMAGES, WideLayer
 from model_preserving_id.pivoted import PivotedFactor, pivoted_cholesky
 
 METRICS = {"sigma": "σ(k+1) / σ(1)", "frobenius": "‖R₂₂‖ / ‖R‖", "pivot": "|r(k+1,k+1)| / |r(1,1)|"}
@@ -41,7 +41,7 @@ def run(settings: WideLayer, command: str) -> None:
     first, second = find_layers(model)
     count_cost(model, data.input_shape)  # raises an error if the input shape does not match
     calibration = calibration_images(
-        data, min(settings.prune_batch_size, len(data.train)), settings.seed, device=device, workers=chosen.workers
+        data, settings.prune_batch_size, settings.seed, default=WIDE_IMAGES, device=device, workers=chosen.workers
     )
     sets = {"train": data.train, "calibration": calibration.image_set, "test": data.test}
     widths = settings.widths or default_widths(first.out_features)
