@@ -279,3 +279,16 @@ def test_header_is_small_and_readable(tmp_path):
     assert found.by_category["header"] < 2500
     assert found.about == {"arch": "resnet20", "args": {"num_classes": 10}}
     assert json.dumps(found.about)
+
+
+@pytest.mark.parametrize("density", [0.3, 0.66, 0.9])
+def test_given_index_bits_store_positions_of_shared_weights(density, tmp_path):
+    """With index bits, shared weights have codebook and positions, as in the paper, even where another form is smaller."""
+    random = np.random.default_rng(0)
+    weight = np.zeros(500, np.float32)
+    chosen = random.permutation(500)[: int(500 * density)]
+    weight[chosen] = random.normal(size=255).astype(np.float32)[
+        np.arange(len(chosen)) % (120 if density < 0.5 else 255)
+    ]
+    found = round_trip(tmp_path, {"w": torch.from_numpy(weight.reshape(20, 25))}, index_bits=5, order="rows").tensors[0]
+    assert (found.form, found.gap_bits, found.weight_bits) == ("sparse", 5, 7 if density < 0.5 else 8)

@@ -21,7 +21,7 @@ from deep_compression.pruning import total_density
 
 COMPRESS = (  # arguments of python -m deep_compression
     "compress --checkpoint dense.safetensors --dataset digits --values 0.5 0.3 --epochs 1 --batch-size 64"
-    " --learning-rate 0.02 --quantize-epochs 1 --conv-bits 5 --fc-bits 5 --device cpu --out runs"
+    " --learning-rate 0.02 --quantize-epochs 1 --conv-bits 5 --fc-bits 5 --index-bits auto --order auto --device cpu --out runs"
 )
 FILE, SHARED = "runs/encode/model.dcz", "runs/share/model.safetensors"
 MACS, PARAMS, NONZERO, BYTES, TOP1 = 1_214_318, 8_175, 2_624, 7_588, 86.4

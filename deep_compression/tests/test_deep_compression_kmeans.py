@@ -197,3 +197,19 @@ def test_mixtures_accept_few_values_and_tensors():
         assert centroids.tolist() == [1, 2] and labels.tolist() == [0, 0, 1]
         centroids, labels = cluster(torch.linspace(-1, 1, 100).reshape(10, 10), 4)
         assert isinstance(centroids, torch.Tensor) and labels.shape == (10, 10)
+
+
+def test_paper_kmeans_drops_empty_centroids_and_converges():
+    """Linear initialization leaves centroids in the gap around zero: they are dropped, and every value is nearest to its centroid."""
+    random = np.random.default_rng(0)
+    values = random.laplace(scale=0.03, size=20_000)
+    values = values[np.abs(values) > 0.05]
+    centroids, labels = kmeans_1d(values, 63, "linear", relocate=False)
+    relocated, _ = kmeans_1d(values, 63, "linear")
+    assert 20 < len(centroids) < 63 == len(relocated)
+    assert (np.bincount(labels) > 0).all() and (np.diff(centroids) > 0).all()
+    assert np.array_equal(labels, np.abs(values[:, None] - centroids).argmin(1))
+    assert centroids == pytest.approx([values[labels == k].mean() for k in range(len(centroids))])
+    few, _ = kmeans_1d(values, 63, "linear", steps=0, relocate=False)
+    assert np.diff(few).std() < np.diff(centroids).std()
+    assert kmeans_1d(np.array([1.0, 2.0, 2.0]), 4, relocate=False)[0].tolist() == [1.0, 2.0]

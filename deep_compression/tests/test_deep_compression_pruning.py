@@ -175,3 +175,14 @@ def test_pruning_plan_gives_masks_of_each_round():
         masks_for_round(PruningPlan("density", (0.5,), {"c": (0.1,)}), 0, weights)
     for rule in ("std", "global-density", "percentile"):
         assert set(masks_for_round(PruningPlan(rule, (0.3,)), 0, weights)) == {"a", "b"}
+
+
+@pytest.mark.parametrize("density", [0.0, 0.07, 0.5, 1.0])
+def test_quality_for_density_keeps_density_by_common_factor(density):
+    generator = torch.Generator().manual_seed(0)
+    weights = {"a": torch.randn(40, 50, generator=generator), "b": 7 * torch.randn(500, generator=generator)}
+    masks = pr.masks_by_std(weights, pr.quality_for_density(weights, density))
+    assert sum(int(mask.sum()) for mask in masks.values()) == round(density * 2500)
+    assert (
+        abs(float(masks["a"].double().mean()) - float(masks["b"].double().mean())) < 0.05
+    )  # unlike with one threshold

@@ -19,15 +19,24 @@ from common.pipeline import compress
 from common.runs import open_stage
 from common.settings import flatten, parse
 from common.target import Target
+from common.testing import run_method
 from common.trained_model import read_trained_model
 from common.training import TrainOptions, fit
-from deep_compression import commands, load_compressed, load_compressed_model, original_main, stages
+from deep_compression import (
+    commands,
+    load_compressed,
+    load_compressed_model,
+    original_main,
+    size_report,
+    size_tables,
+    stages,
+)
 from deep_compression.compression_recipe import CompressionRecipe, PruningPlan, QuantizationPlan
-from deep_compression.method import METHOD
+from deep_compression.method import EXTENDED, METHOD, paper_variant
 from deep_compression.network_file import read_compressed
 from deep_compression.paper import cifar10, mnist, select_settings
 from deep_compression.pruning import prunable_weights
-from deep_compression.settings import EncodeStage, OriginalPipeline, PruneStage, QuantizeStage
+from deep_compression.settings import EncodeStage, EncodingOptions, OriginalPipeline, PruneStage, QuantizeStage
 
 TRAINING = TrainOptions(epochs=2, batch_size=64, learning_rate=0.05, weight_decay=5e-4, augment=False)
 RECIPE = CompressionRecipe(
@@ -303,7 +312,10 @@ def test_flat_settings_have_expected_names():
     quantize = parse(QuantizeStage, "--layer-bits fc3=4 --clusters 9".split())
     assert quantize.quantization.plan() == QuantizationPlan(layer_bits={"fc3": 4}, clusters=9)
     assert quantize.options() == TrainOptions(3, 128, 1e-4, 0.9, 0.0)
-    assert asdict(parse(EncodeStage, []).encoding) == {"index_bits": None, "order": "auto", "coder": "huffman"}
+    assert asdict(parse(EncodeStage, []).encoding) == {"index_bits": (5,), "order": "rows", "coder": "huffman"}
+    both = parse(EncodeStage, "--index-bits 8 5".split()).encoding
+    assert both.index_bits_by_type() == {"conv": 8, "fc": 5}
+    assert parse(EncodeStage, "--index-bits auto 4".split()).encoding.index_bits_by_type() == {"conv": None, "fc": 4}
 
 
 def test_vgg19_has_original_parameters():
@@ -329,6 +341,11 @@ BAD = {
     "bits out of range": (commands, ["quantize", "--dataset", "digits", "--checkpoint", "GOOD", "--fc-bits", "33"]),
     "clusters zero": (commands, ["quantize", "--dataset", "digits", "--checkpoint", "GOOD", "--clusters", "0"]),
     "index bits": (commands, ["encode", "--dataset", "digits", "--checkpoint", "GOOD", "--index-bits", "40"]),
+    "index bits zero": (commands, ["encode", "--dataset", "digits", "--checkpoint", "GOOD", "--index-bits", "0"]),
+    "three index bits": (
+        commands,
+        ["encode", "--dataset", "digits", "--checkpoint", "GOOD", "--index-bits", "5", "5", "5"],
+    ),
     "unknown data": (commands, ["encode", "--dataset", "moon", "--checkpoint", "GOOD"]),
     "missing data": (commands, ["encode", "--dataset", "mnist", "--dataset-dir", "NONE", "--checkpoint", "GOOD"]),
     "damaged checkpoint": (commands, ["encode", "--dataset", "digits", "--checkpoint", "TEXT"]),
@@ -443,7 +460,8 @@ def test_compressed_files_are_format_of_common(compressed, dense_file):
     assert torch.equal(again.fc1.weight, model.fc1.weight)
 
 
-def test_method_meets_byte_target(tmp_path, digits):
+@pytest.mark.parametrize(("method", "bits"), [(METHOD, 8), (EXTENDED, 4)], ids=["paper", "extended"])
+def test_method_meets_byte_target(method, bits, tmp_path, digits):
     few = replace(digits, train=digits.train.subset(range(64)), test=digits.test.subset(range(20)))
     file = tmp_path / "model.safetensors"
     save_model(file, create_model("resnet20"), normalize=(digits.mean, digits.std))
@@ -451,16 +469,58 @@ def test_method_meets_byte_target(tmp_path, digits):
 
     def row(fraction, place, **more):
         stage = open_stage(tmp_path / place, "compare", {"target": fraction}, recipe=recipe, log=[].append, **more)
-        return compress(METHOD, start, Target(fraction, METHOD.axis), stage, latency=False)
+        return compress(method, start, Target(fraction, method.axis), stage, latency=False)
 
     metrics, out = row(0.05, "out"), tmp_path / "out"
-    assert METHOD.axis == "bytes" and METHOD.trains
+    assert method.axis == "bytes" and method.trains
     assert 0.98 <= (out / metrics["file"]).stat().st_size / (0.05 * file.stat().st_size) <= 1.0
     assert {p.name for p in out.iterdir()} >= {"prune", "share", "trimmed.safetensors", "model.dcz"}
     assert json.loads((out / "share" / "config.json").read_text())["package"] == "deep_compression"
     written = {p: p.stat().st_mtime_ns for p in out.rglob("*") if p.is_file() and p.name != "config.json"}
     assert row(0.05, "out") == metrics and {p: p.stat().st_mtime_ns for p in written} == written
     assert row(0.1, "out", force=True)["compressed"]["bytes"] > 1.9 * metrics["compressed"]["bytes"]
-    with pytest.raises(UserError, match=r"--target-bytes 0.0005: no density at 4 bits per weight .* the nearest keep"):
+    with pytest.raises(
+        UserError, match=rf"--target-bytes 0.0005: no density at {bits} bits per weight .* the nearest keep"
+    ):
         row(0.0005, "small")
     assert [p.name for p in (tmp_path / "small").iterdir()] == ["config.json"]
+
+
+def test_paper_variant_has_paper_settings(tmp_path, digits):
+    """8-bit k-means from linear initialization, thresholds by standard deviation, 5-bit differences; the note names the adaptation."""
+    size = paper_variant("resnet20").size
+    assert (
+        size.plan == QuantizationPlan("kmeans", "linear", 8, 5)
+        and size.encoding == EncodingOptions()
+        and size.rule == "std"
+    )
+    assert paper_variant("lenet300_100").size.plan.fc_bits == 6
+    assert paper_variant("alexnet").size.encoding.index_bits == (4,)
+    assert (METHOD.variant, EXTENDED.variant, METHOD.default + EXTENDED.default) == ("paper", "extended", 1)
+    assert "chosen for it" in METHOD.note and EXTENDED.note.startswith("differs from the paper: ")
+    few = replace(digits, train=digits.train.subset(range(32)), test=digits.test.subset(range(8)))
+    save_model(tmp_path / "model.safetensors", create_model("resnet20"), normalize=(digits.mean, digits.std))
+    start, recipe = read_trained_model(tmp_path / "model.safetensors", few), TrainOptions(epochs=1, batch_size=32)
+    metrics = run_method(METHOD, start, 0.1, tmp_path / "run", recipe=recipe)
+    rows = {row.name: row for row in size_tables.layer_rows(size_report(tmp_path / "run" / metrics["file"]))}
+    assert {row.index_bits for row in rows.values() if row.weights > 5000} == {5}
+    assert rows["layer3.2.conv2"].weight_bits == 8
+    options = json.loads((tmp_path / "run" / "share" / "config.json").read_text())["options"]
+    assert (options["method"], options["lloyd_steps"], options["optimizer"]) == ("kmeans", None, "sgd")
+    assert json.loads((tmp_path / "run" / "prune" / "config.json").read_text())["options"]["rule"] == "std"
+
+
+@pytest.mark.parametrize(("given", "conv", "fc"), [("5", 5, 5), ("6 3", 6, 3)])
+def test_index_bits_apply_to_layers_of_a_type(given, conv, fc, tmp_path, run):
+    torch.manual_seed(0)
+    model = create_model("lenet5", in_channels=3, image_size=32)
+    with torch.no_grad():
+        for weight in prunable_weights(model).values():
+            weight.copy_(weight.sign() * (weight.abs() > 0.8 * weight.abs().max()))
+    save_model(tmp_path / "model.safetensors", model)
+    argv = ("encode", "--checkpoint", tmp_path / "model.safetensors", "--dataset", "digits", "--no-latency")
+    assert run(commands.main, *argv, "--index-bits", *given.split(), "--out", tmp_path)[0] == 0
+    rows = {row.name: row.index_bits for row in size_tables.layer_rows(size_report(tmp_path / "encode" / "model.dcz"))}
+    assert rows == {"conv1": conv, "conv2": conv, "fc1": fc, "fc2": fc}
+    recorded = json.loads((tmp_path / "encode" / "config.json").read_text())["options"]["index_bits"]
+    assert recorded == (conv if conv == fc else [conv, fc])

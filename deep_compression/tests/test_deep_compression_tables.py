@@ -1,5 +1,6 @@
 """The README's tables and plots match the result files."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -24,28 +25,32 @@ def test_readme_tables_match_results(name):
 
 def test_tables_without_results_state_absence(tmp_path, monkeypatch):
     monkeypatch.setattr(tables, "RESULTS", tmp_path)
-    made = {name: make() for name, make in tables.TABLES.items() if name != "deep_compression.published"}
+    published = {f"deep_compression.{name}" for name in ("published", "bits", "methods", "vgg19", "alexnet", "vgg16")}
+    published |= {"deep_compression.lenet300_100", "deep_compression.lenet5"}  # contain the paper's rows
+    made = {name: make() for name, make in tables.TABLES.items() if name not in published}
     assert set(made.values()) == {tables.NONE, "Not measured yet."}
 
 
 def runs_of(*changes: float) -> list[dict]:
-    return [{"baseline": {"top1": 99.0}, "compressed": {"top1": 99.0 - c}, "rate": 40.0} for c in changes]
+    layers = [{"name": "fc1", "bytes": 25}]
+    return [
+        {"baseline": {"top1": 99.0}, "compressed": {"top1": 99.0 - c}, "rate": 39.0, "weight_bytes": 1000}
+        | {"report": {"layers": layers}}
+        for c in changes
+    ]
 
 
 @pytest.mark.parametrize(
     ("changes", "statement"),
     [
-        ((0.1, -0.1), "40.0 times smaller without loss"),
-        ((0.05, 0.05, 0.05), "40.0 times smaller at a loss of 0.05 points"),
-        (
-            (0.3, 0.2, 0.0),
-            "40.0 times smaller at a loss of 0.17 points, within two standard errors of zero (3 seeds)",
-        ),  # 1.9 standard errors
-        ((0.3, 0.1, 0.2), "40.0 times smaller at a loss of 0.20 points"),  # 0.2 > 2 x 0.1 / sqrt(3)
+        ((0.1, -0.1), "+0.00 ± 0.14, at most 0.1 points"),
+        ((0.09, 0.09, 0.09), "+0.09 ± 0.00, at most 0.1 points"),
+        ((0.29, -0.02, 0.0), "+0.09 ± 0.17, at most 0.1 points"),  # the same mean has the same verdict
+        ((0.3, 0.1, 0.2), "+0.20 ± 0.10, more than 0.1 points"),
     ],
 )
-def test_loss_statement_uses_two_standard_errors(changes, statement):
-    assert tables._loss(runs_of(*changes)) == statement
+def test_verdict_depends_on_mean_loss_only(changes, statement):
+    assert tables._loss(runs_of(*changes)) == f"weights 40.0 ± 0.0 times smaller; the error changes by {statement}"
 
 
 def test_findings_name_largest_ratio_below_half_point(monkeypatch):
@@ -60,20 +65,36 @@ def test_findings_name_largest_ratio_below_half_point(monkeypatch):
     ]
 
 
-def test_published_table_needs_no_results(tmp_path, monkeypatch):
+def rows_of(table: str) -> list[list[str]]:
+    return [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines()[2:]]
+
+
+def test_published_tables_need_no_results(tmp_path, monkeypatch):
     monkeypatch.setattr(tables, "RESULTS", tmp_path)
-    lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in tables.published_table().splitlines()[2:]]
-    assert all(line[1].endswith("(published)") for line in lines)
-    assert [(line[0], *line[3:]) for line in lines[:2]] == [
+    lines = rows_of(tables.published_table())
+    assert [(line[0], *line[2:]) for line in lines] == [
         ("AlexNet, ImageNet", "42.78 / 19.73", "42.78 / 19.70", "240 MB", "6.9 MB", "35x"),
         ("VGG-16, ImageNet", "31.50 / 11.32", "31.17 / 10.91", "552 MB", "11.3 MB", "49x"),
     ]
-    assert {line[2]: line[4] for line in lines[2:]} == {
-        "25 rounds of pruning": "7.82",
-        "k = 4": "9.07",
-        "k = 9": "8.14",
-        "k = 13": "7.77",
-    }
+    assert rows_of(tables.vgg19_table())[0][1:] == ["92.22", "92.18", "90.93", "91.86", "92.23", "(not published)"]
+    assert [len(rows_of(tables.layer_tables(arch))) for arch in ("alexnet", "vgg16_imagenet")] == [9, 17]
+    assert rows_of(tables.layer_tables("alexnet"))[5] == [
+        *("fc6", "paper (published), table 4", "38M", "9", "5", "3.9", "4", "3.2", "3.0", "2.39")
+    ]
+    assert rows_of(tables.bits_table())[3] == ["4 / 2", "44.77", "22.33", "+1.99", "+2.60"]
+    assert rows_of(tables.methods_table())[-1][1:] == ["42.78", "19.70", "6.9 MB", "35x"]
+
+
+def test_layer_tables_average_over_seeds(tmp_path, monkeypatch):
+    monkeypatch.setattr(tables, "RESULTS", tmp_path)
+    keys = [key for key, _ in tables.NUMBERS]
+    for seed in range(2):
+        rows = [{"name": name} | dict.fromkeys(keys, 5.0 + seed) for name in ("fc1", "fc2", "fc3", "total")]
+        report = {"layers": rows[:3], "total": rows[3]}
+        (tmp_path / f"mnist-lenet300_100-paper-seed{seed}.json").write_text(json.dumps({"report": report}))
+    found = rows_of(tables.layer_tables("lenet300_100"))
+    assert [row[0] for row in found[::2]] == ["fc1", "fc2", "fc3", "total"]
+    assert found[1][1:] == ["this repository, paper", "6", *["5.5"] * 5, "5.50", "5.50"]  # 5.5 weights round to even
 
 
 def test_weight_histograms_count_remaining_weights(tmp_path):

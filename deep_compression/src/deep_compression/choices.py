@@ -1,7 +1,7 @@
 """Values of options and arguments. This module imports nothing, so that settings and functions can both use it."""
 
 PRUNING_RULES = ("std", "density", "global-density", "percentile")
-CLUSTERING_METHODS = ("kmeans", "GMM", "GMM-kmeans")
+CLUSTERING_METHODS = ("kmeans", "kmeans-relocation", "GMM", "GMM-kmeans")
 CENTROID_INITS = ("linear", "density", "forgy", "companded")
 ROUNDINGS = ("none", "bfloat16", "float16")
 ORDERS = ("rows", "columns")  # the file format stores the index of an order in this tuple

@@ -74,7 +74,7 @@ class QuantizationPlan:
         clusters: Number of clusters of every layer, instead of bits.
         bias_bits: Bits per bias; None does not share biases.
         rounding: Type to which centroids and unshared tensors (biases, normalization layers) are rounded after training.
-        lloyd_steps: Number of Lloyd iterations, see :func:`deep_compression.kmeans_1d`.
+        lloyd_steps: Number of Lloyd iterations of k-means; None: until convergence.
     """
 
     method: str = "kmeans"
@@ -102,6 +102,9 @@ class QuantizationPlan:
             raise UserError(f"{self.lloyd_steps} Lloyd steps; must be in 0..1000000")
         if self.clusters is not None and not 1 <= self.clusters <= 4096:
             raise UserError(f"{self.clusters} clusters; must be in 1..4096")
+
+
+EQUALLY_SPACED = QuantizationPlan("kmeans-relocation", lloyd_steps=0, rounding="bfloat16")  # of the extended variant
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
@@ -22,7 +23,8 @@ BINS = 1 << 17  # cells of the grid
 BINNED_FROM = 400_000  # number of values from which binning is faster than sorting
 BINNED_EXCESS = 1e-3  # largest relative increase of the inertia that the grid may cause
 EXACT_WORK = 1 << 24  # largest k x points^2 for which the optimum is computed
-LLOYD_STEPS = 2000  # largest number of iterations per call of the solver
+LLOYD_STEPS = 2000  # largest number of iterations per call of the solver, with relocation
+CONVERGED = 10_000  # largest number without relocation; they end when no value changes its cluster
 RELOCATION_ROUNDS = 100  # largest number of relocation rounds
 
 
@@ -50,7 +52,7 @@ class Points:
         return np.diff(self.count[boundaries]), np.diff(self.total[boundaries])
 
 
-def kmeans_1d(values, k: int, init: str = "linear", *, seed: int = 0, steps: int | None = None):
+def kmeans_1d(values, k: int, init: str = "linear", *, seed: int = 0, steps: int | None = None, relocate: bool = True):
     """Cluster real values by one-dimensional k-means (Deep Compression, section 3).
 
     Deterministic for a given seed. Clusters are never empty: with at most k distinct values, each is a centroid and the
@@ -61,9 +63,11 @@ def kmeans_1d(values, k: int, init: str = "linear", *, seed: int = 0, steps: int
         k: Largest number of clusters, at least 1.
         init: Initialization: ``"linear"``, ``"density"``, ``"forgy"`` (section 3.2) or ``"companded"``.
         seed: Random seed of ``"forgy"``.
-        steps: Number of Lloyd iterations, as in the paper. If None, iterate with centroid relocation until convergence.
-            With ``"linear"``, few iterations keep the centroids almost equally spaced: the error is larger, but the
-            entropy of the labels is lower, so they compress better.
+        steps: Largest number of Lloyd iterations; None: until convergence. With ``"linear"``, few iterations keep the
+            centroids almost equally spaced: the error is larger, but the entropy of the labels is lower, so they compress
+            better.
+        relocate: Whether to move centroids without values, and after convergence those that contribute little, to where they
+            reduce the inertia most. With False, as in the paper, centroids without values are dropped: there may be fewer than k.
 
     Returns:
         Centroids (k,), ascending, and labels of the values' shape, int64; torch tensors if ``values`` is one.
@@ -72,7 +76,7 @@ def kmeans_1d(values, k: int, init: str = "linear", *, seed: int = 0, steps: int
         ValueError: If ``k`` is less than 1, the initialization is unknown, or values are not finite.
     """
     if hasattr(values, "detach"):
-        return _tensors(values, k, init, seed, steps)
+        return _tensors(values, k, init, seed, steps, relocate)
     values = np.asarray(values)
     if isinstance(k, bool) or int(k) != k or k < 1:
         raise ValueError(f"k must be an integer of at least 1, not {k!r}")
@@ -92,8 +96,9 @@ def kmeans_1d(values, k: int, init: str = "linear", *, seed: int = 0, steps: int
     low, high = float(flat.min()), float(flat.max())  # not finite if a value is not
     if not (np.isfinite(low) and np.isfinite(high)):
         raise ValueError("values must be finite; found NaN or infinity")
-    found = _on_grid(flat, low, high, int(k), init, seed, steps) if flat.size >= BINNED_FROM else None
-    centroids, labels = found or _on_sorted(flat, int(k), init, seed, steps)
+    solver = partial(solve, k=int(k), init=init, seed=seed, steps=steps, relocate=relocate)
+    found = _on_grid(flat, low, high, int(k), solver) if flat.size >= BINNED_FROM else None
+    centroids, labels = found or _on_sorted(flat, int(k), solver)
     return centroids.astype(values.dtype), labels.reshape(values.shape)
 
 
@@ -103,12 +108,12 @@ def inertia(values, centroids, labels) -> float:
     return float(np.square(values - centroids[np.asarray(labels)]).sum())
 
 
-def _tensors(values, k, init, seed, steps):
+def _tensors(values, k, init, seed, steps, relocate):
     import torch
 
     array = values.detach().cpu()
     array = array.float().numpy() if array.dtype == torch.bfloat16 else array.numpy()
-    centroids, labels = kmeans_1d(array, k, init, seed=seed, steps=steps)
+    centroids, labels = kmeans_1d(array, k, init, seed=seed, steps=steps, relocate=relocate)
     dtype = values.dtype if values.is_floating_point() else torch.float64
     return torch.from_numpy(centroids).to(values.device, dtype), torch.from_numpy(labels).to(values.device)
 
@@ -116,7 +121,7 @@ def _tensors(values, k, init, seed, steps):
 # ------------------------------------------------------------------------------------------------- exact and grid points
 
 
-def _on_sorted(flat, k, init, seed, steps):
+def _on_sorted(flat, k, solver):
     """Cluster exactly, with every distinct value as a point."""
     ordered = np.sort(flat)
     first = np.concatenate(([True], ordered[1:] != ordered[:-1]))
@@ -128,7 +133,7 @@ def _on_sorted(flat, k, init, seed, steps):
     total = np.concatenate(([0.0], np.cumsum(scaled)))
     count = np.concatenate((starts, [len(ordered)])).astype(np.float64)
     points = Points(scaled[starts], count, total[np.concatenate((starts, [len(ordered)]))])
-    boundaries = solve(points, k, init, seed, steps)
+    boundaries = solver(points)
     number, sums = points.sums(boundaries)
     labels = np.searchsorted(distinct[boundaries[1:-1]], flat, side="right")
     means = _means(number, sums, shift, scale)
@@ -136,7 +141,7 @@ def _on_sorted(flat, k, init, seed, steps):
     return np.clip(means, distinct[boundaries[:-1]], distinct[boundaries[1:] - 1]), labels
 
 
-def _on_grid(flat, low, high, k, init, seed, steps):
+def _on_grid(flat, low, high, k, solver):
     """Cluster on a fine grid whose cells hold the exact number and sum of their values; None if the grid is too coarse.
 
     Only the boundaries are rounded to cells. A bound on the resulting excess inertia is compared with BINNED_EXCESS.
@@ -159,7 +164,7 @@ def _on_grid(flat, low, high, k, init, seed, steps):
     points = Points(
         total / weight, np.concatenate(([0.0], np.cumsum(weight))), np.concatenate(([0.0], np.cumsum(total)))
     )
-    boundaries = solve(points, k, init, seed, steps)
+    boundaries = solver(points)
     count, total = points.sums(boundaries)
     center = total / count
     between = float((weight * points.position**2).sum() - (count * center**2).sum())
@@ -186,10 +191,12 @@ def _means(number, sums, shift, scale):
 # ----------------------------------------------------------------------------------------------------------------- solver
 
 
-def solve(points: Points, k: int, init: str, seed: int, steps: int | None) -> np.ndarray:
-    """Return the boundaries (k+1,) of k nonempty intervals; requires more than k points."""
-    boundaries = _repair(points, points.boundaries(INITIALIZERS[init](points, k, seed)), k)
-    boundaries = lloyd(points, boundaries, LLOYD_STEPS if steps is None else steps)
+def solve(points: Points, k: int, init: str, seed: int, steps: int | None, relocate: bool = True) -> np.ndarray:
+    """Return the boundaries (k+1,) of k nonempty intervals, without relocation of at most k; requires more than k points."""
+    boundaries = points.boundaries(INITIALIZERS[init](points, k, seed))
+    if not relocate:
+        return lloyd(points, np.unique(boundaries), CONVERGED if steps is None else steps, relocate=False)
+    boundaries = lloyd(points, _repair(points, boundaries, k), LLOYD_STEPS if steps is None else steps)
     if steps is not None or k == 1:
         return boundaries
     if k * len(points.position) ** 2 <= EXACT_WORK:
@@ -242,14 +249,14 @@ def _relocate_until_stable(points: Points, boundaries: np.ndarray) -> np.ndarray
     return lloyd(points, boundaries, LLOYD_STEPS)
 
 
-def lloyd(points: Points, boundaries: np.ndarray, steps: int) -> np.ndarray:
-    """Alternate means and nearest intervals until convergence, for at most `steps` iterations."""
+def lloyd(points: Points, boundaries: np.ndarray, steps: int, relocate: bool = True) -> np.ndarray:
+    """Alternate means and nearest intervals until convergence, for at most `steps` iterations; drop or relocate empty intervals."""
     k = len(boundaries) - 1
     for _ in range(steps):
         number, sums = points.sums(boundaries)
         new = points.boundaries(sums / number)
         if (new[1:] == new[:-1]).any():
-            new = _repair(points, new, k)
+            new = _repair(points, new, k) if relocate else np.unique(new)
         if np.array_equal(new, boundaries):
             break
         boundaries = new

@@ -73,13 +73,18 @@ class LayerInfo:
 
 
 def encode_layer(bits: np.ndarray, shape: tuple[int, ...], settings: LayerSettings) -> Parts | None:
-    """Return the smallest block for bit patterns (N,), or None if unencoded storage is smaller."""
+    """Return the smallest block for bit patterns (N,), or None if unencoded storage is smaller.
+
+    With given index bits, shared weights with zeros among them are stored with their positions, as in the paper.
+    """
     positions = np.flatnonzero(bits)
     values = bits[positions]
     distinct = _distinct(values)
     candidates = []
     if distinct is not None and len(positions) < len(bits):
         candidates.append(_sparse(positions, values, distinct, bits, shape, settings))
+        if settings.index_bits and len(distinct) < len(values):
+            return candidates[0]
     if distinct is not None and len(positions) > len(bits) // 8:
         candidates.append(_dense(bits, distinct, len(positions) < len(bits), settings))
     if (distinct is None or 4 * len(distinct) > len(values)) and len(positions) < 0.9 * len(bits):

@@ -54,7 +54,7 @@ def cluster_histogram(path: Path, weights: np.ndarray, labels: np.ndarray, title
     with figure(path) as axes:
         edges = np.linspace(weights.min(), weights.max(), BINS + 1) if len(weights) else np.linspace(-1, 1, 3)
         colors = [f"C{i % 10}" for i in range(len(groups))]
-        axes.hist(groups, bins=edges, stacked=True, color=colors)
+        axes.hist(groups, bins=edges, stacked=True, color=colors, histtype="stepfilled")  # 2,000 bars are slow
         axes.set_xlabel("weight")
         axes.set_ylabel("number of weights")
         axes.set_title(f"{title}: {len(groups)} clusters", fontsize=9)

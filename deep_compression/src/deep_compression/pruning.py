@@ -67,6 +67,15 @@ def masks_by_std(
     return masks
 
 
+def quality_for_density(weights: Mapping[str, Tensor], density: float) -> float:
+    """Return the quality with which :func:`masks_by_std` keeps round(density x number) weights of all layers together."""
+    deviations = {name: float(weight.double().std(correction=0)) for name, weight in weights.items()}
+    together = torch.cat([w.abs().flatten().double() / (deviations[name] or 1.0) for name, w in weights.items()])
+    number = min(round(_fraction(density, "density") * together.numel()), int((together != 0).sum()))
+    ordered = torch.sort(together, descending=True).values
+    return float(ordered[number - 1]) * (1 - 1e-9) if number else 2 * float(ordered[0]) + 1
+
+
 def masks_by_density(weights: Mapping[str, Tensor], density: float | Mapping[str, float]) -> Masks:
     """Keep the round(density x number) weights of each layer with the largest magnitudes; in ties, the first ones."""
     return {

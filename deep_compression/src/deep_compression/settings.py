@@ -60,6 +60,16 @@ def parse_int_list(text: str) -> tuple[int, ...]:
     return tuple(int(v) for v in values)
 
 
+def parse_index_bits(text: str) -> int:
+    """Parse an integer, or auto, which is 0 (an argparse type)."""
+    if text == "auto":
+        return 0
+    try:
+        return int(text) or -1  # 0 is invalid
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is neither an integer nor auto") from None
+
+
 def parse_bool(text: str) -> bool:
     """Parse True or False (an argparse type). The original code used type=bool, for which "False" is true."""
     words = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False, "": False}
@@ -106,7 +116,10 @@ class QuantizationOptions:
         "initial centroids of k-means: linear: equally spaced; density: quantiles; forgy: random weights; companded: denser near zero",
         choices=CENTROID_INITS,
     )
-    lloyd_steps: int | None = option(None, "number of Lloyd iterations of k-means (default: until convergence)")
+    lloyd_steps: int | None = option(
+        None,
+        "number of Lloyd iterations of k-means; 0 (not in the paper): initial clusters (default: until convergence)",
+    )
     conv_bits: int = option(8, "bits per convolution weight, 1 to 12")
     fc_bits: int = option(5, "bits per weight of linear layers, 1 to 12")
     layer_bits: dict[str, tuple[float, ...]] = option(
@@ -139,13 +152,29 @@ class QuantizationOptions:
 class EncodingOptions:
     """Encoding options."""
 
-    index_bits: int | None = option(None, "bits of a position gap, 1 to 16 (default: the smallest file)")
-    order: str = option("auto", "order of positions", choices=("auto", *ORDERS))
+    index_bits: tuple[int, ...] = option(
+        (5,),
+        "bits of a position gap, 1 to 16: one number, or one for convolutions and one for linear layers;"
+        " auto (not in the paper): the smallest file",
+        type=parse_index_bits,
+        metavar="B",
+    )
+    order: str = option("rows", "order of positions; auto: the smallest file", choices=("auto", *ORDERS))
     coder: str = option("huffman", "entropy coder", choices=("auto", *CODERS))
 
     def __post_init__(self) -> None:
-        if self.index_bits is not None and not 1 <= self.index_bits <= 16:
-            raise UserError(f"--index-bits {self.index_bits}: must be in 1..16")
+        given = " ".join(str(bits or "auto") for bits in self.index_bits)
+        if not 1 <= len(self.index_bits) <= 2:
+            raise UserError(f"--index-bits {given}: {len(self.index_bits)} numbers; give one or two")
+        if not all(0 <= bits <= 16 for bits in self.index_bits):
+            raise UserError(f"--index-bits {given}: must be in 1..16, or auto")
+
+    def index_bits_by_type(self) -> dict[str, int | None]:
+        """Return the bits of a position gap by layer type, "conv" and "fc"; None: the smallest file."""
+        return {"conv": self.index_bits[0] or None, "fc": self.index_bits[-1] or None}
+
+
+SMALLEST_FILE = EncodingOptions(index_bits=(0,), order="auto")  # not in the paper
 
 
 # ------------------------------------------------------------------------------------- python -m deep_compression STAGE

@@ -53,11 +53,15 @@ Clusterer = Callable[[Tensor, int], tuple[Tensor, Tensor]]  # (values, k) -> (ce
 def create_clusterer(
     method: str = "kmeans", init: str = "linear", seed: int = 0, steps: int | None = None
 ) -> Clusterer:
-    """Return the clustering function of a method's name. Raises UserError for an unknown name."""
+    """Return the clustering function of a method's name. Raises UserError for an unknown name.
+
+    "kmeans" is the paper's, "kmeans-relocation" relocates centroids, see :func:`kmeans_1d`.
+    """
     if init not in CENTROID_INITS:
         raise UserError(f"unknown centroid initialization {init!r}; known: {', '.join(CENTROID_INITS)}")
     methods: dict[str, Clusterer] = {  # choices.CLUSTERING_METHODS
-        "kmeans": lambda values, k: kmeans_1d(values, k, init, seed=seed, steps=steps),
+        "kmeans": lambda values, k: kmeans_1d(values, k, init, seed=seed, steps=steps, relocate=False),
+        "kmeans-relocation": lambda values, k: kmeans_1d(values, k, init, seed=seed, steps=steps),
         "GMM": gmm_1d,
         "GMM-kmeans": gmm_kmeans_1d,
     }

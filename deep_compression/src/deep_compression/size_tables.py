@@ -2,7 +2,8 @@
 
 Columns as in the paper: weights; remaining weights after pruning (P), in percent; bits per weight after quantization (P+Q) and
 Huffman coding (P+Q+H); bits per position index likewise; compressed size (P+Q, P+Q+H) in percent of the dense float32 size.
-P+Q is computed from the indices before entropy coding; P+Q+H is the size in the file, codebooks and tables included.
+P+Q is computed from the indices before entropy coding; P+Q+H is the size in the file, codebooks and tables included. The total
+is that of the weights, as in the paper; the file also has a header, biases and other tensors.
 """
 
 from __future__ import annotations
@@ -58,7 +59,7 @@ def _row(t: TensorSize) -> LayerRow:
 
 
 def total_row(report: SizeReport) -> LayerRow:
-    """Return the totals of all encoded layers; the last two columns are the entire file's size, over that of the dense weights."""
+    """Return the totals of all encoded layers: weights, positions, codebooks and code tables."""
     coded = [t for t in report.tensors if t.form != "raw"]
     rows = layer_rows(report)
     weights = sum(t.elements for t in coded)
@@ -73,8 +74,8 @@ def total_row(report: SizeReport) -> LayerRow:
         sum(t.gap_bits * t.entries for t in coded) / entries,
         sum(t.gap_payload_bits for t in coded) / entries,
         sum(row.rate_shared * t.elements * item_size(t.dtype) for row, t in zip(rows, coded, strict=True)) / dense,
-        100 * report.bytes / dense,
-        report.bytes,
+        100 * sum(row.bytes for row in rows) / dense,
+        sum(row.bytes for row in rows),
     )
 
 

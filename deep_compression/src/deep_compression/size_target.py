@@ -4,26 +4,56 @@ from __future__ import annotations
 
 import copy
 import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from common.target import Target
-from deep_compression.compressed import save_compressed
 from deep_compression.compression_recipe import QuantizationPlan
-from deep_compression.pruning import PruningMaskHook, masks_by_global_density, prunable_weights, total_density
+from deep_compression.pruning import (
+    Masks,
+    PruningMaskHook,
+    masks_by_global_density,
+    masks_by_std,
+    prunable_weights,
+    quality_for_density,
+    total_density,
+)
+from deep_compression.settings import EncodingOptions
 from deep_compression.sharing import cluster_counts, create_clusterer, round_unshared, share_network
+from deep_compression.stages import write_compressed
 
 STEPS = 20
 ENOUGH = 0.99  # smallest accepted fraction of the target size
 
 
+@dataclass(frozen=True)
+class SizeSettings:
+    """Settings on which the size of a compressed file depends, in addition to the density.
+
+    Attributes:
+        rule: Pruning rule: "std", one quality parameter for all layers, or "global-density", one threshold for all layers.
+    """
+
+    plan: QuantizationPlan
+    encoding: EncodingOptions
+    rule: str
+
+    def masks(self, weights: Mapping[str, Tensor], density: float) -> Masks:
+        """Select a fraction of all weights together by the rule."""
+        if self.rule == "std":
+            return masks_by_std(weights, quality_for_density(weights, density))
+        return masks_by_global_density(weights, density)
+
+
 @torch.no_grad()
-def compressed_size(model: nn.Module, plan: QuantizationPlan, density: float) -> int:
+def compressed_size(model: nn.Module, settings: SizeSettings, density: float) -> int:
     """Return the bytes of the network's compressed file at a density of all weights together, without training."""
-    model = copy.deepcopy(model)
-    PruningMaskHook(model, masks_by_global_density(prunable_weights(model), density))
+    model, plan = copy.deepcopy(model), settings.plan
+    PruningMaskHook(model, settings.masks(prunable_weights(model), density))
     clusters = cluster_counts(model, {"conv": plan.conv_bits, "fc": plan.fc_bits}, plan.layer_bits)
     cluster = create_clusterer(plan.method, plan.centroid_init, 0, plan.lloyd_steps)
     shared = share_network(model, clusters, cluster)
@@ -33,11 +63,11 @@ def compressed_size(model: nn.Module, plan: QuantizationPlan, density: float) ->
     if plan.rounding != "none":
         round_unshared(model, shared, getattr(torch, plan.rounding))
     with tempfile.TemporaryDirectory() as folder:
-        return save_compressed(Path(folder) / "trial.dcz", model).bytes
+        return write_compressed(Path(folder) / "trial.dcz", model, settings.encoding).bytes
 
 
 def find_density(
-    model: nn.Module, plan: QuantizationPlan, target: Target, dense_bytes: int, factor: float = 1.0
+    model: nn.Module, settings: SizeSettings, target: Target, dense_bytes: int, factor: float = 1.0
 ) -> float:
     """Find a density whose file has ``factor`` times the target's bytes, or at most 1 % less.
 
@@ -48,7 +78,7 @@ def find_density(
         UserError: If no density is within 2 % of the target; the message has the nearest fractions of ``dense_bytes``.
     """
     wanted, remaining = factor * (target.fraction * dense_bytes), total_density(model)
-    low, high = (0.0, compressed_size(model, plan, 0.0)), (remaining, compressed_size(model, plan, remaining))
+    low, high = (0.0, compressed_size(model, settings, 0.0)), (remaining, compressed_size(model, settings, remaining))
     if high[1] <= wanted:
         low = high
     for step in range(STEPS):
@@ -57,11 +87,11 @@ def find_density(
         aim = (ENOUGH + 1) / 2 * wanted
         slope = (high[0] - low[0]) / (high[1] - low[1])
         density = low[0] + slope * (aim - low[1]) if step % 3 < 2 else (low[0] + high[0]) / 2
-        size = compressed_size(model, plan, density)
+        size = compressed_size(model, settings, density)
         low, high = ((density, size), high) if size <= wanted else (low, (density, size))
     if not target.is_met_by(low[1] / (factor * dense_bytes)):
         near = {low[1]} if low[1] > wanted else {low[1], high[1]}
         target.raise_unreachable(
-            f"no density at {plan.conv_bits} bits per weight", [size / dense_bytes for size in sorted(near)]
+            f"no density at {settings.plan.conv_bits} bits per weight", [size / dense_bytes for size in sorted(near)]
         )
     return low[0]

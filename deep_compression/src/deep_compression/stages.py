@@ -35,7 +35,15 @@ from common.trained_model import TrainedModel, read_trained_model
 from common.training import Hooks, TrainOptions
 from deep_compression.compressed import SizeReport, save_compressed
 from deep_compression.compression_recipe import CompressionRecipe, PruningPlan, QuantizationPlan, masks_for_round
-from deep_compression.pruning import PruningMaskHook, layer_densities, nonzero_masks, prunable_weights, total_density
+from deep_compression.pruning import (
+    PruningMaskHook,
+    layer_densities,
+    layer_type,
+    nonzero_masks,
+    prunable_layers,
+    prunable_weights,
+    total_density,
+)
 from deep_compression.settings import PACKAGE, SUFFIX, EncodingOptions
 from deep_compression.sharing import (
     CentroidTraining,
@@ -231,7 +239,7 @@ def _check(model: nn.Module, masks: Mapping[str, torch.Tensor], shared: Mapping[
 
 def encode(start: TrainedModel, stage: Stage, plan: EncodingOptions, *, latency: bool = False) -> Path:
     """Write the compressed file, reload it and evaluate the reloaded network; return the run folder."""
-    part = _part(start, stage, "encode", asdict(plan))
+    part = _part(start, stage, "encode", {**asdict(plan), "index_bits": _plain_index_bits(plan)})
     reports: list[SizeReport] = []
 
     def write(path: Path, network: nn.Module, start: TrainedModel) -> None:
@@ -244,11 +252,26 @@ def encode(start: TrainedModel, stage: Stage, plan: EncodingOptions, *, latency:
     return part.folder
 
 
+def _plain_index_bits(plan: EncodingOptions) -> int | list[int] | None:
+    """Return the index bits as finished runs have recorded them: a number or, for the smallest file, None; else one number per type."""
+    conv, fc = plan.index_bits_by_type().values()
+    return conv if conv == fc else list(plan.index_bits)
+
+
 def write_compressed(path: Path | str, model: nn.Module, plan: EncodingOptions, factory: Factory = None) -> SizeReport:
-    """Call :func:`save_compressed` and raise UserError instead of ValueError."""
+    """Call :func:`save_compressed` with the index bits of each layer's type, and raise UserError instead of ValueError."""
+    by_type = plan.index_bits_by_type()
+    bits = {
+        f"{name}.weight".lstrip("."): by_type[layer_type(module)] for name, module in prunable_layers(model).items()
+    }
     try:
         return save_compressed(
-            path, model, factory=factory, index_bits=plan.index_bits, order=plan.order, coder=plan.coder
+            path,
+            model,
+            factory=factory,
+            index_bits={name: width for name, width in bits.items() if width},
+            order=plan.order,
+            coder=plan.coder,
         )
     except ValueError as problem:
         raise UserError(str(problem)) from problem

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from common.cli import fraction, positive_int
 from common.options import DataOptions, HardwareOptions, RepeatOptions
 from common.settings import REQUIRED, option, section, settings
+from deep_compression.settings import SMALLEST_FILE
 
 if TYPE_CHECKING:
     from deep_compression.compression_recipe import CompressionRecipe
@@ -77,13 +79,14 @@ class Cifar10:
     def recipe(self, density: float, bits: int) -> CompressionRecipe:
         """Return the recipe: one round to a global density, retraining, equally spaced centroids, short centroid training."""
         from common.training.train_options import TrainOptions
-        from deep_compression.compression_recipe import CompressionRecipe, PruningPlan, QuantizationPlan
+        from deep_compression.compression_recipe import EQUALLY_SPACED, CompressionRecipe, PruningPlan
 
         return CompressionRecipe(
             PruningPlan("global-density", (density,)),
             TrainOptions(self.epochs, 128, self.learning_rate, 0.9, 5e-4, nesterov=True, amp=self.amp),
-            QuantizationPlan(conv_bits=bits, fc_bits=bits, lloyd_steps=0, rounding="bfloat16"),
+            replace(EQUALLY_SPACED, conv_bits=bits, fc_bits=bits),
             TrainOptions(self.quantize_epochs, 128, 1e-4, 0.9, 0.0, optimizer="adam", amp=self.amp),
+            SMALLEST_FILE,
         )
 
 

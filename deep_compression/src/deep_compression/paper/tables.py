@@ -13,15 +13,25 @@ from common.reporting.benchmark import speed_table
 from common.reporting.results import tables_command
 from common.runs import read_json
 from deep_compression.paper import select_settings
-from deep_compression.paper.published import LAYERS, ORIGINAL_VGG19, TABLE_1, TITLES, TOP5
+from deep_compression.paper.published import (
+    LAYERS,
+    ORIGINAL_VGG19,
+    TABLE_1,
+    TABLE_6,
+    TABLE_7,
+    TABLES_OF_PAPER,
+    TITLES,
+    TOP5,
+)
 from deep_compression.paper.settings import HOME
 
 RESULTS, README = HOME / "results", HOME / "README.md"
 SOURCES = {
-    "paper": "this repository, paper's densities",
-    "validated": "this repository, validated",
-    "smallest": "this repository, smallest",
+    "paper": "this repository, paper",
+    "validated": "this repository, extended: validated",
+    "smallest": "this repository, extended: smallest",
 }
+ACCEPTED = 0.1  # points of accuracy
 NONE = "No result files yet."
 
 
@@ -37,8 +47,10 @@ def mnist_table() -> str:
         "error change (points)",
         "remaining weights (%)",
         "dense bytes",
-        "file bytes",
+        "bytes of the weights",
         "compression ratio",
+        "file bytes",
+        "compression ratio of the file",
     )
     lines: list[tuple[str, ...]] = []
     for arch, (before, after, dense, small, ratio) in TABLE_1.items():
@@ -49,7 +61,7 @@ def mnist_table() -> str:
         lines.append(
             (
                 title,
-                "paper (published)",
+                "paper (published), table 1",
                 "",
                 f"{before:.2f}",
                 f"{after:.2f}",
@@ -58,6 +70,8 @@ def mnist_table() -> str:
                 f"{dense} KB",
                 f"{small} KB",
                 f"{ratio}x",
+                "",
+                "",
             )
         )
         lines += [_mnist_line(title, SOURCES[name], those) for name, those in runs.items() if those]
@@ -74,9 +88,20 @@ def _mnist_line(title: str, source: str, runs: Sequence[dict[str, Any]]) -> tupl
         _mean([r["baseline"]["top1"] - r["compressed"]["top1"] for r in runs], 2, "+"),
         _mean([r["report"]["total"]["density"] for r in runs], 2),
         f"{runs[0]['weight_bytes']:,}",
+        _mean([_bytes_of_weights(r) for r in runs], 0),
+        _mean([_ratio(r) for r in runs], 1) + "x",
         _mean([r["compressed"]["bytes"] for r in runs], 0),
         _mean([r["rate"] for r in runs], 1) + "x",
     )
+
+
+def _bytes_of_weights(run: dict[str, Any]) -> int:
+    """Return the bytes of the weights, as the paper counts: indices, positions, codebooks and code tables."""
+    return sum(layer["bytes"] for layer in run["report"]["layers"] if not layer["name"].endswith(".bias"))
+
+
+def _ratio(run: dict[str, Any]) -> float:
+    return run["weight_bytes"] / _bytes_of_weights(run)
 
 
 def _mean(values: Sequence[float], digits: int, sign: str = "") -> str:
@@ -86,26 +111,24 @@ def _mean(values: Sequence[float], digits: int, sign: str = "") -> str:
 
 
 def mnist_findings() -> str:
-    """Summarize the accuracy loss on MNIST. A mean within two standard errors of zero is not distinguished from zero."""
+    """Summarize ratio and change of the error on MNIST, with one verdict: whether the mean change is at most ACCEPTED."""
     found = [read_json(path) for path in sorted(RESULTS.glob("mnist-*.json"))]
     lines = []
     for arch in TABLE_1:
         runs = [[r for r in found if r["arch"] == arch and r["settings"] == name] for name in SOURCES]
-        losses = [_loss(those) for those in runs if len(those) > 1]
-        if losses:
-            lines.append(f"- {TITLES[arch]}, compared with its dense network: {'; '.join(losses)}.")
+        lines += [
+            f"- {TITLES[arch]}, {SOURCES[those[0]['settings']].removeprefix('this repository, ')}: {_loss(those)}."
+            for those in runs
+            if len(those) > 1
+        ]
     return "\n".join(lines) if lines else NONE
 
 
 def _loss(runs: Sequence[dict[str, Any]]) -> str:
     changes = [r["baseline"]["top1"] - r["compressed"]["top1"] for r in runs]
-    mean, error = statistics.mean(changes), statistics.stdev(changes) / len(changes) ** 0.5
-    smaller = f"{statistics.mean(r['rate'] for r in runs):.1f} times smaller"
-    if mean <= 0:
-        return f"{smaller} without loss"
-    if mean < 2 * error:
-        return f"{smaller} at a loss of {mean:.2f} points, within two standard errors of zero ({len(changes)} seeds)"
-    return f"{smaller} at a loss of {mean:.2f} points"
+    mean = round(statistics.mean(changes), 2)
+    verdict = f"{'at most' if mean <= ACCEPTED else 'more than'} {ACCEPTED} points"
+    return f"weights {_mean([_ratio(r) for r in runs], 1)} times smaller; the error changes by {_mean(changes, 2, '+')}, {verdict}"
 
 
 def cifar_findings() -> str:
@@ -123,21 +146,40 @@ def cifar_findings() -> str:
 
 
 def published_table() -> str:
-    """Format published results of networks that were not run here: ImageNet (paper) and VGG-19 (original code's README)."""
+    """Format published results of networks that were not run here: table 1 of the paper on ImageNet."""
     lines = []
-    for network, (before, after) in TOP5.items():
-        top1, small_top1, dense, small, ratio = TABLE_1[network]
+    for arch, (before, after) in TOP5.items():
+        top1, small_top1, dense, small, ratio = TABLE_1[arch]
         errors = (f"{top1:.2f} / {before:.2f}", f"{small_top1:.2f} / {after:.2f}")
         sizes = (f"{dense / 1000:g} MB", f"{small / 1000:g} MB", f"{ratio}x")
-        lines.append((f"{network}, ImageNet", "paper (published)", "pruned, quantized, encoded", *errors, *sizes))
-    dense_error = f"{100 - ORIGINAL_VGG19['dense']:.2f}"
-    lines += [
-        ("VGG-19, CIFAR-10", "original code (published)", stage, dense_error, f"{100 - top1:.2f}", "", "", "")
-        for stage, top1 in ORIGINAL_VGG19.items()
-        if stage != "dense"
-    ]
-    header = ("network", "source", "stage", "dense error (top-1 / top-5, %)", "error (%)", "dense size", "size")
+        lines.append((f"{TITLES[arch]}, ImageNet", "paper (published), table 1", *errors, *sizes))
+    header = ("network", "source", "dense error (top-1 / top-5, %)", "error (%)", "dense size", "size")
     return markdown_table((*header, "compression ratio"), lines)
+
+
+def vgg19_table() -> str:
+    """Format the table of the original code's README: top-1 by number k of shared values."""
+    cells = [f"{top1:.2f}" if top1 else "(not published)" for top1 in ORIGINAL_VGG19.values()]
+    return markdown_table(("source", *ORIGINAL_VGG19), [("original repository (published)", *cells)])
+
+
+def bits_table() -> str:
+    """Format table 6 of the paper: AlexNet's errors by bits per weight."""
+    lines = [
+        (bits, f"{top1:.2f}", f"{top5:.2f}", *("" if more is None else f"{more:+.2f}" for more in changes))
+        for bits, (top1, top5, *changes) in TABLE_6.items()
+    ]
+    header = ("bits of convolutions / linear layers", "top-1 error (%)", "top-5 error (%)")
+    return markdown_table((*header, "top-1 error change", "top-5 error change"), lines)
+
+
+def methods_table() -> str:
+    """Format table 7 of the paper: other methods on AlexNet."""
+    lines = [
+        (name, f"{top1:.2f}", "" if top5 is None else f"{top5:.2f}", f"{size:g} MB", f"{ratio:g}x")
+        for name, (top1, top5, size, ratio) in TABLE_7.items()
+    ]
+    return markdown_table(("method", "top-1 error (%)", "top-5 error (%)", "parameters", "compression ratio"), lines)
 
 
 def choice_table() -> str:
@@ -149,39 +191,42 @@ def choice_table() -> str:
     return "\n".join(tables) if tables else NONE
 
 
-def layer_tables(arch: str, settings: str) -> str:
-    """Format the paper's table of one network, with this repository's result for seed 0 below each line."""
-    path = RESULTS / f"mnist-{arch}-{settings}-seed0.json"
-    if not path.is_file():
-        return NONE
-    report = read_json(path)["report"]
-    header = (
-        "layer",
-        "source",
-        "weights",
-        "remaining weights (P, %)",
-        "weight bits (P+Q)",
-        "(P+Q+H)",
-        "index bits (P+Q)",
-        "(P+Q+H)",
-        "compressed size (P+Q, %)",
-        "(P+Q+H)",
-    )
-    published = LAYERS[arch]
-    lines = []
-    for row in [*report["layers"], report["total"]]:
-        name = row["name"]
-        if name in published:
-            lines.append((name, "paper (published)", *published[name]))
-        bits = (
-            f"{row['weight_bits']:.1f}",
-            f"{row['weight_bits_coded']:.1f}",
-            f"{row['index_bits']:.1f}",
-            f"{row['index_bits_coded']:.1f}",
-        )
-        sizes = (f"{row['rate_shared']:.2f}", f"{row['rate_coded']:.2f}")
-        lines.append((name, "this repository", f"{row['weights']:,}", f"{row['density']:.1f}", *bits, *sizes))
-    return markdown_table(header, lines)
+LAYER_HEADER = (
+    "layer",
+    "source",
+    "weights",
+    "remaining weights (P, %)",
+    "weight bits (P+Q)",
+    "(P+Q+H)",
+    "index bits (P+Q)",
+    "(P+Q+H)",
+    "compressed size (P+Q, %)",
+    "(P+Q+H)",
+)
+NUMBERS = (  # key of a layer of a report, format
+    ("weights", ",.0f"),
+    ("density", ".1f"),
+    ("weight_bits", ".1f"),
+    ("weight_bits_coded", ".1f"),
+    ("index_bits", ".1f"),
+    ("index_bits_coded", ".1f"),
+    ("rate_shared", ".2f"),
+    ("rate_coded", ".2f"),
+)
+
+
+def layer_tables(arch: str) -> str:
+    """Format the paper's table of one network, with the paper variant's mean over the seeds below each line."""
+    found = sorted(RESULTS.glob(f"mnist-{arch}-paper-seed*.json"))
+    reports = [read_json(path)["report"] for path in found]
+    lines: list[tuple[Any, ...]] = []
+    for name, row in LAYERS[arch].items():
+        lines.append((name, f"paper (published), table {TABLES_OF_PAPER[arch]}", *row))
+        rows = [next(one for one in [*r["layers"], r["total"]] if one["name"] == name) for r in reports]
+        if rows:
+            means = [f"{statistics.mean(one[key] for one in rows):{form}}" for key, form in NUMBERS]
+            lines.append((name, "this repository, paper", *means))
+    return markdown_table(LAYER_HEADER, lines)
 
 
 def cifar_runs() -> list[dict[str, Any]]:
@@ -230,9 +275,14 @@ def cifar_table() -> str:
 TABLES: dict[str, Callable[[], str]] = {
     "deep_compression.mnist": mnist_table,
     "deep_compression.mnist.said": mnist_findings,
-    "deep_compression.lenet300_100": lambda: layer_tables("lenet300_100", "paper"),
-    "deep_compression.lenet5": lambda: layer_tables("lenet5", "paper"),
+    "deep_compression.lenet300_100": lambda: layer_tables("lenet300_100"),
+    "deep_compression.lenet5": lambda: layer_tables("lenet5"),
+    "deep_compression.alexnet": lambda: layer_tables("alexnet"),
+    "deep_compression.vgg16": lambda: layer_tables("vgg16_imagenet"),
     "deep_compression.published": published_table,
+    "deep_compression.bits": bits_table,
+    "deep_compression.methods": methods_table,
+    "deep_compression.vgg19": vgg19_table,
     "deep_compression.choice": choice_table,
     "deep_compression.cifar10": cifar_table,
     "deep_compression.cifar10.said": cifar_findings,

@@ -1,0 +1,11 @@
+#!/usr/bin/env bash
+# Run the jobs of plan.toml with the tag imagenet (the paper's results on ImageNet) in runs/imagenet/. Finished jobs are skipped and
+# interrupted ones resume. Call `bash run_imagenet.sh` or `source run_imagenet.sh`, from any directory. Options are passed to the
+# commands that have them: `bash run_imagenet.sh --epochs 10 --device cpu`. Other options (`--quick`, `--dry-run`, `--minutes`,
+# `--jobs`): python -m common.campaign run -h.
+(
+  cd -- "$(dirname -- "${BASH_SOURCE[0]:-$0}")" || exit 1
+  # If another script sources this one, the arguments may be those of that script: only options are passed on.
+  [[ "${1-}" == -* || "${BASH_SOURCE[0]:-$0}" == "$0" ]] || set --
+  python -m common.campaign run plan.toml --only imagenet --out runs/imagenet "$@"
+)
