@@ -75,18 +75,14 @@ PYTHON
 }
 
 make_venv() {
-  local venv=$root/.venv projects=("$root"/*/pyproject.toml) stamp project extra arguments=()
+  local venv=$root/.venv projects=("$root"/*/pyproject.toml) stamp project arguments=()
   make_tools
   stamp=$(_stamp "$root/constraints.txt" "${projects[@]}")
   if ! { [ -x "$venv/bin/python" ] && _fresh "$venv" "$stamp"; }; then
-    _log "installing the packages in $venv (about 5 GB the first time, mostly torch)"
+    _log "installing the packages in $venv (about 6 GB the first time, mostly torch)"
     configure_uv
     uv venv --quiet --clear --python "$root/.tools/bin/python" "$venv"
-    for project in "${projects[@]}"; do
-      # The extra "original": requirements of the original code's command lines and notebooks.
-      if grep -q '^original = ' "$project"; then extra='[original]'; else extra=; fi
-      arguments+=(-e "$(dirname "$project")$extra")
-    done
+    for project in "${projects[@]}"; do arguments+=(-e "$(dirname "$project")"); done
     # Compile byte code now, so that the first command does not have to.
     uv pip install --quiet --compile-bytecode --python "$venv/bin/python" \
       --constraint "$root/constraints.txt" --build-constraint "$root/constraints.txt" "${arguments[@]}"

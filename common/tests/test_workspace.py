@@ -195,6 +195,25 @@ def test_files_name_no_package_index() -> None:
     assert not (ROOT / "uv.lock").exists() or "uv.lock" in (ROOT / ".gitignore").read_text(encoding="utf-8")
 
 
+def test_third_party_libraries_are_listed() -> None:
+    """Dependencies, extras, lint and set-up tools, and every import of the source code, in the table of libraries."""
+    text = (ROOT / "THIRD_PARTY.md").read_text(encoding="utf-8").partition("| library |")[2]
+    listed = {
+        canonicalize_name(name) for name in re.findall(r"`([\w-]+)`", "".join(re.findall("^[|][^|]*", text, re.M)))
+    }
+    groups = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["dependency-groups"]
+    names = {name for group in groups.values() for name in group}
+    for package in PACKAGES:
+        names |= {requirement.name for requirement in dependencies(package)}
+        extras = table(package)["project"].get("optional-dependencies", {})
+        names |= {Requirement(line).name for line in extras.get("nni", [])}
+    distributions = {"sklearn": "scikit-learn", "PIL": "pillow"}
+    imports = {name for path in sources(*PACKAGES) if "src" in path.parts for name in imported(path)}
+    imports -= {*sys.stdlib_module_names, *PACKAGES}
+    names |= {distributions.get(name, name) for name in imports}
+    assert sorted({canonicalize_name(name) for name in names} - listed) == []
+
+
 def test_lower_bounds_of_torch_are_kept() -> None:
     bounds = {r.name: r.specifier for r in dependencies("common")}
     assert bounds["torch"] == SpecifierSet(">=2.9")

@@ -45,6 +45,7 @@ def original_call(log=print) -> torch.nn.Module:
     args = create_args()
     args.arch, args.dataset, args.load_fname, args.device = "resnet20", "digits", "dense.safetensors", "cpu"
     args.k, args.prune_batch_size, args.reconstruction_images, args.log_interval = 0.6, 200, 100, 3
+    args.update_every = 0.02  # the default at that time
     return iditer(args, "iditer", 0.5, log=log)
 
 
@@ -102,5 +103,6 @@ def test_run_becomes_table_row(place, monkeypatch):
     monkeypatch.setattr(tables, "RESULTS", place / "results")
     assert tables.add_result(place / "budget", tables.RESULTS).name == "run-budget.json"
     (row,) = tables.runs_table().splitlines()[2:]
-    cells = ["resnet20", "`--method budget --compensation weights`", "200", "94.40", "54.40", "55.80", "39.47", "38.54"]
-    assert row.strip("| ").split(" | ")[:8] == cells
+    cells = ["resnet20", "extended", "`--method budget --score output-change --compensation weights`"]
+    cells += ["200", "94.40", "54.40", "55.80", "39.47", "38.54"]
+    assert row.strip("| ").split(" | ")[:9] == cells

@@ -20,10 +20,10 @@ def end_in_one_line(function: Callable[P, T]) -> Callable[P, T]:
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> T:
         try:
             return function(*args, **kwargs)
-        except UserError:
+        except UserError as error:
             if hasattr(sys, "ps1"):  # exiting would end the session
                 raise
-            sys.exit(run(lambda _: _raise(error)))
+            sys.exit(run(lambda _, error=error: _raise(error)))
 
     return wrapped
 

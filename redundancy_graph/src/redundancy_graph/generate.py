@@ -19,10 +19,8 @@ from redundancy_graph.decision import GroupDecision, decide_group, find_threshol
 from redundancy_graph.group_similarity import measure_similarities, prunable_groups
 from redundancy_graph.layer_names import to_original
 from redundancy_graph.prune_info import write_prune_info
-from redundancy_graph.settings import PACKAGE, GeneratePruneInfo, PruneCifar10, run_labels
+from redundancy_graph.settings import PACKAGE, REPORT, GeneratePruneInfo, PruneCifar10, run_labels
 from redundancy_graph.weights import open_network
-
-REPORT = "report.json"
 
 
 def generate_prune_info(options: GeneratePruneInfo, command: str) -> None:
@@ -162,8 +160,10 @@ def choose_layer(decisions: Sequence[GroupDecision], arch: str | None, layer: st
 
 def check_plot_layer(start: TrainedModel, layer: str | None) -> None:
     """Raise UserError, before any image is read, if ``--plot-layer`` names no pruned layer."""
+    if layer is None:
+        return
     known = list(prunable_groups(start.model, start.groups))
-    if layer and layer not in (*known, *(to_original(start.arch, name) for name in known)):
+    if layer not in (*known, *(to_original(start.arch, name) for name in known)):
         raise UserError(f"--plot-layer {layer}: not a pruned layer; choose from {', '.join(known)}")
 
 

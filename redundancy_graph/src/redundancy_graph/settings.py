@@ -12,6 +12,7 @@ from common.training.train_options import TrainOptions
 
 PACKAGE = "redundancy_graph"
 GENERATE = "generate_prune_info.py"
+REPORT = "report.json"  # in the folder of a prune-info file
 ORIGINAL_DATASET_DIRS = {"cifar10": "./cifar10/dataset/", "imagenet": "./imagenet/dataset/"}
 SIMILARITY_LAYERS = ("first", "all")
 BN_MODES = ("eval", "train")

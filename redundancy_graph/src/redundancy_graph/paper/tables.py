@@ -14,9 +14,8 @@ from common.markdown import markdown_table
 from common.reporting.benchmark import speed_table
 from common.reporting.results import save_run, tables_command
 from common.runs import CONFIG, METRICS, read_json
-from redundancy_graph.generate import REPORT
 from redundancy_graph.paper.published import ABSTRACT, FIRST, LATER, PUBLISHED, Published, find_published
-from redundancy_graph.settings import PACKAGE
+from redundancy_graph.settings import PACKAGE, REPORT
 
 HOME = Path(__file__).resolve().parents[3]  # the package's folder in a checkout
 RESULTS = HOME / "results"

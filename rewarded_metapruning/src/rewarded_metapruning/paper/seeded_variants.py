@@ -4,6 +4,7 @@ The unpruned network is trained with the same recipe as the paper's winner. One 
 """
 
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -56,9 +57,11 @@ def run_seed(
     options = {"arch": space.arch, "dataset": data.name, "seed": seed, **recipe.identity()}
     parent = Stage(folder, PACKAGE, {}, seed=seed, device=device, log=log, force=settings.force, recipe=recipe)
     unpruned = Variant(UNPRUNED, space.unpruned)
-    cpu = time.process_time()
-    dense = train_variant(unpruned, parent, options, space, data, recipe, workers=workers, latency=False)
-    row = _row(UNPRUNED, "scratch", dense, time.process_time() - cpu)
+    dense, cpu = _timed(
+        folder / UNPRUNED,
+        lambda: train_variant(unpruned, parent, options, space, data, recipe, workers=workers, latency=False),
+    )
+    row = _row(UNPRUNED, "scratch", dense, cpu)
     start = read_trained_model(folder / UNPRUNED / MODEL, data, name=space.arch, device=device, workers=workers)
     rows = [row, *(_run(method, start, parent, options, settings.target_macs) for method in METHODS)]
     about = {key: options[key] for key in ("arch", "dataset", "seed")} | {"target": settings.target_macs}
@@ -67,13 +70,23 @@ def run_seed(
 
 def _run(method: Method, start: TrainedModel, parent: Stage, options: dict[str, Any], target: float) -> dict[str, Any]:
     """Run a variant, without fine-tuning, and return its row."""
-    stage = parent.substage(method.variant, options | {"target": target}, fingerprint=start.data.fingerprint)
-    cpu = time.process_time()
-    metrics = compress(method, start, Target(target), stage, latency=False)
-    row = _row(method.variant, method.weights, metrics, time.process_time() - cpu)
+
+    def run() -> dict[str, Any]:
+        stage = parent.substage(method.variant, options | {"target": target}, fingerprint=start.data.fingerprint)
+        return compress(method, start, Target(target), stage, latency=False)
+
+    metrics, cpu = _timed(parent.folder / method.variant, run)
+    row = _row(method.variant, method.weights, metrics, cpu)
     return row | {"label": method.label, "note": method.note, "nev": metrics["nev"]}
 
 
-def _row(variant: str, weights: str, metrics: dict[str, Any], cpu: float) -> dict[str, Any]:
+def _timed(folder: Path, run: Callable[[], dict[str, Any]]) -> tuple[dict[str, Any], float | None]:
+    """Return the metrics of a run and its CPU time in seconds; None if the run has been resumed."""
+    new, cpu = not folder.exists(), time.process_time()
+    metrics = run()
+    return metrics, round(time.process_time() - cpu, 1) if new else None
+
+
+def _row(variant: str, weights: str, metrics: dict[str, Any], cpu: float | None) -> dict[str, Any]:
     measured = {key: metrics["compressed"][key] for key in ("top1", "loss", "macs", "params")}
-    return {"variant": variant, "weights": weights, **measured, "cpu_seconds": round(cpu, 1)}
+    return {"variant": variant, "weights": weights, **measured, "cpu_seconds": cpu}

@@ -183,7 +183,8 @@ def variants_table(folder: Path = RESULTS) -> str:
             ]
             cells += [len(found), _format_mean_std([row["top1"] for row in found])]
             cells += [_format_mean_std([100 * row[key] / dense[key] for row in found], 1) for key in ("macs", "params")]
-            rows.append([*cells, round(statistics.mean(row["cpu_seconds"] for row in found))])
+            seconds = [row["cpu_seconds"] for row in found if row["cpu_seconds"] is not None]  # None: it was resumed
+            rows.append([*cells, round(statistics.mean(seconds)) if seconds else "-"])
     return markdown_table(
         ["network", "variant", "weights", "seeds", "top-1 (%)", "MACs kept (%)", "params kept (%)", "CPU time (s)"],
         rows,
