@@ -101,7 +101,7 @@ class PhaseOptions:
 
 
 @settings
-class PruningOptions:
+class AgentPruningOptions:
     """Pruning."""
 
     threshold: float = option(0.5, "smallest keep probability of a kept channel, between 0 and 1")
@@ -150,7 +150,7 @@ class PruneModel:
         learning_rate=RECIPE.learning_rate,
         weight_decay=RECIPE.weight_decay,
     )
-    pruning: PruningOptions = section(PruningOptions)
+    pruning: AgentPruningOptions = section(AgentPruningOptions)
     run: HardwareOptions = section(HardwareOptions)
     repeat: RepeatOptions = section(RepeatOptions)
     precision: PrecisionOptions = section(PrecisionOptions)

@@ -82,7 +82,7 @@ def parse_bool(text: str) -> bool:
 
 
 @settings
-class PruningOptions:
+class WeightPruningOptions:
     """Pruning options."""
 
     rule: str = option(
@@ -216,7 +216,7 @@ class TrainingStageOptions(StageOptions):
 class PruneStage(TrainingStageOptions):
     """Prune weights and retrain the remaining ones, in one or several rounds."""
 
-    pruning: PruningOptions = section(PruningOptions)
+    pruning: WeightPruningOptions = section(WeightPruningOptions)
 
     def __post_init__(self) -> None:
         self.pruning.plan()
@@ -246,7 +246,7 @@ class EncodeStage(StageOptions):
 class CompressStages(TrainingStageOptions):
     """Prune, quantize and encode a trained network."""
 
-    pruning: PruningOptions = section(PruningOptions)
+    pruning: WeightPruningOptions = section(WeightPruningOptions)
     quantization: QuantizationOptions = section(QuantizationOptions)
     encoding: EncodingOptions = section(EncodingOptions)
     quantize_epochs: int = option(3, "number of epochs of centroid training")

@@ -23,12 +23,13 @@ def end_in_one_line(function: Callable[P, T]) -> Callable[P, T]:
         except UserError as error:
             if hasattr(sys, "ps1"):  # exiting would end the session
                 raise
-            sys.exit(run(lambda _, error=error: _raise(error)))
+            sys.exit(run(functools.partial(_raise, error)))
 
     return wrapped
 
 
-def _raise(error: UserError) -> None:
+def _raise(error: UserError, argv: object = None) -> None:
+    del argv
     raise error
 
 
