@@ -79,7 +79,7 @@ def _rejected(home: Path, words: list[str]) -> str:
         ):
             sys.path.insert(0, str((home / words[0]).parent if not module else home))
             run()
-    except _Parsed:
+    except _ArgumentsParsed:
         return ""
     except SystemExit as error:
         return f"exit status {error.code}"
@@ -88,7 +88,7 @@ def _rejected(home: Path, words: list[str]) -> str:
     return "it parsed no arguments"
 
 
-class _Parsed(BaseException):
+class _ArgumentsParsed(BaseException):
     """The arguments were parsed and validated; the command has not started."""
 
 
@@ -105,14 +105,14 @@ def _parsing_only() -> Iterator[None]:
         made: Any = build(cls, values)
         depth -= 1
         if depth == 0:
-            raise _Parsed
+            raise _ArgumentsParsed
         return made
 
     def parse_only(self: argparse.ArgumentParser, *arguments: Any, **named: Any) -> Any:
         made: Any = parse_args(self, *arguments, **named)
         if sys._getframe(1).f_globals.get("__name__") == "common.settings":
             return made
-        raise _Parsed
+        raise _ArgumentsParsed
 
     importers = [
         module for module in list(sys.modules.values()) if getattr(module, "__dict__", {}).get("build") is build
