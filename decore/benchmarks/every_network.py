@@ -12,7 +12,7 @@ from pathlib import Path
 
 from common import train
 from common.markdown import pad_table
-from common.runs import METRICS, read_json
+from common.runs import CONFIG, METRICS, read_json
 from decore.paper.tables import tabulate_runs
 from decore.settings import main_prune
 
@@ -48,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def one_network(arch: str, args: argparse.Namespace) -> dict:
-    """Train and prune a network with the public commands, and return the metrics of the finished run."""
+    """Train and prune a network with the public commands, and return the metrics and options of the finished run."""
     out, penalty = Path(args.out), "auto"
     shared = [
         "--arch",
@@ -89,7 +89,8 @@ def one_network(arch: str, args: argparse.Namespace) -> dict:
     ]
     words += ["--target-macs", str(args.target_macs), "--saved-dir", str(out)]
     _done(main_prune([*shared, *words]))
-    return read_json(out / f"{arch}-{penalty}-macs{args.target_macs:g}" / METRICS)
+    folder = out / f"{arch}-{penalty}-macs{args.target_macs:g}"
+    return {**read_json(folder / METRICS), "options": read_json(folder / CONFIG)["options"]}
 
 
 def _done(status: int) -> None:

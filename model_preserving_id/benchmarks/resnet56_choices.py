@@ -142,7 +142,7 @@ def prune(
     example = torch.zeros(1, *shared.data.input_shape)
     folded = FoldedNetwork(shared.model, example, residual=residual, limits=Limits(round_to=round_to))
     if method == "iditer":
-        iterate(folded, inputs, IterationOptions(Target(target), score=score))
+        iterate(folded, inputs, IterationOptions(Target(target), update_every=0.02, score=score))
     else:
         statistics = shared.statistics(folded, images)
         rankings = rank_groups(folded, statistics)

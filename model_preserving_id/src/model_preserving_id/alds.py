@@ -132,8 +132,8 @@ def factor_layer(module: Compressible, groups: int, rank: int) -> nn.Sequential:
     if isinstance(module, nn.Linear):
         one, two = nn.Linear(module.in_features, inner, bias=False), nn.Linear(inner, outputs, bias=bias)
     else:
-        geometry: tuple[Any, ...] = (module.kernel_size, module.stride, module.padding, module.dilation)
-        one = nn.Conv2d(module.in_channels, inner, *geometry, groups=groups, bias=False)
+        geometry: Any = {name: getattr(module, name) for name in ("kernel_size", "stride", "padding", "dilation")}
+        one = nn.Conv2d(module.in_channels, inner, **geometry, groups=groups, bias=False)
         two = nn.Conv2d(inner, outputs, 1, bias=bias)
     one.weight.copy_(first.reshape(one.weight.shape))
     two.weight.copy_(second.reshape(two.weight.shape))

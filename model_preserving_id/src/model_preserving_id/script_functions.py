@@ -6,7 +6,6 @@ from collections.abc import Callable
 from typing import ParamSpec, TypeVar
 
 from common.cli import run
-from common.errors import UserError
 from model_preserving_id import compose, original_api
 
 P = ParamSpec("P")
@@ -14,23 +13,19 @@ T = TypeVar("T")
 
 
 def end_in_one_line(function: Callable[P, T]) -> Callable[P, T]:
-    """Exit with one line on standard error if the function raises UserError; in an interactive session, raise it."""
+    """Exit with one line on standard error after invalid input; in an interactive session, errors are raised as usual."""
 
     @functools.wraps(function)
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> T:
-        try:
+        if hasattr(sys, "ps1"):  # exiting would end the session
             return function(*args, **kwargs)
-        except UserError as error:
-            if hasattr(sys, "ps1"):  # exiting would end the session
-                raise
-            sys.exit(run(functools.partial(_raise, error)))
+        found: list[T] = []
+        status = run(lambda _: found.append(function(*args, **kwargs)))
+        if status:
+            sys.exit(status)
+        return found[0]
 
     return wrapped
-
-
-def _raise(error: UserError, argv: object = None) -> None:
-    del argv
-    raise error
 
 
 create_args = original_api.create_args
@@ -38,3 +33,4 @@ iditer = end_in_one_line(original_api.iditer)
 id = end_in_one_line(original_api.id)
 pca_prune = end_in_one_line(compose.pca_prune)
 lrank_prune = end_in_one_line(compose.lrank_prune)
+alds_prune = end_in_one_line(compose.alds_prune)

@@ -22,13 +22,13 @@ RESULTS = HOME / "results"
 README = HOME / "README.md"
 CURVE = RESULTS / "curve-resnet56.png"
 NAMES = {
-    "paper": "ID (paper: `iditer`)",
-    "id-weights": "ID (extended †: widths, re-solved weights)",
+    "paper": "ID (paper)",
+    "id-weights": "ID (extended): our widths, re-solved weights †",
     "l1-weights": "largest L1 norm, re-solved weights †",
     "random-weights": "random channels, re-solved weights †",
-    "id-t": "ID, re-solved T †",
-    "id": "ID, T only",
-    "without-t": "ID, without T",
+    "id-t": "ID with re-solved T, our widths †",
+    "id": "ID with T, our widths †",
+    "without-t": "ID without T, our widths †",
     "l1": "largest L1 norm",
     "random": "random channels",
     "group-norm": "torch-pruning (group norm, its own widths)",
@@ -42,7 +42,7 @@ CHOICES: dict[str, tuple[str, dict[str, Any]]] = {  # rows of benchmarks/resnet5
     "score-output-change": ("score: change of the outputs", {"score": "output-change"}),
     "frac": ("same fraction in every layer", {"method": "frac"}),
     "eps": ("same eps in every layer", {"method": "eps"}),
-    "iditer": ("iterative, re-estimated statistics", {"method": "iditer"}),
+    "iditer": ("iterative, statistics re-estimated after every 2 % of the MACs", {"method": "iditer"}),
     "images-100": ("100 images", {"images": 100}),
     "images-2000": ("2000 images", {"images": 2000}),
     "images-5000": ("5000 images", {"images": 5000}),
@@ -233,11 +233,11 @@ def ratios_table() -> str:
     files = sorted(RESULTS.glob("ratios-*.json"))
     if not files:
         return "No results yet: run `python -m model_preserving_id.paper.experiments.ratios`."
-    record = read_json(files[0])
-    ratios = sorted({p["ratio"] for p in record["points"]}, reverse=True)
+    points = [point for file in files for point in read_json(file)["points"]]
+    ratios = sorted({p["ratio"] for p in points}, reverse=True)
     rows = []
-    for method in dict.fromkeys(p["method"] for p in record["points"]):
-        found = {p["ratio"]: p for p in record["points"] if p["method"] == method}
+    for method in [method for method in RATIO_LABELS if any(p["method"] == method for p in points)]:
+        found = {p["ratio"]: p for p in points if p["method"] == method}
         cells = [
             f"{found[r]['top1']:.2f} / {found[r]['agreement']:.2f}" if "top1" in found.get(r, {}) else "–"
             for r in ratios
@@ -290,7 +290,7 @@ def plot_curve(file: Path | str, records: Sequence[Mapping[str, Any]]) -> None:
     with figure(file, width=10, height=4.6, ncols=2) as (top1, agreement):
         for method, name in NAMES.items():
             found = sorted((r for r in records if r["method"] == method), key=lambda r: r["target"])
-            style = {**plot_style(method), "label": name.split(" (")[0]}
+            style = {**plot_style(method), "label": name}
             for axes, metric in ((top1, "top1"), (agreement, "agreement")):
                 if found:
                     axes.plot([100 * r["target"] for r in found], [r[metric] for r in found], marker=".", **style)
@@ -314,12 +314,18 @@ def _read(pattern: str) -> list[dict[str, Any]]:
 
 
 def draw() -> list[Path]:
-    """Plot the curve, if there are results."""
-    records = curve_records()
-    if not records:
-        return []
-    plot_curve(CURVE, records)
-    return [CURVE]
+    """Plot the curve and the comparison by parameters, if there are results."""
+    drawn, records, ratios = [], curve_records(), _read("ratios-*.json")
+    if records:
+        plot_curve(CURVE, records)
+        drawn.append(CURVE)
+    if ratios:
+        from model_preserving_id.paper.experiments.parameter_ratios import plot
+
+        points = [point for record in ratios for point in record["points"]]
+        plot({**ratios[0], "points": points}, RESULTS / "ratios-resnet20.png")
+        drawn.append(RESULTS / "ratios-resnet20.png")
+    return drawn
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -56,7 +56,8 @@ def read_lba(folder: Path | str, grid: int = 41) -> Molecules:
 
 
 def _read_part(folder: Path, grid: int) -> tuple[Tensor, Tensor]:
-    boxes, affinities = [], []
+    boxes: list[Tensor] = []
+    affinities: list[float] = []
     for item in read_items(folder):
         try:
             pocket, ligand = (item[name] for name in ("atoms_pocket", "atoms_ligand"))
