@@ -177,7 +177,7 @@ VARIANTS: dict[str, tuple[str, str, str, str]] = {
     "deep_compression": (
         "deep_compression_extended",
         "extended",
-        "deep compression (extended)",
+        "Deep Compression (extended)",
         "differs from the paper: equally spaced centroids without k-means iterations, rounded to bfloat16; entropy-coded weights and "
         "positions; one density for all layers, chosen to meet the target",
     ),

@@ -234,6 +234,19 @@ def test_estimates_use_logs_then_table(tmp_path):
     assert Estimates(tmp_path / "speeds.json", "cpu", options=(("--epochs", ("2",)),)).seconds(x) == 60 + 2 * 105
 
 
+@pytest.mark.parametrize(
+    ("data", "seconds"),
+    [
+        ("--dataset-dir {data:cifar100}", 60 + 10 * 954),
+        ("--dataset cub200", None),
+        ("--dataset-dir {data:imagenet}", None),
+    ],
+)
+def test_table_of_speeds_is_used_for_cifar_only(tmp_path, data, seconds):
+    (only,) = read_plan(plan(tmp_path, job("x", f"python x.py --arch vgg16 --epochs 10 {data}")))
+    assert Estimates(tmp_path / "speeds.json", "cpu").seconds(only) == seconds
+
+
 # --- real runs
 
 

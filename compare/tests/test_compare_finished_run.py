@@ -56,7 +56,7 @@ def test_every_result_is_read(out):
     assert "the nearest keep 0.0825" in unreachable["reason"]
     assert [(group.name, group.first["target"]) for group in single_method_groups(result_set)] == [
         ("L1 norm", 0.5),
-        ("deep compression (extended)", 0.3),
+        ("Deep Compression (extended)", 0.3),
     ]
     assert [group.name for group in chain_groups(result_set)] == ["L1 norm", "L1 norm + random"]
     assert [group.mean("top1") for group in single_method_groups(result_set)] == [79.6, 96.2] and (
@@ -77,7 +77,7 @@ def migrated_row(row: dict[str, str]) -> dict[str, str]:
     variant = VARIANTS.get(row["method"], "reference")
     row |= {"command": row["command"].replace(" --baseline ", " --checkpoint "), "variant": variant}
     if variant == "extended":
-        row["label"] += " (extended)"
+        row["label"] = f"{row['label'].title()} (extended)"
         for key in ("method", "command", "folder"):
             row[key] = row[key].replace("deep_compression", "deep_compression_extended")
     return row
@@ -95,7 +95,9 @@ def test_report_is_regenerated_with_same_values(out):
     before = [migrated_row({RENAMED.get(k, k): v for k, v in row.items()}) for row in old]
     (_, dense), *rows = rows_of(text_report.comparison_table(read_results(out)))
     (_, old_dense), *old_rows = rows_of((out / "report.md").read_text())  # written by the old code
-    assert rows == [(label.replace("compression", "compression (extended)"), cells) for label, cells in old_rows]
+    assert rows == [
+        (label.replace("deep compression", "Deep Compression (extended)"), cells) for label, cells in old_rows
+    ]
     assert len(rows) == 4
     assert [value for value in dense if value != "100"] == old_dense and dense.count("100") == 2  # latency vs itself
     report.write_report(out, read_results(out))

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from common.methods import installed_methods
 from common.runs import read_json
 from compare.paper import tables
 from compare.result_set import read_results
@@ -13,7 +14,7 @@ from compare.result_set import read_results
 SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "migrate_results.py"
 OLD = {  # methods whose names were taken by their extended variants: label of old results
     "decore": "DECORE",
-    "deep_compression": "deep compression",
+    "deep_compression": "Deep Compression",
     "model_preserving_id": "model-preserving ID",
     "rewarded_metapruning": "rewarded meta-pruning",
 }
@@ -103,7 +104,7 @@ def test_old_folders_and_results_get_names_of_extended_methods(old, migration):
         assert row["variant"] != "extended" or row["note"].startswith("differs from the paper: ")
     last = found["deep_compression_extended", 3]
     assert last["chain"] == [f"{name}_extended" for name in CHAIN]
-    assert last["label_so_far"].endswith("ID (extended) + DECORE (extended) + deep compression (extended)")
+    assert last["label_so_far"].endswith("ID (extended) + DECORE (extended) + Deep Compression (extended)")
     (unreachable,) = read_results(old).unreachable
     assert unreachable["folder"] == "seed0/decore_extended-macs0.01"
     assert unreachable["job"]["methods"] == ["decore_extended"]
@@ -149,3 +150,11 @@ def test_committed_results_name_variants():
         assert {row["variant"] for row in rows} >= {"extended", "reference"}
         assert all(row["label"].endswith(f"({row['variant']})") for row in rows if row["variant"] != "reference")
         assert all(row["note"] for row in rows)
+
+
+def test_migrated_labels_are_those_of_installed_methods(migration):
+    """Otherwise results of one method would be in two rows of a plot. Papers that are not installed are skipped."""
+    installed = installed_methods()
+    for name, variant, label, _ in migration["VARIANTS"].values():
+        if name in installed:
+            assert (installed[name].variant, installed[name].label) == (variant, label)

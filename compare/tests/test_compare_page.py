@@ -183,6 +183,11 @@ def test_method_notes_name_generated_weights_training_and_difference_from_paper(
         assert meta in text and "DECORE (paper): Alwani et al. 2022; trains with labels before pruning" in text
 
 
+def test_method_note_names_weights_trained_from_scratch(results):
+    scratch = replace(results, results=[{**result, "weights": "scratch"} for result in results.results])
+    assert all("weights trained from scratch, not inherited" in line for line in text_report.method_notes(scratch))
+
+
 def test_labels_are_escaped(tmp_path):
     write_results(tmp_path, seeds=(0,), targets=(0.5,), chain=False)
     file = tmp_path / "seed0" / "random-macs0.5" / "metrics.json"

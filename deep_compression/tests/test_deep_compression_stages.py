@@ -210,7 +210,7 @@ def test_stages_run_as_commands(tmp_path, dense_file, run):
     assert status == 0 and "smaller than the dense weights" in out, err
     assert metrics_of(tmp_path / "encode")["baseline"]["nonzero_params"] > 900_000
     file = tmp_path / "encode" / "model.dcz"
-    assert metrics_of(tmp_path / "share")["clusters"]["fc3.weight"] == 15
+    assert metrics_of(tmp_path / "share")["clusters"]["fc3.weight"] <= 15
     status, out, _ = run(commands.main, "decode", file, "--output", tmp_path / "d.safetensors")
     decoded = load_model(tmp_path / "d.safetensors")
     assert status == 0 and all(torch.equal(t, decoded.state_dict()[n]) for n, t in load_compressed(file).items())

@@ -53,6 +53,14 @@ def test_verdict_depends_on_mean_loss_only(changes, statement):
     assert tables._loss(runs_of(*changes)) == f"weights 40.0 ± 0.0 times smaller; the error changes by {statement}"
 
 
+def test_published_layers_of_lenet5_add_up_to_another_total():
+    counts = {"conv1": 500, "conv2": 25_000, "fc1": 400_000, "fc2": 5_000}
+    report = {"layers": [{"name": name, "weights": number} for name, number in counts.items()]}
+    assert tables._published_sum("lenet5", report) == (
+        "the layers add up to 2.73 % of the dense weights (36.6 times smaller), the published total is 2.55 % (39 times)"
+    )
+
+
 def test_findings_name_largest_ratio_below_half_point(monkeypatch):
     drops = {"resnet20": {10.0: 0.2, 12.0: 0.6, 14.0: 0.4, 16.0: 0.5}, "resnet56": {10.0: 0.7}}
     runs = [

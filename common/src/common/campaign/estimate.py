@@ -20,6 +20,7 @@ from common.campaign.plan import Job
 SPEEDS = "speeds.json"  # in the campaign folder: {device: {network: seconds per epoch}}
 EPOCH_OPTIONS = ("--epochs", "--finetune-epochs")
 WEIGHTS = re.compile(r"\{weights:([\w-]+)\}")
+DATA_SETS = re.compile(r"(?:--dataset |\{data:)([\w:-]+)")
 CONV = "conv3x3"
 OVERHEAD = 60.0  # seconds per job in addition to its epochs: loading, evaluation, saving
 
@@ -75,11 +76,14 @@ class Estimates:
         return job.epochs
 
     def seconds_per_epoch(self, job: Job) -> float | None:
-        """Return the measured seconds per epoch, else those of the table; None if unknown."""
+        """Return the measured seconds per epoch, else those of the table, which is for CIFAR; None if unknown."""
         key = network_key(job)
         for device, speeds in self.known.items():  # the folder may contain times of other machines
             if key in speeds and device.startswith(self.kind) and self.device in ("", device):
                 return speeds[key]
+        words = " ".join(job.command)
+        if any(not name.startswith("cifar") for name in DATA_SETS.findall(words)):
+            return None
         column: Mapping[str, float] = load_speeds().get(self.kind, {})
         value = column.get(key, column.get(key.removesuffix("+amp")))
         return None if value is None else float(value)

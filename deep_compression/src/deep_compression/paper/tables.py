@@ -121,7 +121,19 @@ def mnist_findings() -> str:
             for those in runs
             if len(those) > 1
         ]
+        papers = [those for those in runs[:1] if those]
+        lines += [f"- {TITLES[arch]}, published: {_published_sum(arch, those[0]['report'])}." for those in papers]
     return "\n".join(lines) if lines else NONE
+
+
+def _published_sum(arch: str, report: dict[str, Any]) -> str:
+    """Compare the sum of the published sizes of the layers with the published total, which differs from it."""
+    weights = {layer["name"]: layer["weights"] for layer in report["layers"] if layer["name"] in LAYERS[arch]}
+    size = sum(number * LAYERS[arch][name][-1] for name, number in weights.items()) / sum(weights.values())
+    return (
+        f"the layers add up to {size:.2f} % of the dense weights ({100 / size:.1f} times smaller), the published total is"
+        f" {LAYERS[arch]['total'][-1]:.2f} % ({TABLE_1[arch][-1]} times)"
+    )
 
 
 def _loss(runs: Sequence[dict[str, Any]]) -> str:
