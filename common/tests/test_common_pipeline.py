@@ -108,8 +108,8 @@ def test_fine_tuning_distills_from_reference_on_request(start, tmp_path):
 @pytest.mark.parametrize(
     ("limits", "message"),
     [
-        (Limits(ignored=("conv1",)), "not be pruned"),
-        (Limits(only=("layer1.0.conv1",)), "not be pruned"),
+        (Limits(ignored=("conv1",)), "exclude it from pruning"),
+        (Limits(only=("layer1.0.conv1",)), "exclude it from pruning"),
         (Limits(min_channels=9), "at least 9"),
         (Limits(max_pruned=0.25), "at least"),
         (Limits(round_to=5), "multiple of 5"),

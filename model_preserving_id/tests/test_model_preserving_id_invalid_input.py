@@ -149,7 +149,7 @@ EXPERIMENTS = [
     (conv3d, "--out {file}", "is a file"),
     (conv3d, "--hidden 0", "hidden"),
     (conv3d, "--seed -1", "--seed: -1"),
-    (ratios, "--checkpoint {good} --methods alds", "alds"),
+    (ratios, "--checkpoint {good} --methods best", "best"),
     (ratios, "--checkpoint {good} --ratios 0", "ratios"),
     (ratios, "--checkpoint {good} --ratios nan", "ratios"),
     (ratios, "--checkpoint {good} --out {file}", "is a file"),

@@ -13,7 +13,7 @@ from model_preserving_id.channel_ranking import ChannelRanking
 from model_preserving_id.settings import SCORES
 
 FAR = 4  # steps of the group that saves the most MACs
-SEARCHED = 2000  # widths
+SEARCHED = 500  # widths; also bounds the depth of the recursion
 Macs = Callable[[Mapping[str, int]], int]  # MACs of the network at these widths
 StepScore = Callable[[str, int, int], float]  # (group, width before, width after) -> error of the step
 

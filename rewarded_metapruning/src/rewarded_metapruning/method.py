@@ -1,7 +1,7 @@
 """Rewarded meta-pruning as two methods of ``compare``; both use only the architecture of the given network, not its weights.
 
 ``METHOD``, the paper's: train a PruningNet on all widths with SGD, search by reward, train the best network from scratch.
-``EXTENDED``, ours, which takes seconds: train a PruningNet on widths near the target with Adam, search briefly, and return the
+``EXTENDED``, ours, which is shorter: train a PruningNet on widths near the target with Adam, search briefly, and return the
 best network with its generated weights.
 """
 
