@@ -10,7 +10,7 @@ import pytest
 from common.paper import reproduction
 from common.paper.reproduction import ADDITIONS, PAGE, ROOT, TABLES, join_commands, read_rows, table
 from common.reporting.results import stale_blocks
-from common.testing.stored_commands import _rejected
+from common.testing.stored_commands import rejection_reason
 
 PLAN = """
 [[job]]
@@ -69,7 +69,7 @@ def test_page_contains_every_job_of_the_papers():
 
 def test_commands_of_page_have_valid_options():
     for entry in tomllib.loads(ADDITIONS.read_text(encoding="utf-8"))["command"]:
-        assert not _rejected(ROOT / entry["package"], shlex.split(entry["run"])), entry["run"]
+        assert not rejection_reason(ROOT / entry["package"], shlex.split(entry["run"])), entry["run"]
 
 
 def test_status_without_results_depends_on_tests(tmp_path):

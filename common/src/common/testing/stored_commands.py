@@ -28,7 +28,7 @@ def check_stored_commands(package: str) -> int:
     """
     home = source_folder(package).parents[1]
     commands = sorted({text for file in sorted(home.glob("results/*.json")) for text in _commands(_read(file))})
-    rejected = {text: why for text in commands if (why := _rejected(home, shlex.split(text)))}
+    rejected = {text: why for text in commands if (why := rejection_reason(home, shlex.split(text)))}
     assert not rejected, "\n".join(f"{text}\n  {why}" for text, why in rejected.items())
     return len(commands)
 
@@ -49,16 +49,18 @@ def _commands(content: Any) -> Iterator[str]:
             yield from _commands(value)
 
 
-def _rejected(home: Path, words: list[str]) -> str:
+def rejection_reason(home: Path, words: list[str]) -> str:
     """Return the reason why a command is invalid; empty if it is valid."""
     words = words[1:] if words[0] == "python" else words
     if words[0].endswith(".sh"):
         with tempfile.TemporaryDirectory() as folder:
             done, calls = record_python_calls(shlex.join(["bash", str(home / words[0]), *words[1:]]), Path(folder))
-        rejected = [_rejected(home, shlex.split(call.partition(": ")[2])) for call in calls]
+        rejected = [rejection_reason(home, shlex.split(call.partition(": ")[2])) for call in calls]
         return "; ".join(filter(None, rejected)) if calls else f"it runs no command: {done.stderr}"
     module = words[1] if words[0] == "-m" else ""
     argv = words[2:] if module else words[1:]
+    if not importlib.util.find_spec(module.partition(".")[0] or home.name):
+        return ""  # of a package that is not installed: tested where it is
     run: Callable[[], Any] = lambda: (  # noqa: E731
         runpy.run_module(module, run_name="__main__", alter_sys=True)
         if module
@@ -68,8 +70,7 @@ def _rejected(home: Path, words: list[str]) -> str:
         others = [other for other in home.parent.glob("*/pyproject.toml") if (other.parent / words[0]).is_file()]
         if not others:
             return f"{words[0]}: no such file"
-        owner = others[0].parent
-        return _rejected(owner, words) if importlib.util.find_spec(owner.name) else ""  # tested where it is installed
+        return rejection_reason(others[0].parent, words)
     if not argv and words[0].startswith("benchmarks/"):
         return ""
     before = Path.cwd()
