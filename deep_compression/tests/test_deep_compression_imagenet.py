@@ -39,7 +39,7 @@ def shared_weight(shape: torch.Size, density: float, bits: int, random: np.rando
 def test_alexnet_has_size_of_table_4(tmp_path):
     """Random weights with the published densities and bits have the published weights and bits; the sizes differ by the fillers."""
     with torch.device("meta"):
-        shapes = {name: value.shape for name, value in create_model("alexnet").state_dict().items()}
+        shapes = {name: value.shape for name, value in create_model("alexnet", num_classes=1000).state_dict().items()}
     random, state = np.random.default_rng(0), {}
     for name, shape in shapes.items():
         layer, kind = name.split(".")

@@ -16,7 +16,7 @@ SMALL = {
 SMALL |= {"--target-macs 0.3": "--target-macs 0.8", "--prune-batch-size 500": "--prune-batch-size 60"}
 SMALL |= {
     "--arch resnet20": "--arch lenet5",
-    'notebook/conv3d"': 'notebook/conv3d --epochs 1 --widths 2 3 4 4 --target-macs 0.6"',
+    'notebook/conv3d"': 'notebook/conv3d --epochs 1"',
 }
 SMALL |= {'wide".split': 'wide --widths 4 64".split'}
 

@@ -83,7 +83,7 @@ def test_original_readme_commands_run(tmp_path, monkeypatch, capsys):
     for placeholder, value in fill.items():
         again = again.replace(placeholder, value)
     monkeypatch.chdir(folder)
-    assert train_main([*shlex.split(again)[2:], *small["train.py"].split()]) == 0
+    assert train_main([*shlex.split(again.replace("\\\n", " "))[2:], *small["train.py"].split()]) == 0
     assert "logs is finished: logs/metrics.json" in capsys.readouterr().out
 
 
