@@ -8,6 +8,7 @@ have removed a given fraction of the MACs (0: after every step, as in the paper)
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -165,7 +166,8 @@ def prune_until_update(
     pruned: set[str] = set()
     while folded.macs() > target.fraction * dense:
         start = time.monotonic()
-        step = find_best_step(
+        search = partial(
+            find_best_step,
             rankings,
             folded.widths(),
             folded.macs,
@@ -173,7 +175,13 @@ def prune_until_update(
             options.keep,
             floor=target.min_fraction * dense,
             per_layer=options.score in PAPER_SCORES,
-            leads_on=lambda widths: target.is_met_by(nearest_fraction(rankings, widths, folded.macs, dense, target)),
+        )
+        # The nearest fraction is found by a search that may miss a way: then any step above the target's lower bound is taken.
+        step = (
+            search(
+                leads_on=lambda widths: target.is_met_by(nearest_fraction(rankings, widths, folded.macs, dense, target))
+            )
+            or search()
         )
         if step is None:
             nearest = nearest_fraction(rankings, folded.widths(), folded.macs, dense, target)
