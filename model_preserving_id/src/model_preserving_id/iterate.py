@@ -31,6 +31,7 @@ from model_preserving_id.width_allocation import (
     check_score,
     error_score,
     find_best_step,
+    leads_to_target,
     nearest_fraction,
     sensitivity_score,
 )
@@ -176,17 +177,11 @@ def prune_until_update(
             floor=target.min_fraction * dense,
             per_layer=options.score in PAPER_SCORES,
         )
-        # The nearest fraction is found by a search that may miss a way: then any step above the target's lower bound is taken.
-        step = (
-            search(
-                leads_on=lambda widths: target.is_met_by(nearest_fraction(rankings, widths, folded.macs, dense, target))
-            )
-            or search()
-        )
+        # The search for a way to the target may miss one: then any step above the target's lower bound is taken.
+        step = search(leads_on=lambda widths: leads_to_target(rankings, widths, folded.macs, dense, target)) or search()
         if step is None:
             nearest = nearest_fraction(rankings, folded.widths(), folded.macs, dense, target)
-            near = folded.macs() / dense if target.is_met_by(nearest) else nearest  # it was only assumed to be met
-            target.raise_unreachable("no sequence of steps", [near])
+            target.raise_unreachable("no sequence of steps", [nearest])
         folded.narrow_group(step.group, rankings[step.group].kept(step.after), statistics[step.group])
         pruned.add(step.group)
         rows.append(_row(len(rows) + 1, step, dense, time.monotonic() - start))

@@ -123,24 +123,34 @@ def _step(
     return None
 
 
-def nearest_fraction(
-    rankings: Mapping[str, ChannelRanking],
-    widths: Mapping[str, int],
-    macs: Macs,
-    dense_macs: int,
-    target: Target,
-) -> float:
-    """Return the fraction of the MACs nearest to the target at these widths or smaller ones.
+def leads_to_target(
+    rankings: Mapping[str, ChannelRanking], widths: Mapping[str, int], macs: Macs, dense_macs: int, target: Target
+) -> bool:
+    """Return whether these widths or smaller ones meet the target.
 
-    This is assumed to be the target itself if it is many steps away or the search takes too long.
+    This is assumed if the target is many steps away or the search takes too long.
     """
     now = macs(widths) / dense_macs
-    if now <= target.fraction:
-        return now
-    steps = sorted(((now - macs(w) / dense_macs, name) for name, w in _lowered(rankings, widths)), reverse=True)
-    if steps and now - target.fraction > FAR * steps[0][0]:
-        return target.fraction
-    seen = [now]
+    steps = [now - macs(lowered) / dense_macs for _, lowered in _lowered(rankings, widths)]
+    if steps and now - target.fraction > FAR * max(steps):
+        return True
+    seen = _search_fractions(rankings, widths, macs, dense_macs, target)
+    return len(seen) > SEARCHED or target.is_met_by(seen[-1])
+
+
+def nearest_fraction(
+    rankings: Mapping[str, ChannelRanking], widths: Mapping[str, int], macs: Macs, dense_macs: int, target: Target
+) -> float:
+    """Return the fraction of the MACs nearest to the target, among those that were tried: these widths and smaller ones."""
+    seen = _search_fractions(rankings, widths, macs, dense_macs, target)
+    return min(seen, key=lambda fraction: abs(fraction - target.fraction) * (not target.is_met_by(fraction)))
+
+
+def _search_fractions(
+    rankings: Mapping[str, ChannelRanking], widths: Mapping[str, int], macs: Macs, dense_macs: int, target: Target
+) -> list[float]:
+    """Return the fractions of the MACs at these widths and smaller ones, until one meets the target or SEARCHED were tried."""
+    seen = [macs(widths) / dense_macs]
 
     def search(above: Mapping[str, int], groups: Mapping[str, ChannelRanking]) -> bool:
         rest = dict(groups)
@@ -148,14 +158,16 @@ def nearest_fraction(
             seen.append(macs(lowered) / dense_macs)
             while next(iter(rest)) != name:  # groups are lowered in this order only
                 del rest[next(iter(rest))]
-            if len(seen) > SEARCHED:
-                seen.append(target.fraction)
-            if target.is_met_by(seen[-1]) or (seen[-1] > target.fraction and search(lowered, rest)):
+            if len(seen) > SEARCHED or target.is_met_by(seen[-1]):
+                return True
+            if seen[-1] > target.fraction and search(lowered, rest):
                 return True
         return False
 
-    search(widths, {name: rankings[name] for _, name in steps})
-    return min(seen, key=lambda fraction: abs(fraction - target.fraction) * (not target.is_met_by(fraction)))
+    if seen[0] > target.fraction:
+        saved = {name: seen[0] - macs(lowered) / dense_macs for name, lowered in _lowered(rankings, widths)}
+        search(widths, {name: rankings[name] for name in sorted(saved, key=lambda name: saved[name], reverse=True)})
+    return seen
 
 
 def _lowered(rankings: Mapping[str, ChannelRanking], widths: Mapping[str, int]) -> Iterator[tuple[str, dict[str, int]]]:

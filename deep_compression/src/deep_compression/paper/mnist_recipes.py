@@ -83,7 +83,7 @@ MNIST_RECIPES = {
         CompressionRecipe(
             PruningPlan(
                 "density",
-                (0.25, 0.08),
+                (0.25, 0.076),  # table 3 says 8 %, rounded: with 8.0 % its layers add up to 36.6x, not to its total of 39x
                 {"conv1": (0.8, 0.66), "conv2": (0.35, 0.12), "fc2": (0.5, 0.19)},
                 last_epochs=4,
             ),
