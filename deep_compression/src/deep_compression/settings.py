@@ -214,7 +214,7 @@ class TrainingStageOptions(StageOptions):
 
 @settings
 class PruneStage(TrainingStageOptions):
-    """Prune weights and retrain the remaining ones, in one or several rounds."""
+    """Prune weights of a trained network and retrain the remaining ones, in one or several rounds."""
 
     pruning: WeightPruningOptions = section(WeightPruningOptions)
 
@@ -225,7 +225,7 @@ class PruneStage(TrainingStageOptions):
 
 @settings
 class QuantizeStage(TrainingStageOptions):
-    """Quantize the remaining weights of each layer to a few shared values (centroids), and train the centroids."""
+    """Quantize the remaining weights of a pruned network (--checkpoint) to a few centroids per layer, and train the centroids."""
 
     training: TrainingOptions = section(TrainingOptions, epochs=3, batch_size=128, learning_rate=1e-4, weight_decay=0.0)
     quantization: QuantizationOptions = section(QuantizationOptions)
@@ -237,7 +237,7 @@ class QuantizeStage(TrainingStageOptions):
 
 @settings
 class EncodeStage(StageOptions):
-    """Encode a network into a compressed file, and evaluate the network reloaded from it."""
+    """Encode a quantized network (--checkpoint) into a compressed file, and evaluate the network reloaded from it."""
 
     encoding: EncodingOptions = section(EncodingOptions)
 
