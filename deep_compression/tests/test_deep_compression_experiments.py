@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from common.data import load_dataset
 from common.errors import UserError
 from common.models import create_model
-from deep_compression.paper import cifar10, make_plots, select_settings, tables
+from deep_compression.paper import cifar10, make_plots, published, select_settings, tables
 from deep_compression.paper.mnist_recipes import MNIST_RECIPES, scaled_epochs, validated_recipe
 from deep_compression.stages import root_stage
 
@@ -89,6 +89,17 @@ def test_mnist_recipes_equal_selected_settings(arch):
     assert tuple(chosen.get("validated", recipe.validated)) == recipe.validated
     assert chosen["rate"] == recipe.dense.learning_rate
     assert chosen["paper_epochs"] == recipe.paper.pruning.last_epochs
+
+
+@pytest.mark.parametrize(("arch", "table"), [("lenet300_100", published.TABLE_2), ("lenet5", published.TABLE_3)])
+def test_paper_densities_round_to_published_ones(arch, table):
+    plan = MNIST_RECIPES[arch].paper.pruning
+    ours = {
+        layer: plan.layers[layer][-1] if layer in plan.layers else plan.values[-1]
+        for layer in table
+        if layer != "total"
+    }
+    assert {layer: round(100 * value) for layer, value in ours.items()} == {layer: table[layer][1] for layer in ours}
 
 
 def test_cifar10_plot_is_drawn(tmp_path, monkeypatch):

@@ -62,14 +62,20 @@ def run_experiments(options: Mnist, line: str) -> None:
 def compress_with(
     names: Sequence[str], arch: str, recipe: MnistRecipe, stage: Stage, data: DataBundle, workers: int = 2
 ) -> Iterator[tuple[str, Path]]:
-    """Compress with each of the settings; yield (settings, run folder). They share the dense network and the first pruning."""
+    """Compress with each of the settings; yield (settings, run folder). They share the dense network.
+
+    The extended settings start from one pruned network: that of `paper`, or `start` of the recipe.
+    """
     from deep_compression import stages
 
-    places = {name: replace(stage, folder=stage.folder / name) for name in ("paper", *names)}
+    places = {name: replace(stage, folder=stage.folder / name) for name in ("paper", "start", *names)}
     dense = train_dense(arch, recipe.dense, stage, data, "dense", workers)
-    pruned = stages.prune(dense, places["paper"], recipe.paper.pruning, recipe.paper.pruning_training)
     for name in names:
-        yield name, stages.compress(dense if name == "paper" else pruned, places[name], recipe.compression(name))
+        begin = dense
+        if name != "paper":
+            place, plan = ("start", recipe.start) if recipe.start else ("paper", recipe.paper.pruning)
+            begin = stages.prune(dense, places[place], plan, recipe.paper.pruning_training)
+        yield name, stages.compress(begin, places[name], recipe.compression(name))
 
 
 def train_dense(

@@ -19,11 +19,12 @@ HOLDOUT = 1 / 6
 
 @dataclass(frozen=True)
 class MnistRecipe:
-    """Training and compression of one network. `smallest` and `validated` start from the network that `paper` has pruned.
+    """Training and compression of one network. `smallest` and `validated` start from a network pruned as `paper` or `start` says.
 
     Attributes:
         dense: Training of the dense network.
         paper: Compression as in the paper.
+        start: Pruning of the network from which the extended settings start, if it differs from that of `paper`.
         smallest: Compression to the smallest file, with our extensions.
         validated: (density, epochs of the last round, learning rate of retraining) that were selected on held-out images.
     """
@@ -32,13 +33,14 @@ class MnistRecipe:
     paper: CompressionRecipe
     smallest: CompressionRecipe
     validated: tuple[float, int, float]
+    start: PruningPlan | None = None
 
     def compression(self, settings: str) -> CompressionRecipe:
         """Return the compression recipe of "paper", "validated" or "smallest"."""
         return validated_recipe(self.smallest, *self.validated) if settings == "validated" else getattr(self, settings)
 
 
-START = 0.08  # approximate density of the network pruned by `paper`
+START = 0.08  # approximate density of the network from which the extended settings start
 
 
 def validated_recipe(
@@ -57,6 +59,12 @@ def _sgd(epochs: int, learning_rate: float, **more: Any) -> TrainOptions:
 
 CENTROIDS = TrainOptions(epochs=1, batch_size=128, learning_rate=1e-4, weight_decay=0.0, augment=False)
 ADAM = replace(CENTROIDS, epochs=2, learning_rate=1e-3, optimizer="adam")  # of the extended variant
+
+
+def _lenet5_pruning(fc1: float) -> PruningPlan:
+    others = {"conv1": (0.8, 0.66), "conv2": (0.35, 0.12), "fc2": (0.5, 0.19)}
+    return PruningPlan("density", (0.25, fc1), others, last_epochs=4)
+
 
 MNIST_RECIPES = {
     "lenet300_100": MnistRecipe(
@@ -81,12 +89,9 @@ MNIST_RECIPES = {
     "lenet5": MnistRecipe(
         _sgd(5, 0.05, warmup_epochs=1),
         CompressionRecipe(
-            PruningPlan(
-                "density",
-                (0.25, 0.076),  # table 3 says 8 %, rounded: with 8.0 % its layers add up to 36.6x, not to its total of 39x
-                {"conv1": (0.8, 0.66), "conv2": (0.35, 0.12), "fc2": (0.5, 0.19)},
-                last_epochs=4,
-            ),
+            _lenet5_pruning(
+                0.076
+            ),  # "8" in table 3, rounded: with 8.0 % its layers add up to 36.6x, not to its total of 39x
             _sgd(1, 0.05),
             QuantizationPlan(conv_bits=8, fc_bits=5),
             CENTROIDS,
@@ -99,6 +104,7 @@ MNIST_RECIPES = {
             SMALLEST_FILE,
         ),
         (0.04, 8, 0.05),
+        _lenet5_pruning(0.08),
     ),
 }
 
@@ -112,11 +118,13 @@ def scaled_epochs(recipe: MnistRecipe, factor: float) -> MnistRecipe:
     def scale_training(training: TrainOptions) -> TrainOptions:
         return replace(training, epochs=scale(training.epochs))
 
+    def scale_pruning(plan: PruningPlan) -> PruningPlan:
+        return replace(plan, last_epochs=None if plan.last_epochs is None else scale(plan.last_epochs))
+
     def scale_compression(compression: CompressionRecipe) -> CompressionRecipe:
-        last = compression.pruning.last_epochs
         return replace(
             compression,
-            pruning=replace(compression.pruning, last_epochs=None if last is None else scale(last)),
+            pruning=scale_pruning(compression.pruning),
             pruning_training=scale_training(compression.pruning_training),
             quantization_training=scale_training(compression.quantization_training),
         )
@@ -129,4 +137,5 @@ def scaled_epochs(recipe: MnistRecipe, factor: float) -> MnistRecipe:
         scale_compression(recipe.paper),
         scale_compression(recipe.smallest),
         (density, scale(epochs), learning_rate),
+        recipe.start and scale_pruning(recipe.start),
     )

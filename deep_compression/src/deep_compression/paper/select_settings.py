@@ -107,7 +107,7 @@ def select(
     stage = replace(stage, folder=stage.folder / f"after-{dense['rate']:g}")
     papers = []
     for epochs in candidates.paper_epochs:
-        compression = replace(recipe.paper, pruning=replace(recipe.paper.pruning, last_epochs=epochs))
+        compression = replace(recipe.paper, pruning=replace(recipe.start or recipe.paper.pruning, last_epochs=epochs))
         place = replace(stage, folder=stage.folder / f"paper-{epochs}")
         folder = stages.compress(dense["network"], place, compression)
         network = stages.open_network(place.folder / "prune" / "model.safetensors", dense["network"])
