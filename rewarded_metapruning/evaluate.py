@@ -2,7 +2,7 @@
 
 import sys
 
-from rewarded_metapruning.pasted_vector import array, int32, int64, np  # noqa: F401  (names in pasted vectors)
+from rewarded_metapruning.pasted_vector import array, int32, int64, np, numpy  # noqa: F401  (names in pasted vectors)
 from rewarded_metapruning.train_chosen import main
 
 # Paste a vector of search.txt between the quotes, or replace them: [14, 14, ...] or array([14, 14, ...]).

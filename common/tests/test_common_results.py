@@ -9,6 +9,7 @@ import pytest
 from common import markdown
 from common.errors import UserError
 from common.reporting import results
+from common.reporting.latency import LATENCY_COLUMNS, dense_latency_note, latency_cells
 
 TEXT = """# Title
 
@@ -169,3 +170,14 @@ def test_padded_table_aligns_columns():
         "| a         |    1 |",
         "| long name | 1000 |",
     ]
+
+
+def test_latency_is_a_percentage_of_dense_and_slower_networks_are_called_slower():
+    run = {"baseline": {"latency_ms": {"1": 2.0, "64": 50.0}}, "compressed": {"latency_ms": {"1": 2.2, "64": 40.0}}}
+    assert latency_cells(run) == ["110 (slower)", "80"] and len(LATENCY_COLUMNS) == 2
+    assert latency_cells({"baseline": {}, "compressed": {}}) == ["", ""]
+    note = dense_latency_note([run, {"baseline": {}}, run])
+    assert (
+        note == "\nDense networks take, in the order of the rows, 2.0 / 50; 2.0 / 50 ms for batches of 1 / 64 images."
+    )
+    assert dense_latency_note([]) == ""

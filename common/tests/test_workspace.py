@@ -259,6 +259,7 @@ training/models/model_best.pth searching/a evaluating/models/checkpoint.pth.tar 
 checkpoint/a checkpoints/pca/a.tp savedir/modelIDiter_final.pt modelIDiter_cnt3.pt modelIDprune.pt nni/experiment/a
 runs/a/model.safetensors best.pth.tar model_best.pth checkpoint.pth.tar data/cifar10/a notebooks/runs/a
 """.split()
+WRITTEN_IN_ROOT = "nni/bin/python ImageNet2012/a checkpoints/a logs/a savedir/a runs/a data/a".split()
 
 
 def git(*words: str, **more) -> subprocess.CompletedProcess[str]:
@@ -268,9 +269,15 @@ def git(*words: str, **more) -> subprocess.CompletedProcess[str]:
 
 
 def test_outputs_of_original_commands_are_ignored_by_git() -> None:
-    paths = [f"{package}/{path}" for package in PAPERS for path in WRITTEN_BY_ORIGINAL_COMMANDS]
+    paths = [f"{package}/{path}" for package in PAPERS for path in WRITTEN_BY_ORIGINAL_COMMANDS] + WRITTEN_IN_ROOT
     ignored = git("check-ignore", "--no-index", "--stdin", input="\n".join(paths)).stdout.splitlines()
     assert sorted(set(paths) - set(ignored)) == []
+
+
+@pytest.mark.parametrize("package", PAPERS)
+def test_duration_of_run_digits_is_only_in_root_readme(package: str) -> None:
+    lines = (ROOT / package / "README.md").read_text(encoding="utf-8").splitlines()
+    assert [line for line in lines if "run_digits.sh" in line and re.search(r"minute|second", line)] == []
 
 
 def test_tracked_files_are_not_ignored_by_git() -> None:

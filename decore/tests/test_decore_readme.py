@@ -28,6 +28,19 @@ def test_published_rows_name_their_source_and_are_consistent(table):
         assert row.params_drop == pytest.approx(params_drop, abs=1.5)
 
 
+def test_runs_have_latency_as_percentage_of_dense_at_both_batch_sizes():
+    header, _, *rows = [line.split(" | ") for line in results_table().splitlines() if line.startswith("|")]
+    first = header.index("latency vs dense, batch 1 (%)")
+    ours = [row[first : first + 2] for row in rows if "this repository" in row[1]]
+    assert header[first + 1] == "latency vs dense, batch 64 (%)" and ["109 (slower)", "89"] in ours
+    assert not any("ms" in cell or "→" in cell for row in ours for cell in row)
+
+
+def test_printed_reductions_that_do_not_follow_from_printed_macs_are_explained():
+    text = (tables.HOME / "README.md").read_text(encoding="utf-8")
+    assert "83.7 %" in text and "252.89 M" in text
+
+
 def test_quoted_rows_are_not_labeled_as_tables_of_the_paper():
     """The paper's tables were not available: later papers quote its rows. The original README has one row of its own."""
     sources = {(table.arch, table.source) for table in PUBLISHED}

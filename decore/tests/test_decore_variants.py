@@ -54,7 +54,11 @@ def test_variant_is_an_entry_point_and_meets_target(variant, tmp_path, short):
 
 def test_one_variant_is_the_default_of_compare():
     assert [method.METHOD.default, method.EXTENDED.default] == [False, True]
-    assert "p < 0.5" in method.METHOD.note and method.EXTENDED.note.startswith("differs from the paper: ")
+    assert (
+        "p < 0.5" in method.METHOD.note
+        and "shortened" in method.METHOD.note
+        and method.EXTENDED.note.startswith("differs from the paper: ")
+    )
 
 
 @pytest.mark.parametrize(

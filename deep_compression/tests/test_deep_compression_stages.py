@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
+from torch import nn
 
 from common.checkpoint import load_model, save_model
 from common.data import load_dataset
@@ -285,6 +286,20 @@ def test_original_command_line_runs(tmp_path, run):
     assert (tmp_path / "lenet300_100-plots" / "clusters.png").is_file()
     status, out, _ = run(original_main.main, *argv[:-1], "--cluster_method", "kmeans", "--apply_pruning", "False")
     assert status == 0 and "lenet300_100_Shared09-kmeans" in out
+
+
+def own_network(num_classes=10):
+    return nn.Sequential(nn.Flatten(), nn.Linear(3072, 8), nn.ReLU(), nn.Linear(8, num_classes))
+
+
+def test_original_command_line_plots_own_network(tmp_path, run):
+    argv = (
+        f"--dataset digits --base-epochs 1 --epoch 1 --iter 2 --lcluster 4 --no-latency --saved-dir {tmp_path}".split()
+    )
+    status, _, err = run(original_main.main, *argv, "--model", f"{__name__}:own_network", "--plots")
+    assert (status, err) == (0, "")
+    drawn = {path.name for path in tmp_path.glob("*-plots/**/*.png")}
+    assert {"pruning.png", "clusters.png", "Weight_00.png", "Weight_01.png"} <= drawn
 
 
 def test_original_defaults_are_kept():

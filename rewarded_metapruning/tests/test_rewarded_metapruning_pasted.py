@@ -21,6 +21,7 @@ PASTED = {
     "list": LIST,
     "list over lines": "[14, 9, 16,\n    22, 0, 30, 20,\n]",
     "numpy array": f"np.array({LIST})",
+    "numpy by its full name": f"numpy.asarray({LIST})",
     "array over lines": "array([14,  9, 16, 22,\n        0, 30, 20])",
     "array with dtype": "array([14,  9, 16, 22,  0, 30, 20],\n      dtype=int64)",
     "numpy integers": "[np.int64(14), np.int64(9), 16, 22, 0, 30, 20]",

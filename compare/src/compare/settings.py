@@ -84,7 +84,7 @@ class FineTuneOptions:
     )
     recalibrate: int = option(
         0,
-        "number of training images on which batch norm is recalibrated after pruning; 0 disables recalibration",
+        "number of training images on which batch norm is recalibrated after pruning, all if there are fewer; 0 disables recalibration",
         type=nonnegative_int,
         metavar="N",
     )

@@ -112,7 +112,8 @@ METHOD = Method(
     trains=True,
     paper=PAPER,
     note="instead of those with p < 0.5, the channels whose agents have the smallest weights are removed, as many as the target of"
-    f" MACs requires; penalty {PolicyOptions.penalty:g}",
+    f" MACs requires; penalty {PolicyOptions.penalty:g}; shortened: {JOINT_EPOCHS:g} epochs of joint training per epoch of fine-tuning, at"
+    f" least {JOINT_STEPS} steps (paper: 260 and 40 epochs)",
     variant="paper",
     default=False,
 )

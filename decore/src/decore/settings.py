@@ -114,7 +114,8 @@ class AgentPruningOptions:
     round_to: int = option(1, "round the numbers of kept channels up to multiples of this", type=positive_int)
     bn_images: int = option(
         0,
-        "number of training images for recalibrating batch norm after pruning, for example 2000 (the paper: 0, no recalibration)",
+        "number of training images for recalibrating batch norm after pruning, for example 2000; all if there are fewer (the paper: 0, "
+        "no recalibration)",
     )
 
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from common.atomic import atomic_file
 from common.checkpoint import load_weights, save_model
@@ -61,7 +61,7 @@ def run(settings: OriginalPipeline) -> None:
             print(table(rows))
             if settings.plots:
                 everything = sorted(path.parent for path in saved.glob(f"{name}_Shared*/encode/metrics.json"))
-                draw(saved / f"{name}-plots", folder, everything, rows[0][1]["top1"])
+                draw(saved / f"{name}-plots", folder, everything, rows[0][1]["top1"], factory)
 
 
 def base_file(settings: OriginalPipeline, stage: Stage, name: str, data: DataBundle, factory: stages.Factory) -> Path:
@@ -167,7 +167,7 @@ def table(rows) -> str:
     return markdown_table(header, cells)
 
 
-def draw(folder: Path, pruned: Path, shared: Sequence[Path], dense: float) -> None:
+def draw(folder: Path, pruned: Path, shared: Sequence[Path], dense: float, factory: stages.Factory) -> None:
     """Draw the original code's plots: rounds of pruning, accuracy against clusters, epochs, histograms with clusters."""
     if (pruned / stages.HISTORY).is_file():
         plots.pruning_rounds(folder / "pruning.png", read_json(pruned / stages.HISTORY), dense)
@@ -183,15 +183,15 @@ def draw(folder: Path, pruned: Path, shared: Sequence[Path], dense: float) -> No
             rows = list(csv.DictReader(file))
         if rows:
             plots.epochs(folder / f"epochs-{encoded.parent.name}.png", rows, encoded.parent.name)
-        _histograms(folder / encoded.parent.name, pruned / "model.safetensors", quantized / "model.safetensors")
+        files = (pruned / "model.safetensors", quantized / "model.safetensors")
+        _histograms(folder / encoded.parent.name, *(prunable_weights(load_network(file, factory)) for file in files))
     if series:
         plots.against_clusters(folder / "clusters.png", series, dense)
     print(f"plots: {folder}")
 
 
-def _histograms(folder: Path, pruned: Path, shared: Path) -> None:
+def _histograms(folder: Path, before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> None:
     """Draw the pruned weights of each layer before quantization, colored by cluster."""
-    before, after = prunable_weights(load_network(pruned)), prunable_weights(load_network(shared))
     for i, (name, weight) in enumerate(before.items()):
         remaining = (weight != 0) & (after[name] != 0)
         values, labels = after[name][remaining].unique(return_inverse=True)

@@ -105,7 +105,8 @@ METHOD = Method(
     "model-preserving ID (paper)",
     decide_iteratively,
     paper="Chee et al. 2022",
-    note=f"score |r_k+1| / |r_11| (the authors' code for CIFAR-10: singular values); {COMPARE_IMAGES} calibration images;"
+    note=f"score |r_k+1| / |r_11| per MAC (the authors' code for CIFAR-10: singular values); {COMPARE_IMAGES} calibration images (original"
+    " README: 5000);"
     " the last steps are smaller, to meet the target",
     variant="paper",
 )

@@ -78,7 +78,9 @@ class ChannelPruningOptions:
         choices=COMPENSATIONS,
     )
     reconstruction_images: int = option(
-        RECONSTRUCTION_IMAGES, "number of calibration images used for --compensation", type=positive_int
+        RECONSTRUCTION_IMAGES,
+        "number of calibration images used for --compensation; all if there are fewer",
+        type=positive_int,
     )
     recalibrate_bn: bool = option(False, "recalibrate batch-norm statistics (not in the paper)")
     without_class: int | None = option(None, "class whose images are removed from the calibration images")

@@ -1,6 +1,6 @@
 """Vectors pasted into ``evaluate.py``, as the original code's README instructs. Imports no numpy: ``-h`` has to be fast.
 
-The script imports ``array`` and ``np``, with which ``array([14, 14, ...])`` and ``np.array([14, 14, ...])`` are valid there.
+The script imports ``array``, ``np`` and ``numpy``, so that ``array([14, 14, ...])`` and ``np.array([14, 14, ...])`` are valid there.
 """
 
 from collections.abc import Iterable
@@ -20,7 +20,7 @@ def array(values: Any, dtype: object = None) -> Any:
 
 
 int32 = int64 = int
-np = SimpleNamespace(array=array, int32=int, int64=int)
+np = numpy = SimpleNamespace(array=array, asarray=array, int32=int, int64=int)
 
 
 def pasted_text(vector: object) -> str | None:

@@ -3,7 +3,7 @@
 The paper's own tables were not available. CORING (Pham, Zniyed, Nguyen: Efficient tensor-based filter pruning) and NORTON (by the
 same authors: Enhanced network compression through tensor decompositions and pruning) print its rows in the numbered comparison
 tables of their repositories' READMEs; a row is found there by its label, DECORE-<penalty>. NORTON's README
-rounds reductions to whole percents. DECORE-50 agrees with the paper's abstract: up to 99 % compression at a loss of 2.28 points.
+rounds reductions to whole percents; ResNet-110's at a penalty of 300 are those of the paper's abstract. DECORE-50 agrees with the paper's abstract: up to 99 % compression at a loss of 2.28 points.
 """
 
 from common.reporting.published import PublishedRow, PublishedTable

@@ -13,6 +13,7 @@ from typing import Any
 from common.errors import UserError
 from common.markdown import markdown_table
 from common.reporting.benchmark import speed_table
+from common.reporting.latency import LATENCY_COLUMNS, dense_latency_note, latency_cells
 from common.reporting.published import PublishedTable
 from common.reporting.results import save_run, tables_command
 from common.runs import METRICS, read_json
@@ -37,15 +38,18 @@ def results_table() -> str:
     """All runs on the paper's data sets, with the published rows of a network above its runs."""
     runs = [run for run in _read("run-*.json") if run["dataset"] in DATA_SETS]
     header = ["network", "source", *ACCURACY_COLUMNS, "agreement (%)", "MACs removed", "params removed"]
-    header += ["latency, batch 64 (ms)", "policy / fine-tuning epochs", "minutes"]
+    header += [*LATENCY_COLUMNS, "policy / fine-tuning epochs", "minutes"]
     rows: list[list[Any]] = []
+    shown: list[Mapping[str, Any]] = []
     archs = list(dict.fromkeys([run["arch"] for run in runs] + [table.arch for table in PUBLISHED]))
     for arch in sorted(archs, key=lambda arch: (arch not in {run["arch"] for run in runs}, archs.index(arch))):
         for table in PUBLISHED:
             if table.arch == arch:
                 rows += published_rows(table)
-        rows += [_row(run) for run in _paper_first(run for run in runs if run["arch"] == arch)]
-    return markdown_table(header, rows)
+        of_arch = _paper_first(run for run in runs if run["arch"] == arch)
+        rows += [_row(run) for run in of_arch]
+        shown += of_arch
+    return markdown_table(header, rows) + dense_latency_note(shown)
 
 
 def _paper_first(runs: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
@@ -62,11 +66,9 @@ def _variant(run: Mapping[str, Any]) -> str:
 
 
 def _row(run: Mapping[str, Any]) -> list[Any]:
-    dense, small = run["baseline"], run["compressed"]
     row = [TITLES.get(run["arch"], run["arch"]), f"{HERE}, penalty {run['penalty']:.4g}, {_variant(run)}"]
-    row += [*_top1(run), f"{small['agreement']:.2f}", *_removed(run)]
-    latency = " → ".join(f"{side['latency_ms']['64']:.0f}" for side in (dense, small)) if "latency_ms" in dense else ""
-    return [*row, latency, _epochs(run), f"{(run['seconds']) / 60:.0f}"]
+    row += [*_top1(run), f"{run['compressed']['agreement']:.2f}", *_removed(run)]
+    return [*row, *latency_cells(run), _epochs(run), f"{(run['seconds']) / 60:.0f}"]
 
 
 def _epochs(run: Mapping[str, Any]) -> str:
@@ -150,7 +152,7 @@ def published_rows(table: PublishedTable) -> list[list[Any]]:
         label = f"DECORE-{row.setting:g}, published ({table.source})"
         drop = f"{table.top1 - row.top1:.2f}"
         removed = [f"{row.macs_drop:g} %", f"{row.params_drop:g} %"]
-        rows.append([table.title, label, dense, "", top1, drop, "", *removed, "", "", ""])
+        rows.append([table.title, label, dense, "", top1, drop, "", *removed, "", "", "", ""])
     return rows
 
 

@@ -210,9 +210,9 @@ def missing_class_table() -> str:
             rows.append(
                 [f"{record['arch']}, this repository", f"{p['macs_left']:.3f}", "", *(f"{cell:.2f}" for cell in cells)]
             )
-    for remaining, top1, agreement, *classes in MISSING_CLASS:
+    for iteration, remaining, top1, agreement, *classes in MISSING_CLASS:
         published = ("", f"{remaining:.3f}", f"{top1:.2f}", f"{agreement:.2f}", *(f"{value:.1f}" for value in classes))
-        rows.append(["vgg16, original repository (published)", *published])
+        rows.append([f"vgg16, original repository (published), iteration {iteration}", *published])
     return markdown_table(
         [
             "network",

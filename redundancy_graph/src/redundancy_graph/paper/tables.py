@@ -12,6 +12,7 @@ from typing import Any
 from common.atomic import write_json
 from common.markdown import markdown_table
 from common.reporting.benchmark import speed_table
+from common.reporting.latency import LATENCY_COLUMNS, dense_latency_note, latency_cells
 from common.reporting.results import save_run, tables_command
 from common.runs import CONFIG, METRICS, read_json
 from redundancy_graph.paper.published import ABSTRACT, FIRST, LATER, PUBLISHED, Published, find_published
@@ -43,18 +44,12 @@ def results_table() -> str:
         FLOPS,
         "params removed (%)",
     ]
-    header += ["latency vs dense, batch 1 (%)", "latency vs dense, batch 64 (%)", "epochs"]
+    header += [*LATENCY_COLUMNS, "epochs"]
     rows: list[list[Any]] = []
     for run in runs:
         printed = _published_cells(run)
         rows += [*([printed] if printed and printed not in rows else []), _cells(run)]
-    times = [_dense_times(run) for run in runs if "latency_ms" in run["baseline"]]
-    note = (
-        f"\nDense networks take, in the order of the rows, {'; '.join(times)} ms for batches of 1 / 64 images."
-        if times
-        else ""
-    )
-    return markdown_table(header, rows) + note
+    return markdown_table(header, rows) + dense_latency_note(runs)
 
 
 def _order(run: Mapping[str, Any]) -> tuple[Any, ...]:
@@ -78,7 +73,7 @@ def _cells(run: Mapping[str, Any]) -> list[Any]:
     target = f"target {options['target_macs']}" if threshold is None else threshold
     row = [name, target, "this repository", f"{dense['top1']:.2f}", f"{pruned['top1']:.2f}", f"{small['top1']:.2f}"]
     row += [f"{dense['top1'] - small['top1']:.2f}", f"{small['agreement']:.2f}", _removed(dense, small, "macs"), ""]
-    return [*row, _removed(dense, small, "params"), _latency(run, "1"), _latency(run, "64"), run["epochs"]]
+    return [*row, _removed(dense, small, "params"), *latency_cells(run), run["epochs"]]
 
 
 def network_title(arch: str, shortcut: str | None) -> str:
@@ -98,18 +93,6 @@ def _shortcut(run: Mapping[str, Any]) -> str | None:
 
 def _removed(dense: Mapping[str, Any], small: Mapping[str, Any], quantity: str) -> str:
     return f"{100 * (1 - small[quantity] / dense[quantity]):.2f}"
-
-
-def _latency(run: Mapping[str, Any], batch: str) -> str:
-    if "latency_ms" not in run["baseline"]:
-        return ""
-    percent = round(100 * run["compressed"]["latency_ms"][batch] / run["baseline"]["latency_ms"][batch])
-    return f"{percent} (slower)" if percent > 100 else str(percent)
-
-
-def _dense_times(run: Mapping[str, Any]) -> str:
-    times = run["baseline"]["latency_ms"]
-    return f"{times['1']:.1f} / {times['64']:.0f}"
 
 
 def removed_table() -> str:
@@ -161,7 +144,9 @@ def quick_table() -> str:
         name = f"fine-tuning with {recipe}, {SHORTCUTS[_shortcut(runs[0]) or '']}"
         time = f"{min(minutes):.0f} to {max(minutes):.0f} minutes per threshold on one core"
         rows.append([name, time, f"top-1 {top1} % (dense {runs[0]['baseline']['top1']:.2f} %)"])
-    rows.append(["`bash ../run_digits.sh`: ResNet-20 on digits, no download", "about a minute on two cores", _digits()])
+    rows.append(
+        ["`bash ../run_digits.sh`: all methods on digits, no download", "[root README](../README.md)", _digits()]
+    )
     return markdown_table(["step", "time", "expected"], rows)
 
 
