@@ -224,6 +224,10 @@ def test_finished_runs_become_result_files(place, tmp_path):
     folder = tmp_path / "runs" / "resnet20-0"
     (folder / "metrics.json").write_text(json.dumps({**record, "dataset": "digits"}))
     assert tables.add_result(folder, results).name == "run-resnet20-0-digits.json"
+    policy = {**record["options"]["policy"], "learning_rate": 0.01, "agent_init": 6.9}
+    paper = {**record["options"], "policy": policy, "bn_images": 0}
+    (results / "run-resnet20-0-digits.json").write_text(json.dumps({**record, "options": paper}))
+    assert tables.add_result(folder, results).name == "run-resnet20-0-digits-extended.json"  # the paper's result stays
     with pytest.raises(UserError, match="not a run of"):
         tables.add_result(tmp_path / "runs" / "resnet20-0-policy", results)
 

@@ -16,7 +16,7 @@ from common.reporting.benchmark import speed_table
 from common.reporting.latency import LATENCY_COLUMNS, dense_latency_note, latency_cells
 from common.reporting.published import PublishedTable
 from common.reporting.results import save_run, tables_command
-from common.runs import METRICS, read_json
+from common.runs import CONFIG, METRICS, read_json
 from decore.paper.published import PUBLISHED
 from decore.policy_options import PACKAGE, differences
 
@@ -194,7 +194,12 @@ def add_result(folder: Path | str, results: Path = RESULTS) -> Path:
     kind = "policies" if "curves" in metrics else "run"
     data = str(metrics.get("dataset"))
     place = f"-{data}" if kind == "run" and data not in DATA_SETS and not {":", "/"} & set(data) else ""
-    return save_run(folder, PACKAGE, results, f"{kind}-{Path(folder).name.removesuffix('-policies')}{place}.json")
+    name = f"{kind}-{Path(folder).name.removesuffix('-policies')}{place}"
+    if kind == "run" and (results / f"{name}.json").is_file():  # the other variant's result stays
+        differing = differences(read_json(Path(folder) / CONFIG)["options"])
+        if bool(differing) != bool(differences(read_json(results / f"{name}.json")["options"])):
+            name += "-extended" if differing else "-paper"
+    return save_run(folder, PACKAGE, results, f"{name}.json")
 
 
 def add_results(folder: Path | str, results: Path = RESULTS) -> str:
