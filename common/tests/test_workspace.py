@@ -274,6 +274,12 @@ def test_outputs_of_original_commands_are_ignored_by_git() -> None:
     assert sorted(set(paths) - set(ignored)) == []
 
 
+def test_set_up_installs_what_notebooks_need() -> None:
+    """A kernel for an editor, and nbclient for the READMEs' `jupyter execute`; tests alone had installed the latter."""
+    for folder in {path.parent.name for path in ROOT.glob("*/*.ipynb")}:
+        assert {"ipykernel", "nbclient"} <= set(table(folder)["project"]["dependencies"]), folder
+
+
 @pytest.mark.parametrize("package", PAPERS)
 def test_duration_of_run_digits_is_only_in_root_readme(package: str) -> None:
     lines = (ROOT / package / "README.md").read_text(encoding="utf-8").splitlines()
@@ -334,6 +340,14 @@ def test_root_script_runs_every_paper(dataset: str) -> None:
         names = {job.name for job in own if job.package == paper and not job.name.startswith("dense/")}
         assert names and names <= {job.name for job in jobs}, f"{paper}: its jobs are not in plans/{dataset}.toml"
         assert f" run plan.toml --only {dataset} " in (ROOT / paper / f"run_{dataset}.sh").read_text(encoding="utf-8")
+
+
+def test_plan_of_root_has_all_jobs_of_variants() -> None:
+    """One command releases the longer rows of all papers."""
+    tag = ["after-variants"]
+    jobs = {job.name for job in select_jobs(read_plan(ROOT / "plans" / "cifar10.toml"), tag)}
+    for paper in PAPERS:
+        assert {job.name for job in select_jobs(read_plan(ROOT / paper / "plan.toml"), tag)} <= jobs, paper
 
 
 def test_readme_contains_commands_and_links_packages() -> None:

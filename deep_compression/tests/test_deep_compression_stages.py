@@ -302,6 +302,18 @@ def test_original_command_line_plots_own_network(tmp_path, run):
     assert {"pruning.png", "clusters.png", "Weight_00.png", "Weight_01.png"} <= drawn
 
 
+def test_stages_say_how_they_differ_from_paper(dense_file, tmp_path, run):
+    """The defaults, which have the paper's method, and the options of the extended variant."""
+    argv = f"compress --checkpoint {dense_file} --dataset digits --epochs 0 --quantize-epochs 0 --no-latency".split()
+    _, out, _ = run(commands.main, *argv, "--values", "1", "--out", tmp_path / "paper")
+    assert [f"{stage}: the paper's method" in out for stage in ("prune", "quantize", "encode")] == [True] * 3
+    ours = "--rule global-density --values 0.1 --method kmeans-relocation --lloyd-steps 0 --index-bits auto --coder ans"
+    _, out, _ = run(commands.main, *argv, *ours.split(), "--out", tmp_path / "ours")
+    assert "prune: extended, differs from the paper: rule global-density" in out
+    assert "quantize: extended, differs from the paper: clustering kmeans-relocation, 0 Lloyd steps" in out
+    assert "encode: extended, differs from the paper: index bits chosen for the size, coder ans" in out
+
+
 def test_original_defaults_are_kept():
     settings = parse(OriginalPipeline, [])
     args = settings.original

@@ -18,7 +18,7 @@ from common.trained_model import Limits, TrainedModel, read_trained_model
 from model_preserving_id import prune_network
 from model_preserving_id.calibration import calibration_images
 from model_preserving_id.method import EXTENDED, METHOD, decide
-from model_preserving_id.settings import ChannelPruningOptions
+from model_preserving_id.settings import ChannelPruningOptions, prune_main
 
 
 class OnlyResidual(nn.Module):
@@ -100,3 +100,19 @@ def test_script_and_function_are_bit_identical(start, tmp_path, residual, how):
         start.model, start.example, inputs, keep=0.6, residual=residual, compensation=how
     ).state_dict()
     assert pruned.keys() == other.keys() and all(torch.equal(tensor, other[name]) for name, tensor in pruned.items())
+
+
+def test_settings_say_how_they_differ_from_paper(tmp_path, capsys):
+    """`main.py` prints it, and its runs record the variant; widths in multiples of 8 are not the paper's either."""
+    assert ChannelPruningOptions().differences == [] and ChannelPruningOptions(score="sigma").variant == "paper"
+    assert ChannelPruningOptions(round_to=8).differences == ["widths in multiples of 8"]
+    extended = ChannelPruningOptions(method="budget")
+    assert extended.variant == "extended" and len(extended.differences) == 3
+    torch.manual_seed(0)
+    save_model(tmp_path / "net.safetensors", create_model("resnet20"))
+    words = f"--checkpoint {tmp_path / 'net.safetensors'} --dataset digits --prune-batch-size 20 --no-latency --k 0.8"
+    assert prune_main([*words.split(), "--method", "frac", "--out", str(tmp_path / "a")]) == 0
+    assert prune_main([*words.split(), "--method", "frac", "--round-to", "8", "--out", str(tmp_path / "b")]) == 0
+    out = capsys.readouterr().out
+    assert "frac-0.8 with 20 images; the paper's method" in out
+    assert "frac-0.8 with 20 images; extended, differs from the paper: widths in multiples of 8" in out

@@ -21,6 +21,12 @@ def test_published_rows_name_source_and_row():
     assert any("Neuron Merging" in source and "93.16 %" in result for source, _, result in PUBLISHED)
 
 
+def test_accuracy_without_fine_tuning_is_in_the_column_before_fine_tuning():
+    for name in ("runs", "missing_class"):
+        header = TABLES[f"model_preserving_id.{name}"]().splitlines()[0].split(" | ")
+        assert "top-1 before fine-tuning (%)" in header and "top-1 (%)" not in header
+
+
 def test_plan_has_networks_of_paper():
     """VGG-16 on CIFAR-10, whose weights are in ../weights; VGG-16 and MobileNetV1 on ImageNet."""
     runs = [

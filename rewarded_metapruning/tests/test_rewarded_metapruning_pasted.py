@@ -12,6 +12,7 @@ from rmp_helpers import write_image_folder
 
 from common.testing import single_error_line
 from rewarded_metapruning.pasted_vector import pasted_text
+from rewarded_metapruning.settings import SearchWidths, TrainChosen, TrainPruningNet, parse_stage, stage_command
 from rewarded_metapruning.space import parse_nev
 
 SCRIPT = Path(__file__).parents[1] / "evaluate.py"
@@ -106,3 +107,15 @@ def test_nothing_pasted_uses_option_or_search_file(evaluate, capsys):
 )
 def test_pasted_text_of_lists_and_arrays_is_parsed(vector):
     assert parse_nev(pasted_text(vector)) == tuple(NEV)
+
+
+def test_stages_say_how_they_differ_from_paper(capsys):
+    """The defaults are the paper's; the options of the extended variant are named."""
+    arch = ["--arch", "resnet20"]
+    for cls in (TrainPruningNet, SearchWidths, TrainChosen):
+        assert parse_stage(cls, arch).differences == []
+    train = parse_stage(TrainPruningNet, [*arch, "--scale-range", "14", "26", "--optimizer", "adam"])
+    assert train.differences == ["a narrow range of widths", "optimizer adam"]
+    assert parse_stage(SearchWidths, [*arch, "--population", "10"]).differences == ["sizes of a generation"]
+    assert stage_command(TrainChosen, lambda stage: None, [*arch, "--init", "generated"]) == 0
+    assert capsys.readouterr().out == "extended, differs from the paper: generated weights\n"

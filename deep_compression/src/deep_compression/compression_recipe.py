@@ -61,6 +61,11 @@ class PruningPlan:
                 f"{len(self.learning_rates)} learning rates for {len(self.values)} rounds of pruning; give one per round"
             )
 
+    @property
+    def differences(self) -> list[str]:
+        """How the rule differs from the paper's thresholds, which are those of single layers."""
+        return [f"rule {self.rule}"] if self.rule in ("global-density", "percentile") else []
+
 
 @dataclass(frozen=True)
 class QuantizationPlan:
@@ -102,6 +107,18 @@ class QuantizationPlan:
             raise UserError(f"{self.lloyd_steps} Lloyd steps; must be in 0..1000000")
         if self.clusters is not None and not 1 <= self.clusters <= 4096:
             raise UserError(f"{self.clusters} clusters; must be in 1..4096")
+
+    @property
+    def differences(self) -> list[str]:
+        """How clustering differs from the paper's k-means; numbers of bits are settings."""
+        found = {
+            f"clustering {self.method}": self.method != "kmeans",
+            f"centroids initialized by {self.centroid_init}": self.centroid_init != "linear",
+            f"{self.lloyd_steps} Lloyd steps": self.lloyd_steps is not None,
+            "shared biases": self.bias_bits is not None,
+            f"rounded to {self.rounding}": self.rounding != "none",
+        }
+        return [text for text, differs in found.items() if differs]
 
 
 EQUALLY_SPACED = QuantizationPlan("kmeans-relocation", lloyd_steps=0, rounding="bfloat16")  # of the extended variant

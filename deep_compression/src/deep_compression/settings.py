@@ -173,6 +173,16 @@ class EncodingOptions:
         """Return the bits of a position gap by layer type, "conv" and "fc"; None: the smallest file."""
         return {"conv": self.index_bits[0] or None, "fc": self.index_bits[-1] or None}
 
+    @property
+    def differences(self) -> list[str]:
+        """How the encoding differs from the paper's; numbers of bits are settings."""
+        found = {
+            "index bits chosen for the size": 0 in self.index_bits,
+            f"positions in order {self.order}": self.order == "auto",
+            f"coder {self.coder}": self.coder != "huffman",
+        }
+        return [text for text, differs in found.items() if differs]
+
 
 SMALLEST_FILE = EncodingOptions(index_bits=(0,), order="auto")  # not in the paper
 

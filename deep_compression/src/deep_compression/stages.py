@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import copy
 import csv
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -105,6 +105,7 @@ def prune(
     folder: run folder, instead of OUT/prune.
     """
     part = _part(start, stage, "prune", {**asdict(plan), **asdict(training)}, folder)
+    _log_variant(part, "prune", plan.differences)
     if stage.force and is_main():
         _clear_rounds(part.folder)
     barrier()
@@ -191,6 +192,7 @@ def quantize(
 ) -> TrainedModel:
     """Cluster the remaining weights, train the centroids and round unshared tensors; return the network with shared weights."""
     part = _part(start, stage, "quantize", {**asdict(plan), **asdict(training)})
+    _log_variant(part, "quantize", plan.differences)
     training_stage = FineTuning(training, tensorboard=tensorboard)
     method = Method("quantize", partial(_share_and_train, plan, training_stage), save=save_checkpoint)
     pipeline.compress(method, start, None, part, latency=latency)
@@ -240,6 +242,7 @@ def _check(model: nn.Module, masks: Mapping[str, torch.Tensor], shared: Mapping[
 def encode(start: TrainedModel, stage: Stage, plan: EncodingOptions, *, latency: bool = False) -> Path:
     """Write the compressed file, reload it and evaluate the reloaded network; return the run folder."""
     part = _part(start, stage, "encode", {**asdict(plan), "index_bits": _plain_index_bits(plan)})
+    _log_variant(part, "encode", plan.differences)
     reports: list[SizeReport] = []
 
     def write(path: Path, network: nn.Module, start: TrainedModel) -> None:
@@ -306,6 +309,13 @@ def _part(
     about |= {key: value for key, value in stage.config["options"].items() if key in about}
     options = {"stage": name, "arch": arch, **about, "network_digest": digest, **options}
     return stage.substage(FOLDERS[name], options, package=PACKAGE, fingerprint=data.fingerprint, folder=folder)
+
+
+def _log_variant(part: Stage, name: str, differences: Sequence[str]) -> None:
+    """Print whether a stage that is not finished is the paper's, or how it differs."""
+    if is_main() and not part.finished:
+        variant = f"extended, differs from the paper: {', '.join(differences)}" if differences else "the paper's method"
+        part.log(f"{name}: {variant}")
 
 
 def open_network(file: Path, start: TrainedModel) -> TrainedModel:

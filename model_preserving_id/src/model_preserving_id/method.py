@@ -48,7 +48,9 @@ def decide(
         device=start.device,
         workers=start.workers,
     )
-    stage.log(f"{start.name} on {data.name}: {pruning.label} with {len(images.image_set)} images")
+    differing = ", ".join(pruning.differences)
+    variant = f"extended, differs from the paper: {differing}" if differing else "the paper's method"
+    stage.log(f"{start.name} on {data.name}: {pruning.label} with {len(images.image_set)} images; {variant}")
     began, cpu = time.monotonic(), time.process_time()
     folded = FoldedNetwork(
         start.model, start.example, residual=pruning.residual, limits=start.limits, device=start.device

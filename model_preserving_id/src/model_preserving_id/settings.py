@@ -105,11 +105,23 @@ class ChannelPruningOptions:
         return self.score or ("output-change" if self.method == "budget" else "pivot")
 
     @property
+    def differences(self) -> list[str]:
+        """How these settings differ from the paper's method; empty if they do not."""
+        found = {
+            "widths in one pass": self.method == "budget",
+            f"score {self.criterion}": self.criterion not in ("pivot", "sigma"),
+            f"compensation {self.reconstruction}": self.reconstruction != "none",
+            f"residual streams pruned ({self.residual})": self.residual != "keep",
+            f"widths in multiples of {self.round_to}": self.round_to != 1,
+            "batch norm recalibrated": self.recalibrate_bn,
+            "statistics not re-estimated after every step": self.method == "iditer" and self.update_every,
+        }
+        return [text for text, differs in found.items() if differs]
+
+    @property
     def variant(self) -> str:
         """ "paper" if these settings are the paper's method, else "extended" (ours)."""
-        original = self.method != "budget" and self.criterion in ("pivot", "sigma") and self.reconstruction == "none"
-        original = original and self.residual == "keep" and not self.recalibrate_bn
-        return "paper" if original and not (self.method == "iditer" and self.update_every) else "extended"
+        return "extended" if self.differences else "paper"
 
     @property
     def label(self) -> str:

@@ -2,6 +2,7 @@
 
 import argparse
 import math
+import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import fields, replace
@@ -145,6 +146,13 @@ class TrainPruningNet(TrainingCommand):
         """Return the defaults that depend on the network."""
         return _recipe_defaults(find_recipe(network).meta)
 
+    @property
+    def differences(self) -> list[str]:
+        """How the stage differs from the paper's; epochs and batch sizes are settings."""
+        narrow = resolve_scale_range(self.scale_range) != ALL_SCALES
+        optimizer = self.training.optimizer
+        return ["a narrow range of widths"] * narrow + [f"optimizer {optimizer}"] * (optimizer != "sgd")
+
 
 @settings
 class SearchOptions:
@@ -230,6 +238,17 @@ class SearchWidths:
             "batch_size": size,
         }
 
+    @property
+    def differences(self) -> list[str]:
+        """How the stage differs from the paper's; the number of generations and the limits of MACs are settings."""
+        search, usual = self.search, SearchOptions()
+        found = {
+            "a narrow range of widths": resolve_scale_range(self.scale_range) != ALL_SCALES,
+            "sizes of a generation": search.evolution != usual.evolution,
+            "exponents of the reward": (search.acc_power, search.macs_power) != (usual.acc_power, usual.macs_power),
+        }
+        return [text for text, differs in found.items() if differs]
+
 
 @settings
 class VectorOptions:
@@ -285,6 +304,11 @@ class TrainChosen(TrainingCommand):
         """Return the defaults that depend on the network."""
         return _recipe_defaults(find_recipe(network).final)
 
+    @property
+    def differences(self) -> list[str]:
+        """How the stage differs from the paper's; the number of epochs is a setting."""
+        return [f"{self.vector.init} weights"] * (self.vector.init != "scratch")
+
 
 @settings
 class CountCost:
@@ -316,8 +340,19 @@ Stage = TypeVar("Stage", TrainPruningNet, SearchWidths, TrainChosen)
 def stage_command(
     cls: type[Stage], body: Callable[[Stage], None], argv: Sequence[str] | None, prog: str | None = None
 ) -> int:
-    """Run a stage, whose defaults depend on the network, and return an exit status (:func:`common.settings.command`)."""
-    return cli.run(lambda words: body(parse_stage(cls, words, prog)), argv)
+    """Run a stage, whose defaults depend on the network, and return an exit status (:func:`common.settings.command`).
+
+    First, print whether it is the paper's, or how it differs.
+    """
+
+    def run(words: Sequence[str] | None) -> None:
+        stage = parse_stage(cls, words, prog)
+        differing = ", ".join(stage.differences)
+        if os.environ.get("RANK", "0") == "0":  # of several processes, the first
+            print(f"extended, differs from the paper: {differing}" if differing else "the paper's method")
+        body(stage)
+
+    return cli.run(run, argv)
 
 
 def parse_stage(cls: type[Stage], argv: Sequence[str] | None = None, prog: str | None = None) -> Stage:

@@ -24,7 +24,13 @@ def draw_comparison(result_set: ResultSet, file: Path) -> Path:
     panels = (
         ("after fine-tuning", macs, "macs_kept", "top1", "MACs kept (%)"),
         ("before fine-tuning", macs, "macs_kept", "pruned_top1", "MACs kept (%)"),
-        ("after fine-tuning", groups, "bytes_kept", "top1", "bytes kept (%, logarithmic)"),
+        (
+            "of the final network",
+            groups,
+            "bytes_kept",
+            "top1",
+            "bytes kept (%, logarithmic)",
+        ),  # codes are not fine-tuned
         ("after fine-tuning", macs, "latency64_kept", "top1", f"latency vs dense (%), batch 64 on {threads}"),
     )
     styles = method_styles(groups)

@@ -89,9 +89,7 @@ MNIST_RECIPES = {
     "lenet5": MnistRecipe(
         _sgd(5, 0.05, warmup_epochs=1),
         CompressionRecipe(
-            _lenet5_pruning(
-                0.076
-            ),  # "8" in table 3, rounded: with 8.0 % its layers add up to 36.6x, not to its total of 39x
+            _lenet5_pruning(0.076),  # "8" in table 3, rounded; with 8.0 %, its layers add up to 36.6x instead of 39x
             _sgd(1, 0.05),
             QuantizationPlan(conv_bits=8, fc_bits=5),
             CENTROIDS,

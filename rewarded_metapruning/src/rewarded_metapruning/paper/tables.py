@@ -186,7 +186,16 @@ def variants_table(folder: Path = RESULTS) -> str:
             seconds = [row["cpu_seconds"] for row in found if row["cpu_seconds"] is not None]  # None: it was resumed
             rows.append([*cells, round(statistics.mean(seconds)) if seconds else "-"])
     return markdown_table(
-        ["network", "variant", "weights", "seeds", "top-1 (%)", "MACs kept (%)", "params kept (%)", "CPU time (s)"],
+        [
+            "network",
+            "variant",
+            "weights",
+            "seeds",
+            "top-1 before fine-tuning (%)",
+            "MACs kept (%)",
+            "params kept (%)",
+            "CPU time (s)",
+        ],
         rows,
     )
 
