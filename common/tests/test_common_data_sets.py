@@ -4,6 +4,7 @@ import gzip
 import io
 import os
 import pickle
+import shutil
 import struct
 import zipfile
 from pathlib import Path
@@ -430,16 +431,142 @@ def test_image_folder_streams_large_or_mixed_images_only(tmp_path):
     large = load_dataset(f"folder:{write_folder_set(tmp_path / 'l', ['x', 'y'], size=(65, 20), ending='jpg')}")
     assert isinstance(large.train, FolderImages) and large.input_shape == (3, 224, 224)
     root = write_folder_set(tmp_path / "m", ["x", "y"])
-    Image.new("RGB", (20, 20)).save(root / "test" / "y" / "other.png")
-    assert isinstance(load_dataset(f"folder:{root}").train, FolderImages)
+    for number, path in enumerate(sorted(root.rglob("*.png"))[::2]):
+        Image.new("RGB", (20 + number, 20)).save(path)
+    with pytest.warns(
+        UserWarning, match=r"m: images of 7 sizes, e\.g\. 32 x 32 pixels \(6 of 12\); all are resized to 224"
+    ):
+        assert isinstance(load_dataset(f"folder:{root}").train, FolderImages)
+
+
+@pytest.mark.parametrize("odd", [["test/y/2.png"], ["train/x/0.png", "train/y/1.png"]])
+def test_small_images_with_few_of_another_size_raise_naming_one(tmp_path, odd):
+    root = write_folder_set(tmp_path / "m", ["x", "y"])
+    for path in odd:  # the first image of all, too
+        Image.new("RGB", (90, 32)).save(root / path)
+    with pytest.raises(UserError, match=rf"m: {len(odd)} of 12 images are not 32 x 32 pixels, e\.g\. .*{odd[0]}"):
+        load_dataset(f"folder:{root}")
+
+
+def test_many_small_images_warn_that_they_are_enlarged(tmp_path, monkeypatch):
+    monkeypatch.setattr(registry, "MEMORY_BYTES", 12 * 3 * 8 * 8 - 1)
+    root = write_folder_set(tmp_path / "m", ["x", "y"], size=(8, 8))
+    with pytest.warns(
+        UserWarning, match="12 images of 8 x 8 pixels do not fit in memory; they are resized to 224 x 224"
+    ):
+        assert load_dataset(f"folder:{root}").input_shape == (3, 224, 224)
 
 
 def test_image_folder_with_test_and_val_uses_folder_with_classes(tmp_path):
     root = write_folder_set(tmp_path / "c", ["x", "y"], "val", size=(8, 8))
     (root / "test").mkdir()
-    assert len(load_dataset(f"folder:{root}").test) == 6
+    with pytest.warns(
+        UserWarning, match="test: 0 of the 2 classes of .*train have a folder there; .*val is used instead"
+    ):
+        assert len(load_dataset(f"folder:{root}").test) == 6
+    write_image_folder(root / "test", ["images"], count=4, size=(8, 8))  # unlabeled
+    with pytest.warns(UserWarning, match="test: 0 of the 2 classes"):
+        assert len(load_dataset(f"folder:{root}").test) == 6
+    shutil.rmtree(root / "test" / "images")
     write_image_folder(root / "test", ["x", "y"], count=1, size=(8, 8))
     assert len(load_dataset(f"folder:{root}").test) == 2
+
+
+def break_links(root):
+    write_folder_set(root, ["a", "b"])
+    for number in range(2):
+        (root / "test" / "a" / f"{number}.png").unlink()
+        (root / "test" / "a" / f"{number}.png").symlink_to(f"/nowhere/{number}.png")
+
+
+def break_class_link(root):
+    (write_folder_set(root, ["a", "b"]) / "train" / "c").symlink_to("/nowhere")
+
+
+def link_to_itself(root):
+    path = write_folder_set(root, ["a", "b"]) / "test" / "b" / "7.png"
+    path.symlink_to(path)
+
+
+def make_pipe(root):
+    os.mkfifo(write_folder_set(root, ["a", "b"]) / "train" / "a" / "x.png")
+
+
+def link_to_parent(root):
+    (write_folder_set(root, ["a", "b"]) / "train" / "a" / "more").symlink_to("..")
+
+
+def name_in_latin1(root):
+    write_folder_set(root, ["a", "b"])
+    for split in ("train", "test"):
+        os.rename(root / split / "b", os.fsencode(root / split) + b"/caf\xe9")
+
+
+LISTING_FAULTS = {
+    "links to nowhere": (
+        break_links,
+        r"test: 2 of 6 images are links to missing files, .*e\.g\. .*test/a/0\.png; restore",
+    ),
+    "class link to nowhere": (break_class_link, r"train: 1 of 7 images are links to missing files, .*train/c; restore"),
+    "link to itself": (link_to_itself, r"test: 1 of 7 images are links to missing files, .*b/7\.png; restore"),
+    "pipe": (make_pipe, r"train: 1 of 7 images are .* not files, e\.g\. .*a/x\.png"),
+    "link to parent": (link_to_parent, r"a/more/a: a link to a folder that contains it|a/more: a link to a folder"),
+    "latin-1": (name_in_latin1, r"the names of 1 of 2 class folders are not UTF-8, e\.g\. 'caf\\udce9'; rename"),
+    "one class": (
+        lambda root: write_folder_set(root, ["cat"]),
+        "only one class folder, 'cat'; .* at least two classes",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", LISTING_FAULTS)
+def test_faulty_image_folder_raises_when_listed(tmp_path, case):
+    prepare, message = LISTING_FAULTS[case]
+    prepare(tmp_path / "root")
+    with pytest.raises(UserError, match=message) as caught:
+        load_dataset(f"folder:{tmp_path / 'root'}")
+    str(caught.value).encode()  # can be printed
+
+
+def test_hidden_entries_are_neither_classes_nor_images(tmp_path):
+    root = write_folder_set(tmp_path / "c", ["a", "b"], size=(8, 8))
+    expected = load_dataset(f"folder:{root}").fingerprint
+    write_image_folder(
+        root / "train", [".ipynb_checkpoints", "__MACOSX", "a/.ipynb_checkpoints", "a/__MACOSX", "b/@eaDir"]
+    )
+    for name in ("._0.png", ".DS_Store", ".hidden.png"):
+        (root / "train" / "a" / name).write_bytes(b"no image")
+        (root / "test" / name).write_bytes(b"no image")
+    (root / "test" / "a" / ".link.png").symlink_to("/nowhere")
+    data = load_dataset(f"folder:{root}")
+    assert data.classes == ["a", "b"] and len(data.train) == 6 and data.fingerprint == expected
+
+
+def test_images_that_are_not_read_are_counted(tmp_path):
+    root = write_folder_set(tmp_path / "c", ["a", "b"], size=(8, 8))
+    for name in ("a/0.gif", "b/1.GIF", "b/2.heic", "b/notes.txt"):
+        (root / "train" / name).write_bytes(b"")
+    Image.new("RGB", (8, 8)).save(root / "test" / "loose.png")
+    with pytest.warns(UserWarning) as caught:
+        load_dataset(f"folder:{root}")
+    first, second = (str(warning.message) for warning in caught)
+    assert first.endswith("train: images in formats that are not read: 2 .gif, 1 .heic; convert them to PNG or JPEG")
+    assert second.endswith("test: 1 images are in no class folder and are not read")
+
+
+def test_numeric_class_folders_are_reported_and_sorted_by_number_on_request(tmp_path):
+    root = write_folder_set(tmp_path / "c", [str(number) for number in range(5, 15)], size=(8, 8))
+    with pytest.warns(
+        UserWarning, match=r"10 class folders are numbers, sorted as text \(10, 11, 12, .*numeric-folder:PATH"
+    ):
+        text = load_dataset(f"folder:{root}")
+    numeric = load_dataset(f"numeric-folder:{root}")
+    assert text.classes[0] == "10" and numeric.classes == [str(number) for number in range(5, 15)]
+    assert numeric.fingerprint != text.fingerprint and sorted(numeric.train.labels) == sorted(text.train.labels)
+    names = [numeric.classes[label] for label in numeric.train.labels]
+    assert names == [text.classes[label] for label in text.train.labels]
+    with pytest.raises(UserError, match="class folders are not all numbers"):
+        load_dataset(f"numeric-folder:{write_folder_set(tmp_path / 'd', ['1', 'b'])}")
 
 
 def test_measured_normalization_gives_zero_mean_and_unit_std(tmp_path):

@@ -38,7 +38,7 @@ TOY = Method("toy", half)
 
 
 def test_saved_network_and_metrics_match_decision(start, tmp_path):
-    metrics = run_method(TOY, start, 0.5, tmp_path / "run")
+    metrics = run_method(TOY, start, None, tmp_path / "run")
     expected = keep_channels(start.model, start.example, half(start, None, None).kept)
     saved = load_model(tmp_path / "run" / metrics["file"])
     assert all(torch.equal(saved.state_dict()[n], t) for n, t in expected.state_dict().items())
@@ -50,30 +50,30 @@ def test_saved_network_and_metrics_match_decision(start, tmp_path):
 
 def test_starting_network_is_not_modified(start, tmp_path):
     before = copy.deepcopy(start.model.state_dict())
-    run_method(TOY, start, 0.5, tmp_path / "run", recipe=RECIPE, finetune=True)
+    run_method(TOY, start, None, tmp_path / "run", recipe=RECIPE, finetune=True)
     run_method(
-        Method("nothing", lambda *_: Decision()), start, 0.5, tmp_path / "unpruned", recipe=RECIPE, finetune=True
+        Method("nothing", lambda *_: Decision()), start, None, tmp_path / "unpruned", recipe=RECIPE, finetune=True
     )
     assert all(torch.equal(start.model.state_dict()[n], t) for n, t in before.items())
     assert start.model.conv1.weight.is_contiguous()
 
 
 def test_pruned_network_is_measured_before_fine_tuning(start, tmp_path):
-    tuned = run_method(TOY, start, 0.5, tmp_path / "tuned", recipe=RECIPE, finetune=True)
-    plain = run_method(TOY, start, 0.5, tmp_path / "plain")
+    tuned = run_method(TOY, start, None, tmp_path / "tuned", recipe=RECIPE, finetune=True)
+    plain = run_method(TOY, start, None, tmp_path / "plain")
     same = ("top1", "loss", "macs", "agreement")
     assert all(tuned["after_cut"][key] == plain["compressed"][key] for key in same)
     assert tuned["compressed"]["loss"] != tuned["after_cut"]["loss"]
 
 
 def test_bytes_method_is_not_fine_tuned(start, tmp_path):
-    metrics = run_method(replace(TOY, axis="bytes"), start, 0.5, tmp_path / "run", recipe=RECIPE, finetune=True)
+    metrics = run_method(replace(TOY, axis="bytes"), start, None, tmp_path / "run", recipe=RECIPE, finetune=True)
     assert metrics["compressed"] == metrics["after_cut"]
 
 
 def test_finished_run_is_read_without_calling_method(start, tmp_path):
-    first = run_method(TOY, start, 0.5, tmp_path / "run")
-    assert run_method(replace(TOY, decide=None), start, 0.5, tmp_path / "run") == first
+    first = run_method(TOY, start, None, tmp_path / "run")
+    assert run_method(replace(TOY, decide=None), start, None, tmp_path / "run") == first
 
 
 def test_batch_norm_is_recalibrated_on_inputs_of_decision(start):
@@ -87,7 +87,7 @@ def test_batch_norm_is_recalibrated_on_inputs_of_decision(start):
 
 
 def test_agreement_is_measured_against_reference(start, tmp_path):
-    run_method(TOY, start, 0.5, tmp_path / "one")
+    run_method(TOY, start, None, tmp_path / "one")
     second = read_trained_model(tmp_path / "one" / "model.safetensors", start.data, reference=start)
     metrics = run_method(Method("nothing", lambda *_: Decision()), second, 1.0, tmp_path / "two")
     assert metrics["baseline"]["macs"] == start.cost.dense > metrics["compressed"]["macs"]

@@ -171,6 +171,18 @@ def test_missed_target_is_marked(tmp_path, monkeypatch, capsys):
     assert 'title="misses the target' in (tmp_path / "report.html").read_text()
 
 
+def test_dense_network_at_chance_level_is_reported(tmp_path, capsys):
+    """Noise of one brightness: nothing to learn."""
+    argv = ("--target-macs", "0.5", "--target-bytes", "--finetune-epochs", "0", "--methods", "leading")
+    with pytest.warns(UserWarning, match="at chance level: top-1"):
+        assert run(tmp_path, *argv, "--baseline-epochs", "0") == 0
+    note = "a dense network is at chance level: the results of compressing it mean nothing"
+    assert note in capsys.readouterr().out and note in (tmp_path / "report.md").read_text()
+    assert note in (tmp_path / "report.html").read_text()
+    assert run(tmp_path / "trained", *argv) == 0
+    assert note not in capsys.readouterr().out
+
+
 def test_unreachable_target_is_reported(tmp_path, monkeypatch, capsys):
     def unreachable(start, target, stage):
         raise UserError("the nearest is 0.42")

@@ -246,3 +246,28 @@ def test_torch_pruning_prunes_residual_streams_with_option_a_shortcuts(tmp_path,
             assert int(module.source.max()) < stream
     assert not any("forward" in vars(m) for m in resnet20.modules())
     assert small(torch.randn(2, 3, 32, 32)).isfinite().all()
+
+
+class TwoHeads(torch.nn.Module):
+    """Two heads on the features of :func:`tiny`; the second one only in training mode if ``auxiliary``."""
+
+    def __init__(self, auxiliary: bool) -> None:
+        super().__init__()
+        self.features, self.auxiliary = tiny()[:-1], auxiliary
+        self.first, self.second = torch.nn.Linear(50, 4), torch.nn.Linear(50, 4)
+
+    def forward(self, x):
+        y = self.features(x)
+        return (self.first(y), self.second(y)) if self.training or not self.auxiliary else self.first(y)
+
+
+@pytest.mark.parametrize("method", [L1_NORM, L1_NORM_RESOLVED, torch_pruning.TORCH_PRUNING], ids=lambda m: m.label)
+def test_heads_of_network_with_two_outputs_keep_their_classes(method, tmp_path):
+    torch.manual_seed(0)
+    start = TrainedModel("net", TwoHeads(False).eval(), bundle(), factory=lambda: TwoHeads(False))
+    metrics = run_method(method, start, 0.6, tmp_path / "run")
+    model = load_model(tmp_path / "run" / metrics["file"], start.factory)
+    assert [tuple(scores.shape) for scores in model(torch.zeros(2, 3, 8, 8))] == [(2, 4), (2, 4)]
+    auxiliary = TrainedModel("net", TwoHeads(True).eval(), bundle(), factory=lambda: TwoHeads(True))
+    with pytest.raises(UserError, match="second: it does not run in eval mode|does not run in training mode"):
+        run_method(method, auxiliary, 0.6, tmp_path / "auxiliary")

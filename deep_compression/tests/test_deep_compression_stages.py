@@ -36,8 +36,9 @@ from deep_compression.compression_recipe import CompressionRecipe, PruningPlan, 
 from deep_compression.method import EXTENDED, METHOD, paper_variant
 from deep_compression.network_file import read_compressed
 from deep_compression.paper import cifar10, mnist, select_settings
-from deep_compression.pruning import prunable_weights
+from deep_compression.pruning import prunable_weights, total_density
 from deep_compression.settings import EncodeStage, EncodingOptions, OriginalPipeline, PruneStage, QuantizeStage
+from deep_compression.size_target import compressed_size, find_density
 
 TRAINING = TrainOptions(epochs=2, batch_size=64, learning_rate=0.05, weight_decay=5e-4, augment=False)
 RECIPE = CompressionRecipe(
@@ -511,6 +512,20 @@ def test_method_meets_byte_target(method, bits, tmp_path, digits):
     ):
         row(0.0005, "small")
     assert [p.name for p in (tmp_path / "small").iterdir()] == ["config.json"]
+
+
+def test_network_whose_file_is_smaller_than_target_keeps_its_density():
+    """After training, even all remaining weights may need fewer bytes than the target: the smaller file is kept."""
+    model, size = create_model("lenet5", in_channels=3, image_size=32), paper_variant("lenet5").size
+    with torch.no_grad():
+        for weight in prunable_weights(model).values():
+            weight.mul_(weight.abs() > weight.abs().quantile(0.9))
+    density, bytes_of_all = total_density(model), compressed_size(model, size, 1.0)
+    dense_bytes, target = 10 * bytes_of_all, Target(0.12, "bytes")
+    assert find_density(model, size, target, dense_bytes, 0.995, allow_smaller=True) == density
+    with pytest.raises(UserError, match=r"--target-bytes 0\.12: no density at 8 bits .* the nearest keep 0\.1000"):
+        find_density(model, size, target, dense_bytes, 0.995)
+    assert find_density(model, size, Target(0.05, "bytes"), dense_bytes, allow_smaller=True) < 0.9 * density
 
 
 def test_paper_variant_has_paper_settings(tmp_path, digits):

@@ -417,3 +417,81 @@ def test_train_gives_one_error_line(capsys, tmp_path):
     for words in ([], ["--pretrained", str(tmp_path / "none.pt")], ["--pretrained", "x.pt", "--distill-weight", "1"]):
         assert train_main(words) == 2
         assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+class PaddedConv(nn.Conv2d):
+    """A convolution whose padding is a child module, as in timm's EfficientNet-Lite."""
+
+    def __init__(self, *arguments: int) -> None:
+        super().__init__(*arguments)
+        self.pad = nn.ZeroPad2d(1)
+
+    def forward(self, x):
+        return super().forward(self.pad(x))
+
+
+def padded_network() -> nn.Module:
+    torch.manual_seed(0)
+    layers = [PaddedConv(3, 48, 3), nn.ReLU(), PaddedConv(48, 64, 3), nn.ReLU()]
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(256, 40)).eval()
+
+
+def test_target_of_network_whose_convolutions_have_children_is_met():
+    model, images = padded_network(), torch.randn(60, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    pruned = prune_network(model, images[:1], images, target_macs=0.7)
+    kept = count_cost(pruned, (3, 16, 16)).macs / count_cost(model, (3, 16, 16)).macs
+    assert 0.98 * 0.7 <= kept <= 0.7
+
+
+def test_missed_target_raises(monkeypatch):
+    """A wrong prediction of the cost: the finished network is counted, not trusted."""
+    monkeypatch.setattr(WidthCost, "macs", lambda self, kept: 100 * sum({**self.sizes, **kept}.values()))
+    images = torch.randn(60, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    with pytest.raises(UserError, match=r"--target-macs 0\.7: (the network keeps|no choice of widths keeps)"):
+        prune_network(padded_network(), images[:1], images, target_macs=0.7)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            lambda x: (255 * x.clamp(0, 1)).to(torch.uint8),
+            "images are torch.uint8, the network computes in torch.float32",
+        ),
+        (lambda x: x.half(), "images are torch.float16"),
+        (lambda x: x.double(), "images are torch.float64"),
+        (lambda x: [x, x.half()], "images are torch.float16"),  # the second batch
+        (lambda x: x.where(x < 2, torch.nan), "infinities or nan"),
+    ],
+)
+def test_images_of_another_type_raise(change, message):
+    images = torch.randn(60, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    with pytest.raises(UserError, match=message):
+        prune_network(padded_network(), images[:1], change(images), target_macs=0.7)
+
+
+def test_network_without_groups_raises_with_reason():
+    model, images = nn.Sequential(nn.Flatten(), nn.Linear(768, 4)), torch.randn(20, 3, 16, 16)
+    with pytest.raises(UserError, match="no channel group can be pruned: the network has none"):
+        prune_network(model, images[:1], images, target_macs=0.5)
+
+
+def test_first_of_two_outputs_is_used():
+    class Two(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = padded_network()
+
+        def forward(self, x):
+            y = self.inner(x)
+            return y, -y
+
+    images = torch.randn(60, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    two = prune_network(Two(), images[:1], images, target_macs=0.7)
+    one = prune_network(padded_network(), images[:1], images, target_macs=0.7)
+    assert torch.equal(two(images)[0], one(images))
+
+
+def test_pt_file_keeps_class_names(network, digits):
+    content = to_dict(network, normalize=None, dataset="digits", classes=digits.classes)
+    assert from_dict(content).checkpoint_header["classes"] == digits.classes

@@ -6,6 +6,7 @@ import numpy as np
 from torch import Tensor, nn
 
 from common.channels import ChannelGroup
+from common.models import create_model
 from common.testing import random_network
 
 ARCHS = {
@@ -21,6 +22,11 @@ CONVOLUTIONS = {"vgg16": 13, "resnet56": 57, "resnet110": 111, "densenet40": 39,
 def network(arch: str, seed: int = 0) -> nn.Module:
     """Create a network with random weights and batch-norm statistics, in eval mode, with shortcuts as in the original code."""
     return random_network(arch, seed, **(ARCHS[arch][0] if arch in ARCHS else {}))
+
+
+def resnet20_of_two() -> nn.Module:
+    """Create a ResNet-20 for two classes as a custom network."""
+    return create_model("resnet20", num_classes=2)
 
 
 def random_kept(groups: Sequence[ChannelGroup], seed: int = 0) -> dict[str, list[int]]:

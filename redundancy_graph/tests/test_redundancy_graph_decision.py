@@ -188,3 +188,21 @@ def test_depthwise_convolutions_follow_their_producers():
     decided = {e.group: decide_group(e, 0.7).kept for e in compute_similarities(model, groups, hashes)}
     pruned = keep_channels(model, example, decided)  # compares the pruned with the masked network
     assert count_cost(pruned, (3, 64, 64)).macs < count_cost(model, (3, 64, 64)).macs
+
+
+def test_layer_with_maps_of_one_pixel_is_left_alone_and_named():
+    torch.manual_seed(0)
+    layers = [nn.Conv2d(3, 8, 3, 2), nn.ReLU(), nn.Conv2d(8, 16, 3), nn.ReLU(), nn.Conv2d(16, 24, 13), nn.ReLU()]
+    model = nn.Sequential(*layers, nn.Flatten(), nn.Linear(24, 10)).eval()
+    groups = channel_groups(model, EXAMPLE)
+    hashes = collect_hashes(model, noise_images(6), layers_to_hash(model, groups))
+    with pytest.warns(
+        UserWarning, match="1 of 3 layers are not pruned, because their feature maps have one pixel.*: 4$"
+    ):
+        found = compute_similarities(model, groups, hashes)
+    decisions = [decide_group(one, 0.1) for one in found]
+    assert [len(one.kept) for one in decisions] == [1, 1, 24] and [one.bits for one in decisions][2] == 0
+    assert len(decide_group(found[2], 0.0).kept) == 24
+    with pytest.warns(UserWarning, match="one pixel"):
+        both = compute_similarities(model, groups, hashes, "all")
+    assert [one.bits for one in both] == [one.bits for one in found]

@@ -1,6 +1,7 @@
 """Invalid input: one line on standard error, status 2, no traceback, no partially written files; also for the scripts."""
 
 import json
+import shlex
 from pathlib import Path
 
 import pytest
@@ -139,6 +140,19 @@ def test_invalid_input_exits_with_one_line_and_status_2(name, place, capsys, tmp
     assert not leftover_files(tmp_path, *LEFTOVERS)
     assert leftover_files(place, *LEFTOVERS) == before
     assert not (place / "hacked").exists()
+
+
+def test_missing_prune_info_of_custom_network_advises_command_for_it(place, capsys, tmp_path):
+    """The advised command generates the file; that of another network, as --arch vgg16, would not."""
+    network = ["--model", "rg_helpers:resnet20_of_two", "--pretrained", str(place / "good.pth")]
+    options = [*network, "--pruneinfo-dir", str(tmp_path), "--saved-dir", str(tmp_path / "out"), "--mini-batch", "5"]
+    status = run(main_cifar10, place, *options)
+    message = single_error_line(status, capsys.readouterr().err, "rg_helpers:resnet20_of_two --mini-batch 5")
+    assert "--arch" not in message
+    command = shlex.split(message.partition("generate it with ")[2].partition(", or add")[0])
+    assert command[0] == "generate_prune_info.py"
+    assert main_generate([*command[1:], "--log-dir", str(tmp_path / "log"), "--device", "cpu", "--workers", "0"]) == 0
+    assert (tmp_path / "rg_helpers.resnet20_of_two-0.7.json").is_file()
 
 
 @pytest.mark.parametrize("main", [GENERATE, CIFAR10])

@@ -1,5 +1,7 @@
 """Hash and similarity: golden vectors G1 and G2 of the original algorithm, and properties 7 and 8."""
 
+import warnings
+
 import numpy as np
 import pytest
 import torch
@@ -209,3 +211,15 @@ def test_maps_that_are_not_finite_raise(value):
     maps[0, 1, 3, 3] = value
     with pytest.raises(ValueError, match="not finite"):
         filter_similarity(maps)
+
+
+def test_maps_of_one_pixel_are_not_compared():
+    """Their hash is one bit, always 1: all filters would count as equal."""
+    maps = torch.randn(100, 64, 1, 1, generator=torch.Generator().manual_seed(0))
+    with pytest.warns(UserWarning, match="feature maps of one pixel"):
+        similarity = filter_similarity(maps)
+    assert select_filters(similarity, [1.0] * 64, threshold=0.01) == list(range(64))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert filter_similarity(maps.view(100, 16, 2, 2)).min() < 1
+        assert filter_similarity(maps.view(100, 32, 1, 2)).min() < 1

@@ -241,7 +241,7 @@ def load_tensors(
         if name not in tensors:
             if name.rsplit(".", 1)[-1] in optional:
                 continue
-            raise UserError(f"{path}: missing tensor {name!r}; these weights belong to another network")
+            raise UserError(f"{path}: missing tensor {name!r}; {_compare_names(expected, tensors)}")
         if tensors[name].shape != tensor.shape:
             shape, expected_shape = tuple(tensors[name].shape), tuple(tensor.shape)
             raise UserError(
@@ -253,8 +253,22 @@ def load_tensors(
             )
     for name in tensors:
         if name not in expected:
-            raise UserError(f"{path}: unexpected tensor {name!r}; these weights belong to another network")
+            raise UserError(f"{path}: unexpected tensor {name!r}; {_compare_names(expected, tensors)}")
     model.load_state_dict(dict(tensors), strict=False, assign=assign)
+
+
+def _compare_names(expected: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> str:
+    """Describe how the names of a file's tensors differ from a network's: in number, or only by a prefix."""
+    common = expected.keys() & tensors.keys()
+    for name in tensors:
+        prefix = next((name.removesuffix(one) for one in expected if name.endswith(f".{one}")), None)
+        if prefix and not common:
+            inside = sum(f"{prefix}{one}" in tensors for one in expected)
+            return f"{inside} of the network's {len(expected)} tensors have the prefix {prefix!r} in the file; remove it from the names"
+    return (
+        f"{len(common)} of the network's {len(expected)} tensors are among the {len(tensors)} of the file; check that it holds "
+        "the weights of this network"
+    )
 
 
 def build_recorded_model(

@@ -1,6 +1,8 @@
 """Command-line basics: one-line errors with exit status 2, the version, argument types."""
 
 import argparse
+import os
+import select
 import shlex
 import sys
 from collections.abc import Callable, Sequence
@@ -12,6 +14,7 @@ from common.interruption import STOPPED, Stopped
 
 INVALID_INPUT = 2
 INTERRUPTED = 130
+BROKEN_PIPE = 141  # as of a command that SIGPIPE ends
 
 
 class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
@@ -46,19 +49,24 @@ def package_version(package: str) -> str:
 
 
 def run(body: Callable[[Sequence[str] | None], None], argv: Sequence[str] | None = None) -> int:
-    """Call ``body(argv)`` and return an exit status.
+    """Call ``body(argv)``, flush the output and return an exit status.
 
     Programming errors are not caught and keep their traceback.
 
     Returns:
         0; 2 after invalid input, reported in one line on standard error; 75 if the work stopped to be resumed
-        (:mod:`common.interruption`); 130 after Ctrl-C.
+        (:mod:`common.interruption`); 130 after Ctrl-C; 141 if the reader of the output, such as ``head``, has closed it.
     """
     try:
-        body(argv)
+        try:
+            body(argv)
+        finally:
+            sys.stdout.flush()
     except UserError as error:
         return _print_error(str(error))
     except OSError as error:
+        if isinstance(error, BrokenPipeError) and _is_output_closed():
+            return BROKEN_PIPE
         where = f" ({error.filename})" if error.filename else ""
         return _print_error(f"{error.strerror or error}{where}")
     except MemoryError:
@@ -70,6 +78,19 @@ def run(body: Callable[[Sequence[str] | None], None], argv: Sequence[str] | None
         print("interrupted; the same command resumes", file=sys.stderr)
         return INTERRUPTED
     return 0
+
+
+def _is_output_closed() -> bool:
+    """Return whether the reader of standard output has closed it; if so, discard what is left to write."""
+    try:
+        output, poll = sys.stdout.fileno(), select.poll()
+    except (OSError, ValueError):  # not a file
+        return False
+    poll.register(output, 0)
+    if not any(events & select.POLLERR for _, events in poll.poll(0)):
+        return False
+    os.dup2(os.open(os.devnull, os.O_WRONLY), output)  # Python flushes at exit
+    return True
 
 
 def command_line(prog: str, argv: Sequence[str] | None) -> str:

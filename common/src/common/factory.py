@@ -2,7 +2,9 @@
 
 import importlib
 import inspect
+import warnings
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -82,15 +84,30 @@ CIFAR_RESNETS = ("resnet20", "resnet32", "resnet44", "resnet56", "resnet110")
 
 
 def import_factory(name: str, num_classes: int | None = None) -> Callable[[], nn.Module]:
-    """Import ``PACKAGE.MODULE:FACTORY`` and bind ``num_classes`` if it accepts that argument. Raises UserError."""
+    """Import ``PACKAGE.MODULE:FACTORY`` and bind ``num_classes`` if it accepts that argument or any keyword. Raises UserError."""
     module_name, _, attribute = name.partition(":")
     if not attribute:
         raise UserError(f"--model {name}: expected PACKAGE.MODULE:FACTORY")
     try:
         factory = getattr(importlib.import_module(module_name), attribute)
-        takes_classes = "num_classes" in inspect.signature(factory).parameters
+        parameters = inspect.signature(factory).parameters
     except (ImportError, AttributeError, TypeError, ValueError) as error:
         raise UserError(f"--model {name}: {error}") from error
-    if takes_classes and num_classes is not None:
+    if num_classes is None:
+        return factory
+    if "num_classes" in parameters:
         return lambda: factory(num_classes=num_classes)
+    if any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters.values()):
+        return partial(_build_with_classes, name, factory, num_classes)
     return factory
+
+
+def _build_with_classes(name: str, factory: Callable[..., nn.Module], num_classes: int) -> nn.Module:
+    """Call a factory with arbitrary keywords, such as torchvision's, for this number of classes, if it accepts that."""
+    try:
+        return factory(num_classes=num_classes)
+    except TypeError as error:
+        if "num_classes" not in str(error):
+            raise
+    warnings.warn(f"--model {name}: the factory does not accept num_classes; it is called without", stacklevel=2)
+    return factory()

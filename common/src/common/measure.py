@@ -19,6 +19,7 @@ from common.data import ImageSet
 from common.device import exact_float32
 from common.layers import to_device
 from common.options import LATENCY_BATCHES, LATENCY_REPEATS
+from common.outputs import class_scores
 
 BATCH_SIZE, BATCH_SIZE_ON_CUDA = 250, 2000  # of evaluation; the latter for images of up to 32 x 32 pixels
 
@@ -71,7 +72,7 @@ def evaluate(
     total = -(-len(images) // batch_size)
     with exact_float32():
         for batch in tqdm(batches, total=total, desc="evaluate", disable=None, leave=False):
-            logits = model(batch.images).float()
+            logits = class_scores(model(batch.images)).float()
             ranked = logits.topk(min(5, logits.shape[1]), dim=1).indices
             hits = ranked == batch.labels[:, None]
             loss = F.cross_entropy(logits, batch.labels, reduction="sum")

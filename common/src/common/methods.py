@@ -32,6 +32,7 @@ class Decision:
             changed.
         report: Entries for metrics.json: threshold, penalty, vector, ...
         log: Rows of log.csv, if nothing is trained afterwards.
+        smaller: Explanation in case the network is smaller than the target's tolerance allows; empty: that is an error.
     """
 
     kept: Mapping[str, Sequence[int]] = field(default_factory=dict)
@@ -39,6 +40,7 @@ class Decision:
     recalibrate: Iterable[Tensor] = ()
     report: Mapping[str, Any] = field(default_factory=dict)
     log: Sequence[Mapping[str, Any]] = ()
+    smaller: str = ""
 
 
 def save_network(path: Path, network: nn.Module, start: TrainedModel) -> None:

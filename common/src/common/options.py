@@ -53,7 +53,7 @@ class DataOptions:
     dataset: str = option(
         "digits",
         "data set: digits, mnist, fashion-mnist, cifar10, cifar100, imagenet, cub200, or folder:PATH "
-        "(images in PATH/train and in either PATH/val or PATH/test)",
+        "(images in PATH/train and in either PATH/val or PATH/test; numeric-folder:PATH sorts class folders by number)",
     )
     dataset_dir: str | None = option(None, "folder of the data set; not required for digits")
     normalize: str | None = option(

@@ -18,14 +18,15 @@ from common.atomic import write_csv, write_json
 from common.batchnorm import recalibrate_batch_norm
 from common.channels import keep_channels
 from common.channels.shortcuts import restore_shortcuts
+from common.cost import count_cost
 from common.distributed import barrier, is_main
 from common.formats import load_network
-from common.log import epoch_logger
+from common.log import Log, epoch_logger
 from common.measure import Accuracy, measure_latency
 from common.methods import Decision, Method
 from common.runs import DECISION, LOG, METRICS, Stage
 from common.target import Target
-from common.trained_model import TrainedModel
+from common.trained_model import TrainedModel, report_chance_level
 from common.training import Hooks, TrainOptions, distillation_loss, fit
 from common.training.loop import check_tensorboard
 
@@ -85,6 +86,7 @@ def compress(
     training: FineTuning | None = None,
     *,
     latency: bool = True,
+    accept_missed: bool = False,
     details: Callable[[Outcome], Mapping[str, Any]] = lambda outcome: {},
 ) -> dict[str, Any]:
     """Compress a network in a run folder and return its metrics. A finished run is read, an interrupted one resumes.
@@ -93,22 +95,28 @@ def compress(
         target: None if the method's own options determine how much is kept.
         training: Fine-tuning; None for no training. Ignored for methods whose axis is ``bytes``.
         latency: Whether to measure the latency of both networks (interleaved).
+        accept_missed: Whether to finish a network that misses the target, because the caller reports it.
         details: Function that returns further entries of metrics.json.
 
     Raises:
-        UserError: If the method cannot reach the target.
+        UserError: If the method cannot reach the target, or its network misses it.
     """
     if stage.finished:
         if is_main():
             stage.log(f"{stage.folder.name} is finished: {stage.folder / METRICS}")
         return stage.metrics()
+    report_chance_level(start.reference or start)
+    if target is not None and method.axis == "macs":
+        target.require_groups(start.groups, start.all_groups)
     decision = method.decide(start, target, stage)
     if training and training.recalibrate and method.axis != "bytes" and not decision.recalibrate:
         decision = replace(decision, recalibrate=recalibration_images(start, training.recalibrate, stage.seed))
     if is_main():
         kept = {name: [int(channel) for channel in channels] for name, channels in decision.kept.items()}
         write_json(stage.folder / DECISION, {"kept": kept, "report": decision.report})
-    network = apply_decision(start, decision)
+    network, checked = apply_decision(start, decision), None if accept_missed else target
+    if checked is not None and checked.axis == "macs":  # before the fine-tuning, which does not change the MACs
+        _check_target(checked, start, decision, {"macs": count_cost(network, start.data.input_shape).macs})
     tuning = training if training and training.recipe.epochs and method.axis != "bytes" else None
     pruned = start.metrics(network, start.measure(network)) if tuning and is_main() else None
     rows = train(stage, start, network, tuning) if tuning else []
@@ -118,9 +126,27 @@ def compress(
         file = stage.folder / f"model{method.suffix}"
         method.save(file, network, start)
         outcome = _measure_outcome(start, decision, rows, file, pruned, latency)
+        if checked is not None:
+            _check_target(checked, start, decision, outcome.metrics["compressed"], stage.log)
         stage.finish({**outcome.metrics, **decision.report, "file": file.name, **details(outcome)})
     barrier()
     return stage.metrics()
+
+
+def _check_target(
+    target: Target, start: TrainedModel, decision: Decision, measured: Mapping[str, Any], log: Log | None = None
+) -> None:
+    """Check a network with these metrics against the target, a fraction of the starting network.
+
+    Raises UserError if it misses the target, unless it is smaller and the decision explains why.
+    """
+    full = start.bytes if target.axis == "bytes" else count_cost(start.model, start.data.input_shape).macs
+    fraction = measured[target.axis] / full
+    if decision.smaller and fraction < target.min_fraction:
+        if log is not None:
+            log(f"{fraction:.4f} of the {target.axis} for a target of {target.fraction:g}: {decision.smaller}")
+        return
+    target.check(fraction)
 
 
 def apply_decision(start: TrainedModel, decision: Decision) -> nn.Module:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 Axis = Literal["macs", "bytes", "latency"]
 K = TypeVar("K")
 TOLERANCE = 0.02  # a target F is met by fractions in [(1 - TOLERANCE) F, F]
+ROUNDING = 1e-9  # of a fraction, such as the product of the targets of a chain
 STEPS = 40  # of a bisection
 AXIS_NAMES = {"macs": "MACs", "bytes": "bytes", "latency": "latency"}
 
@@ -47,6 +48,28 @@ class Target:
     def is_met_by(self, fraction: float) -> bool:
         """Return whether a fraction is between 0.98 and 1.00 times the target."""
         return self.min_fraction <= fraction <= self.fraction
+
+    def require_groups(self, usable: Sequence[ChannelGroup], found: Sequence[ChannelGroup] = ()) -> None:
+        """Raise UserError if no channel group is usable. found: all groups of the network."""
+        if not usable:
+            reason = (
+                f"the options exclude all {len(found)}"
+                if found
+                else "the network has none that can be traced and removed"
+            )
+            raise UserError(
+                f"--target-{self.axis} {self.fraction:g}: no channel group can be pruned: {reason}; python -m common.channels "
+                "lists the groups of a network"
+            )
+
+    def check(self, fraction: float) -> None:
+        """Raise UserError if a finished network, which keeps ``fraction``, misses the target."""
+        if not self.min_fraction - ROUNDING <= fraction <= self.fraction + ROUNDING:
+            window = f"{self.min_fraction:.4g} to {self.fraction:.4g} of the {AXIS_NAMES[self.axis]}"
+            raise UserError(
+                f"--target-{self.axis} {self.fraction:g}: the network keeps {fraction:.4f}, not {window}: its cost is not the "
+                "one that its channel groups predict"
+            )
 
     def raise_unreachable(self, what: str, near: Iterable[str | float]) -> NoReturn:
         """Raise the UserError for an unreachable target.
@@ -139,6 +162,7 @@ def uniform_widths(
     Raises:
         UserError: If the target cannot be met; the message has the nearest fraction of the MACs.
     """
+    target.require_groups(groups)
     steps = {g.name: min(g.size, lcm(g.conv_groups, round_to)) for g in groups}
     budget = target.fraction * cost.dense
     widths = _largest_that_fits(groups, steps, cost, budget)

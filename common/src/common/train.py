@@ -64,6 +64,7 @@ def train(settings: Train) -> None:
     from common.distributed import is_main, process_group
     from common.factory import import_factory, model_from_options
     from common.runs import open_stage
+    from common.trained_model import with_classes_of
 
     options = train_options(settings.training, settings.running, settings.precision)
     factory, seed = settings.network.model, settings.repeat.seed
@@ -75,6 +76,7 @@ def train(settings: Train) -> None:
         folder = Path(settings.out or f"runs/{data.name}/{name}-{seed}")
         torch.manual_seed(seed)
         model, _ = model_from_options(settings.network, data.num_classes, data.input_shape)
+        data = with_classes_of(model, data, settings.network.weights)
         run = open_stage(
             folder,
             "common",
@@ -118,8 +120,10 @@ def train_baseline(
     """Train on all training images, save the network, evaluate the saved file, and return the run's metrics."""
     from common.checkpoint import save_model
     from common.distributed import barrier, is_main
-    from common.trained_model import read_trained_model
+    from common.trained_model import check_compatible, read_trained_model, report_chance_level
     from common.training import fit
+
+    check_compatible(model, data, run.folder)
 
     fit(
         model,
@@ -135,7 +139,8 @@ def train_baseline(
     if is_main():
         save_model(run.model_path, model, normalize=(data.mean, data.std), dataset=data.name, classes=data.classes)
         trained = read_trained_model(run.model_path, data, factory=factory, device=device, workers=workers)
-        run.finish({"epochs": options.epochs, "baseline": trained.timed_metrics(latency)})
+        found = {"epochs": options.epochs, "baseline": trained.timed_metrics(latency)}
+        run.finish(found | ({"at_chance": True} if report_chance_level(trained) else {}))
     barrier()
     return run.metrics()
 

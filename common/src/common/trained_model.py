@@ -2,8 +2,10 @@
 
 import copy
 import hashlib
+import math
+import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -22,8 +24,10 @@ from common.layers import to_device
 from common.log import Log
 from common.measure import Accuracy, evaluate, measure_latency, model_metrics
 from common.options import DataOptions, NetworkOptions
+from common.outputs import class_scores
 
 CPU = torch.device("cpu")
+CHANCE_ERRORS = 2  # standard errors above chance up to which an accuracy counts as chance
 
 
 @dataclass(frozen=True)
@@ -196,41 +200,90 @@ def print_result(label: str, metrics: Mapping[str, Mapping[str, Any]], log: Log)
         log(f"{label}: {key} {dense[key] / 1e6:.2f} M -> {small[key] / 1e6:.2f} M, {removed:.2f} % removed")
 
 
+def report_chance_level(trained: TrainedModel) -> bool:
+    """Return whether a network is not better than always predicting the most frequent class, and warn if so.
+
+    Its accuracy on the test images is compared with that of guessing, plus two standard errors.
+    """
+    counts = torch.bincount(trained.data.test.labels)
+    total, chance = int(counts.sum()), float(counts.max() / counts.sum())
+    if trained.accuracy.top1 / 100 > chance + CHANCE_ERRORS * math.sqrt(chance * (1 - chance) / total):
+        return False
+    warnings.warn(
+        f"{trained.file or trained.name}: the network is at chance level: top-1 {trained.accuracy.top1:.2f} % on {total} test "
+        f"images, {100 * chance:.2f} % of which are of one class; train it first, or check the classes and the normalization",
+        stacklevel=3,
+    )
+    return True
+
+
 def with_normalization_of(model: nn.Module, data: DataBundle) -> DataBundle:
     """Return the data with the normalization recorded in the network's checkpoint, if there is one."""
     known = (getattr(model, "checkpoint_header", None) or {}).get("normalize")
     return data.with_normalization(known["mean"], known["std"]) if known else data
 
 
+def with_classes_of(model: nn.Module, data: DataBundle, source: object) -> DataBundle:
+    """Return the data with labels matched by name to the classes recorded in the network's checkpoint, if there are any.
+
+    Raises UserError, naming ``source``, for classes that the network does not have.
+    """
+    known = (getattr(model, "checkpoint_header", None) or {}).get("classes")
+    return data.with_classes(known, source) if known else data
+
+
 def check_trained_model(trained: TrainedModel) -> TrainedModel:
-    """Check a trained network and return it, in eval mode.
+    """Check a trained network and return it, in eval mode, with labels that are positions among its recorded classes.
 
     Raises UserError, naming the file, if weights are not finite, or the network does not fit the images or the classes.
     """
-    file, data = trained.file or trained.name, trained.data
+    file = trained.file or trained.name
     for name, tensor in trained.model.state_dict().items():
         if tensor.is_floating_point() and not tensor.isfinite().all():
             raise UserError(f"{file}: {name} has values that are not finite; the weights are damaged")
-    _check_compatible(trained.model.eval(), data, file)
+    outputs = _count_outputs(trained.model.eval(), trained.data, file)
+    data = with_classes_of(trained.model, trained.data, file)
+    _check_outputs(outputs, data, file)
     record = getattr(trained.model, "architecture", None)
     classes = record["args"].get("num_classes", data.num_classes) if record else data.num_classes
     if classes != data.num_classes:
         raise UserError(f"{file}: the network has {classes} classes, {data.name} has {data.num_classes} classes")
-    return trained
+    return trained if data is trained.data else replace(trained, data=data)
+
+
+def check_compatible(model: nn.Module, data: DataBundle, name: object) -> None:
+    """Raise UserError, naming the file, unless the network accepts the data's images and has an output per class."""
+    _check_outputs(_count_outputs(model, data, name), data, name)
 
 
 @torch.no_grad()
-def _check_compatible(model: nn.Module, data: DataBundle, name: object) -> None:
-    """Raise UserError, naming the file, unless the network accepts the data's images and has an output per class."""
+def _count_outputs(model: nn.Module, data: DataBundle, name: object) -> int:
+    """Return the number of class scores for an image of the data. Raises UserError if the network does not accept it."""
     shape, parameter = tuple(data.input_shape), next(model.parameters(), None)
+    example = torch.zeros(1, *shape, device=None if parameter is None else parameter.device)
+    modes = {module: module.training for module in model.modules()}
     try:
-        scores = model(torch.zeros(1, *shape, device=None if parameter is None else parameter.device))
+        return class_scores(model.eval()(example)).shape[1]
+    except UserError as error:
+        raise UserError(f"{name}: {error}") from error
     except (RuntimeError, ValueError) as error:
         reason = str(error).splitlines()[0][:200]
         raise UserError(f"{name}: the network does not accept the images of {data.name}, {shape}: {reason}") from error
-    if scores.dim() != 2 or scores.shape[1] < data.num_classes:
-        shape = tuple(scores.shape)
-        raise UserError(f"{name}: the outputs have shape {shape}, but {data.name} has {data.num_classes} classes")
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+
+
+def _check_outputs(outputs: int, data: DataBundle, name: object) -> None:
+    """Raise UserError for fewer outputs than classes; warn if there are more."""
+    if outputs < data.num_classes:
+        raise UserError(f"{name}: the outputs have shape {(1, outputs)}, but {data.name} has {data.num_classes} classes")
+    if outputs > data.num_classes:
+        warnings.warn(
+            f"{name}: the network has {outputs} outputs, but {data.name} has {data.num_classes} classes; label c is taken for "
+            "output c",
+            stacklevel=4,
+        )
 
 
 def read_trained_model(file: Path, data: DataBundle, **more: Any) -> TrainedModel:

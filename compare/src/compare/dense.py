@@ -11,7 +11,13 @@ from common.data import DataBundle
 from common.models import arguments_for, create_model
 from common.runs import open_stage
 from common.train import train_baseline
-from common.trained_model import TrainedModel, read_trained_model, with_normalization_of
+from common.trained_model import (
+    TrainedModel,
+    read_trained_model,
+    report_chance_level,
+    with_classes_of,
+    with_normalization_of,
+)
 from common.training import TrainOptions
 from compare.settings import PACKAGE
 
@@ -70,7 +76,7 @@ def import_dense(
     stage = open_stage(out / "baseline", PACKAGE, options, device=device, fingerprint=data.fingerprint, force=force)
     if not stage.finished:
         model = load()
-        data = with_normalization_of(model, data)
+        data = with_classes_of(model, with_normalization_of(model, data), file)
         save_model(
             stage.model_path,
             model,
@@ -81,5 +87,6 @@ def import_dense(
         )
         arch = getattr(model, "architecture", {"arch": name})["arch"]
         trained = read_trained_model(stage.model_path, data, factory=factory, device=device, workers=workers)
-        stage.finish({"arch": arch, "baseline": trained.timed_metrics(latency)})
+        found = {"arch": arch, "baseline": trained.timed_metrics(latency)}
+        stage.finish(found | ({"at_chance": True} if report_chance_level(trained) else {}))
     return read_trained_model(stage.model_path, data, name=name, factory=factory, device=device, workers=workers)

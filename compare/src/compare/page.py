@@ -11,10 +11,12 @@ from compare.findings import any_finetuned, count_threads, findings, middle_targ
 from compare.result_set import ResultGroup, ResultSet, chain_groups, method_order, single_method_groups
 from compare.text_report import (
     ABSENT,
+    AT_CHANCE,
     absent_lines,
     format_latency,
     format_mean_std,
     format_target,
+    is_at_chance,
     method_notes,
     seeds_note,
 )
@@ -226,6 +228,7 @@ def _table(groups: Sequence[ResultGroup], chains: Sequence[ResultGroup], result_
         if any(g.missed for g in [*groups, *chains])
         else ""
     )
+    missed += f'<p class="soft"><span class="warn">!</span> {AT_CHANCE}.</p>' if is_at_chance(result_set) else ""
     missed += "".join(
         f'<p class="soft">Not in the table ({ABSENT}): {escape(line)}.</p>' for line in absent_lines(result_set)
     )

@@ -14,10 +14,13 @@ from torch import nn
 
 from common.channels.trace import ShortcutPruner, show_shortcuts_as_nodes
 from common.cost import layer_macs
+from common.cost.calls import LAYERS
 from common.data import DataBundle
+from common.errors import UserError
 from common.layers import weight_of
 from common.methods import Decision, Method
 from common.models import PadShortcut
+from common.outputs import class_scores
 from common.runs import Stage
 from common.target import Target
 from common.trained_model import TrainedModel
@@ -33,7 +36,20 @@ def decide(start: TrainedModel, target: Target | None, stage: Stage) -> Decision
     assert target is not None
     model = _pruned(copy.deepcopy(start.model).cpu(), start.data, target, stage.seed)
     model.zero_grad(set_to_none=True)
+    _check_training_mode(model, start.data.input_shape)
     return Decision(model=model)
+
+
+def _check_training_mode(model: nn.Module, shape: Sequence[int]) -> None:
+    """Raise UserError if the network fails in training mode: the library does not see modules that run only there."""
+    try:
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            copy.deepcopy(model).train()(torch.zeros(2, *shape))
+    except (RuntimeError, ValueError) as error:
+        reason = str(error).splitlines()[0][:200]
+        raise UserError(
+            f"torch-pruning: the pruned network does not run in training mode ({reason}); remove auxiliary heads"
+        ) from error
 
 
 def _pruned(unpruned: nn.Module, data: DataBundle, target: Target, seed: int, largest: int = 0) -> nn.Module:
@@ -93,7 +109,7 @@ def _groups(pruner: tp.pruner.BasePruner) -> Iterator[tp.dependency.Group]:
 
 def _pruner(model: nn.Module, shape: Sequence[int], kept_layers: Set[str]) -> tp.pruner.BasePruner:
     example = torch.zeros(1, *shape)
-    ignored = [*_last_layers(model), *(module for name, module in model.named_modules() if name in kept_layers)]
+    ignored = [*_last_layers(model, example), *(module for name, module in model.named_modules() if name in kept_layers)]
     shortcuts = show_shortcuts_as_nodes(model)
     pruner = tp.pruner.BasePruner(
         model,
@@ -129,9 +145,20 @@ def _others(width: int, removed: Sequence[int]) -> torch.Tensor:
     return torch.tensor(sorted(set(range(width)) - set(removed)), dtype=torch.int64)
 
 
-def _last_layers(model: nn.Module) -> list[nn.Linear]:
-    """Return the classifier: the last linear layer."""
-    return [module for module in model.modules() if isinstance(module, nn.Linear)][-1:]
+def _last_layers(model: nn.Module, example: torch.Tensor) -> list[nn.Module]:
+    """Return the classifier, the last linear layer, and all modules whose output is one of the network's outputs."""
+    produced: list[tuple[nn.Module, object]] = []
+    hooks = [
+        module.register_forward_hook(lambda module, inputs, output: produced.append((module, output)))
+        for module in model.modules()
+        if isinstance(module, LAYERS)
+    ]
+    with torch.no_grad():
+        outputs = tp.utils.flatten_as_list(model(example))
+    for hook in hooks:
+        hook.remove()
+    found = [module for module in model.modules() if isinstance(module, nn.Linear)][-1:]
+    return [*found, *(module for module, output in produced if any(output is one for one in outputs))]
 
 
 def _compute_gradients(model: nn.Module, data: DataBundle, seed: int) -> None:
@@ -140,7 +167,10 @@ def _compute_gradients(model: nn.Module, data: DataBundle, seed: int) -> None:
     model.eval()
     model.zero_grad(set_to_none=True)
     for batch in data.train.subset(order).batches(128):
-        F.cross_entropy(model(batch.images), batch.labels, reduction="sum").div(len(order)).backward()
+        F.cross_entropy(class_scores(model(batch.images)), batch.labels, reduction="sum").div(len(order)).backward()
+    for parameter in model.parameters():
+        if parameter.grad is None:  # of another output than the first
+            parameter.grad = torch.zeros_like(parameter)
 
 
 TORCH_PRUNING = Method(

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from common.channels import ChannelGroup, Masking, channel_groups
 from common.errors import UserError
 from common.models import input_shape
+from common.outputs import class_scores
 from decore.agents import policy_loss
 from decore.policy_options import INITIAL_WEIGHT
 from decore.reward import accuracy_reward, compression_reward, correct_predictions
@@ -254,7 +255,7 @@ def validate(model: nn.Module, loader: Iterable[tuple[Tensor, Tensor]], device: 
     model.eval()
     total = right = 0
     for images, labels in loader:
-        right += int((model(images.to(device)).argmax(1) == labels.to(device)).sum())
+        right += int((class_scores(model(images.to(device))).argmax(1) == labels.to(device)).sum())
         total += len(labels)
     if not total:
         raise UserError("validate: the loader is empty; provide at least one batch")

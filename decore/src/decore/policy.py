@@ -17,6 +17,7 @@ from common.cost import WidthCost
 from common.data import Batch, ImageSet
 from common.distributed import sum_over_ranks
 from common.layers import to_device
+from common.outputs import class_scores
 from common.training import Hooks, TrainOptions, cross_entropy, fit
 from common.training.step import Stateful
 from decore.agents import Agents
@@ -97,7 +98,7 @@ class PolicyTraining:
         """Return the agents' loss, summed over the examples, and the masked network's logits (frozen network)."""
         actions = self.agents.sample_for_examples(batch.indices, self.seed, self.epoch)
         with torch.no_grad(), self.masking.applied(actions):
-            logits = self.model(batch.images)
+            logits = class_scores(self.model(batch.images))
         self._record(actions, logits, batch)
         with torch.autocast(batch.images.device.type, enabled=False):  # counts of channels are exact in float32 only
             return len(actions) * agents(actions, self._advantages(), self.options.entropy), logits

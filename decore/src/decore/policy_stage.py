@@ -18,6 +18,7 @@ from common.distributed import barrier, is_main
 from common.log import Log
 from common.measure import evaluate
 from common.methods import save_network
+from common.outputs import class_scores
 from common.runs import LOG, METRICS, MODEL, Stage, read_json
 from common.trained_model import TrainedModel
 from decore.agents import Agents
@@ -155,7 +156,7 @@ def _training_accuracy(trained: TrainedModel, images: ImageSet, augment: bool, s
     for batch in images.batches(
         BATCH, augment=augment, seed=seed, device=trained.device, workers=trained.workers, channels_last=True
     ):
-        correct += int((model(batch.images).argmax(1) == batch.labels).sum())
+        correct += int((class_scores(model(batch.images)).argmax(1) == batch.labels).sum())
     return correct / len(images)
 
 

@@ -113,12 +113,15 @@ def find_network(stage: str, network: NetworkOptions, data: DataBundle, out: Pat
         return previous
     if not network.weights:
         hint = f" ({previous} does not exist: run the stage {PREVIOUS[stage]} first)" if previous else ""
-        raise UserError(f"no trained network is given{hint}; use --checkpoint FILE, or --arch NAME --weights FILE")
+        option = f"--model {network.model}" if network.model else "--arch NAME"
+        raise UserError(f"no trained network is given{hint}; use --checkpoint FILE, or {option} --weights FILE")
     from common.checkpoint import save_model
     from common.factory import model_from_options
+    from common.trained_model import with_classes_of
 
     path = out / "dense.safetensors"
     model, _ = model_from_options(network, data.num_classes, data.input_shape)
+    data = with_classes_of(model, data, network.weights)
     if is_main():
         save_model(path, model, normalize=(data.mean, data.std), dataset=data.name, classes=data.classes)
     barrier()

@@ -28,6 +28,9 @@ from deep_compression.stages import open_network, prune, quantize, save_checkpoi
 BITS = (4, 5, 6, 8)  # extended: candidate bits per weight; the first that needs at most FULL of the weights is used
 FULL = 0.6
 EXCESS = 1.03  # size after pruning, relative to the target; training changes the weights, then the network is trimmed
+SMALLER = (
+    "training after pruning made the file smaller than the target, and removing fewer weights is not possible any more"
+)
 AIM = 0.995  # size after trimming, relative to the target
 
 
@@ -87,14 +90,15 @@ def _decide(variant: Variant, start: TrainedModel, target: Target | None, stage:
     pruned = prune(start, stage, plan, stage.recipe)
     trimmed = stage.folder / "trimmed.safetensors"
     if stage.force or not trimmed.is_file():
-        model, density = copy.deepcopy(pruned.model), find_density(pruned.model, variant.size, target, start.bytes, AIM)
-        density = min(density, total_density(model))
+        model = copy.deepcopy(pruned.model)
+        density = find_density(model, variant.size, target, start.bytes, AIM, allow_smaller=True)
         PruningMaskHook(model, variant.size.masks(prunable_weights(model), density))
         save_checkpoint(trimmed, model, start)
     training = centroid_training(stage.recipe, variant.centroids)
     shared = quantize(open_network(trimmed, start), stage, variant.size.plan, training)
     bits = variant.size.plan.conv_bits
-    return Decision(model=shared.model, report={"density": total_density(shared.model), "bits": bits})
+    report = {"density": total_density(shared.model), "bits": bits}
+    return Decision(model=shared.model, report=report, smaller=SMALLER)
 
 
 def pruning_plan(rule: str, weights: Mapping[str, Tensor], density: float) -> PruningPlan:

@@ -67,12 +67,20 @@ def compressed_size(model: nn.Module, settings: SizeSettings, density: float) ->
 
 
 def find_density(
-    model: nn.Module, settings: SizeSettings, target: Target, dense_bytes: int, factor: float = 1.0
+    model: nn.Module,
+    settings: SizeSettings,
+    target: Target,
+    dense_bytes: int,
+    factor: float = 1.0,
+    allow_smaller: bool = False,
 ) -> float:
     """Find a density whose file has ``factor`` times the target's bytes, or at most 1 % less.
 
     The size is nearly linear in the density, so the next density is interpolated between the two nearest known ones (every
     third one bisects).
+
+    Args:
+        allow_smaller: Whether to return the density of the given network if its file is smaller than that.
 
     Raises:
         UserError: If no density is within 2 % of the target; the message has the nearest fractions of ``dense_bytes``.
@@ -80,6 +88,8 @@ def find_density(
     wanted, remaining = factor * (target.fraction * dense_bytes), total_density(model)
     low, high = (0.0, compressed_size(model, settings, 0.0)), (remaining, compressed_size(model, settings, remaining))
     if high[1] <= wanted:
+        if allow_smaller:
+            return remaining
         low = high
     for step in range(STEPS):
         if not low[1] < ENOUGH * wanted or low[1] > wanted or high[1] <= wanted:

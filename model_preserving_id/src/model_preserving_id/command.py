@@ -186,5 +186,8 @@ def save_original_format(
     """Write the original code's file into the run folder: a dictionary of architecture name, arguments and tensors."""
     data = start.data
     normalize = {"mean": list(data.mean), "std": list(data.std)}
-    save_dict(folder / name, to_dict(model, normalize=normalize, dataset=data.name, dataset_dir=dataset_dir))
+    save_dict(
+        folder / name,
+        to_dict(model, normalize=normalize, dataset=data.name, dataset_dir=dataset_dir, classes=data.classes),
+    )
     return folder / name

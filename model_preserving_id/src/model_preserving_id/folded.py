@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from common.channels import ChannelGroup, channel_groups, keep_channels
 from common.channels.shortcuts import restore_shortcuts
-from common.cost import WidthCost, layer_macs
+from common.cost import WidthCost, count_cost
 from common.errors import UserError
 from common.layers import weight_of
 from common.methods import Decision
@@ -53,7 +53,7 @@ class FoldedNetwork:
         self.example = example.to(self.device)
         groups = channel_groups(self.model, self.example)
         self.cost = WidthCost(self.model, example.shape[1:], groups)
-        self.dense_macs = sum(layer_macs(model, example.shape[1:]).values())
+        self.dense_macs = count_cost(model, example.shape[1:]).macs
         self.groups = self._select_groups(groups)
         self._inputs_of = {name: consumer_inputs([group]) for name, group in self.groups.items()}
         self.kept: dict[str, list[int]] = {}

@@ -19,6 +19,7 @@ from common.atomic import atomic_file
 from common.errors import UserError
 from common.layers import weight_of
 from common.models import PadShortcut
+from common.outputs import first_output
 from common.target import Target
 from common.tensor_files import read_tensor_file
 from model_preserving_id.activations import GramStatistics, gather_statistics, warn_if_few_rows
@@ -140,9 +141,8 @@ def measure_statistics(
     current: list[Tensor] = []
 
     def add(outputs: Tensor) -> None:
-        current.append(
-            outputs.argmax(1).cpu() if isinstance(outputs, Tensor) and outputs.dim() == 2 else torch.empty(0)
-        )
+        scores = first_output(outputs)
+        current.append(scores.argmax(1).cpu() if scores.dim() == 2 else torch.empty(0))
 
     statistics = gather_statistics(
         folded.model, folded.consumer_inputs(stale), inputs, device=folded.device, on_output=add

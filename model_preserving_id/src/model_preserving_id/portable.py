@@ -70,8 +70,7 @@ def from_dict(content: Mapping[str, Any], path: Path | str = "the dictionary") -
     fit_shapes(model, tensors, path)
     load_tensors(model, tensors, path, assign=True)
     header = {key: content[key] for key in ("dataset", "dataset_dir") if isinstance(content.get(key), str)}
-    if content.get("normalize"):
-        header["normalize"] = content["normalize"]
+    header |= {key: content[key] for key in ("normalize", "classes") if content.get(key)}
     model.checkpoint_header = header  # type: ignore[assignment]
     return model.eval()
 

@@ -1,10 +1,12 @@
 """One-shot pruning of a network with unlabeled images. (Paper, section 3)"""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
+from common.cost import count_cost
 from common.errors import UserError
 from common.target import Target
 from common.trained_model import Limits
@@ -67,7 +69,7 @@ def prune_network(
         device: Device for the computation; by default the network's.
 
     Raises:
-        UserError: If the arguments are invalid or the target cannot be reached.
+        UserError: If the arguments are invalid, or the target cannot be reached or is missed.
     """
     if sum(choice is not None for choice in (kept, target_macs, keep, eps)) != 1:
         raise UserError("prune_network: expected exactly one of kept, target_macs, keep and eps")
@@ -75,15 +77,20 @@ def prune_network(
     check_score(score)
     target = None if target_macs is None else Target(target_macs)
     residual = residual or ("keep" if kept is None else "exact")
-    inputs = _check_inputs(batches)
+    inputs = _check_inputs(batches, example_input, next((p.dtype for p in model.parameters()), torch.float32))
     for name, tensor in model.state_dict().items():
         if tensor.is_floating_point() and not torch.isfinite(tensor).all():
             raise UserError(f"the weights {name} contain infinities or nan; load another checkpoint")
     limits = Limits(ignored=tuple(ignored_layers), round_to=round_to)
     folded = FoldedNetwork(model, example_input, residual=residual, limits=limits, device=device)
+    if target is not None:
+        target.require_groups(list(folded.groups.values()))
     prune_one_shot(folded, inputs, kept, target, keep, eps, score)
     compensate(folded, inputs, compensation, count=reconstruction_images)
-    return folded.build_pruned().to(next(model.parameters()).device)
+    pruned = folded.build_pruned().to(next(model.parameters()).device)
+    if target is not None:
+        target.check(count_cost(pruned, example_input.shape[1:]).macs / folded.dense_macs)
+    return pruned
 
 
 def prune_one_shot(
@@ -129,15 +136,37 @@ def prune_all(
             folded.prune_group(name, rankings[name].kept(width), statistics[name])
 
 
-def _check_inputs(batches: Iterable[Tensor] | Tensor) -> Iterable[Tensor]:
-    """Return batches that can be read several times. Raises UserError for labels and for an empty iterable."""
+def _check_inputs(batches: Iterable[Tensor] | Tensor, example: Tensor, dtype: torch.dtype) -> Iterable[Tensor]:
+    """Return batches that can be read several times, and are checked as they are read. Raises UserError if there are none.
+
+    dtype: type of the network's weights, which images must have; inputs of another kind must have that of the example.
+    """
     if isinstance(batches, Tensor):
-        return [batches]
+        batches = [batches]
     if iter(batches) is batches:
         batches = list(batches)
-    first = next(iter(batches), None)
-    if first is None:
+    checked = _CheckedBatches(batches, dtype if example.is_floating_point() else example.dtype)
+    if next(iter(checked), None) is None:
         raise UserError("batches: no images given; give at least one batch")
-    if not isinstance(first, Tensor):
-        raise UserError(f"batches: expected tensors (N, ...), without labels; got {type(first).__name__}")
-    return batches
+    return checked
+
+
+@dataclass(frozen=True)
+class _CheckedBatches:
+    """Batches of one type; iterating raises UserError for labels, for another type and for values that are not finite."""
+
+    batches: Iterable[Tensor]
+    dtype: torch.dtype
+
+    def __iter__(self) -> Iterator[Tensor]:
+        for batch in self.batches:
+            if not isinstance(batch, Tensor):
+                raise UserError(f"batches: expected tensors (N, ...), without labels; got {type(batch).__name__}")
+            if batch.dtype != self.dtype:
+                raise UserError(
+                    f"batches: the images are {batch.dtype}, the network computes in {self.dtype}; convert them, and normalize "
+                    "them as for training"
+                )
+            if not torch.isfinite(batch).all():
+                raise UserError("batches: the images contain infinities or nan; remove them")
+            yield batch

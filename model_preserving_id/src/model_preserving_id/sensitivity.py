@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from common.outputs import first_output
 from model_preserving_id.activations import GramStatistics, eval_mode
 from model_preserving_id.channel_ranking import ChannelRanking
 from model_preserving_id.folded import FoldedNetwork
@@ -71,10 +72,10 @@ def interpolate(points: Mapping[int, float], energy: np.ndarray) -> list[float]:
 
 @torch.no_grad()
 def compute_outputs(model, images: Iterable[Tensor]) -> Tensor:
-    """Return the network's outputs (N, ...) in eval mode, float64, on the CPU."""
+    """Return the network's first output (N, ...) in eval mode, float64, on the CPU."""
     device = next(model.parameters()).device
     with eval_mode(model):
-        return torch.cat([model(batch.to(device)).double().cpu() for batch in images])
+        return torch.cat([first_output(model(batch.to(device))).double().cpu() for batch in images])
 
 
 def take_images(batches: Iterable[Tensor], count: int) -> list[Tensor]:

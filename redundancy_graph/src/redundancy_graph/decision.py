@@ -29,7 +29,7 @@ class GroupDecision:
         layer: Layer whose feature maps were compared.
         producers: All layers that lose the removed filters.
         channels: Number of filters before pruning.
-        bits: Number of hash bits compared for each similarity.
+        bits: Number of hash bits compared for each similarity; 0 if there are none, and all filters are kept.
         kept: Ascending indices of the kept filters.
         rounds: Merge rounds of the decomposition.
         coverage: Fraction of the removed filters that are similar to a kept one.
@@ -47,7 +47,7 @@ class GroupDecision:
 
 def decide_group(similarity: GroupSimilarity, threshold: float) -> GroupDecision:
     """Decompose the redundancy graph of one channel group at one threshold."""
-    adjacency = redundancy_graph(similarity.similarity, threshold)
+    adjacency = redundancy_graph(similarity.similarity, threshold if similarity.bits else np.inf)
     result = decompose(adjacency, similarity.l1_norms)
     return GroupDecision(
         similarity.group,

@@ -5,6 +5,7 @@ group's first layer: the stem for the first stage, the shortcut's convolution if
 block. With ``similarity_layer="all"``, agreeing bits and L1 norms are summed over all layers of the group.
 """
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -17,12 +18,15 @@ from common.layers import weight_of
 from common.trained_model import TrainedModel
 from redundancy_graph.features import choose_images, collect_hashes
 from redundancy_graph.settings import SelectionOptions
-from redundancy_graph.similarity import agreement_counts
+from redundancy_graph.similarity import agreement_counts, is_constant
 
 
 @dataclass(frozen=True)
 class GroupSimilarity:
-    """Similarities (C, C) and L1 norms (C,) of the filters of one channel group; ``bits`` is the number of compared hash bits."""
+    """Similarities (C, C) and L1 norms (C,) of the filters of one channel group.
+
+    ``bits`` is the number of compared hash bits; 0 if the feature maps have one pixel and cannot be compared.
+    """
 
     group: str
     layer: str
@@ -79,16 +83,29 @@ def layers_to_hash(model: nn.Module, groups: Sequence[ChannelGroup], similarity_
 def compute_similarities(
     model: nn.Module, groups: Sequence[ChannelGroup], hashes: Mapping[str, Tensor], similarity_layer: str = "first"
 ) -> list[GroupSimilarity]:
-    """Compute similarities and L1 norms of every prunable group from the hashes of its layers."""
+    """Compute similarities and L1 norms of every prunable group from the hashes of its layers.
+
+    Layers whose feature maps have one pixel are not compared; a warning names those of groups without other layers.
+    """
     modules = dict(model.named_modules())
     found = []
+    constant = []
     for layer, group in prunable_groups(model, groups).items():
         layers = [layer] if similarity_layer == "first" else _convolutions(model, group)
-        counted = [agreement_counts(hashes[name]) for name in layers]
+        counted = [agreement_counts(hashes[name]) for name in layers if not is_constant(hashes[name])]
         bits = sum(total for _, total in counted)
-        similarity = sum((counts for counts, _ in counted), np.zeros((), np.int64)) / bits
+        similarity = (
+            sum((counts for counts, _ in counted), np.zeros((), np.int64)) / bits if bits else np.eye(group.size)
+        )
+        constant += [] if bits else [layer]
         norms = sum((l1_norms(modules[name]) for name in layers), np.zeros(()))
         found.append(GroupSimilarity(group.name, layer, tuple(group.producers), similarity, bits, norms))
+    if constant:
+        warnings.warn(
+            f"{len(constant)} of {len(found)} layers are not pruned, because their feature maps have one pixel, whose hash has a "
+            f"single bit, always 1: {', '.join(constant)}",
+            stacklevel=2,
+        )
     return found
 
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -22,10 +23,14 @@ from redundancy_graph.decision import add_vgg_hidden_layer, count_macs, shortcut
 from redundancy_graph.generate import check_plot_layer, generate
 from redundancy_graph.method import METHOD
 from redundancy_graph.prune_info import match_prune_info, read_prune_info
-from redundancy_graph.settings import PACKAGE, PruneCifar10, run_labels
+from redundancy_graph.settings import GENERATE, PACKAGE, GeneratePruneInfo, PruneCifar10, run_labels
 from redundancy_graph.weights import open_network, save_original_format
 
 EXCLUDED_OPTIONS = ("force", "generate", "log_dir", "plot_layer", "plots", "pruneinfo_dir", "saved_dir")
+GENERATING_OPTIONS = (  # shared with generate_prune_info.py
+    *("pretrained", "pretrain_dir", "dataset", "dataset_dir", "normalize", "mini_batch", "seed"),
+    *("similarity_layer", "bn_mode", "augment", "vgg_hidden"),
+)
 Kept = Mapping[str, Sequence[int]]
 
 
@@ -79,7 +84,9 @@ def prune_one(
 
     method = replace(METHOD, decide=lambda start, target, stage: Decision(kept))
     training = FineTuning(settings.recipe(), tensorboard=settings.tensorboard)
-    compress(method, start, None, stage, training, latency=not settings.no_latency, details=details)
+    fraction = settings.selection.target_macs
+    target = None if fraction is None else Target(fraction)
+    compress(method, start, target, stage, training, latency=not settings.no_latency, details=details)
     if is_main():
         save_original_format(stage, start, replace=not was_finished)
     barrier()
@@ -126,8 +133,19 @@ def _require_prune_info(settings: PruneCifar10, thresholds: Mapping[str, float |
     for label, threshold in thresholds.items():
         file = Path(settings.pruneinfo_dir) / f"{label}.json"
         if not file.is_file():
-            command = f"generate_prune_info.py --arch {settings.arch} --threshold {threshold!r} --saved-dir {settings.pruneinfo_dir}"
+            command = _generating_command(settings, threshold)
             raise UserError(f"{file}: no such file; generate it with {command}, or add --generate")
+
+
+def _generating_command(settings: PruneCifar10, threshold: float | None) -> str:
+    """Return the command that generates the prune-info file of the same network, images and selection."""
+    defaults, words = flatten(GeneratePruneInfo()), [GENERATE]
+    network = "arch" if settings.source.model is None else "model"
+    for name, value in flatten(settings).items():
+        if name == network or (name in GENERATING_OPTIONS and value != defaults[name]):
+            flag = f"--{name.replace('_', '-')}"
+            words.append(flag if value is True else f"{flag} {shlex.quote(str(value))}")
+    return " ".join([*words, f"--threshold {threshold!r} --saved-dir {settings.pruneinfo_dir}"])
 
 
 def _find_or_generate(

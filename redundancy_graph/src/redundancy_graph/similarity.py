@@ -6,6 +6,8 @@ With bits as +-1 in a matrix B of C rows and M = N bits columns, agree = (M + B 
 integers, so a similarity equal to the threshold is an edge: 3430 / 4900 >= 0.7 holds, but not for a mean of N quotients.
 """
 
+import warnings
+
 import numpy as np
 import torch
 from numpy.typing import ArrayLike
@@ -21,6 +23,8 @@ def filter_similarity(maps: Tensor | ArrayLike) -> np.ndarray:
     """Compute the similarity matrix of the filters of one layer (Li et al. 2024, section 3).
 
     Every entry is the quotient of two integers, agree / (N min(8, H) min(8, W)), correctly rounded. The diagonal is 1.
+    Feature maps of one pixel cannot be compared: the single bit of their hash is always 1. A warning says so, and the
+    filters are similar to themselves only.
 
     Args:
         maps: Feature maps of N images, (N, C, H, W).
@@ -31,8 +35,19 @@ def filter_similarity(maps: Tensor | ArrayLike) -> np.ndarray:
     Raises:
         ValueError: If feature maps have another shape or are not finite.
     """
-    counts, total = agreement_counts(hash_maps(torch.as_tensor(maps)))
+    bits = hash_maps(torch.as_tensor(maps))
+    if is_constant(bits):
+        warnings.warn(
+            "feature maps of one pixel: their hash has a single bit, always 1; no filter is similar", stacklevel=2
+        )
+        return np.eye(bits.shape[1])
+    counts, total = agreement_counts(bits)
     return counts / total
+
+
+def is_constant(bits: Tensor) -> bool:
+    """Return whether hashes (N, C, bits) have a single bit: those of feature maps of one pixel, equal for all filters."""
+    return bits.shape[-1] == 1
 
 
 def agreement_counts(bits: Tensor) -> tuple[np.ndarray, int]:

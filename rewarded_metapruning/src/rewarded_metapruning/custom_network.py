@@ -11,6 +11,7 @@ from torch import nn
 
 from common.errors import UserError
 from common.factory import import_factory
+from common.outputs import first_output
 from rewarded_metapruning.pruning_net import PruningNet
 from rewarded_metapruning.scale import FULL
 from rewarded_metapruning.space import SearchSpace, build_space_from_factory
@@ -63,7 +64,7 @@ def _check_forward_passes(space: SearchSpace) -> None:
             net = PruningNet(space)
             for nev in (space.nev_from_indices([0] * len(space.genes)), space.unpruned, mixed):
                 images = torch.empty(2, *space.shape)
-                scores = net.train()(images, nev)
+                scores = first_output(net.train()(images, nev))
                 if tuple(scores.shape) != (2, space.num_classes):
                     raise UserError(
                         f"{space.arch}: the output has shape {tuple(scores.shape[1:])} per image, but the data has"

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from common.data import Batch, DataBundle
 from common.device import choose_device, set_threads
 from common.distributed import barrier, is_main, process_group
+from common.outputs import class_scores
 from common.runs import Stage, open_stage
 from common.training import Hooks, TrainOptions, fit
 from rewarded_metapruning.evaluator import CandidateEvaluator
@@ -109,7 +110,7 @@ class RandomVectorLoss:
     def loss(self, network: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
         nev = sample_nev(self.space, (self.seed, self.epoch, self.step), self.scale_range)
         self.step += 1
-        logits = network(batch.images, nev)
+        logits = class_scores(network(batch.images, nev))
         smoothing = self.label_smoothing
         return F.cross_entropy(logits.float(), batch.labels, reduction="sum", label_smoothing=smoothing), logits
 

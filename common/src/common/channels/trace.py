@@ -92,9 +92,11 @@ class _OneNode(torch.autograd.Function):
 
 def trace(model: nn.Module, example_input: Tensor) -> list[CoupledChannels]:
     """Return all sets of coupled channels, in module order. Raises UserError, with a reason, if tracing fails."""
-    model = _traceable_copy(model)
-    example_input = example_input.to(_device(model))
-    graph = _dependency_graph(model, example_input)
+    _reject_scripted(model)
+    with torch.inference_mode(False):
+        model = _traceable_copy(model)
+        example_input = example_input.to(_device(model))
+        graph = _dependency_graph(model, example_input.clone())
     names = {module: name for name, module in model.named_modules()}
     depths = _depths(graph)
     traces: list[CoupledChannels] = []
@@ -112,13 +114,23 @@ def trace(model: nn.Module, example_input: Tensor) -> list[CoupledChannels]:
     return traces
 
 
+def _reject_scripted(model: nn.Module) -> None:
+    """Raise UserError, naming it, for a module that hides its layers from autograd hooks."""
+    for name, module in model.named_modules():
+        if isinstance(module, torch.jit.ScriptModule):
+            raise UserError(
+                f"{name or type(model).__name__}: a TorchScript module, whose channels cannot be traced; use the Python "
+                "network that it was made from"
+            )
+
+
 def _traceable_copy(model: nn.Module) -> nn.Module:
     """Return a copy in eval mode in which all parameters require gradients and each shortcut is one node.
 
     Its tensors share memory with those of the given network, and are not written.
     """
-    shared: dict[int, Tensor] = {id(parameter): nn.Parameter(parameter.detach()) for parameter in model.parameters()}
-    shared |= {id(buffer): buffer for buffer in model.buffers()}
+    shared: dict[int, Tensor] = {id(one): nn.Parameter(_usable(one.detach())) for one in model.parameters()}
+    shared |= {id(buffer): _usable(buffer) for buffer in model.buffers()}
     model = copy.deepcopy(model, shared).eval()
     for parameter in model.parameters():
         parameter.requires_grad_(True)
@@ -129,6 +141,11 @@ def _traceable_copy(model: nn.Module) -> nn.Module:
         if getattr(module, "inplace", False):
             module.inplace = False  # type: ignore[assignment]  # an in-place activation hides the preceding node
     return model
+
+
+def _usable(tensor: Tensor) -> Tensor:
+    """Return a tensor that autograd accepts: a copy of one that was created under ``torch.inference_mode``."""
+    return tensor.clone() if tensor.is_inference() else tensor
 
 
 def show_shortcuts_as_nodes(model: nn.Module) -> list[PadShortcut]:
@@ -154,10 +171,16 @@ def _dependency_graph(model: nn.Module, example_input: Tensor) -> DependencyGrap
     with torch.enable_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            model(example_input)
+            outputs = model(example_input)
         except Exception as error:
             shape = tuple(example_input.shape)
             raise UserError(f"the network does not accept an example input of shape {shape}: {error}") from error
+        tensors = [tensor for tensor in tp.utils.flatten_as_list(outputs) if isinstance(tensor, Tensor)]
+        if tensors and not any(tensor.requires_grad for tensor in tensors) and any(True for _ in model.parameters()):
+            raise UserError(
+                f"{type(model).__name__}: its channels cannot be traced, because its outputs have no gradients: forward runs "
+                "under torch.no_grad or torch.inference_mode, or detaches them; remove that"
+            )
         try:
             return DependencyGraph().build_dependency(
                 model,

@@ -17,7 +17,7 @@ LAYERS = (*ANY_CONVOLUTION, nn.Linear)
 
 @dataclass(frozen=True)
 class Call:
-    """One call of a leaf module on one example, with the shapes of its input and output."""
+    """One call of a module on one example, with the shapes of its input and output."""
 
     name: str
     module: nn.Module
@@ -65,7 +65,10 @@ def layer_macs(model: nn.Module, input_shape: Sequence[int]) -> dict[str, int]:
 
 
 def trace_calls(model: nn.Module, input_shape: Sequence[int]) -> list[Call]:
-    """Run one example with :func:`run_example` and return every call of a leaf module."""
+    """Run one example with :func:`run_example` and return every call of a module that has no children, or is a layer.
+
+    A convolution or linear layer may have children: a padding module, a parametrization.
+    """
     calls: list[Call] = []
 
     def record(name: str):
@@ -75,8 +78,12 @@ def trace_calls(model: nn.Module, input_shape: Sequence[int]) -> list[Call]:
 
         return hook
 
-    leaves = [(name, module) for name, module in model.named_modules() if not any(module.children())]
-    handles = [module.register_forward_hook(record(name)) for name, module in leaves]
+    recorded = [
+        (name, module)
+        for name, module in model.named_modules()
+        if isinstance(module, LAYERS) or not any(module.children())
+    ]
+    handles = [module.register_forward_hook(record(name)) for name, module in recorded]
     try:
         run_example(model, input_shape)
     finally:

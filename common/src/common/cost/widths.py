@@ -1,5 +1,6 @@
 """Compute the MACs of a network for any widths of its channel groups, in closed form."""
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -8,15 +9,18 @@ from torch import nn
 from common.channels import ChannelGroup
 from common.channels.resize import is_depthwise, width
 from common.cost.calls import layer_macs
+from common.cost.rules import conv_linear
 
 
 class WidthCost:
     """MACs of a network as a function of the widths of its channel groups, without building or running pruned networks.
 
-    Exact if a consumer reads each channel of a group at the same number of positions, as in all registered networks.
+    Exact if a consumer reads each channel of a group at the same number of positions, as in all registered networks, and
+    if the convolutions and linear layers that are not modules, but functions, do not depend on the widths.
 
     Attributes:
-        dense: MACs of the unpruned network.
+        dense: MACs of the unpruned network, as :func:`common.cost.count_cost` counts them.
+        other: MACs of functions, or minus those of modules that are not counted; taken as independent of the widths.
         sizes: Number of channels of each group, by name.
     """
 
@@ -28,12 +32,20 @@ class WidthCost:
             for name, macs in layer_macs(model, input_shape).items()
         ]
         self.sizes = {group.name: group.size for group in groups}
-        self.dense = self.macs({})
+        self.other = 0
+        self.dense = total = conv_linear.count(model, tuple(input_shape))[0]
+        self.other = total - self.macs({})
+        if self.other:
+            warnings.warn(
+                f"{type(model).__name__}: {abs(self.other):,} of {total:,} MACs are not those of convolution or linear "
+                "modules; they are taken as independent of the widths",
+                stacklevel=2,
+            )
 
     def macs(self, kept: Mapping[str, int]) -> int:
         """Return the MACs if group ``name`` keeps ``kept[name]`` channels; groups not listed keep all channels."""
         widths = {**self.sizes, **kept}
-        return sum(layer.macs(widths) for layer in self.layers)
+        return sum(layer.macs(widths) for layer in self.layers) + self.other
 
 
 @dataclass(frozen=True)

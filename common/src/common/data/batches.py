@@ -41,6 +41,8 @@ class ImageSet(Protocol):
 
     def normalized(self, mean: Sequence[float], std: Sequence[float]) -> "ImageSet": ...
 
+    def relabeled(self, positions: Tensor) -> "ImageSet": ...  # the label of class c becomes positions[c]
+
     def fingerprint(self) -> str: ...
 
     def batches(

@@ -4,8 +4,11 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+import torch
+
 from common.data.batches import ImageSet
 from common.data.split import held_out_count, stratified_split
+from common.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,39 @@ class DataBundle:
         fingerprint = hashlib.sha256(f"{self.fingerprint} holdout {fraction} {seed}".encode()).hexdigest()[:16]
         return replace(self, train=self.train.subset(kept), test=self.train.subset(held), fingerprint=fingerprint)
 
+    def with_classes(self, classes: Sequence[str], source: object) -> "DataBundle":
+        """Return the same images with labels that are positions in ``classes``, matched by name.
+
+        Args:
+            classes: Names of a network's classes; those without images are allowed.
+            source: File of the network, for messages.
+
+        Raises:
+            UserError: If a class of the data set is not one of them, or its name occurs twice.
+        """
+        if list(classes) == self.classes:
+            return self
+        unknown = [name for name in self.classes if name not in classes]
+        if unknown:
+            missing = [name for name in classes if name not in self.classes]
+            raise UserError(
+                f"{source}: {len(unknown)} of the {len(self.classes)} classes of {self.name} are not classes of the network: "
+                f"{_quote(unknown)}; {len(missing)} of the network's {len(classes)} classes are not in the data: "
+                f"{_quote(missing)}; rename the class folders as the network's classes"
+            )
+        if any(classes.count(name) > 1 for name in self.classes):
+            raise UserError(
+                f"{source}: its list of classes contains a name twice, so that labels cannot be matched by name"
+            )
+        positions = torch.tensor([classes.index(name) for name in self.classes])
+        train, test = (part.relabeled(positions) for part in (self.train, self.test))
+        return replace(self, train=train, test=test, classes=list(classes))
+
     def with_normalization(self, mean: Sequence[float], std: Sequence[float]) -> "DataBundle":
         """Return the same images with another normalization; a single value applies to all channels."""
         return replace(self, train=self.train.normalized(mean, std), test=self.test.normalized(mean, std))
+
+
+def _quote(names: Sequence[str], count: int = 3) -> str:
+    """Quote the first names of a list, for a message."""
+    return ", ".join(f"'{name}'" for name in names[:count]) + ", ..." * (len(names) > count) or "none"

@@ -1,6 +1,8 @@
 """Decode image files: one file, or all files of a listing into one array."""
 
 import os
+from collections import Counter
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -64,3 +66,10 @@ def decode_all(listing: ImageListing) -> np.ndarray:
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
     return pixels
+
+
+def count_sizes(listing: ImageListing, positions: Sequence[int] | None = None) -> Counter[tuple[int, int]]:
+    """Count the images of each size (height, width), from the headers of all files or of those at ``positions``."""
+    chosen = range(len(listing)) if positions is None else positions
+    with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
+        return Counter(pool.map(lambda index: image_size(listing.path(index)), chosen))

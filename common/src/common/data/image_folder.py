@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -62,6 +62,11 @@ class FolderImages:
     def normalized(self, mean: Sequence[float], std: Sequence[float]) -> "FolderImages":
         """Return the same images with another normalization; a single value applies to all channels."""
         return FolderImages(self.listing, self.chosen, tuple(mean), tuple(std))
+
+    def relabeled(self, positions: Tensor) -> "FolderImages":
+        """Return the same images with the label ``positions[c]`` instead of c, for every class c."""
+        labels = positions.numpy()[self.listing.labels]
+        return FolderImages(replace(self.listing, labels=labels), self.chosen, self.mean, self.std)
 
     def fingerprint(self) -> str:
         """Return the SHA-256 (hex) of the sorted listing: relative paths and sizes."""

@@ -2,7 +2,10 @@
 
 import hashlib
 import os
-from dataclasses import dataclass, field
+import warnings
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +13,19 @@ import numpy as np
 from common.errors import UserError
 
 ENDINGS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
+OTHER_ENDINGS = (
+    ".avif",
+    ".gif",
+    ".heic",
+    ".heif",
+    ".jfif",
+    ".jp2",
+    ".jpe",
+    ".jxl",
+    ".npy",
+    ".tga",
+)  # not read, but counted
+NOT_DATA = ("__MACOSX", "@eaDir")  # folders that archivers and file servers add; hidden entries are not data either
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,51 +62,180 @@ class ImageListing:
 
 
 def list_images(folder: Path) -> ImageListing:
-    """List a folder with one folder per class; nested folders are included.
+    """List a folder with one folder per class; nested folders are included, hidden entries are not.
 
-    Raises UserError for a missing folder, a folder without class folders, and a class without images.
+    Raises UserError for a missing folder, a folder without class folders, a class without images, links to missing files
+    and names that are not UTF-8. Warns about images that are not read.
     """
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder; give a folder with one folder of images per class")
-    with os.scandir(folder) as entries:
-        classes = sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith("."))
+    found = _Found(folder)
+    classes = class_folders(folder, found)
     if not classes:
         raise UserError(f"{folder}: no class folders; put the images of each class into a separate folder there")
-    rows: list[tuple[bytes, int, int, int]] = []
     for label, name in enumerate(classes):
-        found = _find_images(os.path.join(folder, name), os.fsencode(name))
-        if not found:
+        before = len(found.rows)
+        found.search(os.path.join(folder, name), os.fsencode(name), label)
+        if len(found.rows) == before and not found.broken:
             raise UserError(
                 f"{folder / name}: class folder without images ({' '.join(ENDINGS)}); add images or remove it"
             )
-        rows.extend((path, label, size, modified) for path, size, modified in sorted(found))
-    paths, labels, sizes, modified = zip(*rows, strict=True)
+    found.check()
+    paths, labels, sizes, modified = zip(*sorted(found.rows, key=lambda row: (row[1], row[0])), strict=True)
     numbers = (np.array(column, dtype=np.int64) for column in (labels, sizes, modified))
     return ImageListing(folder, classes, np.array(paths, dtype=np.bytes_), *numbers)
 
 
-def list_train_and_test(train: Path, test: Path) -> tuple[ImageListing, ImageListing]:
-    """List the training and the test folder. Raises UserError if their classes differ."""
-    listings = list_images(train), list_images(test)
-    only_train, only_test = (sorted(set(a.classes) - set(b.classes)) for a, b in (listings, listings[::-1]))
+def class_folders(folder: Path, found: "_Found | None" = None) -> list[str]:
+    """Return the names of a folder's class folders, sorted as text. Raises UserError for names that are not UTF-8.
+
+    found: record of the entries that are not class folders.
+    """
+    found, names = found or _Found(folder), []
+    for entry in _entries(folder):
+        if _kind(entry) == "folder":
+            names.append(entry.name)
+        else:
+            found.add_other(entry, outside=True)
+    wrong = sorted(name for name in names if not is_utf8(name))
+    if wrong:
+        raise UserError(
+            f"{folder}: the names of {len(wrong)} of {len(names)} class folders are not UTF-8, e.g. {wrong[0]!a}; "
+            "rename them"
+        )
+    return sorted(names)
+
+
+def is_utf8(name: str) -> bool:
+    """Return whether a file name can be written to reports, which are UTF-8."""
+    return os.fsencode(name).decode("utf-8", "replace").encode() == os.fsencode(name)
+
+
+@dataclass
+class _Found:
+    """The entries found in a folder of class folders: images, and what is not read.
+
+    Attributes:
+        rows: (relative path, label, bytes, nanoseconds) of every image.
+        broken: Links to missing files, and images that are neither files nor folders.
+        outside: Number of images that are in no class folder.
+        others: Number of images in formats that are not read, by ending.
+    """
+
+    folder: Path
+    rows: list[tuple[bytes, int, int, int]] = field(default_factory=list)
+    broken: list[str] = field(default_factory=list)
+    outside: int = 0
+    others: Counter[str] = field(default_factory=Counter)
+
+    def search(self, folder: str, prefix: bytes, label: int, above: tuple[tuple[int, int], ...] = ()) -> None:
+        """Add the images of a class folder and its subfolders. Raises UserError for a link to a folder above it."""
+        status = os.stat(folder)
+        place = (status.st_dev, status.st_ino)
+        if place in above:
+            raise UserError(f"{folder}: a link to a folder that contains it; remove the link")
+        for entry in _entries(folder):
+            path, kind = prefix + b"/" + os.fsencode(entry.name), _kind(entry)
+            if kind == "folder":
+                self.search(entry.path, path, label, (*above, place))
+            elif kind == "file" and entry.name.lower().endswith(ENDINGS):
+                status = entry.stat()
+                self.rows.append((path, label, status.st_size, status.st_mtime_ns))
+            else:
+                self.add_other(entry)
+
+    def add_other(self, entry: "os.DirEntry[str]", outside: bool = False) -> None:
+        """Record an entry that is neither a folder nor an image in a class folder."""
+        name = entry.name.lower()
+        if _kind(entry) != "file":
+            if entry.is_symlink() or name.endswith(ENDINGS):
+                self.broken.append(entry.path)
+        elif outside:
+            self.outside += name.endswith(ENDINGS)
+        elif name.endswith(OTHER_ENDINGS):
+            self.others[os.path.splitext(name)[1]] += 1
+
+    def check(self) -> None:
+        """Raise UserError for links to missing files; warn about images that are not read."""
+        if self.broken:
+            count, total = len(self.broken), len(self.broken) + len(self.rows)
+            raise UserError(
+                f"{self.folder}: {count} of {total} images are links to missing files, or are not files, "
+                f"e.g. {min(self.broken)}; restore or remove them"
+            )
+        if self.outside:
+            warnings.warn(f"{self.folder}: {self.outside} images are in no class folder and are not read", stacklevel=4)
+        if self.others:
+            counts = ", ".join(f"{count} {ending}" for ending, count in sorted(self.others.items()))
+            warnings.warn(
+                f"{self.folder}: images in formats that are not read: {counts}; convert them to PNG or JPEG",
+                stacklevel=4,
+            )
+
+
+def _entries(folder: str | Path) -> Iterator["os.DirEntry[str]"]:
+    """Yield the entries of a folder that are data, in no particular order."""
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if not entry.name.startswith(".") and entry.name not in NOT_DATA:
+                yield entry
+
+
+def _kind(entry: "os.DirEntry[str]") -> str:
+    """Return "folder", "file" or "other": links to nowhere and to themselves, pipes, devices."""
+    try:
+        return "folder" if entry.is_dir() else "file" if entry.is_file() else "other"
+    except OSError:
+        return "other"
+
+
+def list_train_and_test(train: Path, test: Path, numeric: bool = False) -> tuple[ImageListing, ImageListing]:
+    """List the training and the test folder. Raises UserError if their classes differ, or there is only one.
+
+    numeric: Sort class folders by their numbers, not as text (as torchvision's ImageFolder does); otherwise a warning
+        says where the two orders differ.
+    """
+    first, second = list_images(train), list_images(test)
+    only_train, only_test = (
+        sorted(set(first.classes) - set(second.classes)),
+        sorted(set(second.classes) - set(first.classes)),
+    )
     if only_train or only_test:
         name, folder, other = (only_train[0], train, test) if only_train else (only_test[0], test, train)
         raise UserError(
             f"{folder}: class folder '{name}' is not in {other} ({len(only_train) + len(only_test)} classes differ); "
             "both folders must have the same classes"
         )
-    return listings
+    if len(first.classes) == 1:
+        raise UserError(
+            f"{train}: only one class folder, '{first.classes[0]}'; a classifier needs at least two classes, otherwise "
+            "every network is right on 100 % of the images"
+        )
+    if numeric:
+        return _by_number(first), _by_number(second)
+    if numeric_order(first.classes) not in (None, first.classes):
+        warnings.warn(
+            f"{train}: the {len(first.classes)} class folders are numbers, sorted as text "
+            f"({', '.join(first.classes[:3])}, ...); for weights trained with numeric order, use --dataset numeric-folder:PATH",
+            stacklevel=2,
+        )
+    return first, second
 
 
-def _find_images(folder: str, prefix: bytes) -> list[tuple[bytes, int, int]]:
-    """Return (relative path, bytes, nanoseconds) of every image in a folder and its subfolders."""
-    found = []
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            path = prefix + b"/" + os.fsencode(entry.name)
-            if entry.name.lower().endswith(ENDINGS) and entry.is_file():
-                status = entry.stat()
-                found.append((path, status.st_size, status.st_mtime_ns))
-            elif entry.is_dir():
-                found.extend(_find_images(entry.path, path))
-    return found
+def _by_number(listing: ImageListing) -> ImageListing:
+    """Return a listing with its classes in numeric order; images keep their order."""
+    classes = numeric_order(listing.classes)
+    if classes is None:
+        raise UserError(
+            f"{listing.folder}: the class folders are not all numbers; use --dataset folder:PATH, not numeric-folder:PATH"
+        )
+    position = {name: label for label, name in enumerate(classes)}
+    labels = np.array([position[name] for name in listing.classes], dtype=np.int64)[listing.labels]
+    return replace(listing, classes=classes, labels=labels)
+
+
+def numeric_order(classes: Sequence[str]) -> list[str] | None:
+    """Return class names that are all integers in the order of their values; None for other names."""
+    if not all(name.isascii() and name.isdigit() and len(name) < 20 for name in classes):
+        return None
+    return sorted(classes, key=lambda name: (int(name), name))

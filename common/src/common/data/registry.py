@@ -2,6 +2,8 @@
 
 import hashlib
 import os
+import warnings
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -16,9 +18,9 @@ from common.data import cifar, cub200, digits, idx
 from common.data.batches import ImageSet
 from common.data.bundle import DataBundle
 from common.data.cache import cached_pixels
-from common.data.decode import MixedSizesError, decode_all, image_size
-from common.data.image_folder import FolderImages
-from common.data.listing import ImageListing, list_train_and_test
+from common.data.decode import MixedSizesError, count_sizes, decode_all, image_size
+from common.data.image_folder import CROP, FolderImages
+from common.data.listing import ImageListing, class_folders, is_utf8, list_train_and_test
 from common.data.memory import MemoryImages
 from common.data.normalization import IMAGENET, MEASURED, NORMALIZATIONS, MeanStd
 from common.downloads import REMOTE_FILES, default_root
@@ -31,6 +33,8 @@ if TYPE_CHECKING:
 MEMORY_PIXELS = 64
 MEMORY_BYTES = 2 * 1024**3
 CACHED_FROM = 2000  # images; fewer are decoded in half a second
+SAMPLED = 16  # images of each part whose sizes are read before the others
+FOLDER, NUMERIC_FOLDER = "folder:", "numeric-folder:"  # the latter sorts class folders by number, not as text
 
 MNIST_CLASSES = [str(digit) for digit in range(10)]
 FASHION_CLASSES = [
@@ -59,7 +63,7 @@ def load_dataset(name: str, root: str | os.PathLike | None = None, normalize: st
     """Load a data set by name, or images from `folder:PATH` with PATH/train and PATH/test (or PATH/val).
 
     Args:
-        name: One of DATASETS, or `folder:PATH`.
+        name: One of DATASETS, `folder:PATH`, or `numeric-folder:PATH`, which sorts class folders 5, 10 by number.
         root: Folder of the data set, or a folder that contains a folder of its name; None: see
             :func:`common.downloads.default_root`.
         normalize: Normalization other than the data set's default: one of NORMALIZATIONS, or "dataset" for mean and standard
@@ -71,19 +75,27 @@ def load_dataset(name: str, root: str | os.PathLike | None = None, normalize: st
     Raises:
         UserError: For an unknown name, and for missing or damaged data.
     """
-    if name.startswith("folder:"):
-        loaded, default = load_image_folder(Path(name.removeprefix("folder:")).expanduser()), IMAGENET
+    if name.startswith((FOLDER, NUMERIC_FOLDER)):
+        path = Path(name.partition(":")[2]).expanduser()
+        loaded, default = load_image_folder(path, numeric=name.startswith(NUMERIC_FOLDER)), IMAGENET
     elif name in DATASETS:
         source = DATASETS[name]
         loaded = source.load(default_root(name) if root is None else Path(root).expanduser())
         default = source.normalization
     else:
-        raise UserError(f"--dataset {name}: unknown data set; known: {', '.join(DATASETS)}, folder:PATH")
+        raise UserError(
+            f"--dataset {name}: unknown data set; known: {', '.join(DATASETS)}, folder:PATH, numeric-folder:PATH"
+        )
     for split, images in (("training", loaded.train), ("test", loaded.test)):
         if len(images) == 0:
             raise UserError(f"{name}: no {split} images; fetch the data set again")
     mean, std = _select_normalization(name, normalize, default, loaded.train)
-    digest = hashlib.sha256(f"{loaded.train.fingerprint()} {loaded.test.fingerprint()}".encode()).hexdigest()
+    fingerprints = [
+        loaded.train.fingerprint(),
+        loaded.test.fingerprint(),
+        *(["numeric"] * name.startswith(NUMERIC_FOLDER)),
+    ]
+    digest = hashlib.sha256(" ".join(fingerprints).encode()).hexdigest()
     bundle = DataBundle(name, loaded.train, loaded.test, loaded.classes, loaded.train.image_shape, digest[:16])
     return bundle.with_normalization(mean, std)
 
@@ -93,23 +105,69 @@ def load_data(settings: "DataOptions") -> DataBundle:
     return load_dataset(settings.dataset, settings.dataset_dir, normalize=settings.normalize)
 
 
-def load_image_folder(path: Path) -> LoadedDataset:
+def load_image_folder(path: Path, numeric: bool = False) -> LoadedDataset:
     """Load PATH/train and PATH/test or PATH/val: in memory if the images are small and of one size, else streamed.
 
-    If both test and val exist, test is used if it has class folders.
+    If both test and val exist, the first of them whose class folders are those of train is used.
+
+    Args:
+        numeric: Sort class folders by number, not as text.
+
+    Raises:
+        UserError: For missing or inconsistent folders, and for small images of which a minority has another size.
     """
+    if not is_utf8(str(path)):
+        raise UserError(f"{str(path)!a}: the name is not UTF-8; rename the folder")
     pair = _find_pair(path, (("train", "test"), ("train", "val")))
     if pair is None:
         problem = "no folders train and test (or val)" if path.is_dir() else "no such folder"
         raise UserError(f"{path}: {problem}; folder:PATH expects PATH/train/CLASS/*.png and PATH/test/CLASS/*.png")
-    listings = list_train_and_test(*pair)
-    height, width = image_size(listings[0].path(0))
-    if max(height, width) <= MEMORY_PIXELS and sum(map(len, listings)) * 3 * height * width <= MEMORY_BYTES:
-        try:
-            return _in_memory(listings)
-        except MixedSizesError:
-            return _streamed(listings)
-    return _streamed(listings)
+    listings = list_train_and_test(*pair, numeric=numeric)
+    height, width = _typical_size(listings)
+    if max(height, width) > MEMORY_PIXELS:
+        return _streamed(listings)
+    if sum(map(len, listings)) * 3 * height * width > MEMORY_BYTES:
+        warnings.warn(
+            f"{path}: {sum(map(len, listings)):,} images of {width} x {height} pixels do not fit in memory; they are "
+            f"resized to {CROP} x {CROP}, which multiplies the cost of a network",
+            stacklevel=2,
+        )
+        return _streamed(listings)
+    try:
+        return _in_memory(listings)
+    except MixedSizesError:
+        _report_mixed_sizes(path, listings)
+        return _streamed(listings)
+
+
+def _typical_size(listings: tuple[ImageListing, ImageListing]) -> tuple[int, int]:
+    """Return the most frequent (height, width) of some images from all over the listings."""
+    sizes: Counter[tuple[int, int]] = Counter()
+    for listing in listings:
+        sizes += count_sizes(listing, np.linspace(0, len(listing) - 1, min(SAMPLED, len(listing))).astype(int).tolist())
+    return sizes.most_common(1)[0][0]
+
+
+def _report_mixed_sizes(path: Path, listings: tuple[ImageListing, ImageListing]) -> None:
+    """Raise UserError if most of these images have one small size; warn if they have many sizes."""
+    sizes = count_sizes(listings[0]) + count_sizes(listings[1])
+    ((height, width), count), total = sizes.most_common(1)[0], sizes.total()
+    if 2 * count > total and max(height, width) <= MEMORY_PIXELS:
+        odd = next(
+            listing.path(i)
+            for listing in listings
+            for i in range(len(listing))
+            if image_size(listing.path(i)) != (height, width)
+        )
+        raise UserError(
+            f"{path}: {total - count} of {total} images are not {width} x {height} pixels, e.g. {odd}; resize or remove "
+            "them: images of one size are not resized"
+        )
+    warnings.warn(
+        f"{path}: images of {len(sizes)} sizes, e.g. {width} x {height} pixels ({count} of {total}); all are resized to "
+        f"{CROP} x {CROP}",
+        stacklevel=3,
+    )
 
 
 def _load_digits(root: Path) -> LoadedDataset:
@@ -247,10 +305,25 @@ def _candidate_folders(root: Path, name: str, inner: tuple[str, ...] = ("",)) ->
 
 
 def _find_pair(place: Path, pairs: tuple[tuple[str, str], ...]) -> tuple[Path, Path] | None:
-    """Return the first existing pair of folders, preferably one whose second folder has class folders; else None."""
+    """Return the first existing pair of folders with the same class folders, else the first with any, else the first.
+
+    A warning names a folder that is passed over, such as test/images without labels.
+    """
     existing = [(place / a, place / b) for a, b in pairs if (place / a).is_dir() and (place / b).is_dir()]
-    filled = [pair for pair in existing if any(entry.is_dir() for entry in pair[1].iterdir())]
-    return next(iter(filled + existing), None)
+    if len(existing) < 2:
+        return next(iter(existing), None)
+    names = {pair: [set(class_folders(folder)) for folder in pair] for pair in existing}
+    same = [pair for pair, (train, test) in names.items() if train == test]
+    filled = [pair for pair, (_, test) in names.items() if test]
+    first, chosen = existing[0], [*same, *filled, *existing][0]
+    if chosen != first:
+        train, test = names[first]
+        warnings.warn(
+            f"{first[1]}: {len(train & test)} of the {len(train)} classes of {first[0]} have a folder there; {chosen[1]} is "
+            "used instead",
+            stacklevel=3,
+        )
+    return chosen
 
 
 def _missing(root: Path, name: str, wanted: str) -> UserError:

@@ -14,7 +14,7 @@ from common.training import TrainOptions
 def run_method(
     method: Method,
     start: TrainedModel,
-    fraction: float,
+    fraction: float | None,
     folder: Path,
     *,
     recipe: TrainOptions | None = None,
@@ -24,7 +24,7 @@ def run_method(
     """Compress a network into ``folder`` and return its metrics, without latency.
 
     Args:
-        fraction: Fraction of the method's axis (MACs or bytes) to keep.
+        fraction: Fraction of the method's axis (MACs or bytes) to keep; None: no target.
         recipe: Training recipe of the method.
         finetune: Also fine-tune the pruned network with ``recipe``.
         more: Fields of Stage.
@@ -33,7 +33,8 @@ def run_method(
     options = {"target": fraction, "arch": start.arch}
     stage = open_stage(folder, "test", options, fingerprint=start.data.fingerprint, log=_silent, recipe=recipe, **more)
     training = FineTuning(recipe, log_test=False) if finetune else None
-    return compress(method, start, Target(fraction, method.axis), stage, training, latency=False)
+    target = None if fraction is None else Target(fraction, method.axis)
+    return compress(method, start, target, stage, training, latency=False)
 
 
 def _silent(line: str) -> None:

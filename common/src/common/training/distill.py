@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from common.data import Batch
+from common.outputs import class_scores
 
 TEMPERATURE = 4.0
 
@@ -22,9 +23,9 @@ def distillation_loss(
     teacher.eval()
 
     def loss(network: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
-        logits = network(batch.images)
+        logits = class_scores(network(batch.images))
         with torch.no_grad():
-            target = F.log_softmax(teacher(batch.images).float() / temperature, dim=1)
+            target = F.log_softmax(class_scores(teacher(batch.images)).float() / temperature, dim=1)
         output = F.log_softmax(logits.float() / temperature, dim=1)
         distance = temperature**2 * F.kl_div(output, target, reduction="sum", log_target=True)
         entropy = F.cross_entropy(logits.float(), batch.labels, reduction="sum", label_smoothing=label_smoothing)

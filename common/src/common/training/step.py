@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from common.data import Batch
 from common.distributed import world_size
+from common.outputs import class_scores
 from common.training.train_options import TrainOptions
 
 WARM_UP = 3  # eager steps before a capture: they create the optimizer's state and select the kernels
@@ -171,7 +172,7 @@ def cross_entropy(label_smoothing: float = 0.0) -> Callable[[nn.Module, Batch], 
     """Return the default loss: cross-entropy summed over the examples."""
 
     def loss(network: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
-        logits = network(batch.images)
+        logits = class_scores(network(batch.images))
         return F.cross_entropy(logits.float(), batch.labels, reduction="sum", label_smoothing=label_smoothing), logits
 
     return loss
