@@ -1,6 +1,7 @@
 """Images streamed from folders: equal to torchvision's, for any number of workers and ranks."""
 
 import os
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +13,10 @@ from PIL import Image
 
 from common.data import FolderImages, load_dataset
 from common.data.counter_rng import random_uniforms
+from common.data.decode import image_size, read_image
 from common.data.image_folder import central_crop, random_box, random_crop
 from common.errors import UserError
+from common.testing import assert_bounded
 
 RANDOM = np.random.default_rng(0)
 
@@ -133,6 +136,90 @@ def test_gray_and_palette_images_become_three_channels(tmp_path):
     assert [str(test.listing.path(i).relative_to(folder)) for i in range(3)] == ["0.JPEG", "deep.png", "more/below.PNG"]
     images = stream(test, 8, workers=0)
     assert len(images) == 5 and {image.shape for image in images.values()} == {(3, 224, 224)}
+
+
+RAMP = np.tile(np.arange(256, dtype=np.uint16) * 257, (4, 1))
+WIDE = {
+    "16-bit PNG": ("x.png", "PNG", RAMP),
+    "16-bit TIFF": ("x.tiff", "TIFF", RAMP),
+    "16-bit TIFF, big-endian": ("x.tiff", "TIFF", RAMP.astype(">u2")),
+    "16-bit PGM": ("x.pgm", "PPM", RAMP),
+}
+
+
+@pytest.mark.parametrize("case", WIDE)
+def test_16_bit_image_is_scaled_by_its_range(tmp_path, case):
+    name, kind, pixels = WIDE[case]
+    Image.fromarray(pixels).save(tmp_path / name, kind)
+    found = np.asarray(read_image(tmp_path / name))
+    assert np.array_equal(found, np.repeat((RAMP >> 8).astype(np.uint8)[:, :, None], 3, 2))
+
+
+def test_10_bit_pgm_is_scaled_by_its_range(tmp_path):
+    values = (np.arange(64) * 16).astype(">u2")
+    (tmp_path / "x.pgm").write_bytes(b"P5 64 1 1023\n" + values.tobytes())
+    found = np.asarray(read_image(tmp_path / "x.pgm"))[0, :, 0].astype(int)
+    assert np.abs(found - np.arange(64) * 16 * 255 / 1023).max() <= 1
+
+
+UNKNOWN_RANGE = {"float": np.float32, "32-bit": np.int32}
+
+
+@pytest.mark.parametrize("case", UNKNOWN_RANGE)
+def test_image_of_unknown_range_raises_by_name(tmp_path, case):
+    Image.fromarray(RAMP.astype(UNKNOWN_RANGE[case])).save(tmp_path / "x.tiff")
+    with pytest.raises(UserError, match=r"x\.tiff: pixels of mode [IF], whose range is unknown"):
+        read_image(tmp_path / "x.tiff")
+
+
+@pytest.mark.parametrize(("tag", "value"), [(262, 0), (339, 2)])
+def test_inverted_and_signed_tiff_raises_by_name(tmp_path, tag, value):
+    Image.fromarray(RAMP).save(tmp_path / "x.tiff", tiffinfo={339: 1})
+    entry = struct.pack("<HHI", tag, 3, 1)  # tag, type, count
+    data = (tmp_path / "x.tiff").read_bytes()
+    assert data.count(entry + b"\1\0") == 1
+    (tmp_path / "x.tiff").write_bytes(data.replace(entry + b"\1\0", entry + bytes([value, 0])))
+    with pytest.raises(UserError, match="whose range is unknown"):
+        read_image(tmp_path / "x.tiff")
+
+
+@pytest.mark.parametrize("kind", ["EPS", "GIF", "PDF", "ICO"])
+def test_image_of_other_format_raises_without_its_reader(tmp_path, kind, monkeypatch):
+    Image.new("RGB", (32, 32)).save(tmp_path / "x", kind)
+    (tmp_path / "x").rename(tmp_path / "x.png")
+    monkeypatch.setattr("subprocess.check_call", None)  # starts Ghostscript
+    for read in (read_image, image_size):
+        with pytest.raises(UserError, match="none of JPEG, PNG, PPM, BMP, TIFF, WEBP"):
+            read(tmp_path / "x.png")
+
+
+@pytest.mark.parametrize(
+    ("mode", "size", "message"),
+    [
+        ("L", (60_000, 1), "60000 x 1 pixels, an aspect ratio over 100"),
+        ("L", (1, 101), "1 x 101 pixels, an aspect ratio over 100"),
+        ("1", (8_400, 8_400), "8400 x 8400 pixels, more than 67,108,864"),
+    ],
+)
+def test_image_of_unbounded_size_raises_before_decoding(tmp_path, mode, size, message, recwarn):
+    Image.new(mode, size).save(tmp_path / "x.png")
+    for read in (read_image, image_size):
+        with assert_bounded(memory=64 * 2**20), pytest.raises(UserError, match=message):
+            read(tmp_path / "x.png")
+    assert not recwarn.list
+
+
+def test_link_to_folder_above_raises(tmp_path):
+    for side in ("train", "test"):
+        (tmp_path / side / "a" / "more").mkdir(parents=True)
+        Image.new("RGB", (32, 32)).save(tmp_path / side / "a" / "more" / "1.png")
+    (tmp_path / "elsewhere").mkdir()
+    Image.new("RGB", (32, 32)).save(tmp_path / "elsewhere" / "2.png")
+    (tmp_path / "test" / "a" / "link").symlink_to(tmp_path / "elsewhere", target_is_directory=True)
+    assert len(load_dataset(f"folder:{tmp_path}").test) == 2  # a link to another folder is followed
+    (tmp_path / "elsewhere" / "loop").symlink_to(tmp_path / "test", target_is_directory=True)
+    with pytest.raises(UserError, match="link to a folder that contains it"):
+        load_dataset(f"folder:{tmp_path}")
 
 
 def test_negative_workers_raise(tmp_path):

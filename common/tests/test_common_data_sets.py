@@ -19,6 +19,7 @@ from common.data.cifar import CIFAR10_CLASSES, LAYOUTS, load_plain_pickle
 from common.data.idx import read_idx
 from common.data.split import stratified_split
 from common.errors import UserError
+from common.testing import assert_bounded
 
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
 RANDOM = np.random.default_rng(0)
@@ -168,7 +169,17 @@ def test_normalization_is_selected_by_name_or_value():
     (batch,) = other.test.subset([4, 2]).batches(2)
     assert torch.allclose(batch.images, (other.test.images[[4, 2]] / 255 - 0.5) / 0.25, atol=1e-6)
     assert batch.labels.tolist() == other.test.labels[[4, 2]].tolist() and batch.indices.tolist() == [0, 1]
-    for mean, std in (((0.5, 0.5), (1, 1)), ((0.5,), (0.0,)), ((0.5,), (float("nan"),))):
+    nan, inf = float("nan"), float("inf")
+    pairs = [
+        ((0.5, 0.5), (1, 1)),
+        ((0.5,), (0.0,)),
+        ((0.5,), (nan,)),
+        ((nan,), (1,)),
+        ((0.5,), (inf,)),
+        ((0.5,), (1e-300,)),
+    ]
+    pairs += [("0.5", (1,)), (0.5, 0.5), (("a",), (1,)), (None, (1,)), ((10**400,), (1,))]
+    for mean, std in pairs:
         with pytest.raises(UserError, match="normalization"):
             data.with_normalization(mean, std)
 
@@ -186,6 +197,43 @@ def test_mnist_is_found_in_all_usual_folders(tmp_path, inner, packed):
     assert np.array_equal(data.train.images[:, 0].numpy(), arrays["train-images-idx3-ubyte"])
     assert data.test.labels.tolist() == arrays["t10k-labels-idx1-ubyte"].tolist()
     assert data.input_shape == (1, 28, 28) and data.mean == (0.1307,) and not data.train.flip
+
+
+@pytest.mark.parametrize("inside", [False, True])
+@pytest.mark.parametrize("packed", [False, True])
+def test_mnist_is_found_under_names_of_kaggle(tmp_path, inside, packed):
+    arrays = write_idx_set(tmp_path / "m", packed)
+    for path in sorted((tmp_path / "m").iterdir()):
+        name = path.name.replace("-idx", ".idx") if not inside else path.name.removesuffix(".gz")
+        folder = tmp_path / "k" / name if inside else tmp_path / "k"
+        folder.mkdir(parents=True, exist_ok=True)
+        path.rename(folder / (path.name if inside else name))
+    data = load_dataset("mnist", tmp_path / "k")
+    assert np.array_equal(data.train.images[:, 0].numpy(), arrays["train-images-idx3-ubyte"])
+    assert data.test.labels.tolist() == arrays["t10k-labels-idx1-ubyte"].tolist()
+
+
+HUGE_IDX = {
+    "0 x huge": struct.pack(">IIII", 0x803, 0, 2**32 - 1, 2**32 - 1),
+    "more than the limit": struct.pack(">IIII", 0x803, 2**16, 2**16, 28),
+    "exabytes": struct.pack(">IIII", 0x803, 2**32 - 1, 2**32 - 1, 28),
+}
+
+
+@pytest.mark.parametrize("case", HUGE_IDX)
+def test_unbounded_idx_header_raises_before_data_are_read(tmp_path, case):
+    (tmp_path / "x").write_bytes(HUGE_IDX[case])
+    with assert_bounded(), pytest.raises(UserError, match="the header specifies"):
+        read_idx(tmp_path / "x")
+
+
+def test_gzip_bomb_raises_without_unpacking_it(tmp_path):
+    zeros = gzip.compress(bytes(2**26), 9) * 80  # 5 GiB
+    header = gzip.compress(struct.pack(">III", 0x802, 3, 4))
+    for start, message in ((b"", "element type 0x00"), (header, "more bytes of data, but the header specifies 12")):
+        (tmp_path / "x.gz").write_bytes(start + zeros)
+        with assert_bounded(memory=64 * 2**20, seconds=20), pytest.raises(UserError, match=message):
+            read_idx(tmp_path / "x.gz")
 
 
 def test_fashion_mnist_has_own_folder_and_class_names_and_flips(tmp_path):

@@ -10,6 +10,7 @@ import pickletools
 import random
 import struct
 import zipfile
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -17,11 +18,13 @@ import torch
 from safetensors.torch import save_file
 
 from common import evaluate, train
+from common.campaign.campaign_folder import DONE, PLAN_COPY, CampaignFolder
 from common.checkpoint import load_model, read_checkpoint, read_tensors, save_model
 from common.data.cifar import LAYOUTS, load_plain_pickle, read_python_batch
 from common.errors import UserError
 from common.models import ARCHITECTURES, create_model
 from common.plain_pickle import PickleError, PlainPickle
+from common.runs import open_stage, read_json, read_record
 from common.tensor_files import read_tensor_file
 from common.testing import HOSTILE_ARGUMENTS, HOSTILE_DATA_FIELDS, assert_bounded, check_rejected
 
@@ -494,3 +497,38 @@ def test_hostile_data_fields_are_rejected_in_one_line(tmp_path, case):
     metadata = {"compression_papers": json.dumps(header | HOSTILE_DATA_FIELDS[case])}
     save_file(tensors, file, metadata=metadata)
     assert str(file) in check_rejected(evaluate.main, ["--checkpoint", file, "--dataset", "digits", "--no-latency"])
+
+
+NESTED_JSON = "[" * 100_000
+
+
+def test_deeply_nested_run_files_are_rejected_or_ignored(tmp_path):
+    campaign = CampaignFolder(tmp_path)
+    campaign.job("a").mkdir(parents=True)
+    (campaign.job("a") / DONE).write_text(NESTED_JSON)
+    assert campaign.record("a") is None
+    (tmp_path / PLAN_COPY).write_text(NESTED_JSON)
+    with pytest.raises(UserError, match="damaged"):
+        campaign.jobs()
+    for read in (read_json, read_record):
+        with pytest.raises(UserError, match="not a JSON file"):
+            read(tmp_path / PLAN_COPY)
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["[]", "7", '{"compressed": [1]}', '{"compressed": {"top1": "90"}}', '{"baseline": {"latency_ms": {"1": []}}}'],
+)
+def test_run_file_of_other_content_is_rejected(tmp_path, content):
+    (tmp_path / "metrics.json").write_text(content)
+    with pytest.raises(UserError, match=r"metrics\.json: .* delete it, or use --force"):
+        read_record(tmp_path / "metrics.json")
+
+
+def test_damaged_log_of_run_is_rejected(tmp_path):
+    open_stage(tmp_path, "common", {}).finish({})
+    (tmp_path / "log.csv").write_text("epoch,seconds\n1,many\n")
+    with pytest.raises(UserError, match=r"log\.csv: damaged"):
+        open_stage(tmp_path, "common", {})
+    with pytest.raises(UserError, match="not a result of compare"):
+        replace(open_stage(tmp_path / "b", "compare", {}), folder=tmp_path).metrics()

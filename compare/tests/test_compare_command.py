@@ -534,6 +534,19 @@ def test_custom_network_is_compressed(tmp_path, monkeypatch):
     assert given["arch"] == read_json(tmp_path / "given" / "baseline" / "metrics.json")["arch"] == name
 
 
+@pytest.mark.parametrize("option", ["--weights", "--checkpoint"])
+def test_file_of_common_train_is_read_with_its_normalization(tmp_path, monkeypatch, option):
+    data = bundle().with_normalization((0.1, 0.2, 0.3), (0.5, 0.6, 0.7))
+    start = train_dense(tmp_path / "dense", "x", data, RECIPE, CPU, 0, factory=Custom, latency=False)
+    monkeypatch.setitem(ARCHITECTURES, "test_compare_command:Custom", None)
+    argv = ["--model", "test_compare_command:Custom", option, str(start.file), "--target-macs", "0.5"]
+    assert run(tmp_path / "out", *argv, "--finetune-epochs", "0", "--no-latency") == 0
+    read = load_model(tmp_path / "out" / "baseline" / "model.safetensors", Custom).checkpoint_header
+    assert read["normalize"] == {"mean": [0.1, 0.2, 0.3], "std": [0.5, 0.6, 0.7]}
+    metrics = read_json(tmp_path / "out" / "baseline" / "metrics.json")["baseline"]
+    assert metrics["loss"] == start.metrics()["loss"]
+
+
 @pytest.mark.parametrize("inner", ["", "runs/new"])
 def test_file_in_place_of_folder_raises_and_is_kept(tmp_path, capsys, inner):
     file = tmp_path / "notes.txt"

@@ -10,7 +10,9 @@ import pytest
 import torch
 
 from common import evaluate
-from common.testing import HOSTILE_ARGUMENTS, HOSTILE_DATA_FIELDS, check_rejected
+from common.formats import load_network
+from common.models import create_model
+from common.testing import HOSTILE_ARGUMENTS, HOSTILE_DATA_FIELDS, check_mutations, check_rejected
 from deep_compression import compressed as cm
 from deep_compression import container, load_compressed, save_compressed
 from deep_compression.tensors import to_bits
@@ -282,3 +284,38 @@ def test_hostile_facts_fail_with_one_line(good, tmp_path, case):
         signed(json.dumps(content | {"about": content["about"] | HOSTILE_DATA_FIELDS[case]}).encode(), blocks)
     )
     check_rejected(evaluate.main, ["--checkpoint", file, "--dataset", "digits", "--no-latency"])
+
+
+def fuzz_network(folder, number):
+    """Damage a network's file in three ways: as it is, its header, and a block; the latter two with valid checksums."""
+    model = create_model("lenet300_100", in_features=2).eval()
+    expected = model.state_dict()
+    with torch.no_grad():
+        model.fc1.weight.mul_(4).round_()
+    save_compressed(folder / "m.dcz", model, normalize=((0.5,), (0.25,)))
+    data = (folder / "m.dcz").read_bytes()
+    head, blocks = parts_of(data)
+
+    def is_unchanged(found):
+        return all(torch.equal(tensor, expected[name]) for name, tensor in found.state_dict().items())
+
+    def is_finite(found):
+        return all(bool(tensor.isfinite().all()) for tensor in found.state_dict().values())
+
+    ways = (
+        ([data], lambda new: new, is_unchanged),
+        ([head], lambda new: signed(new, blocks), is_finite),
+        ([blocks[0]], lambda new: signed(head, [new, *blocks[1:]]), is_finite),
+    )
+    for sources, write, check in ways:
+        valid = check_mutations(folder / "m.dcz", write, sources, number, load_network, check)
+        assert valid < 0.9 * number
+
+
+def test_network_survives_300_mutations(tmp_path):
+    fuzz_network(tmp_path, 100)
+
+
+@pytest.mark.fuzz
+def test_network_survives_10_000_mutations(tmp_path):
+    fuzz_network(tmp_path, 3_334)

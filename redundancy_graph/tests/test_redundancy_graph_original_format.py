@@ -79,6 +79,25 @@ def test_weights_with_local_names_use_normalization_of_data_set(tmp_path):
     assert start.model.architecture["args"] == {"num_classes": 10}  # shortcut without weights
 
 
+def test_state_dicts_of_other_frameworks_are_read(tmp_path):
+    model = create_model("resnet20").eval()
+    state = {n: t for n, t in model.state_dict().items() if "num_batches" not in n}
+    for names in (state, tensors_to_original("resnet20", state)):
+        wrapped = {f"module.net._orig_mod.{name}": tensor for name, tensor in names.items()}
+        torch.save({"state_dict": {**wrapped, "n_averaged": torch.tensor(3)}}, tmp_path / "w.pth")
+        read = read_network("resnet20", tmp_path / "w.pth", noise_bundle(12, 6, "cifar10")).model
+        assert all(torch.equal(tensor, read.state_dict()[name]) for name, tensor in state.items())
+        torch.save(wrapped, tmp_path / "w.pth")
+        own = (
+            read_network(
+                "x", tmp_path / "w.pth", noise_bundle(12, 6, "cifar10"), factory=lambda: create_model("resnet20")
+            )
+            if names is state
+            else None
+        )
+        assert own is None or torch.equal(own.model.conv1.weight, model.conv1.weight)
+
+
 def test_checkpoint_uses_stored_normalization(tmp_path):
     save_model(tmp_path / "m.safetensors", network("resnet20"), normalize=((0.1,) * 3, (0.2,) * 3))
     start = read_network("resnet20", tmp_path / "m.safetensors", IMAGES)

@@ -194,8 +194,10 @@ def test_files_without_scale_range_load(tmp_path):
     names = {"normalize": ((0.5,) * 3, (0.25,) * 3), "dataset": "random", "classes": [str(i) for i in range(10)]}
     save_model(tmp_path / "model.safetensors", net, ARCH, recorded_arguments(net.space), **names)
     save_original_format(tmp_path, net.state_dict())
+    parallel = {f"module.{name}": tensor for name, tensor in net.state_dict().items()}
+    torch.save({"state_dict": parallel, "epoch": 3}, tmp_path / "parallel.pth.tar")
     nev, images = sample_nev(net.space, (1,)), torch.randn(2, 3, 32, 32)
-    for name in ("model.safetensors", "checkpoint.pth.tar"):
+    for name in ("model.safetensors", "checkpoint.pth.tar", "parallel.pth.tar"):
         saved = read_pruning_net(tmp_path / name, net.space)
         with torch.no_grad():
             assert torch.equal(saved.net(images, nev), net(images, nev))

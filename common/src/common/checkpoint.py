@@ -7,6 +7,7 @@ shapes of its tensors, and the tensors are loaded.
 import hashlib
 import json
 import struct
+from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,8 +21,19 @@ from common.atomic import atomic_file, write_json
 from common.channels.resize import fit_shapes
 from common.errors import UserError
 from common.models import check_arguments, create_meta_model, is_registered
+from common.module_state import (
+    all_tensors,
+    check_finite,
+    check_state_fields,
+    check_widths,
+    describe_state,
+    restore_buffers,
+)
 from common.replaced_layers import insert_replaced_layers, replaced_layer_table
+from common.state_dicts import OPTIONAL, StateDict, find_state_dict
 from common.tensor_files import read_tensor_file
+from common.tied import tie, tied_parameters
+from common.wrapped import plain_network
 
 FORMAT = "compression-papers-1"
 HEADER_LIMIT = 16 * 2**20  # bytes of JSON before the tensors
@@ -30,6 +42,7 @@ HALF = "half"  # key in the header: names of the tensors that were rounded to fl
 INDEX = ".index.json"  # suffix of the index of a checkpoint in several files
 SHARDS_LIMIT = 1000
 CHANNELS_LIMIT = 10_000
+VALUE_LIMIT = 1e6  # of means and standard deviations of pixels from 0 to 1
 SHARD_HEADER = 64 * 2**10  # bytes reserved for the header of a shard
 
 
@@ -60,10 +73,11 @@ def save_model(
         factory: Function that builds the unpruned network, if it is not registered. Layers that differ from it (or from
             the registered network) are listed in the header: see :mod:`common.replaced_layers`.
     """
+    model = plain_network(model)
     if arch is None:
         record = getattr(model, "architecture", {"arch": None, "args": {}})
         arch, arch_args = record["arch"], record["args"]
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in all_tensors(model).items()}
     known = getattr(model, "checkpoint_header", {})
     header = {
         "format": FORMAT,
@@ -75,6 +89,7 @@ def save_model(
         "classes": list(classes) if classes is not None else known.get("classes"),
         "extra": dict(extra or {}),
         "sha256": _digest(tensors),
+        **describe_state(model),
     }
     with atomic_file(path) as temporary:
         save_file(_clone_shared(tensors), temporary, metadata={"compression_papers": json.dumps(header)})
@@ -93,10 +108,27 @@ def load_model(path: Path | str, factory: Callable[[], nn.Module] | None = None)
     header, tensors = read_checkpoint(path)
     model = build_recorded_model(header["arch"], header["args"], tensors, path, factory)
     insert_replaced_layers(model, header.get("layers", {}), path)
-    fit_shapes(model, tensors, path)
-    load_tensors(model, tensors, path, assign=True)
+    load_recorded_tensors(model, tensors, header, path)
     model.checkpoint_header = header  # type: ignore[assignment]
-    return model.eval()
+    return model
+
+
+def load_recorded_tensors(
+    model: nn.Module, tensors: Mapping[str, Tensor], header: Mapping[str, Any], path: object
+) -> None:
+    """Load the tensors of a file of any format of this project, in place, bit-identical and of any widths; set eval mode.
+
+    Raises UserError if the tensors do not fit the network or each other, or are not finite.
+    """
+    fit_shapes(model, tensors, path)
+    load_tensors(
+        model, restore_buffers(model, tensors, header, path), path, assign=True, versions=header.get("versions") or {}
+    )
+    try:
+        tie(model, header.get("tied") or ())
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
+    check_widths(model.eval(), path)
 
 
 def file_digest(path: Path | str) -> str:
@@ -106,8 +138,9 @@ def file_digest(path: Path | str) -> str:
 
 
 def is_checkpoint(path: Path | str) -> bool:
-    """Return whether a safetensors file was written by :func:`save_model`; other files hold weights only."""
-    return "compression_papers" in _read_safetensors(path)[0]
+    """Return whether a safetensors file, or an index, was written by this project; other files hold weights only."""
+    read = _read_shards if str(path).endswith(INDEX) else _read_safetensors
+    return "compression_papers" in read(Path(path))[0]
 
 
 def read_checkpoint(path: Path | str) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -142,16 +175,17 @@ def check_data_fields(header: Mapping[str, Any], path: object) -> None:
         names = ("mean", "std") if isinstance(normalize, dict) else ()
         pair: list[Any] = [normalize.get(name) for name in names] or [None]
         valid = all(isinstance(v, list) and 1 <= len(v) <= CHANNELS_LIMIT and all(map(_is_finite, v)) for v in pair)
-        if not valid or len(pair[0]) != len(pair[1]) or min(pair[1]) <= 0:
+        if not valid or len(pair[0]) != len(pair[1]) or min(pair[1]) < 1 / VALUE_LIMIT:
             raise UserError(f"{path}: normalization is not a mean and a positive standard deviation per channel")
     if classes is not None and not (isinstance(classes, list) and all(isinstance(name, str) for name in classes)):
         raise UserError(f"{path}: classes are not a list of names")
+    check_state_fields(header, path)
     if not isinstance(header.get("dataset"), str | None) or not isinstance(header.get("extra"), dict | None):
         raise UserError(f"{path}: the name of the data set is not text, or extra is not a table")
 
 
 def _is_finite(value: Any) -> bool:
-    return type(value) in (int, float) and abs(value) < float("inf")
+    return type(value) in (int, float) and abs(value) < VALUE_LIMIT
 
 
 def write_half(source: Path | str, target: Path | str, shard_bytes: int | None = None) -> list[Path]:
@@ -202,59 +236,105 @@ def _split_into_shards(tensors: Mapping[str, Tensor], limit: int | None) -> list
     return parts
 
 
-def load_weights(model: nn.Module, path: Path | str) -> nn.Module:
+def load_weights(model: nn.Module, weights: StateDict | Path | str) -> nn.Module:
     """Load external weights (``.pth``, ``.th``, ``.pth.tar``, ``.safetensors``) into a network with the same tensors.
 
-    State dicts may be nested (``state_dict``, ``model``, ``net``) and have ``module.`` prefixes. Batch counters and
-    shortcut buffers may be missing.
+    State dicts are read as :mod:`common.state_dicts` describes; batch counters and shortcut buffers may be missing. Other
+    precisions are converted to the network's. What was changed is logged.
 
     Raises:
-        UserError: If a tensor is missing, unexpected, or has another shape; names the first one.
+        UserError: If a tensor is missing, unexpected, not finite, or has another shape; names the first one.
     """
-    load_tensors(model, read_tensors(path), path, optional=("num_batches_tracked", "source"))
+    state = weights if isinstance(weights, StateDict) else read_state_dict(weights)
+    state = state.fitted(model.state_dict()).rounded(model.state_dict())
+    load_tensors(model, state.tensors, state.path, optional=OPTIONAL, versions=state.versions)
+    state.report()
     return model
 
 
-def read_tensors(path: Path | str) -> dict[str, Tensor]:
-    """Read the tensors of a state-dict file by name, without running code from it. Raises UserError."""
+def read_state_dict(path: Path | str) -> StateDict:
+    """Read the state dict of a file, also of safetensors in several files (their ``.index.json``), without running code.
+
+    Raises UserError.
+    """
     path = Path(path)
+    if path.name.endswith(INDEX):
+        return StateDict(_read_shards(path)[1], path)
     if path.suffix == ".safetensors":
-        return _read_safetensors(path)[1]
-    return _strip_prefix(_find_state_dict(read_tensor_file(path), path))
+        return StateDict(_read_safetensors(path)[1], path)
+    return find_state_dict(read_tensor_file(path, skip=True), path)
+
+
+def read_tensors(path: Path | str) -> dict[str, Tensor]:
+    """Read the tensors of a state-dict file by name, without wrappers' names before all of them. Raises UserError."""
+    return read_state_dict(path).without_wrappers().tensors
 
 
 def load_tensors(
     model: nn.Module,
     tensors: Mapping[str, Tensor],
-    path: Path | str = "the file",
+    path: Path | str | object = "the file",
     optional: Sequence[str] = (),
     assign: bool = False,
+    versions: Mapping[str, int] | None = None,
 ) -> None:
     """Load tensors into a network with exactly these names and shapes. Raises UserError, naming the first that differs.
+
+    Tied weights stay tied: all but one may be missing; with ``assign``, those with different values are untied.
 
     Args:
         optional: Last components of names that may be missing.
         assign: Use the given tensors, with their types, instead of copying them into the network's tensors.
+        versions: Versions of the modules that wrote the tensors, by name, if they are not the network's.
     """
-    expected = model.state_dict()
+    expected, ties = model.state_dict(), tied_parameters(model)
+    tensors = _with_tied(tensors, ties, path, equal=not assign)
     for name, tensor in expected.items():
         if name not in tensors:
             if name.rsplit(".", 1)[-1] in optional:
                 continue
             raise UserError(f"{path}: missing tensor {name!r}; {_compare_names(expected, tensors)}")
-        if tensors[name].shape != tensor.shape:
-            shape, expected_shape = tuple(tensors[name].shape), tuple(tensor.shape)
-            raise UserError(
-                f"{path}: size mismatch for {name!r}: the file has shape {shape}, the network expects {expected_shape}"
-            )
-        if tensors[name].is_floating_point() != tensor.is_floating_point():
-            raise UserError(
-                f"{path}: type mismatch for {name!r}: the file has {tensors[name].dtype}, the network expects {tensor.dtype}"
-            )
+        _check_tensor(name, tensors[name], tensor, path)
     for name in tensors:
         if name not in expected:
             raise UserError(f"{path}: unexpected tensor {name!r}; {_compare_names(expected, tensors)}")
-    model.load_state_dict(dict(tensors), strict=False, assign=assign)
+    state = OrderedDict(tensors)
+    recorded = {name: {"version": version} for name, version in (versions or {}).items()}
+    state._metadata = getattr(expected, "_metadata", {}) | recorded  # type: ignore[attr-defined]
+    model.load_state_dict(state, strict=False, assign=assign)
+    tie(model, ties)
+    check_finite(model, path)
+
+
+def _with_tied(
+    tensors: Mapping[str, Tensor], ties: Sequence[Sequence[str]], path: object, equal: bool
+) -> dict[str, Tensor]:
+    """Add missing names of tied parameters. equal: whether to raise UserError, naming both, if their values differ."""
+    found = dict(tensors)
+    for names in ties:
+        given = [name for name in names if name in found]
+        for name in given[1:] if equal else ():
+            if not torch.equal(found[name], found[given[0]]):
+                raise UserError(
+                    f"{path}: {given[0]!r} and {name!r} differ, but are one parameter of the network; these weights belong"
+                    " to another network"
+                )
+        found |= {name: found[given[0]] for name in names if given and name not in found}
+    return found
+
+
+def _check_tensor(name: str, found: Tensor, expected: Tensor, path: object) -> None:
+    if not isinstance(expected, Tensor):
+        raise UserError(f"{path}: {name!r} is not a tensor of the network but a {type(expected).__name__}")
+    if found.shape != expected.shape:
+        raise UserError(
+            f"{path}: size mismatch for {name!r}: the file has shape {tuple(found.shape)}, the network expects"
+            f" {tuple(expected.shape)}"
+        )
+    if found.is_floating_point() != expected.is_floating_point() or found.is_complex() != expected.is_complex():
+        raise UserError(
+            f"{path}: type mismatch for {name!r}: the file has {found.dtype}, the network expects {expected.dtype}"
+        )
 
 
 def _compare_names(expected: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> str:
@@ -322,11 +402,12 @@ def _read_shards(index: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
         if index.stat().st_size > HEADER_LIMIT:
             raise ValueError
         content = json.loads(index.read_text(encoding="utf-8"))
-        metadata, places = content["metadata"], content["weight_map"]
+        metadata, places = content.get("metadata") or {}, content["weight_map"]
         files = sorted(set(places.values()))
         plain = all(isinstance(name, str) and Path(name).name == name for name in files)
-        if not plain or len(files) > SHARDS_LIMIT or not all(isinstance(v, str) for v in metadata.values()):
+        if not plain or len(files) > SHARDS_LIMIT:
             raise ValueError
+        metadata = {key: text for key, text in metadata.items() if isinstance(text, str)}
     except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
         raise UserError(f"{index}: not a valid index file of a sharded checkpoint") from error
     tensors: dict[str, Tensor] = {}
@@ -345,29 +426,6 @@ def _check_file(path: Path) -> None:
         raise UserError(f"{path}: no such file")
     if path.stat().st_size > SIZE_LIMIT:
         raise UserError(f"{path}: larger than {SIZE_LIMIT} bytes, the limit for checkpoints")
-
-
-def _find_state_dict(content: Any, path: Path) -> dict[str, Tensor]:
-    for _ in range(3):
-        if isinstance(content, Mapping) and content and all(isinstance(v, Tensor) for v in content.values()):
-            if not all(isinstance(name, str) for name in content):
-                break
-            return dict(content)
-        inner = [
-            k
-            for k in ("state_dict", "model_state_dict", "model", "net")
-            if isinstance(content, Mapping) and k in content
-        ]
-        if not inner:
-            break
-        content = content[inner[0]]
-    raise UserError(f"{path}: no state dict (tensors by name) found, also not under state_dict, model or net")
-
-
-def _strip_prefix(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    while tensors and all(name.startswith("module.") for name in tensors):
-        tensors = {name.removeprefix("module."): tensor for name, tensor in tensors.items()}
-    return dict(tensors)
 
 
 def _normalization(pair: tuple[Sequence[float], Sequence[float]] | None) -> dict[str, list[float]] | None:

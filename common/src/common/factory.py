@@ -4,17 +4,17 @@ import importlib
 import inspect
 import warnings
 from collections.abc import Callable, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
-from common.checkpoint import is_checkpoint, load_model, load_tensors, read_tensors
+from common.checkpoint import INDEX, is_checkpoint, load_model, load_weights, read_state_dict
 from common.errors import UserError
 from common.formats import load_network
 from common.models import arguments_for, create_model, find_architecture, input_shape, is_registered
 from common.options import NetworkOptions
+from common.wrapped import plain_network
 
 
 def model_from_options(
@@ -36,15 +36,24 @@ def model_from_options(
     if settings.checkpoint:
         model = load_network(settings.checkpoint, factory)
     elif factory:
-        model = factory()
-        if settings.weights:
-            load_tensors(model, read_tensors(settings.weights), settings.weights)
+        model = model_from_factory(factory, settings.weights)
     elif settings.arch:
         model = model_from_name(settings.arch, settings.weights, num_classes, shape, settings.shortcut)
     else:
         raise UserError("no network given: use --arch NAME, --checkpoint FILE or --model PACKAGE.MODULE:FACTORY")
     record = getattr(model, "architecture", None)
     return model, (input_shape(model) if record and is_registered(record["arch"]) else None)
+
+
+def model_from_factory(factory: Callable[[], nn.Module], weights: Path | str | None = None) -> nn.Module:
+    """Build a user's network and load weights if given: a state dict, or a checkpoint of this project. Raises UserError."""
+    if weights and _is_checkpoint(weights):
+        return load_model(weights, factory)
+    return load_weights(factory(), weights) if weights else factory()
+
+
+def _is_checkpoint(file: Path | str) -> bool:
+    return str(file).endswith((".safetensors", INDEX)) and is_checkpoint(file)
 
 
 def model_from_name(
@@ -70,14 +79,12 @@ def model_from_name(
         arguments["shortcut"] = shortcut
     if not weights:
         return create_model(arch, **arguments)
-    if Path(weights).suffix == ".safetensors" and is_checkpoint(weights):
+    if _is_checkpoint(weights):
         return load_model(weights)
-    tensors = read_tensors(weights)
-    if arch in CIFAR_RESNETS and shortcut is None and any(".shortcut.conv." in name for name in tensors):
+    state = read_state_dict(weights)
+    if arch in CIFAR_RESNETS and shortcut is None and any(".shortcut.conv." in name for name in state.tensors):
         arguments["shortcut"] = "conv3x3"
-    model = create_model(arch, **arguments)
-    load_tensors(model, tensors, weights, optional=("num_batches_tracked", "source"))
-    return model
+    return load_weights(create_model(arch, **arguments), state)
 
 
 CIFAR_RESNETS = ("resnet20", "resnet32", "resnet44", "resnet56", "resnet110")
@@ -94,12 +101,12 @@ def import_factory(name: str, num_classes: int | None = None) -> Callable[[], nn
     except (ImportError, AttributeError, TypeError, ValueError) as error:
         raise UserError(f"--model {name}: {error}") from error
     if num_classes is None:
-        return factory
+        return lambda: plain_network(factory())
     if "num_classes" in parameters:
-        return lambda: factory(num_classes=num_classes)
+        return lambda: plain_network(factory(num_classes=num_classes))
     if any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters.values()):
-        return partial(_build_with_classes, name, factory, num_classes)
-    return factory
+        return lambda: plain_network(_build_with_classes(name, factory, num_classes))
+    return lambda: plain_network(factory())
 
 
 def _build_with_classes(name: str, factory: Callable[..., nn.Module], num_classes: int) -> nn.Module:

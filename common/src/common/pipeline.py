@@ -26,6 +26,7 @@ from common.measure import Accuracy, measure_latency
 from common.methods import Decision, Method
 from common.runs import DECISION, LOG, METRICS, Stage
 from common.target import Target
+from common.tied import check_tied, tied_parameters
 from common.trained_model import TrainedModel, report_chance_level
 from common.training import Hooks, TrainOptions, distillation_loss, fit
 from common.training.loop import check_tensorboard
@@ -152,7 +153,7 @@ def _check_target(
 def apply_decision(start: TrainedModel, decision: Decision) -> nn.Module:
     """Prune a network as decided, recalibrate its batch norm, and return it in eval mode.
 
-    Raises UserError, naming the group, if the decision violates ``start.limits``.
+    Raises UserError, naming the group, if the decision violates ``start.limits`` or would untie weights.
     """
     model = start.model if decision.model is None else decision.model
     if decision.kept:
@@ -161,6 +162,7 @@ def apply_decision(start: TrainedModel, decision: Decision) -> nn.Module:
         network = restore_shortcuts(keep_channels(model, example, decision.kept), start.model)
     else:
         network = copy.deepcopy(start.model) if decision.model is None else decision.model
+    check_tied(network, tied_parameters(start.model), list(decision.kept))
     if decision.recalibrate:
         recalibrate_batch_norm(network, decision.recalibrate, start.device)
     return network.eval()

@@ -28,6 +28,17 @@ class Name:
     name: str
 
 
+@dataclass(frozen=True, eq=False)
+class Unread:
+    """Object in a pickle whose class is not permitted: its class and the arguments it would be made from, never made."""
+
+    kind: Name
+    arguments: tuple[Any, ...] = ()
+
+    def __str__(self) -> str:
+        return f"{self.kind.module[:100]}.{self.kind.name[:100]}"
+
+
 Constructors = Mapping[tuple[str, str], Callable[..., Any] | None]
 
 
@@ -39,13 +50,18 @@ class PlainPickle:
             that must not be called. Its result may have a method ``set_state``, for the opcode BUILD. A function must
             not allocate more than its arguments hold, since a pickle can call it often.
         persistent: Function that returns the object of a persistent ID; if None, persistent IDs are rejected.
+        skip: Whether objects of other classes become :class:`Unread`, without state; otherwise they are errors.
         position: Start of the next pickle.
     """
 
     def __init__(
-        self, data: bytes | mmap.mmap, constructors: Constructors, persistent: Callable[[Any], Any] | None = None
+        self,
+        data: bytes | mmap.mmap,
+        constructors: Constructors,
+        persistent: Callable[[Any], Any] | None = None,
+        skip: bool = False,
     ) -> None:
-        self.data, self.constructors, self.persistent = data, constructors, persistent
+        self.data, self.constructors, self.persistent, self.skip = data, constructors, persistent, skip
         self.position = 0
         self.opcodes = 0
 
@@ -109,22 +125,25 @@ class PlainPickle:
         del self.stack[start:]
         return found
 
-    def top(self, kind: type) -> Any:
-        if type(self.stack[-1]) is not kind:
+    def container(self, kind: type) -> Any:
+        """Return the list or dictionary on top of the stack, or an empty one in place of an unread object."""
+        if type(self.stack[-1]) is Unread:
+            return kind()
+        if not isinstance(self.stack[-1], kind):
             raise PickleError(f"expected a {kind.__name__}, not {type(self.stack[-1]).__name__}")
         return self.stack[-1]
 
     # --- opcodes
 
     def set_items(self, flat: list[Any]) -> None:
-        target = self.top(dict)
+        target = self.container(dict)
         if len(flat) % 2:
             raise PickleError("a key has no value")
         for key, value in zip(flat[::2], flat[1::2], strict=True):
             target[check_key(key)] = value
 
     def name(self, module: str, name: str) -> None:
-        if (module, name) not in self.constructors:
+        if (module, name) not in self.constructors and not self.skip:
             raise PickleError(f"it requests {module[:100]}.{name[:100]}")
         self.push(Name(module, name))
 
@@ -136,16 +155,39 @@ class PlainPickle:
 
     def call(self) -> None:
         arguments, function = self.pop(), self.pop()
-        constructor = self.constructors[function.module, function.name] if type(function) is Name else None
+        known = type(function) is Name and (function.module, function.name) in self.constructors
+        if self.skip and not known:
+            self.push_unread(function, arguments)
+            return
+        constructor = self.constructors[function.module, function.name] if known else None
         if constructor is None or type(arguments) is not tuple:
             raise PickleError("it calls a function that is not permitted in plain data")
         self.push(constructor(*arguments))
 
+    def push_unread(self, kind: Any, arguments: Any) -> None:
+        """Push an object that is not made; its class may be unread, too."""
+        if not self.skip:
+            raise PickleError("it makes an object that is not permitted in plain data")
+        kind = kind.kind if type(kind) is Unread else kind
+        if type(kind) is not Name or type(arguments) is not tuple:
+            raise PickleError("it calls something that is not a function")
+        self.push(Unread(kind, arguments))
+
+    def new_object(self, keywords: bool) -> None:
+        if keywords:
+            self.pop()
+        arguments, kind = self.pop(), self.pop()
+        self.push_unread(kind, arguments)
+
+    def new_instance(self) -> None:
+        kind, *arguments = self.pop_to_mark()
+        self.push_unread(kind, tuple(arguments))
+
     def build(self) -> None:
         state = self.pop()
         target = self.stack[-1]
-        if type(target) is dict:
-            return  # attributes of an OrderedDict, such as the versions in a state dict of torch
+        if type(target) in (dict, Unread) or (self.skip and type(target) is Name):
+            return
         if not hasattr(target, "set_state"):
             raise PickleError(f"it sets the state of a {type(target).__name__}")
         target.set_state(state)
@@ -201,12 +243,12 @@ def _text_of_python2(text: bytes) -> bytes:
 
 def _extend(p: PlainPickle) -> None:
     items = p.pop_to_mark()
-    p.top(list).extend(items)
+    p.container(list).extend(items)
 
 
 def _append(p: PlainPickle) -> None:
     item = p.pop()
-    p.top(list).append(item)
+    p.container(list).append(item)
 
 
 def _set_item(p: PlainPickle) -> None:
@@ -230,6 +272,13 @@ def _tuple(count: int) -> Callable[[PlainPickle], None]:
 def _named(p: PlainPickle) -> None:
     module, name = p.read_line().decode(), p.read_line().decode()
     p.name(module, name)
+
+
+def _instance(p: PlainPickle) -> None:
+    """Python 2's instance: a name, with arguments since the last mark."""
+    _named(p)
+    kind = p.pop()
+    p.push_unread(kind, tuple(p.pop_to_mark()))
 
 
 STOP = b"."
@@ -284,6 +333,10 @@ OPCODES: dict[bytes, Callable[[PlainPickle], Any]] = {
     b"c": _named,
     b"\x93": lambda p: p.stack_name(),
     b"R": lambda p: p.call(),
+    b"\x81": lambda p: p.new_object(keywords=False),
+    b"\x92": lambda p: p.new_object(keywords=True),
+    b"o": lambda p: p.new_instance(),
+    b"i": _instance,
     b"b": lambda p: p.build(),
     b"Q": lambda p: p.persistent_object(),
 }

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from common.training.train_options import TrainOptions
 
+NETWORKS = ("baseline", "after_cut", "compressed")  # keys of networks in metrics.json
 CONFIG, LOG, METRICS, MODEL, STATE = "config.json", "log.csv", "metrics.json", "model.safetensors", "state.pt"
 DECISION = "decision.json"  # kept channels by group
 PROGRESS = "progress.pt"  # a method's state for resuming its selection, as STATE is for training
@@ -121,7 +122,11 @@ class Stage:
         return replace(stage, recipe=self.recipe)
 
     def metrics(self) -> dict[str, Any]:
-        return read_json(self.folder / METRICS)
+        """Read metrics.json. Raises UserError for one that this package did not write."""
+        record = read_record(self.folder / METRICS)
+        if record.get("schema") != 1 or record.get("package") != self.package:
+            raise UserError(f"{self.folder / METRICS}: not a result of {self.package}; delete it, or use --force")
+        return record
 
     def finish(self, metrics: Mapping[str, Any]) -> dict[str, Any]:
         """Write metrics.json, with the keys that all runs have, and remove the state for resuming."""
@@ -180,7 +185,7 @@ def open_stage(
         _clear(folder)
     barrier()
     if _has_results(folder):
-        _check_same_options(folder, read_json(folder / CONFIG), config)
+        _check_same_options(folder, read_record(folder / CONFIG), config)
     barrier()
     if is_main():
         folder.mkdir(parents=True, exist_ok=True)
@@ -212,6 +217,25 @@ def read_json(path: Path | str, limit: int = 64 * 2**20) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: not a JSON file ({error})") from error
+
+
+def read_record(path: Path | str) -> dict[str, Any]:
+    """Read a JSON file of a run, which is a table; the networks that it describes are tables, too. Raises UserError."""
+    record = read_json(path)
+    if not isinstance(record, dict):
+        raise UserError(f"{path}: not a table of names and values; delete it, or use --force")
+    for name in NETWORKS:
+        entry = record.get(name)
+        if entry is not None and not (isinstance(entry, dict) and all(_is_value(v) for v in entry.values())):
+            raise UserError(f"{path}: {name!r} is not a table of numbers; delete it, or use --force")
+    return record
+
+
+def _is_value(value: Any) -> bool:
+    """Return whether a value is one of a network in metrics.json: a number, latencies by batch size, or empty."""
+    if isinstance(value, dict):
+        return all(isinstance(number, int | float) for number in value.values())
+    return value is None or isinstance(value, int | float)
 
 
 def describe_environment(device: torch.device | str) -> dict[str, Any]:
@@ -259,7 +283,7 @@ def _has_results(folder: Path) -> bool:
 
 
 def _check_same_options(folder: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    if not isinstance(before, dict) or not isinstance(before.get("options"), dict):
+    if not isinstance(before.get("options"), dict):
         raise UserError(f"{folder / CONFIG}: not a configuration of a run; choose another folder or use --force")
     old, new = before["options"], now["options"]
     if before.get("package") != now["package"]:
@@ -278,8 +302,11 @@ def _check_same_options(folder: Path, before: Mapping[str, Any], now: Mapping[st
 def _seconds_logged(log: Path) -> float:
     if not log.is_file():
         return 0.0
-    with open(log, newline="", encoding="utf-8") as file:
-        return sum(float(row.get("seconds") or 0) for row in csv.DictReader(file))
+    try:
+        with open(log, newline="", encoding="utf-8") as file:
+            return sum(float(row.get("seconds") or 0) for row in csv.DictReader(file))
+    except (ValueError, TypeError, csv.Error) as error:
+        raise UserError(f"{log}: damaged ({error}); delete it, or use --force") from error
 
 
 def _clear(folder: Path) -> None:

@@ -47,10 +47,32 @@ DTYPES = {str(dtype).removeprefix("torch."): dtype for dtype in STORAGES.values(
     name: getattr(torch, name) for name in ("uint16", "uint32", "uint64", "float8_e4m3fn", "float8_e5m2")
 }
 UNTYPED = "UntypedStorage"
+QUANTIZED = ("QInt8Storage", "QUInt8Storage", "QInt32Storage", "QUInt4x2Storage", "QUInt2x4Storage")
+SAVE_STATE_DICT = "save the network's state dict: torch.save(model.state_dict(), FILE)"
 
 
-def read_tensor_file(path: Path | str) -> Any:
+class Versions(dict):
+    """Dictionary of an OrderedDict; torch stores the versions of a state dict's modules as one of its attributes."""
+
+    attributes: Any = None
+
+    def set_state(self, state: Any) -> None:
+        self.attributes = state
+
+    @property
+    def versions(self) -> dict[str, int]:
+        """Versions of the modules of a state dict: {module name: version}."""
+        known = self.attributes.get("_metadata") if isinstance(self.attributes, dict) else None
+        entries = known.items() if isinstance(known, dict) else ()
+        found = {name: entry.get("version") for name, entry in entries if isinstance(entry, dict)}
+        return {name: v for name, v in found.items() if isinstance(name, str) and type(v) is int}
+
+
+def read_tensor_file(path: Path | str, skip: bool = False) -> Any:
     """Read a file of ``torch.save``: dictionaries, lists, numbers, text and tensors, on the CPU.
+
+    skip: whether objects of other classes (options, optimizers, entire networks) become
+    :class:`common.plain_pickle.Unread`; their code is not run either way.
 
     Raises UserError, naming the file, if it is missing, larger than 8 GiB, damaged, or contains anything else.
     """
@@ -63,21 +85,23 @@ def read_tensor_file(path: Path | str) -> Any:
         with open(path, "rb") as file:
             start = file.read(len(ZIP_START))
         if start == ZIP_START:
-            return _read_zip(path)
-        return _read_legacy(path)
-    except (zipfile.BadZipFile, ValueError, EOFError, OverflowError, RuntimeError, struct.error) as error:  # of zipfile
+            return _read_zip(path, skip)
+        return _read_legacy(path, skip)
+    except (zipfile.BadZipFile, ValueError, EOFError, OSError, OverflowError, RuntimeError, struct.error) as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"{path} is not a file of plain tensors, or is damaged: {reason}") from error
 
 
-def _read_zip(path: Path) -> Any:
+def _read_zip(path: Path, skip: bool) -> Any:
     with zipfile.ZipFile(path) as archive:
         entries = {entry.filename: entry for entry in archive.infolist()}
+        if any(name.endswith("/constants.pkl") for name in entries):
+            raise PickleError(f"it is a TorchScript program; {SAVE_STATE_DICT}")
         inside = [name for name in entries if name.count("/") == 1 and name.endswith("/data.pkl")]
         if len(inside) != 1:
             raise PickleError("the ZIP archive does not contain exactly one data.pkl")
         folder = inside[0].partition("/")[0]
-        reader = _Tensors(path.stat().st_size)
+        reader = _Tensors(path.stat().st_size, skip)
 
         def content(name: str, size: int | None = None) -> bytes:
             entry = entries.get(f"{folder}/{name}")
@@ -94,16 +118,16 @@ def _read_zip(path: Path) -> Any:
         if f"{folder}/byteorder" in entries and content("byteorder") != b"little":
             _other_byte_order()
         reader.fill = lambda key, storage: storage.fill(content(f"data/{key}", len(storage.bytes)))
-        return PlainPickle(content("data.pkl"), reader.constructors, reader.persistent).load()
+        return PlainPickle(content("data.pkl"), reader.constructors, reader.persistent, skip).load()
 
 
-def _read_legacy(path: Path) -> Any:
+def _read_legacy(path: Path, skip: bool) -> Any:
     size = path.stat().st_size
     if not size:
         raise PickleError("the file is empty")
     with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-        reader = _Tensors(size)
-        pickles = PlainPickle(data, reader.constructors, reader.persistent)
+        reader = _Tensors(size, skip)
+        pickles = PlainPickle(data, reader.constructors, reader.persistent, skip)
         magic = pickles.load()
         if magic != LEGACY_MAGIC or pickles.load() != LEGACY_PROTOCOL:
             raise PickleError("the magic number of torch is missing")
@@ -139,8 +163,8 @@ class _Storage:
 class _Tensors:
     """Constructors that a pickle of torch may call, and the storages that it refers to. size: file size in bytes."""
 
-    def __init__(self, size: int) -> None:
-        self.unread, self.items = size, OPCODE_LIMIT
+    def __init__(self, size: int, skip: bool) -> None:
+        self.skip, self.unread, self.items = skip, size, OPCODE_LIMIT
         self.views = FREE_SIZE + VIEWS * size
         self.storages: dict[str, _Storage] = {}
         self.fill: Callable[[str, _Storage], None] = lambda key, storage: None
@@ -175,21 +199,28 @@ class _Tensors:
             raise PickleError("it allocates more elements than the file holds")
         return [*values]
 
-    def ordered(self, pairs: Any = ()) -> dict[Any, Any]:
+    def ordered(self, pairs: Any = ()) -> Versions:
         """Build the dictionary of an OrderedDict by Python 2; Python 3 calls it without arguments."""
         found = self.copy(pairs)
         if not all(isinstance(pair, list | tuple) and len(pair) == 2 for pair in found):
             raise PickleError("an OrderedDict is not a list of pairs")
-        return {check_key(key): value for key, value in found}
+        return Versions((check_key(key), value) for key, value in found)
 
     def set(self, values: Any = ()) -> set[Any]:
         return {check_key(value) for value in self.copy(values)}
 
-    def persistent(self, identity: Any) -> _Storage:
-        """Return the storage of ('storage', type, key, location, number of elements, parent storage in old files)."""
+    def persistent(self, identity: Any) -> _Storage | Name:
+        """Return the storage of ('storage', type, key, location, number of elements, parent storage in old files).
+
+        Old files of entire networks also refer to ('module', class, its file, its code): the class is returned.
+        """
+        if self.skip and isinstance(identity, tuple) and len(identity) == 4 and type(identity[1]) is Name:
+            return identity[1]
         if not isinstance(identity, tuple) or len(identity) not in (5, 6) or _text(identity[0]) != "storage":
             raise PickleError("a persistent ID is not a storage")
         kind, key, count = identity[1], _text(identity[2]), identity[4]
+        if type(kind) is Name and kind.name in QUANTIZED:
+            raise PickleError(f"it holds quantized tensors ({kind.name}); {SAVE_STATE_DICT} before it is quantized")
         if len(identity) == 6 and identity[5] is not None:
             raise PickleError("a storage is part of another storage")
         if type(kind) is not Name or kind.name not in (*STORAGES, UNTYPED) or type(count) is not int or count < 0:

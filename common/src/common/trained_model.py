@@ -23,8 +23,10 @@ from common.formats import load_network
 from common.layers import to_device
 from common.log import Log
 from common.measure import Accuracy, evaluate, measure_latency, model_metrics
+from common.module_state import check_finite, check_single_precision
 from common.options import DataOptions, NetworkOptions
 from common.outputs import class_scores
+from common.wrapped import plain_network
 
 CPU = torch.device("cpu")
 CHANCE_ERRORS = 2  # standard errors above chance up to which an accuracy counts as chance
@@ -217,10 +219,20 @@ def report_chance_level(trained: TrainedModel) -> bool:
     return True
 
 
-def with_normalization_of(model: nn.Module, data: DataBundle) -> DataBundle:
-    """Return the data with the normalization recorded in the network's checkpoint, if there is one."""
+def with_normalization_of(model: nn.Module, data: DataBundle, file: object = "the network's file") -> DataBundle:
+    """Return the data with the normalization recorded in the network's checkpoint, if there is one.
+
+    Raises UserError, naming ``file``, if it has another number of channels.
+    """
     known = (getattr(model, "checkpoint_header", None) or {}).get("normalize")
-    return data.with_normalization(known["mean"], known["std"]) if known else data
+    if not known:
+        return data
+    try:
+        return data.with_normalization(known["mean"], known["std"])
+    except UserError as error:
+        raise UserError(
+            f"{file}: the recorded normalization does not fit {data.name}: {error}; or use --normalize"
+        ) from error
 
 
 def with_classes_of(model: nn.Module, data: DataBundle, source: object) -> DataBundle:
@@ -233,14 +245,16 @@ def with_classes_of(model: nn.Module, data: DataBundle, source: object) -> DataB
 
 
 def check_trained_model(trained: TrainedModel) -> TrainedModel:
-    """Check a trained network and return it, in eval mode, with labels that are positions among its recorded classes.
+    """Check a trained network and return it, without wrappers such as torch.compile, in eval mode.
 
-    Raises UserError, naming the file, if weights are not finite, or the network does not fit the images or the classes.
+    Labels of its data become positions among the recorded classes.
+
+    Raises UserError, naming the file, if weights are not finite or not in single precision, or the network does not fit the images or the classes.
     """
+    trained = replace(trained, model=plain_network(trained.model))
     file = trained.file or trained.name
-    for name, tensor in trained.model.state_dict().items():
-        if tensor.is_floating_point() and not tensor.isfinite().all():
-            raise UserError(f"{file}: {name} has values that are not finite; the weights are damaged")
+    check_finite(trained.model, file)
+    check_single_precision(trained.model, file)
     outputs = _count_outputs(trained.model.eval(), trained.data, file)
     data = with_classes_of(trained.model, trained.data, file)
     _check_outputs(outputs, data, file)
@@ -277,7 +291,9 @@ def _count_outputs(model: nn.Module, data: DataBundle, name: object) -> int:
 def _check_outputs(outputs: int, data: DataBundle, name: object) -> None:
     """Raise UserError for fewer outputs than classes; warn if there are more."""
     if outputs < data.num_classes:
-        raise UserError(f"{name}: the outputs have shape {(1, outputs)}, but {data.name} has {data.num_classes} classes")
+        raise UserError(
+            f"{name}: the outputs have shape {(1, outputs)}, but {data.name} has {data.num_classes} classes"
+        )
     if outputs > data.num_classes:
         warnings.warn(
             f"{name}: the network has {outputs} outputs, but {data.name} has {data.num_classes} classes; label c is taken for "
@@ -294,7 +310,7 @@ def read_trained_model(file: Path, data: DataBundle, **more: Any) -> TrainedMode
     model = load_network(file, more.get("factory"))
     record = getattr(model, "architecture", None)
     name = more.pop("name", None) or (record["arch"] if record and record["arch"] else file.stem)
-    return check_trained_model(TrainedModel(name, model, with_normalization_of(model, data), file, **more))
+    return check_trained_model(TrainedModel(name, model, with_normalization_of(model, data, file), file, **more))
 
 
 def open_trained_model(network: NetworkOptions, source: DataOptions, **more: Any) -> TrainedModel:
@@ -306,7 +322,7 @@ def open_trained_model(network: NetworkOptions, source: DataOptions, **more: Any
         raise UserError(f"{file}: no such file; download weights with python -m common.fetch")
     data = load_data(source)
     model, _ = model_from_options(network, data.num_classes, data.input_shape)
-    data = data if source.normalize else with_normalization_of(model, data)
+    data = data if source.normalize else with_normalization_of(model, data, file)
     factory = import_factory(network.model, data.num_classes) if network.model else None
     record = getattr(model, "architecture", None)
     name = network.model.replace(":", ".") if network.model else (record["arch"] if record else Path(file).stem)

@@ -14,12 +14,12 @@ import torch
 from torch import nn
 
 from common.atomic import write_json, write_text
-from common.checkpoint import file_digest, load_tensors, read_tensors
+from common.checkpoint import file_digest
 from common.data import DataBundle, load_data
 from common.device import choose_device, set_threads
 from common.errors import UserError
 from common.executor import ProcessPool, claim_file
-from common.factory import import_factory, model_from_name
+from common.factory import import_factory, model_from_factory, model_from_name
 from common.formats import load_network
 from common.interruption import Stopped, stop_requested
 from common.methods import Method, installed_methods
@@ -208,9 +208,7 @@ def _dense(settings: Compare, data: DataBundle, device: torch.device, seed: int)
         if network.checkpoint:
             return load_network(file, factory)
         if factory:
-            model = factory()
-            load_tensors(model, read_tensors(file), file)
-            return model
+            return model_from_factory(factory, file)
         return model_from_name(network.arch, file, data.num_classes, data.input_shape)
 
     return import_dense(out, load, Path(file), file_digest(file), data, device, name=network.model, **how)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from common.errors import UserError
-from common.runs import CONFIG, METRICS, read_json
+from common.runs import CONFIG, METRICS, read_record
 from compare.settings import PACKAGE
 
 ResultRecord = dict[str, Any]  # metrics.json, with ``folder``, ``config`` and ``label_so_far``
@@ -120,20 +120,39 @@ def read_results(out: Path) -> ResultSet:
     results: list[ResultRecord] = []
     baselines: list[ResultRecord] = []
     for file in [*sorted(out.glob(f"baseline/{METRICS}")), *files]:
-        result = read_json(file)
+        result = read_record(file)
         if result.get("package") != PACKAGE and file.parent.name != "baseline":
             continue
-        result |= {"folder": str(file.parent.relative_to(out)), "config": read_json(file.parent / CONFIG)}
+        config = read_record(file.parent / CONFIG)
+        result |= {"folder": str(file.parent.relative_to(out)), "config": config}
+        if "method" in result:
+            _check_result(file, result)
         (results if "method" in result else baselines).append(result)
     add_chain_labels(results)
-    unreachable = [{**read_json(file), "folder": str(file.parent.relative_to(out))} for file in _unreachable(out)]
+    unreachable = [{**read_record(file), "folder": str(file.parent.relative_to(out))} for file in _unreachable(out)]
     return ResultSet(out, results, baselines, unreachable)
+
+
+def _check_result(file: Path, result: ResultRecord) -> None:
+    """Raise UserError, naming the file, unless a result has the entries that tables and plots read."""
+    try:
+        numbers = [read(result) for read in METRIC_READERS.values()]
+        texts = [result[key] for key in ("method", "label", "variant", "arch", "dataset")]
+        result["missed"], result["finetune_epochs"], result["target"], result["axis"], result["seed"]
+    except (KeyError, TypeError, AttributeError, ZeroDivisionError) as error:
+        raise UserError(f"{file}: damaged ({error!r}); delete its folder and run the comparison again") from error
+    if not all(number is None or isinstance(number, int | float) for number in numbers):
+        raise UserError(f"{file}: damaged: a metric is not a number; delete its folder and run the comparison again")
+    if not all(text is None or isinstance(text, str) for text in texts):
+        raise UserError(f"{file}: damaged: a name is not text; delete its folder and run the comparison again")
 
 
 def check_variants(out: Path) -> None:
     """Raise UserError if a result was written before a paper's method and its extension had separate names."""
     for config in (*out.glob(f"seed*/*/{CONFIG}"), *out.glob(f"seed*/*/step*/{CONFIG}")):
-        content = read_json(config)
+        content = read_record(config)
+        if not isinstance(content.get("options"), dict):
+            raise UserError(f"{config}: not a configuration of a run; delete its folder and run the comparison again")
         if content.get("package") == PACKAGE and content["options"].keys() & {"method", "variant"} == {"method"}:
             raise UserError(
                 f"{config.parent}: a result of an earlier version, which does not say which variant of the method it is; "

@@ -109,7 +109,10 @@ def _groups(pruner: tp.pruner.BasePruner) -> Iterator[tp.dependency.Group]:
 
 def _pruner(model: nn.Module, shape: Sequence[int], kept_layers: Set[str]) -> tp.pruner.BasePruner:
     example = torch.zeros(1, *shape)
-    ignored = [*_last_layers(model, example), *(module for name, module in model.named_modules() if name in kept_layers)]
+    ignored = [
+        *_last_layers(model, example),
+        *(module for name, module in model.named_modules() if name in kept_layers),
+    ]
     shortcuts = show_shortcuts_as_nodes(model)
     pruner = tp.pruner.BasePruner(
         model,

@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from common.atomic import atomic_file, write_csv
-from common.checkpoint import load_model, read_tensors
+from common.checkpoint import load_model, read_state_dict
 from common.cost import WidthCost
 from common.data import ImageSet
 from common.distributed import barrier, is_main
@@ -121,7 +121,7 @@ def run_policy_phase(
 def read_policy(trained: TrainedModel, folder: Path) -> Policy:
     """Read a finished policy phase from its folder. Raises UserError for files that are missing or of another network."""
     model = load_model(folder / MODEL, trained.factory)
-    agents = Agents(model, trained.example).load_weights(read_tensors(folder / AGENTS))
+    agents = Agents(model, trained.example).load_weights(read_state_dict(folder / AGENTS).tensors)
     metrics = read_json(folder / METRICS)
     return Policy(model, agents, create_width_cost(trained, agents), metrics)
 

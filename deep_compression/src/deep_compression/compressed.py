@@ -11,10 +11,11 @@ import numpy as np
 from torch import Tensor, nn
 
 from common.atomic import write_bytes
-from common.channels.resize import fit_shapes
-from common.checkpoint import build_recorded_model, check_data_fields, load_tensors
+from common.checkpoint import build_recorded_model, check_data_fields, load_recorded_tensors
 from common.errors import UserError
+from common.module_state import all_tensors, describe_state
 from common.replaced_layers import insert_replaced_layers, replaced_layer_table
+from common.wrapped import plain_network
 from deep_compression import container
 from deep_compression import vgg19 as vgg19  # registers the network of the original code
 from deep_compression.layer import LayerInfo, LayerSettings
@@ -122,7 +123,9 @@ def save_compressed(
         ValueError: If a tensor or an argument is not supported.
         OSError: If the file cannot be written.
     """
-    tensors = model.state_dict() if isinstance(model, nn.Module) else dict(model)
+    if isinstance(model, nn.Module):
+        model = plain_network(model)
+    tensors = all_tensors(model) if isinstance(model, nn.Module) else dict(model)
     for name, tensor in tensors.items():
         if not isinstance(name, str) or not isinstance(tensor, Tensor):
             raise ValueError(f"{name}: the value is a {type(tensor).__name__}; only named tensors can be stored")
@@ -176,8 +179,7 @@ def load_compressed_model(
         model = build_recorded_model(about["arch"], about["args"], shapes, path, factory)
         insert_replaced_layers(model, about["layers"], path)
         tensors = _tensors(opened)
-        fit_shapes(model, tensors, path)
-        load_tensors(model, tensors, path, assign=True)
+        load_recorded_tensors(model, tensors, about, path)
     except UserError as problem:
         raise ValueError(str(problem)) from None
     model.checkpoint_header = about  # type: ignore[assignment]
@@ -284,6 +286,7 @@ def _about(model, arch, arch_args, normalize, dataset, classes, extra, factory) 
         "dataset": dataset or known.get("dataset"),
         "classes": list(classes) if classes is not None else known.get("classes"),
         "extra": dict(extra or {}),
+        **(describe_state(model) if isinstance(model, nn.Module) else {}),
     }
     return {name: value for name, value in found.items() if value}
 

@@ -12,12 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from common.atomic import atomic_file
-from common.checkpoint import load_weights, save_model
+from common.checkpoint import save_model
 from common.data import DataBundle, load_data
 from common.device import choose_device, set_threads
 from common.distributed import barrier, is_main, process_group
 from common.errors import UserError
-from common.factory import import_factory, model_from_name
+from common.factory import import_factory, model_from_factory, model_from_name
 from common.formats import load_network
 from common.markdown import markdown_table
 from common.options import train_options
@@ -72,7 +72,7 @@ def base_file(settings: OriginalPipeline, stage: Stage, name: str, data: DataBun
     if given.is_file():
         if is_compressed(given) or given.suffix == ".safetensors":
             return given
-        model = load_weights(factory(), given) if factory else _named(settings, given, data)
+        model = model_from_factory(factory, given) if factory else _named(settings, given, data)
         path = stage.folder / f"{name}_base" / "model.safetensors"
         if is_main():
             save_model(path, model, normalize=(data.mean, data.std), dataset=data.name, classes=data.classes)

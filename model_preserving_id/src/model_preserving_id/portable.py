@@ -12,8 +12,7 @@ import torch
 from torch import nn
 
 from common.atomic import atomic_file
-from common.channels.resize import fit_shapes
-from common.checkpoint import build_recorded_model, check_data_fields, load_model, load_tensors
+from common.checkpoint import build_recorded_model, check_data_fields, load_model, load_recorded_tensors
 from common.errors import UserError
 from common.models import ARCHITECTURES, create_meta_model, is_registered
 from common.replaced_layers import describe_replaced_layers, insert_replaced_layers
@@ -67,8 +66,7 @@ def from_dict(content: Mapping[str, Any], path: Path | str = "the dictionary") -
     check_data_fields(content, path)
     model = build_recorded_model(arch, args, tensors, path)
     insert_replaced_layers(model, layers, path)
-    fit_shapes(model, tensors, path)
-    load_tensors(model, tensors, path, assign=True)
+    load_recorded_tensors(model, tensors, {}, path)
     header = {key: content[key] for key in ("dataset", "dataset_dir") if isinstance(content.get(key), str)}
     header |= {key: content[key] for key in ("normalize", "classes") if content.get(key)}
     model.checkpoint_header = header  # type: ignore[assignment]

@@ -8,8 +8,10 @@ from torch import Tensor, nn
 
 from common.cost import count_cost
 from common.errors import UserError
+from common.module_state import check_finite
 from common.target import Target
 from common.trained_model import Limits
+from common.wrapped import plain_network
 from model_preserving_id.activations import GramStatistics, gather_statistics, warn_if_few_rows
 from model_preserving_id.channel_ranking import ChannelRanking, rank_groups
 from model_preserving_id.compensate import check_compensation, compensate
@@ -46,7 +48,7 @@ def prune_network(
 ) -> nn.Module:
     """Prune channels by interpolative decomposition and return a new, smaller network in eval mode.
 
-    The given model is not modified. Labels and training are not needed. Exactly one of ``kept``, ``target_macs``, ``keep`` and
+    The given model is not modified; wrappers such as torch.compile are removed. Labels and training are not needed. Exactly one of ``kept``, ``target_macs``, ``keep`` and
     ``eps`` must be given. (Chee et al. 2022, section 3)
 
     Args:
@@ -77,10 +79,9 @@ def prune_network(
     check_score(score)
     target = None if target_macs is None else Target(target_macs)
     residual = residual or ("keep" if kept is None else "exact")
+    model = plain_network(model)
     inputs = _check_inputs(batches, example_input, next((p.dtype for p in model.parameters()), torch.float32))
-    for name, tensor in model.state_dict().items():
-        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
-            raise UserError(f"the weights {name} contain infinities or nan; load another checkpoint")
+    check_finite(model, "prune_network")
     limits = Limits(ignored=tuple(ignored_layers), round_to=round_to)
     folded = FoldedNetwork(model, example_input, residual=residual, limits=limits, device=device)
     if target is not None:

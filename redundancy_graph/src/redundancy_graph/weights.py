@@ -1,5 +1,6 @@
 """Files of trained and pruned networks, in the formats of this repository and of the original code."""
 
+import dataclasses
 import io
 from collections.abc import Callable
 from pathlib import Path
@@ -10,10 +11,10 @@ from torch import nn
 
 from common.atomic import write_bytes
 from common.channels.resize import fit_shapes
-from common.checkpoint import load_model, load_tensors, read_tensors
+from common.checkpoint import load_model, load_tensors, load_weights, read_state_dict, read_tensors
 from common.data import DataBundle, load_dataset
 from common.errors import UserError
-from common.factory import import_factory, model_from_name
+from common.factory import import_factory, model_from_factory, model_from_name
 from common.models import arguments_for, create_model, find_architecture
 from common.runs import Stage
 from common.trained_model import TrainedModel, check_trained_model, with_normalization_of
@@ -21,7 +22,6 @@ from redundancy_graph.layer_names import LAYERS, has_original_names, tensors_fro
 from redundancy_graph.settings import ORIGINAL_DATASET_DIRS, GeneratePruneInfo, PruneCifar10
 
 SUFFIX = "-weights.pth"  # file name of the original code: <arch>-weights.pth
-_OPTIONAL = ("num_batches_tracked", "source")
 
 
 def open_network(settings: GeneratePruneInfo | PruneCifar10, device: torch.device) -> TrainedModel:
@@ -103,26 +103,23 @@ def _read_network(
     arch: str, path: Path, data: DataBundle, factory: Callable[[], nn.Module] | None
 ) -> tuple[nn.Module, bool]:
     """Return the network and whether its file has the names of the original code."""
-    if path.suffix == ".safetensors":
-        return _read_checkpoint(arch, path, data, factory), False
-    tensors = read_tensors(path)
     if factory is not None:
-        model = factory()
-        load_tensors(model, tensors, path, optional=_OPTIONAL)
-        return model, False
-    renamed = tensors_from_original(arch, tensors)
+        return model_from_factory(factory, path), False
+    if path.suffix == ".safetensors":
+        return _read_checkpoint(arch, path, data), False
+    state = read_state_dict(path).without_wrappers()
+    renamed = dataclasses.replace(state, tensors=tensors_from_original(arch, state.tensors))
     arguments: dict[str, Any] = {"num_classes": data.num_classes, **arguments_for(arch, data.input_shape)}
-    if any(".shortcut.conv." in tensor for tensor in renamed):
+    if any(".shortcut.conv." in tensor for tensor in renamed.tensors):
         arguments["shortcut"] = "conv3x3"
-    model = create_model(arch, **arguments)
-    load_tensors(model, renamed, path, optional=_OPTIONAL)
-    return model, arch in LAYERS and has_original_names(arch, tensors)
+    model = load_weights(create_model(arch, **arguments), renamed)
+    return model, arch in LAYERS and has_original_names(arch, state.tensors)
 
 
-def _read_checkpoint(arch: str, path: Path, data: DataBundle, factory) -> nn.Module:
-    model = load_model(path, factory) if factory else model_from_name(arch, path, data.num_classes, data.input_shape)
+def _read_checkpoint(arch: str, path: Path, data: DataBundle) -> nn.Module:
+    model = model_from_name(arch, path, data.num_classes, data.input_shape)
     record = getattr(model, "architecture", None)
-    if factory is None and record is not None and record["arch"] != arch:
+    if record is not None and record["arch"] != arch:
         raise UserError(f"{path}: contains a {record['arch']}, not a {arch}; use --arch {record['arch']}")
     return model
 

@@ -86,5 +86,5 @@ def _parse(line: str, file: Path) -> tuple[NEV, CandidateMetrics]:
         entry = json.loads(line)
         numbers = (float(entry[key]) for key in ("top1", "top5", "loss"))
         return tuple(int(value) for value in entry["nev"]), CandidateMetrics(*numbers)
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         raise UserError(f"{file} is damaged; delete it, or restart the search with --force") from error

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from common.atomic import write_bytes
-from common.checkpoint import load_tensors, read_checkpoint, read_tensors, save_model
+from common.checkpoint import load_tensors, read_checkpoint, read_state_dict, save_model
 from common.data import DataBundle
 from common.errors import UserError
 from rewarded_metapruning.pruning_net import ARCH, PruningNet, recorded_arguments
@@ -93,6 +93,8 @@ def read_pruning_net(path: Path, space: SearchSpace) -> SavedPruningNet:
     Raises:
         UserError: If the file is missing or damaged, or holds the PruningNet of another network.
     """
+    with torch.device("meta"):
+        net = PruningNet(space)
     if path.suffix == ".safetensors":
         header, tensors = read_checkpoint(path)
         extra = header.get("extra")
@@ -100,11 +102,10 @@ def read_pruning_net(path: Path, space: SearchSpace) -> SavedPruningNet:
         _check_header(path, header, extra, space)
         scale_range = extra.get(SCALES)
     else:
-        tensors = read_tensors(path)
-        kept = tensors.pop(SCALES, None)
+        state = read_state_dict(path)
+        kept = state.tensors.pop(SCALES, None)
+        tensors = state.fitted(net.state_dict()).tensors
         scale_range = None if kept is None else kept.tolist()
-    with torch.device("meta"):
-        net = PruningNet(space)
     load_tensors(net, tensors, path, assign=True)
     return SavedPruningNet(net.eval(), _check_scale_range(path, scale_range), path)
 

@@ -282,7 +282,7 @@ def parse_nev(text: str) -> NEV:
     """
     plain = re.sub(r"(?:np|numpy)\.int\d+\((-?\d+)\)", r"\1", text)  # NumPy's integers in a list
     found = AROUND.fullmatch(" ".join(plain.split()))
-    if not found or not re.fullmatch(r"-?\d+(?: ?, ?-?\d+| -?\d+)*", found[1]):
+    if not found or not re.fullmatch(r"-?\d{1,9}(?: ?, ?-?\d{1,9}| -?\d{1,9})*", found[1]):
         raise UserError(f"{text[:80]!r} is not an encoding vector; write it as 14,14,16,... or [14, 14, 16, ...]")
     return tuple(int(number) for number in re.findall(r"-?\d+", found[1]))
 

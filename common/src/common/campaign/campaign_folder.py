@@ -61,7 +61,7 @@ class CampaignFolder:
         """Read a JSON file of a job; None if it is missing or invalid."""
         try:
             content = json.loads((self.job(name) / what).read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+        except (OSError, ValueError, RecursionError):
             return None
         return content if isinstance(content, dict) else None
 

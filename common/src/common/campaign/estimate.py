@@ -46,7 +46,7 @@ class Estimates:
         try:
             content = json.loads(self.file.read_text(encoding="utf-8"))
             self.known = {name: {key: float(v) for key, v in speeds.items()} for name, speeds in content.items()}
-        except (OSError, ValueError, AttributeError, TypeError):
+        except (OSError, ValueError, AttributeError, TypeError, OverflowError, RecursionError):
             self.known = {}
 
     def seconds(self, job: Job) -> float | None:

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from common.channels.resize import CONVOLUTIONS, WEIGHTED
 from common.channels.trace import CoupledChannels, trace
+from common.wrapped import plain_network
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,7 @@ def channel_groups(model: nn.Module, example_input: Tensor) -> list[ChannelGroup
     Raises:
         UserError: If the network cannot be traced.
     """
+    model = plain_network(model)
     return groups_from_traces(model, trace(model, example_input))
 
 

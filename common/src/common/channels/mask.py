@@ -8,6 +8,8 @@ from torch import Tensor, nn
 
 from common.channels.groups import ChannelGroup
 from common.channels.resize import channel_dim
+from common.errors import UserError
+from common.wrapped import plain_network
 
 Reads = list[tuple[int, list[list[int]]]]  # (first column of a group, input positions of each of its channels)
 
@@ -34,6 +36,10 @@ class Masking:
     """
 
     def __init__(self, model: nn.Module, groups: Sequence[ChannelGroup]) -> None:
+        if plain_network(model) is not model:
+            raise UserError(
+                "masking: the network is in a wrapper, such as torch.compile; give common.wrapped.plain_network(model)"
+            )
         self.groups = list(groups)
         self._masks: Tensor | None = None  # (C,) or (N, C), all groups concatenated
         self._cast: dict[tuple[torch.device, torch.dtype], Tensor] = {}

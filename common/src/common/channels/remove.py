@@ -15,6 +15,8 @@ from common.channels.trace import LayerSlice, trace
 from common.device import exact_float32
 from common.errors import UserError
 from common.layers import weight_of
+from common.tied import check_tied, tie, tied_parameters
+from common.wrapped import plain_network
 
 TOLERANCE = 1e-5
 
@@ -37,6 +39,7 @@ def keep_channels(
         UserError: If indices are invalid (names the group or layer), or if an output differs from the masked network's
             by more than 1e-5 max(1, max|b|), where b are the masked network's outputs.
     """
+    model = plain_network(model)
     traces = trace(model, example_input)
     groups = {group.name: group for group in groups_from_traces(model, traces)}
     slices = {found.name: found.slices for found in traces}
@@ -47,8 +50,10 @@ def keep_channels(
         chosen[name] = _check_indices(groups[name], indices)
         if round_to > 1:
             chosen[name] = _round_up(model, groups[name], chosen[name], round_to)
-    smaller = copy.deepcopy(model)
+    smaller, ties = copy.deepcopy(model), tied_parameters(model)
     _remove(smaller, {name: slices[name] for name in chosen}, chosen)
+    tie(smaller, ties)
+    check_tied(smaller, ties, list(chosen))
     _compare(model, smaller, example_input, groups, chosen)
     return smaller
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from common.errors import UserError
 from common.layers import weight_of
 from common.models.shortcut import PadShortcut
+from common.tied import tie, tied_parameters
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 WEIGHTED = (*CONVOLUTIONS, nn.Linear)
@@ -86,8 +87,10 @@ def remove_channels(name: str, module: nn.Module, side: str, removed: Collection
 def fit_shapes(model: nn.Module, tensors: Mapping[str, Tensor], path: object = "the file") -> None:
     """Resize all modules, in place, to the shapes of the given tensors, so that a dense network can load pruned weights.
 
-    path: source of the tensors, for messages. Raises UserError for a tensor with another number of dimensions.
+    path: source of the tensors, for messages. Raises UserError for a tensor with another number of dimensions, and for
+    tensors of one module with different numbers of channels. Tied weights of the same shape stay tied.
     """
+    ties = tied_parameters(model)
     for name, module in model.named_modules():
         own = _own_tensors(module)
         given = {key: tensors[full] for key in own if (full := f"{name}.{key}" if name else key) in tensors}
@@ -100,7 +103,25 @@ def fit_shapes(model: nn.Module, tensors: Mapping[str, Tensor], path: object = "
                 _replace(module, key, torch.empty(tensor.shape, dtype=own[key].dtype, device=own[key].device))
         leading = given.get("weight", given.get("running_mean"))
         if leading is not None:
+            _check_lengths(name, module, path)
             _set_widths(module, len(leading))
+    tie(model, ties, any_values=True)
+
+
+def _check_lengths(name: str, module: nn.Module, path: object) -> None:
+    """Raise UserError if the tensors of a resized module do not have one number of output channels."""
+    if not isinstance(module, (*WEIGHTED, *NORMALIZATIONS)):
+        return
+    shapes = {key: tensor.shape for key, tensor in _own_tensors(module).items() if key in BY_OUTPUT}
+    (first, shape), *others = shapes.items()
+    for key, other in others:
+        if other[:1] != shape[:1]:
+            raise UserError(
+                f"{path}: {name}.{first} has {shape[0]} channels, {name}.{key} has {other[0]}; the file is damaged"
+            )
+    groups = getattr(module, "groups", 1)
+    if groups > 1 and not is_depthwise(module) and shape[0] % groups:
+        raise UserError(f"{path}: {name} has {shape[0]} channels in {groups} groups; the file is damaged")
 
 
 def _own_tensors(module: nn.Module) -> dict[str, Tensor]:

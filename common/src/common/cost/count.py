@@ -9,6 +9,7 @@ from torch import nn
 
 from common.cost.rules import RULES
 from common.errors import UserError
+from common.wrapped import plain_network
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,7 @@ def count_cost(model: nn.Module, input_shape: Sequence[int], rule: str = "conv_l
     """
     if rule not in RULES:
         raise UserError(f"unknown rule {rule!r}; known rules: {', '.join(RULES)}")
+    model = plain_network(model)
     macs, uncounted = RULES[rule](model, tuple(input_shape))
     params = sum(p.numel() for p in model.parameters())
     nonzero = sum(int(torch.count_nonzero(p)) for p in model.parameters())

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from common.data.batches import ImageSet
+from common.data.normalization import check_mean_std
 from common.data.split import held_out_count, stratified_split
 from common.errors import UserError
 
@@ -73,6 +74,7 @@ class DataBundle:
 
     def with_normalization(self, mean: Sequence[float], std: Sequence[float]) -> "DataBundle":
         """Return the same images with another normalization; a single value applies to all channels."""
+        mean, std = check_mean_std(mean, std, self.input_shape[0])
         return replace(self, train=self.train.normalized(mean, std), test=self.test.normalized(mean, std))
 
 

@@ -1,19 +1,29 @@
 """Decode image files: one file, or all files of a listing into one array."""
 
 import os
+import threading
+import warnings
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from tqdm import tqdm
 
 from common.data.listing import ImageListing
 from common.errors import UserError
 
 CHUNK = 256  # images per task of a thread
+FORMATS = ("JPEG", "PNG", "PPM", "BMP", "TIFF", "WEBP")  # of common.data.listing.ENDINGS; none runs a program
+PIXELS_LIMIT = 2**26  # 192 MiB in RGB
+ASPECT_LIMIT = 100  # a longer image would be enlarged to billions of pixels
+WIDE_MODES = ("I", "F", "I;16", "I;16L", "I;16B", "I;16N")
+TIFF_TAGS = (258, 339, 262)  # BitsPerSample, SampleFormat, PhotometricInterpretation
+
+_OPENING = threading.Lock()  # filters of warnings belong to the process
 
 
 class MixedSizesError(UserError):
@@ -21,23 +31,74 @@ class MixedSizesError(UserError):
 
 
 def read_image(path: Path) -> Image.Image:
-    """Return the decoded image in RGB. Raises UserError naming a file that is truncated or not an image."""
-    try:
-        with Image.open(path) as image:
-            return image.convert("RGB")
-    except FileNotFoundError as error:
-        raise UserError(f"{path}: deleted while the data set is read; restore it and start again") from error
-    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
-        raise UserError(f"{path}: truncated or unreadable image ({error}); replace or remove it") from error
+    """Return the decoded image in RGB; 16-bit images are scaled to 8 bits.
+
+    Raises UserError, naming the file, if it is truncated, too large, or not an image of a permitted format and range.
+    """
+    with _opened(path) as image:
+        return _to_rgb(image, path)
 
 
 def image_size(path: Path) -> tuple[int, int]:
     """Return (height, width) from the file's header. Raises UserError like :func:`read_image`."""
+    with _opened(path) as image:
+        return image.height, image.width
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Image.Image]:
+    """Open an image and check its size, before it is decoded."""
     try:
-        with Image.open(path) as image:
-            return image.height, image.width
-    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
-        raise UserError(f"{path}: truncated or unreadable image ({error}); replace or remove it") from error
+        with _OPENING, warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # on metadata, which is not read, and on sizes, whose limit is lower here
+            image = Image.open(path, formats=FORMATS)
+        with image:
+            _check_size(image, path)
+            yield image
+    except UserError:
+        raise
+    except FileNotFoundError as error:
+        raise UserError(f"{path}: deleted while the data set is read; restore it and start again") from error
+    except UnidentifiedImageError as error:
+        raise UserError(
+            f"{path}: truncated or unreadable image (none of {', '.join(FORMATS)}); replace or remove it"
+        ) from error
+    except Exception as error:  # a damaged file raises any exception in Pillow, e.g. IndexError, KeyError, struct.error
+        reason = " ".join(str(error).replace(str(path), "").split())[:200] or type(error).__name__
+        raise UserError(f"{path}: truncated or unreadable image ({reason}); replace or remove it") from error
+
+
+def _check_size(image: Image.Image, path: Path) -> None:
+    width, height = image.size
+    if width * height > PIXELS_LIMIT:
+        raise UserError(f"{path}: {width} x {height} pixels, more than {PIXELS_LIMIT:,}; shrink the image or remove it")
+    if max(width, height) > ASPECT_LIMIT * min(width, height):
+        raise UserError(
+            f"{path}: {width} x {height} pixels, an aspect ratio over {ASPECT_LIMIT}; crop the image or remove it"
+        )
+
+
+def _to_rgb(image: Image.Image, path: Path) -> Image.Image:
+    """Convert an image to 8-bit RGB. Pillow would clip larger values instead of scaling them."""
+    if image.mode not in WIDE_MODES:
+        return image.convert("RGB")
+    shift = _shift(image)
+    if shift is None:
+        raise UserError(
+            f"{path}: pixels of mode {image.mode}, whose range is unknown (32 bits, signed, float or inverted); convert the"
+            " image to 8 or 16 bits"
+        )
+    values = np.asarray(image).astype(np.int64) >> shift
+    return Image.fromarray(values.clip(0, 255).astype(np.uint8)).convert("RGB")
+
+
+def _shift(image: Image.Image) -> int | None:
+    """Return the number of low bits to drop for 8 bits; None if the range of the values is unknown."""
+    if image.format == "TIFF":
+        bits, signs, inverted = (image.tag_v2.get(tag) for tag in TIFF_TAGS)  # type: ignore[attr-defined]
+        known = bits in ((12,), (16,), 12, 16) and signs in (None, 1, (1,)) and inverted == 1
+        return (bits[0] if isinstance(bits, tuple) else bits) - 8 if known else None
+    return 8 if image.format in ("PNG", "PPM") and image.mode != "F" else None  # Pillow scales PGM to 16 bits
 
 
 def decode_all(listing: ImageListing) -> np.ndarray:

@@ -1,10 +1,13 @@
 """Means and standard deviations per channel, of pixels scaled to 0..1."""
 
+import math
 from collections.abc import Sequence
 
 from common.errors import UserError
 
 MeanStd = tuple[tuple[float, ...], tuple[float, ...]]
+
+SMALLEST_STD = 1e-6  # smaller ones, of pixels from 0 to 1, give infinite values
 
 IMAGENET: MeanStd = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
@@ -35,15 +38,26 @@ MEASURED: dict[str, MeanStd] = {
 def check_mean_std(mean: Sequence[float], std: Sequence[float], channels: int) -> MeanStd:
     """Return mean and standard deviation as tuples of `channels` floats; a single value applies to all channels.
 
-    Raises UserError if the number of values is wrong or a standard deviation is not positive.
+    Raises UserError for values that are not numbers or not finite, a wrong number of values, and a standard deviation that is
+    not positive.
     """
-    mean, std = (tuple(float(value) for value in part) for part in (mean, std))
+    mean, std = (_numbers(part) for part in (mean, std))
     mean, std = (part * channels if len(part) == 1 else part for part in (mean, std))
     if len(mean) != channels or len(std) != channels:
         raise UserError(
             f"normalization: {len(mean)} means and {len(std)} standard deviations for images with {channels} "
             f"channel{'s' * (channels != 1)}; give one value or one per channel"
         )
-    if not all(value > 0 for value in std):
+    if not all(value >= SMALLEST_STD for value in std):
         raise UserError(f"normalization: all standard deviations must be positive, got {std}")
     return mean, std
+
+
+def _numbers(values: Sequence[float]) -> tuple[float, ...]:
+    try:
+        found = tuple(float(value) for value in values)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise UserError(f"normalization: {str(values)[:100]} is not a list of numbers; give one per channel") from error
+    if isinstance(values, str) or not all(math.isfinite(value) for value in found):
+        raise UserError(f"normalization: {str(values)[:100]} is not a list of finite numbers; give one per channel")
+    return found

@@ -25,7 +25,13 @@ from common.testing.processes import record_python_calls, run_in_processes, spli
 from common.testing.resume import check_resume_after_kill
 from common.testing.run_method import run_method
 from common.testing.stored_commands import check_stored_commands
-from common.testing.untrusted import HOSTILE_ARGUMENTS, HOSTILE_DATA_FIELDS, assert_bounded, check_rejected
+from common.testing.untrusted import (
+    HOSTILE_ARGUMENTS,
+    HOSTILE_DATA_FIELDS,
+    assert_bounded,
+    check_mutations,
+    check_rejected,
+)
 
 __all__ = [
     "HOSTILE_ARGUMENTS",
@@ -33,6 +39,7 @@ __all__ = [
     "assert_bounded",
     "assert_scripts_fail",
     "check_generated_docs",
+    "check_mutations",
     "check_options_honored",
     "check_rejected",
     "check_resume_after_kill",

@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import random
 import resource
 import socket
 import time
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 from unittest import mock
 
+from common.errors import UserError
 from common.testing.invalid_input import single_error_line
 
 MEMORY = 512 * 2**20  # bytes that an invalid file of a few kilobytes may add to the largest size of the process
@@ -73,6 +75,74 @@ def check_rejected(main: Callable[[list[str]], int], argv: Sequence[str | Path],
     line = single_error_line(status, error.getvalue(), words)
     assert len(line) < 1000, f"the error line has {len(line)} characters"
     return line
+
+
+EXTREMES = (
+    b"\x00" * 4,
+    b"\xff" * 4,
+    b"\x7f\xff\xff\xff",
+    b"\xff\xff\xff\x7f",
+    b"\x80\x00\x00\x00",
+    b"\x00\x00\x00\x80",
+)
+
+
+def mutate(data: bytes, rng: random.Random) -> bytes:
+    """Damage a file at one to three places: change, remove, insert, repeat or truncate bytes."""
+    new = bytearray(data)
+    for _ in range(rng.choice((1, 1, 2, 3))):
+        start = rng.randrange(min(len(new), 512)) if rng.random() < 0.5 else rng.randrange(len(new))
+        kind, count = rng.randrange(7), rng.randint(1, 8)
+        if kind == 0:
+            new[start] ^= 1 << rng.randrange(8)
+        elif kind == 1:
+            new[start] = rng.randrange(256)
+        elif kind == 2:
+            del new[start : start + count]
+        elif kind == 3:
+            new[start:start] = rng.randbytes(count)
+        elif kind == 4:
+            new[start : start + 4] = rng.choice(EXTREMES)
+        elif kind == 5:
+            other = rng.randrange(len(new))
+            new[start:start] = new[other : other + 4 * count]
+        else:
+            del new[start:]
+        if not new:
+            break
+    return bytes(new)
+
+
+def check_mutations(
+    file: Path,
+    write: Callable[[bytes], bytes],
+    sources: Sequence[bytes],
+    number: int,
+    read: Callable[[Path], Any],
+    check: Callable[[Any], bool],
+) -> int:
+    """Check that damaged files give one-line errors or valid results, within bounds; return the number of valid results.
+
+    Args:
+        file: File to write.
+        write: Function from a mutation to the content of the file, e.g. one that adds a valid checksum.
+        sources: Contents to mutate, in turn.
+        number: Number of mutations.
+        read: Reader, which raises UserError for a damaged file.
+        check: Returns whether a result is valid.
+    """
+    rng, valid = random.Random(0), 0
+    with assert_bounded(seconds=10 * SECONDS):
+        for i in range(number):
+            file.write_bytes(write(mutate(sources[i % len(sources)], rng)))
+            try:
+                result = read(file)
+            except UserError as error:
+                assert "\n" not in str(error) and len(str(error)) < len(str(file)) + 500, f"mutation {i}: {error}"
+                continue
+            assert check(result), f"mutation {i} gives an invalid result"
+            valid += 1
+    return valid
 
 
 # {case: metadata of a file that must be rejected}.

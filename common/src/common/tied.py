@@ -1,0 +1,50 @@
+"""Tied weights: parameters of several modules that are one parameter. They stay one when modules get other tensors."""
+
+from collections.abc import Collection, Iterable, Sequence
+
+import torch
+from torch import nn
+
+from common.errors import UserError
+
+
+def tied_parameters(model: nn.Module) -> list[list[str]]:
+    """Return the names of each parameter that several modules share. (A module with several names is listed once.)"""
+    names: dict[nn.Parameter, list[str]] = {}
+    for module_name, module in model.named_modules():
+        for key, parameter in module._parameters.items():
+            if parameter is not None:
+                names.setdefault(parameter, []).append(f"{module_name}.{key}" if module_name else key)
+    return [found for found in names.values() if len(found) > 1]
+
+
+def tie(model: nn.Module, ties: Iterable[Sequence[str]], any_values: bool = False) -> None:
+    """Make the parameters of each list one again, in place, if their values (``any_values``: their shapes) are equal.
+
+    Raises UserError for a parameter that the network does not have.
+    """
+    for names in ties:
+        first = _parameter(model, names[0])
+        for name in names[1:]:
+            other = _parameter(model, name)
+            if other.shape == first.shape and (any_values or torch.equal(first, other)):
+                module, _, key = name.rpartition(".")
+                model.get_submodule(module)._parameters[key] = first
+
+
+def check_tied(model: nn.Module, ties: Iterable[Sequence[str]], pruned: Collection[str]) -> None:
+    """Raise UserError, naming the pruned groups, if parameters that were one differ now. Missing names are ignored."""
+    parameters = dict(model.named_parameters(remove_duplicate=False))
+    for names in ties:
+        if len({parameters[name] for name in names if name in parameters}) > 1:
+            raise UserError(
+                f"pruning {', '.join(pruned)}: {names[0]} and {names[1]} are one parameter and would differ afterwards;"
+                " do not prune these groups"
+            )
+
+
+def _parameter(model: nn.Module, name: str) -> nn.Parameter:
+    try:
+        return model.get_parameter(name)
+    except AttributeError as error:
+        raise UserError(f"the network has no parameter {name!r}, which should be tied to another") from error

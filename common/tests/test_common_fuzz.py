@@ -1,0 +1,183 @@
+"""Damaged files of every format: one-line errors, or valid results, within bounds on memory and time.
+
+300 mutations of each format, and 10,000 with ``-m fuzz``. (Pickles of CIFAR: test_common_untrusted. ``.dcz``: deep_compression.)
+"""
+
+import gzip
+import io
+import json
+import shutil
+import struct
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+from unittest import mock
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save
+from torch import nn
+
+from common.checkpoint import load_model, load_weights, read_checkpoint, save_model, write_half
+from common.data.decode import read_image
+from common.data.idx import read_idx
+from common.models import create_model
+from common.runs import open_stage
+from common.testing import check_mutations
+
+
+class Format(NamedTuple):
+    """Sources to mutate, how a mutation becomes a file, how the file is read, and which results are valid."""
+
+    sources: list[bytes]
+    read: Callable[[Path], Any]
+    check: Callable[[Any], bool]
+    write: Callable[[bytes], bytes] = lambda data: data
+    name: str = "file"
+
+
+def network() -> nn.Module:
+    torch.manual_seed(0)
+    return create_model("lenet300_100", in_features=2).eval()
+
+
+def is_finite(model: nn.Module) -> bool:
+    return all(bool(tensor.isfinite().all()) for tensor in model.state_dict().values())
+
+
+def is_unchanged(model: nn.Module) -> bool:
+    pairs = zip(model.state_dict().values(), network().state_dict().values(), strict=True)
+    return all(torch.equal(a, b) for a, b in pairs)
+
+
+def checkpoints(folder: Path) -> Format:
+    save_model(folder / "m.safetensors", network(), normalize=((0.5,), (0.25,)), classes=["a"] * 10)
+    return Format([(folder / "m.safetensors").read_bytes()], load_model, is_unchanged, name="m.safetensors")
+
+
+def headers(folder: Path) -> Format:
+    """The JSON header of a checkpoint, in a valid safetensors file."""
+    save_model(
+        folder / "m.safetensors", network(), normalize=((0.5,), (0.25,)), classes=["a"] * 10, extra={"a": [1, None]}
+    )
+    header, tensors = read_checkpoint(folder / "m.safetensors")
+    header |= {"tied": [["fc1.bias", "fc1.bias"]], "buffers": [], "versions": {"": 1}}
+
+    def write(data: bytes) -> bytes:
+        return save(tensors, {"compression_papers": data.decode("utf-8", "replace")})
+
+    return Format([json.dumps(header).encode()], load_model, is_finite, write, "m.safetensors")
+
+
+def indices(folder: Path) -> Format:
+    """The index of a checkpoint in several files."""
+    save_model(folder / "m.safetensors", network())
+    write_half(folder / "m.safetensors", folder / "h.safetensors", shard_bytes=100_000)
+    index = folder / "h.safetensors.index.json"
+    return Format([index.read_bytes()], load_model, is_finite, name=index.name)
+
+
+def state_dicts(folder: Path) -> Format:
+    content = {"state_dict": {f"module.{name}": tensor for name, tensor in network().state_dict().items()}, "epoch": 3}
+    return _torch_files(folder, content)
+
+
+def _torch_files(folder: Path, content: Any) -> Format:
+    sources = []
+    for zip_layout in (True, False):
+        torch.save(content, folder / "m.pth", _use_new_zipfile_serialization=zip_layout)
+        sources.append((folder / "m.pth").read_bytes())
+    return Format(sources, lambda file: load_weights(network(), file), is_finite, name="m.pth")
+
+
+def idx_files(folder: Path) -> Format:
+    data = struct.pack(">IIII", 0x803, 5, 6, 7) + bytes(range(210))
+    return Format([data], read_idx, lambda array: array.dtype == np.uint8 and 0 < array.size < 10**6, name="x-ubyte")
+
+
+def gzip_files(folder: Path) -> Format:
+    data = struct.pack(">IIII", 0x803, 5, 6, 7) + bytes(range(210))
+    check = lambda array: array.shape == (5, 6, 7) and array.tobytes() == data[16:]  # noqa: E731
+    return Format([gzip.compress(data)], read_idx, check, name="x-ubyte.gz")
+
+
+def images(folder: Path) -> Format:
+    rng, sources = np.random.default_rng(0), []
+    color = Image.fromarray(rng.integers(0, 256, (9, 12, 3), dtype=np.uint8))
+    wide = Image.fromarray(rng.integers(0, 2**16, (9, 12), dtype=np.uint16))
+    for image, formats in ((color, ("JPEG", "PNG", "BMP", "PPM", "TIFF", "WEBP")), (wide, ("PNG", "TIFF"))):
+        for name in formats:
+            content = io.BytesIO()
+            image.save(content, name)
+            sources.append(content.getvalue())
+    return Format(
+        sources, read_image, lambda image: image.mode == "RGB" and image.width * image.height <= 2**26, name="x.png"
+    )
+
+
+def run_files(folder: Path) -> Format:
+    """metrics.json and config.json of a finished run."""
+    options = {"arch": "lenet5", "dataset": "digits", "seed": 0, "target_macs": 0.5}
+    stage = open_stage(folder / "run", "common", options)
+    networks = {
+        name: {"top1": 90.5, "macs": 1000, "latency_ms": {"1": 0.5}} for name in ("baseline", "after_cut", "compressed")
+    }
+    stage.finish({**networks, "file": "model.safetensors", "kept": {"macs": 0.5}})
+    sources = [(folder / "run" / name).read_bytes() for name in ("metrics.json", "config.json")]
+    texts = [source.decode() for source in sources]
+
+    def read(file: Path) -> dict[str, Any]:
+        """Open the run with one damaged file: the one that the mutation resembles more."""
+        data = file.read_bytes()
+        shutil.rmtree(folder / "again", ignore_errors=True)
+        shutil.copytree(folder / "run", folder / "again")
+        name = "config.json" if b'"options"' in data or b"environment" in data else "metrics.json"
+        (folder / "again" / name).write_bytes(data)
+        with mock.patch("common.runs.describe_environment", lambda device: {"device": "cpu", "commit": None}):
+            return open_stage(folder / "again", "common", options).metrics()
+
+    def check(record: dict[str, Any]) -> bool:
+        return all(isinstance(record.get(name, {}), dict | None) for name in networks)
+
+    return Format([text.encode() for text in texts], read, check, name="x.json")
+
+
+FORMATS = {
+    ".safetensors": checkpoints,
+    "header of .safetensors": headers,
+    "index of .safetensors": indices,
+    ".pth": state_dicts,
+    "idx": idx_files,
+    "gzip": gzip_files,
+    "images": images,
+    "JSON of runs": run_files,
+}
+
+
+def fuzz(folder: Path, name: str, number: int) -> None:
+    made = FORMATS[name](folder)
+    valid = check_mutations(folder / made.name, made.write, made.sources, number, made.read, made.check)
+    assert valid < 0.95 * number  # most mutations damage the file
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_format_survives_300_mutations(tmp_path, name):
+    fuzz(tmp_path, name, 300)
+
+
+@pytest.mark.fuzz
+@pytest.mark.parametrize("name", FORMATS)
+def test_format_survives_10_000_mutations(tmp_path, name):
+    fuzz(tmp_path, name, 10_000)
+
+
+def test_intact_files_are_valid(tmp_path):
+    for name, make in FORMATS.items():
+        folder = tmp_path / name
+        folder.mkdir()
+        made = make(folder)
+        for source in made.sources:
+            (folder / made.name).write_bytes(made.write(source))
+            assert made.check(made.read(folder / made.name)), name
