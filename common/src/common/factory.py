@@ -3,7 +3,7 @@
 import importlib
 import inspect
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -98,23 +98,36 @@ def import_factory(name: str, num_classes: int | None = None) -> Callable[[], nn
     try:
         factory = getattr(importlib.import_module(module_name), attribute)
         parameters = inspect.signature(factory).parameters
-    except (ImportError, AttributeError, TypeError, ValueError) as error:
-        raise UserError(f"--model {name}: {error}") from error
-    if num_classes is None:
-        return lambda: plain_network(factory())
-    if "num_classes" in parameters:
-        return lambda: plain_network(factory(num_classes=num_classes))
-    if any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters.values()):
-        return lambda: plain_network(_build_with_classes(name, factory, num_classes))
-    return lambda: plain_network(factory())
+    except Exception as error:  # of the user's module, which is executed
+        raise UserError(f"--model {name}: {error or type(error).__name__}") from error
 
-
-def _build_with_classes(name: str, factory: Callable[..., nn.Module], num_classes: int) -> nn.Module:
-    """Call a factory with arbitrary keywords, such as torchvision's, for this number of classes, if it accepts that."""
-    try:
-        return factory(num_classes=num_classes)
-    except TypeError as error:
-        if "num_classes" not in str(error):
+    def build() -> nn.Module:
+        try:
+            model = _call_factory(name, factory, parameters, num_classes)
+        except UserError:
             raise
-    warnings.warn(f"--model {name}: the factory does not accept num_classes; it is called without", stacklevel=2)
+        except Exception as error:  # of the user's code
+            raise UserError(f"--model {name}: {attribute} raises {type(error).__name__}: {error}") from error
+        if not isinstance(model, nn.Module):
+            raise UserError(f"--model {name}: {attribute} returns a {type(model).__name__}, not a network (nn.Module)")
+        return plain_network(model)
+
+    return build
+
+
+def _call_factory(
+    name: str, factory: Callable[..., nn.Module], parameters: Mapping[str, inspect.Parameter], num_classes: int | None
+) -> nn.Module:
+    """Call a factory for this number of classes if it accepts that, also among arbitrary keywords such as torchvision's."""
+    if num_classes is None:
+        return factory()
+    if "num_classes" in parameters:
+        return factory(num_classes=num_classes)
+    if any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters.values()):
+        try:
+            return factory(num_classes=num_classes)
+        except TypeError as error:
+            if "num_classes" not in str(error):
+                raise
+        warnings.warn(f"--model {name}: the factory does not accept num_classes; it is called without", stacklevel=3)
     return factory()

@@ -158,11 +158,12 @@ def apply_decision(start: TrainedModel, decision: Decision) -> nn.Module:
     model = start.model if decision.model is None else decision.model
     if decision.kept:
         start.limits.check(decision.kept, start.all_groups)
-        example = start.example.to(next(model.parameters()).device)
+        example = next(recalibration_images(start, 2, seed=0), start.example)  # real images: the check is stricter
+        example = example.to(next(model.parameters()).device)
         network = restore_shortcuts(keep_channels(model, example, decision.kept), start.model)
     else:
         network = copy.deepcopy(start.model) if decision.model is None else decision.model
-    check_tied(network, tied_parameters(start.model), list(decision.kept))
+    check_tied(network, tied_parameters(start.model))
     if decision.recalibrate:
         recalibrate_batch_norm(network, decision.recalibrate, start.device)
     return network.eval()

@@ -1,6 +1,6 @@
 """Tied weights: parameters of several modules that are one parameter. They stay one when modules get other tensors."""
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import nn
@@ -32,14 +32,14 @@ def tie(model: nn.Module, ties: Iterable[Sequence[str]], any_values: bool = Fals
                 model.get_submodule(module)._parameters[key] = first
 
 
-def check_tied(model: nn.Module, ties: Iterable[Sequence[str]], pruned: Collection[str]) -> None:
-    """Raise UserError, naming the pruned groups, if parameters that were one differ now. Missing names are ignored."""
+def check_tied(model: nn.Module, ties: Iterable[Sequence[str]]) -> None:
+    """Raise UserError if parameters that were one before pruning differ now. Missing names are ignored."""
     parameters = dict(model.named_parameters(remove_duplicate=False))
     for names in ties:
         if len({parameters[name] for name in names if name in parameters}) > 1:
             raise UserError(
-                f"pruning {', '.join(pruned)}: {names[0]} and {names[1]} are one parameter and would differ afterwards;"
-                " do not prune these groups"
+                f"{names[0]} and {names[1]} are one parameter (tied weights), which pruning would separate; do not prune "
+                "these layers"
             )
 
 

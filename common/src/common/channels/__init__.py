@@ -9,18 +9,20 @@ from typing import TYPE_CHECKING
 from common.lazy import lazy_names
 
 if TYPE_CHECKING:
-    from common.channels.groups import ChannelGroup, channel_groups
+    from common.channels.groups import ChannelGroup, ChannelGroups
+    from common.channels.listing import channel_groups
     from common.channels.mask import Masking, masked
     from common.channels.remove import keep_channels
     from common.channels.select import top_channels
 
-__all__ = ["ChannelGroup", "Masking", "channel_groups", "keep_channels", "masked", "top_channels"]
+__all__ = ["ChannelGroup", "ChannelGroups", "Masking", "channel_groups", "keep_channels", "masked", "top_channels"]
 
 __getattr__ = lazy_names(
     __name__,
     {
         "keep_channels": "remove",
-        **dict.fromkeys(("ChannelGroup", "channel_groups"), "groups"),
+        **dict.fromkeys(("ChannelGroup", "ChannelGroups"), "groups"),
+        "channel_groups": "listing",
         **dict.fromkeys(("Masking", "masked"), "mask"),
         "top_channels": "select",
     },

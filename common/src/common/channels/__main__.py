@@ -29,6 +29,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def show(settings: Channels) -> None:
     """Build the network, trace it and print its groups."""
+    import warnings
+
     import torch
 
     from common.channels import channel_groups
@@ -40,9 +42,15 @@ def show(settings: Channels) -> None:
         raise UserError(
             "--input-shape: the network does not record its input shape; give it, e.g. --input-shape 3 224 224"
         )
-    groups = channel_groups(model, torch.zeros(1, *shape))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the excluded groups are printed below
+        groups = channel_groups(model, torch.zeros(1, *shape))
     for group in groups:
         print(group)
+    if groups.excluded:
+        print("excluded:")
+    for name, reason in groups.excluded.items():
+        print(f"  {name}: {reason}")
     print(f"{len(groups)} groups, {sum(group.size for group in groups)} channels")
 
 

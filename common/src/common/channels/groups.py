@@ -1,13 +1,13 @@
 """Channel groups of a network, from its traced coupling, in a printable form."""
 
-import warnings
+import math
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from torch import Tensor, nn
+from torch import nn
 
 from common.channels.resize import CONVOLUTIONS, WEIGHTED
-from common.channels.trace import CoupledChannels, trace
-from common.wrapped import plain_network
+from common.channels.trace import CoupledChannels
 
 
 @dataclass(frozen=True)
@@ -48,33 +48,32 @@ class ChannelGroup:
         return "\n".join([*lines, f"  read by          {reads}"])
 
 
-def channel_groups(model: nn.Module, example_input: Tensor) -> list[ChannelGroup]:
-    """Return the channel groups of a network, in module order.
+class ChannelGroups(list[ChannelGroup]):
+    """The channel groups of a network, in module order.
 
-    Channels that reach an output of the network are not listed. Channels that pass through something that cannot be
-    pruned are not listed either; a warning names them.
-
-    Args:
-        example_input: Batch of the shape that the network reads, e.g. (1, 3, 32, 32).
-
-    Raises:
-        UserError: If the network cannot be traced.
+    Attributes:
+        excluded: Reasons, by name, why other sets of channels are not listed: they cannot be pruned.
     """
-    model = plain_network(model)
-    return groups_from_traces(model, trace(model, example_input))
+
+    def __init__(self, groups: Iterable[ChannelGroup] = (), excluded: Mapping[str, str] | None = None) -> None:
+        super().__init__(groups)
+        self.excluded = dict(excluded or {})
 
 
-def groups_from_traces(model: nn.Module, traces: list[CoupledChannels]) -> list[ChannelGroup]:
-    """Convert the result of :func:`common.channels.trace.trace` to channel groups, as :func:`channel_groups` does."""
-    groups = []
+def groups_from_traces(model: nn.Module, traces: list[CoupledChannels]) -> ChannelGroups:
+    """Convert the result of :func:`common.channels.trace.trace` to channel groups, without trying to prune them.
+
+    Channels that reach an output of the network are neither listed nor excluded.
+    """
+    groups = ChannelGroups()
     for found in traces:
-        group = _group(model, found)
-        if group is None or found.reaches_output:
+        group = None if found.reaches_output else _group(model, found)
+        if group is None:
             continue
         if found.obstacle:
-            warnings.warn(f"{group.name} is not listed as a channel group: {found.obstacle}", stacklevel=3)
-            continue
-        groups.append(group)
+            groups.excluded[group.name] = found.obstacle
+        else:
+            groups.append(group)
     return groups
 
 
@@ -93,10 +92,10 @@ def _group(model: nn.Module, found: CoupledChannels) -> ChannelGroup | None:
         else:
             pass_through.append(part.module)
         if isinstance(module, CONVOLUTIONS) and part.side != "both":
-            conv_groups = max(conv_groups, module.groups)
+            conv_groups = math.lcm(conv_groups, module.groups)
         if isinstance(module, nn.GroupNorm):
-            conv_groups = max(conv_groups, module.num_groups)
-    if not consumers:
+            conv_groups = math.lcm(conv_groups, module.num_groups)
+    if not consumers and not found.obstacle:
         return None
     return ChannelGroup(found.name, found.size, producers, consumers, pass_through, found.reference_layer, conv_groups)
 

@@ -1,61 +1,70 @@
 """Remove channels: build a new, smaller network and compare it with the masked one."""
 
-import copy
+import contextlib
 from collections.abc import Mapping, Sequence
 from functools import reduce
 
 import torch
 from torch import Tensor, nn
 
-from common.channels.groups import ChannelGroup, groups_from_traces
-from common.channels.mask import masked
-from common.channels.resize import remove_channels
+from common.channels.exact import Reference, cast_for
+from common.channels.example import Inputs, call, copy_network, copy_sharing_tensors
+from common.channels.groups import ChannelGroup, ChannelGroups, groups_from_traces
+from common.channels.resize import own_tensors, remove_channels
 from common.channels.select import round_up, top_channels
 from common.channels.trace import LayerSlice, trace
-from common.device import exact_float32
 from common.errors import UserError
 from common.layers import weight_of
 from common.tied import check_tied, tie, tied_parameters
 from common.wrapped import plain_network
 
-TOLERANCE = 1e-5
-
 
 def keep_channels(
-    model: nn.Module, example_input: Tensor, kept: Mapping[str, Sequence[int]], *, round_to: int = 1
+    model: nn.Module, example_input: Inputs, kept: Mapping[str, Sequence[int]], *, round_to: int = 1
 ) -> nn.Module:
     """Prune a network to the given channels and return a new network; the given one is not modified.
 
-    The outputs of the new network are compared with those of the given network with the same channels masked.
+    The new network is compared with the given network with the same channels masked (:mod:`common.channels.exact`): at
+    the inputs and outputs of all layers and of the network, in float64, on random inputs of several scales, on the
+    example input unless it is constant, and with batch norm at typical statistics.
 
     Args:
-        example_input: Batch of the shape that the network reads, e.g. (1, 3, 32, 32).
+        example_input: Batch of the shape that the network reads, e.g. (1, 3, 32, 32); a tuple or a dict for several
+            inputs. Real images make the comparison stricter.
         kept: Indices of the channels to keep (unique, at least one), by group name. Groups not listed keep all
             channels.
         round_to: Round widths up to a multiple of this number, by keeping those of the removed channels that have the
             largest L1 norms.
 
     Raises:
-        UserError: If indices are invalid (names the group or layer), or if an output differs from the masked network's
-            by more than 1e-5 max(1, max|b|), where b are the masked network's outputs.
+        UserError: If indices are invalid (names the group or layer), or if a tensor differs from the masked network's
+            by more than 1e-9 of its largest value.
     """
     model = plain_network(model)
     traces = trace(model, example_input)
-    groups = {group.name: group for group in groups_from_traces(model, traces)}
-    slices = {found.name: found.slices for found in traces}
+    groups = groups_from_traces(model, traces)
+    chosen = _choose(model, groups, kept, round_to)
+    removed = removed_positions({found.name: found.slices for found in traces}, chosen)
+    smaller = copy_network(model)
+    remove_positions(smaller, removed)
+    _compare(model, smaller, example_input, groups, chosen, removed)
+    return smaller
+
+
+def _choose(
+    model: nn.Module, groups: ChannelGroups, kept: Mapping[str, Sequence[int]], round_to: int
+) -> dict[str, list[int]]:
+    by_name = {group.name: group for group in groups}
     chosen = {}
     for name, indices in kept.items():
-        if name not in groups:
-            raise UserError(f"no channel group {name!r}; the groups are {', '.join(groups)}")
-        chosen[name] = _check_indices(groups[name], indices)
+        if name in groups.excluded:
+            raise UserError(f"channel group {name!r} cannot be pruned: {groups.excluded[name]}; keep all its channels")
+        if name not in by_name:
+            raise UserError(f"no channel group {name!r}; the groups are {', '.join(by_name) or 'none'}")
+        chosen[name] = _check_indices(by_name[name], indices)
         if round_to > 1:
-            chosen[name] = _round_up(model, groups[name], chosen[name], round_to)
-    smaller, ties = copy.deepcopy(model), tied_parameters(model)
-    _remove(smaller, {name: slices[name] for name in chosen}, chosen)
-    tie(smaller, ties)
-    check_tied(smaller, ties, list(chosen))
-    _compare(model, smaller, example_input, groups, chosen)
-    return smaller
+            chosen[name] = _round_up(model, by_name[name], chosen[name], round_to)
+    return chosen
 
 
 def _check_indices(group: ChannelGroup, indices: Sequence[int]) -> list[int]:
@@ -79,109 +88,103 @@ def _l1(module: nn.Module) -> Tensor:
     return weight_of(module).detach().abs().flatten(1).sum(1).double().cpu()
 
 
-def _remove(model: nn.Module, slices: Mapping[str, Sequence[LayerSlice]], kept: Mapping[str, list[int]]) -> None:
-    """Resize each side of every module once: all positions refer to the unpruned network."""
-    modules = dict(model.named_modules())
+def removed_positions(
+    slices: Mapping[str, Sequence[LayerSlice]], kept: Mapping[str, Sequence[int]]
+) -> dict[tuple[str, str], set[int]]:
+    """Return the positions to remove by module and side, so that each side of a module is resized only once.
+
+    slices: the layers of each group, from the trace of the unpruned network.
+    """
     removed: dict[tuple[str, str], set[int]] = {}
-    for name, of_group in slices.items():
-        remaining = set(kept[name])
-        for part in of_group:
+    for name, indices in kept.items():
+        remaining = set(indices)
+        for part in slices[name]:
             positions = {p for p, c in zip(part.positions, part.channels, strict=True) if c not in remaining}
-            removed.setdefault((part.module, part.side), set()).update(positions)
+            if positions:
+                removed.setdefault((part.module, part.side), set()).update(positions)
+    return removed
+
+
+def remove_positions(model: nn.Module, removed: Mapping[tuple[str, str], set[int]]) -> None:
+    """Remove positions from layers, in place. Tied parameters stay tied if they stay equal, else UserError is raised."""
+    modules, ties = dict(model.named_modules()), tied_parameters(model)
     for (name, side), positions in removed.items():
-        if positions:
-            remove_channels(name, modules[name], side, positions)
+        remove_channels(name, modules[name], side, positions)
+    tie(model, ties)
+    check_tied(model, ties)
+
+
+def _check_tensors(
+    model: nn.Module,
+    smaller: nn.Module,
+    typical: nn.Module,
+    reference: Reference,
+    removed: Mapping[tuple[str, str], set[int]],
+) -> None:
+    """Raise UserError unless the pruned network has the tensors of the one that is compared with the masked network.
+
+    typical: the pruned copy of ``reference.model``. A tensor with other values there is compared with that of ``model``:
+    where the weight of a batch norm is zero, no output would show other statistics.
+    """
+    modules, others, before = (dict(net.named_modules()) for net in (smaller, typical, model))
+    for name, module in modules.items():
+        positions = removed.get((name, "both"), set())
+        for key, tensor in own_tensors(module).items():
+            expected = own_tensors(others[name])[key]
+            if (name, key) in reference.replaced:
+                expected = own_tensors(before[name])[key]
+                if (name, "both") in removed and expected.dim():
+                    expected = expected[[i for i in range(len(expected)) if i not in positions]]
+                elif tensor.shape == own_tensors(others[name])[key].shape and not tensor.any():
+                    continue  # zeros before and after
+            if not torch.equal(expected, tensor.to(expected.dtype)) and not expected.isnan().any():
+                raise UserError(f"pruning: {name}.{key} does not have the values of the kept channels; do not use it")
 
 
 def _compare(
-    model: nn.Module, smaller: nn.Module, example_input: Tensor, groups: Mapping[str, ChannelGroup], kept
+    model: nn.Module,
+    smaller: nn.Module,
+    example_input: Inputs,
+    groups: Sequence[ChannelGroup],
+    kept: Mapping[str, Sequence[int]],
+    removed: Mapping[tuple[str, str], set[int]],
 ) -> None:
-    """Raise UserError if the pruned network's outputs differ from the masked network's."""
-    batch = _probe(model, example_input)
-    difference, allowed = _difference(model, smaller, batch, groups, kept)
-    if difference > allowed:  # in float64, to distinguish rounding in a badly scaled network from an error
-        difference, allowed = _difference(_double(model), _double(smaller), batch.double(), groups, kept)
-    if not difference <= allowed:
+    """Raise UserError if a tensor of the pruned network differs from the masked network's."""
+    reference = Reference(model, example_input)
+    typical = copy_sharing_tensors(reference.model)
+    remove_positions(typical, removed)
+    _check_tensors(model, smaller, typical, reference, removed)
+    difference = reference.difference(typical, groups, kept, removed)
+    if difference:
+        names = list(kept)
+        shown = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
         raise UserError(
-            f"pruning {', '.join(kept)}: the outputs differ by {difference:.3g} from those of the masked network"
-            f" (allowed: {allowed:.3g}): an untraced operation between producer and consumer mixes channels;"
-            " do not prune these groups"
+            f"pruning {shown}: {difference}, compared with the masked network;"
+            " do not prune these groups (python -m common.channels lists those that can be pruned)"
         )
-    _check_unreached_modules(model, smaller, batch)
-
-
-def _probe(model: nn.Module, example_input: Tensor) -> Tensor:
-    """Sample two examples of the example input's shape, without using the global random state."""
-    generator = torch.Generator().manual_seed(0)
-    device = next(model.parameters()).device
-    dtype = next(model.parameters()).dtype
-    return torch.randn((2, *example_input.shape[1:]), generator=generator).to(device=device, dtype=dtype)
-
-
-@torch.no_grad()
-def _difference(model, smaller, batch, groups, kept) -> tuple[float, float]:
-    """Return (largest |masked - pruned|, allowed difference) in eval mode; infinity if the pruned network fails."""
-    masks = {}
-    for name, indices in kept.items():
-        masks[name] = torch.zeros(groups[name].size, device=batch.device, dtype=batch.dtype)
-        masks[name][indices] = 1
-    with exact_float32(), _eval_mode(model), _eval_mode(smaller), masked(model, list(groups.values()), masks):
-        expected = _tensors(model(batch))
-        try:
-            actual = _tensors(smaller(batch))
-        except RuntimeError:
-            return float("inf"), 0.0
-    largest = max(float((a - b).abs().max()) for a, b in zip(expected, actual, strict=True))
-    scale = max(float(a.abs().max()) for a in expected)
-    return largest, TOLERANCE * max(1.0, scale)
-
-
-def _tensors(outputs) -> list[Tensor]:
-    if isinstance(outputs, Tensor):
-        return [outputs]
-    values = outputs.values() if isinstance(outputs, Mapping) else outputs
-    return [tensor for value in values if value is not None for tensor in _tensors(value)]
-
-
-def _double(model: nn.Module) -> nn.Module:
-    return copy.deepcopy(model).double()
-
-
-class _eval_mode:
-    """Context in eval mode, which restores the mode of every module."""
-
-    def __init__(self, model: nn.Module) -> None:
-        self.model = model
-
-    def __enter__(self) -> None:
-        self.modes = {module: module.training for module in self.model.modules()}
-        self.model.eval()
-
-    def __exit__(self, *_) -> None:
-        for module, mode in self.modes.items():
-            module.training = mode
-
-
-def _check_unreached_modules(model: nn.Module, smaller: nn.Module, batch: Tensor) -> None:
-    """Raise UserError if a module that runs only in training mode (an auxiliary head) no longer fits its input."""
-    reached = _input_shapes(model, batch, training=False)
-    unreached = [
-        n for n, m in model.named_modules() if next(m.parameters(recurse=False), None) is not None and n not in reached
-    ]
-    if not unreached:
-        return
-    before, after = _input_shapes(model, batch, training=True), _input_shapes(smaller, batch, training=True)
-    stale = [name for name in unreached if before.get(name) != after.get(name)]
+    stale = stale_module(model, smaller, example_input, reference.unreached)
     if stale:
-        raise UserError(
-            f"{stale[0]}: it does not run in eval mode, and its input would no longer fit after pruning; remove this module"
-        )
+        raise UserError(f"{stale}; remove this module")
+
+
+def stale_module(model: nn.Module, smaller: nn.Module, inputs: Inputs, unreached: Sequence[str]) -> str | None:
+    """Name a module that runs only in training mode (an auxiliary head) and no longer fits its input, with the reason.
+
+    unreached: names of the modules that do not run in eval mode.
+    """
+    if not unreached:
+        return None
+    before, after = _input_shapes(model, inputs), _input_shapes(smaller, inputs)
+    for name in unreached:
+        if before.get(name) != after.get(name):
+            return f"{name}: it does not run in eval mode, and its input would no longer fit after pruning"
+    return None
 
 
 @torch.no_grad()
-def _input_shapes(model: nn.Module, batch: Tensor, training: bool) -> dict[str, tuple[int, ...]]:
-    """Return the channel dimension of each parametrized module's input, up to where the network fails."""
-    model = copy.deepcopy(model).train(training)
+def _input_shapes(model: nn.Module, inputs: Inputs) -> dict[str, tuple[int, ...]]:
+    """Return the channel dimension of each parametrized module's input in training mode, up to where the network fails."""
+    model = copy_network(model).train()
     shapes: dict[str, tuple[int, ...]] = {}
 
     def record(name: str):
@@ -194,9 +197,6 @@ def _input_shapes(model: nn.Module, batch: Tensor, training: bool) -> dict[str, 
     for name, module in model.named_modules():
         if next(module.parameters(recurse=False), None) is not None:
             module.register_forward_pre_hook(record(name))
-    try:
-        model(batch)
-    except (RuntimeError, ValueError):
-        if not training:
-            raise
+    with contextlib.suppress(Exception), torch.random.fork_rng(devices=[]):
+        call(model, cast_for(model, inputs))
     return shapes

@@ -37,7 +37,9 @@ def is_depthwise(module: nn.Module) -> bool:
 
 def channel_dim(module: nn.Module, x: Tensor) -> int:
     """Return the channel dimension of a module's input ``x``: (N, C, ...), or (N, ..., C) for a linear layer."""
-    return x.dim() - 1 if isinstance(module, nn.Linear) else 1
+    if isinstance(module, (nn.Linear, nn.LayerNorm)):
+        return x.dim() - 1
+    return x.dim() - 1 - len(module.kernel_size) if isinstance(module, CONVOLUTIONS) else 1
 
 
 def width(module: nn.Module, side: str) -> int:
@@ -78,7 +80,7 @@ def remove_channels(name: str, module: nn.Module, side: str, removed: Collection
         parts = [block.index_select(1, of.to(block.device)) for block, of in zip(blocks, columns, strict=True)]
         _replace(module, "weight", torch.cat(parts))
     else:
-        for key, tensor in _own_tensors(module).items():
+        for key, tensor in own_tensors(module).items():
             if key in BY_OUTPUT:
                 _replace(module, key, tensor.detach().index_select(0, kept.to(tensor.device)))
     _set_widths(module, len(kept))
@@ -92,7 +94,7 @@ def fit_shapes(model: nn.Module, tensors: Mapping[str, Tensor], path: object = "
     """
     ties = tied_parameters(model)
     for name, module in model.named_modules():
-        own = _own_tensors(module)
+        own = own_tensors(module)
         given = {key: tensors[full] for key in own if (full := f"{name}.{key}" if name else key) in tensors}
         for key, tensor in given.items():
             if own[key].dim() != tensor.dim():
@@ -112,7 +114,7 @@ def _check_lengths(name: str, module: nn.Module, path: object) -> None:
     """Raise UserError if the tensors of a resized module do not have one number of output channels."""
     if not isinstance(module, (*WEIGHTED, *NORMALIZATIONS)):
         return
-    shapes = {key: tensor.shape for key, tensor in _own_tensors(module).items() if key in BY_OUTPUT}
+    shapes = {key: tensor.shape for key, tensor in own_tensors(module).items() if key in BY_OUTPUT}
     (first, shape), *others = shapes.items()
     for key, other in others:
         if other[:1] != shape[:1]:
@@ -124,7 +126,7 @@ def _check_lengths(name: str, module: nn.Module, path: object) -> None:
         raise UserError(f"{path}: {name} has {shape[0]} channels in {groups} groups; the file is damaged")
 
 
-def _own_tensors(module: nn.Module) -> dict[str, Tensor]:
+def own_tensors(module: nn.Module) -> dict[str, Tensor]:
     """Return the parameters and buffers of the module itself, by name."""
     own = {**module._parameters, **module._buffers}
     return {name: tensor for name, tensor in own.items() if tensor is not None}

@@ -1,22 +1,48 @@
 """Trace coupled channels with torch-pruning's dependency graph and convert them to positions per module."""
 
-import copy
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch_pruning as tp
 from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+from torch_pruning._helpers import _HybridIndex
 from torch_pruning.dependency import DependencyGraph
 from torch_pruning.dependency.node import Node
 from torch_pruning.pruner.function import BasePruningFunc
 
+from common.channels.example import (
+    Inputs,
+    call,
+    copy_sharing_tensors,
+    device_of,
+    map_tensors,
+    one_line,
+    output_tensors,
+    shapes_of,
+)
 from common.channels.resize import NORMALIZATIONS, WEIGHTED, is_depthwise
 from common.errors import UserError
 from common.models.shortcut import PadShortcut
+from common.wrapped import plain_network
 
-MIXING = (nn.LocalResponseNorm, nn.CrossMapLRN2d)  # without weights; each output depends on neighboring channels
+MIXING = (  # each output depends on several channels: nothing that passes through them can be pruned
+    nn.LocalResponseNorm,
+    nn.CrossMapLRN2d,
+    nn.RNNBase,
+    nn.RNNCellBase,
+    nn.Bilinear,
+    nn.GLU,
+    nn.PixelShuffle,
+    nn.PixelUnshuffle,
+    nn.ChannelShuffle,
+    nn.Fold,
+    nn.Unfold,
+)
+MAX_WORK = 1_000_000  # positions followed in one set of coupled channels; the widest networks take a third of it
 
 
 @dataclass(frozen=True)
@@ -60,7 +86,7 @@ class ShortcutPruner(BasePruningFunc):
 
 
 class MixingPruner(BasePruningFunc):
-    """Pruner that makes layers which mix neighboring channels part of the trace: an obstacle to pruning these channels.
+    """Pruner that makes layers which mix channels part of the trace: an obstacle to pruning these channels.
 
     Without it, torch-pruning regards them as elementwise, and a removed channel would change its neighbors.
     """
@@ -70,33 +96,37 @@ class MixingPruner(BasePruningFunc):
     def prune_out_channels(self, layer: nn.Module, idxs: Sequence[int]) -> nn.Module:
         raise NotImplementedError("common.channels removes no channel that passes through this layer")
 
-    prune_in_channels = prune_out_channels
+    def prune_in_channels(self, layer: nn.Module, idxs: Sequence[int]) -> nn.Module:
+        raise NotImplementedError("common.channels removes no channel that passes through this layer")
 
     def get_out_channels(self, layer: nn.Module) -> int:
-        return layer.traced_in_channels  # type: ignore[return-value]
+        return layer.traced_out_channels  # type: ignore[return-value]
 
-    get_in_channels = get_out_channels
+    def get_in_channels(self, layer: nn.Module) -> int:
+        return layer.traced_in_channels  # type: ignore[return-value]
 
 
 class _OneNode(torch.autograd.Function):
     """A module's forward pass as a single node of the autograd graph, which torch-pruning traverses."""
 
     @staticmethod
-    def forward(ctx, x: Tensor, module: nn.Module) -> Tensor:
-        return type(module).forward(module, x)
+    def forward(ctx, run: Callable[[Sequence[Tensor]], tuple[Tensor, ...]], *inputs: Tensor):
+        return run(inputs)
 
     @staticmethod
     def backward(ctx, *gradients):
         raise NotImplementedError("traced only")
 
 
-def trace(model: nn.Module, example_input: Tensor) -> list[CoupledChannels]:
+def trace(model: nn.Module, example_input: Inputs) -> list[CoupledChannels]:
     """Return all sets of coupled channels, in module order. Raises UserError, with a reason, if tracing fails."""
-    _reject_scripted(model)
+    model = plain_network(model)
+    if not any(isinstance(module, WEIGHTED) for module in model.modules()):
+        return []
     with torch.inference_mode(False):
+        example_input = map_tensors(lambda tensor: tensor.to(device_of(model)).clone(), example_input)
         model = _traceable_copy(model)
-        example_input = example_input.to(_device(model))
-        graph = _dependency_graph(model, example_input.clone())
+        graph = _dependency_graph(model, example_input)
     names = {module: name for name, module in model.named_modules()}
     depths = _depths(graph)
     traces: list[CoupledChannels] = []
@@ -104,24 +134,10 @@ def trace(model: nn.Module, example_input: Tensor) -> list[CoupledChannels]:
     for name, module in model.named_modules():
         if not isinstance(module, WEIGHTED) or is_depthwise(module) or name in seen or module not in graph.module2node:
             continue
-        width = graph.get_out_channels(module)
-        group = graph.get_pruning_group(
-            module, graph.get_pruner_of_module(module).prune_out_channels, list(range(width))
-        )
-        found = _translate(graph, group, names, width, depths)
+        found = _translate(graph, module, names, depths)
         seen.update(part.module for part in found.slices if part.side == "out")
         traces.append(found)
     return traces
-
-
-def _reject_scripted(model: nn.Module) -> None:
-    """Raise UserError, naming it, for a module that hides its layers from autograd hooks."""
-    for name, module in model.named_modules():
-        if isinstance(module, torch.jit.ScriptModule):
-            raise UserError(
-                f"{name or type(model).__name__}: a TorchScript module, whose channels cannot be traced; use the Python "
-                "network that it was made from"
-            )
 
 
 def _traceable_copy(model: nn.Module) -> nn.Module:
@@ -129,11 +145,7 @@ def _traceable_copy(model: nn.Module) -> nn.Module:
 
     Its tensors share memory with those of the given network, and are not written.
     """
-    shared: dict[int, Tensor] = {id(one): nn.Parameter(_usable(one.detach())) for one in model.parameters()}
-    shared |= {id(buffer): _usable(buffer) for buffer in model.buffers()}
-    model = copy.deepcopy(model, shared).eval()
-    for parameter in model.parameters():
-        parameter.requires_grad_(True)
+    model = copy_sharing_tensors(model, requires_grad=True).eval()
     show_shortcuts_as_nodes(model)
     for module in model.modules():
         if isinstance(module, MIXING):
@@ -141,11 +153,6 @@ def _traceable_copy(model: nn.Module) -> nn.Module:
         if getattr(module, "inplace", False):
             module.inplace = False  # type: ignore[assignment]  # an in-place activation hides the preceding node
     return model
-
-
-def _usable(tensor: Tensor) -> Tensor:
-    """Return a tensor that autograd accepts: a copy of one that was created under ``torch.inference_mode``."""
-    return tensor.clone() if tensor.is_inference() else tensor
 
 
 def show_shortcuts_as_nodes(model: nn.Module) -> list[PadShortcut]:
@@ -160,73 +167,187 @@ def show_shortcuts_as_nodes(model: nn.Module) -> list[PadShortcut]:
 
 
 def _one_node_forward(module: nn.Module):
-    def forward(x: Tensor) -> Tensor:
-        module.traced_in_channels = x.shape[1]  # type: ignore[assignment]
-        return _OneNode.apply(x, module)
+    """Return a forward function of the module, of any signature, that is one node of the autograd graph."""
+
+    def forward(*args, **kwargs):
+        leaves, structure = pytree.tree_flatten((args, kwargs))
+        places = [i for i, leaf in enumerate(leaves) if isinstance(leaf, Tensor)]
+        out_structure: Any = None
+
+        def run(tensors: Sequence[Tensor]) -> tuple[Tensor, ...]:
+            nonlocal out_structure
+            for i, tensor in zip(places, tensors, strict=True):
+                leaves[i] = tensor
+            args, kwargs = pytree.tree_unflatten(leaves, structure)
+            outputs, out_structure = pytree.tree_flatten(type(module).forward(module, *args, **kwargs))
+            return tuple(outputs)
+
+        outputs = _OneNode.apply(run, *[leaves[i] for i in places])
+        for side, tensors in (("in", [leaves[i] for i in places]), ("out", outputs)):
+            shape = tensors[0].shape
+            setattr(module, f"traced_{side}_channels", shape[1] if len(shape) != 3 and len(shape) > 1 else shape[-1])
+        return pytree.tree_unflatten(list(outputs), out_structure)
 
     return forward
 
 
-def _dependency_graph(model: nn.Module, example_input: Tensor) -> DependencyGraph:
+def _dependency_graph(model: nn.Module, example_input: Inputs) -> DependencyGraph:
+    pruners = {PadShortcut: ShortcutPruner(), MIXING: MixingPruner()}
+
+    def run(model: nn.Module, example_input: Inputs) -> list[Tensor]:
+        try:
+            outputs = output_tensors(call(model, example_input))
+        except Exception as error:
+            raise UserError(
+                f"the network does not accept an example input of {shapes_of(example_input)}: {one_line(error)}"
+            ) from error
+        if not any(tensor.requires_grad for tensor in outputs):
+            raise UserError(
+                f"{type(model).__name__}: its output is not connected to its weights, so its channels cannot be traced:"
+                " its forward pass runs under torch.no_grad or torch.inference_mode, or returns no floating-point"
+                " tensor; change the network's code"
+            )
+        # an operation outside all layers, so that the graph ends in nodes of type 'output'
+        return [tensor * 1 for tensor in outputs if tensor.requires_grad]
+
     with torch.enable_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        try:
-            outputs = model(example_input)
-        except Exception as error:
-            shape = tuple(example_input.shape)
-            raise UserError(f"the network does not accept an example input of shape {shape}: {error}") from error
-        tensors = [tensor for tensor in tp.utils.flatten_as_list(outputs) if isinstance(tensor, Tensor)]
-        if tensors and not any(tensor.requires_grad for tensor in tensors) and any(True for _ in model.parameters()):
-            raise UserError(
-                f"{type(model).__name__}: its channels cannot be traced, because its outputs have no gradients: forward runs "
-                "under torch.no_grad or torch.inference_mode, or detaches them; remove that"
-            )
         try:
             return DependencyGraph().build_dependency(
                 model,
                 example_input,
-                customized_pruners={PadShortcut: ShortcutPruner()} | {kind: MixingPruner() for kind in MIXING},
-                output_transform=_mark_outputs,
+                forward_fn=run,
+                customized_pruners={
+                    type(module): pruner
+                    for module in model.modules()
+                    for kind, pruner in pruners.items()
+                    if isinstance(module, kind)
+                },
                 verbose=False,
             )
+        except UserError:
+            raise
         except Exception as error:
-            raise UserError(f"torch-pruning cannot trace {type(model).__name__}: {error}") from error
+            raise UserError(
+                f"torch-pruning cannot trace {type(model).__name__}: {type(error).__name__}: {one_line(error)}"
+            ) from error
 
 
-def _mark_outputs(outputs) -> list[Tensor]:
-    """Pass the outputs through an operation outside all layers, so that the graph ends in nodes of type 'output'."""
-    return [tensor * 1 for tensor in tp.utils.flatten_as_list(outputs) if isinstance(tensor, Tensor)]
+@dataclass
+class _Touched:
+    """Part of the graph that a set of channels reaches: (position, channel) pairs at one side of a node."""
+
+    node: Node
+    handler: Any  # the pruner's function for this side of the node
+    pairs: list[Any]
+
+
+def _reached(
+    graph: DependencyGraph, root: nn.Module, names: Mapping[nn.Module, str]
+) -> tuple[list[_Touched], str | None]:
+    """Return all that the output channels of a module reach, in the order of ``DependencyGraph.get_pruning_group``.
+
+    torch-pruning follows its index mappings until nothing new appears. Where a mapping is wrong (a reshape that is not a
+    flatten), positions multiply or move at every round, and this takes forever. Here a position outside the layer, or
+    more than MAX_WORK steps, ends the search, with a reason that names the last layer.
+    """
+    width = graph.get_out_channels(root)
+    pruner = graph.get_pruner_of_module(root)
+    start = (
+        graph.module2node[root],
+        pruner.prune_out_channels,
+        [_HybridIndex(i, i) for i in range(width)],
+        names[root],
+    )
+    merged: dict[tuple[Node, Any], _Touched] = {}
+    found: set[tuple[Node, Any, tuple[Any, ...]]] = set()
+    stack, work, obstacle = [start], 0, None
+
+    def add(node: Node, handler: Any, pairs: list[Any]) -> None:
+        entry = merged.setdefault((node, handler), _Touched(node, handler, []))
+        known = {pair.idx for pair in entry.pairs}
+        for pair in pairs:
+            if pair.idx not in known:
+                known.add(pair.idx)
+                entry.pairs.append(pair)
+
+    add(*start[:3])
+    while stack:
+        node, handler, pairs, last = stack.pop()
+        last = names.get(node.module, last)
+        for step in node.dependencies:
+            if not step.is_triggered_by(handler):
+                continue
+            moved = pairs
+            for mapping in step.index_mapping:
+                work += len(moved) * (1 if getattr(mapping, "reverse", True) else getattr(mapping, "_stride", 1))
+                if work > MAX_WORK:
+                    return list(merged.values()), f"the positions of these channels cannot be followed after {last}"
+                moved = moved if mapping is None else mapping(moved)
+            if not moved:
+                continue
+            key = (step.target, step.handler, tuple(moved))
+            if key in found:
+                continue
+            found.add(key)
+            if _outside(graph, step.target, step.handler, moved):
+                obstacle = f"these channels are rearranged after {last} in a way that cannot be traced"
+                moved = []
+            add(step.target, step.handler, moved)
+            if moved:
+                stack.append((step.target, step.handler, moved, last))
+    return list(merged.values()), obstacle
+
+
+def _outside(graph: DependencyGraph, node: Node, handler: Any, pairs: list[Any]) -> bool:
+    """Return whether positions are outside a layer, so that an index mapping is wrong."""
+    if not isinstance(node.module, (*WEIGHTED, *NORMALIZATIONS)):
+        return False
+    produces = graph.is_out_channel_pruning_fn(handler)
+    width = graph.get_out_channels(node) if produces else graph.get_in_channels(node)
+    return width is not None and width > 1 and any(not 0 <= pair.idx < width for pair in pairs)
 
 
 def _translate(
-    graph: DependencyGraph, group, names: dict[nn.Module, str], width: int, depths: dict[Node, int]
+    graph: DependencyGraph, root: nn.Module, names: dict[nn.Module, str], depths: dict[Node, int]
 ) -> CoupledChannels:
+    """Convert what a module's output channels reach to slices of layers, with the obstacle to pruning them."""
+    try:
+        reached, obstacle = _reached(graph, root, names)
+    except Exception as error:  # torch-pruning's index mappings fail for operations that it does not know
+        name, width = names[root], graph.get_out_channels(root)
+        slices = (LayerSlice(name, "out", tuple(range(width)), tuple(range(width))),)
+        return CoupledChannels(name, width, slices, name, False, f"torch-pruning cannot follow them: {one_line(error)}")
     slices: list[LayerSlice] = []
-    reaches_output, obstacle = False, None
+    reaches_output = False
     producers: list[tuple[int, int, str]] = []
     order = {name: i for i, name in enumerate(names.values())}
-    for item in group:
-        node, handler, module = item.dep.target, item.dep.handler, item.dep.target.module
+    for item in reached:
+        node, module = item.node, item.node.module
         if node.type == tp.ops.OPTYPE.OUTPUT:
             reaches_output = True
         if isinstance(module, nn.Parameter):
             obstacle = f"parameter {graph._param_to_name.get(module, 'outside any layer')} depends on these channels"
         if module not in names:
             continue
-        name, reads_only = names[module], not graph.is_out_channel_pruning_fn(handler)
-        positions, channels = tuple(item.idxs), tuple(item.root_idxs)
-        if len(set(positions)) != len(positions):
-            obstacle = f"{name} reads several of these channels at one position"
+        name, reads_only = names[module], not graph.is_out_channel_pruning_fn(item.handler)
+        positions = tuple(pair.idx for pair in item.pairs)
+        channels = tuple(pair.root_idx for pair in item.pairs)
         side = "in" if reads_only else "out"
         if isinstance(module, NORMALIZATIONS) or is_depthwise(module):
             side = "both"
         elif not isinstance(module, (*WEIGHTED, PadShortcut)):
             obstacle = f"{name} is a {type(module).__name__}, which common.channels cannot prune"
+        elif isinstance(module, WEIGHTED) and "weight" not in module._parameters:
+            obstacle = (
+                f"the weight of {name} is computed from other tensors (parametrization, weight norm, pruning mask)"
+            )
         if side == "out" and isinstance(module, WEIGHTED):
             producers.append((depths.get(node, 0), order[name], name))
         slices.append(LayerSlice(name, side, positions, channels))
     slices.sort(key=lambda part: order[part.module])
     first, reference_layer = min(producers, key=lambda p: p[1])[2], min(producers)[2]
+    width = graph.get_out_channels(root)
     return CoupledChannels(first, width, tuple(slices), reference_layer, reaches_output, obstacle)
 
 
@@ -248,7 +369,3 @@ def _depths(graph: DependencyGraph) -> dict[Node, int]:
                 before = max((depths.get(n, 0) for n in node.inputs), default=0)
                 depths[node] = before + isinstance(node.module, WEIGHTED)
     return depths
-
-
-def _device(model: nn.Module) -> torch.device:
-    return next((p.device for p in model.parameters()), torch.device("cpu"))

@@ -1,0 +1,148 @@
+"""List the channel groups of a network; those that cannot be pruned are found by trying, and reported with a reason."""
+
+import random
+import warnings
+import weakref
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from common.channels.exact import Reference, cast_for
+from common.channels.example import Inputs, call, copy_sharing_tensors, input_tensors
+from common.channels.groups import ChannelGroup, ChannelGroups, groups_from_traces
+from common.channels.remove import remove_positions, removed_positions, stale_module
+from common.channels.resize import own_tensors
+from common.channels.trace import LayerSlice, trace
+from common.errors import UserError
+from common.wrapped import plain_network
+
+SMALLER_SIZES = (64, 96, 128)  # pixels of images to try the pruning on, if the network reads larger ones
+
+_known: "weakref.WeakKeyDictionary[object, dict[object, dict[str, str]]]" = weakref.WeakKeyDictionary()
+
+
+def channel_groups(model: nn.Module, example_input: Inputs) -> ChannelGroups:
+    """Return the channel groups of a network, in module order.
+
+    Channels that reach an output of the network are not listed. Channels that cannot be pruned are not listed either:
+    ``excluded`` of the result has the reason for each, and a warning names them. Whether they can is tried once per
+    network: all groups are pruned at once, and if the result differs from the masked network, parts of them.
+
+    Args:
+        example_input: Batch of the shape that the network reads, e.g. (1, 3, 32, 32); a tuple or a dict for several
+            inputs.
+
+    Raises:
+        UserError: If the network cannot be traced.
+    """
+    model = plain_network(model)
+    traces = trace(model, example_input)
+    groups = groups_from_traces(model, traces)
+    owner, structure = _structure(model, example_input)
+    known = _known.setdefault(owner, {})
+    if structure not in known:
+        known[structure] = _Attempts(model, example_input, {t.name: t.slices for t in traces}).fail(groups)
+    excluded = groups.excluded | known[structure]
+    for name, reason in excluded.items():
+        warnings.warn(f"{name} is not listed as a channel group: {reason}", stacklevel=2)
+    return ChannelGroups([group for group in groups if group.name not in excluded], excluded)
+
+
+def _structure(model: nn.Module, example_input: Inputs) -> tuple[object, object]:
+    """Return what the result of trying depends on: whose code runs, and its layers, their shapes and those of the input.
+
+    The code is that of the network itself, or of its class if all of its modules are torch's and this package's.
+    """
+    layers = tuple(
+        (name, type(module), module.extra_repr(), *((key, tensor.shape) for key, tensor in own_tensors(module).items()))
+        for name, module in model.named_modules()
+    )
+    ours = all(kind.__module__.split(".")[0] in ("torch", "common") for _, kind, *_ in layers)
+    inputs = tuple((tensor.shape, tensor.dtype) for tensor in input_tensors(example_input))
+    return type(model) if ours and not isinstance(model, nn.Sequential) else model, (layers, inputs)
+
+
+class _Attempts:
+    """Attempts to prune groups of a network, with batch norm at typical statistics.
+
+    Each removes at random a third to a half of the channels, in each group another number: groups that are coupled, but
+    not traced as one, would otherwise fit by chance.
+    """
+
+    def __init__(self, model: nn.Module, example_input: Inputs, slices: Mapping[str, Sequence[LayerSlice]]) -> None:
+        self.example_input, self.slices = example_input, slices
+        self.reference = Reference(model, _smaller_images(model, example_input), scales=(1.0,))
+
+    def fail(self, groups: Sequence[ChannelGroup]) -> dict[str, str]:
+        """Return the reasons, by name, why groups cannot be pruned, alone or with those that can."""
+        groups = [group for group in groups if group.size > group.conv_groups]
+        excluded = self._search(groups)
+        left = [group for group in groups if group.name not in excluded]
+        if excluded and len(left) > 1 and self._difference(left):
+            fitting: list[ChannelGroup] = []
+            for group in left:
+                reason = self._difference([*fitting, group])
+                if reason:
+                    excluded[group.name] = f"pruned along with other groups, {reason}"
+                else:
+                    fitting.append(group)
+        order = [group.name for group in groups]
+        return {name: excluded[name] for name in sorted(excluded, key=order.index)}
+
+    def _search(self, groups: Sequence[ChannelGroup]) -> dict[str, str]:
+        """Return the groups that fail alone, by halving sets that fail."""
+        reason = self._difference(groups) if groups else None
+        if reason is None:
+            return {}
+        if len(groups) == 1:
+            return {groups[0].name: reason}
+        middle = len(groups) // 2
+        return self._search(groups[:middle]) | self._search(groups[middle:])
+
+    def _difference(self, groups: Sequence[ChannelGroup]) -> str | None:
+        kept = {group.name: _some_channels(group, i) for i, group in enumerate(groups)}
+        removed = removed_positions(self.slices, kept)
+        smaller = copy_sharing_tensors(self.reference.model)
+        try:
+            remove_positions(smaller, removed)
+        except UserError as error:
+            return str(error)
+        except Exception as error:  # a layer whose tensors are not those of its type
+            return f"its layers cannot be resized: {error}"
+        return self.reference.difference(smaller, groups, kept, removed) or stale_module(
+            self.reference.model, smaller, self.example_input, self.reference.unreached
+        )
+
+
+def _some_channels(group: ChannelGroup, index: int) -> list[int]:
+    """Select a half to two thirds of a group's channels, the same number in each block."""
+    block = group.size // group.conv_groups
+    generator, count = random.Random(index), max(1, block - max(1, block // (2 + index % 2) - index // 2 % 3))
+    return sorted(
+        first + channel
+        for first in range(0, block * group.conv_groups, block)
+        for channel in generator.sample(range(block), count)
+    )
+
+
+def _smaller_images(model: nn.Module, example_input: Inputs) -> Inputs:
+    """Return the smallest images that the network accepts of SMALLER_SIZES, which saves time, or the given ones."""
+    if not isinstance(example_input, Tensor) or example_input.dim() != 4:
+        return example_input
+    training = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        for size in SMALLER_SIZES:
+            if size < min(example_input.shape[2:]):
+                images = example_input[:1, :, :size, :size]
+                try:
+                    with torch.no_grad():
+                        call(model, cast_for(model, images))
+                except Exception:  # of any kind: the network does not accept this size
+                    continue
+                return images
+    finally:
+        for module, mode in training.items():
+            module.training = mode
+    return example_input

@@ -1,0 +1,459 @@
+"""Pruning is exact or raises: deliberately wrong removals at 17 output scales, layers that hide differences, odd networks."""
+
+import sys
+from dataclasses import dataclass
+
+import pytest
+import torch
+import torch.nn.functional as F
+import torchvision
+from torch import Tensor, nn
+
+from common.channels import __main__ as channels_command
+from common.channels import channel_groups, keep_channels, listing, remove
+from common.channels.exact import Reference, _relative, _sample
+from common.errors import UserError
+from common.factory import import_factory
+
+SCALES = [10.0**exponent for exponent in range(-8, 9)]
+IMAGE = torch.zeros(1, 3, 12, 12)
+
+
+def conv(inputs: int, outputs: int) -> nn.Conv2d:
+    return nn.Conv2d(inputs, outputs, 3, padding=1)
+
+
+class Branches(nn.Module):
+    """Two branches, concatenated; batch norm; optionally a function across channels; a scaled output."""
+
+    def __init__(self, scale: float = 1.0, across=None, gamma: float = 1.0, last=nn.Identity()) -> None:
+        super().__init__()
+        self.left, self.right, self.norm = conv(3, 8), conv(3, 8), nn.BatchNorm2d(16)
+        self.read, self.classifier, self.across, self.last = conv(16, 6), nn.Linear(6, 4), across, last
+        with torch.no_grad():
+            self.norm.running_mean.normal_()
+            self.norm.running_var.uniform_(0.5, 1.5)
+            self.norm.weight.fill_(gamma)
+            self.classifier.weight *= scale
+            self.classifier.bias *= scale
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.norm(torch.cat([self.left(x), self.right(x)], 1)).relu()
+        x = self.read(x if self.across is None else self.across(x)).relu().mean((2, 3))
+        return self.last(self.classifier(x))
+
+
+KEPT = {"left": [0, 2, 3, 6], "right": [1, 4, 5, 7], "read": [0, 1, 4]}
+removed_positions, remove_positions, remove_channels = (
+    remove.removed_positions,
+    remove.remove_positions,
+    remove.remove_channels,
+)
+
+
+def half(groups) -> dict[str, list[int]]:
+    return {
+        g.name: [
+            first + i
+            for first in range(0, g.size, g.size // g.conv_groups)
+            for i in range(g.size // g.conv_groups // 2)
+        ]
+        for g in groups
+        if g.size > g.conv_groups
+    }
+
+
+def shift_inputs(slices, kept):
+    removed = removed_positions(slices, kept)
+    removed["read", "in"] = {(position + 1) % 16 for position in removed["read", "in"]}
+    return removed
+
+
+def drop_group(slices, kept):
+    removed = removed_positions(slices, kept)
+    del removed["classifier", "in"]
+    del removed["read", "out"]
+    removed["classifier", "in"], removed["read", "out"] = {2, 3, 5}, {1, 2, 4}
+    return removed
+
+
+def reorder_inputs(order):
+    def wrong(model, removed):
+        remove_positions(model, removed)
+        weight = model.read.weight
+        model.read.weight = nn.Parameter(weight.detach()[:, order(weight.shape[1])])
+
+    return wrong
+
+
+def keep_stale_norm(model, removed):
+    before = {key: tensor.clone() for key, tensor in model.norm.state_dict().items() if tensor.dim()}
+    remove_positions(model, removed)
+    for key, tensor in before.items():
+        getattr(model.norm, key).data.copy_(tensor[: len(getattr(model.norm, key))])
+
+
+BROKEN = {
+    "shuffled inputs": ("remove_positions", reorder_inputs(lambda n: torch.randperm(n, generator=torch.Generator()))),
+    "swapped halves": ("remove_positions", reorder_inputs(lambda n: [*range(n // 2, n), *range(n // 2)])),
+    "off by one": ("removed_positions", shift_inputs),
+    "dropped group": ("removed_positions", drop_group),
+    "stale norm": ("remove_positions", keep_stale_norm),
+}
+
+
+def test_correct_removal_passes_at_all_output_scales():
+    for scale in SCALES:
+        torch.manual_seed(0)
+        model = Branches(scale).eval()
+        assert keep_channels(model, IMAGE, KEPT).read.in_channels == 8
+
+
+@pytest.mark.parametrize("fault", BROKEN)
+def test_wrong_removal_raises_at_all_output_scales(fault, monkeypatch):
+    monkeypatch.setattr(remove, *BROKEN[fault])
+    for scale in SCALES:
+        torch.manual_seed(0)
+        with pytest.raises(UserError, match="compared with the masked network|values of the kept channels"):
+            keep_channels(Branches(scale).eval(), IMAGE, KEPT)
+
+
+@pytest.mark.parametrize(
+    "across",
+    [lambda x: F.local_response_norm(x, 3, alpha=1e-4), lambda x: x.softmax(1), lambda x: x + 1e-5 * x.mean(1, True)],
+)
+def test_function_across_channels_raises_at_all_output_scales(across):
+    for scale in SCALES:
+        torch.manual_seed(0)
+        with pytest.raises(UserError, match="left.*input of read would differ"):
+            keep_channels(Branches(scale, across).eval(), IMAGE, KEPT)
+
+
+@pytest.mark.parametrize(
+    "hidden", [{"last": nn.Softmax(1), "scale": 1e6}, {"gamma": 0.0}, {"last": nn.Hardtanh(-1e-9, 1e-9)}]
+)
+@pytest.mark.parametrize("fault", BROKEN)
+def test_wrong_removal_raises_where_outputs_do_not_show_it(hidden, fault, monkeypatch):
+    """A saturated softmax, and a batch norm that is zero before training."""
+    torch.manual_seed(0)
+    model = Branches(**hidden).eval()
+    keep_channels(model, IMAGE, KEPT)
+    monkeypatch.setattr(remove, *BROKEN[fault])
+    with pytest.raises(UserError, match="compared with the masked network|values of the kept channels"):
+        keep_channels(model, IMAGE, KEPT)
+
+
+def test_difference_in_returned_network_only_raises(monkeypatch):
+    """The comparison uses another copy, with other values in batch norm."""
+    calls = []
+
+    def wrong(model, removed):
+        remove_positions(model, removed)
+        if not calls:
+            model.read.weight.data[0, 0, 0, 0] *= 1.001
+        calls.append(model)
+
+    monkeypatch.setattr(remove, "remove_positions", wrong)
+    with pytest.raises(UserError, match="read.weight does not have the values"):
+        keep_channels(Branches().eval(), IMAGE, KEPT)
+
+
+def test_difference_on_given_image_only_raises():
+    """The function mixes channels only if its input is larger than all random inputs."""
+    model = Branches(across=lambda x: torch.where(x.abs().amax() > 1e4, x.roll(1, 1), x)).eval()
+    assert keep_channels(model, IMAGE, KEPT).left.out_channels == 4
+    with pytest.raises(UserError, match="read would differ"):
+        keep_channels(model, 1e6 * torch.randn(2, 3, 12, 12), KEPT)
+
+
+class Casts(Branches):
+    """Computes parts in float32, as FrozenBatchNorm and some softmax layers do."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.cat([self.left(x), self.right(x)], 1).float().sigmoid().to(torch.float32)
+        return self.classifier(self.read(x).relu().mean((2, 3)))
+
+
+class OwnType(Casts):
+    """Does not run in float64."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(torch.from_numpy(x.numpy().astype("float32")) if not x.requires_grad else x)
+
+
+@pytest.mark.parametrize(("kind", "dtype"), [(Casts, torch.float64), (OwnType, None)])
+def test_networks_that_cast_are_compared(kind, dtype, monkeypatch):
+    torch.manual_seed(0)
+    model = kind().eval()
+    assert Reference(model, IMAGE).dtype == dtype
+    keep_channels(model, IMAGE, KEPT)
+    monkeypatch.setattr(remove, *BROKEN["shuffled inputs"])
+    with pytest.raises(UserError, match="compared with the masked network"):
+        keep_channels(model, IMAGE, KEPT)
+
+
+def test_difference_is_relative_to_each_input():
+    small, large = torch.ones(1, 4) * 1e-8, torch.ones(1, 4) * 1e8
+    expected = torch.cat([small, large])
+    assert _relative(_sample(expected, 2), _sample(expected + 1e-9, 2)) == pytest.approx(0.1)
+    assert _relative(_sample(expected, 1), _sample(expected + 1e-9, 1)) < 1e-16
+    assert _relative(expected, expected[:, :3]) == float("inf")
+    assert _relative(expected, expected * torch.nan) == float("inf")
+
+
+class Odd(nn.Module):
+    """A convolution, an operation, another convolution and a linear layer."""
+
+    def __init__(self, operation, reads: int = 16) -> None:
+        super().__init__()
+        self.first, self.second, self.classifier = conv(3, 16), conv(reads, 8), nn.Linear(8, 4)
+        self.operation = operation
+        self.register_buffer("order", torch.randperm(16))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = (
+            self.operation(self.first(x))
+            if isinstance(self.operation, nn.Module)
+            else self.operation(self, self.first(x))
+        )
+        return self.classifier(self.second(x).relu().mean((2, 3)))
+
+
+def halves(net, x):
+    a, b = x.split(8, 1)
+    return a * b.sigmoid()
+
+
+def swapped(net, x):
+    a, b = x.chunk(2, 1)
+    return torch.cat([b, a], 1)
+
+
+ODD = {
+    "glu": (nn.GLU(1), 8, "is a GLU"),
+    "functional glu": (lambda net, x: F.glu(x, 1), 8, "rearranged after first"),
+    "pixel shuffle": (nn.PixelShuffle(2), 4, "is a PixelShuffle"),
+    "functional pixel shuffle": (lambda net, x: F.pixel_shuffle(x, 2), 4, "rearranged after first"),
+    "split": (halves, 8, "would fail after the output of first"),
+    "chunk": (swapped, 16, "rearranged after first"),
+    "permutation": (lambda net, x: x[:, net.order], 16, "would fail after the output of first"),
+    "channel shuffle": (
+        lambda net, x: x.unflatten(1, (4, -1)).transpose(1, 2).flatten(1, 2),
+        16,
+        "input of second would differ",
+    ),
+    "fixed view": (lambda net, x: x.view(-1, 16, 12, 12), 16, "would fail after the output of first"),
+    "group norm": (nn.GroupNorm(4, 16), 16, "output of operation would differ"),
+    "transposed": (nn.ConvTranspose2d(16, 16, 1), 16, "is a ConvTranspose2d"),
+    "frozen": (torchvision.ops.FrozenBatchNorm2d(16), 16, "would fail after the output of first"),
+    "weight norm": (
+        nn.utils.parametrizations.weight_norm(conv(16, 16)),
+        16,
+        "operation is computed from other tensors",
+    ),
+}
+
+
+@pytest.mark.filterwarnings("ignore:.*not listed")
+@pytest.mark.parametrize("name", ODD)
+def test_group_that_cannot_be_pruned_is_excluded_with_reason(name):
+    operation, reads, reason = ODD[name]
+    torch.manual_seed(0)
+    model = Odd(operation, reads).eval()
+    groups = channel_groups(model, IMAGE)
+    assert reason in groups.excluded["first"] and [g.name for g in groups] == ["second"]
+    assert keep_channels(model, IMAGE, half(groups)).second.out_channels == 4
+    with pytest.raises(UserError, match="first|second"):
+        keep_channels(model, IMAGE, {"first": range(8)})
+
+
+def test_result_of_trying_is_cached(monkeypatch):
+    model = Odd(swapped).eval()
+    with pytest.warns(UserWarning, match="first is not listed"):
+        first = channel_groups(model, IMAGE)
+    monkeypatch.setattr(listing, "_Attempts", None)
+    with pytest.warns(UserWarning, match="first is not listed"):
+        assert channel_groups(model, IMAGE) == first
+    with pytest.raises(TypeError):
+        channel_groups(Odd(swapped).eval(), IMAGE)
+
+
+class AfterConvolutions(nn.Module):
+    def __init__(self, kind) -> None:
+        super().__init__()
+        self.features = nn.Sequential(nn.Conv2d(3, 8, 3, 2), nn.ReLU(), nn.Conv2d(8, 12, 3, 2), nn.ReLU())
+        self.recurrent, self.classifier = kind(12, 16, batch_first=True), nn.Linear(16, 4)
+
+    def forward(self, x):
+        return self.classifier(self.recurrent(self.features(x).mean(2).transpose(1, 2))[0][:, -1])
+
+
+class Attention(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.qkv, self.project, self.classifier = (
+            conv(3, 16),
+            nn.Linear(16, 48),
+            nn.Linear(16, 16),
+            nn.Linear(16, 4),
+        )
+
+    def forward(self, x):
+        q, k, v = (
+            part.unflatten(2, (4, 4)).transpose(1, 2)
+            for part in self.qkv(self.embed(x).flatten(2).transpose(1, 2)).chunk(3, -1)
+        )
+        mixed = (q @ k.transpose(2, 3)).softmax(-1) @ v
+        return self.classifier(self.project(mixed.transpose(1, 2).flatten(2)).mean(1))
+
+
+@pytest.mark.filterwarnings("ignore:.*not listed")
+@pytest.mark.parametrize(
+    ("model", "listed", "excluded"),
+    [
+        (AfterConvolutions(nn.GRU), ["features.0"], ["features.2"]),
+        (AfterConvolutions(nn.LSTM), ["features.0"], ["features.2"]),
+        (Attention(), ["embed", "project"], ["qkv"]),
+    ],
+)
+def test_layers_before_and_after_mixing_ones_are_pruned(model, listed, excluded):
+    groups = channel_groups(model.eval(), IMAGE)
+    assert [g.name for g in groups] == listed and list(groups.excluded) == excluded
+    keep_channels(model, IMAGE, half(groups))
+
+
+class TwoInputs(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.left, self.right, self.read, self.classifier = conv(3, 8), conv(3, 8), conv(16, 6), nn.Linear(6, 2)
+
+    def forward(self, x, y):
+        return self.classifier(self.read(torch.cat([self.left(x), self.right(y)], 1)).relu().mean((2, 3)))
+
+
+class OneDict(TwoInputs):
+    def forward(self, batch):
+        return super().forward(**batch)
+
+
+class Tokens(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.left, self.right, self.read = (
+            nn.Embedding(9, 8),
+            nn.Linear(8, 16),
+            nn.Linear(16, 6),
+            nn.Linear(6, 2),
+        )
+
+    def forward(self, tokens):
+        return self.read(self.right(self.left(self.embed(tokens)).relu()).relu().mean(1))
+
+
+@dataclass
+class Result:
+    logits: Tensor
+    count: int = 0
+
+
+class Outputs(Odd):
+    def __init__(self, result) -> None:
+        super().__init__(nn.Identity())
+        self.result = result
+
+    def forward(self, x):
+        return self.result(super().forward(x))
+
+
+@pytest.mark.parametrize(
+    ("model", "inputs", "names"),
+    [
+        (TwoInputs(), (IMAGE, IMAGE), ["left", "right", "read"]),
+        (TwoInputs(), {"y": IMAGE, "x": IMAGE}, ["left", "right", "read"]),
+        (OneDict(), {"x": IMAGE, "y": IMAGE}, ["left", "right", "read"]),
+        (Tokens(), torch.arange(8).view(1, 8), ["left", "right"]),
+        (nn.Sequential(conv(3, 8), nn.ReLU(), conv(8, 4)), torch.zeros(3, 8, 8), ["0"]),
+        (Outputs(Result), IMAGE, ["first", "second"]),
+        (Outputs(lambda y: {"logits": y, "n": 3, "parts": [y, (y, None)]}), IMAGE, ["first", "second"]),
+        (Outputs(lambda y: (y, y.argmax(1))), IMAGE, ["first", "second"]),
+    ],
+)
+def test_inputs_and_outputs_of_any_structure(model, inputs, names):
+    groups = channel_groups(model.eval(), inputs)
+    assert [g.name for g in groups] == names
+    smaller = keep_channels(model, inputs, half(groups))
+    assert [g.size for g in channel_groups(smaller, inputs)] == [g.size // 2 for g in groups]
+
+
+class NoGrad(Branches):
+    def forward(self, x):
+        with torch.no_grad():
+            return super().forward(x)
+
+
+class Fails(Branches):
+    def forward(self, x):
+        raise KeyError("boom")
+
+
+@pytest.mark.parametrize(
+    ("model", "inputs", "message"),
+    [
+        (NoGrad(), IMAGE, "not connected to its weights.*no_grad"),
+        (Fails(), IMAGE, "does not accept an example input of shape .*boom"),
+        (torch.jit.trace(conv(3, 4), IMAGE), IMAGE, "a TorchScript program"),
+        (nn.Sequential(nn.LazyConv2d(4, 3)), IMAGE, "cannot be copied"),
+        (Branches(), [1, None], "contains no tensor"),
+    ],
+)
+def test_network_that_cannot_be_traced_raises(model, inputs, message):
+    with pytest.raises(UserError, match=message):
+        channel_groups(model, inputs)
+
+
+@pytest.mark.filterwarnings("ignore:.*not listed")
+def test_tied_weights_stay_tied_or_are_not_pruned():
+    model = nn.Sequential(
+        nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 2)
+    )
+    model[4].weight = model[2].weight
+    groups = channel_groups(model, torch.zeros(1, 8))
+    assert not groups and "tied" in groups.excluded["0"]
+    two = nn.Sequential(nn.Conv2d(3, 8, 1), nn.PReLU(), nn.Conv2d(8, 8, 1), nn.PReLU(), nn.Conv2d(8, 2, 1))
+    two[3].weight = two[1].weight
+    smaller = keep_channels(two, IMAGE, {"0": [0, 1]})
+    assert smaller[3].weight is smaller[1].weight
+
+
+@pytest.mark.filterwarnings("ignore:.*not listed")
+def test_tracing_of_shifted_windows_ends():
+    """torch-pruning's index mappings multiply positions without end in Swin transformers."""
+    swin = torchvision.models.swin_transformer.SwinTransformer(
+        [4, 4], 24, [2, 2], [2, 4], [4, 4], num_classes=4, stochastic_depth_prob=0.0
+    )
+    groups = channel_groups(swin.eval(), torch.zeros(1, 3, 32, 32))
+    assert [g.name for g in groups if ".mlp.0" in g.name] == [
+        f"features.{stage}.{block}.mlp.0" for stage in (1, 3) for block in (0, 1)
+    ]
+    assert "features.0.0" in groups.excluded
+    keep_channels(swin, torch.zeros(1, 3, 32, 32), half(groups))
+
+
+def test_command_prints_excluded_groups(tmp_path, monkeypatch, capsys):
+    (tmp_path / "odd_factory.py").write_text(
+        "from torch import nn\n\n\ndef build():\n    return nn.Sequential(nn.Conv2d(3, 8, 3), nn.GLU(1), nn.Conv2d(4, 6, 3),"
+        " nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 2))\n\n\ndef broken():\n    raise ZeroDivisionError('no')\n\n\n"
+        "def number():\n    return 3\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    assert channels_command.main(["--model", "odd_factory:build", "--input-shape", "3", "8", "8"]) == 0
+    out = capsys.readouterr().out
+    assert "excluded:\n  0: 1 is a GLU, which common.channels cannot prune\n1 groups, 6 channels" in out
+    assert channels_command.main(["--model", "odd_factory:broken", "--input-shape", "3", "8", "8"]) == 2
+    assert capsys.readouterr().err.strip().endswith("--model odd_factory:broken: broken raises ZeroDivisionError: no")
+    with pytest.raises(UserError, match="returns a int, not a network"):
+        import_factory("odd_factory:number")()
+    (tmp_path / "bad_module.py").write_text("1 / 0\n")
+    with pytest.raises(UserError, match="bad_module:build: division by zero"):
+        import_factory("bad_module:build")
+    assert "bad_module" not in sys.modules
