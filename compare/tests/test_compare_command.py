@@ -340,6 +340,19 @@ def test_bytes_target_of_chain_is_fraction_of_dense_file(tmp_path):
     assert targets == [pytest.approx(0.1 * dense.file.stat().st_size)]
 
 
+def test_imported_network_keeps_its_classes_and_labels_are_matched_by_name(tmp_path):
+    recipe = comparison_jobs.replace(RECIPE, epochs=2)
+    dense, file = train_dense(tmp_path, "tiny", bundle(), recipe, CPU, 0), tmp_path / "reversed.safetensors"
+    model = load_model(dense.file)
+    with torch.no_grad():
+        for tensor in (model[-1].weight, model[-1].bias):
+            tensor.copy_(tensor.flip(0))
+    save_model(file, model, classes=bundle().classes[::-1])
+    imported = import_dense(tmp_path / "out", lambda: load_model(file), file, "0", bundle(), CPU)
+    assert imported.accuracy.top1 == dense.accuracy.top1 >= 50
+    assert load_model(imported.file).checkpoint_header["classes"] == bundle().classes[::-1]
+
+
 def named_tiny():
     model = tiny()
     model.architecture = {"arch": "tiny", "args": {"num_classes": 4}}
