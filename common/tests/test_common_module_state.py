@@ -95,6 +95,21 @@ def test_header_of_ordinary_network_has_no_new_keys(tmp_path):
     assert not {"buffers", "tied", "versions"} & read_checkpoint(tmp_path / "m.safetensors")[0].keys()
 
 
+class Views(nn.Module):
+    """Network whose weights are overlapping parts of one tensor."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        flat = torch.arange(10.0)
+        self.a, self.b = nn.Parameter(flat[:6]), nn.Parameter(flat[3:9])
+
+
+def test_overlapping_views_are_saved(tmp_path):
+    save_model(tmp_path / "m.safetensors", Views())
+    loaded = load_model(tmp_path / "m.safetensors", Views)
+    assert loaded.a.tolist() == [0, 1, 2, 3, 4, 5] and loaded.b.tolist() == [3, 4, 5, 6, 7, 8]
+
+
 HOSTILE = {
     "tied weights as text": {"tied": "b.weight"},
     "a tie of numbers": {"tied": [[1, 2]]},

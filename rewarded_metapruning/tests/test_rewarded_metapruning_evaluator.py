@@ -111,7 +111,12 @@ def test_cache_reads_files_of_other_processes(tmp_path):
     assert list(EvaluationCache(tmp_path, count_entries).known) == [(1, 2)]
 
 
-@pytest.mark.parametrize("line", ["{}", "[1]", "not json", '{"nev": 3, "top1": 1, "top5": 1, "loss": 1}'])
+NUMBERS = '"top1": 1, "top5": 1, "loss": 1'
+
+
+@pytest.mark.parametrize(
+    "line", ["{}", "[1]", "not json", f'{{"nev": 3, {NUMBERS}}}', f'{{"nev": [1e400], {NUMBERS}}}', "[" * 100_000]
+)
 def test_damaged_cache_raises(line, tmp_path):
     (tmp_path / "tested-0.jsonl").write_text(line + "\n")
     with pytest.raises(UserError, match="tested-0.jsonl is damaged"):

@@ -387,7 +387,7 @@ def _read_safetensors(path: Path | str) -> tuple[dict[str, str], dict[str, Tenso
     with open(path, "rb") as file:
         head = file.read(8)
     if len(head) < 8 or struct.unpack("<Q", head)[0] > min(HEADER_LIMIT, path.stat().st_size - 8):
-        raise UserError(f"{path} is not a safetensors file, or is truncated")
+        raise UserError(f"{path} is not a safetensors file, or is truncated; read a state dict (.pth) with --weights")
     try:
         with safetensors.safe_open(path, framework="pt", device="cpu") as file:
             return dict(file.metadata() or {}), {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
@@ -433,12 +433,13 @@ def _normalization(pair: tuple[Sequence[float], Sequence[float]] | None) -> dict
 
 
 def _clone_shared(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Clone tensors that share memory (tied weights), as safetensors requires."""
+    """Clone tensors that share memory (tied weights, views), as safetensors requires."""
     seen: set[int] = set()
     cloned = {}
     for name, tensor in tensors.items():
-        cloned[name] = tensor.clone() if tensor.data_ptr() in seen else tensor
-        seen.add(tensor.data_ptr())
+        storage = tensor.untyped_storage().data_ptr()
+        cloned[name] = tensor.clone() if storage in seen else tensor
+        seen.add(storage)
     return cloned
 
 
