@@ -8,14 +8,18 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from common.channels.exact import Reference, cast_for
+from common.channels.exact import TOLERANCE, Reference, cast_for
 from common.channels.example import Inputs, call, copy_sharing_tensors, input_tensors
 from common.channels.groups import ChannelGroup, ChannelGroups, groups_from_traces
 from common.channels.remove import remove_positions, removed_positions, stale_module
-from common.channels.resize import own_tensors
+from common.channels.resize import WEIGHTED, own_tensors, remove_channels, width
 from common.channels.trace import LayerSlice, trace
 from common.errors import UserError
+<<<<<<< ours
 from common.wrapped import plain_network
+=======
+from common.layers import weight_of
+>>>>>>> theirs
 
 SMALLER_SIZES = (64, 96, 128)  # pixels of images to try the pruning on, if the network reads larger ones
 
@@ -42,7 +46,9 @@ def channel_groups(model: nn.Module, example_input: Inputs) -> ChannelGroups:
     owner, structure = _structure(model, example_input)
     known = _known.setdefault(owner, {})
     if structure not in known:
-        known[structure] = _Attempts(model, example_input, {t.name: t.slices for t in traces}).fail(groups)
+        entangled = _entangled(model, groups)
+        attempts = _Attempts(model, example_input, {found.name: found.slices for found in traces})
+        known[structure] = entangled | attempts.fail([group for group in groups if group.name not in entangled])
     excluded = groups.excluded | known[structure]
     for name, reason in excluded.items():
         warnings.warn(f"{name} is not listed as a channel group: {reason}", stacklevel=2)
@@ -61,6 +67,48 @@ def _structure(model: nn.Module, example_input: Inputs) -> tuple[object, object]
     ours = all(kind.__module__.split(".")[0] in ("torch", "common") for _, kind, *_ in layers)
     inputs = tuple((tensor.shape, tensor.dtype) for tensor in input_tensors(example_input))
     return type(model) if ours and not isinstance(model, nn.Sequential) else model, (layers, inputs)
+
+
+def _entangled(model: nn.Module, groups: Sequence[ChannelGroup]) -> dict[str, str]:
+    """Return reasons for groups whose consumers are of a type of the user's that mixes weights of several inputs.
+
+    Weight standardization is an example. Each such layer is tried alone, which saves attempts with the network.
+    """
+    reasons, results = {}, dict[str, bool]()
+    for group in groups:
+        for name, _ in group.consumers:
+            module = model.get_submodule(name)
+            if type(module).__module__.startswith(("torch.", "common.")):
+                continue
+            if name not in results:
+                results[name] = _reads_inputs_separately(module)
+            if not results[name]:
+                kind = type(module).__name__
+                reasons[group.name] = f"{name} is a {kind}, whose weights depend on all of its input channels"
+                break
+    return reasons
+
+
+@torch.no_grad()
+def _reads_inputs_separately(module: nn.Module) -> bool:
+    """Return whether a layer without some inputs equals the layer with these inputs set to zero; True if it cannot run."""
+    if not isinstance(module, WEIGHTED) or "weight" not in module._parameters:
+        return True
+    total, blocks = width(module, "in"), getattr(module, "groups", 1)
+    removed = {position for position in range(total) if position % (total // blocks) >= max(1, total // blocks // 2)}
+    kept = [position for position in range(total) if position not in removed]
+    try:
+        layer = copy_sharing_tensors(module, dtype=torch.float64).eval()
+        smaller = copy_sharing_tensors(layer)
+        remove_channels("", smaller, "in", removed)
+        sizes = [3 * (size - 1) + 4 for size in getattr(module, "kernel_size", ())]
+        x = torch.randn(1, total, *sizes, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+        x = x.to(weight_of(layer).device)
+        x[:, sorted(removed)] = 0
+        expected, found = layer(x), smaller(x[:, kept])
+    except Exception:  # of the user's code
+        return True
+    return bool((expected - found).abs().max() <= TOLERANCE * expected.abs().max())
 
 
 class _Attempts:

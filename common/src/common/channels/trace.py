@@ -192,7 +192,7 @@ def _one_node_forward(module: nn.Module):
 
 
 def _dependency_graph(model: nn.Module, example_input: Inputs) -> DependencyGraph:
-    pruners = {PadShortcut: ShortcutPruner(), MIXING: MixingPruner()}
+    pruners: list[tuple[Any, BasePruningFunc]] = [(PadShortcut, ShortcutPruner()), (MIXING, MixingPruner())]
 
     def run(model: nn.Module, example_input: Inputs) -> list[Tensor]:
         try:
@@ -220,7 +220,7 @@ def _dependency_graph(model: nn.Module, example_input: Inputs) -> DependencyGrap
                 customized_pruners={
                     type(module): pruner
                     for module in model.modules()
-                    for kind, pruner in pruners.items()
+                    for kind, pruner in pruners
                     if isinstance(module, kind)
                 },
                 verbose=False,
@@ -316,8 +316,10 @@ def _translate(
         reached, obstacle = _reached(graph, root, names)
     except Exception as error:  # torch-pruning's index mappings fail for operations that it does not know
         name, width = names[root], graph.get_out_channels(root)
-        slices = (LayerSlice(name, "out", tuple(range(width)), tuple(range(width))),)
-        return CoupledChannels(name, width, slices, name, False, f"torch-pruning cannot follow them: {one_line(error)}")
+        alone = LayerSlice(name, "out", tuple(range(width)), tuple(range(width)))
+        return CoupledChannels(
+            name, width, (alone,), name, False, f"torch-pruning cannot follow them: {one_line(error)}"
+        )
     slices: list[LayerSlice] = []
     reaches_output = False
     producers: list[tuple[int, int, str]] = []
@@ -336,6 +338,9 @@ def _translate(
         side = "in" if reads_only else "out"
         if isinstance(module, NORMALIZATIONS) or is_depthwise(module):
             side = "both"
+            across = isinstance(module, nn.LayerNorm) or getattr(module, "num_groups", len(positions)) < len(positions)
+            if across:
+                obstacle = f"{name} is a {type(module).__name__}, which normalizes across these channels"
         elif not isinstance(module, (*WEIGHTED, PadShortcut)):
             obstacle = f"{name} is a {type(module).__name__}, which common.channels cannot prune"
         elif isinstance(module, WEIGHTED) and "weight" not in module._parameters:
