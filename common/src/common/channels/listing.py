@@ -15,11 +15,8 @@ from common.channels.remove import remove_positions, removed_positions, stale_mo
 from common.channels.resize import WEIGHTED, own_tensors, remove_channels, width
 from common.channels.trace import LayerSlice, trace
 from common.errors import UserError
-<<<<<<< ours
-from common.wrapped import plain_network
-=======
 from common.layers import weight_of
->>>>>>> theirs
+from common.wrapped import plain_network
 
 SMALLER_SIZES = (64, 96, 128)  # pixels of images to try the pruning on, if the network reads larger ones
 
