@@ -358,6 +358,8 @@ class WithoutGradient(nn.Module):
 def test_network_without_gradients_raises_with_reason(context):
     with pytest.raises(UserError, match="its forward pass runs under torch.no_grad or torch.inference_mode"):
         channel_groups(WithoutGradient(context), torch.zeros(1, 3, 12, 12))
+    with pytest.raises(UserError, match="the loss has no gradient: .* forward runs under torch.no_grad"):
+        fit(WithoutGradient(context), noise_bundle(10, 10).train, TrainOptions(epochs=1, batch_size=10))
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -346,8 +346,8 @@ def _compare_names(expected: Mapping[str, Tensor], tensors: Mapping[str, Tensor]
             inside = sum(f"{prefix}{one}" in tensors for one in expected)
             return f"{inside} of the network's {len(expected)} tensors have the prefix {prefix!r} in the file; remove it from the names"
     return (
-        f"{len(common)} of the network's {len(expected)} tensors are among the {len(tensors)} of the file; check that it holds "
-        "the weights of this network"
+        f"{len(common)} of the network's {len(expected)} tensors are among the {len(tensors)} of the file: the weights of "
+        "another network, or under other names"
     )
 
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from common.data import Batch
 from common.distributed import world_size
+from common.errors import UserError
 from common.outputs import class_scores
 from common.training.train_options import TrainOptions
 
@@ -94,6 +95,11 @@ class Step:
         self.optimizer.zero_grad(set_to_none=True)  # first: the forward pass reuses the memory
         with torch.autocast(self.device.type, dtype=self.amp_dtype, enabled=self.options.amp, cache_enabled=cache):
             loss, logits = self.loss(self._network_for(batch), batch)
+        if not loss.requires_grad:
+            raise UserError(
+                "the loss has no gradient: no parameter requires one, or forward runs under torch.no_grad or "
+                "torch.inference_mode; remove that"
+            )
         # data_parallel averages over processes, whose parts of the batch may differ in size
         self.scaler.scale(loss * (world_size() / batch.global_size)).backward()
         if self.hooks.after_backward:
