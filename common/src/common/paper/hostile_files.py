@@ -71,7 +71,11 @@ def answers() -> Iterator[dict[str, Any]]:
             arguments = write(folder)
             size = sum(path.stat().st_size for path in folder.rglob(Path(file).name) if path.is_file())
             status, line = answer(arguments, folder)
-            command = " ".join(("python -m common.evaluate", *arguments, "--no-latency")).replace(f"{place}{os.sep}", "").replace(place, ".")
+            command = (
+                " ".join(("python -m common.evaluate", *arguments, "--no-latency"))
+                .replace(f"{place}{os.sep}", "")
+                .replace(place, ".")
+            )
             yield {"file": file, "what": what, "bytes": size, "command": command, "status": status, "answer": line}
 
 
