@@ -38,7 +38,7 @@ def write(
     targets = {"macs": 0.5, "bytes": 0.03} if chain else {axis: 0.5}
     names = f"--chain {','.join(chain)}" if chain else f"--methods {method}"
     metrics = {
-        "package": "compare", "seed": 0, "commit": "abc", "seconds": 1.0, "label": label, "method": method, **more,
+        "package": "compare", "arch": "resnet20", "dataset": "digits", "seed": 0, "commit": "abc", "seconds": 1.0, "label": label, "method": method, **more,
         "chain": chain, "step": step, "axis": axis, "targets": targets, "target": targets[axis], "missed": [],
         "kept": {"macs": 0.5, "params": 0.5, "bytes": 0.5}, "weights": "inherited", "trains": False, "paper": "x",
         "finetune_epochs": 0, "command": f"python -m compare --dataset digits {names} --target-macs 0.5 --seeds 0",
