@@ -213,10 +213,12 @@ def test_link_to_folder_above_raises(tmp_path):
     for side in ("train", "test"):
         (tmp_path / side / "a" / "more").mkdir(parents=True)
         Image.new("RGB", (32, 32)).save(tmp_path / side / "a" / "more" / "1.png")
+        (tmp_path / side / "b").mkdir()
+        Image.new("RGB", (32, 32)).save(tmp_path / side / "b" / "1.png")
     (tmp_path / "elsewhere").mkdir()
     Image.new("RGB", (32, 32)).save(tmp_path / "elsewhere" / "2.png")
     (tmp_path / "test" / "a" / "link").symlink_to(tmp_path / "elsewhere", target_is_directory=True)
-    assert len(load_dataset(f"folder:{tmp_path}").test) == 2  # a link to another folder is followed
+    assert len(load_dataset(f"folder:{tmp_path}").test) == 3  # a link to another folder is followed
     (tmp_path / "elsewhere" / "loop").symlink_to(tmp_path / "test", target_is_directory=True)
     with pytest.raises(UserError, match="link to a folder that contains it"):
         load_dataset(f"folder:{tmp_path}")

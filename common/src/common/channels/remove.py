@@ -46,8 +46,9 @@ def keep_channels(
     chosen = _choose(model, groups, kept, round_to)
     removed = removed_positions({found.name: found.slices for found in traces}, chosen)
     smaller = copy_network(model)
-    remove_positions(smaller, removed)
-    _compare(model, smaller, example_input, groups, chosen, removed)
+    if removed:
+        remove_positions(smaller, removed)
+        _compare(model, smaller, example_input, groups, chosen, removed)
     return smaller
 
 
