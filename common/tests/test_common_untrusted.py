@@ -350,6 +350,13 @@ def test_hostile_tensor_file_is_rejected_in_one_line(tmp_path, case):
     assert str(file) in check_rejected(evaluate.main, argv)
 
 
+def test_state_dict_that_was_read_can_be_saved_again(tmp_path):
+    torch.save({"model": nn.BatchNorm2d(3).state_dict()}, tmp_path / "a.pt")
+    torch.save(read_tensor_file(tmp_path / "a.pt"), tmp_path / "b.pt")
+    again = torch.load(tmp_path / "b.pt")["model"]
+    assert len(again) == 5 and again._metadata[""]["version"] == 2
+
+
 def test_tensor_files_equal_torch_load(tmp_path):
     torch.manual_seed(0)
     layer = torch.nn.Linear(3, 4)

@@ -10,6 +10,7 @@ import mmap
 import struct
 import sys
 import zipfile
+from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
@@ -58,6 +59,10 @@ class Versions(dict):
 
     def set_state(self, state: Any) -> None:
         self.attributes = state
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Save it as the OrderedDict that it was read from, which ``torch.load`` accepts."""
+        return OrderedDict, (), self.attributes, None, iter(self.items())
 
     @property
     def versions(self) -> dict[str, int]:
