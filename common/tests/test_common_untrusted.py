@@ -351,7 +351,7 @@ def test_hostile_tensor_file_is_rejected_in_one_line(tmp_path, case):
 
 
 def test_state_dict_that_was_read_can_be_saved_again(tmp_path):
-    torch.save({"model": nn.BatchNorm2d(3).state_dict()}, tmp_path / "a.pt")
+    torch.save({"model": torch.nn.BatchNorm2d(3).state_dict()}, tmp_path / "a.pt")
     torch.save(read_tensor_file(tmp_path / "a.pt"), tmp_path / "b.pt")
     again = torch.load(tmp_path / "b.pt")["model"]
     assert len(again) == 5 and again._metadata[""]["version"] == 2
