@@ -273,7 +273,9 @@ def test_heads_of_network_with_two_outputs_keep_their_classes(method, tmp_path):
         with pytest.raises(UserError, match="does not run in training mode"):
             run_method(method, auxiliary, 0.6, tmp_path / "auxiliary")
         return
-    with pytest.warns(UserWarning, match="second: it does not run in eval mode"):  # the layer that it reads is left alone
+    with pytest.warns(
+        UserWarning, match="second: it does not run in eval mode"
+    ):  # the layer that it reads is left alone
         metrics = run_method(method, auxiliary, 0.58, tmp_path / "auxiliary")
     model = load_model(tmp_path / "auxiliary" / metrics["file"], auxiliary.factory).train()
     assert [tuple(scores.shape) for scores in model(torch.zeros(2, 3, 8, 8))] == [(2, 4), (2, 4)]
