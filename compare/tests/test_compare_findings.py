@@ -168,6 +168,14 @@ def test_result_file_keeps_results_of_other_methods(results, tmp_path):
         r["seconds"] for r in after if r["folder"].startswith("seed0/random-macs0.5")
     ] == [99.0]
     assert sum(r["seconds"] == 99.0 for r in after) == 3
+    record = tables.read_json(file)
+    for epochs, fits in ((0, True), (3, False)):  # options of fine-tuning have no effect without epochs
+        old, new = ({**record, "finetune": {"epochs": epochs, "schedule": name}} for name in ("cosine", "linear"))
+        if fits:
+            assert tables._merged(old, new, file)["finetune"]["schedule"] == "cosine"
+        else:
+            with pytest.raises(tables.UserError, match="another finetune"):
+                tables._merged(old, new, file)
     dense = only / "seed1" / "baseline" / "metrics.json"
     dense.write_text(dense.read_text().replace('"top1": 99.0', '"top1": 98.0', 1))
     with pytest.raises(tables.UserError, match="another dense network of seed 1"):

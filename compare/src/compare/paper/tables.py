@@ -68,7 +68,8 @@ def add_result(out: Path | str, name: str, results: Path = RESULTS) -> Path:
 
 def _merged(old: Mapping[str, Any], new: Mapping[str, Any], file: Path) -> dict[str, Any]:
     """Add new results to those of a file. Raises UserError if they cannot be compared."""
-    for key in ("finetune", "data_fingerprint"):
+    untuned = old["finetune"]["epochs"] == new["finetune"]["epochs"] == 0  # then the other options have no effect
+    for key in ("data_fingerprint",) if untuned else ("finetune", "data_fingerprint"):
         if old[key] != new[key]:
             raise UserError(f"{file}: has results with another {key}; delete the file to replace all of its results")
     networks = {dense["seed"]: _without_latency(dense) for dense in old["baselines"]}
