@@ -23,8 +23,8 @@ PROMISES = read_promises(__file__)
 FEW = "--device cpu --threads 1 --mini-batch 2"
 SMALL = {  # run_cifar10.sh and run_imagenet.sh are run completely in test_redundancy_graph_scripts.py
     "generate_prune_info.py": FEW,
-    "prune_cifar10.py": f"{FEW} --epochs 1 --batch-size 10 --no-latency --threshold 0.7",
-    "prune_imagenet.py": f"{FEW} --epochs 0 --workers 0 --no-latency --threshold 0.7",
+    "prune_cifar10.py": f"{FEW} --epochs 1 --batch-size 10 --no-latency",
+    "prune_imagenet.py": f"{FEW} --epochs 0 --workers 0 --no-latency",
     "common.campaign": "--dry-run",
 }
 
