@@ -27,7 +27,6 @@ from common.channels.example import (
 from common.channels.resize import NORMALIZATIONS, WEIGHTED, is_depthwise
 from common.errors import UserError
 from common.models.shortcut import PadShortcut
-from common.wrapped import plain_network
 
 MIXING = (  # each output depends on several channels: nothing that passes through them can be pruned
     nn.LocalResponseNorm,
@@ -119,8 +118,7 @@ class _OneNode(torch.autograd.Function):
 
 
 def trace(model: nn.Module, example_input: Inputs) -> list[CoupledChannels]:
-    """Return all sets of coupled channels, in module order. Raises UserError, with a reason, if tracing fails."""
-    model = plain_network(model)
+    """Return all sets of coupled channels of a network without wrappers, in module order. Raises UserError, with a reason."""
     if not any(isinstance(module, WEIGHTED) for module in model.modules()):
         return []
     with torch.inference_mode(False):
