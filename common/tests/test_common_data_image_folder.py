@@ -2,6 +2,7 @@
 
 import os
 import struct
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -228,3 +229,15 @@ def test_negative_workers_raise(tmp_path):
     train = load_dataset("imagenet", imagenet_folder(tmp_path)).train
     with pytest.raises(UserError, match="--workers -1"):
         stream(train, 4, workers=-1)
+
+
+def test_12_bit_values_in_16_bits_are_scaled_or_reported(tmp_path, recwarn, monkeypatch):
+    values = (np.arange(256, dtype=np.uint16) * 16)[None].repeat(4, 0)
+    Image.fromarray(values).save(tmp_path / "x.tiff", tiffinfo={281: 4095})
+    assert np.array_equal(np.asarray(read_image(tmp_path / "x.tiff"))[0, :, 0], np.arange(256) * 16 * 255 // 4095)
+    monkeypatch.setattr("common.data.decode._WARNED", threading.Event())
+    for name in ("y.png", "z.png"):
+        Image.fromarray(values).save(tmp_path / name)
+        assert np.asarray(read_image(tmp_path / name)).max() == 15
+    (warning,) = recwarn
+    assert "y.png: a 16-bit image whose largest value is 4080 of 65535" in str(warning.message)

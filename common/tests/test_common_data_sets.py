@@ -605,7 +605,7 @@ def test_images_that_are_not_read_are_counted(tmp_path):
 def test_numeric_class_folders_are_reported_and_sorted_by_number_on_request(tmp_path):
     root = write_folder_set(tmp_path / "c", [str(number) for number in range(5, 15)], size=(8, 8))
     with pytest.warns(
-        UserWarning, match=r"10 class folders are numbers, sorted as text \(10, 11, 12, .*numeric-folder:PATH"
+        UserWarning, match=r"10 class folders are numbered, sorted as text \(10, 11, 12, .*numeric-folder:PATH"
     ):
         text = load_dataset(f"folder:{root}")
     numeric = load_dataset(f"numeric-folder:{root}")
@@ -613,8 +613,16 @@ def test_numeric_class_folders_are_reported_and_sorted_by_number_on_request(tmp_
     assert numeric.fingerprint != text.fingerprint and sorted(numeric.train.labels) == sorted(text.train.labels)
     names = [numeric.classes[label] for label in numeric.train.labels]
     assert names == [text.classes[label] for label in text.train.labels]
-    with pytest.raises(UserError, match="class folders are not all numbers"):
+    with pytest.raises(UserError, match="do not differ in one number alone"):
         load_dataset(f"numeric-folder:{write_folder_set(tmp_path / 'd', ['1', 'b'])}")
+
+
+@pytest.mark.parametrize("names", [[f"class{i}" for i in range(5, 15)], [str(i) for i in range(-5, 5)]])
+def test_numbers_in_names_of_class_folders_are_reported(tmp_path, names):
+    root = write_folder_set(tmp_path / "c", names, size=(8, 8))
+    with pytest.warns(UserWarning, match="10 class folders are numbered, sorted as text"):
+        load_dataset(f"folder:{root}")
+    assert load_dataset(f"numeric-folder:{root}").classes == names
 
 
 def test_measured_normalization_gives_zero_mean_and_unit_std(tmp_path):

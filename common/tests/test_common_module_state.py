@@ -10,7 +10,7 @@ from torch import nn
 
 from common import evaluate
 from common.channels import channel_groups, keep_channels, masked
-from common.checkpoint import load_model, read_checkpoint, save_model
+from common.checkpoint import load_model, load_weights, read_checkpoint, save_model
 from common.cost import count_cost
 from common.errors import UserError
 from common.factory import import_factory
@@ -104,6 +104,7 @@ class Views(nn.Module):
         self.a, self.b = nn.Parameter(flat[:6]), nn.Parameter(flat[3:9])
 
 
+@pytest.mark.filterwarnings("ignore:.*shares memory")
 def test_overlapping_views_are_saved(tmp_path):
     save_model(tmp_path / "m.safetensors", Views())
     loaded = load_model(tmp_path / "m.safetensors", Views)
@@ -260,6 +261,7 @@ def test_torchscript_and_quantized_networks_are_rejected_by_name(tmp_path):
     rejected = {
         "the network: a TorchScript program": torch.jit.trace(model, IMAGE),
         "module fc: a quantized layer": quantized,
+        "the network: a torch.export program": torch.export.export(model, (IMAGE,)).module(),
         "module 1: a TorchScript program": nn.Sequential(nn.ReLU(), torch.jit.script(nn.Linear(2, 2))),
     }
     calls = (
@@ -272,3 +274,38 @@ def test_torchscript_and_quantized_networks_are_rejected_by_name(tmp_path):
         for call in calls:
             with pytest.raises(UserError, match=message):
                 call(network)
+
+
+class Overlapping(nn.Module):
+    """A decoder whose weight is a view of the encoder's, and two batch norms with one buffer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoder, self.decoder = nn.Linear(6, 4), nn.Linear(4, 6)
+        self.decoder.weight = nn.Parameter(self.encoder.weight.data.t())
+        self.first, self.second = nn.BatchNorm1d(4), nn.BatchNorm1d(4)
+        self.second._buffers["running_var"] = self.first.running_var
+
+    def forward(self, x):
+        return self.decoder(self.second(self.first(self.encoder(x))))
+
+
+@pytest.mark.filterwarnings("always")
+def test_memory_that_tensors_share_without_being_tied_is_reported(tmp_path, recwarn):
+    save_model(tmp_path / "m.safetensors", Overlapping())
+    said = sorted(str(warning.message).removeprefix(f"{tmp_path}/m.safetensors: ") for warning in recwarn)
+    assert said == [
+        "decoder.weight shares memory with encoder.weight; the file holds them separately",
+        "second.running_var shares memory with first.running_var; the file holds them separately",
+    ]
+    recwarn.clear()
+    save_model(tmp_path / "m.safetensors", trained(tied=True))  # tied weights stay tied
+    assert not recwarn.list
+
+
+def test_negative_variance_raises_by_name(tmp_path):
+    model = create_model("resnet20")
+    model.bn1.running_var[3] = -1
+    torch.save(model.state_dict(), tmp_path / "w.pth")
+    with pytest.raises(UserError, match=r"bn1\.running_var has negative variances \(-1\)"):
+        load_weights(create_model("resnet20"), tmp_path / "w.pth")

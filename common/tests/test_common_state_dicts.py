@@ -307,3 +307,58 @@ def test_given_tensors_are_not_modified(tmp_path):
     torch.save(PLAIN, tmp_path / "w.pth")
     load_weights(build(), tmp_path / "w.pth")
     assert all(torch.equal(before[name], PLAIN[name]) for name in before)
+
+
+class Gain(nn.Module):
+    """A parametrization whose tensors look like those of weight norm."""
+
+    def forward(self, gain, direction):
+        return gain * direction.tanh()
+
+    def right_inverse(self, weight):
+        return torch.ones(len(weight), 1), weight
+
+
+class Square(nn.Module):
+    def forward(self, weight):
+        return weight * weight
+
+
+def test_parametrization_taken_for_weight_norm_is_reported(tmp_path, caplog):
+    model = nn.Sequential(nn.Linear(6, 10), nn.Linear(10, 3))
+    nn.utils.parametrize.register_parametrization(model[1], "weight", Gain(), unsafe=True)
+    torch.save(model.state_dict(), tmp_path / "w.pth")
+    load_weights(nn.Sequential(nn.Linear(6, 10), nn.Linear(10, 3)), tmp_path / "w.pth")
+    assert "the file does not name the parametrization of 1.weight, which has the tensors of weight norm" in caplog.text
+
+
+def test_parametrization_after_weight_norm_raises(tmp_path):
+    model = nn.Sequential(nn.Linear(6, 10))
+    parametrizations.weight_norm(model[0])
+    nn.utils.parametrize.register_parametrization(model[0], "weight", Square())
+    torch.save(model.state_dict(), tmp_path / "w.pth")
+    with pytest.raises(UserError, match=r"0\.parametrizations\.weight\.original0 is part of a weight that only"):
+        load_weights(nn.Sequential(nn.Linear(6, 10)), tmp_path / "w.pth")
+
+
+def test_configuration_under_name_of_weights_is_passed_over(tmp_path):
+    model = nn.Linear(6, 10)
+    torch.save({"model": {"depth": 20}, "params": model.state_dict()}, tmp_path / "w.pth")
+    assert torch.equal(load_weights(nn.Linear(6, 10), tmp_path / "w.pth").weight, model.weight)
+
+
+def test_expanded_tensor_is_read(tmp_path):
+    torch.save({"weight": torch.ones(1, 1).expand(10, 6), "bias": torch.arange(10.0)}, tmp_path / "w.pth")
+    assert torch.equal(load_weights(nn.Linear(6, 10), tmp_path / "w.pth").weight, torch.ones(10, 6))
+
+
+def test_index_of_a_precision_is_read_as_an_index(tmp_path):
+    from safetensors.torch import save_file
+
+    model = nn.Linear(6, 10)
+    save_file({"weight": model.weight.detach().half()}, tmp_path / "a.safetensors")
+    save_file({"bias": model.bias.detach().half()}, tmp_path / "b.safetensors")
+    index = {"metadata": {}, "weight_map": {"weight": "a.safetensors", "bias": "b.safetensors"}}
+    (tmp_path / "model.safetensors.index.fp16.json").write_text(json.dumps(index))
+    read = load_weights(nn.Linear(6, 10), tmp_path / "model.safetensors.index.fp16.json")
+    assert torch.equal(read.weight, model.weight.detach().half().float())

@@ -462,6 +462,8 @@ def test_missed_target_raises(monkeypatch):
         (lambda x: x.double(), "images are torch.float64"),
         (lambda x: [x, x.half()], "images are torch.float16"),  # the second batch
         (lambda x: x.where(x < 2, torch.nan), "infinities or nan"),
+        (lambda x: x[:, :1], r"shape \(60, 1, 16, 16\), the example input has \(1, 3, 16, 16\)"),
+        (lambda x: x[0], r"shape \(3, 16, 16\), the example input has"),
     ],
 )
 def test_images_of_another_type_raise(change, message):

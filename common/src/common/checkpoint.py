@@ -6,7 +6,9 @@ shapes of its tensors, and the tensors are loaded.
 
 import hashlib
 import json
+import re
 import struct
+import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -32,7 +34,7 @@ from common.module_state import (
 from common.replaced_layers import insert_replaced_layers, replaced_layer_table
 from common.state_dicts import OPTIONAL, StateDict, find_state_dict
 from common.tensor_files import read_tensor_file
-from common.tied import tie, tied_parameters
+from common.tied import shared_memory, tie, tied_parameters
 from common.wrapped import plain_network
 
 FORMAT = "compression-papers-1"
@@ -40,6 +42,7 @@ HEADER_LIMIT = 16 * 2**20  # bytes of JSON before the tensors
 SIZE_LIMIT = 8 * 2**30
 HALF = "half"  # key in the header: names of the tensors that were rounded to float16
 INDEX = ".index.json"  # suffix of the index of a checkpoint in several files
+FOREIGN_INDEX = re.compile(r"\.index(\.\w+)?\.json$")  # also of one precision: model.safetensors.index.fp16.json
 SHARDS_LIMIT = 1000
 CHANNELS_LIMIT = 10_000
 VALUE_LIMIT = 1e6  # of means and standard deviations of pixels from 0 to 1
@@ -74,6 +77,8 @@ def save_model(
             the registered network) are listed in the header: see :mod:`common.replaced_layers`.
     """
     model = plain_network(model)
+    for first, second in shared_memory(model):
+        warnings.warn(f"{path}: {second} shares memory with {first}; the file holds them separately", stacklevel=2)
     if arch is None:
         record = getattr(model, "architecture", {"arch": None, "args": {}})
         arch, arch_args = record["arch"], record["args"]
@@ -258,7 +263,7 @@ def read_state_dict(path: Path | str) -> StateDict:
     Raises UserError.
     """
     path = Path(path)
-    if path.name.endswith(INDEX):
+    if FOREIGN_INDEX.search(path.name):
         return StateDict(_read_shards(path)[1], path)
     if path.suffix == ".safetensors":
         return StateDict(_read_safetensors(path)[1], path)

@@ -72,11 +72,16 @@ def restore_buffers(
 
 
 def check_finite(model: nn.Module, path: object) -> None:
-    """Raise UserError, naming the tensor, if weights or statistics of normalization layers are NaN or infinite."""
+    """Raise UserError, naming the tensor, if weights or statistics of normalization layers are NaN or infinite.
+
+    A negative variance, of which the square root is NaN, is an error, too.
+    """
     statistics = {n: b for n, b in model.named_buffers() if n.rpartition(".")[2] in STATISTICS}
     for name, tensor in {**dict(model.named_parameters()), **statistics}.items():
         if tensor.is_floating_point() and not tensor.is_meta and not tensor.detach().float().isfinite().all():
             raise UserError(f"{path}: {name} has values that are not finite; the weights are damaged")
+        if name.endswith("running_var") and not tensor.is_meta and bool((tensor < 0).any()):
+            raise UserError(f"{path}: {name} has negative variances ({float(tensor.min()):g}); the weights are damaged")
 
 
 def check_single_precision(model: nn.Module, path: object) -> None:

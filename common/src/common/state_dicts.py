@@ -110,6 +110,7 @@ def find_state_dict(content: Any, path: object) -> StateDict:
         if not isinstance(content, Mapping):
             break
         inside = [key for key in (*KEYS, *AVERAGES) if isinstance(content.get(key), Mapping | Unread)]
+        inside = [key for key in inside if _has_tensors(content[key])] or inside  # not a configuration
         if not inside:
             break
         plain, averages = [k for k in inside if k in KEYS], [k for k in inside if k in AVERAGES]
@@ -167,6 +168,16 @@ def _number(value: Any) -> bool | int | float | None:
     if code not in SCALARS or not isinstance(data, bytes) or len(data) != np.dtype(code).itemsize:
         return None
     return np.frombuffer(data, "<" + code)[0].item()
+
+
+def _has_tensors(content: Any, depth: int = DEPTH) -> bool:
+    """Return whether there are tensors in a dictionary or in dictionaries inside it, or it was not read."""
+    if isinstance(content, Unread):
+        return True
+    return any(
+        _is_array(value) or (depth > 1 and isinstance(value, Mapping) and _has_tensors(value, depth - 1))
+        for value in content.values()
+    )
 
 
 def _is_array(value: Any) -> bool:
@@ -268,7 +279,7 @@ def _common_wrappers(names: Collection[str]) -> list[str]:
 def _folded(state: StateDict, expected: Collection[str]) -> StateDict:
     """Compute weights from the parts that torch's pruning, weight norm and parametrizations store them as."""
     own = {name.rpartition(".")[2] for name in expected}  # the network itself may have such parts
-    tensors, masks, norms = dict(state.tensors), 0, 0
+    tensors, masks, norms, guessed = dict(state.tensors), 0, 0, list[str]()
     for name in list(tensors):
         module, _, leaf = name.rpartition(".")
         if leaf in own:
@@ -283,8 +294,11 @@ def _folded(state: StateDict, expected: Collection[str]) -> StateDict:
             tensors[whole] = _weight_norm(tensors.pop(name), tensors.pop(f"{whole}_v"), whole, state.path)
             norms += 1
         elif leaf == "original0" and f"{dot}original1" in tensors and ".parametrizations." in f".{name}":
+            if f"{module}.1" in state.versions:  # another parametrization follows
+                continue
             before, _, parameter = f".{module}".rpartition(".parametrizations.")
             whole = f"{before}.{parameter}".lstrip(".")
+            guessed.append(whole)
             tensors[whole] = _weight_norm(tensors.pop(name), tensors.pop(f"{dot}original1"), whole, state.path)
             norms += 1
     part = next((name for name in tensors if name.rpartition(".")[2] not in own and _is_part(name)), None)
@@ -296,6 +310,12 @@ def _folded(state: StateDict, expected: Collection[str]) -> StateDict:
     notes = state.notes
     notes += (f"pruning masks of {masks} tensors are applied",) if masks else ()
     notes += (f"weight norm of {norms} tensors is computed: the weights are ordinary tensors now",) if norms else ()
+    if guessed:
+        more = f" and {len(guessed) - 1} more" * (len(guessed) > 1)
+        notes += (
+            f"the file does not name the parametrization of {guessed[0]}{more}, which has the tensors of weight norm; if it is "
+            "another one, make it permanent (torch.nn.utils.parametrize.remove_parametrizations) and save again",
+        )
     return replace(state, tensors=tensors, notes=notes)
 
 

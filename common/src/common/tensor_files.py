@@ -260,7 +260,7 @@ class _Tensors:
         (start,) = _integers((offset,))
         count = math.prod(sizes)
         last = start + sum((n - 1) * step for n, step in zip(sizes, strides, strict=True))
-        if count > flat.numel() or (count and last >= flat.numel()) or start > flat.numel():
+        if (count and last >= flat.numel()) or start > flat.numel():  # the same element may occur many times (expand)
             raise PickleError("a tensor is larger than its storage")
         self.views -= count * flat.element_size()
         if self.views < 0:

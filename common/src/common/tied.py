@@ -48,3 +48,32 @@ def _parameter(model: nn.Module, name: str) -> nn.Parameter:
         return model.get_parameter(name)
     except AttributeError as error:
         raise UserError(f"the network has no parameter {name!r}, which should be tied to another") from error
+
+
+def shared_memory(model: nn.Module) -> list[tuple[str, str]]:
+    """Return pairs of names of parameters or buffers that are not one parameter, but overlap in memory.
+
+    Examples are a transposed view of another weight, and a buffer of two modules. Files hold them separately.
+    """
+    known = {name for names in tied_parameters(model) for name in names[1:]}
+    tensors = [
+        (n, t) for n, t in (*model.named_parameters(), *model.named_buffers(remove_duplicate=False)) if n not in known
+    ]
+    modules: dict[int, str] = {}  # a module with several names has its tensors under each of them
+    for name, module in model.named_modules(remove_duplicate=False):
+        modules.setdefault(id(module), name)
+    places: list[tuple[int, int, str]] = []
+    for name, tensor in tensors:
+        module = name.rpartition(".")[0]
+        if modules[id(model.get_submodule(module))] != module or tensor.is_meta or not tensor.numel():
+            continue
+        if tensor.layout is torch.strided:
+            last = sum((size - 1) * step for size, step in zip(tensor.shape, tensor.stride(), strict=True))
+            places.append((tensor.data_ptr(), tensor.data_ptr() + (last + 1) * tensor.element_size(), name))
+    pairs, reached, owner = [], 0, ""
+    for start, end, name in sorted(places, key=lambda place: place[0]):  # of equal ones, the first in module order
+        if start < reached:
+            pairs.append((owner, name))
+        if end > reached:
+            reached, owner = end, name
+    return pairs

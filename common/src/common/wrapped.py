@@ -36,6 +36,10 @@ def _check_plain(module: nn.Module, name: str) -> None:
         raise UserError(
             f"{where}: a TorchScript program, which cannot be pruned or saved; give the module it was made from"
         )
+    if isinstance(module, torch.fx.GraphModule) and "eval" in vars(module):  # torch.export replaces the method
+        raise UserError(
+            f"{where}: a torch.export program, which cannot be pruned or saved; give the module it was made from"
+        )
     kind = type(module)
     if f"{kind.__module__}.".startswith(tuple(f"{package}." for package in QUANTIZED)):
         raise UserError(

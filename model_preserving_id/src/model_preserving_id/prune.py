@@ -146,7 +146,7 @@ def _check_inputs(batches: Iterable[Tensor] | Tensor, example: Tensor, dtype: to
         batches = [batches]
     if iter(batches) is batches:
         batches = list(batches)
-    checked = _CheckedBatches(batches, dtype if example.is_floating_point() else example.dtype)
+    checked = _CheckedBatches(batches, dtype if example.is_floating_point() else example.dtype, tuple(example.shape))
     if next(iter(checked), None) is None:
         raise UserError("batches: no images given; give at least one batch")
     return checked
@@ -154,10 +154,11 @@ def _check_inputs(batches: Iterable[Tensor] | Tensor, example: Tensor, dtype: to
 
 @dataclass(frozen=True)
 class _CheckedBatches:
-    """Batches of one type; iterating raises UserError for labels, for another type and for values that are not finite."""
+    """Batches of one type; iterating raises UserError for labels, another type or shape, and values that are not finite."""
 
     batches: Iterable[Tensor]
     dtype: torch.dtype
+    shape: tuple[int, ...]  # of the example input
 
     def __iter__(self) -> Iterator[Tensor]:
         for batch in self.batches:
@@ -167,6 +168,11 @@ class _CheckedBatches:
                 raise UserError(
                     f"batches: the images are {batch.dtype}, the network computes in {self.dtype}; convert them, and normalize "
                     "them as for training"
+                )
+            if batch.dim() != len(self.shape) or batch.shape[1:2] != self.shape[1:2]:
+                raise UserError(
+                    f"batches: the images have shape {tuple(batch.shape)}, the example input has {self.shape}; give batches "
+                    "with the same dimensions and channels"
                 )
             if not torch.isfinite(batch).all():
                 raise UserError("batches: the images contain infinities or nan; remove them")

@@ -22,8 +22,11 @@ PIXELS_LIMIT = 2**26  # 192 MiB in RGB
 ASPECT_LIMIT = 100  # a longer image would be enlarged to billions of pixels
 WIDE_MODES = ("I", "F", "I;16", "I;16L", "I;16B", "I;16N")
 TIFF_TAGS = (258, 339, 262)  # BitsPerSample, SampleFormat, PhotometricInterpretation
+TIFF_LARGEST = 281  # MaxSampleValue
+TWELVE_BITS = 2**12  # values of cameras and microscopes, in 16 bits
 
 _OPENING = threading.Lock()  # filters of warnings belong to the process
+_WARNED = threading.Event()  # set after the warning about a nearly black image
 
 
 class MixedSizesError(UserError):
@@ -88,8 +91,32 @@ def _to_rgb(image: Image.Image, path: Path) -> Image.Image:
             f"{path}: pixels of mode {image.mode}, whose range is unknown (32 bits, signed, float or inverted); convert the"
             " image to 8 or 16 bits"
         )
-    values = np.asarray(image).astype(np.int64) >> shift
-    return Image.fromarray(values.clip(0, 255).astype(np.uint8)).convert("RGB")
+    values = np.asarray(image).astype(np.int64)
+    if shift == 8 and values.max() < TWELVE_BITS:
+        largest = _recorded_largest(image)
+        if largest is None:
+            _warn_dark(path, int(values.max()))
+        elif largest < TWELVE_BITS:
+            values, shift = values * 255 // largest, 0
+    return Image.fromarray((values >> shift).clip(0, 255).astype(np.uint8)).convert("RGB")
+
+
+def _recorded_largest(image: Image.Image) -> int | None:
+    """Return the largest value that a TIFF file says its pixels have; None if it does not."""
+    found = image.tag_v2.get(TIFF_LARGEST) if image.format == "TIFF" else None  # type: ignore[attr-defined]
+    found = found[0] if isinstance(found, tuple) and found else found
+    return found if isinstance(found, int) and found > 0 else None
+
+
+def _warn_dark(path: Path, largest: int) -> None:
+    """Warn, once per process, about an image that will be nearly black, perhaps of 12-bit values."""
+    if not _WARNED.is_set():
+        _WARNED.set()
+        warnings.warn(
+            f"{path}: a 16-bit image whose largest value is {largest} of 65535, so that it is nearly black in 8 bits; if its "
+            "values have 12 bits, scale them (further images are not checked)",
+            stacklevel=4,
+        )
 
 
 def _shift(image: Image.Image) -> int | None:

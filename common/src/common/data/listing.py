@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import re
 import warnings
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -23,8 +24,10 @@ OTHER_ENDINGS = (
     ".jpe",
     ".jxl",
     ".npy",
+    ".npz",
     ".tga",
 )  # not read, but counted
+NUMBERED = re.compile(r"(|.*[^0-9])((?:^[-+])?[0-9]{1,19})([^0-9]*)")  # (text, number, text)
 NOT_DATA = ("__MACOSX", "@eaDir")  # folders that archivers and file servers add; hidden entries are not data either
 
 
@@ -154,6 +157,8 @@ class _Found:
             self.outside += name.endswith(ENDINGS)
         elif name.endswith(OTHER_ENDINGS):
             self.others[os.path.splitext(name)[1]] += 1
+        elif "." not in name:
+            self.others["without an ending"] += 1
 
     def check(self) -> None:
         """Raise UserError for links to missing files; warn about images that are not read."""
@@ -168,7 +173,7 @@ class _Found:
         if self.others:
             counts = ", ".join(f"{count} {ending}" for ending, count in sorted(self.others.items()))
             warnings.warn(
-                f"{self.folder}: images in formats that are not read: {counts}; convert them to PNG or JPEG",
+                f"{self.folder}: files that are not read: {counts}; convert images to PNG or JPEG",
                 stacklevel=4,
             )
 
@@ -215,7 +220,7 @@ def list_train_and_test(train: Path, test: Path, numeric: bool = False) -> tuple
         return _by_number(first), _by_number(second)
     if numeric_order(first.classes) not in (None, first.classes):
         warnings.warn(
-            f"{train}: the {len(first.classes)} class folders are numbers, sorted as text "
+            f"{train}: the {len(first.classes)} class folders are numbered, sorted as text "
             f"({', '.join(first.classes[:3])}, ...); for weights trained with numeric order, use --dataset numeric-folder:PATH",
             stacklevel=2,
         )
@@ -227,7 +232,7 @@ def _by_number(listing: ImageListing) -> ImageListing:
     classes = numeric_order(listing.classes)
     if classes is None:
         raise UserError(
-            f"{listing.folder}: the class folders are not all numbers; use --dataset folder:PATH, not numeric-folder:PATH"
+            f"{listing.folder}: the names of the class folders do not differ in one number alone; use --dataset folder:PATH, not numeric-folder:PATH"
         )
     position = {name: label for label, name in enumerate(classes)}
     labels = np.array([position[name] for name in listing.classes], dtype=np.int64)[listing.labels]
@@ -235,7 +240,10 @@ def _by_number(listing: ImageListing) -> ImageListing:
 
 
 def numeric_order(classes: Sequence[str]) -> list[str] | None:
-    """Return class names that are all integers in the order of their values; None for other names."""
-    if not all(name.isascii() and name.isdigit() and len(name) < 20 for name in classes):
+    """Return class names in the order of their numbers: integers, or the same text around them ("class5"); None for others."""
+    matches = [NUMBERED.fullmatch(name) for name in classes]
+    parts = [match.groups() for match in matches if match]
+    if len(parts) < len(classes) or len({(before, after) for before, _, after in parts}) > 1:
         return None
-    return sorted(classes, key=lambda name: (int(name), name))
+    numbers = {name: int(number) for name, (_, number, _) in zip(classes, parts, strict=True)}
+    return sorted(classes, key=lambda name: (numbers[name], name))
