@@ -4,14 +4,20 @@
 """
 
 import gzip
+import hashlib
 import io
+import itertools
 import json
 import shutil
 import struct
+import tarfile
 from collections.abc import Callable
+from http.client import HTTPResponse
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 from unittest import mock
+from urllib.error import HTTPError
 
 import numpy as np
 import pytest
@@ -23,9 +29,12 @@ from torch import nn
 from common.checkpoint import load_model, load_weights, read_checkpoint, save_model, write_half
 from common.data.decode import read_image
 from common.data.idx import read_idx
+from common.downloads import RemoteFile
+from common.fetch import fetch
 from common.models import create_model
 from common.runs import open_stage
 from common.testing import check_mutations
+from common.unpack import unpack_tar
 
 
 class Format(NamedTuple):
@@ -144,6 +153,67 @@ def run_files(folder: Path) -> Format:
     return Format([text.encode() for text in texts], read, check, name="x.json")
 
 
+def archives(folder: Path) -> Format:
+    """A .tar.gz file, whose checksums are valid after a mutation."""
+    raw = io.BytesIO()
+    with tarfile.open(fileobj=raw, mode="w", format=tarfile.PAX_FORMAT) as tar:
+        for name in ("batches/a", "batches/ä/b", f"batches/{'c' * 150}"):
+            member = tarfile.TarInfo(name)
+            member.size, member.pax_headers = 700, {"comment": "x" * 50}
+            tar.addfile(member, io.BytesIO(bytes(700)))
+
+    def write(data: bytes) -> bytes:
+        mended = bytearray(data)
+        for start in range(0, len(data) - 512, 512):
+            header = data[start : start + 512]
+            if header[257:262] == b"ustar":
+                total = sum(header[:148]) + 8 * 0x20 + sum(header[156:])
+                mended[start + 148 : start + 156] = b"%06o\0 " % total
+        return gzip.compress(bytes(mended), 1)
+
+    def read(file: Path) -> list[Path]:
+        shutil.rmtree(folder / "batches", ignore_errors=True)
+        unpack_tar(file, folder / "batches")
+        return sorted(folder.rglob("*"))
+
+    def check(found: list[Path]) -> bool:
+        return not any(path.is_symlink() or path.is_fifo() or path.stat().st_size > 10**5 for path in found)
+
+    return Format([raw.getvalue()], read, check, write, "x.tar.gz")
+
+
+def server_answers(folder: Path) -> Format:
+    """Answers of a server to a download of x.bin."""
+    content = bytes(range(256)) * 10
+    length, part = b"Content-Length: 2560\r\n", b"Content-Range: bytes 0-2559/2560\r\n"
+    chunks = (
+        b"Transfer-Encoding: chunked\r\n\r\n100\r\n" + content[:256] + b"\r\n900\r\n" + content[256:] + b"\r\n0\r\n\r\n"
+    )
+    sources = [
+        b"HTTP/1.1 200 OK\r\n" + length + b"\r\n" + content,
+        b"HTTP/1.1 206 Partial Content\r\n" + part + length + b"\r\n" + content,
+        b"HTTP/1.1 200 OK\r\n" + chunks,
+    ]
+    sizes = itertools.cycle([len(content), None])
+
+    def read(file: Path) -> bytes:
+        shutil.rmtree(folder / "to", ignore_errors=True)
+        remote = RemoteFile("http://127.0.0.1/x.bin", hashlib.sha256(content).hexdigest(), next(sizes), "x.bin")
+        opener = SimpleNamespace(open=lambda request, timeout: answer(request.full_url, file.read_bytes()))
+        with mock.patch("common.fetch._opener", lambda: opener), mock.patch("common.fetch.os.fsync"):
+            return fetch("x", folder / "to", files={"x": (remote,)}, pause=0)[0].read_bytes()
+
+    def answer(url: str, raw: bytes) -> HTTPResponse:
+        response = HTTPResponse(SimpleNamespace(makefile=lambda mode: io.BytesIO(raw)))  # type: ignore[arg-type]
+        response.begin()
+        if not 200 <= response.status < 300:
+            del response.headers["Location"], response.headers["Retry-After"]
+            raise HTTPError(url, response.status, response.reason, response.headers, response)
+        return response
+
+    return Format(sources, read, lambda found: found == content, name="answer")
+
+
 FORMATS = {
     ".safetensors": checkpoints,
     "header of .safetensors": headers,
@@ -153,6 +223,8 @@ FORMATS = {
     "gzip": gzip_files,
     "images": images,
     "JSON of runs": run_files,
+    "tar": archives,
+    "answers of a server": server_answers,
 }
 
 

@@ -498,7 +498,11 @@ def test_holdout_is_measured_and_not_trained_on(tmp_path, monkeypatch):
         (["--target-macs", "--target-bytes"], "nothing to do"),
         (["--target-macs", "1.5"], "--target-macs"),
         (["--finetune-epochs", "-1"], "epochs"),
-        (["--weights", "none.pth"], "no such file"),
+        (["--weights", "none.pth"], "none.pth: no such file; give an existing file"),
+        (
+            ["--dataset", "cifar10", "--arch", "resnet110", "--weights", "w/resnet110.pth"],
+            "`python -m common.fetch resnet110 --to w` downloads w/resnet110-1d1ed7c2.th",
+        ),
         (["--arch", "nothing"], "known: "),
         (["--model", "nothing:here"], "nothing"),
         (["--model", "compare_helpers:absent"], "absent"),

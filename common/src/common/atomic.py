@@ -33,6 +33,16 @@ def atomic_file(path: Path | str) -> Iterator[Path]:
         raise
 
 
+@contextmanager
+def naming(path: Path | str) -> Iterator[None]:
+    """Add a file's name to errors of the operating system that have none, such as a full disk."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = error.filename or str(path)
+        raise
+
+
 def write_bytes(path: Path | str, data: bytes) -> None:
     """Write bytes atomically."""
     with atomic_file(path) as temporary:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from importlib import metadata
 from typing import NoReturn
 
-from common.errors import UserError
+from common.errors import UserError, one_line
 from common.interruption import STOPPED, Stopped
 
 INVALID_INPUT = 2
@@ -104,7 +104,7 @@ def command_line(prog: str, argv: Sequence[str] | None) -> str:
 
 
 def _print_error(message: str) -> int:
-    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    print(f"error: {one_line(message)}", file=sys.stderr)
     return INVALID_INPUT
 
 

@@ -6,7 +6,9 @@ first eight digits of their SHA-256. (The SHA-256 of resnet20, resnet56 and MNIS
 
 import json
 import os
-from dataclasses import dataclass
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 
@@ -19,6 +21,7 @@ class RemoteFile:
         result: Path of the resulting file or unpacked folder, relative to the destination.
         unpack: "tar", "gz", or "" for a file that is not unpacked.
         content_size: Size in bytes of an unpacked .gz file.
+        contents: {file in an unpacked folder: MD5, or "" if that was not published}.
     """
 
     url: str
@@ -28,6 +31,7 @@ class RemoteFile:
     unpack: str = ""
     content_size: int = 0
     content_sha256: str = ""
+    contents: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def file(self) -> str:
@@ -43,3 +47,25 @@ REMOTE_FILES: dict[str, tuple[RemoteFile, ...]] = {
 def default_root(name: str) -> Path:
     """Return the default folder of a data set: $COMPRESSION_PAPERS_DATA/NAME, or data/NAME if the variable is not set."""
     return Path(os.environ.get("COMPRESSION_PAPERS_DATA") or "data") / name
+
+
+def fetch_command(name: str, to: Path | str) -> str:
+    """Return the command that downloads these files, as it can be typed."""
+    return f"`python -m common.fetch {name} --to {shlex.quote(str(to))}`"
+
+
+def advise_weights(file: Path | str, arch: str | None = None, dataset: str = "cifar10") -> str:
+    """Say how to get a missing file of trained weights, if it can be downloaded, and under which name.
+
+    Args:
+        file: The missing file.
+        arch: The architecture that the weights are for; None if it is not known.
+        dataset: The data set that the network is used with; the weights are trained on CIFAR-10.
+    """
+    file, weights = Path(file), {name: files[0].result for name, files in REMOTE_FILES.items() if not files[0].unpack}
+    named = next((name for name, result in weights.items() if result == file.name), None)
+    if named and arch in (named, None):
+        return f"download it with {fetch_command(named, file.parent)}"
+    if arch in weights and dataset == "cifar10":
+        return f"{fetch_command(arch, file.parent)} downloads {file.parent / weights[arch]}, or give another file"
+    return "give an existing file"

@@ -3,6 +3,9 @@
 import re
 from collections.abc import Iterable, Sequence
 
+SEPARATOR = re.compile(r"(?<!\\)\|")  # not escaped
+WIDEST = 80  # letters of a cell in a terminal
+
 
 def markdown_table(header: Sequence[object], rows: Iterable[Sequence[object]]) -> str:
     """Format a Markdown table; columns of numbers, empty cells and dashes are right-aligned.
@@ -21,16 +24,22 @@ def markdown_table(header: Sequence[object], rows: Iterable[Sequence[object]]) -
 
 
 def pad_table(table: str) -> str:
-    """Pad all cells of a Markdown table to the width of their column, for terminals; numbers are right-aligned."""
+    """Pad all cells of a Markdown table to the width of their column, for terminals; numbers are right-aligned.
+
+    Cells of more than WIDEST letters are shortened.
+    """
     rows = [
-        [cell.strip() for cell in line.strip().removeprefix("|").removesuffix("|").split("|")]
-        for line in table.splitlines()
+        [_shortened(cell.strip()) for cell in SEPARATOR.split(line.strip())[1:-1]] for line in table.split("\n") if line
     ]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     right = [cell.endswith(":") for cell in rows[1]]
     rows[1] = ["-" * (width - 1) + ":" if r else "-" * width for width, r in zip(widths, right, strict=True)]
     cells = [[c.rjust(w) if r else c.ljust(w) for c, w, r in zip(row, widths, right, strict=True)] for row in rows]
     return "".join("| " + " | ".join(row) + " |\n" for row in cells)
+
+
+def _shortened(cell: str) -> str:
+    return cell if len(cell) <= WIDEST else cell[: WIDEST - 3].rstrip("\\") + "..."
 
 
 def _cell(value: object) -> str:

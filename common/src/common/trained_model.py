@@ -17,6 +17,7 @@ from common.channels import ChannelGroup, channel_groups
 from common.checkpoint import file_digest
 from common.cost import WidthCost
 from common.data import DataBundle, load_data
+from common.downloads import advise_weights
 from common.errors import UserError
 from common.factory import import_factory, model_from_options
 from common.formats import load_network
@@ -319,7 +320,9 @@ def open_trained_model(network: NetworkOptions, source: DataOptions, **more: Any
     if not file:
         raise UserError("no trained weights given: use --weights FILE (with --arch or --model) or --checkpoint FILE")
     if not Path(file).is_file():  # checked before the images are read
-        raise UserError(f"{file}: no such file; download weights with python -m common.fetch")
+        arch = None if network.model or network.shortcut == "conv3x3" else network.arch
+        advice = advise_weights(file, arch, source.dataset) if network.weights == file else "give an existing file"
+        raise UserError(f"{file}: no such file; {advice}")
     data = load_data(source)
     model, _ = model_from_options(network, data.num_classes, data.input_shape)
     data = data if source.normalize else with_normalization_of(model, data, file)

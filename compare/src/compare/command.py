@@ -17,6 +17,7 @@ from common.atomic import write_json, write_text
 from common.checkpoint import file_digest
 from common.data import DataBundle, load_data
 from common.device import choose_device, set_threads
+from common.downloads import advise_weights
 from common.errors import UserError
 from common.executor import ProcessPool, claim_file
 from common.factory import import_factory, model_from_factory, model_from_name
@@ -202,7 +203,9 @@ def _dense(settings: Compare, data: DataBundle, device: torch.device, seed: int)
         )
         return train_dense(out, network.model or network.arch, data, recipe, device, seed, **how)
     if not Path(file).is_file():
-        raise UserError(f"{file}: no such file")
+        arch = None if network.model else network.arch
+        advice = "give an existing file" if network.checkpoint else advise_weights(file, arch, settings.data.dataset)
+        raise UserError(f"{file}: no such file; {advice}")
 
     def load() -> nn.Module:
         if network.checkpoint:

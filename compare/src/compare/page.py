@@ -8,11 +8,19 @@ from typing import Any
 
 from compare.charts import Point, Style, dense_mark, legend_mark, method_styles, plot, width_bars
 from compare.findings import any_finetuned, count_threads, findings, middle_target, pluralize
-from compare.result_set import ResultGroup, ResultSet, chain_groups, method_order, single_method_groups
+from compare.result_set import (
+    ResultGroup,
+    ResultSet,
+    chain_groups,
+    method_order,
+    single_method_groups,
+    with_short_names,
+)
 from compare.text_report import (
     ABSENT,
     AT_CHANCE,
     absent_lines,
+    dense_sides,
     format_latency,
     format_mean_std,
     format_target,
@@ -26,6 +34,7 @@ CLASSES_SHOWN = 20  # the largest number of columns of the per-class tables
 
 def html_report(result_set: ResultSet) -> str:
     """Return the page of a comparison."""
+    result_set = with_short_names(result_set)
     groups, chains = single_method_groups(result_set), chain_groups(result_set)
     first = result_set.results[0]
     labels = method_order([*groups, *chains])
@@ -78,7 +87,7 @@ def _asset(name: str) -> str:
 
 def _facts(result_set: ResultSet) -> str:
     first = result_set.results[0]
-    sides = [dense["baseline"] for dense in result_set.baselines] or [first["baseline"]]
+    sides = dense_sides(result_set)
     recipe, seeds = first["config"]["options"]["finetune"], sorted({result["seed"] for result in result_set.results})
     tops = [side["top1"] for side in sides]
     std = f" ± {statistics.stdev(tops):.2f}" if len(set(tops)) > 1 else ""
@@ -93,7 +102,7 @@ def _facts(result_set: ResultSet) -> str:
         "fine-tuning": pluralize(recipe["epochs"], "epoch") if recipe["epochs"] else "none",
     }
     if "latency_ms" in first["compressed"]:
-        device = first["config"]["environment"]["device"].split(" ")[0].upper()
+        device = first["config"]["environment"]["device"].split(" ")[0][:12].upper()
         facts["latency on"] = f"{count_threads(first)}, {device}"
     cells = "".join(f"<div><dt>{escape(name)}</dt><dd>{escape(value)}</dd></div>" for name, value in facts.items())
     return f'<dl class="facts">{cells}</dl>'
@@ -238,6 +247,11 @@ def _table(groups: Sequence[ResultGroup], chains: Sequence[ResultGroup], result_
     )
 
 
+def _row_header(name: str, mark: str = "") -> str:
+    """Return the first cell of a row, whose text is on one line unless it is longer than page.css allows."""
+    return f'<th scope="row"><span class="name">{escape(name)}</span>{mark}</th>'
+
+
 def _latency_note(groups: Sequence[ResultGroup]) -> str:
     """Return a sentence with the dense network's milliseconds, which are stated only here."""
     dense = [r["baseline"]["latency_ms"] for g in groups for r in g.results if "latency_ms" in r["baseline"]]
@@ -250,7 +264,7 @@ def _table_row(g: ResultGroup) -> str:
     mark = ' <span class="warn" title="misses the target">!</span>' if g.missed else ""
     target = -g.first["target"] if g.first["axis"] == "bytes" else g.first["target"]
     cells = [
-        f'<th scope="row">{escape(g.name)}{mark}</th>',
+        _row_header(g.name, mark),
         f'<td class="left" data-value="{target:g}">{escape(format_target(g))}</td>',
         f"<td>{len(g.results)}</td>",
     ]
@@ -286,7 +300,7 @@ def _chain_section(chains: Sequence[ResultGroup]) -> str:
     body = []
     for g in chains:
         cells = [
-            f'<th scope="row">{g.first["step"]}. {escape(g.name)}</th>',
+            _row_header(f"{g.first['step']}. {g.name}"),
             f'<td class="left">{escape(format_target(g))}</td>',
             *_value_cells(g, CHAIN_COLUMNS),
         ]
@@ -377,7 +391,7 @@ def _class_row(name: str, values: Sequence[float], reference: Sequence[float] | 
         shade = min(0.55, lost / 40)
         style = f' style="background:rgba(213,94,0,{shade:.2f})"' if shade > 0.004 else ""
         cells.append(f"<td{style}>{value:.1f}</td>")
-    return f'<tr><th scope="row">{escape(name)}</th>{"".join(cells)}</tr>'
+    return f"<tr>{_row_header(name)}{''.join(cells)}</tr>"
 
 
 # ----------------------------------------------------------------------------------------------------------- reproduction
@@ -398,7 +412,7 @@ def _reproduction(result_set: ResultSet) -> str:
     tuning = f"Fine-tuning options: {shown}." if recipe["epochs"] else "No network was fine-tuned."
     last_steps = [r for r in result_set.results if not (r["chain"] and r["step"] < len(r["chain"]))]
     lines = "".join(
-        f'<tr><th scope="row">{escape(result["folder"])}</th><td>{result["seed"]}</td><td>{escape(str(result["commit"]))}</td>'
+        f"<tr>{_row_header(result['folder'])}<td>{result['seed']}</td><td>{escape(str(result['commit']))}</td>"
         f'<td>{result["seconds"]:.0f}</td><td class="command"><code>{escape(result["command"])} --out DIR</code></td></tr>'
         for result in last_steps
     )

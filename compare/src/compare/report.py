@@ -4,15 +4,16 @@ from pathlib import Path
 
 from common.atomic import write_csv, write_text
 from compare import page, text_report
-from compare.result_set import ResultSet, csv_rows
+from compare.result_set import ResultSet, check_reported, csv_rows
 
 
 def write_report(out: Path, result_set: ResultSet) -> dict[Path, str]:
-    """Write the three files atomically.
+    """Write the three files atomically. Raises UserError for damaged results.
 
     Returns:
         {file: description}
     """
+    check_reported(result_set)
     write_csv(out / "results.csv", csv_rows(result_set))
     write_text(out / "report.md", text_report.markdown_report(result_set))
     write_text(out / "report.html", page.html_report(result_set))

@@ -2,12 +2,22 @@
 
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from common.errors import UserError
+from common.errors import UserError, printable
 from common.runs import CONFIG, METRICS, read_record
+from compare.record_form import (
+    BASELINE,
+    CONFIG_OF_RESULT,
+    REPORTED,
+    RESULT,
+    UNREACHABLE_TARGET,
+    check_form,
+    damaged,
+)
 from compare.settings import PACKAGE
 
 ResultRecord = dict[str, Any]  # metrics.json, with ``folder``, ``config`` and ``label_so_far``
@@ -15,6 +25,7 @@ ReadMetric = Callable[[ResultRecord], float | None]
 UNREACHABLE = "unreachable.json"  # the target and the reason, in the folder of a result whose target cannot be reached
 NOT_RUN, NOT_DEFAULT, UNREACHED = "not run", "not run by default", "no target reached"
 EXTENDED = "_extended"  # suffix of the name of a paper's extended variant
+LONGEST_NAME = 120  # letters in a report
 UNREACHABLE_NAMES = (UNREACHABLE, "refused.json")  # the second: in folders of older versions
 
 # {column of results.csv: function that reads it from a result}. Latencies are milliseconds per batch.
@@ -114,37 +125,80 @@ class ResultGroup:
 
 
 def read_results(out: Path) -> ResultSet:
-    """Read all results below the folder of a comparison. Raises UserError for results of an earlier version."""
+    """Read all results below the folder of a comparison. Raises UserError for results that are damaged or of an earlier version.
+
+    Control characters in names, which a terminal would interpret, are replaced.
+    """
     check_variants(out)
     files = sorted([*out.glob(f"seed*/*/{METRICS}"), *out.glob(f"seed*/*/step*/{METRICS}")])
     results: list[ResultRecord] = []
     baselines: list[ResultRecord] = []
     for file in [*sorted(out.glob(f"baseline/{METRICS}")), *files]:
-        result = read_record(file)
+        result = _read(file)
         if result.get("package") != PACKAGE and file.parent.name != "baseline":
             continue
-        config = read_record(file.parent / CONFIG)
-        result |= {"folder": str(file.parent.relative_to(out)), "config": config}
+        config = _read(file.parent / CONFIG)
+        result |= {"folder": printable(file.parent.relative_to(out)), "config": config}
         if "method" in result:
-            _check_result(file, result)
+            _check_result(file, result, results)
+        else:
+            check_form(file, result, BASELINE)
         (results if "method" in result else baselines).append(result)
     add_chain_labels(results)
-    unreachable = [{**read_record(file), "folder": str(file.parent.relative_to(out))} for file in _unreachable(out)]
-    return ResultSet(out, results, baselines, unreachable)
+    return ResultSet(out, results, baselines, [_read_unreachable(file, out) for file in _unreachable(out)])
 
 
-def _check_result(file: Path, result: ResultRecord) -> None:
-    """Raise UserError, naming the file, unless a result has the entries that tables and plots read."""
+def _read(file: Path) -> dict[str, Any]:
     try:
-        numbers = [read(result) for read in METRIC_READERS.values()]
-        texts = [result[key] for key in ("method", "label", "variant", "arch", "dataset")]
-        result["missed"], result["finetune_epochs"], result["target"], result["axis"], result["seed"]
-    except (KeyError, TypeError, AttributeError, ZeroDivisionError) as error:
-        raise UserError(f"{file}: damaged ({error!r}); delete its folder and run the comparison again") from error
-    if not all(number is None or isinstance(number, int | float) for number in numbers):
-        raise UserError(f"{file}: damaged: a metric is not a number; delete its folder and run the comparison again")
-    if not all(text is None or isinstance(text, str) for text in texts):
-        raise UserError(f"{file}: damaged: a name is not text; delete its folder and run the comparison again")
+        return _printable(read_record(file))
+    except RecursionError as error:
+        raise damaged(file, "tables in more than a hundred tables") from error
+
+
+def _read_unreachable(file: Path, out: Path) -> ResultRecord:
+    record = _read(file)
+    check_form(file, record, UNREACHABLE_TARGET)
+    return {**record, "folder": printable(file.parent.relative_to(out))}
+
+
+def _printable(value: Any) -> Any:
+    """Replace the control characters in all texts of a record."""
+    if isinstance(value, dict):
+        return {printable(key): _printable(part) for key, part in value.items()}
+    if isinstance(value, list):
+        return [_printable(part) for part in value]
+    return printable(value) if isinstance(value, str) else value
+
+
+def _check_result(file: Path, result: ResultRecord, others: Sequence[ResultRecord]) -> None:
+    """Raise UserError, naming the file, unless a result has the entries that tables read and is no copy of another one."""
+    check_form(file, result, RESULT)
+    chain = result["chain"]
+    if result["axis"] not in result["targets"]:
+        raise damaged(file, f"no target for {result['axis']!r}")
+    if chain and not 1 <= (result["step"] or 0) <= len(chain):
+        raise damaged(file, f"'step' is {result['step']}, of {len(chain)} steps")
+    same = next((other for other in others if _identity(other) == _identity(result)), None)
+    if same is not None:
+        raise UserError(f"{file}: the same method, target and seed as in {same['folder']}; delete one of these folders")
+
+
+def _identity(result: ResultRecord) -> tuple:
+    return (result["method"], result["chain"], result["step"], result["targets"], result["seed"])
+
+
+def check_reported(result_set: ResultSet) -> None:
+    """Raise UserError, naming the file, unless the results have the entries that only the report reads."""
+    for result in result_set.results:
+        folder = result_set.out / result["folder"]
+        check_form(folder / METRICS, result, REPORTED)
+        check_form(folder / CONFIG, result["config"], CONFIG_OF_RESULT)
+        classes = len(result_set.results[0]["classes"])
+        counts = [len(result["classes"]), *map(len, result["per_class"].values())]
+        if counts != [classes] * len(counts):
+            raise damaged(
+                folder / METRICS, f"{counts} classes and values per class, not {classes} as in the first result"
+            )
 
 
 def check_variants(out: Path) -> None:
@@ -177,6 +231,34 @@ def add_chain_labels(results: Sequence[ResultRecord]) -> None:
     for result in results:
         before = result["chain"][: result["step"] - 1] if result["chain"] else []
         result["label_so_far"] = " + ".join([*(labels.get(name, name) for name in before), result["label"]])
+
+
+def with_short_names(result_set: ResultSet) -> ResultSet:
+    """Return the results with names that fit in a table; different names stay different."""
+    results = [
+        {
+            **result,
+            **{key: _short(result[key]) for key in ("label", "arch", "dataset") if result[key]},
+            **({"classes": [_short(name) for name in result["classes"]]} if "classes" in result else {}),
+            **(
+                {"widths": {_short(name): width for name, width in result["widths"].items()}}
+                if "widths" in result
+                else {}
+            ),
+        }
+        for result in result_set.results
+    ]
+    add_chain_labels(results)
+    return replace(result_set, results=results)
+
+
+def _short(name: object) -> str:
+    text = str(name)
+    return (
+        text
+        if len(text) <= LONGEST_NAME
+        else f"{text[:60]}... ({sha256(text.encode()).hexdigest()[:8]}, {len(text):,} letters)"
+    )
 
 
 def _unreachable(out: Path) -> list[Path]:

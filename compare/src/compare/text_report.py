@@ -5,7 +5,15 @@ from typing import Any
 
 from common.markdown import markdown_table, pad_table
 from compare.findings import TEST, count_threads, pluralize
-from compare.result_set import ResultGroup, ResultRecord, ResultSet, chain_groups, method_key, single_method_groups
+from compare.result_set import (
+    ResultGroup,
+    ResultRecord,
+    ResultSet,
+    chain_groups,
+    method_key,
+    single_method_groups,
+    with_short_names,
+)
 from compare.significance import is_above_dense, is_slower
 
 MARK = " (!)"
@@ -33,6 +41,7 @@ COLUMNS = (
 
 def terminal_table(result_set: ResultSet) -> str:
     """Format all results as one table, padded for a terminal, with a note on each method below it."""
+    result_set = with_short_names(result_set)
     notes = "\n".join(method_notes(result_set))
     return f"{pad_table(comparison_table(result_set))}{table_notes(result_set)}\n{notes}"
 
@@ -52,11 +61,17 @@ def _groups(result_set: ResultSet) -> list[ResultGroup]:
 
 
 def _dense_row(result_set: ResultSet) -> list[str]:
-    sides = [baseline["baseline"] for baseline in result_set.baselines]
-    times = [[side["latency_ms"][batch] for side in sides if "latency_ms" in side] for batch in ("1", "64")]
+    sides = dense_sides(result_set)
+    timed = [side["latency_ms"] for side in sides if "latency_ms" in side]
+    times = [[one[batch] for one in timed if batch in one] for batch in ("1", "64")]
     latency = [f"100 % ({_mean_std(values, 1)} ms)" if values else "" for values in times]
     size = [_mean_std([side[name] for side in sides], 0) for name in ("macs", "nonzero_params", "bytes")]
     return ["dense baseline", "", str(len(sides)), _mean_std([s["top1"] for s in sides], 2), "", "", *size, *latency]
+
+
+def dense_sides(result_set: ResultSet) -> list[dict[str, Any]]:
+    """Return the metrics of the dense networks; those in the first result if their own files are missing."""
+    return [dense["baseline"] for dense in result_set.baselines] or [result_set.results[0]["baseline"]]
 
 
 def _row(group: ResultGroup) -> list[str]:
@@ -145,7 +160,7 @@ def _method_note(result: ResultRecord) -> str:
     parts += [note for weights, note in WEIGHTS.items() if weights == result["weights"]]
     parts += ["trains with labels before pruning"] * result["trains"]
     parts += ["targets bytes; not fine-tuned afterwards, which would undo its codes"] * (result["axis"] == "bytes")
-    parts += [result["note"]] * bool(result.get("note"))
+    parts += [note for note in [result.get("note")] if note]
     return f"{result['label']}: {'; '.join(parts)}"
 
 
@@ -156,6 +171,7 @@ def _distillation(recipe: Mapping[str, Any]) -> str:
 
 def markdown_report(result_set: ResultSet) -> str:
     """Format report.md: the table, its conditions, and the commands that reproduce it."""
+    result_set = with_short_names(result_set)
     first = result_set.results[0]
     environment = first["config"]["environment"]
     last_steps = [r for r in result_set.results if not (r["chain"] and r["step"] < len(r["chain"]))]

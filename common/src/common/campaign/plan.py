@@ -35,6 +35,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from common.downloads import advise_weights
 from common.errors import UserError
 
 DATA = ("data/{}", "{}/dataset", "../data/{}")
@@ -318,9 +319,10 @@ def _add_dense_jobs(jobs: list[Job]) -> list[Job]:
             if need in found:
                 job = replace(job, needs=(*job.needs, need))
             else:
-                where = job.folder / "data" / "weights"
+                where = Path(os.environ.get(WEIGHTS_FOLDER) or job.folder / "data" / "weights")
+                advice = advise_weights(where / f"{arch}.safetensors", arch)
                 job = replace(
-                    job, problem=f"no trained weights of {arch} in {where}; `python -m common.fetch -h` lists downloads"
+                    job, problem=f"no trained weights of {arch}: {where / arch}.safetensors is missing; {advice}"
                 )
         done.append(job)
     return done

@@ -23,7 +23,7 @@ from common.data.image_folder import CROP, FolderImages
 from common.data.listing import ImageListing, class_folders, is_utf8, list_train_and_test
 from common.data.memory import MemoryImages
 from common.data.normalization import IMAGENET, MEASURED, NORMALIZATIONS, MeanStd
-from common.downloads import REMOTE_FILES, default_root
+from common.downloads import REMOTE_FILES, default_root, fetch_command
 from common.errors import UserError
 
 if TYPE_CHECKING:
@@ -88,7 +88,8 @@ def load_dataset(name: str, root: str | os.PathLike | None = None, normalize: st
         )
     for split, images in (("training", loaded.train), ("test", loaded.test)):
         if len(images) == 0:
-            raise UserError(f"{name}: no {split} images; fetch the data set again")
+            remedy = "fetch the data set again" if name in REMOTE_FILES else "add images, or choose another folder"
+            raise UserError(f"{name}: no {split} images; {remedy}")
     mean, std = _select_normalization(name, normalize, default, loaded.train)
     fingerprints = [
         loaded.train.fingerprint(),
@@ -328,7 +329,7 @@ def _find_pair(place: Path, pairs: tuple[tuple[str, str], ...]) -> tuple[Path, P
 
 def _missing(root: Path, name: str, wanted: str) -> UserError:
     """Describe how to get missing data."""
-    remedy = f"`python -m common.fetch {name} --to {root}`" if name in REMOTE_FILES else "get it from its owners"
+    remedy = fetch_command(name, root) if name in REMOTE_FILES else "get it from its owners"
     archives = sorted(path.name for path in root.glob("*") if path.name.endswith((".zip", ".tar", ".tar.gz", ".tgz")))
     if archives:
         remedy = f"unpack the archives there ({', '.join(archives[:5])}), or {remedy}"
