@@ -17,6 +17,7 @@ from common.campaign.campaign_folder import CampaignFolder, identities
 from common.campaign.command import parse_extra_options
 from common.campaign.estimate import Estimates, epoch_seconds
 from common.campaign.plan import find_weights, read_plan, resolve, select_jobs
+from common.campaign.run import Runner
 from common.campaign.settings import main
 from common.campaign.worker import JobSpec, lists_option, with_options, without_speed_ups
 from common.checkpoint import INDEX, load_model, read_checkpoint, save_model, write_half
@@ -245,6 +246,14 @@ def test_estimates_use_logs_then_table(tmp_path):
 def test_table_of_speeds_is_used_for_cifar_only(tmp_path, data, seconds):
     (only,) = read_plan(plan(tmp_path, job("x", f"python x.py --arch vgg16 --epochs 10 {data}")))
     assert Estimates(tmp_path / "speeds.json", "cpu").seconds(only) == seconds
+
+
+def test_targets_that_comparison_does_not_reach_are_accepted(tmp_path):
+    text = job("a", "python -m compare --seeds 0 --out {out}") + job("b", "python x.py")
+    file = plan(tmp_path, text)
+    jobs, folder = read_plan(file), CampaignFolder(tmp_path / "out")
+    runner = Runner(jobs, identities(jobs, (), False), folder, Estimates(tmp_path / "speeds.json", "cpu"))
+    assert [runner._job_spec(one).options for one in jobs] == [(("--accept-unreachable", ()),), ()]
 
 
 # --- real runs

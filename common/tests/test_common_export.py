@@ -1,6 +1,8 @@
 """Exported networks have the network's outputs; a file with other outputs is removed. Latency tables."""
 
 import json
+import time
+from typing import NamedTuple
 
 import pytest
 import torch
@@ -15,6 +17,7 @@ from common.errors import UserError
 from common.export import export_network, first_test_images
 from common.measure import measure_latency_series
 from common.models import create_model
+from common.outputs import named_outputs
 from common.target import Target, uniform_widths
 
 X = torch.zeros(1, 3, 32, 32)
@@ -87,6 +90,152 @@ def test_export_command_writes_file_and_reports_errors(tmp_path, capsys):
     assert "--dataset" in capsys.readouterr().err
     assert export.main(["--checkpoint", str(tmp_path / "none"), "--out", str(out)]) == 2
     assert "no such file" in capsys.readouterr().err
+
+
+class Heads(nn.Module):
+    """A network with several outputs, in the structure that ``arrange`` makes of them."""
+
+    def __init__(self, arrange) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.conv, self.head, self.arrange = nn.Conv2d(3, 4, 3), nn.Linear(4, 5), arrange
+
+    def forward(self, images):
+        maps = self.conv(images)
+        return self.arrange(maps, self.head(maps.mean((2, 3))))
+
+
+class Pair(NamedTuple):
+    maps: torch.Tensor
+    scores: torch.Tensor
+
+
+STRUCTURES = {
+    "dict": (lambda a, b: {"scores": b, "maps": a}, ["scores", "maps"]),
+    "list": (lambda a, b: [a, b], ["output_0", "output_1"]),
+    "named tuple": (Pair, ["maps", "scores"]),
+    "nested": (lambda a, b: {"out": [b, (a, b * 2)], "none": None}, ["out.0", "out.1.0", "out.1.1"]),
+    "name of the input": (lambda a, b: {"images": b}, ["output_images"]),
+    "other sizes": (
+        lambda a, b: {"scores": b, "classes": b.argmax(1), "loss": b.mean()},
+        ["scores", "classes", "loss"],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", STRUCTURES)
+def test_onnx_file_has_all_outputs_by_name(tmp_path, images, name):
+    onnxruntime = pytest.importorskip("onnxruntime")
+    arrange, names = STRUCTURES[name]
+    model = Heads(arrange).eval()
+    assert export_network(model, images, tmp_path / "m.onnx", "onnx") <= 1e-5
+    session = onnxruntime.InferenceSession(str(tmp_path / "m.onnx"), providers=["CPUExecutionProvider"])
+    assert [output.name for output in session.get_outputs()] == names
+    expected = named_outputs(model(images[:3])).values()
+    for found, target in zip(session.run(None, {"images": images[:3].numpy()}), expected, strict=True):
+        assert torch.allclose(torch.from_numpy(found), target, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["dict", "nested", "other sizes"])
+def test_pt2_file_keeps_structure_of_outputs(tmp_path, images, name):
+    model = Heads(STRUCTURES[name][0]).eval()
+    export_network(model, images, tmp_path / "m.pt2", "pt2")
+    expected, found = model(images), torch.export.load(tmp_path / "m.pt2").module()(images)
+    assert isinstance(found, dict) and named_outputs(found).keys() == named_outputs(expected).keys()
+
+
+class Two(nn.Module):
+    """A network with two inputs, one of them an image."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.conv, self.head = nn.Conv2d(3, 4, 3), nn.Linear(6, 5)
+
+    def forward(self, image, numbers):
+        return {"scores": self.head(torch.cat([self.conv(image).mean((2, 3)), numbers], 1)), "numbers": numbers + 1}
+
+
+@pytest.mark.parametrize("format", ["onnx", "pt2"])
+@pytest.mark.parametrize("kind", [tuple, dict])
+def test_network_with_several_inputs_is_exported(tmp_path, images, format, kind):
+    if format == "onnx":
+        onnxruntime = pytest.importorskip("onnxruntime")
+    numbers = torch.randn(5, 2, generator=torch.Generator().manual_seed(0))
+    inputs = (images, numbers) if kind is tuple else {"numbers": numbers, "image": images}
+    file = tmp_path / f"m.{format}"
+    assert export_network(Two().eval(), inputs, file, format) <= 1e-5
+    if format == "onnx":
+        session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
+        assert [i.name for i in session.get_inputs()] == (["input_0", "input_1"] if kind is tuple else list(inputs))
+
+
+@pytest.mark.parametrize(
+    ("outputs", "difference"),
+    [
+        (lambda model, x: {**model(x), "maps": model(x)["maps"] + 0.01}, "outputs 'maps' differ by 0.01"),
+        (lambda model, x: {"scores": model(x)["scores"]}, "has 1 outputs instead of 2"),
+        (
+            lambda model, x: {**model(x), "maps": model(x)["maps"][:, :1]},
+            r"'maps' have shape \(5, 1, 30, 30\) instead of",
+        ),
+    ],
+)
+def test_difference_of_any_output_is_found(tmp_path, images, monkeypatch, outputs, difference):
+    model = Heads(STRUCTURES["dict"][0]).eval()
+    monkeypatch.setitem(export.WRITERS, "pt2", lambda model, inputs, file: lambda x: outputs(model, x))
+    with pytest.raises(UserError, match=difference):
+        export_network(model, images, tmp_path / "m.pt2", "pt2")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("format", ["onnx", "pt2"])
+def test_network_that_torch_does_not_export_is_one_line(tmp_path, images, format):
+    if format == "onnx":
+        pytest.importorskip("onnxruntime")
+
+    def branch(maps, scores):
+        return scores if scores.sum() > 0 else -scores
+
+    unsupported = {"pt2": branch, "onnx": lambda maps, scores: torch.linalg.eigvals(maps).real}
+    model = Heads(unsupported[format]).eval()
+    with pytest.raises(UserError, match=f"--format {format}: torch does not export this network: .*; try --format"):
+        export_network(model, images, tmp_path / f"m.{format}", format)
+    with pytest.raises(UserError, match="output '0' of the network is of type str"):
+        export_network(Heads(lambda a, b: ["text", b]).eval(), images, tmp_path / "m.onnx", "onnx")
+    assert not list(tmp_path.iterdir())
+
+
+def test_progress_is_reported_while_a_step_lasts(tmp_path, images, monkeypatch):
+    lines: list[str] = []
+
+    def slow(model, inputs, file):
+        while len(lines) < 4:  # waits for the lines, not for a time
+            time.sleep(0.01)
+        return model
+
+    monkeypatch.setitem(export.WRITERS, "pt2", slow)
+    monkeypatch.setattr(export, "PROGRESS_SECONDS", 0.01)
+    export_network(Heads(lambda a, b: b), images, tmp_path / "m.pt2", "pt2", log=lines.append)
+    assert (
+        lines[0] == "tracing the network and writing pt2 ..." and lines[1] == "tracing the network and writing pt2: 0 s"
+    )
+    assert "comparing the outputs ..." in lines
+
+
+def two() -> nn.Module:
+    return Two()
+
+
+def test_export_command_accepts_shapes_of_several_inputs(tmp_path, capsys):
+    pytest.importorskip("onnxruntime")
+    save_model(tmp_path / "m.safetensors", Two())
+    words = ["--checkpoint", str(tmp_path / "m.safetensors"), "--model", "test_common_export:two"]
+    words += ["--out", str(tmp_path / "m.onnx"), "--input-shape", "3", "8", "8"]
+    assert export.main([*words, "--input-shape", "2"]) == 0
+    assert "outputs on 33 random examples differ by" in capsys.readouterr().out
+    assert export.main(words) == 2
+    assert "missing 1 required positional argument" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("arch", ["resnet20", "vgg16"])

@@ -93,7 +93,7 @@ def test_help_shows_sections_and_defaults_but_no_hidden_options():
     [
         ("", "the following arguments are required: --out"),
         ("--out x --steps a", "invalid int value: 'a'"),
-        ("--out x --workers 0", "--workers: 0 is less than 1"),
+        ("--out x --workers 0", "--workers: 0 is not an integer from 1 to 1,000,000"),
         ("--out x --learning-rate -1", "--learning-rate: must be at least 0"),
         ("--out x --learn 1", "unrecognized arguments: --learn 1"),
         ("--out x --shape 1 2", "expected 3 arguments"),

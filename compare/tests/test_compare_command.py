@@ -188,9 +188,13 @@ def test_unreachable_target_is_reported(tmp_path, monkeypatch, capsys):
         raise UserError("the nearest is 0.42")
 
     monkeypatch.setattr(command, "installed_methods", lambda: {"shy": Method("shy", unreachable), "leading": LEADING})
-    assert run(tmp_path, "--target-macs", "0.5", "--target-bytes", "--finetune-epochs", "0") == 0
-    assert "the nearest is 0.42" in capsys.readouterr().out
-    assert "the nearest is 0.42" in (tmp_path / "report.html").read_text()
+    argv = ["--target-macs", "0.5", "--target-bytes", "--finetune-epochs", "0"]
+    assert run(tmp_path, *argv) == 2
+    captured = capsys.readouterr()
+    assert "the nearest is 0.42" in captured.out and "the nearest is 0.42" in (tmp_path / "report.html").read_text()
+    missing = "1 of 2 results are missing; unreachable: shy-macs0.5, seed 0 (see unreachable.json in their folders)"
+    assert testing.single_error_line(2, captured.err) == f"error: {missing}"
+    assert run(tmp_path, *argv, "--accept-unreachable") == 0
     monkeypatch.setattr(command, "installed_methods", lambda: {"shy": LEADING})
     assert run(tmp_path, "--target-macs", "0.5", "--target-bytes", "--finetune-epochs", "0") == 0
     assert read_results(tmp_path).unreachable == []
@@ -205,6 +209,28 @@ def test_error_without_results_names_reason(tmp_path, monkeypatch, capsys):
     assert "seed0/shy-macs0.5: the nearest is 0.42" in testing.single_error_line(
         2, capsys.readouterr().err, "no finished result"
     )
+
+
+def test_last_line_counts_all_missing_results(tmp_path, monkeypatch, capsys):
+    def failing(error):
+        def decide(start, target, stage):
+            raise error
+
+        return decide
+
+    faults = {f"broken{i}": ZeroDivisionError("a bug") for i in range(4)}
+    faults |= {f"shy{i}": UserError("no channel group") for i in range(3)}
+    methods = {name: Method(name, failing(error)) for name, error in faults.items()}
+    monkeypatch.setattr(command, "installed_methods", lambda: {**methods, "leading": LEADING})
+    argv = ["--target-macs", "0.5", "--target-bytes", "--finetune-epochs", "0"]
+    for more in ([], ["--no-report"]):
+        assert run(tmp_path, *argv, *more) == 2
+        line = testing.single_error_line(2, capsys.readouterr().err, "broken0-macs0.5 broken3-macs0.5 shy0-macs0.5")
+        assert line.startswith("error: 7 of 8 results are missing; failed: broken0-macs0.5, seed 0, ")
+    assert run(tmp_path, *argv, "--accept-unreachable") == 2
+    assert "error: 4 of 8 results are missing; failed" in capsys.readouterr().err
+    assert run(tmp_path / "all", *argv, "--methods", *faults) == 2
+    assert "error: 7 of 7 results are missing" in capsys.readouterr().err
 
 
 def test_failing_method_does_not_stop_others(tmp_path, monkeypatch, capsys):
@@ -272,7 +298,7 @@ def test_variants_stand_in_order_with_notes_and_absent_methods_with_reasons(tmp_
     monkeypatch.setattr(command, "installed_methods", lambda: {**FOUR, "shy": Method("shy", unreachable)})
     names = ["main", "leading_extended", "leading", "shy"]
     argv = ["--target-macs", "0.5", "--target-bytes", "--finetune-epochs", "0"]
-    assert run(tmp_path, "--methods", *names, *argv) == 0
+    assert run(tmp_path, "--methods", *names, *argv, "--accept-unreachable") == 0
     out = capsys.readouterr().out
     labels = [line.split("|")[1].strip() for line in out.splitlines() if "50 % MACs" in line]
     assert labels == ["leading channels", "leading channels (extended)", "main"]
@@ -424,7 +450,10 @@ def test_results_that_fail_in_worker_process_are_named(tmp_path, monkeypatch, ca
     monkeypatch.setattr(command, "installed_methods", lambda: {"leading": LEADING, "broken": Method("broken", broken)})
     argv = ["--target-macs", "0.5", "--target-bytes", "--finetune-epochs", "0", "--seeds", "0", "1", "--jobs", "2"]
     assert run(tmp_path, *argv) == 2
-    assert "2 results failed: broken-macs0.5, seed 0, broken-macs0.5, seed 1;" in capsys.readouterr().err
+    assert (
+        "2 of 4 results are missing; failed: broken-macs0.5, seed 0, broken-macs0.5, seed 1 (see failed.txt"
+        in capsys.readouterr().err
+    )
     assert [result["method"] for result in read_results(tmp_path).results] == ["leading", "leading"]
 
 

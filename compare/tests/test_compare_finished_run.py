@@ -24,7 +24,7 @@ COMPARE = (  # after python -m compare
     "--checkpoint dense.safetensors --dataset digits --seeds 0 --finetune-epochs 1 --device cpu --jobs 1 --out comparison"
 )
 JOBS = "--methods l1_norm --chain l1_norm,random --target-macs 0.5 --target-bytes"
-UNREACHABLE = "--methods l1_norm --target-macs 0.0001 --target-bytes --no-report"
+UNREACHABLE = "--methods l1_norm --target-macs 0.01 --target-bytes --no-report"
 CHAIN = "seed0/l1_norm+random-macs0.5"
 MACS = {"seed0/l1_norm-macs0.5": 606_032, f"{CHAIN}/step1-l1_norm": 854_884, f"{CHAIN}/step2-random": 603_738}
 BYTES = "seed0/deep_compression_extended-bytes0.3"  # before the migration: deep_compression-bytes0.3
@@ -135,9 +135,11 @@ def test_same_command_skips_results_and_other_options_raise(out, monkeypatch, ca
         "49.91 % of the MACs, top-1 10.20 -> 79.60 %" in printed
         and "49.72 % of the MACs, top-1 20.60 -> 89.60 %" in printed
     )
-    assert main(f"{COMPARE} {UNREACHABLE}".split()) == 0
-    assert "unreachable: --target-macs 0.0001: no network of equal widths" in capsys.readouterr().out
-    assert len(read_results(out).unreachable) == 1 and (out / "seed0/l1_norm-macs0.0001/unreachable.json").is_file()
+    assert main(f"{COMPARE} {UNREACHABLE}".split()) == 2
+    printed = capsys.readouterr()
+    assert "unreachable: --target-macs 0.01: no network of equal widths" in printed.out
+    assert "1 of 1 results are missing; unreachable: l1_norm-macs0.01, seed 0" in printed.err
+    assert len(read_results(out).unreachable) == 2 and (out / "seed0/l1_norm-macs0.01/unreachable.json").is_file()
     assert main(f"{COMPARE} {JOBS} --learning-rate 0.01".split()) == 2
     assert "--force" in capsys.readouterr().err
     assert written(out) == before

@@ -39,12 +39,16 @@ def write_invalid_prune_info(root: Path) -> None:
         "nothing": {**plain, "conv": {"saved_idxs": [], "mask_num": 16}},
         "order": {**plain, "conv": {"saved_idxs": [4, 3], "mask_num": 14}},
         "fewer": {layer: entry for layer, entry in plain.items() if layer != "conv"},
+        "both": {**plain, "conv1": plain["conv"]},
     }
     for name, content in invalid.items():
         (root / f"info-{name}").mkdir()
         (root / f"info-{name}" / "resnet20-0.7.json").write_text(json.dumps(content))
     (root / "info-text").mkdir()
     (root / "info-text" / "resnet20-0.7.json").write_text("prune everything")
+    (root / "info-twice").mkdir()
+    text = json.dumps(plain)
+    (root / "info-twice" / "resnet20-0.7.json").write_text(text[:-1] + f', "conv": {json.dumps(plain["conv"])}}}')
 
 
 def run(main, root: Path, *options: str) -> int:
@@ -70,11 +74,7 @@ INVALID_INPUTS = {
     "threshold of letters": (CIFAR10, ["--threshold", "high"], "high number"),
     "threshold without a number": (CIFAR10, ["--threshold", "[]"], "number"),
     "missing weights": (GENERATE, ["--pretrained", "{root}/none.pth"], "none.pth --pretrained"),
-    "weights missing in the default folder": (
-        GENERATE,
-        ["--pretrained", "", "--pretrain-dir", "{root}"],
-        "resnet20-weights.pth",
-    ),
+    "empty name of the weights": (GENERATE, ["--pretrained", ""], "--pretrained empty"),
     "folder instead of weights": (CIFAR10, ["--pretrained", "{root}"], "no such file"),
     "truncated weights": (GENERATE, ["--pretrained", "{root}/short.pth"], "short.pth damaged"),
     "random bytes instead of weights": (CIFAR10, ["--pretrained", "{root}/garbage.pth"], "garbage.pth"),
@@ -106,15 +106,17 @@ INVALID_INPUTS = {
     "inconsistent prune info": (CIFAR10, ["--pruneinfo-dir", "{root}/info-count"], "16 filters"),
     "prune info that keeps nothing": (CIFAR10, ["--pruneinfo-dir", "{root}/info-nothing"], "conv at least one"),
     "unsorted prune info": (CIFAR10, ["--pruneinfo-dir", "{root}/info-order"], "conv ascend"),
+    "prune info with a layer twice": (CIFAR10, ["--pruneinfo-dir", "{root}/info-twice"], "'conv' twice"),
+    "prune info with two names of a layer": (IMAGENET, ["--pruneinfo-dir", "{root}/info-both"], "conv1 twice"),
     "prune info without a layer": (IMAGENET, ["--pruneinfo-dir", "{root}/info-fewer"], "'conv'"),
     "file instead of a folder": (GENERATE, ["--saved-dir", "{root}/a-file"], "a-file"),
     "file instead of a folder, fine-tuning": (CIFAR10, ["--saved-dir", "{root}/a-file"], "a-file"),
     "file instead of the log folder": (CIFAR10, ["--log-dir", "{root}/a-file"], "a-file"),
-    "target of zero": (GENERATE, ["--target-macs", "0"], "--target-macs (0, 1]"),
-    "target in percent": (CIFAR10, ["--target-macs", "50"], "--target-macs (0, 1]"),
-    "unreachable target": (GENERATE, ["--target-macs", "0.0002"], "nearest"),
+    "target of zero": (GENERATE, ["--target-macs", "0"], "--target-macs [0.01, 1)"),
+    "target in percent": (CIFAR10, ["--target-macs", "50"], "--target-macs [0.01, 1)"),
+    "unreachable target": (GENERATE, ["--target-macs", "0.01"], "nearest"),
     "learning rate nan": (CIFAR10, ["--learning-rate", "nan"], "--learning-rate"),
-    "diverging learning rate": (CIFAR10, ["--learning-rate", "1e30"], "not finite"),
+    "diverging learning rate": (CIFAR10, ["--learning-rate", "1000", "--epochs", "9"], "not finite"),
     "negative epochs": (CIFAR10, ["--epochs", "-1"], "--epochs"),
     "momentum of two": (IMAGENET, ["--momentum", "2"], "--momentum"),
     "adjust of zero": (CIFAR10, ["--adjust", "0"], "--adjust"),
@@ -122,7 +124,6 @@ INVALID_INPUTS = {
     "missing GPU": (GENERATE, ["--device", "cuda:99"], "cuda:99"),
     "unknown device": (CIFAR10, ["--device", "tpu"], "tpu"),
     "shrunk hidden layer of a ResNet": (CIFAR10, ["--vgg-hidden", "shrunk"], "--vgg-hidden"),
-    "custom network without weights": (GENERATE, ["--model", "rg_helpers:network", "--pretrained", ""], "--pretrained"),
     "missing custom network": (GENERATE, ["--model", "rg_helpers:none"], "rg_helpers:none"),
 }
 
@@ -140,6 +141,12 @@ def test_invalid_input_exits_with_one_line_and_status_2(name, place, capsys, tmp
     assert not leftover_files(tmp_path, *LEFTOVERS)
     assert leftover_files(place, *LEFTOVERS) == before
     assert not (place / "hacked").exists()
+
+
+def test_missing_default_weights_are_named(tmp_path, capsys):
+    status = main_generate(["--arch", "resnet20", "--pretrain-dir", str(tmp_path), "--saved-dir", str(tmp_path)])
+    single_error_line(status, capsys.readouterr().err, "resnet20-weights.pth")
+    single_error_line(main_generate(["--model", "rg_helpers:network"]), capsys.readouterr().err, "--model --pretrained")
 
 
 def test_missing_prune_info_of_custom_network_advises_command_for_it(place, capsys, tmp_path):

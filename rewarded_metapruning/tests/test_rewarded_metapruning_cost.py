@@ -19,7 +19,8 @@ from rewarded_metapruning.pruning_net import sample_nev
 from rewarded_metapruning.published_vectors import PUBLISHED
 from rewarded_metapruning.scale import SCALES, scale, width
 from rewarded_metapruning.settings import CONV_LINEAR, MILLION, PAPER
-from rewarded_metapruning.space import find_space, parse_nev
+from rewarded_metapruning.space import find_space
+from rewarded_metapruning.vector_text import parse_nev
 
 RESNET50, MOBILENET1, MOBILENET2 = (PUBLISHED[arch] for arch in ("resnet50", "mobilenetv1", "mobilenetv2"))
 METAPRUNING_V1 = (28, 18, 10, 23, 23, 22, 22, 13, 17, 28, 17, 25, 29)

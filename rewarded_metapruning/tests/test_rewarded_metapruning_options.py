@@ -17,12 +17,12 @@ DATA = "--dataset folder:{images} --train-images 20"
 NAMED = f"--arch resnet-small {DATA}"
 OWN = f"--model test_rewarded_metapruning_options:tiny {DATA}"
 SEARCH = "--max-iters 1 --population 2 --parents 1 --calibration-batches 1 --batch-size 9"
-EVALUATE = "--epochs 0 --save {out}/final"
+EVALUATE = "--epochs 1 --save {out}/final"
 COMMANDS = {
     "TrainPruningNet": (
         train_pruning_net.main,
-        f"{NAMED} --epochs 0 --save {{out}}/named",
-        f"{OWN} --epochs 0 --save {{out}}/own",
+        f"{NAMED} --epochs 1 --save {{out}}/named",
+        f"{OWN} --epochs 1 --save {{out}}/own",
     ),
     "SearchWidths": (
         search.main,
@@ -60,7 +60,7 @@ def places(tmp_path_factory):
     images, out = write_image_folder(root / "images"), root / "out"
     paths = {"images": images, "named": root / "named", "own": root / "own", "search": root / "search", "out": out}
     for name, network in (("named", NAMED), ("own", OWN)):
-        assert train_pruning_net.main(f"{network} --epochs 0 --save {paths[name]}".format(**paths).split()) == 0
+        assert train_pruning_net.main(f"{network} --epochs 1 --save {paths[name]}".format(**paths).split()) == 0
     paths |= {name: paths[name] / "model.safetensors" for name in ("named", "own")}
     assert search.main(f"{OWN} {SEARCH} --macs-min 0 --net-cache {{own}} --out {{search}}".format(**paths).split()) == 0
     return paths | {"search": root / "search" / "search.json"}

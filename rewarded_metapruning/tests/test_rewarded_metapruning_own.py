@@ -159,7 +159,7 @@ def test_custom_network_runs_all_stages(root, tmp_path, capsys):
 def test_search_beyond_trained_scale_range_fails(root, tmp_path, capsys):
     meta = tmp_path / "meta"
     assert (
-        train_pruning_net.main([*held_out(root), "--epochs", "0", "--scale-range", "5", "25", "--save", str(meta)]) == 0
+        train_pruning_net.main([*held_out(root), "--epochs", "1", "--scale-range", "5", "25", "--save", str(meta)]) == 0
     )
     for cache in ("checkpoint.pth.tar", "model.safetensors"):
         words = [*held_out(root), "--net-cache", str(meta / cache), "--out", str(tmp_path / "s")]
@@ -255,7 +255,7 @@ def test_invalid_model_prints_one_line(root, tmp_path, capsys):
 
 def test_pruning_net_of_another_custom_network_fails(root, tmp_path, capsys):
     meta = tmp_path / "meta"
-    assert train_pruning_net.main([*held_out(root), "--epochs", "0", "--save", str(meta)]) == 0
+    assert train_pruning_net.main([*held_out(root), "--epochs", "1", "--save", str(meta)]) == 0
     other = held_out(root, f"{HERE}:twelve")
     assert search.main([*other, "--net-cache", str(meta / "model.safetensors"), "--out", str(tmp_path / "s")]) == 2
     assert f"generates {HERE}:Residual, not {HERE}:twelve" in capsys.readouterr().err

@@ -13,7 +13,7 @@ from rmp_helpers import write_image_folder
 from common.testing import single_error_line
 from rewarded_metapruning.pasted_vector import pasted_text
 from rewarded_metapruning.settings import SearchWidths, TrainChosen, TrainPruningNet, parse_stage, stage_command
-from rewarded_metapruning.space import parse_nev
+from rewarded_metapruning.vector_text import parse_nev
 
 SCRIPT = Path(__file__).parents[1] / "evaluate.py"
 NEV = [14, 9, 16, 22, 0, 30, 20]
@@ -54,7 +54,7 @@ def evaluate(root, tmp_path, monkeypatch):
         copy = tmp_path / "evaluate.py"
         copy.write_bytes(new.replace("\n", newline).encode())
         words = ["--arch", "resnet-small", "--dataset", f"folder:{root}", "--device", "cpu", "--workers", "0"]
-        words += ["--epochs", "0", "--save", str(tmp_path / "models"), *more]
+        words += ["--epochs", "1", "--save", str(tmp_path / "models"), *more]
         monkeypatch.setattr(sys, "argv", [str(copy), *words])
         monkeypatch.chdir(tmp_path)
         with pytest.raises(SystemExit) as end:

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from common.errors import UserError
 from rewarded_metapruning import reward
 from rewarded_metapruning.paper.published import LOGGED
+from rewarded_metapruning.ranking import RewardSettings
 
 accuracies = st.floats(0, 100)
 costs = st.floats(1, 10_000)
@@ -94,3 +95,15 @@ def test_powers_are_exponents():
 def test_invalid_values_raise(invalid):
     with pytest.raises(UserError):
         reward(*invalid)
+
+
+@pytest.mark.parametrize("power", [math.nan, math.inf, 300.0, 1e9, 0.0, -1.0])
+def test_power_out_of_range_raises_before_candidates_are_evaluated(power):
+    for powers in ({"accuracy_power": power}, {"macs_power": power}):
+        with pytest.raises(UserError, match=r"power of the reward .*: must be a number in \(0, 20\]"):
+            RewardSettings(100.0, 1.8, **powers)
+
+
+def test_largest_powers_give_finite_rewards():
+    extreme = RewardSettings(100.0, 100_000.0, 20.0, 20.0)
+    assert math.isfinite(extreme.reward(100.0, 1e-6)) and math.isfinite(extreme.reward(0.0, 1e12))

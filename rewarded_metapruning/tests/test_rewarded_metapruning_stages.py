@@ -170,7 +170,7 @@ def test_unfinished_search_requires_option(root, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(CandidateEvaluator, "__call__", failing)
     assert search.main(search_words(root, tmp_path / "s")) == 130
     file = tmp_path / "s" / "search.json"
-    words = [*common(root), "--epochs", "0", "--nev-file", str(file), "--save", str(tmp_path / "final")]
+    words = [*common(root), "--epochs", "1", "--nev-file", str(file), "--save", str(tmp_path / "final")]
     capsys.readouterr()
     error = single_error_line(train_chosen.main(words), capsys.readouterr().err, "search.json finished search.py")
     assert "--unfinished" in error and "(generations: 1)" in error and not (tmp_path / "final").exists()

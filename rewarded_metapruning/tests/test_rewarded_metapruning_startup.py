@@ -47,8 +47,19 @@ OUT_OF_RANGE = {
         "--arch",
     ],
     "search": ["--parents 0", "--population 4 --mutants 9", "--macs-max nan", "--target-macs 2", "--select-on all"],
-    "train_chosen": ["--also-train everything", "--rank 0", "--init new", "--epochs -1", "--scale-range 0 31"],
-    "cost": ["--model package.module:factory", "--num-classes 0"],
+    "train_chosen": [
+        "--also-train everything",
+        "--also-train random:0",
+        f"--also-train random:{'9' * 5000}",
+        "--rank 0",
+        "--init new",
+        "--epochs -1",
+        "--scale-range 0 31",
+        "--nev 1,2,31",
+        "--nev x",
+        f"--nev {'9' * 5000},2",
+    ],
+    "cost": ["--model package.module:factory", "--num-classes 0", f"--nev {'9' * 5000},2", "--nev -1,2"],
     "paper.search_vs_random": ["--random 0", "--meta-optimizer lion"],
 }
 

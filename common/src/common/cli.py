@@ -2,12 +2,17 @@
 
 import argparse
 import os
+import re
 import select
 import shlex
 import sys
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from importlib import metadata
-from typing import NoReturn
+from numbers import Real
+from typing import Any, NoReturn
 
 from common.errors import UserError, one_line
 from common.interruption import STOPPED, Stopped
@@ -15,6 +20,12 @@ from common.interruption import STOPPED, Stopped
 INVALID_INPUT = 2
 INTERRUPTED = 130
 BROKEN_PIPE = 141  # as of a command that SIGPIPE ends
+OUT_OF_MEMORY = "out of memory; reduce --batch-size"
+TORCH_OUT_OF_MEMORY = (
+    "DefaultCPUAllocator: can't allocate memory",
+    "DefaultCPUAllocator: not enough memory",
+    "CUDA out of memory",
+)
 
 
 class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
@@ -34,6 +45,8 @@ class Parser(argparse.ArgumentParser):
         kwargs.setdefault("formatter_class", HelpFormatter)
         kwargs.setdefault("allow_abbrev", False)
         super().__init__(*args, **kwargs)
+        # argparse takes "-inf" and "-1e-3" for options, and then does not state the range
+        self._negative_number_matcher = re.compile(r"^-(\d|\.\d|inf$|nan$)", re.IGNORECASE)
         self.add_argument("--version", action="version", version=f"%(prog)s {package_version(package)}")
 
     def error(self, message: str) -> NoReturn:
@@ -59,7 +72,8 @@ def run(body: Callable[[Sequence[str] | None], None], argv: Sequence[str] | None
     """
     try:
         try:
-            body(argv)
+            with _warnings_in_one_line():
+                body(argv)
         finally:
             sys.stdout.flush()
     except UserError as error:
@@ -70,7 +84,11 @@ def run(body: Callable[[Sequence[str] | None], None], argv: Sequence[str] | None
         where = f" ({error.filename})" if error.filename else ""
         return _print_error(f"{error.strerror or error}{where}")
     except MemoryError:
-        return _print_error("out of memory; reduce --batch-size")
+        return _print_error(OUT_OF_MEMORY)
+    except RuntimeError as error:
+        if not any(text in str(error) for text in TORCH_OUT_OF_MEMORY):
+            raise
+        return _print_error(OUT_OF_MEMORY)
     except Stopped as stopped:
         print(f"{stopped or 'stopped'}; the same command resumes", file=sys.stderr)
         return STOPPED
@@ -78,6 +96,17 @@ def run(body: Callable[[Sequence[str] | None], None], argv: Sequence[str] | None
         print("interrupted; the same command resumes", file=sys.stderr)
         return INTERRUPTED
     return 0
+
+
+@contextmanager
+def _warnings_in_one_line() -> Iterator[None]:
+    """Print warnings without a line of source text (context manager): it is not at fault, and may be one of the user's."""
+    before = warnings.formatwarning
+    warnings.formatwarning = lambda message, *_, **__: f"warning: {' '.join(str(message).split())}\n"
+    try:
+        yield
+    finally:
+        warnings.formatwarning = before
 
 
 def _is_output_closed() -> bool:
@@ -108,33 +137,106 @@ def _print_error(message: str) -> int:
     return INVALID_INPUT
 
 
-def positive_int(text: str) -> int:
-    """Parse an integer of at least 1 (argparse type)."""
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text} is less than 1")
+@dataclass(frozen=True)
+class Range:
+    """The range of a number, as an argparse type: ``Range(int, 1, 1000)("7") == 7``. ``str`` states it for help and errors.
+
+    Attributes:
+        kind: ``int`` or ``float``.
+        low: Smallest value, or the limit of smaller ones if ``above``.
+        high: Largest value, or the limit of larger ones if ``below``.
+        word: A word that is accepted as well, such as "auto", and returned.
+        listed: Whether the text is a list of such numbers with commas; the result is then a tuple.
+        named: Whether the text is NAME=NUMBER[,NUMBER...]; the result is then (name, tuple).
+    """
+
+    kind: type
+    low: float
+    high: float
+    above: bool = False
+    below: bool = False
+    word: str | None = None
+    listed: bool = False
+    named: bool = False
+
+    def __contains__(self, value: float) -> bool:
+        return (self.low < value if self.above else self.low <= value) and (
+            value < self.high if self.below else value <= self.high
+        )  # nan is in no range
+
+    def __str__(self) -> str:
+        if self.kind is int:
+            text = f"{self.low:,} to {self.high:,}"
+        else:
+            text = f"{'(' if self.above else '['}{_short(self.low)}, {_short(self.high)}{')' if self.below else ']'}"
+        return text + (f", or {self.word}" if self.word else "")
+
+    def __call__(self, text: str) -> Any:
+        if text == self.word:
+            return text
+        if self.named:
+            name, equals, numbers = text.partition("=")
+            if not name or not equals:
+                raise argparse.ArgumentTypeError(f"{shorten(text)} is not of the form NAME=NUMBER[,NUMBER...]")
+            return name, replace(self, named=False, listed=True)(numbers)
+        if self.listed:
+            return tuple(replace(self, listed=False)(number) for number in text.split(","))
+        value: Any
+        try:
+            value = self.kind(text)
+        except ValueError:  # also an integer of more digits than Python converts
+            value = float("nan")
+        if value not in self:
+            raise argparse.ArgumentTypeError(f"{shorten(text)} is not {self._description}")
+        return value
+
+    def check(self, name: str, value: Any) -> None:
+        """Raise UserError if a value is outside the range. name: what it is, for example an option."""
+        number: Any = value if isinstance(value, Real) else float("nan")
+        if number not in self:
+            raise UserError(f"{name} {shorten(str(value))}: must be {self._description}")
+
+    @property
+    def _description(self) -> str:
+        return f"an integer from {self}" if self.kind is int else f"a number in {self}"
+
+
+def _short(number: float) -> str:
+    return re.sub(r"e\+0*", "e", f"{number:g}")
+
+
+def shorten(text: str, length: int = 60) -> str:
+    """Return a text for a message, cut if it is too long for a line."""
+    return text if len(text) <= length else f"{text[: length // 2]}... ({len(text):,} characters)"
+
+
+def text(value: str) -> str:
+    """Return a text that is not empty (argparse type)."""
+    if not value.strip():
+        raise argparse.ArgumentTypeError("the value is empty; give one, or leave the option out")
     return value
 
 
-def nonnegative_int(text: str) -> int:
-    """Parse an integer of at least 0 (argparse type)."""
-    value = int(text)
-    if value < 0:
-        raise argparse.ArgumentTypeError(f"{text} is less than 0")
-    return value
-
-
-def fraction(text: str) -> float:
-    """Parse a number in (0, 1] (argparse type)."""
-    value = float(text)
-    if not 0 < value <= 1:
-        raise argparse.ArgumentTypeError(f"{text} is not in (0, 1]")
-    return value
-
-
-def fraction_or_zero(text: str) -> float:
-    """Parse a number in [0, 1] (argparse type)."""
-    value = float(text)
-    if not 0 <= value <= 1:
-        raise argparse.ArgumentTypeError(f"{text} is not in [0, 1]")
-    return value
+# Ranges that several options have. The limits leave room for every use and catch slips: a unit, a sign, a missing point.
+positive_int = Range(int, 1, 1_000_000)
+nonnegative_int = Range(int, 0, 1_000_000)
+IMAGES = Range(int, 1, 100_000_000)
+IMAGES_OR_ZERO = Range(int, 0, 100_000_000)
+EPOCHS = Range(int, 0, 100_000)
+SEED = Range(int, 0, 2**32 - 1)  # the seeds of NumPy
+IMAGE_SIDE = Range(int, 1, 16_384)  # channels, height or width
+CLASS_NUMBER = Range(int, 0, 1_000_000)
+THREADS = Range(int, 1, 1024)
+PROCESSES = Range(int, 1, 1024)
+WORKERS = Range(int, 0, 256)
+DEVICE_NUMBER = Range(int, 0, 1023)
+ROUNDING = Range(int, 1, 1024)
+fraction = Range(float, 0, 1, above=True)
+fraction_or_zero = Range(float, 0, 1)
+BELOW_ONE = Range(float, 0, 1, below=True)
+BETWEEN = Range(float, 0, 1, above=True, below=True)
+TARGET_MACS = Range(float, 0.01, 1, below=True)
+TARGET_BYTES = Range(float, 0.001, 1, below=True)
+LEARNING_RATE = Range(float, 0, 1000)
+WEIGHT = Range(float, 0, 1000)  # of a term of a loss, or of the weight decay
+SECONDS = Range(float, 0, 1e9)

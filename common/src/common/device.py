@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -21,7 +22,7 @@ def choose_device(name: str = "auto") -> torch.device:
         return local_device() if torch.cuda.is_available() else torch.device("cpu")
     if name == "cpu":
         return torch.device("cpu")
-    if name == "cuda" or (name.startswith("cuda:") and name[5:].isdigit()):
+    if re.fullmatch(r"cuda(:[0-9]{1,4})?", name):
         if not torch.cuda.is_available():
             raise UserError(
                 f"--device {name}: no CUDA device available on this machine or in this build of torch; use --device cpu"

@@ -7,13 +7,17 @@ for two batch sizes, and the file is renamed only if they agree.
 from __future__ import annotations
 
 import sys
+import threading
+import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from common.atomic import atomic_file
+from common.cli import IMAGE_SIDE, shorten
 from common.errors import UserError
 from common.options import DataOptions
 from common.settings import REQUIRED, command, option, section, settings
@@ -23,50 +27,143 @@ if TYPE_CHECKING:
 
     from common.data import DataBundle
 
+    Inputs = Tensor | tuple[Tensor, ...] | dict[str, Tensor]  # positional or by keyword, each with the batch first
+
 FORMATS = ("onnx", "pt2")
 TOLERANCE = 1e-5  # relative to the largest output, but at least absolute
 OPSET = 18
+PROGRESS_SECONDS = 10.0  # between two lines
 IMAGES = 33  # outputs are compared for a batch of all images and for the first one alone
 
 
-def export_network(model: nn.Module, images: Tensor, out: Path | str, format: str) -> float:
-    """Export ``model`` and return the largest difference of the outputs, of several outputs that of the first.
+def export_network(
+    model: nn.Module, inputs: Inputs, out: Path | str, format: str, log: Callable[[str], None] = lambda line: None
+) -> float:
+    """Export ``model`` and return the largest difference of its outputs: a tensor, or several in tuples, lists, dictionaries.
 
     Args:
-        images: Batch (N, C, H, W), N > 1, for tracing and comparing. The exported network accepts any batch size.
-        out: File to write. It is not written if the outputs differ by more than 1e-5 max(1, max|y|) or an error occurs.
+        inputs: A batch (N, C, H, W), N > 1, for tracing and comparing; a tuple of several inputs, or {keyword: input}. The
+            exported network accepts any batch size.
+        out: File to write. It is not written if an output y differs by more than 1e-5 max(1, max|y|) or an error occurs.
         format: ``onnx`` (compared in onnxruntime; requires the extra ``export``) or ``pt2`` (torch.export).
+        log: Function that receives lines on the progress.
 
     Raises:
-        UserError: If the format is unknown, a package is missing, or the outputs differ.
+        UserError: If the format is unknown, a package is missing, torch cannot export the network, or the outputs differ.
     """
     import torch
 
-    from common.outputs import first_output
+    from common.outputs import named_outputs
 
     if format not in FORMATS:
         raise UserError(f"--format {format}: unknown format; give one of {', '.join(FORMATS)}")
     model = model.cpu().eval()
-    images = images.contiguous()
-    with torch.no_grad():
-        expected = first_output(model(images))
-    allowed = TOLERANCE * max(1.0, float(expected.abs().max()))
+    inputs = _map(inputs, lambda tensor: tensor.contiguous())
+    count = _batch_size(inputs)
+    largest = 0.0
     with atomic_file(out) as temporary:
-        run = WRITERS[format](model, images, temporary)
-        pairs = [(run(images[:count]), expected[:count]) for count in (len(images), 1)]
-        difference = float(
-            torch.stack([(output - target).abs().max() for output, target in pairs]).max()
-        )  # nan stays nan
-        if not difference <= allowed:
-            raise UserError(
-                f"{out}: the exported outputs differ by {difference:.3g} (allowed: {allowed:.3g}); nothing was written, try another --format"
-            )
+        with _progress(f"tracing the network and writing {format}", log):
+            run = _write(format, model, inputs, temporary)
+        with _progress("comparing the outputs", log), torch.no_grad():
+            for size in (count, 1):
+                batch = _map(inputs, lambda tensor, size=size: tensor[:size])  # type: ignore[misc]
+                expected, found = (
+                    named_outputs(model(*_positional(batch), **_keywords(batch))),
+                    named_outputs(run(batch)),
+                )
+                if len(found) != len(expected):
+                    raise UserError(f"{out}: the exported network has {len(found)} outputs instead of {len(expected)}")
+                for (name, target), output in zip(expected.items(), found.values(), strict=True):
+                    largest = max(largest, _checked_difference(out, name, output, target))
+    return largest
+
+
+def _checked_difference(out: Path | str, name: str, output: Tensor, target: Tensor) -> float:
+    """Return the largest difference of an output. Raises UserError if it is too large, or not a number."""
+    what = f"{out}: the exported outputs" + (f" {name!r}" if name else "")
+    if output.shape != target.shape:
+        raise UserError(
+            f"{what} have shape {tuple(output.shape)} instead of {tuple(target.shape)}; nothing was written"
+        )
+    if not target.numel():
+        return 0.0
+    allowed = TOLERANCE * max(1.0, float(target.abs().max()) if target.is_floating_point() else 0.0)
+    difference = float((output.double() - target.double()).abs().max())  # nan stays nan
+    if not difference <= allowed:
+        raise UserError(
+            f"{what} differ by {difference:.3g} (allowed: {allowed:.3g}); nothing was written, try another --format"
+        )
     return difference
 
 
-def _write_onnx(model: nn.Module, images: Tensor, file: Path) -> Callable[[Tensor], Tensor]:
+def _map(inputs: Any, change: Callable[[Tensor], Tensor]) -> Any:
+    if isinstance(inputs, dict):
+        return {name: change(tensor) for name, tensor in inputs.items()}
+    return tuple(map(change, inputs)) if isinstance(inputs, tuple) else change(inputs)
+
+
+def _positional(inputs: Any) -> tuple[Tensor, ...]:
+    return () if isinstance(inputs, dict) else inputs if isinstance(inputs, tuple) else (inputs,)
+
+
+def _keywords(inputs: Any) -> dict[str, Tensor]:
+    return inputs if isinstance(inputs, dict) else {}
+
+
+def _named_inputs(inputs: Any) -> dict[str, Tensor]:
+    """Return {name in an ONNX file: input}."""
+    if isinstance(inputs, tuple):
+        return {f"input_{i}": tensor for i, tensor in enumerate(inputs)}
+    return inputs if isinstance(inputs, dict) else {"images": inputs}
+
+
+def _batch_size(inputs: Any) -> int:
+    sizes = {len(tensor) if tensor.dim() else 0 for tensor in _named_inputs(inputs).values()}
+    if len(sizes) != 1 or max(sizes) < 2:
+        raise UserError(
+            f"inputs with {sorted(sizes)} examples; give every input the same number of examples, at least 2"
+        )
+    return sizes.pop()
+
+
+@contextmanager
+def _progress(what: str, log: Callable[[str], None]) -> Iterator[None]:
+    """Log what is done, and every few seconds that it is still being done (context manager)."""
+    done, start = threading.Event(), time.monotonic()
+
+    def report() -> None:
+        while not done.wait(PROGRESS_SECONDS):
+            log(f"{what}: {time.monotonic() - start:.0f} s")
+
+    log(f"{what} ...")
+    thread = threading.Thread(target=report, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
+
+
+def _write(format: str, model: nn.Module, inputs: Any, file: Path) -> Callable[[Any], Any]:
+    """Write a file and return the function that it contains. Raises UserError if torch does not export the network."""
+    try:
+        return WRITERS[format](model, inputs, file)
+    except (UserError, OSError, MemoryError):
+        raise
+    except Exception as error:  # of the network, and the many kinds of torch and onnx
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [""]
+        raise UserError(
+            f"--format {format}: torch does not export this network: {type(error).__name__}: {shorten(lines[0], 200)};"
+            f" try --format {next(other for other in FORMATS if other != format)}"
+        ) from error
+
+
+def _write_onnx(model: nn.Module, inputs: Any, file: Path) -> Callable[[Any], Any]:
     import numpy as np
     import torch
+
+    from common.outputs import named_outputs
 
     try:
         import onnx
@@ -75,40 +172,73 @@ def _write_onnx(model: nn.Module, images: Tensor, file: Path) -> Callable[[Tenso
         raise UserError(
             f"--format onnx: the package {error.name} is not installed; in the checkout, pip install -e './common[export]'"
         ) from error
+    given = _named_inputs(inputs)
+
+    class Flat(torch.nn.Module):
+        """The network with tensors as inputs and a tuple of tensors as outputs, as ONNX has them."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = model
+
+        def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
+            named = dict(zip(given, tensors, strict=True))
+            outputs = self.model(**named) if isinstance(inputs, dict) else self.model(*tensors)
+            return tuple(named_outputs(outputs).values())
+
+    flat = Flat().eval()
+    with torch.no_grad():
+        many, one = (flat(*(tensor[:size] for tensor in given.values())) for size in (None, 1))
+        names = _output_names(list(named_outputs(model(*_positional(inputs), **_keywords(inputs)))), given)
+    count = _batch_size(inputs)
+    batched = [a.dim() > 0 and len(a) == count and len(b) == 1 for a, b in zip(many, one, strict=True)]
+    axes = {name: {0: "batch"} for name in (*given, *(name for name, is_ in zip(names, batched, strict=True) if is_))}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         torch.onnx.export(
-            model,
-            (images,),
+            flat,
+            tuple(given.values()),
             str(file),
             dynamo=False,
             opset_version=OPSET,
-            input_names=["images"],
-            output_names=["scores"],
-            dynamic_axes={"images": {0: "batch"}, "scores": {0: "batch"}},
+            input_names=list(given),
+            output_names=names,
+            dynamic_axes=axes,
         )
     onnx.checker.check_model(onnx.load(str(file)), full_check=True)
     session = onnxruntime.InferenceSession(file.read_bytes(), providers=["CPUExecutionProvider"])
-    return lambda batch: torch.from_numpy(np.asarray(session.run(None, {"images": batch.numpy()})[0]))
+
+    def run(batch: Any) -> dict[str, Tensor]:
+        feeds = {name: tensor.numpy() for name, tensor in _named_inputs(batch).items()}
+        return dict(zip(names, map(torch.from_numpy, map(np.asarray, session.run(names, feeds))), strict=True))
+
+    return run
 
 
-def _write_pt2(model: nn.Module, images: Tensor, file: Path) -> Callable[[Tensor], Tensor]:
+def _output_names(paths: Sequence[str], taken: Collection[str]) -> list[str]:
+    """Return the names of the outputs in an ONNX file: "scores" for a single tensor, else those of keys and numbers."""
+    if list(paths) == [""]:
+        return ["scores"]
+    return [f"output_{path}" if path[:1].isdigit() or path in taken else path for path in paths]
+
+
+def _write_pt2(model: nn.Module, inputs: Any, file: Path) -> Callable[[Any], Any]:
     import torch
 
-    from common.outputs import first_output
-
+    example = _map(inputs, lambda tensor: tensor[:2])
+    batch = torch.export.Dim("batch", min=1)
+    shapes: Any = (
+        {name: {0: batch} for name in example}
+        if isinstance(inputs, dict)
+        else tuple({0: batch} for _ in _positional(example))
+    )
     with torch.no_grad():
-        program = torch.export.export(model, (images[:2],), dynamic_shapes=({0: torch.export.Dim("batch", min=1)},))
+        program = torch.export.export(model, _positional(example), _keywords(example), dynamic_shapes=shapes)
     with open(file, "wb") as stream:
         torch.export.save(program, stream)
     with open(file, "rb") as written:
         loaded = torch.export.load(written).module()
-
-    def run(batch: Tensor) -> Tensor:
-        with torch.no_grad():
-            return first_output(loaded(batch))
-
-    return run
+    return lambda given: loaded(*_positional(given), **_keywords(given))
 
 
 WRITERS = {"onnx": _write_onnx, "pt2": _write_pt2}
@@ -127,6 +257,15 @@ class Export:
     model: str | None = option(None, "PACKAGE.MODULE:FACTORY of a network that is not registered")
     format: str = option("onnx", "file format", choices=FORMATS)
     out: str = option(REQUIRED, "output file")
+    input_shape: list[list[int]] | None = option(
+        None,
+        "shape of one example of an input, for networks of several or other inputs than images; repeat the option for each input. "
+        "Random numbers are used instead of images",
+        type=IMAGE_SIDE,
+        nargs="+",
+        action="append",
+        metavar="SIZE",
+    )
     data: DataOptions = section(DataOptions, dataset="")
 
 
@@ -136,24 +275,40 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def export(settings: Export) -> None:
     """Read the network, export it, and compare the outputs."""
-    from common.data import load_data
     from common.factory import import_factory
     from common.formats import load_network
-    from common.trained_model import with_normalization_of
 
     model = load_network(settings.checkpoint, import_factory(settings.model) if settings.model else None)
+    if settings.input_shape:
+        inputs, about = _random_inputs(settings.input_shape), f"{IMAGES} random examples"
+    else:
+        inputs, about = _images(settings, model)
+    difference = export_network(model, inputs, settings.out, settings.format, log=lambda line: print(line, flush=True))
+    size = Path(settings.out).stat().st_size
+    print(f"{settings.out}: {size:,} bytes; outputs on {about} differ by at most {difference:.2g}")
+
+
+def _images(settings: Export, model: nn.Module) -> tuple[Tensor, str]:
+    """Return the images for tracing and comparing, and their description."""
+    from common.data import load_data
+    from common.trained_model import with_normalization_of
+
     dataset = settings.data.dataset or getattr(model, "checkpoint_header", {}).get("dataset")
     if not dataset:
         raise UserError(
-            f"{settings.checkpoint}: no data set is recorded in the file; give --dataset to compare the outputs"
+            f"{settings.checkpoint}: no data set is recorded in the file; give --dataset to compare the outputs, or --input-shape"
         )
     data = with_normalization_of(model, load_data(replace(settings.data, dataset=dataset)))
-    images = first_test_images(data, workers=settings.data.workers)
-    difference = export_network(model, images, settings.out, settings.format)
-    size = Path(settings.out).stat().st_size
-    print(
-        f"{settings.out}: {size:,} bytes; outputs on {IMAGES} images of {data.name} differ by at most {difference:.2g}"
-    )
+    return first_test_images(data, workers=settings.data.workers), f"{IMAGES} images of {data.name}"
+
+
+def _random_inputs(shapes: Sequence[Sequence[int]]) -> Tensor | tuple[Tensor, ...]:
+    """Return random inputs of these shapes: a tensor, or a tuple of several."""
+    import torch
+
+    generator = torch.Generator().manual_seed(0)
+    inputs = tuple(torch.randn(IMAGES, *shape, generator=generator) for shape in shapes)
+    return inputs if len(inputs) > 1 else inputs[0]
 
 
 if __name__ == "__main__":

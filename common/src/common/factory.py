@@ -2,6 +2,8 @@
 
 import importlib
 import inspect
+import os
+import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -10,6 +12,7 @@ from typing import Any
 from torch import nn
 
 from common.checkpoint import INDEX, is_checkpoint, load_model, load_weights, read_state_dict
+from common.cli import shorten
 from common.errors import UserError
 from common.formats import load_network
 from common.models import arguments_for, create_model, find_architecture, input_shape, is_registered
@@ -91,28 +94,60 @@ CIFAR_RESNETS = ("resnet20", "resnet32", "resnet44", "resnet56", "resnet110")
 
 
 def import_factory(name: str, num_classes: int | None = None) -> Callable[[], nn.Module]:
-    """Import ``PACKAGE.MODULE:FACTORY`` and bind ``num_classes`` if it accepts that argument or any keyword. Raises UserError."""
+    """Import ``PACKAGE.MODULE:FACTORY`` and bind ``num_classes`` if it accepts that argument or any keyword.
+
+    Modules in the working folder are found, also by a script in another folder, as with ``python -m``.
+
+    Raises:
+        UserError: If the factory cannot be imported. The returned function raises it if the factory fails or returns something
+            else than a network.
+    """
     module_name, _, attribute = name.partition(":")
     if not attribute:
         raise UserError(f"--model {name}: expected PACKAGE.MODULE:FACTORY")
+    if not {"", os.getcwd()} & set(sys.path):
+        sys.path.insert(0, os.getcwd())
     try:
         factory = getattr(importlib.import_module(module_name), attribute)
-        parameters = inspect.signature(factory).parameters
-    except Exception as error:  # of the user's module, which is executed
-        raise UserError(f"--model {name}: {error or type(error).__name__}") from error
+        if isinstance(factory, nn.Module) or not callable(factory):
+            kind = type(factory).__name__
+            raise UserError(
+                f"--model {name}: {attribute} is a {kind}; give the name of a function that returns the network"
+            )
+        parameters = _parameters(factory)
+    except UserError:
+        raise
+    except (Exception, SystemExit) as error:  # of the user's module, which is executed
+        raise UserError(f"--model {name}: {_reason(error)}") from error
 
     def build() -> nn.Module:
         try:
             model = _call_factory(name, factory, parameters, num_classes)
         except UserError:
             raise
-        except Exception as error:  # of the user's code
-            raise UserError(f"--model {name}: {attribute} raises {type(error).__name__}: {error}") from error
+        except (Exception, SystemExit) as error:  # of the user's code
+            raise UserError(f"--model {name}: {attribute} raises {type(error).__name__}: {_reason(error)}") from error
         if not isinstance(model, nn.Module):
             raise UserError(f"--model {name}: {attribute} returns a {type(model).__name__}, not a network (nn.Module)")
         return plain_network(model)
 
     return build
+
+
+def _parameters(factory: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
+    """Return the parameters of a factory; none for a function of C code that does not list them."""
+    try:
+        return inspect.signature(factory).parameters
+    except (TypeError, ValueError):
+        return {}
+
+
+def _reason(error: BaseException) -> str:
+    """Return the message of the user's code in one line, without torch's advice to run the code in a file."""
+    if "weights_only" in str(error):
+        return "torch.load rejects the file, because it contains more than tensors; save a state dict, and load that"
+    text = shorten(" ".join(str(error).split()), 400)
+    return text if text and not isinstance(error, SystemExit) else type(error).__name__
 
 
 def _call_factory(

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from common.atomic import write_json
-from common.cli import fraction, positive_int
+from common.cli import ROUNDING, TARGET_MACS, Range, positive_int
 from common.errors import UserError
 from common.markdown import markdown_table, pad_table
 from common.options import LATENCY_BATCHES, LATENCY_REPEATS, HardwareOptions
@@ -122,10 +122,10 @@ class Latency:
     checkpoint: list[str] = option([], "files of compressed networks of one architecture")
     dense: str | None = option(None, "file of the dense network; built from the architecture in the files if not given")
     arch: str | None = option(None, "registered network to prune uniformly, instead of files")
-    target_macs: float = option(0.5, "fraction of the MACs to keep (--arch only)", type=fraction)
-    round_to: list[int] = option([1, 8], "layer widths are multiples of these numbers (--arch only)", type=positive_int)
+    target_macs: float = option(0.5, "fraction of the MACs to keep (--arch only)", type=TARGET_MACS)
+    round_to: list[int] = option([1, 8], "layer widths are multiples of these numbers (--arch only)", type=ROUNDING)
     batch_size: list[int] = option(list(LATENCY_BATCHES), "images per batch", type=positive_int)
-    repeats: int = option(LATENCY_REPEATS, "repeats, of which the median is reported", type=positive_int)
+    repeats: int = option(LATENCY_REPEATS, "repeats, of which the median is reported", type=Range(int, 1, 10_000))
     run: HardwareOptions = section(HardwareOptions)
     json: str | None = option(None, "file for the milliseconds of every repeat")
 

@@ -4,9 +4,10 @@ import dataclasses
 from collections.abc import Collection
 from typing import Any
 
-from common.cli import nonnegative_int, positive_int
+from common.cli import SEED, THREADS, WORKERS, positive_int
+from common.errors import UserError
 from common.settings import option, settings
-from common.training.train_options import GRAPHS, OPTIMIZERS, SCHEDULES, TrainOptions
+from common.training.train_options import GRAPHS, OPTIMIZERS, RANGES, SCHEDULES, TrainOptions, check_milestones
 
 ARCHITECTURE_NAMES = (
     "vgg16",
@@ -45,6 +46,10 @@ class NetworkOptions:
         None, "type of shortcut in CIFAR ResNets (default: detected from the weights)", choices=SHORTCUTS
     )
 
+    def __post_init__(self) -> None:
+        if self.checkpoint and self.weights:
+            raise UserError("--checkpoint and --weights exclude each other; give one file")
+
 
 @settings
 class DataOptions:
@@ -60,7 +65,7 @@ class DataOptions:
         None, "mean and standard deviation for normalization: imagenet or cifar10 (default: the data set's own)"
     )
     workers: int = option(
-        2, "number of image-loading processes for data sets that do not fit in memory", type=nonnegative_int, free=True
+        2, "number of image-loading processes for data sets that do not fit in memory", type=WORKERS, free=True
     )
 
 
@@ -69,14 +74,14 @@ class HardwareOptions:
     """Hardware."""
 
     device: str = option("auto", "device: auto (CUDA if available), cpu, cuda or cuda:N", free=True)
-    threads: int | None = option(None, "number of CPU threads (default: chosen by torch)", free=True)
+    threads: int | None = option(None, "number of CPU threads (default: chosen by torch)", type=THREADS, free=True)
 
 
 @settings
 class RepeatOptions:
     """Reproducibility."""
 
-    seed: int = option(0, "random seed", type=nonnegative_int)
+    seed: int = option(0, "random seed", type=SEED)
     force: bool = option(False, "overwrite a run folder whose run used other options (otherwise an error)", free=True)
 
 
@@ -92,22 +97,38 @@ class PrecisionOptions:
 class TrainingOptions:
     """Training."""
 
-    epochs: int = option(10, "number of epochs")
-    batch_size: int = option(128, "number of images per step, summed over all processes", type=positive_int)
-    learning_rate: float = option(0.1, "initial learning rate")
-    momentum: float = option(0.9, "SGD momentum")
-    weight_decay: float = option(5e-4, "weight decay")
+    epochs: int = option(10, "number of epochs", type=RANGES["epochs"])
+    batch_size: int = option(128, "number of images per step, summed over all processes", type=RANGES["batch_size"])
+    learning_rate: float = option(0.1, "initial learning rate", type=RANGES["learning_rate"])
+    momentum: float = option(0.9, "SGD momentum", type=RANGES["momentum"])
+    weight_decay: float = option(5e-4, "weight decay", type=RANGES["weight_decay"])
     nesterov: bool = option(False, "use Nesterov momentum")
     optimizer: str = option("sgd", "optimizer", choices=OPTIMIZERS)
     schedule: str = option("cosine", "learning-rate schedule", choices=SCHEDULES)
-    milestones: list[int] = option([], "epochs at which the multi-step schedule reduces the learning rate")
-    step_size: int = option(
-        30, "number of epochs between learning-rate reductions in the step schedule", type=positive_int
+    milestones: list[int] = option(
+        [], "epochs at which the multi-step schedule reduces the learning rate", type=positive_int
     )
-    gamma: float = option(0.1, "factor by which the step and multi-step schedules multiply the learning rate")
-    warmup_epochs: float = option(0.0, "number of linear warm-up epochs")
-    label_smoothing: float = option(0.0, "label smoothing, in [0, 1)")
+    step_size: int = option(
+        30, "number of epochs between learning-rate reductions in the step schedule", type=RANGES["step_size"]
+    )
+    gamma: float = option(
+        0.1, "factor by which the step and multi-step schedules multiply the learning rate", type=RANGES["gamma"]
+    )
+    warmup_epochs: float = option(0.0, "number of linear warm-up epochs", type=RANGES["warmup_epochs"])
+    label_smoothing: float = option(0.0, "label smoothing", type=RANGES["label_smoothing"])
     sync_batch_norm: bool = option(False, "synchronize batch norm over all processes (CUDA)")
+
+    def __post_init__(self) -> None:
+        check_milestones("--milestones", self.milestones)
+        if self.milestones and self.schedule != "multi-step":
+            given = " ".join(map(str, self.milestones))
+            raise UserError(f"--milestones {given}: not used by --schedule {self.schedule}; add --schedule multi-step")
+        if self.nesterov and self.optimizer == "sgd" and not self.momentum:
+            raise UserError("--nesterov: requires momentum; give --momentum above 0, or leave --nesterov out")
+        if self.warmup_epochs > self.epochs > 0:
+            raise UserError(
+                f"--warmup-epochs {self.warmup_epochs:g}: longer than the training; give at most --epochs {self.epochs}"
+            )
 
 
 @settings
@@ -117,13 +138,14 @@ class RuntimeOptions:
     evaluate_every: int = option(
         1,
         "evaluate on the test set every N epochs and after the last one, for the log",
-        type=positive_int,
+        type=RANGES["evaluate_every"],
         metavar="N",
         free=True,
     )
     keep_every: float | None = option(
         None,
         "save the training state at the end of an epoch, at most once per this many seconds (default: 0 on a CPU, 60 on a GPU)",
+        type=RANGES["keep_every"],
         metavar="SECONDS",
         free=True,
     )

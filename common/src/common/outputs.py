@@ -1,6 +1,7 @@
 """The class scores among a network's outputs, by one rule for evaluation, training and every method."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import fields, is_dataclass
 from typing import Any
 
 from torch import Tensor
@@ -33,3 +34,35 @@ def class_scores(outputs: Any) -> Tensor:
             "first output"
         )
     return scores
+
+
+def named_outputs(outputs: Any) -> dict[str, Tensor]:
+    """Return all tensors of a network's outputs by name, in their order.
+
+    Tuples, lists, mappings and dataclasses may be nested. A name consists of keys, fields and numbers, as in ``"boxes.0"``; it is
+    empty for a single tensor. None is left out. Raises UserError for other values.
+    """
+    return {".".join(path): tensor for path, tensor in _leaves(outputs, ())}
+
+
+def _leaves(value: Any, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], Tensor]]:
+    if isinstance(value, Tensor):
+        yield path, value
+    elif value is not None:
+        for name, part in _parts(value, path):
+            yield from _leaves(part, (*path, str(name)))
+
+
+def _parts(value: Any, path: tuple[str, ...]) -> list[tuple[Any, Any]]:
+    if isinstance(value, Mapping):
+        return list(value.items())
+    if isinstance(value, tuple) and hasattr(value, "_fields"):
+        return list(zip(value._fields, value, strict=True))
+    if isinstance(value, (tuple, list)):
+        return list(enumerate(value))
+    if is_dataclass(value) and not isinstance(value, type):
+        return [(field.name, getattr(value, field.name)) for field in fields(value)]
+    place = f"output {'.'.join(path)!r} of the network" if path else "the network's output"
+    raise UserError(
+        f"{place} is of type {type(value).__name__}; return tensors, alone or in lists, tuples or dictionaries"
+    )

@@ -207,16 +207,28 @@ def writable_folder(path: Path | str) -> Path:
 
 
 def read_json(path: Path | str, limit: int = 64 * 2**20) -> Any:
-    """Read a JSON file of at most ``limit`` bytes. Raises UserError if it is missing, too large or damaged."""
+    """Read a JSON file of at most ``limit`` bytes.
+
+    Raises:
+        UserError: If it is missing, too large or damaged, or a name occurs twice in an object, of which json keeps the last.
+    """
     path = Path(path)
     if not path.is_file():
         raise UserError(f"{path}: no such file")
     if path.stat().st_size > limit:
         raise UserError(f"{path}: larger than {limit} bytes")
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_without_repeats)
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: not a JSON file ({error})") from error
+
+
+def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"{next(name for name in names if names.count(name) > 1)!r} occurs twice")
+    return found
 
 
 def read_record(path: Path | str) -> dict[str, Any]:

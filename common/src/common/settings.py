@@ -20,6 +20,7 @@ import sys
 import types
 import typing
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, TypeVar, dataclass_transform
 
 from common import cli
@@ -36,11 +37,12 @@ def option(
 
     Args:
         default: Default value; ``REQUIRED`` if the option must be given.
-        help: Text for ``-h``.
+        help: Text for ``-h``. The range of a number is added to it.
         names: Option strings (default: ``--field-name``); a name without dashes is a positional argument.
         hidden: Further option strings, not listed in ``-h``.
         free: Whether the value may differ when a run is resumed, because results do not depend on it.
-        argument: ``type``, ``choices``, ``nargs``, ``metavar`` or ``action`` of ``add_argument``.
+        argument: ``type``, ``choices``, ``nargs``, ``metavar`` or ``action`` of ``add_argument``. The type of a number is a
+            :class:`common.cli.Range`, which is checked when the command line is parsed.
     """
     made = (
         {"default_factory": lambda: type(default)(default)}
@@ -118,9 +120,25 @@ def _add(place: Any, field: dataclasses.Field, hint: Any, default: Any) -> None:
         how |= {"type": kind if isinstance(kind, type) and kind is not dict else str}
         how |= {"nargs": "+"} if many and "action" not in argument else {}
     how |= argument
+    if how.get("type") in (str, Path) and default != "":
+        how["type"] = cli.text if how["type"] is str else _path
+    if limits := option_range(field):
+        about, default_begins, rest = help.partition(" (default:")
+        how["help"] = f"{about}; {limits}{default_begins}{rest}"
     place.add_argument(*names, **how)
     for name in hidden:
         place.add_argument(name, **how | {"help": argparse.SUPPRESS, "default": argparse.SUPPRESS, "required": False})
+
+
+def option_range(field: dataclasses.Field) -> cli.Range | None:
+    """Return the range of a numeric option, which its type or action states; None for other options."""
+    argument = field.metadata["option"][3]
+    places = (argument.get("type"), getattr(argument.get("action"), "range", None))
+    return next((place for place in places if isinstance(place, cli.Range)), None)
+
+
+def _path(text: str) -> Path:
+    return Path(cli.text(text))
 
 
 def _kind(hint: Any) -> tuple[Any, bool]:

@@ -49,6 +49,8 @@ class Train:
             raise UserError(
                 "--checkpoint is not supported by common.train; give --arch or --model, optionally with --weights"
             )
+        if not (self.training.epochs or self.network.weights or self.network.model):
+            raise UserError("--epochs 0: nothing is trained; give --weights, or at least 1 epoch")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -48,15 +48,43 @@ FAILED, CLAIMS = "failed.txt", ".claims"
 def run(settings: Compare, argv: Sequence[str] | None) -> None:
     """Run the command. argv: arguments for its worker processes."""
     out = writable_folder(settings.execution.out)
-    failed: list[str] = []
     check_variants(out)
+    missing = ""
     if not settings.execution.report_only:
         jobs = settings.execution.jobs or default_jobs(settings)
         failed = compare(settings) if jobs == 1 else _run_in_processes(settings, argv, jobs)
+        missing = missing_results(settings)
+        if failed and not read_results(out).results:
+            raise UserError(missing)
     if not settings.execution.no_report:
         print_report(out)
-    if failed:
-        raise UserError(f"{len(failed)} results failed: {', '.join(failed)}; see {FAILED} in their folders")
+    if missing:
+        raise UserError(missing)
+
+
+def missing_results(settings: Compare) -> str:
+    """Return a sentence on the results that have been tried and are missing; empty if none is.
+
+    Targets that a method cannot reach are left out with ``--accept-unreachable``.
+    """
+    out, todo = Path(settings.execution.out), _plan(settings)[1]
+    kinds = {"failed": (FAILED,)} | (
+        {} if settings.execution.accept_unreachable else {"unreachable": UNREACHABLE_NAMES}
+    )
+    found = {
+        kind: [job for job in todo if any((out / f"seed{job.seed}" / job.name / name).is_file() for name in names)]
+        for kind, names in kinds.items()
+    }
+    texts = [
+        f"{kind}: {_name_jobs(jobs)} (see {kinds[kind][0]} in their folders)" for kind, jobs in found.items() if jobs
+    ]
+    count = sum(map(len, found.values()))
+    return f"{count} of {len(todo)} results are missing; {'; '.join(texts)}" if count else ""
+
+
+def _name_jobs(jobs: Sequence[ComparisonJob], shown: int = 8) -> str:
+    names = [f"{job.name}, seed {job.seed}" for job in jobs]
+    return ", ".join(names[:shown]) + (f" and {len(names) - shown} more" if len(names) > shown else "")
 
 
 def compare(settings: Compare) -> list[str]:
@@ -127,7 +155,7 @@ def _run_in_processes(settings: Compare, argv: Sequence[str] | None, count: int)
         for i in range(count):
             first = i % len(seeds)
             rotated = [str(seed) for seed in (*seeds[first:], *seeds[:first])]
-            own = ["--no-report", "--jobs", "1", "--threads", str(threads), "--seeds", *rotated]
+            own = ["--no-report", "--accept-unreachable", "--jobs", "1", "--threads", str(threads), "--seeds", *rotated]
             processes.start(i, main, [*shared, *own])
         states = {result.state for _, result in processes.finish()}
     if "stopped" in states:
@@ -184,8 +212,6 @@ def dense_networks(settings: Compare, data: DataBundle, device: torch.device) ->
 
 def _dense(settings: Compare, data: DataBundle, device: torch.device, seed: int) -> TrainedModel:
     out, network, tuning = Path(settings.execution.out), settings.network, settings.tuning
-    if network.checkpoint and network.weights:
-        raise UserError("--checkpoint and --weights exclude each other; use one of them")
     file = network.checkpoint or network.weights
     factory = import_factory(network.model, data.num_classes) if network.model else None
     how: dict[str, Any] = {

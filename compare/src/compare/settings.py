@@ -3,10 +3,20 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from common.cli import fraction, fraction_or_zero, nonnegative_int, positive_int
+from common.cli import (
+    BETWEEN,
+    IMAGES_OR_ZERO,
+    PROCESSES,
+    SEED,
+    TARGET_BYTES,
+    TARGET_MACS,
+    THREADS,
+    fraction_or_zero,
+)
+from common.errors import UserError
 from common.options import ARCHITECTURE_NAMES, DataOptions, RuntimeOptions
 from common.settings import command, option, section, settings
-from common.training.train_options import SCHEDULES
+from common.training.train_options import RANGES, SCHEDULES
 
 PACKAGE = "compare"
 
@@ -39,7 +49,13 @@ class ComparedNetworkOptions:
     model: str | None = option(None, "PACKAGE.MODULE:FACTORY, a custom network, used instead of --arch")
     weights: str | None = option(None, "trained weights of --arch or --model (default: train a dense network first)")
     checkpoint: str | None = option(None, "trained checkpoint of this project, used instead of --arch")
-    baseline_epochs: int | None = option(None, "training epochs of the dense network (default: 6 for digits, else 30)")
+    baseline_epochs: int | None = option(
+        None, "training epochs of the dense network (default: 6 for digits, else 30)", type=RANGES["epochs"]
+    )
+
+    def __post_init__(self) -> None:
+        if self.checkpoint and self.weights:
+            raise UserError("--checkpoint and --weights exclude each other; give one file")
 
 
 @settings
@@ -50,13 +66,13 @@ class ResultOptions:
         None,
         "methods to run; all: all installed ones (default: one variant of each paper, and the main reference methods)",
     )
-    target_macs: list[float] = option([0.7, 0.5, 0.3], "fractions of the dense MACs to keep", type=fraction, nargs="*")
+    target_macs: list[float] = option(
+        [0.7, 0.5, 0.3], "fractions of the dense MACs to keep", type=TARGET_MACS, nargs="*"
+    )
     target_bytes: list[float] = option(
-        [0.1, 0.05, 0.03], "fractions of the dense file size to keep", type=fraction, nargs="*"
+        [0.1, 0.05, 0.03], "fractions of the dense file size to keep", type=TARGET_BYTES, nargs="*"
     )
-    seeds: list[int] = option(
-        [0, 1, 2], "random seeds; one dense network and one result per seed", type=nonnegative_int
-    )
+    seeds: list[int] = option([0, 1, 2], "random seeds; one dense network and one result per seed", type=SEED)
     chain: list[str] = option(
         [], "methods to apply in sequence; may be repeated", action="append", type=str, metavar="A,B,C"
     )
@@ -66,15 +82,21 @@ class ResultOptions:
 class FineTuneOptions:
     """Fine-tuning, the same for all methods."""
 
-    finetune_epochs: int = option(2, "number of epochs; 0 disables fine-tuning")
-    batch_size: int | None = option(None, "images per step (default: 64 for digits, else 128)", type=positive_int)
-    learning_rate: float | None = option(None, "initial learning rate (default: 0.05 for digits, else 0.02)")
-    weight_decay: float = option(5e-4, "weight decay")
+    finetune_epochs: int = option(2, "number of epochs; 0 disables fine-tuning", type=RANGES["epochs"])
+    batch_size: int | None = option(
+        None, "images per step (default: 64 for digits, else 128)", type=RANGES["batch_size"]
+    )
+    learning_rate: float | None = option(
+        None, "initial learning rate (default: 0.05 for digits, else 0.02)", type=RANGES["learning_rate"]
+    )
+    weight_decay: float = option(5e-4, "weight decay", type=RANGES["weight_decay"])
     schedule: str | None = option(
         None, "learning-rate schedule (default: cosine for digits, else linear)", choices=SCHEDULES
     )
-    warmup_epochs: float | None = option(None, "epochs of linear warm-up (default: 0 for digits, else 0.5)")
-    label_smoothing: float = option(0.0, "label smoothing")
+    warmup_epochs: float | None = option(
+        None, "epochs of linear warm-up (default: 0 for digits, else 0.5)", type=RANGES["warmup_epochs"]
+    )
+    label_smoothing: float = option(0.0, "label smoothing", type=RANGES["label_smoothing"])
     distill: float | None = option(
         None,
         "weight of the distillation loss (distance to the dense network's outputs), in [0, 1]; "
@@ -85,7 +107,7 @@ class FineTuneOptions:
     recalibrate: int = option(
         0,
         "number of training images on which batch norm is recalibrated after pruning, all if there are fewer; 0 disables recalibration",
-        type=nonnegative_int,
+        type=IMAGES_OR_ZERO,
         metavar="N",
     )
     amp: bool = option(False, "automatic mixed precision (bfloat16)")
@@ -97,16 +119,23 @@ class ExecutionOptions:
 
     out: str = option("runs/compare", "folder for the results and the report")
     device: str = option("auto", "auto, cpu, cuda or cuda:N")
-    threads: int | None = option(None, "number of CPU threads (default: torch's choice)")
+    threads: int | None = option(None, "number of CPU threads (default: torch's choice)", type=THREADS)
     jobs: int | None = option(
         None,
         "number of processes that share the work (default: on a CPU, one per seed if there are enough cores; else 1)",
-        type=positive_int,
+        type=PROCESSES,
     )
     force: bool = option(False, "recompute results that were computed with other options")
+    accept_unreachable: bool = option(
+        False, "exit with status 0 although methods do not reach a target (otherwise 2, after the report)"
+    )
     no_latency: bool = option(False, "do not measure latency")
     no_report: bool = option(False, "compute the results only; --report-only writes the report later")
     report_only: bool = option(False, "write the report of the existing results, without compressing anything")
+
+    def __post_init__(self) -> None:
+        if self.report_only and self.no_report:
+            raise UserError("--report-only and --no-report exclude each other; nothing would be done")
 
 
 @settings
@@ -117,7 +146,7 @@ class Compare:
     holdout: float | None = option(
         None,
         "measure on this fraction of the training set, held out, instead of the test set",
-        type=fraction,
+        type=BETWEEN,
         metavar="F",
     )
     network: ComparedNetworkOptions = section(ComparedNetworkOptions)

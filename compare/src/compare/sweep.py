@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from common.atomic import write_csv, write_json
-from common.cli import positive_int
+from common.cli import PROCESSES, Range
 from common.errors import UserError
 from common.markdown import markdown_table, pad_table
 from common.runs import METRICS, read_json
@@ -41,10 +41,19 @@ class Sweep:
     values: list[str] = option(REQUIRED, "values of the hyperparameter, one trial each")
     out: str = option(REQUIRED, "folder for the trials and NNI's own files")
     metric: str = option(METRIC, "value to read from metrics.json, as a path of keys")
-    concurrency: int = option(1, "number of concurrent trials", type=positive_int)
+    concurrency: int = option(1, "number of concurrent trials", type=PROCESSES)
     config: str | None = option(None, f"NNI configuration of another training service (remote, kubernetes): {SERVICES}")
-    port: int = option(8080, "port of NNI's web portal")
+    port: int = option(8080, "port of NNI's web portal", type=Range(int, 1, 65_535))
     listen: str = option("127.0.0.1", "address on which the portal listens")
+
+    def __post_init__(self) -> None:
+        places = [trial_folder(self.out, value) for value in self.values]
+        if repeated := next(
+            (value for value, place in zip(self.values, places, strict=True) if places.count(place) > 1), None
+        ):
+            raise UserError(
+                f"--values {repeated}: two values have the folder {trial_folder(self.out, repeated)}; give each once"
+            )
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -1,10 +1,22 @@
 """Command-line options of prune_model.py and investigate_policies.py."""
 
-import argparse
-import math
 from collections.abc import Sequence
 
-from common.cli import command_line, fraction, positive_int
+from common.cli import (
+    BELOW_ONE,
+    BETWEEN,
+    EPOCHS,
+    IMAGES,
+    IMAGES_OR_ZERO,
+    LEARNING_RATE,
+    ROUNDING,
+    TARGET_MACS,
+    WEIGHT,
+    Range,
+    command_line,
+    fraction_or_zero,
+    positive_int,
+)
 from common.errors import UserError
 from common.options import (
     DataOptions,
@@ -22,50 +34,40 @@ from decore.policy_options import AUTO, INITIAL_WEIGHT, PACKAGE, RECIPE, DecoreO
 PRETRAINED = "best.pth.tar"  # the original repository's weights of VGG-16
 POLICY_SCHEDULES = ("constant", "cosine")
 DROP_FRACTIONS = (0.0, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6)
-
-
-def penalty_or_auto(text: str) -> float | str:
-    """Parse a number of at least 0, or 'auto' (an argparse type)."""
-    if text == AUTO:
-        return AUTO
-    value = float(text)
-    if not 0 <= value < math.inf:
-        raise argparse.ArgumentTypeError(f"{text}: must be a finite number of at least 0, or auto")
-    return value
-
-
-def drop_fraction(text: str) -> float:
-    """Parse a number in [0, 1) (an argparse type)."""
-    value = float(text)
-    if not 0 <= value < 1:
-        raise argparse.ArgumentTypeError(f"{text}: must be in [0, 1)")
-    return value
+PENALTY = Range(float, 0, 1e6, word=AUTO)
 
 
 @settings
 class AgentOptions:
     """Agents."""
 
-    agents_learning_rate: float = option(0.01, "learning rate of the agents (Adam)")
-    agent_init: float = option(INITIAL_WEIGHT, "initial weight of every agent; sigmoid(6.9) = 0.999")
+    agents_learning_rate: float = option(0.01, "learning rate of the agents (Adam)", type=LEARNING_RATE)
+    agent_init: float = option(
+        INITIAL_WEIGHT, "initial weight of every agent; sigmoid(6.9) = 0.999", type=Range(float, -100, 100)
+    )
     accuracy_margin: float = option(
         0.01,
         "with --penalty auto: allowed loss of accuracy under masks, as a fraction (0.01: one percentage point)",
+        type=BETWEEN,
     )
     policy_images: int | None = option(
-        None, "number of training images in the policy phase (all if not given)", type=positive_int
+        None, "number of training images in the policy phase (all if not given)", type=IMAGES
     )
     no_augment: bool = option(False, "no random crops and flips in the policy phase")
     reward_topk: int = option(
-        1, "a prediction is correct if the label is among this many most probable classes", choices=(1, 5)
+        1,
+        "a prediction is correct if the label is among this many most probable classes",
+        choices=(1, 5),
+        type=Range(int, 1, 5),
     )
     reward_baseline: bool = option(False, "subtract a moving average from each layer's reward")
-    entropy: float = option(0.0, "weight of the agents' entropy in the objective")
+    entropy: float = option(0.0, "weight of the agents' entropy in the objective", type=WEIGHT)
     reward_by_macs: bool = option(False, "reward a dropped channel by the MACs that it saves, not by 1")
     holdout: float | None = option(
         None,
         "measure on this fraction of the training set, held out, instead of the test set",
         metavar="F",
+        type=BETWEEN,
     )
 
     def policy_options(self, penalty: float | str, frozen: bool) -> PolicyOptions:
@@ -87,16 +89,18 @@ class PhaseOptions:
     policy_epochs: int | None = option(
         None,
         "epochs of the policy phase; the rest of --epochs is fine-tuning (13 of 15 if not given, as the paper's 260 of 300)",
+        type=EPOCHS,
     )
     policy_schedule: str = option("constant", "learning-rate schedule of the policy phase", choices=POLICY_SCHEDULES)
     finetune_learning_rate: float | None = option(
-        None, "initial learning rate of fine-tuning (--learning-rate if not given)"
+        None, "initial learning rate of fine-tuning (--learning-rate if not given)", type=LEARNING_RATE
     )
     freeze: bool = option(False, "train only the agents in the policy phase, not the network (the paper trains both)")
     distill: float = option(
         0.0,
         "fraction of the fine-tuning loss that is distillation from the dense network (the paper: 0)",
         metavar="F",
+        type=fraction_or_zero,
     )
 
 
@@ -104,18 +108,19 @@ class PhaseOptions:
 class AgentPruningOptions:
     """Pruning."""
 
-    threshold: float = option(0.5, "smallest keep probability of a kept channel, between 0 and 1")
+    threshold: float = option(0.5, "smallest keep probability of a kept channel", type=BETWEEN)
     target_macs: float | None = option(
         None,
         "fraction of the dense MACs to keep; sets the threshold so that 0.98 F to F are kept",
-        type=fraction,
+        type=TARGET_MACS,
         metavar="F",
     )
-    round_to: int = option(1, "round the numbers of kept channels up to multiples of this", type=positive_int)
+    round_to: int = option(1, "round the numbers of kept channels up to multiples of this", type=ROUNDING)
     bn_images: int = option(
         0,
         "number of training images for recalibrating batch norm after pruning, for example 2000; all if there are fewer (the paper: 0, "
         "no recalibration)",
+        type=IMAGES_OR_ZERO,
     )
 
 
@@ -131,7 +136,7 @@ class PruneModel:
     penalty: list[float | str] = option(
         [50.0],
         "penalty of a wrong prediction, or 'auto' (see --accuracy-margin); one run per value, and a plot of the trade-off",
-        type=penalty_or_auto,
+        type=PENALTY,
         metavar="LAMBDA",
     )
     saved_dir: str = option("runs", "parent folder of the run folders", free=True)
@@ -202,16 +207,14 @@ class PruneModel:
 class InvestigatePolicies:
     """Train agents on a frozen network, drop channels by their weights, and plot accuracy and keep probabilities."""
 
-    penalty: float | str = option(
-        50.0, "penalty of a wrong prediction, or 'auto'", type=penalty_or_auto, metavar="LAMBDA"
-    )
-    epochs: int = option(200, "epochs of the agents' training")
+    penalty: float | str = option(50.0, "penalty of a wrong prediction, or 'auto'", type=PENALTY, metavar="LAMBDA")
+    epochs: int = option(200, "epochs of the agents' training", type=EPOCHS)
     batch_size: int = option(256, "images per step", type=positive_int)
     drop_fractions: list[float] = option(
-        list(DROP_FRACTIONS), "fractions of the channels to drop, each in [0, 1)", type=drop_fraction, metavar="F"
+        list(DROP_FRACTIONS), "fractions of the channels to drop", type=BELOW_ONE, metavar="F"
     )
-    random_trials: int = option(3, "number of random orders to average", type=positive_int)
-    test_images: int | None = option(None, "number of test images (all if not given)", type=positive_int)
+    random_trials: int = option(3, "number of random orders to average", type=Range(int, 1, 10_000))
+    test_images: int | None = option(None, "number of test images (all if not given)", type=IMAGES)
     amp: bool = option(False, "automatic mixed precision (bfloat16)")
     saved_dir: str = option("runs", "parent folder of the run folders", free=True)
     tensorboard: str | None = option(None, "folder for TensorBoard", free=True)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from common.cli import positive_int
+from common.cli import DEVICE_NUMBER, EPOCHS, LEARNING_RATE, Range, fraction, nonnegative_int, positive_int
 from common.errors import UserError
 from common.options import (
     ARCHITECTURE_NAMES,
@@ -19,6 +20,7 @@ from common.options import (
     train_options,
 )
 from common.settings import REQUIRED, option, section, settings
+from common.training.train_options import RANGES, check_milestones
 from deep_compression.choices import CENTROID_INITS, CLUSTERING_METHODS, CODERS, ORDERS, PRUNING_RULES, ROUNDINGS
 
 if TYPE_CHECKING:
@@ -35,39 +37,21 @@ SUFFIX = ".dcz"  # of compressed files
 class NamedValues(argparse.Action):
     """Argparse action that collects NAME=VALUE[,VALUE...] in a dictionary of tuples of numbers."""
 
-    def __call__(self, parser, namespace, text, option_string=None) -> None:
-        name, _, values = text.partition("=")
-        try:
-            found = tuple(float(v) for v in values.split(","))
-        except ValueError:
-            parser.error(f"{option_string} {text}: expected NAME=NUMBER[,NUMBER...]")
-        setattr(namespace, self.dest, {**getattr(namespace, self.dest), name: found})
+    def __call__(self, parser, namespace, values, *_) -> None:
+        name, numbers = values
+        setattr(namespace, self.dest, {**getattr(namespace, self.dest), name: numbers})
 
 
-def parse_float_list(text: str) -> tuple[float, ...]:
-    """Parse comma-separated numbers (an argparse type)."""
-    try:
-        return tuple(float(part) for part in text.split(","))
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a comma-separated list of numbers") from None
+class IndexBits(Range):
+    """Number of bits, or auto, which is 0 (an argparse type)."""
+
+    def __call__(self, text: str) -> int:
+        return 0 if text == self.word else super().__call__(text)
 
 
-def parse_int_list(text: str) -> tuple[int, ...]:
-    """Parse comma-separated integers of at least 1 (an argparse type)."""
-    values = parse_float_list(text)
-    if any(not v.is_integer() or v < 1 for v in values):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a comma-separated list of integers of at least 1")
-    return tuple(int(v) for v in values)
-
-
-def parse_index_bits(text: str) -> int:
-    """Parse an integer, or auto, which is 0 (an argparse type)."""
-    if text == "auto":
-        return 0
-    try:
-        return int(text) or -1  # 0 is invalid
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is neither an integer nor auto") from None
+RULE_VALUE = Range(float, 0, 100)  # percentages are the largest
+BITS = Range(int, 1, 12)
+CLUSTERS = Range(int, 1, 4096)
 
 
 def parse_bool(text: str) -> bool:
@@ -88,12 +72,16 @@ class WeightPruningOptions:
     rule: str = option(
         "density", "pruning rule, which defines the meaning of --values (see README)", choices=PRUNING_RULES
     )
-    values: list[float] = option([0.3, 0.1], "values of the pruning rule, one per round")
+    values: list[float] = option([0.3, 0.1], "values of the pruning rule, one per round", type=RULE_VALUE)
     layer: dict[str, tuple[float, ...]] = option(
-        {}, "values of layer NAME; may be repeated", action=NamedValues, metavar="NAME=V[,V...]"
+        {},
+        "values of layer NAME; may be repeated",
+        action=NamedValues,
+        metavar="NAME=V[,V...]",
+        type=replace(RULE_VALUE, named=True),
     )
     std_of_nonzero: bool = option(False, "rule std: standard deviation of the remaining weights only")
-    last_epochs: int | None = option(None, "number of epochs of the last round (default: --epochs)")
+    last_epochs: int | None = option(None, "number of epochs of the last round (default: --epochs)", type=EPOCHS)
 
     def plan(self) -> PruningPlan:
         """Return the pruning plan. Raises UserError for values that are out of range."""
@@ -119,16 +107,21 @@ class QuantizationOptions:
     lloyd_steps: int | None = option(
         None,
         "number of Lloyd iterations of k-means; 0 (not in the paper): initial clusters (default: until convergence)",
+        type=nonnegative_int,
     )
-    conv_bits: int = option(8, "bits per convolution weight, 1 to 12")
-    fc_bits: int = option(5, "bits per weight of linear layers, 1 to 12")
+    conv_bits: int = option(8, "bits per convolution weight", type=BITS)
+    fc_bits: int = option(5, "bits per weight of linear layers", type=BITS)
     layer_bits: dict[str, tuple[float, ...]] = option(
-        {}, "bits per weight of layer NAME; may be repeated", action=NamedValues, metavar="NAME=B"
+        {},
+        "bits per weight of layer NAME; may be repeated",
+        action=NamedValues,
+        metavar="NAME=B",
+        type=replace(BITS, named=True),
     )
-    clusters: int | None = option(
-        None, "number of clusters per layer (overrides the bits per weight)", type=positive_int
+    clusters: int | None = option(None, "number of clusters per layer (overrides the bits per weight)", type=CLUSTERS)
+    bias_bits: int | None = option(
+        None, "quantize biases to 2^B shared values (default: biases are not quantized)", type=BITS
     )
-    bias_bits: int | None = option(None, "quantize biases to 2^B shared values (default: biases are not quantized)")
     rounding: str = option("none", "format to which centroids and unquantized tensors are rounded", choices=ROUNDINGS)
 
     def plan(self) -> QuantizationPlan:
@@ -154,9 +147,9 @@ class EncodingOptions:
 
     index_bits: tuple[int, ...] = option(
         (5,),
-        "bits of a position gap, 1 to 16: one number, or one for convolutions and one for linear layers;"
+        "bits of a position gap: one number, or one for convolutions and one for linear layers;"
         " auto (not in the paper): the smallest file",
-        type=parse_index_bits,
+        type=IndexBits(int, 1, 16, word="auto"),
         metavar="B",
     )
     order: str = option("rows", "order of positions; auto: the smallest file", choices=("auto", *ORDERS))
@@ -259,8 +252,8 @@ class CompressStages(TrainingStageOptions):
     pruning: WeightPruningOptions = section(WeightPruningOptions)
     quantization: QuantizationOptions = section(QuantizationOptions)
     encoding: EncodingOptions = section(EncodingOptions)
-    quantize_epochs: int = option(3, "number of epochs of centroid training")
-    quantize_learning_rate: float = option(1e-4, "learning rate of the centroids")
+    quantize_epochs: int = option(3, "number of epochs of centroid training", type=EPOCHS)
+    quantize_learning_rate: float = option(1e-4, "learning rate of the centroids", type=LEARNING_RATE)
 
     def __post_init__(self) -> None:
         self.recipe()
@@ -313,6 +306,7 @@ class ReportFile:
 
 # -------------------------------------------------------------------------------------------------------------- main.py
 
+RATES = replace(LEARNING_RATE, listed=True)
 LR1 = ",".join(["0.02", "0.02", "0.015"] + ["0.01"] * 14 + ["0.005"] * 3 + ["0.0025"] * 2 + ["0.001"] + ["0.0001"] * 2)
 LR2 = "1e-5,1e-5,1e-4,1e-4,0.005,0.005,0.005,0.001,0.001,0.001,0.001"
 BASE = "VGG19_base_10.t7"  # file of the base network in the original code
@@ -322,46 +316,44 @@ BASE = "VGG19_base_10.t7"  # file of the base network in the original code
 class OriginalOptions:
     """Options of the original code."""
 
-    lr1: tuple[float, ...] = option(
-        parse_float_list(LR1), "learning rates of the rounds of pruning", type=parse_float_list, nargs=None
-    )
+    lr1: tuple[float, ...] = option(RATES(LR1), "learning rates of the rounds of pruning", type=RATES, nargs=None)
     lr2: tuple[float, ...] = option(
-        parse_float_list(LR2),
+        RATES(LR2),
         "learning rates of centroid training, one per value of --lcluster",
-        type=parse_float_list,
+        type=RATES,
         nargs=None,
     )
     lrsch_1: tuple[int, ...] = option(
         (4, 11, 17, 22),
         "epochs after which --lr1 is multiplied by --factor",
         "--lrsch_1",
-        type=parse_int_list,
+        type=replace(positive_int, listed=True),
         nargs=None,
     )
     lrsch_2: tuple[int, ...] = option(
         (8, 13, 18, 23),
         "epochs after which --lr2 is multiplied by --factor",
         "--lrsch_2",
-        type=parse_int_list,
+        type=replace(positive_int, listed=True),
         nargs=None,
     )
     lcluster: tuple[int, ...] = option(
         (4, 5, 7, 9, 11, 13, 15, 18, 20, 25, 35),
         "numbers of clusters per layer, one network for each",
-        type=parse_int_list,
+        type=replace(CLUSTERS, listed=True),
         nargs=None,
     )
     cluster_method: str = option(
         "GMM", "clustering method of the weights", "--cluster_method", choices=CLUSTERING_METHODS
     )
-    factor: float = option(0.2, "factor of the learning rate at --lrsch_1 and --lrsch_2")
-    epoch: int = option(25, "number of epochs of each round of pruning and of each centroid training")
-    iter: int = option(25, "number of rounds of pruning plus one, as in the original code")
+    factor: float = option(0.2, "factor of the learning rate at --lrsch_1 and --lrsch_2", type=RANGES["gamma"])
+    epoch: int = option(25, "number of epochs of each round of pruning and of each centroid training", type=EPOCHS)
+    iter: int = option(25, "number of rounds of pruning plus one, as in the original code", type=Range(int, 1, 10_000))
     apply_pruning: bool = option(
         False, "prune again; False reuses an existing pruned network", "--apply_pruning", type=parse_bool
     )
     apply_sharing: bool = option(True, "quantize and encode after pruning", "--apply_sharing", type=parse_bool)
-    gpus: int | None = option(None, "number of the CUDA device (see also --device)")
+    gpus: int | None = option(None, "number of the CUDA device (see also --device)", type=DEVICE_NUMBER)
 
 
 @settings
@@ -378,19 +370,21 @@ class OriginalPipeline:
     )
     saved_dir: str = option("checkpoint", "folder of the run folders and of the files in the original format")
     batch_size: int = option(128, "images per step", type=positive_int)
-    base_epochs: int = option(100, "number of epochs of the base network, if it is trained")
-    base_learning_rate: float = option(0.05, "learning rate of the base network")
-    quality: float = option(1.0, "pruning threshold, in standard deviations of a layer's weights")
+    base_epochs: int = option(100, "number of epochs of the base network, if it is trained", type=EPOCHS)
+    base_learning_rate: float = option(0.05, "learning rate of the base network", type=LEARNING_RATE)
+    quality: float = option(1.0, "pruning threshold, in standard deviations of a layer's weights", type=RULE_VALUE)
     std_of_nonzero: bool = option(False, "standard deviation of the remaining weights only")
     density: tuple[float, ...] | None = option(
         None,
         "fractions of each layer to keep, one per round (override --quality and --iter)",
-        type=parse_float_list,
+        type=replace(fraction, listed=True),
         nargs=None,
     )
-    conv_bits: int | None = option(None, "bits per weight of convolutions (overrides --lcluster)")
-    fc_bits: int | None = option(None, "bits per weight of linear layers (overrides --lcluster)")
-    bias_bits: int | None = option(None, "quantize biases to 2^B shared values (default: biases are not quantized)")
+    conv_bits: int | None = option(None, "bits per weight of convolutions (overrides --lcluster)", type=BITS)
+    fc_bits: int | None = option(None, "bits per weight of linear layers (overrides --lcluster)", type=BITS)
+    bias_bits: int | None = option(
+        None, "quantize biases to 2^B shared values (default: biases are not quantized)", type=BITS
+    )
     centroid_init: str = option("linear", "initialization of the centroids of kmeans", choices=CENTROID_INITS)
     rounding: str = option("none", "format to which centroids and unquantized tensors are rounded", choices=ROUNDINGS)
     no_latency: bool = option(False, "do not measure latency")
@@ -419,8 +413,8 @@ class OriginalPipeline:
         if (self.conv_bits is None) != (self.fc_bits is None):
             given, missing = ("--conv-bits", "--fc-bits") if self.fc_bits is None else ("--fc-bits", "--conv-bits")
             raise UserError(f"{given} is given without {missing}; give both or neither")
-        if original.epoch < 0 or self.base_epochs < 0:
-            raise UserError(f"--epoch {original.epoch}, --base-epochs {self.base_epochs}: must not be negative")
+        check_milestones("--lrsch_1", original.lrsch_1)
+        check_milestones("--lrsch_2", original.lrsch_2)
         self.pruning_plan()
         self.pruning_training()
         if original.apply_sharing:

@@ -1,11 +1,26 @@
 """The options of this package's commands, and the commands main.py and train.py, without importing torch."""
 
-import argparse
+import os
 from collections.abc import Sequence
 from importlib.util import find_spec
 
 from common import cli
-from common.cli import fraction, nonnegative_int, positive_int
+from common.cli import (
+    BELOW_ONE,
+    BETWEEN,
+    CLASS_NUMBER,
+    DEVICE_NUMBER,
+    EPOCHS,
+    IMAGES,
+    LEARNING_RATE,
+    ROUNDING,
+    TARGET_MACS,
+    WEIGHT,
+    WORKERS,
+    Range,
+    nonnegative_int,
+    positive_int,
+)
 from common.errors import UserError
 from common.options import DataOptions, HardwareOptions, NetworkOptions, RepeatOptions, train_options
 from common.settings import REQUIRED, command, option, section, settings
@@ -21,14 +36,6 @@ RECONSTRUCTION_IMAGES = 1000  # default number of calibration images for the com
 CHECKPOINT = "checkpoint.pth.tar"
 
 
-def below_one(text: str) -> float:
-    """Parse a number in [0, 1), as an argparse type."""
-    value = float(text)
-    if not 0 <= value < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not in [0, 1)")
-    return value
-
-
 @settings
 class ChannelPruningOptions:
     """Pruning options."""
@@ -41,17 +48,17 @@ class ChannelPruningOptions:
         "--k-args",
         choices=METHODS,
     )
-    k: float = option(0.95, "fraction of channels kept, by a step of iditer or in every layer by frac", type=fraction)
+    k: float = option(0.95, "fraction of channels kept, by a step of iditer or in every layer by frac", type=BETWEEN)
     eps: float | None = option(
-        None, "largest relative pivot error |r_k+1,k+1| / |r_11| of a layer, for --method eps", type=below_one
+        None, "largest relative pivot error |r_k+1,k+1| / |r_11| of a layer, for --method eps", type=BELOW_ONE
     )
     target_macs: float = option(
-        0.5, "fraction of the MACs to keep; the result has 0.98 F to F", type=fraction, metavar="F"
+        0.5, "fraction of the MACs to keep; the result has 0.98 F to F", type=TARGET_MACS, metavar="F"
     )
     prune_batch_size: int | None = option(
         None,
         "number of calibration images (training images); 5000, or all if there are fewer, if not given",
-        type=positive_int,
+        type=IMAGES,
     )
     score: str | None = option(
         None,
@@ -62,7 +69,7 @@ class ChannelPruningOptions:
     update_every: float = option(
         0.0,
         "fraction of the MACs after which iditer re-estimates the statistics; 0: after every step (the paper)",
-        type=below_one,
+        type=BELOW_ONE,
     )
     residual: str = option(
         "keep",
@@ -70,7 +77,7 @@ class ChannelPruningOptions:
         choices=RESIDUAL_MODES,
     )
     ignored_layers: list[str] = option([], "layers that are not pruned", metavar="LAYER")
-    round_to: int = option(1, "widths are multiples of this, such as 8", type=positive_int)
+    round_to: int = option(1, "widths are multiples of this, such as 8", type=ROUNDING)
     compensation: str | None = option(
         None,
         "reconstruction of the consumers' weights: none (the paper), re-solve T (t), or re-solve the weights;"
@@ -80,10 +87,12 @@ class ChannelPruningOptions:
     reconstruction_images: int = option(
         RECONSTRUCTION_IMAGES,
         "number of calibration images used for --compensation; all if there are fewer",
-        type=positive_int,
+        type=IMAGES,
     )
     recalibrate_bn: bool = option(False, "recalibrate batch-norm statistics (not in the paper)")
-    without_class: int | None = option(None, "class whose images are removed from the calibration images")
+    without_class: int | None = option(
+        None, "class whose images are removed from the calibration images", type=CLASS_NUMBER
+    )
     forward_blocksize: int | None = option(None, "batch size of the forward passes", type=positive_int)
 
     def __post_init__(self) -> None:
@@ -160,16 +169,12 @@ class AdditionalOptions:
     original: str | None = option(
         None, "unpruned network: reference for the agreement and teacher of --distill-weight", metavar="FILE"
     )
-    distill_weight: float = option(0.0, "weight of the distillation term in the loss", metavar="ALPHA")
-    temperature: float = option(1.0, "softmax temperature of the distillation")
+    distill_weight: float = option(0.0, "weight of the distillation term in the loss", metavar="ALPHA", type=WEIGHT)
+    temperature: float = option(1.0, "softmax temperature of the distillation", type=Range(float, 0, 1e6, above=True))
     schedule: str = option("constant", "learning-rate schedule; constant as in the original code", choices=SCHEDULES)
     amp: bool = option(False, "automatic mixed precision (bfloat16)")
 
     def __post_init__(self) -> None:
-        if not self.distill_weight >= 0:
-            raise UserError(f"--distill-weight {self.distill_weight:g}: expected 0 or more")
-        if not self.temperature > 0:
-            raise UserError(f"--temperature {self.temperature:g}: expected a value above 0")
         if self.distill_weight and not self.original:
             raise UserError(
                 f"--distill-weight {self.distill_weight:g}: requires the unpruned network; add --original FILE"
@@ -189,15 +194,15 @@ class FineTuneCompressed:
         "number of processes that load images, for data sets that do not fit in memory",
         "-j",
         "--workers",
-        type=nonnegative_int,
+        type=WORKERS,
         free=True,
     )
-    epochs: int = option(90, "number of epochs", type=nonnegative_int)
-    start_epoch: int = option(0, "number of epochs that count as completed", type=nonnegative_int)
+    epochs: int = option(90, "number of epochs", type=EPOCHS)
+    start_epoch: int = option(0, "number of epochs that count as completed", type=EPOCHS)
     batch_size: int = option(256, "images per step, over all processes", "-b", "--batch-size", type=positive_int)
-    lr: float = option(0.1, "learning rate", "--lr", "--learning-rate")
-    momentum: float = option(0.9, "momentum of SGD")
-    weight_decay: float = option(1e-4, "weight decay", "--wd", "--weight-decay")
+    lr: float = option(0.1, "learning rate", "--lr", "--learning-rate", type=LEARNING_RATE)
+    momentum: float = option(0.9, "momentum of SGD", type=BELOW_ONE)
+    weight_decay: float = option(1e-4, "weight decay", "--wd", "--weight-decay", type=WEIGHT)
     print_freq: int = option(
         10, "accepted, not used; one line is printed per epoch", "-p", "--print-freq", type=positive_int, free=True
     )
@@ -207,19 +212,37 @@ class FineTuneCompressed:
     tensorboard_dir: str | None = option(
         None, "folder for TensorBoard", "--tensorboard_dir", "--tensorboard-dir", free=True
     )
-    world_size: int = option(-1, "number of machines", free=True)
-    rank: int = option(-1, "rank of this machine", free=True)
+    world_size: int = option(-1, "number of machines", free=True, type=Range(int, -1, 1024))
+    rank: int = option(-1, "rank of this machine", free=True, type=Range(int, -1, 1023))
     dist_url: str = option("tcp://127.0.0.1:23456", "address of the first process", free=True)
     dist_backend: str = option("nccl", "backend; gloo is used if CUDA is not available", free=True)
-    gpu: int | None = option(None, "index of the CUDA device", free=True)
+    gpu: int | None = option(None, "index of the CUDA device", free=True, type=DEVICE_NUMBER)
     multiprocessing_distributed: bool = option(False, "one process per CUDA device", free=True)
-    prune_batch_size: int | None = option(None, "accepted, not used; calibration images are training images here")
+    prune_batch_size: int | None = option(
+        None, "accepted, not used; calibration images are training images here", type=IMAGES
+    )
     repeat: RepeatOptions = section(RepeatOptions)
     run: HardwareOptions = section(HardwareOptions)
     more: AdditionalOptions = section(AdditionalOptions)
 
     def __post_init__(self) -> None:
         self.recipe()
+        if self.start_epoch > self.epochs:
+            raise UserError(
+                f"--start-epoch {self.start_epoch}: larger than --epochs {self.epochs}; give at most as many"
+            )
+        machines = max(1, self.world_size)
+        if self.rank >= machines:
+            raise UserError(
+                f"--rank {self.rank}: machines are numbered from 0; give at most {machines - 1}, or --world-size"
+            )
+        if machines > 1 and self.rank < 0 and "RANK" not in os.environ:
+            raise UserError(
+                f"--world-size {machines}: this machine has no number; give --rank 0 to {machines - 1}, a different one on each"
+                " machine, or start the command with torchrun"
+            )
+        if self.gpu is not None and self.run.device != "auto":
+            raise UserError(f"--gpu {self.gpu} and --device {self.run.device} exclude each other; give one")
         if self.tensorboard_dir is not None and find_spec("tensorboard") is None:
             raise UserError("--tensorboard_dir: the package tensorboard is not installed; pip install tensorboard")
 

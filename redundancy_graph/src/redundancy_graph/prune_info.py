@@ -83,6 +83,11 @@ def match_prune_info(
     entries = {from_original(arch, layer): (layer, *entry) for layer, entry in info.items()}
     name = arch or type(model).__name__
     hint = f"the file belongs to another network than {name}, or to one with other shortcuts"
+    if len(entries) < len(info):
+        twice = next(layer for layer in entries if sum(from_original(arch, other) == layer for other in info) > 1)
+        raise UserError(
+            f"{path}: layer {twice} occurs twice, as {to_original(arch, twice)!r} too; delete one of the entries"
+        )
     for layer, (written, _, _) in entries.items():
         if layer not in prunable:
             raise UserError(f"{path}: {name} has no prunable layer {written!r}; {hint}")

@@ -4,7 +4,19 @@ import argparse
 from collections.abc import Sequence
 from typing import Any
 
-from common.cli import command_line, fraction, nonnegative_int, positive_int
+from common.cli import (
+    BELOW_ONE,
+    EPOCHS,
+    IMAGES,
+    LEARNING_RATE,
+    TARGET_MACS,
+    WEIGHT,
+    WORKERS,
+    command_line,
+    fraction,
+    positive_int,
+    shorten,
+)
 from common.errors import UserError
 from common.options import HardwareOptions, PrecisionOptions, RepeatOptions, RuntimeOptions, train_options
 from common.settings import command, option, section, settings
@@ -22,7 +34,9 @@ VGG_HIDDEN = ("512", "shrunk")
 class ThresholdAction(argparse.Action):
     """Parse ``--threshold 0.7``, ``--threshold 0.65 0.7`` or, as in the original README, ``--threshold [0.65 0.7]``."""
 
-    def __call__(self, parser, namespace, values, option_string=None) -> None:
+    range = fraction
+
+    def __call__(self, parser, namespace, values, *_) -> None:
         try:
             setattr(namespace, self.dest, parse_thresholds(values))
         except UserError as error:
@@ -39,9 +53,9 @@ def parse_thresholds(words: Sequence[str]) -> list[float]:
         try:
             value = float(number)
         except ValueError:
-            raise UserError(f"--threshold {number}: not a number; use values in (0, 1]") from None
-        if not 0 < value <= 1:  # also rejects nan
-            raise UserError(f"--threshold {number}: must be in (0, 1], because it is a similarity")
+            raise UserError(f"--threshold {shorten(number)}: not a number; use values in {fraction}") from None
+        if value not in fraction:
+            raise UserError(f"--threshold {shorten(number)}: must be in {fraction}, because it is a similarity")
         thresholds.append(value)
     return list(dict.fromkeys(thresholds))
 
@@ -58,7 +72,7 @@ def threshold_option(*thresholds: float) -> Any:
 
 
 def mini_batch_option() -> Any:
-    return option(100, "number of inputs to calculate average similarity", type=positive_int)
+    return option(100, "number of inputs to calculate average similarity", type=IMAGES)
 
 
 @settings
@@ -80,7 +94,7 @@ class SourceOptions:
         None,
         "mean and standard deviation for normalizing images: imagenet or cifar10 (default: those that the weights were trained with)",
     )
-    workers: int = option(2, "processes that load images if they do not fit in memory", type=nonnegative_int, free=True)
+    workers: int = option(2, "processes that load images if they do not fit in memory", type=WORKERS, free=True)
 
     def __post_init__(self) -> None:
         if self.model and not self.pretrained:
@@ -94,7 +108,7 @@ class SelectionOptions:
     target_macs: float | None = option(
         None,
         "keep at most this fraction F of the dense MACs, and at least 0.98 F; the threshold is chosen automatically (replaces --threshold)",
-        type=fraction,
+        type=TARGET_MACS,
         metavar="F",
     )
     similarity_layer: str = option(
@@ -167,11 +181,11 @@ class PruneCifar10:
     saved_dir: str = option("./cifar10/fine-tune/", "pruned model saved directory", free=True)
     log_dir: str = option("./cifar10/log/fine-tune/", "log file saved directory", free=True)
     threshold: list[float] = threshold_option(0.7)
-    epochs: int = option(90, "number of fine-tuning epochs")
+    epochs: int = option(90, "number of fine-tuning epochs", type=EPOCHS)
     batch_size: int = option(256, "batch size", type=positive_int)
-    learning_rate: float = option(0.01, "initial learning rate")
-    momentum: float = option(0.9, "momentum")
-    weight_decay: float = option(5e-4, "weight decay")
+    learning_rate: float = option(0.01, "initial learning rate", type=LEARNING_RATE)
+    momentum: float = option(0.9, "momentum", type=BELOW_ONE)
+    weight_decay: float = option(5e-4, "weight decay", type=WEIGHT)
     adjust: int = option(30, "learning rate decay step", type=positive_int)
     generate: bool = option(
         False, "compute the pruning information if its file is missing; --target-macs implies this", free=True
@@ -216,8 +230,8 @@ class PruneImagenet(PruneCifar10):
     pruneinfo_dir: str = option("./imagenet/prune-info/", "pruning information saved directory", free=True)
     saved_dir: str = option("./imagenet/fine-tune/", "pruned model saved directory", free=True)
     log_dir: str = option("./imagenet/log/fine-tune/", "log file saved directory", free=True)
-    epochs: int = option(65, "number of fine-tuning epochs")
-    weight_decay: float = option(1e-4, "weight decay")
+    epochs: int = option(65, "number of fine-tuning epochs", type=EPOCHS)
+    weight_decay: float = option(1e-4, "weight decay", type=WEIGHT)
     source: SourceOptions = section(SourceOptions, dataset="imagenet")
 
 

@@ -25,7 +25,8 @@ from rewarded_metapruning.custom_network import build_custom_space
 from rewarded_metapruning.published_vectors import PUBLISHED
 from rewarded_metapruning.scale import SCALES, width
 from rewarded_metapruning.settings import CONV_LINEAR, MILLION, NO_INPUT_SHAPE, PAPER, CountCost
-from rewarded_metapruning.space import NEV, OTHER_CLASSES, SearchSpace, find_space, index_array, parse_nev, rotate_nev
+from rewarded_metapruning.space import NEV, OTHER_CLASSES, SearchSpace, find_space, index_array, rotate_nev
+from rewarded_metapruning.vector_text import parse_nev
 
 LABEL = 10_007  # larger than every width: a dimension of size LABEL + g belongs to gene g
 Term = tuple[int, tuple[int, ...]]  # (coefficient, sizes to multiply it by); a size may be a label

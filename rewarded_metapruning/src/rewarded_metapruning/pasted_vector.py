@@ -43,5 +43,8 @@ def use_pasted_vector(settings: TrainChosen, vector: object) -> tuple[TrainChose
         raise UserError(
             f"{PASTED} and --nev, --nev-file or --rank exclude each other; remove the pasted vector or the option"
         )
-    changed = replace(options, nev=text)  # type: ignore[type-var]  # mypy does not take settings for a dataclass here
+    try:
+        changed = replace(options, nev=text)  # type: ignore[type-var]  # mypy does not take settings for a dataclass here
+    except UserError as error:
+        raise UserError(f"{PASTED}: {str(error).removeprefix('--nev: ')}") from error
     return replace(settings, vector=changed), PASTED  # type: ignore[type-var]

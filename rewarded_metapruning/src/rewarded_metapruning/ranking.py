@@ -8,7 +8,7 @@ from rewarded_metapruning.evaluator import CandidateMetrics
 from rewarded_metapruning.evolution import Evolution
 from rewarded_metapruning.settings import CONV_LINEAR, MILLION, PAPER
 from rewarded_metapruning.space import NEV, SearchSpace
-from rewarded_metapruning.tradeoff import reward
+from rewarded_metapruning.tradeoff import check_reward_constants, reward
 
 
 @dataclass(frozen=True)
@@ -19,6 +19,9 @@ class RewardSettings:
     base_macs: float = 4100.0
     accuracy_power: float = 2.0
     macs_power: float = 1.0
+
+    def __post_init__(self) -> None:
+        check_reward_constants(self.base_accuracy, self.base_macs, self.accuracy_power, self.macs_power)
 
     @classmethod
     def of_space(cls, space: SearchSpace) -> "RewardSettings":

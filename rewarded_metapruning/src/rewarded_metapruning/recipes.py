@@ -2,10 +2,12 @@
 
 from dataclasses import dataclass, replace
 
+from common.cli import Range
 from common.errors import UserError
 from common.training.train_options import TrainOptions
 
 SMOOTHING = 0.1
+GENERATION = Range(int, 1, 100_000)  # networks of a generation
 
 
 @dataclass(frozen=True)

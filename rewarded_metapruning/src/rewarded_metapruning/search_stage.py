@@ -9,6 +9,7 @@ from common.checkpoint import read_checkpoint
 from common.data import DataBundle
 from common.device import choose_device, set_threads
 from common.distributed import barrier, is_main, process_group
+from common.errors import UserError
 from common.runs import LOG, Stage, open_stage
 from common.target import Target
 from common.trained_model import TrainedModel
@@ -167,15 +168,18 @@ def select_window(
     least = (0.0 if given else recipe.macs_min) if options.macs_min is None else options.macs_min
     most = (None if given else recipe.macs_max) if options.macs_max is None else options.macs_max
     ceiling = int(cost.macs([cost.space.unpruned])[0])
+    for name, value in (("--macs-min", options.macs_min), ("--macs-max", options.macs_max)):
+        if value is not None and value * MILLION > ceiling:
+            raise UserError(
+                f"{name} {value:g}: the unpruned network has {ceiling / MILLION:g} million MACs; give at most as many millions"
+            )
     return MacsWindow(round(least * MILLION), ceiling if most is None else round(most * MILLION), PAPER)
 
 
 def build_reward_settings(options: SearchOptions, space: SearchSpace) -> RewardSettings:
     """Return the constants of the reward. Raise UserError for invalid values, before candidates are evaluated."""
     base_macs = RewardSettings.of_space(space).base_macs if options.base_macs is None else options.base_macs
-    reward = RewardSettings(options.base_acc, base_macs, options.acc_power, options.macs_power)
-    reward.reward(0.0, base_macs)
-    return reward
+    return RewardSettings(options.base_acc, base_macs, options.acc_power, options.macs_power)
 
 
 def build_evaluator(settings: SearchWidths, net: PruningNet, data: DataBundle, stage: Stage) -> CandidateEvaluator:

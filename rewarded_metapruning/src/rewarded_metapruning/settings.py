@@ -1,7 +1,6 @@
 """Options of all commands: the original code's options with their names and defaults, and additional ones. Imports no torch."""
 
 import argparse
-import math
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -9,13 +8,15 @@ from dataclasses import fields, replace
 from typing import Any, TypeVar
 
 from common import cli, options
-from common.cli import fraction, nonnegative_int, positive_int
+from common.cli import BETWEEN, IMAGE_SIDE, IMAGES, TARGET_MACS, WORKERS, Range, fraction, positive_int, shorten
 from common.errors import UserError
 from common.options import HardwareOptions, RepeatOptions, RuntimeOptions, train_options
 from common.settings import flatten, option, parse, section, settings
-from common.training.train_options import TrainOptions
-from rewarded_metapruning.recipes import SMALL, EvolutionSettings, find_recipe, quarter_milestones
+from common.training.train_options import RANGES, TrainOptions
+from rewarded_metapruning.recipes import GENERATION, SMALL, EvolutionSettings, find_recipe, quarter_milestones
 from rewarded_metapruning.scale import ALL_SCALES, FULL
+from rewarded_metapruning.tradeoff import REWARD_RANGES
+from rewarded_metapruning.vector_text import check_vector
 
 PACKAGE = "rewarded_metapruning"
 DATA_DIR = "./ImageNet2012"  # the ImageNet folder in the original code's README
@@ -44,7 +45,11 @@ KNOWN_NETWORKS = (
         if (name.startswith("resnet") or name == "vgg16") and name not in DESCRIBED
     ),
 )
-VECTOR = "encoding vector: 14,14,..., [14, 14, ...], published or unpruned"
+VECTOR = f"encoding vector: 14,14,... or [14, 14, ...] with entries from 0 to {FULL}, published or unpruned"
+
+SCALE = Range(int, 0, FULL)
+RANDOM_COUNT = Range(int, 1, 1000)  # vectors of --also-train
+MILLIONS = Range(float, 0, 100_000)  # of MACs; a number of MACs is larger
 
 
 @settings
@@ -68,10 +73,10 @@ class StageDataOptions(options.DataOptions):
 
     dataset_dir: str | None = option(None, "folder of the data set; digits needs none", "--dataset-dir", "--data")
     workers: int = option(
-        2, "processes that load images not held in memory", "--workers", "-j", type=nonnegative_int, free=True
+        2, "processes that load images not held in memory", "--workers", "-j", type=WORKERS, free=True
     )
     train_images: int | None = option(
-        None, "number of training images, stratified by class; all if not given", type=positive_int
+        None, "number of training images, stratified by class; all if not given", type=IMAGES
     )
 
 
@@ -86,18 +91,21 @@ class AmpOptions:
 class StageTrainingOptions(options.TrainingOptions):
     """Training."""
 
-    label_smoothing: float = option(0.0, "label smoothing", "--label-smoothing", "--label-smooth")
+    label_smoothing: float = option(
+        0.0, "label smoothing", "--label-smoothing", "--label-smooth", type=RANGES["label_smoothing"]
+    )
 
 
 def holdout_option() -> Any:
-    return option(0.1, "fraction of the training images held out for evaluating candidates")
+    return option(0.1, "fraction of the training images held out for evaluating candidates", type=BETWEEN)
 
 
 def scale_range_option(default: str) -> Any:
     return option(
         None,
-        f"smallest and largest entry of sampled vectors, 0 to {FULL}; if not given, {default}",
+        f"smallest and largest entry of sampled vectors (default: {default})",
         nargs=2,
+        type=SCALE,
         metavar=("LOW", "HIGH"),
     )
 
@@ -141,6 +149,11 @@ class TrainPruningNet(TrainingCommand):
     holdout: float = holdout_option()
     save: str = option(PRUNING_NET, "run folder of the PruningNet", free=True)
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.training.epochs:
+            raise UserError("--epochs 0: the PruningNet is not trained; give at least 1 epoch")
+
     @staticmethod
     def default_values(network: str) -> dict[str, Any]:
         """Return the defaults that depend on the network."""
@@ -161,25 +174,37 @@ class SearchOptions:
     net_cache: str = net_cache_option("file of the PruningNet: checkpoint.pth.tar or model.safetensors")
     max_iters: int = option(20, "number of generations", type=positive_int, free=True)
     out: str = option(SEARCH, f"folder of {SEARCH_FILE}", free=True)
-    population: int = option(EvolutionSettings.population, "candidates per generation")
-    parents: int = option(EvolutionSettings.parents, "number of best candidates used for mutation and crossover")
-    mutants: int | None = option(None, "mutants per generation; half of the population if not given")
-    crossovers: int | None = option(None, "crossovers per generation; half of the population if not given")
-    mutation: float = option(EvolutionSettings.mutation, "probability that a gene of a mutant changes")
-    macs_min: float | None = option(None, "minimum MACs of a candidate, in millions by the paper's rule")
-    macs_max: float | None = option(None, "maximum MACs of a candidate, in millions by the paper's rule")
+    population: int = option(EvolutionSettings.population, "candidates per generation", type=GENERATION)
+    parents: int = option(
+        EvolutionSettings.parents, "number of best candidates used for mutation and crossover", type=GENERATION
+    )
+    mutants: int | None = option(
+        None, "mutants per generation; half of the population if not given", type=replace(GENERATION, low=0)
+    )
+    crossovers: int | None = option(
+        None, "crossovers per generation; half of the population if not given", type=replace(GENERATION, low=0)
+    )
+    mutation: float = option(EvolutionSettings.mutation, "probability that a gene of a mutant changes", type=fraction)
+    macs_min: float | None = option(None, "minimum MACs of a candidate, in millions by the paper's rule", type=MILLIONS)
+    macs_max: float | None = option(None, "maximum MACs of a candidate, in millions by the paper's rule", type=MILLIONS)
     target_macs: float | None = option(
         None,
         "fraction F of the unpruned MACs (convolutions and linear layers) to keep; candidates have 0.98 F to F",
-        type=fraction,
+        type=TARGET_MACS,
         metavar="F",
     )
-    base_acc: float = option(SMALL.base_accuracy, "base accuracy of the reward, in percent")
-    base_macs: float | None = option(
-        SMALL.base_macs, "base MACs of the reward, in millions; those of the unpruned network if not given"
+    base_acc: float = option(
+        SMALL.base_accuracy, "base accuracy of the reward, in percent", type=REWARD_RANGES["base_accuracy"]
     )
-    acc_power: float = option(2.0, "exponent of the reward's accuracy coefficient")
-    macs_power: float = option(1.0, "exponent of the reward's efficiency coefficient")
+    base_macs: float | None = option(
+        SMALL.base_macs,
+        "base MACs of the reward, in millions; those of the unpruned network if not given",
+        type=REWARD_RANGES["base_macs"],
+    )
+    acc_power: float = option(
+        2.0, "exponent of the reward's accuracy coefficient", type=REWARD_RANGES["accuracy_power"]
+    )
+    macs_power: float = option(1.0, "exponent of the reward's efficiency coefficient", type=REWARD_RANGES["macs_power"])
     select_on: str = option(
         "holdout",
         "images on which candidates are evaluated: held-out training images, or the test set as in the original code",
@@ -195,9 +220,10 @@ class SearchOptions:
         _ = self.evolution
         if self.target_macs is not None and (self.macs_min is not None or self.macs_max is not None):
             raise UserError("--target-macs and --macs-min/--macs-max exclude each other; give one, not both")
-        for name, value in (("--macs-min", self.macs_min), ("--macs-max", self.macs_max)):
-            if value is not None and not 0 <= value < math.inf:
-                raise UserError(f"{name} {value}: must be a number of millions of MACs, at least 0")
+        if self.macs_min is not None and self.macs_max is not None and self.macs_min > self.macs_max:
+            raise UserError(
+                f"--macs-min {self.macs_min:g}: the minimum is above the maximum, --macs-max {self.macs_max:g}"
+            )
 
     @property
     def evolution(self) -> EvolutionSettings:
@@ -278,6 +304,7 @@ class VectorOptions:
         parse_also_train(self.also_train)
         if self.nev is not None and (self.nev_file is not None or self.rank != 1):
             raise UserError("--nev and --nev-file or --rank exclude each other; give the vector or the search file")
+        _check_nev(self.nev)
 
     @property
     def origin(self) -> str:
@@ -299,6 +326,11 @@ class TrainChosen(TrainingCommand):
     vector: VectorOptions = section(VectorOptions)
     save: str = option(FINAL, "folder of the run folders", free=True)
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.training.epochs and self.vector.init == "scratch":
+            raise UserError("--epochs 0: new weights are not trained; give at least 1 epoch, or --init generated")
+
     @staticmethod
     def default_values(network: str) -> dict[str, Any]:
         """Return the defaults that depend on the network."""
@@ -319,19 +351,27 @@ class CountCost:
         None,
         "shape of one image; the input shape of a registered network if not given",
         nargs=3,
-        type=positive_int,
+        type=IMAGE_SIDE,
         metavar=("C", "H", "W"),
     )
     nev: str = option(UNPRUNED, VECTOR)
     rotated: bool = option(False, "shift the vector by one layer, as the original code does when it builds MobileNetV1")
     num_classes: int | None = option(
-        None, "number of classes; if not given, 1000 for ImageNet networks, else 10", type=positive_int
+        None, "number of classes; if not given, 1000 for ImageNet networks, else 10", type=Range(int, 1, 1_000_000)
     )
     json: str | None = option(None, "JSON file to write the values to")
 
     def __post_init__(self) -> None:
         if self.network.model is not None and self.input_shape is None:
             raise UserError(NO_INPUT_SHAPE)
+        _check_nev(self.nev)
+
+
+def _check_nev(text: str | None) -> None:
+    try:
+        check_vector(UNPRUNED if text is None else text)
+    except UserError as error:
+        raise UserError(f"--nev: {error}") from error
 
 
 Stage = TypeVar("Stage", TrainPruningNet, SearchWidths, TrainChosen)
@@ -423,10 +463,13 @@ def parse_also_train(values: Sequence[str]) -> tuple[bool, int]:
         name, _, number = value.partition(":")
         if name == UNPRUNED and not number:
             unpruned = True
-        elif name == RANDOM and (not number or number.isdigit()):
-            count += int(number or 1)
+        elif name == RANDOM:
+            try:
+                count += RANDOM_COUNT(number or "1")
+            except argparse.ArgumentTypeError as error:
+                raise UserError(f"--also-train {shorten(value)}: {error}") from error
         else:
-            raise UserError(f"--also-train {value}: expected unpruned, random or random:COUNT")
+            raise UserError(f"--also-train {shorten(value)}: expected unpruned, random or random:COUNT")
     return unpruned, count
 
 

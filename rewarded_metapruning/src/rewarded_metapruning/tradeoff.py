@@ -11,9 +11,16 @@ F, and is zero at F = F0.
 
 import math
 
+from common.cli import Range
 from common.errors import UserError
 
 MARGIN = 0.1  # percentage points
+REWARD_RANGES = {  # powers of at most 20 keep the reward finite
+    "base_accuracy": Range(float, 0, 100, above=True),
+    "base_macs": Range(float, 0, 100_000, above=True),  # millions
+    "accuracy_power": Range(float, 0, 20, above=True),
+    "macs_power": Range(float, 0, 20, above=True),
+}
 
 
 def reward(
@@ -37,15 +44,23 @@ def reward(
     Raises:
         UserError: If a value is not finite or out of range.
     """
-    numbers = {"accuracy": accuracy, "macs": macs, "base accuracy": base_accuracy, "base macs": base_macs}
-    for name, value in numbers.items():
-        if not math.isfinite(value):
-            raise UserError(f"{name} {value}: must be a finite number")
-    if macs <= 0 or base_macs <= 0 or base_accuracy <= 0 or accuracy < 0:
-        values = ", ".join(f"{name} {value:g}" for name, value in numbers.items())
-        raise UserError(f"{values}: MACs and base accuracy must be positive, accuracy at least 0")
-    if accuracy_power <= 0 or macs_power <= 0:
-        raise UserError(f"powers of the reward {accuracy_power} and {macs_power}: must be positive")
+    check_reward_constants(base_accuracy, base_macs, accuracy_power, macs_power)
+    if not (0 <= accuracy < math.inf and 0 < macs < math.inf):  # also rejects nan
+        raise UserError(
+            f"accuracy {accuracy:g}, macs {macs:g}: must be finite, the accuracy at least 0, the MACs positive"
+        )
     psi = (base_accuracy / max(base_accuracy - accuracy, MARGIN)) ** accuracy_power
     rho = -math.log(macs / base_macs)
     return psi * rho**macs_power if rho >= 0 else -((-rho) ** macs_power) / psi
+
+
+def check_reward_constants(base_accuracy: float, base_macs: float, accuracy_power: float, macs_power: float) -> None:
+    """Raise UserError if a constant of the reward is out of range."""
+    values = {
+        "base_accuracy": base_accuracy,
+        "base_macs": base_macs,
+        "accuracy_power": accuracy_power,
+        "macs_power": macs_power,
+    }
+    for name, value in values.items():
+        REWARD_RANGES[name].check(f"{name.replace('_', ' ')} of the reward", value)

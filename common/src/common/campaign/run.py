@@ -15,6 +15,8 @@ from common.executor import JobResult, ProcessPool, claim_file
 from common.interruption import Stopped
 
 SAME_EPOCH = {"--epochs", "--finetune-epochs", "--device"}  # options that do not change the time per epoch
+COMPARE = ("python", "-m", "compare")
+ACCEPT_UNREACHABLE = "--accept-unreachable"  # of COMPARE: a target that is not reached is a result, not a failure
 ATTEMPTS = 2  # for a job that fails; the second without optional speed-ups
 CRASHES = 3  # after which a job is given up
 
@@ -131,7 +133,9 @@ class Runner:
         self.log(f"{_now()} started   {job.name}{about}")
 
     def _job_spec(self, job: Job, plain: bool = False) -> JobSpec:
-        options = [*job.options, *((("--device", (self.device,)),) if self.device else ())]
+        options: list[tuple[str, tuple[str, ...]]] = [*job.options]
+        options += [(ACCEPT_UNREACHABLE, ())] if tuple(job.command[:3]) == COMPARE else []
+        options += [("--device", (self.device,))] if self.device else []
         extra = [*(job.quick if self.quick else ()), *self.extra]
         command = resolve(job, self.folder.outputs(self.jobs))
         log = str(self.folder.log(job.name).resolve())

@@ -2,8 +2,7 @@
 
 from collections.abc import Callable, Sequence
 
-from common.cli import positive_int
-from common.errors import UserError
+from common.cli import PROCESSES, Range, positive_int
 from common.settings import REQUIRED, option, settings, subcommands
 
 
@@ -13,8 +12,10 @@ class RunPlan:
 
     plan: str = option(REQUIRED, "plan (TOML file)", "plan")
     out: str = option("runs/campaign", "campaign folder")
-    minutes: float | None = option(None, "time limit in minutes; unfinished jobs resume in the next call")
-    jobs: int = option(1, "number of jobs to run in parallel", type=positive_int)
+    minutes: float | None = option(
+        None, "time limit in minutes; unfinished jobs resume in the next call", type=Range(float, 0, 1e6, above=True)
+    )
+    jobs: int = option(1, "number of jobs to run in parallel", type=PROCESSES)
     device: str | None = option(None, "device for every command that accepts --device: auto, cpu, cuda or cuda:N")
     only: list[str] = option(
         [],
@@ -26,10 +27,6 @@ class RunPlan:
     nice: bool = option(False, "run at the lowest CPU priority")
     quick: bool = option(False, "use the short settings of the plan, to check that every job runs")
     dry_run: bool = option(False, "print the jobs, their dependencies and estimated times; run nothing")
-
-    def __post_init__(self) -> None:
-        if self.minutes is not None and self.minutes <= 0:
-            raise UserError(f"--minutes {self.minutes:g}: must be greater than 0")
 
 
 @settings

@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Sequence
 
-from common.cli import positive_int
+from common.cli import IMAGE_SIDE
 from common.errors import UserError
 from common.options import NetworkOptions
 from common.settings import command, option, section, settings
@@ -17,7 +17,7 @@ class Channels:
     input_shape: list[int] | None = option(
         None,
         "shape of one image; default: that of the registered network",
-        type=positive_int,
+        type=IMAGE_SIDE,
         nargs=3,
         metavar=("C", "H", "W"),
     )

@@ -13,7 +13,7 @@ from typing import Any
 
 from common import cli
 from common.atomic import write_json
-from common.cli import positive_int
+from common.cli import THREADS, Range
 from common.device import set_threads
 from common.markdown import markdown_table
 from common.runs import describe_environment, read_json
@@ -95,8 +95,8 @@ def speedup(series: Mapping[str, Sequence[float]], name: str, other: str) -> flo
 class Benchmark:
     """Run a benchmark."""
 
-    repeats: int = option(7, "number of measurements of each side", type=positive_int)
-    threads: int | None = option(None, "number of CPU threads (default: chosen by torch)")
+    repeats: int = option(7, "number of measurements of each side", type=Range(int, 1, 10_000))
+    threads: int | None = option(None, "number of CPU threads (default: chosen by torch)", type=THREADS)
     json: str | None = option(None, "file for the series and values (JSON)")
 
 

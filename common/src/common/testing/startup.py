@@ -11,7 +11,7 @@ PROBE = """
 import contextlib, io, json, os, runpy, sys
 heavy = ("torch", "numpy", "torchvision", "matplotlib", "scipy", "sklearn", "PIL")
 for command in json.loads(sys.argv[1]):
-    for words, expected in ((["-h"], 0), (["--version"], 0), (["--nonsense"], 2)):
+    for words, expected in ((["-h"], 0), (["--version"], 0), (["--nonsense"], 2), (["--threads", "nan"], 2)):
         sys.argv = [*command[1 if command[0] == "-m" else 0:], *words]
         printed = io.StringIO()
         try:
@@ -33,8 +33,8 @@ for command in json.loads(sys.argv[1]):
 def find_heavy_starts(commands: Iterable[Sequence[str]], folder: Path) -> list[str]:
     """List the problems at the start of commands such as ``["-m", "common.train"]`` or ``["main.py"]``, run in ``folder``.
 
-    Each is called with ``-h``, ``--version`` and an unknown option. It must not import torch or another heavy library and must
-    exit with status 0, 0 and 2.
+    Each is called with ``-h``, ``--version``, an unknown option and an invalid value. It must not import torch or another heavy library and must
+    exit with status 0, 0, 2 and 2.
     """
     commands = [list(command) for command in commands]
     call = [sys.executable, "-W", "ignore", "-c", PROBE, json.dumps(commands)]
@@ -45,6 +45,6 @@ def find_heavy_starts(commands: Iterable[Sequence[str]], folder: Path) -> list[s
         for command, words, good, loaded, printed in lines
         if loaded or not good
     ]
-    if not problems and len(lines) < 3 * len(commands):
+    if not problems and len(lines) < 4 * len(commands):
         problems.append(f"the process crashed: {run.stderr[-500:]}")
     return problems

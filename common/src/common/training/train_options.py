@@ -1,14 +1,30 @@
 """Hyperparameters of a training run. The command-line options are in :mod:`common.options`."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from itertools import pairwise
 from typing import Any
 
+from common.cli import BELOW_ONE, EPOCHS, LEARNING_RATE, SECONDS, WEIGHT, Range, positive_int
 from common.errors import UserError
 
 SCHEDULES = ("constant", "step", "multi-step", "cosine", "linear")
 OPTIMIZERS = ("sgd", "adam")
 GRAPHS = ("off", "auto")
 RUNTIME = ("evaluate_every", "keep_every", "deterministic", "graph")  # do not affect the trained network
+RANGES = {  # of the numbers below, and of the options that set them
+    "epochs": EPOCHS,
+    "batch_size": positive_int,
+    "learning_rate": LEARNING_RATE,
+    "momentum": BELOW_ONE,
+    "weight_decay": WEIGHT,
+    "step_size": positive_int,
+    "gamma": Range(float, 0, 10, above=True),
+    "warmup_epochs": Range(float, 0, 100_000),
+    "label_smoothing": BELOW_ONE,
+    "evaluate_every": positive_int,
+    "keep_every": SECONDS,
+}
 
 
 @dataclass(frozen=True)
@@ -53,21 +69,21 @@ class TrainOptions:
         return {f.name: getattr(self, f.name) for f in fields(self) if f.name not in RUNTIME}
 
     def __post_init__(self) -> None:
-        checks = {
-            "epochs": self.epochs >= 0,
-            "batch_size": self.batch_size >= 1,
-            "learning_rate": 0 <= self.learning_rate < float("inf"),
-            "momentum": 0 <= self.momentum < 1,
-            "weight_decay": 0 <= self.weight_decay < float("inf"),
-            "optimizer": self.optimizer in OPTIMIZERS,
-            "schedule": self.schedule in SCHEDULES,
-            "step_size": self.step_size >= 1,
-            "warmup_epochs": self.warmup_epochs >= 0,
-            "label_smoothing": 0 <= self.label_smoothing < 1,
-            "evaluate_every": self.evaluate_every >= 1,
-            "keep_every": self.keep_every is None or 0 <= self.keep_every < float("inf"),
-            "graph": self.graph in GRAPHS,
-        }
-        for name, good in checks.items():
-            if not good:
-                raise UserError(f"--{name.replace('_', '-')} {getattr(self, name)} is out of range; see -h")
+        for name, limits in RANGES.items():
+            value = getattr(self, name)
+            if value is not None:
+                limits.check(f"--{name.replace('_', '-')}", value)
+        for name, known in {"optimizer": OPTIMIZERS, "schedule": SCHEDULES, "graph": GRAPHS}.items():
+            if getattr(self, name) not in known:
+                raise UserError(f"--{name} {getattr(self, name)}: unknown; give one of {', '.join(known)}")
+        if list(self.milestones) != sorted(self.milestones):
+            given = " ".join(map(str, self.milestones))
+            raise UserError(
+                f"milestones {given}: not in increasing order; give the epochs in the order of the training"
+            )
+
+
+def check_milestones(name: str, milestones: Sequence[int]) -> None:
+    """Raise UserError if epochs given by an option do not increase."""
+    if any(later <= earlier for earlier, later in pairwise(milestones)):
+        raise UserError(f"{name} {' '.join(map(str, milestones))}: must increase; give the epochs in their order")

@@ -6,10 +6,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from common.cli import fraction, positive_int
+from common.cli import EPOCHS, LEARNING_RATE, Range, fraction
 from common.options import DataOptions, HardwareOptions, RepeatOptions
 from common.settings import REQUIRED, option, section, settings
-from deep_compression.settings import SMALLEST_FILE
+from deep_compression.settings import BITS, SMALLEST_FILE
 
 if TYPE_CHECKING:
     from deep_compression.compression_recipe import CompressionRecipe
@@ -24,7 +24,7 @@ class Mnist:
     """Compress the LeNets on MNIST with the paper's settings and with two smaller ones."""
 
     arch: list[str] = option([*LENETS], "networks", choices=LENETS)
-    seeds: int = option(5, "number of random seeds, starting at --seed", type=positive_int)
+    seeds: int = option(5, "number of random seeds, starting at --seed", type=Range(int, 1, 10_000))
     settings: list[str] = option([*SETTINGS], "compression settings", choices=SETTINGS)
     out: str = option("runs/mnist", "folder of the run folders")
     results: str | None = option(None, "folder for one JSON file per setting and seed")
@@ -34,7 +34,7 @@ class Mnist:
     settings_dir: str | None = option(
         None, "folder of choice-ARCH.json, which replaces the built-in settings validated"
     )
-    epochs_factor: float = option(1.0, "factor of all numbers of epochs, for quick trials")
+    epochs_factor: float = option(1.0, "factor of all numbers of epochs, for quick trials", type=Range(float, 0, 1000))
     data: DataOptions = section(DataOptions, dataset="mnist")
     run: HardwareOptions = section(HardwareOptions)
     repeat: RepeatOptions = section(RepeatOptions)
@@ -60,10 +60,10 @@ class Cifar10:
     arch: str = option("resnet20", "network")
     weights: str = option(REQUIRED, "trained weights or checkpoint of the network")
     densities: list[float] = option([0.5, 0.3], "fractions of the weights to keep", type=fraction)
-    bits: list[int] = option([5], "bits per weight", type=positive_int)
-    epochs: int = option(10, "number of epochs after pruning")
-    learning_rate: float = option(0.02, "initial learning rate (cosine schedule to zero)")
-    quantize_epochs: int = option(1, "number of epochs of centroid training")
+    bits: list[int] = option([5], "bits per weight", type=BITS)
+    epochs: int = option(10, "number of epochs after pruning", type=EPOCHS)
+    learning_rate: float = option(0.02, "initial learning rate (cosine schedule to zero)", type=LEARNING_RATE)
+    quantize_epochs: int = option(1, "number of epochs of centroid training", type=EPOCHS)
     gradual: bool = option(False, "prune from density to density, instead of from the dense network to each density")
     out: str = option("runs/cifar10", "folder of the run folders")
     results: str | None = option(None, "folder for one JSON file per network")

@@ -1,0 +1,131 @@
+"""A factory given by --model: found in the working folder, called, and its faults reported in one line."""
+
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from common.channels.__main__ import main as show_channels
+from common.cli import run
+from common.errors import UserError
+from common.factory import import_factory
+from common.testing import single_error_line
+
+MODULE = """
+import sys
+import warnings
+
+import torch
+from torch import nn
+
+network = nn.Linear(3, 3)
+
+
+def build(num_classes=2):
+    warnings.warn("a remark", stacklevel=1)
+    return nn.Sequential(nn.Conv2d(3, 8, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, num_classes))
+
+
+def leave():
+    sys.exit(3)
+
+
+def fail():
+    raise ValueError("first line\\nsecond line")
+
+
+def load():
+    return torch.load("pickled.pt")
+"""
+
+
+@pytest.fixture
+def own_module(tmp_path, monkeypatch):
+    """A module of the user in the working folder, which is not on the path, as for a script in another folder."""
+    (tmp_path / "own_module_of_user.py").write_text(MODULE)
+    (tmp_path / "leaving_module.py").write_text("import sys\nsys.exit('bye')\n")
+    torch.save(nn.Linear(2, 2), tmp_path / "pickled.pt")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [entry for entry in sys.path if entry not in ("", str(tmp_path))])
+    yield "own_module_of_user"
+    for name in ("own_module_of_user", "leaving_module"):
+        sys.modules.pop(name, None)
+
+
+@pytest.mark.filterwarnings("ignore:a remark")
+def test_factory_in_working_folder_is_found(own_module, tmp_path):
+    model = import_factory(f"{own_module}:build", 5)()
+    assert isinstance(model, nn.Sequential) and model[-1].out_features == 5
+    assert sys.path[0] == str(tmp_path)
+
+
+def test_script_in_another_folder_finds_module_in_working_folder(own_module, tmp_path):
+    script = tmp_path / "elsewhere" / "script.py"
+    script.parent.mkdir()
+    script.write_text("import sys\nfrom common.channels.__main__ import main\nsys.exit(main())\n")
+    words = [sys.executable, str(script), "--model", f"{own_module}:build", "--input-shape", "3", "8", "8"]
+    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0 and "8 channels" in done.stdout, done.stderr
+    assert done.stderr == "warning: a remark\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "part"),
+    [
+        ("json:loads", "loads raises TypeError: loads() missing 1 required positional argument"),
+        ("os:system", "system raises TypeError: system() missing required argument"),
+        ("torch.nn:Linear", "Linear raises TypeError"),
+        ("math:sin", "sin raises TypeError: math.sin() takes exactly one argument"),
+        ("os:getcwd", "getcwd returns a str, not a network"),
+        ("builtins:dict", "dict returns a dict, not a network"),
+        ("torch.nn:functional", "functional is a module; give the name of a function"),
+        ("own_module_of_user:network", "network is a Linear; give the name of a function"),
+        ("own_module_of_user:leave", "leave raises SystemExit"),
+        ("own_module_of_user:fail", "fail raises ValueError: first line second line"),
+        ("own_module_of_user:load", "load raises UnpicklingError: torch.load rejects the file"),
+        ("own_module_of_user:none", "no attribute 'none'"),
+        ("leaving_module:build", "leaving_module:build: SystemExit"),
+        (":build", "Empty module name"),
+        ("own_module_of_user", "expected PACKAGE.MODULE:FACTORY"),
+    ],
+)
+def test_fault_of_factory_is_one_line(own_module, name, part, capsys):
+    status = show_channels(["--model", name, "--input-shape", "3", "8", "8"])
+    error = single_error_line(status, capsys.readouterr().err)
+    assert f"--model {name}: " in error and part in error and "weights_only" not in error and len(error) < 500
+
+
+def test_long_reason_is_shortened(monkeypatch):
+    def complain() -> None:
+        raise ValueError("word " * 10_000)
+
+    monkeypatch.setattr("os.getcwd", lambda: str(Path(__file__).parent))
+    monkeypatch.setattr("common.cli.complain", complain, raising=False)
+    with pytest.raises(UserError, match=r"complain raises ValueError: (word )+.*characters\)$") as raised:
+        import_factory("common.cli:complain")()
+    assert len(str(raised.value)) < 500
+
+
+def test_warning_of_command_is_one_line_without_source(capsys):
+    before = warnings.formatwarning
+    assert run(lambda _: print(warnings.formatwarning("top-1 is low;\n train longer", UserWarning, "own.py", 3))) == 0
+    assert capsys.readouterr().out == "warning: top-1 is low; train longer\n\n"
+    assert warnings.formatwarning is before
+
+
+@pytest.mark.parametrize(
+    ("text", "status"), [("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried", 2), ("other", None)]
+)
+def test_memory_error_of_torch_is_one_line(text, status, capsys):
+    def work(_: object) -> None:
+        raise RuntimeError(text)
+
+    if status is None:
+        with pytest.raises(RuntimeError, match=text):
+            run(work)
+    else:
+        assert "out of memory; reduce --batch-size" in single_error_line(run(work), capsys.readouterr().err)
