@@ -7,11 +7,12 @@ import struct
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from common.atomic import atomic_file, write_json
-from common.checkpoint import load_model, load_weights, read_checkpoint, save_model
+from common.checkpoint import load_model, load_weights, read_checkpoint, save_model, write_half
 from common.errors import UserError
 from common.models import create_model
 
@@ -34,6 +35,36 @@ def test_round_trip_keeps_tensors_and_header(tmp_path):
     header, _ = read_checkpoint(tmp_path / "again.safetensors")
     assert header["normalize"] == {"mean": [0.5], "std": [0.25]} and header["classes"] == ["a", "b"]
     assert list(tmp_path.iterdir()) and not list(tmp_path.glob(".*"))
+
+
+def test_changed_header_raises(tmp_path):
+    """Any changed letter or digit of the JSON header is noticed; files of earlier versions have no checksum of it."""
+    path = tmp_path / "m.safetensors"
+    torch.manual_seed(0)
+    save_model(path, create_model("lenet5"), normalize=([0.5], [0.25]), classes=[str(i) for i in range(10)])
+    data = path.read_bytes()
+    size = 8 + struct.unpack("<Q", data[:8])[0]
+    start = data.index(b"compression_papers")
+    text = data[start : data.index(b'"}', start)]
+    places = [i for i in range(len(text)) if chr(text[i]).isalnum()]
+    assert start + len(text) < size and len(places) > 200
+    for i in places[:: len(places) // 60]:
+        changed = bytearray(data)
+        changed[start + i] ^= 1
+        path.write_bytes(bytes(changed))
+        with pytest.raises(UserError):
+            load_model(path)
+    path.write_bytes(data)
+    assert "header_sha256" not in load_model(path).checkpoint_header
+    header = {
+        k: v
+        for k, v in json.loads(safe_open(path, "pt").metadata()["compression_papers"]).items()
+        if k != "header_sha256"
+    }
+    save_file(load_file(path), path, metadata={"compression_papers": json.dumps(header)})
+    assert load_model(path).checkpoint_header == header
+    (half,) = write_half(path, tmp_path / "half.safetensors")
+    assert load_model(half).checkpoint_header["normalize"] == {"mean": [0.5], "std": [0.25]}
 
 
 def test_half_precision_is_kept(tmp_path):

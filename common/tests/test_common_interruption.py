@@ -2,6 +2,8 @@
 
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from dataclasses import replace
@@ -248,3 +250,39 @@ def test_saved_state_does_not_change_optimizer_implementation(few, tmp_path):
         saved = SavedState(tmp_path / str(i), "train", {"optimizer": other}, torch.device("cpu"))
         assert _restore(saved, other) == [{"epoch": 1}]
         assert other.param_groups[0]["lr"] is before
+
+
+IMPORTED = """
+import os, pathlib, signal, sys
+from common import cli
+
+def body(argv):
+    import interrupted_module
+    print("imported", interrupted_module.finished, flush=True)
+    for _ in range(10**9):
+        pass
+
+raise SystemExit(cli.run(body))
+"""
+INTERRUPTED_MODULE = """
+import os, signal
+class CallsPython:  # a callback of C code, which an exception would abort
+    def __del__(self):
+        os.kill(os.getpid(), signal.SIGINT)
+        for _ in range(1000):
+            pass
+del_me = CallsPython()
+del del_me
+finished = True
+"""
+
+
+def test_ctrl_c_during_import_is_one_line_after_it(tmp_path):
+    """The import is completed, since an exception in torch's C++ code would abort the process."""
+    (tmp_path / "interrupted_module.py").write_text(INTERRUPTED_MODULE)
+    (tmp_path / "script.py").write_text(IMPORTED)
+    done = subprocess.run(
+        [sys.executable, str(tmp_path / "script.py")], capture_output=True, text=True, timeout=600, cwd=tmp_path
+    )
+    assert (done.returncode, done.stderr) == (130, "interrupted; the same command resumes\n")
+    assert done.stdout == "imported True\n"

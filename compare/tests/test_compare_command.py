@@ -669,3 +669,50 @@ def test_recalibrate_changes_batch_norm_statistics(tmp_path, monkeypatch):
     assert "--recalibrate 24" in json.loads((again / "metrics.json").read_text())["command"]
     assert "recalibrate" not in json.loads((plain / "config.json").read_text())["options"]["finetune"]
     assert main([*f"--dataset grays --arch tiny --out {tmp_path / 'x'}".split(), "--recalibrate", "-1"]) == 2
+
+
+def test_dense_network_that_diverges_names_its_own_option(tmp_path, monkeypatch, capsys):
+    """--learning-rate belongs to fine-tuning."""
+    assert run(tmp_path / "a", "--baseline-learning-rate", "1e30", "--target-macs", "0.5", "--target-bytes") == 2
+    line = testing.single_error_line(2, capsys.readouterr().err, "dense network tiny --baseline-learning-rate 1e+30")
+    assert " --learning-rate" not in line
+    argv = ["--baseline-learning-rate", "0.05", "--target-macs", "0.5", "--target-bytes", "--no-latency"]
+    assert run(tmp_path / "b", *argv) == 0
+    assert read_json(tmp_path / "b" / "seed0" / "baseline" / "config.json")["options"]["learning_rate"] == 0.05
+    assert "--baseline-learning-rate 0.05" in read_results(tmp_path / "b").results[0]["command"]
+
+
+def test_full_disk_stops_comparison_and_is_no_unreachable_target(tmp_path, capsys):
+    argv = ["--target-macs", "0.5", "--target-bytes", "--no-latency"]
+    with testing.full_disk(after=9):  # after the files of the dense network
+        assert run(tmp_path, *argv) == 2
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert line.startswith(f"error: {tmp_path}/seed0/leading-macs0.5/") and "No space left on device" in line
+    assert not [*tmp_path.rglob(UNREACHABLE), *tmp_path.rglob("failed.txt"), *tmp_path.rglob("*.part")]
+    assert run(tmp_path, *argv) == 0
+
+
+@pytest.mark.parametrize("name", ["state.pt", "config.json", "log.csv"])
+def test_damaged_file_of_result_is_no_unreachable_target(name, tmp_path, monkeypatch, capsys):
+    argv = ["--target-macs", "0.5", "--target-bytes", "--no-latency", "--finetune-epochs", "2"]
+    with monkeypatch.context() as patched:
+        interrupt_after(patched, 3)
+        assert run(tmp_path, *argv) == 130
+    file = tmp_path / "seed0" / "leading-macs0.5" / name
+    file.write_bytes(b"epoch,seconds\n1,x\n")
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    capsys.readouterr()
+    assert run(tmp_path, *argv) == 2
+    assert str(file) in capsys.readouterr().err.splitlines()[-1] and not list(tmp_path.rglob(UNREACHABLE))
+    assert not [path for path, data in before.items() if path.name != "config.json" and path.read_bytes() != data]
+
+
+def test_force_does_not_delete_results_of_running_command(tmp_path, capsys):
+    argv = ["--target-macs", "0.5", "--target-bytes", "--no-latency"]
+    assert run(tmp_path, *argv) == 0
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    capsys.readouterr()
+    with claim_file(tmp_path / command.CLAIMS / "seed0-leading"):
+        assert run(tmp_path, *argv, "--force") == 2
+    testing.single_error_line(2, capsys.readouterr().err, f"{tmp_path}: another command seed0-leading")
+    assert before == {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}

@@ -2,14 +2,18 @@
 
 import importlib.util
 import json
+import os
+import signal
 import socket
 import subprocess
 import sys
+import time
 import types
 from pathlib import Path
 
 import pytest
 
+from common import locks, testing
 from common.atomic import write_json
 from common.errors import UserError
 from compare import sweep, trial
@@ -60,6 +64,80 @@ def test_metric_is_read_from_newest_file_that_contains_it(tmp_path):
     (tmp_path / "baseline" / "metrics.json").write_text(json.dumps({"baseline": {"top1": 99.0}}))
     assert sweep.read_metric(tmp_path, "compressed.top1") == 90.5
     assert sweep.read_metric(tmp_path, "compressed.nothing") is None
+
+
+def settings_of(tmp_path, **more) -> dict:
+    """Settings of a sweep with the value 3, whose command is not run."""
+    command = ["python", "-c", WRITER, "{value}", "{out}/run"]
+    return {"id": "b", "command": command, "out": str(tmp_path), "metric": sweep.METRIC, "values": ["3"]} | more
+
+
+def write_result(folder: Path, top1: float) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "metrics.json").write_text(json.dumps({"compressed": {"top1": top1}}))
+
+
+def run_trial(settings, status: int, result: float | None = None) -> float | None:
+    record = sweep.begin_trial(settings, "3")
+    if result is not None:
+        write_result(sweep.trial_folder(settings["out"], "3") / "run", result)
+    return sweep.end_trial(settings, "3", record, status)
+
+
+def test_figure_counts_only_if_trial_wrote_it(tmp_path):
+    """Results that were in the folder before are ignored, also if the command succeeds without writing any."""
+    settings = settings_of(tmp_path)
+    write_result(sweep.trial_folder(tmp_path, "3") / "run", 88.0)
+    assert sweep.collect(settings)[0]["metric"] is None  # the trial did not start
+    for status in (1, 0):
+        assert run_trial(settings, status) is None
+        assert sweep.collect(settings)[0]["metric"] is None
+    assert run_trial(settings, 0, 30.0) == 30.0 and sweep.collect(settings)[0]["metric"] == 30.0
+    assert run_trial(settings, 1, 31.0) is None and sweep.collect(settings)[0]["metric"] is None  # it failed in the end
+    problems = [sweep.collect(settings | more)[0]["problem"] for more in ({}, {"id": "c"}, {"metric": "none"})]
+    assert problems[:2] == ["its exit status is 1", "the trial did not start"]
+    assert "None" not in (tmp_path / "sweep.csv").read_text() and "problem" not in (tmp_path / "sweep.csv").read_text()
+
+
+def test_finished_result_of_same_command_counts_when_sweep_is_repeated(tmp_path):
+    """A command that resumes does not write what is finished; another command's results do not count. Folders may be moved."""
+    assert run_trial(settings_of(tmp_path / "old"), 0, 30.0) == 30.0
+    for file in (tmp_path / "old").iterdir():
+        file.rename(tmp_path / file.name)
+    assert run_trial(settings_of(tmp_path, id="c"), 0) == 30.0
+    other = settings_of(tmp_path, command=["python", "-c", "pass", "{value}", "{out}"])
+    assert run_trial(other, 0) is None and sweep.collect(other)[0]["problem"] == "the command wrote no such value"
+    trial_file = sweep.trial_folder(tmp_path, "3") / "trial.json"
+    trial_file.write_text('{"before": [')
+    assert sweep.collect(other)[0]["metric"] is None and run_trial(other, 0) is None
+
+
+def test_sweep_whose_trials_fail_names_them_and_exits_with_status_2(tmp_path, capsys, monkeypatch):
+    def run_experiment(settings, out, content):
+        for value in settings.values:
+            sweep.end_trial(content, value, sweep.begin_trial(content, value), 0 if value == "1" else 3)
+
+    monkeypatch.setattr(sweep, "_run_experiment", run_experiment)
+    for value in ("1", "2"):
+        write_result(tmp_path / f"value-{value}", 50.0)
+    assert sweep.main(["--values", "1", "2", "--out", str(tmp_path), "--", *COMMAND]) == 2
+    printed = capsys.readouterr()
+    assert "50" not in printed.out
+    assert "1 (the command wrote no such value), 2 (its exit status is 3)" in testing.single_error_line(2, printed.err)
+
+
+@pytest.mark.parametrize("values", [["1", "1"], ["a b", "a_b"]])
+def test_values_with_same_folder_raise(values, tmp_path, capsys):
+    assert sweep.main(["--values", *values, "--out", str(tmp_path / "s"), "--", *COMMAND]) == 2
+    testing.single_error_line(2, capsys.readouterr().err, values[1].split()[0])
+    assert not (tmp_path / "s").exists()
+
+
+def test_second_sweep_in_folder_raises(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(locks, "WAIT", 0.0)
+    with testing.locked_by_another_process(tmp_path):
+        assert sweep.main(["--values", "1", "--out", str(tmp_path), "--", *COMMAND]) == 2
+    testing.single_error_line(2, capsys.readouterr().err, f"{tmp_path}: another command")
 
 
 def test_missing_nni_error_names_remedy(tmp_path, capsys, monkeypatch):
@@ -138,3 +216,40 @@ def test_port_in_use_raises(tmp_path, capsys):
         port = str(taken.getsockname()[1])
         assert sweep.main(["--values", "1", "--out", str(tmp_path), "--port", port, "--", *COMMAND]) == 2
     assert capsys.readouterr().err.splitlines()[-1].count(port) == 1
+
+
+@needs_nni
+@pytest.mark.parametrize(("number", "whom"), [("SIGTERM", "sweep"), ("SIGKILL", "sweep"), ("SIGKILL", "manager")])
+def test_everything_ends_with_sweep_or_manager(number, whom, tmp_path):
+    """Manager, tuner, trial, the trial's command (a shell) and what that has started; the sweep reports it in one line."""
+    import psutil
+
+    port = str(18300 + 2 * ["SIGTERM", "SIGKILL"].index(number) + 4 * (whom == "manager"))
+    command = ["bash", "-c", "sleep 600 & sleep 601; echo {value} {out}"]
+    words = ["--values", "1", "2", "--port", port, "--out", str(tmp_path / "out"), "--", *command]
+    with open(tmp_path / "printed", "w") as printed:
+        process = subprocess.Popen([sys.executable, "-m", "compare.sweep", *words], stdout=printed, stderr=printed)
+    started: list[psutil.Process] = []
+    for _ in range(600):
+        started = psutil.Process(process.pid).children(recursive=True)
+        if sum(child.name() == "sleep" for child in started) == 2:
+            break
+        time.sleep(0.5)
+    names = [" ".join(child.cmdline()) for child in started]
+    assert all(any(part in name for name in names) for part in ("main.js", "-m nni", "compare.trial", "sleep 601")), (
+        names
+    )
+    manager = next(child.pid for child, name in zip(started, names, strict=True) if "main.js" in name)
+    os.kill(process.pid if whom == "sweep" else manager, getattr(signal, number))
+    status = process.wait(120)
+    _, left = psutil.wait_procs(started, timeout=60)
+    for child in left:
+        child.kill()
+    assert not left, left
+    expected = {("SIGTERM", "sweep"): 75, ("SIGKILL", "sweep"): -signal.SIGKILL, ("SIGKILL", "manager"): 2}
+    assert status == expected[number, whom], (tmp_path / "printed").read_text()[-3000:]
+    if status != -signal.SIGKILL:
+        lines = [
+            line for line in (tmp_path / "printed").read_text().splitlines() if line.startswith(("error: ", "stopped"))
+        ]
+        assert len(lines) == 1, lines

@@ -1,17 +1,19 @@
-"""SIGKILL at seeded random moments: repeating the command gives bit-identical results."""
+"""SIGKILL at seeded random moments and full disks: repeating the command gives bit-identical results."""
 
 from pathlib import Path
 
+import pytest
 import torch
 
 from common import pipeline
 from common.checkpoint import save_model
 from common.models import create_model
-from common.testing import check_resume_after_kill, write_image_folder
+from common.testing import check_full_disk_and_kills, check_resume_after_kill, write_image_folder
 from decore.settings import main_prune
 
 FILES = ("resnet20-1-policy/agents.safetensors", "resnet20-1-policy/model.safetensors")
 FILES += ("resnet20-1-macs0.7/model.safetensors",)
+PRELOAD = ["decore.command", "common.data", "PIL.Image"]
 
 
 def untimed(words: list[str]) -> int:
@@ -25,8 +27,8 @@ def results(folder: Path) -> list[bytes]:
     return [(folder / name).read_bytes() for name in FILES]
 
 
-def test_run_killed_ten_times_ends_bit_identical(tmp_path):
-    """Killed in the policy phase, pruning or fine-tuning: network and agents equal those of an uninterrupted run."""
+@pytest.fixture
+def words(tmp_path) -> list[str]:
     write_image_folder(tmp_path / "images", train=24, test=6)
     torch.manual_seed(0)
     save_model(tmp_path / "net.safetensors", create_model("resnet20", num_classes=2))
@@ -43,5 +45,13 @@ def test_run_killed_ten_times_ends_bit_identical(tmp_path):
         "--target-macs",
         "0.7",
     ]
-    preload = ["decore.command", "common.data", "PIL.Image"]
-    check_resume_after_kill(untimed, [*words, "--saved-dir"], results, tmp_path, kills=10, preload=preload)
+    return [*words, "--workers", "0", "--saved-dir"]
+
+
+def test_repeatedly_killed_run_ends_bit_identical(words, tmp_path):
+    """Killed in the policy phase, pruning or fine-tuning: network and agents equal those of an uninterrupted run."""
+    check_resume_after_kill(untimed, words, results, tmp_path, kills=5, preload=PRELOAD)
+
+
+def test_run_survives_full_disk_and_kills(words, tmp_path):
+    check_full_disk_and_kills(untimed, words, tmp_path, preload=PRELOAD)

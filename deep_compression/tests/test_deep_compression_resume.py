@@ -1,4 +1,4 @@
-"""Stages killed at random times and run again end bit-identical to an uninterrupted run."""
+"""Stages killed at random times, or with a full disk, and run again end bit-identical to an uninterrupted run."""
 
 import json
 from pathlib import Path
@@ -9,10 +9,10 @@ import torch
 from common.checkpoint import save_model
 from common.data import load_dataset
 from common.models import create_model
-from common.testing import check_resume_after_kill
+from common.testing import check_full_disk_and_kills, check_resume_after_kill
 from deep_compression import commands, original_main
 
-KILLS = 3
+KILLS = 2
 TRAINING = ["--epochs", "3", "--batch-size", "128", "--no-augment"]
 ORIGINAL = ["--epoch", "1", "--iter", "3", "--lr1", "0.02,0.02,0.01", "--lcluster", "4,9", "--lr2", "1e-5,1e-5"]
 STAGES = {  # command: (module, arguments, files that must be identical, number of kills)
@@ -70,12 +70,7 @@ def test_repeatedly_killed_stage_ends_bit_identical(stage, dense, tmp_path):
             for path in sorted(folder.rglob("metrics.json"))
         ]
 
-    check_resume_after_kill(
-        module.main,
-        [*argv, "--saved-dir" if stage == "main.py" else "--out"],
-        results,
-        tmp_path,
-        kills=kills,
-        preload=["deep_compression.commands", "deep_compression.original_pipeline", "common.data"],
-        between=(0.2, 0.9),
-    )
+    argv += ["--saved-dir" if stage == "main.py" else "--out"]
+    preload = ["deep_compression.commands", "deep_compression.original_pipeline", "common.data"]
+    check_resume_after_kill(module.main, argv, results, tmp_path, kills=kills, preload=preload, between=(0.2, 0.9))
+    check_full_disk_and_kills(module.main, argv, tmp_path, preload=preload)

@@ -1,4 +1,4 @@
-"""Resuming after SIGKILL at seeded random times is bit-identical; two processes under torchrun equal one."""
+"""Resuming after SIGKILL at seeded random times, and on a full disk, is bit-identical; two processes under torchrun equal one."""
 
 from pathlib import Path
 
@@ -7,7 +7,7 @@ import torch
 
 from common.checkpoint import load_model, save_model
 from common.models import create_model
-from common.testing import check_resume_after_kill, torchrun, write_image_folder
+from common.testing import check_full_disk_and_kills, check_resume_after_kill, torchrun, write_image_folder
 from model_preserving_id.settings import prune_main, train_main
 
 TRAIN = ["--epochs", "2", "--batch-size", "16", "--lr", "0.01", "--seed", "2", "--workers", "0"]
@@ -42,6 +42,7 @@ def test_killed_command_resumes_bit_identically(name, dense, tmp_path):
     preload = ["model_preserving_id.command", "model_preserving_id.finetune", "common.data", "PIL.Image"]
     folder = check_resume_after_kill(main, words, read_model, tmp_path, kills=2, preload=preload)
     assert not list(folder.glob("*.pt"))
+    check_full_disk_and_kills(main, words, tmp_path, preload=preload, timed=["checkpoint.pth.tar"])
 
 
 def read_model(folder: Path) -> bytes:

@@ -1,4 +1,4 @@
-"""Processes: a search in two processes equals one in a single process; killed commands resume bit-identical."""
+"""Processes: a search in two processes equals one in a single process; killed commands, and those that fill the disk, resume bit-identical."""
 
 import json
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from rmp_helpers import write_image_folder
 
-from common.testing import check_resume_after_kill, run_in_processes
+from common.testing import check_full_disk_and_kills, check_resume_after_kill, run_in_processes
 from rewarded_metapruning import search, train_chosen, train_pruning_net
 
 PRELOAD = ["rewarded_metapruning.final_training", "rewarded_metapruning.search_stage", "PIL.Image"]
@@ -66,6 +66,8 @@ def test_killed_command_resumes_bit_identical(command, root, tmp_path):
     if command == "search":
         nevs = [tuple(json.loads(line)["nev"]) for line in (folder / "tested-0.jsonl").read_text().splitlines()]
         assert len(nevs) == len(set(nevs)) == 24
+    words = [*arguments(command, root), PLACES[command]]
+    check_full_disk_and_kills(COMMANDS[command], words, tmp_path, preload=PRELOAD)
 
 
 def test_search_in_two_processes_equals_one(root, tmp_path):

@@ -40,6 +40,7 @@ from common.wrapped import plain_network
 FORMAT = "compression-papers-1"
 HEADER_LIMIT = 16 * 2**20  # bytes of JSON before the tensors
 SIZE_LIMIT = 8 * 2**30
+SEAL = "header_sha256"  # key in the header: SHA-256 of the other keys; missing in files of earlier versions
 HALF = "half"  # key in the header: names of the tensors that were rounded to float16
 INDEX = ".index.json"  # suffix of the index of a checkpoint in several files
 FOREIGN_INDEX = re.compile(r"\.index(\.\w+)?\.json$")  # also of one precision: model.safetensors.index.fp16.json
@@ -97,7 +98,7 @@ def save_model(
         **describe_state(model),
     }
     with atomic_file(path) as temporary:
-        save_file(_clone_shared(tensors), temporary, metadata={"compression_papers": json.dumps(header)})
+        save_file(_clone_shared(tensors), temporary, metadata={"compression_papers": _sealed(header)})
 
 
 def load_model(path: Path | str, factory: Callable[[], nn.Module] | None = None) -> nn.Module:
@@ -158,12 +159,17 @@ def read_checkpoint(path: Path | str) -> tuple[dict[str, Any], dict[str, Tensor]
         arch, arguments, digest = header["arch"], header["args"], header["sha256"]
         if not (arch is None or isinstance(arch, str)) or not isinstance(arguments, dict):
             raise ValueError("wrong type of architecture")
+        seal = header.pop(SEAL, None)
     except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise UserError(
             f"{path} is not a checkpoint of this project ({error!r}); load external weights with --weights"
         ) from error
     if digest != _digest(tensors):
         raise UserError(f"{path} is damaged: its tensors do not match their checksum")
+    if seal != (_header_digest(header) if seal is not None or _has_checksum(header) else None):
+        raise UserError(
+            f"{path} is damaged: its header does not match its checksum; restore the file, or write it again"
+        )
     check_data_fields(header, path)
     half = header.pop(HALF, None) or []  # stored in half precision to save space, computed in single precision
     for name in half if isinstance(half, list) else [None]:
@@ -203,7 +209,7 @@ def write_half(source: Path | str, target: Path | str, shard_bytes: int | None =
     header, tensors = read_checkpoint(source)
     half = [n for n, t in tensors.items() if t.dtype is torch.float32 and t.dim() >= 2]
     tensors |= {name: tensors[name].half() for name in half}
-    record = json.dumps({**header, HALF: half, "sha256": _digest(tensors)})
+    record = _sealed({**header, HALF: half, "sha256": _digest(tensors)})
     target = Path(target)
     parts = _split_into_shards(tensors, shard_bytes)
     if len(parts) == 1:
@@ -446,6 +452,22 @@ def _clone_shared(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         cloned[name] = tensor.clone() if storage in seen else tensor
         seen.add(storage)
     return cloned
+
+
+def _sealed(header: Mapping[str, Any]) -> str:
+    """Return a header as JSON, with its checksum."""
+    plain = json.loads(json.dumps(header))  # as it is read: tuples are lists, keys are text
+    return json.dumps({**plain, SEAL: _header_digest(plain)})
+
+
+def _has_checksum(header: Mapping[str, Any]) -> bool:
+    """Return whether a header without :data:`SEAL` has another checksum than that of the tensors: its name is damaged."""
+    return any(re.fullmatch("[0-9a-f]{64}", str(value)) for key, value in header.items() if key != "sha256")
+
+
+def _header_digest(header: Mapping[str, Any]) -> str:
+    """Return the SHA-256 of the JSON of a header without its checksum."""
+    return hashlib.sha256(json.dumps(header, sort_keys=True).encode()).hexdigest()
 
 
 def _digest(tensors: Mapping[str, Tensor]) -> str:

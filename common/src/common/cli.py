@@ -5,20 +5,25 @@ import os
 import re
 import select
 import shlex
+import signal
 import sys
+import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from importlib import metadata
 from numbers import Real
+from types import FrameType
 from typing import Any, NoReturn
 
+from common.atomic import DISK_ERRORS
 from common.errors import UserError, one_line
 from common.interruption import STOPPED, Stopped
 
 INVALID_INPUT = 2
 INTERRUPTED = 130
+IMPORT_PAUSE = 0.05  # seconds until Ctrl-C is repeated that arrives during an import
 BROKEN_PIPE = 141  # as of a command that SIGPIPE ends
 OUT_OF_MEMORY = "out of memory; reduce --batch-size"
 TORCH_OUT_OF_MEMORY = (
@@ -72,7 +77,7 @@ def run(body: Callable[[Sequence[str] | None], None], argv: Sequence[str] | None
     """
     try:
         try:
-            with _warnings_in_one_line():
+            with _warnings_in_one_line(), _interrupt_after_imports():
                 body(argv)
         finally:
             sys.stdout.flush()
@@ -81,8 +86,7 @@ def run(body: Callable[[Sequence[str] | None], None], argv: Sequence[str] | None
     except OSError as error:
         if isinstance(error, BrokenPipeError) and _is_output_closed():
             return BROKEN_PIPE
-        where = f" ({error.filename})" if error.filename else ""
-        return _print_error(f"{error.strerror or error}{where}")
+        return _print_error(describe_os_error(error))
     except MemoryError:
         return _print_error(OUT_OF_MEMORY)
     except RuntimeError as error:
@@ -107,6 +111,41 @@ def _warnings_in_one_line() -> Iterator[None]:
         yield
     finally:
         warnings.formatwarning = before
+
+
+@contextmanager
+def _interrupt_after_imports() -> Iterator[None]:
+    """Raise KeyboardInterrupt for Ctrl-C when no module is being imported: in torch's C++ code it would abort the process."""
+    ours = sys._getframe()
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        while frame is not None and frame is not ours:
+            if frame.f_code.co_filename == "<frozen importlib._bootstrap>":
+                again = threading.Timer(IMPORT_PAUSE, os.kill, (os.getpid(), number))
+                again.daemon = True
+                again.start()
+                return
+            frame = frame.f_back
+        raise KeyboardInterrupt
+
+    main = threading.current_thread() is threading.main_thread()
+    replaced = main and signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    if replaced:
+        signal.signal(signal.SIGINT, interrupt)
+    try:
+        yield
+    finally:
+        if replaced:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def describe_os_error(error: OSError) -> str:
+    """Describe an error of the operating system in one line; for a full disk, with what to do."""
+    if error.errno in DISK_ERRORS:
+        where = f"{error.filename}: " if error.filename else ""
+        return f"{where}{error.strerror}; free some space, then run the same command again"
+    where = f" ({error.filename})" if error.filename else ""
+    return f"{error.strerror or error}{where}"
 
 
 def _is_output_closed() -> bool:

@@ -1,4 +1,4 @@
-"""Exception for invalid input, and text that is safe to print."""
+"""Exceptions for invalid input, and text that is safe to print."""
 
 import re
 
@@ -11,6 +11,10 @@ class UserError(Exception):
 
     def __init__(self, message: str) -> None:
         super().__init__(one_line(message))
+
+
+class RunFolderError(UserError):
+    """A run folder cannot be used as it is: it is in use, damaged, or has a run with other options."""
 
 
 def one_line(text: object) -> str:

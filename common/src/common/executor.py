@@ -205,17 +205,25 @@ class ProcessPool(Generic[Job]):
 
 
 def run_command(command: Sequence[str], folder: Path | str | None = None) -> int:
-    """Run a command and return its exit status. As a job of :class:`ProcessPool`, the command is stopped with the job."""
+    """Run a command and return its exit status. As a job of :class:`ProcessPool`, the command is stopped with the job.
+
+    The command and what it starts form a process group, which is signaled together: a shell does not forward signals.
+    """
     try:
         with defer_signals():  # defer a signal until the command is recorded
-            _commands.append(subprocess.Popen(command, cwd=folder))
+            _commands.append(subprocess.Popen(command, cwd=folder, process_group=0))
         return _commands[-1].wait()
     except KeyboardInterrupt:
-        _commands[-1].terminate()
+        _signal_command(_commands[-1], signal.SIGTERM)
         return _commands[-1].wait()
     finally:
         while _commands:
-            _commands.pop().kill()  # no effect unless a second signal was received
+            _signal_command(_commands.pop(), signal.SIGKILL)  # no effect unless something is left
+
+
+def _signal_command(command: subprocess.Popen, number: int) -> None:
+    with suppress(ProcessLookupError, PermissionError):  # all have ended
+        os.killpg(command.pid, number)
 
 
 _commands: list[subprocess.Popen] = []  # running commands of this process
@@ -272,7 +280,7 @@ def _exit_with_parent(lifeline: connection.Connection) -> None:
     """Exit immediately, with the running commands, when the parent closes the pipe or ends; every job can be resumed."""
     lifeline.poll(None)
     for command in list(_commands):
-        command.kill()
+        _signal_command(command, signal.SIGKILL)
     os._exit(STOPPED)
 
 

@@ -14,19 +14,22 @@ Log = Callable[[str], None]
 def log_to(paths: list[Path]) -> Iterator[Log]:
     """Yield a function that prints a line and appends it to every file, in the main process only.
 
-    Existing files are continued. Missing folders are created.
+    Existing files are continued. Missing folders are created. Raises OSError, with the file's name, if a line cannot be written.
     """
     with ExitStack() as stack:
         files = []
         for path in paths if is_main() else []:
             path.parent.mkdir(parents=True, exist_ok=True)
-            files.append(stack.enter_context(open(path, "a", encoding="utf-8")))
+            files.append(stack.enter_context(open(path, "ab", buffering=0)))
 
         def log(line: str) -> None:
             if is_main():
                 print(line, flush=True)
             for file in files:
-                print(line, file=file, flush=True)
+                try:
+                    file.write(f"{line}\n".encode())
+                except OSError as error:
+                    raise OSError(error.errno, error.strerror, str(file.name)) from error
 
         yield log
 

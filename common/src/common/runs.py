@@ -6,7 +6,9 @@ Repeating the command with the same options skips finished stages and resumes an
 from __future__ import annotations
 
 import csv
+import hashlib
 import json
+import math
 import os
 import platform
 import subprocess
@@ -17,9 +19,10 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from common.atomic import write_json
+from common.atomic import remove_temporary_files, write_json
 from common.distributed import barrier, is_main
-from common.errors import UserError
+from common.errors import RunFolderError, UserError
+from common.locks import LOCK, lock_folder
 from common.log import Log
 
 if TYPE_CHECKING:
@@ -44,7 +47,12 @@ FREE_OPTIONS = (
     "keep_every",
     "deterministic",
     "graph",
+    "out",  # of commands that record it; a folder may be moved
 )
+# Options that name files; a moved file is recognized by its digest.
+INPUT_FILES = ("weights", "checkpoint", "pretrained", "original")
+# Options that name folders of inputs; their content is recorded by the fingerprint of the data and the digest of the weights.
+INPUT_FOLDERS = ("dataset_dir", "pretrain_dir")
 COMMIT = "COMPRESSION_COMMIT"  # environment variable: the commit of code that was copied without git
 LIBRARIES = ("torch", "torchvision", "torch-pruning", "numpy", "safetensors")
 
@@ -62,6 +70,7 @@ class Stage:
         recipe: Training hyperparameters for methods that train the network themselves; None: those of the method's options.
         shared: Folder of substages that do not depend on the target, common to all targets of a seed; None: ``folder``.
         previous_seconds: Duration of earlier calls according to the log.
+        lock: Lock of the folder, which no other process opens as long as this object is used.
     """
 
     folder: Path
@@ -75,6 +84,7 @@ class Stage:
     shared: Path | None = None
     previous_seconds: float = 0.0
     started: float = field(default_factory=time.monotonic)
+    lock: object = field(default=None, repr=False, compare=False)
 
     @property
     def finished(self) -> bool:
@@ -125,7 +135,7 @@ class Stage:
         """Read metrics.json. Raises UserError for one that this package did not write."""
         record = read_record(self.folder / METRICS)
         if record.get("schema") != 1 or record.get("package") != self.package:
-            raise UserError(f"{self.folder / METRICS}: not a result of {self.package}; delete it, or use --force")
+            raise RunFolderError(f"{self.folder / METRICS}: not a result of {self.package}; delete it, or use --force")
         return record
 
     def finish(self, metrics: Mapping[str, Any]) -> dict[str, Any]:
@@ -144,8 +154,7 @@ class Stage:
         }
         if is_main():
             write_json(self.folder / METRICS, record)
-            for name in (STATE, PROGRESS):
-                (self.folder / name).unlink(missing_ok=True)
+            _remove_states(self.folder)
         return record
 
     def elapsed(self) -> float:
@@ -172,26 +181,35 @@ def open_stage(
         more: Other fields of :class:`Stage`.
 
     Raises:
-        UserError: If the folder has a run with another option (the first one is named) or other data, or is not writable.
+        RunFolderError: If the folder has a run with another option (the first one is named) or other data, is not writable, is
+            used by another process, or has a run without config.json.
     """
     folder = writable_folder(folder)
     config = {
         "package": package,
         "options": _plain(options),
+        "files": _file_digests(options),
         "data_fingerprint": fingerprint,
         "environment": describe_environment(device),
     }
-    if force and is_main():
-        _clear(folder)
+    lock = None
+    if is_main():
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = lock_folder(folder)
+        remove_temporary_files(folder)
+        if force:
+            _clear(folder)
     barrier()
     if _has_results(folder):
         _check_same_options(folder, read_record(folder / CONFIG), config)
+    previous_seconds = _seconds_logged(folder / LOG)
     barrier()
     if is_main():
-        folder.mkdir(parents=True, exist_ok=True)
         write_json(folder / CONFIG, config)
+        if (folder / METRICS).is_file():
+            _remove_states(folder)  # a kill may have prevented it
     return Stage(
-        folder, package, config, device=device, force=force, previous_seconds=_seconds_logged(folder / LOG), **more
+        folder, package, config, device=device, force=force, previous_seconds=previous_seconds, lock=lock, **more
     )
 
 
@@ -232,15 +250,37 @@ def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def read_record(path: Path | str) -> dict[str, Any]:
-    """Read a JSON file of a run, which is a table; the networks that it describes are tables, too. Raises UserError."""
-    record = read_json(path)
+    """Read a JSON file of a run, which is a table; the networks that it describes are tables, too.
+
+    Raises UserError, also later when a missing name is looked up.
+    """
+    try:
+        record = read_json(path)
+    except UserError as error:
+        raise RunFolderError(f"{error}; restore it, delete it, or use --force") from error
     if not isinstance(record, dict):
-        raise UserError(f"{path}: not a table of names and values; delete it, or use --force")
+        raise RunFolderError(f"{path}: not a table of names and values; restore it, delete it, or use --force")
     for name in NETWORKS:
         entry = record.get(name)
         if entry is not None and not (isinstance(entry, dict) and all(_is_value(v) for v in entry.values())):
-            raise UserError(f"{path}: {name!r} is not a table of numbers; delete it, or use --force")
-    return record
+            raise RunFolderError(f"{path}: {name!r} is not a table of numbers; restore it, delete it, or use --force")
+    return _Record(record, path)
+
+
+class _Record(dict[str, Any]):
+    """A table of a JSON file, and the tables in it, that raise UserError with the file for a missing name."""
+
+    def __init__(self, content: Mapping[str, Any], path: Path | str) -> None:
+        super().__init__(
+            {key: _Record(value, path) if isinstance(value, dict) else value for key, value in content.items()}
+        )
+        self._path = path
+
+    def __missing__(self, key: str) -> Any:
+        raise RunFolderError(f"{self._path}: damaged: {key!r} is missing; restore it, delete it, or use --force")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _Record, (dict(self), self._path)
 
 
 def _is_value(value: Any) -> bool:
@@ -290,25 +330,85 @@ def git_commit() -> str | None:
 
 
 def _has_results(folder: Path) -> bool:
-    """Return whether a run wrote more than its configuration; one that failed at once does not block the folder."""
-    return (folder / CONFIG).is_file() and any(path.name != CONFIG for path in folder.iterdir())
+    """Return whether a run wrote more than its configuration; one that failed at once does not block the folder.
+
+    Raises UserError for a run without config.json, whose options are unknown.
+    """
+    if (folder / CONFIG).exists():
+        return any(path.name not in (CONFIG, LOCK) for path in folder.iterdir())
+    found = next((name for name in (METRICS, STATE, PROGRESS) if (folder / name).exists()), None)
+    if found is not None:
+        raise RunFolderError(
+            f"{folder}: contains {found} of a run, but not its {CONFIG}; restore it, choose another folder, or use --force to start again"
+        )
+    return False
+
+
+def _remove_states(folder: Path) -> None:
+    for name in (STATE, PROGRESS):
+        (folder / name).unlink(missing_ok=True)
+
+
+def _file_digests(options: Mapping[str, Any]) -> dict[str, str]:
+    """Return {option: first 16 hex digits of the SHA-256 of the file that it names}."""
+    found = {}
+    for name in INPUT_FILES:
+        value = options.get(name)
+        if isinstance(value, str) and Path(value).is_file():
+            with open(value, "rb") as file:
+                found[name] = hashlib.file_digest(file, "sha256").hexdigest()[:16]
+    return found
 
 
 def _check_same_options(folder: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
     if not isinstance(before.get("options"), dict):
-        raise UserError(f"{folder / CONFIG}: not a configuration of a run; choose another folder or use --force")
+        raise RunFolderError(f"{folder / CONFIG}: not a configuration of a run; choose another folder or use --force")
     old, new = before["options"], now["options"]
     if before.get("package") != now["package"]:
-        raise UserError(f"{folder}: contains a run of {before.get('package')}; choose another folder or use --force")
+        raise RunFolderError(
+            f"{folder}: contains a run of {before.get('package')}; choose another folder or use --force"
+        )
     for name in sorted({*old, *new} - set(FREE_OPTIONS)):
-        if old.get(name) != new.get(name):
+        if old.get(name) != new.get(name) and not _is_moved(name, before, now):
             flag = f"--{name.replace('_', '-')}"
-            raise UserError(
+            raise RunFolderError(
                 f"{folder}: contains a run with {flag} {old.get(name)}, not {new.get(name)}; choose another folder or "
                 "use --force to start again"
             )
+    for name, digest in now["files"].items():
+        if _known_digest(before, name) not in (None, digest):
+            raise RunFolderError(
+                f"{folder}: contains a run with another file --{name} {old.get(name)}; choose another folder or use --force to start again"
+            )
     if before.get("data_fingerprint") != now["data_fingerprint"]:
-        raise UserError(f"{folder}: contains a run on other data; choose another folder or use --force to start again")
+        raise RunFolderError(
+            f"{folder}: contains a run on other data; choose another folder or use --force to start again"
+        )
+
+
+def _is_moved(name: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
+    """Return whether an option names the same file or data set as before, in another place."""
+    old, new = before["options"].get(name), now["options"].get(name)
+    if not isinstance(old, str) or not isinstance(new, str):
+        return False
+    if name in INPUT_FILES:
+        return _known_digest(before, name) is not None and _known_digest(before, name) == _known_digest(now, name)
+    if name == "dataset":  # folder:PATH
+        kind, colon, _ = old.partition(":")
+        return bool(colon) and new.partition(":")[:2] == (kind, colon) and _same(before, now, "data_fingerprint")
+    if name == "pretrain_dir":
+        return _same(before["options"], now["options"], "weights_digest")
+    return name in INPUT_FOLDERS and _same(before, now, "data_fingerprint")
+
+
+def _known_digest(config: Mapping[str, Any], option: str) -> str | None:
+    """Return the digest of the file of an option; None in configurations of earlier versions."""
+    files = config.get("files")
+    return files.get(option) if isinstance(files, dict) else None
+
+
+def _same(before: Mapping[str, Any], now: Mapping[str, Any], name: str) -> bool:
+    return before.get(name) is not None and before.get(name) == now.get(name)
 
 
 def _seconds_logged(log: Path) -> float:
@@ -316,14 +416,19 @@ def _seconds_logged(log: Path) -> float:
         return 0.0
     try:
         with open(log, newline="", encoding="utf-8") as file:
-            return sum(float(row.get("seconds") or 0) for row in csv.DictReader(file))
+            seconds = [float(row.get("seconds") or 0) for row in csv.DictReader(file)]
+        if not all(math.isfinite(value) and value >= 0 for value in seconds):
+            raise ValueError("the seconds of an epoch are not a number of seconds")
+        return sum(seconds)
     except (ValueError, TypeError, csv.Error) as error:
-        raise UserError(f"{log}: damaged ({error}); delete it, or use --force") from error
+        raise RunFolderError(
+            f"{log}: damaged ({error}); delete it: training that resumes writes it again, only the time of earlier calls is lost"
+        ) from error
 
 
 def _clear(folder: Path) -> None:
-    # metrics.json first: without it, the run does not count as finished
-    for name in (METRICS, CONFIG, DECISION, PROGRESS, STATE, LOG, MODEL):
+    # metrics.json first: without it, the run does not count as finished; config.json last: a killed _clear is noticed
+    for name in (METRICS, DECISION, PROGRESS, STATE, LOG, MODEL, CONFIG):
         (folder / name).unlink(missing_ok=True)
 
 

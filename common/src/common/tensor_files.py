@@ -1,4 +1,4 @@
-"""Read files of ``torch.save`` (``.pth``, ``.th``, ``.pt``, ...) as plain data: tensors, numbers, text, containers.
+"""Read and write files of ``torch.save`` (``.pth``, ``.th``, ``.pt``, ...) as plain data: tensors, numbers, text, containers.
 
 Both layouts are supported: the ZIP archive, and the sequence of pickles that torch wrote before version 1.6. Nothing in
 a file is called or imported (:mod:`common.plain_pickle`), and memory is bounded by the file's size. ``torch.load``,
@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from common.atomic import atomic_file
 from common.errors import UserError
 from common.plain_pickle import OPCODE_LIMIT, Constructors, Name, PickleError, PlainPickle, check_key, latin1_encoder
 
@@ -95,6 +96,15 @@ def read_tensor_file(path: Path | str, skip: bool = False) -> Any:
     except (zipfile.BadZipFile, ValueError, EOFError, OSError, OverflowError, RuntimeError, struct.error) as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"{path} is not a file of plain tensors, or is damaged: {reason}") from error
+
+
+def write_tensor_file(path: Path | str, content: Any) -> None:
+    """Write plain data with ``torch.save``, atomically."""
+    with (
+        atomic_file(path) as temporary,
+        open(temporary, "wb") as file,
+    ):  # a file, not its name: errors keep their number
+        torch.save(content, file)
 
 
 def _read_zip(path: Path, skip: bool) -> Any:

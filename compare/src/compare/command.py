@@ -13,12 +13,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from common.atomic import write_json, write_text
+from common.atomic import disk_error, write_json, write_text
 from common.checkpoint import file_digest
 from common.data import DataBundle, load_data
 from common.device import choose_device, set_threads
 from common.downloads import advise_weights
-from common.errors import UserError
+from common.errors import RunFolderError, UserError
 from common.executor import ProcessPool, claim_file
 from common.factory import import_factory, model_from_factory, model_from_name
 from common.formats import load_network
@@ -51,6 +51,8 @@ def run(settings: Compare, argv: Sequence[str] | None) -> None:
     check_variants(out)
     missing = ""
     if not settings.execution.report_only:
+        if settings.execution.force:
+            _check_unused(out)
         jobs = settings.execution.jobs or default_jobs(settings)
         failed = compare(settings) if jobs == 1 else _run_in_processes(settings, argv, jobs)
         missing = missing_results(settings)
@@ -85,6 +87,16 @@ def missing_results(settings: Compare) -> str:
 def _name_jobs(jobs: Sequence[ComparisonJob], shown: int = 8) -> str:
     names = [f"{job.name}, seed {job.seed}" for job in jobs]
     return ", ".join(names[:shown]) + (f" and {len(names) - shown} more" if len(names) > shown else "")
+
+
+def _check_unused(out: Path) -> None:
+    """Raise UserError if another command is computing a result, which --force would delete."""
+    for claim in sorted((out / CLAIMS).glob("*")):
+        with claim_file(claim) as free:
+            if not free:
+                raise RunFolderError(
+                    f"{out}: another command is computing {claim.name} in this folder; wait until it ends, or omit --force"
+                )
 
 
 def compare(settings: Compare) -> list[str]:
@@ -225,7 +237,12 @@ def _dense(settings: Compare, data: DataBundle, device: torch.device, seed: int)
         epochs = recipe.epochs if network.baseline_epochs is None else network.baseline_epochs
         warmup = min(recipe.warmup_epochs, epochs / 2)
         recipe = replace(
-            recipe, epochs=epochs, warmup_epochs=warmup, amp=tuning.amp, **training_values(settings.running)
+            recipe,
+            epochs=epochs,
+            warmup_epochs=warmup,
+            learning_rate=network.baseline_learning_rate,
+            amp=tuning.amp,
+            **training_values(settings.running),
         )
         return train_dense(out, network.model or network.arch, data, recipe, device, seed, **how)
     if not Path(file).is_file():
@@ -290,12 +307,14 @@ def _try_job(
         (folder / name).unlink(missing_ok=True)
     try:
         return _summary(run_job(job, comparison, network))
+    except RunFolderError:  # invalid input, not an outcome of the job
+        raise
     except UserError as error:
-        if "--force" in str(error):  # a folder with other options is invalid input, not an outcome of the job
-            raise
         write_json(folder / UNREACHABLE, {"job": _job_record(job), "reason": str(error)})
         return f"unreachable: {error}"
     except Exception as error:  # a bug in one method does not stop the others
+        if disk_error(error) is not None:  # it would stop the others as well
+            raise
         write_text(folder / FAILED, traceback.format_exc())
         failed.append(f"{job.name}, seed {job.seed}")
         return f"failed: {type(error).__name__}: {error}"
@@ -340,6 +359,8 @@ def command_arguments(settings: Compare) -> tuple[str, ...]:
         argv += ["--recalibrate", str(tuning.recalibrate)]
     if tuning.label_smoothing:
         argv += ["--label-smoothing", str(tuning.label_smoothing)]
+    if network.baseline_learning_rate != 0.1:
+        argv += ["--baseline-learning-rate", str(network.baseline_learning_rate)]
     if tuning.weight_decay != 5e-4:
         argv += ["--weight-decay", str(tuning.weight_decay)]
     return (*argv, *(["--amp"] if tuning.amp else []))

@@ -8,6 +8,7 @@ from torch import nn
 
 from common.checkpoint import save_model
 from common.data import DataBundle
+from common.errors import UserError
 from common.models import arguments_for, create_model
 from common.runs import open_stage
 from common.train import train_baseline
@@ -19,6 +20,7 @@ from common.trained_model import (
     with_normalization_of,
 )
 from common.training import TrainOptions
+from common.training.loop import DivergedError
 from compare.settings import PACKAGE
 
 Factory = Callable[[], nn.Module]
@@ -47,7 +49,13 @@ def train_dense(
             model = factory()
         else:
             model = create_model(arch, num_classes=data.num_classes, **arguments_for(arch, data.input_shape))
-        train_baseline(stage, model, data, recipe, device, seed, workers, factory=factory, latency=latency)
+        try:
+            train_baseline(stage, model, data, recipe, device, seed, workers, factory=factory, latency=latency)
+        except DivergedError as error:
+            raise UserError(
+                f"dense network {arch}, {error.label}: the loss is not finite with --baseline-learning-rate {recipe.learning_rate:g}; "
+                "use a smaller one"
+            ) from error
     return read_trained_model(stage.model_path, data, name=arch, factory=factory, device=device, workers=workers)
 
 

@@ -52,6 +52,9 @@ class ComparedNetworkOptions:
     baseline_epochs: int | None = option(
         None, "training epochs of the dense network (default: 6 for digits, else 30)", type=RANGES["epochs"]
     )
+    baseline_learning_rate: float = option(
+        0.1, "initial learning rate of the dense network", type=RANGES["learning_rate"]
+    )
 
     def __post_init__(self) -> None:
         if self.checkpoint and self.weights:

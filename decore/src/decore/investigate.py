@@ -63,8 +63,8 @@ def investigate_policies(settings: InvestigatePolicies, command: str) -> None:
                         settings.random_trials,
                         settings.repeat.seed,
                     )
-                    run.finish({**summarize_policy(policy), "images": len(images), "curves": curves})
                     plots.plot_probabilities(folder / "policies.png", policy.agents)
+                    run.finish({**summarize_policy(policy), "images": len(images), "curves": curves})
             if is_main():
                 metrics = run.metrics()
                 plots.plot_drop_curves(

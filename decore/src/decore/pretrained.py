@@ -13,16 +13,14 @@ ARCH = "vgg16"
 
 def write_pretrained(settings: Pretrained) -> None:
     """Write the state dict of a VGG-16. Raises UserError for another network."""
-    import torch
 
-    from common.atomic import atomic_file
     from common.checkpoint import read_checkpoint
+    from common.tensor_files import write_tensor_file
 
     header, tensors = read_checkpoint(settings.checkpoint)
     if header["arch"] != ARCH:
         raise UserError(f"{settings.checkpoint}: the network is {header['arch']}; name a trained {ARCH}")
-    with atomic_file(settings.out) as temporary:
-        torch.save({"arch": ARCH, "state_dict": tensors}, temporary)
+    write_tensor_file(settings.out, {"arch": ARCH, "state_dict": tensors})
     print(f"{settings.out}: weights of {settings.checkpoint}")
 
 

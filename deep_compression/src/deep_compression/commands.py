@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
@@ -135,8 +136,13 @@ def find_baseline(given: str | None, out: Path, network: Path) -> Path:
     pruned = out / "prune" / "metrics.json"
     if pruned.is_file():
         dense = Path(read_json(pruned).get("network", ""))
-        if dense.is_file():
-            return dense
+        for place in (dense, out / dense.name):  # the folder may have been moved
+            if place.is_file():
+                return place
+        warnings.warn(
+            f"{pruned}: the dense network {dense} does not exist; results are compared with {network}, use --baseline FILE",
+            stacklevel=2,
+        )
     return network
 
 

@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from common.atomic import atomic_file
 from common.checkpoint import save_model
 from common.data import DataBundle, load_data
 from common.device import choose_device, set_threads
@@ -23,6 +22,7 @@ from common.markdown import markdown_table
 from common.options import train_options
 from common.runs import LOG, Stage, read_json
 from common.settings import flatten
+from common.tensor_files import write_tensor_file
 from common.train import train_baseline
 from common.trained_model import TrainedModel, read_trained_model
 from deep_compression import plots, stages
@@ -153,8 +153,7 @@ def save_original_format(path: Path, network: TrainedModel) -> None:
     assert network.file is not None
     if path.is_file() and path.stat().st_mtime >= network.file.stat().st_mtime:
         return
-    with atomic_file(path) as temporary:
-        torch.save(dict(network.model.state_dict()), temporary)
+    write_tensor_file(path, dict(network.model.state_dict()))
 
 
 def table(rows) -> str:

@@ -11,7 +11,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from common.atomic import atomic_file
 from common.data import Batch, load_dataset
 from common.device import choose_device, set_threads
 from common.distributed import is_main, process_group
@@ -24,7 +23,7 @@ from common.pipeline import train as train_network
 from common.runs import STATE, Stage, open_stage, writable_folder
 from common.settings import flatten
 from common.target import Target
-from common.tensor_files import read_tensor_file
+from common.tensor_files import read_tensor_file, write_tensor_file
 from common.trained_model import TrainedModel, check_trained_model, with_normalization_of
 from common.training import Hooks, best_test_top1, cross_entropy
 from model_preserving_id.command import print_result, round_accuracy
@@ -184,8 +183,7 @@ def _resume(stage: Stage, file: str) -> None:
         return
     try:
         state = read_tensor_file(file)["state"]
-        with atomic_file(stage.folder / STATE) as temporary:
-            torch.save(state, temporary)
+        write_tensor_file(stage.folder / STATE, state)
     except (UserError, KeyError, TypeError) as error:
         raise UserError(
             f"--resume {file}: not a {CHECKPOINT} of this script, or damaged; give another file, or none"
@@ -199,8 +197,7 @@ def _write_checkpoint(folder: Path, arch: str) -> None:
     state = read_tensor_file(folder / STATE)
     content = {"epoch": len(state["rows"]), "arch": arch, "state_dict": state["states"]["model"]}
     content |= {"best_acc1": max((row["test_top1"] for row in state["rows"]), default=0.0), "state": state}
-    with atomic_file(folder / CHECKPOINT) as temporary:
-        torch.save(content, temporary)
+    write_tensor_file(folder / CHECKPOINT, content)
 
 
 def _print_accuracy(time: str, accuracy: Accuracy) -> None:

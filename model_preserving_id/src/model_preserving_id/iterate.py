@@ -15,13 +15,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from common.atomic import atomic_file
-from common.errors import UserError
+from common.errors import RunFolderError, UserError
 from common.layers import weight_of
 from common.models import PadShortcut
 from common.outputs import first_output
 from common.target import Target
-from common.tensor_files import read_tensor_file
+from common.tensor_files import read_tensor_file, write_tensor_file
 from model_preserving_id.activations import GramStatistics, gather_statistics, warn_if_few_rows
 from model_preserving_id.channel_ranking import ChannelRanking, rank_groups
 from model_preserving_id.folded import FoldedNetwork
@@ -226,7 +225,7 @@ class _Progress:
             for name, tensor in content["weights"].items():
                 self._tensor(name).copy_(tensor)
         except Exception as error:
-            raise UserError(f"{file}: the file is damaged; delete it to start again") from error
+            raise RunFolderError(f"{file}: the file is damaged; delete it to start again") from error
 
     def save(self) -> None:
         """Write the state, atomically."""
@@ -240,8 +239,7 @@ class _Progress:
             "kept": self.folded.kept,
             "weights": {name: self._tensor(name).cpu() for name in sorted(consumers)},
         }
-        with atomic_file(self.file) as temporary:
-            torch.save(content, temporary)
+        write_tensor_file(self.file, content)
 
     def _tensor(self, consumer: str) -> Tensor:
         module = self.folded.model.get_submodule(consumer)

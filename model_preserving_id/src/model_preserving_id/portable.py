@@ -11,12 +11,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from common.atomic import atomic_file
 from common.checkpoint import build_recorded_model, check_data_fields, load_model, load_recorded_tensors
 from common.errors import UserError
 from common.models import ARCHITECTURES, create_meta_model, is_registered
 from common.replaced_layers import describe_replaced_layers, insert_replaced_layers
-from common.tensor_files import read_tensor_file
+from common.tensor_files import read_tensor_file, write_tensor_file
 
 FORMAT = "model-preserving-id-1"
 
@@ -48,8 +47,7 @@ def to_dict(model: nn.Module, **more: Any) -> dict[str, Any]:
 
 def save_dict(path: Path | str, content: Mapping[str, Any]) -> None:
     """Write a dictionary of :func:`to_dict`, atomically."""
-    with atomic_file(path) as temporary:
-        torch.save(dict(content), temporary)
+    write_tensor_file(path, dict(content))
 
 
 def from_dict(content: Mapping[str, Any], path: Path | str = "the dictionary") -> nn.Module:

@@ -1,7 +1,6 @@
 """Files of trained and pruned networks, in the formats of this repository and of the original code."""
 
 import dataclasses
-import io
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,7 +8,6 @@ from typing import Any
 import torch
 from torch import nn
 
-from common.atomic import write_bytes
 from common.channels.resize import fit_shapes
 from common.checkpoint import load_model, load_tensors, load_weights, read_state_dict, read_tensors
 from common.data import DataBundle, load_dataset
@@ -17,6 +15,7 @@ from common.errors import UserError
 from common.factory import import_factory, model_from_factory, model_from_name
 from common.models import arguments_for, create_model, find_architecture
 from common.runs import Stage
+from common.tensor_files import write_tensor_file
 from common.trained_model import TrainedModel, check_trained_model, with_normalization_of
 from redundancy_graph.layer_names import LAYERS, has_original_names, tensors_from_original, tensors_to_original
 from redundancy_graph.settings import ORIGINAL_DATASET_DIRS, GeneratePruneInfo, PruneCifar10
@@ -137,9 +136,7 @@ def load_pruned_weights(arch: str, path: Path | str, num_classes: int = 10) -> n
 def save_original_format(stage: Stage, start: TrainedModel, replace: bool = True) -> Path:
     """Save ``<folder name>-weights.pth`` next to a run folder: a state dict with the names of the original code."""
     file = stage.folder.parent / f"{stage.folder.name}{SUFFIX}"
-    if replace or not file.is_file():
+    if replace or not file.is_file() or file.stat().st_mtime < stage.model_path.stat().st_mtime:  # of an earlier run
         tensors = load_model(stage.model_path, start.factory).state_dict()
-        content = io.BytesIO()  # torch.save would store the name of the temporary file in the file
-        torch.save(tensors_to_original(start.arch, tensors), content)
-        write_bytes(file, content.getvalue())
+        write_tensor_file(file, tensors_to_original(start.arch, tensors))
     return file

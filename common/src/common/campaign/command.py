@@ -113,7 +113,10 @@ def run(settings: RunPlan, rest: Sequence[str]) -> None:
 def write_plan(folder: CampaignFolder, jobs: Sequence[Job], names: dict[str, str]) -> None:
     """Write the jobs to ``plan.json``, for the commands that are given the folder only; keep jobs of earlier calls."""
     from common.atomic import write_json
+    from common.locks import lock_folder
 
+    folder.root.mkdir(parents=True, exist_ok=True)
+    lock = lock_folder(folder.root)  # another command may add its jobs at the same time
     content = [
         {
             "name": j.name,
@@ -132,6 +135,7 @@ def write_plan(folder: CampaignFolder, jobs: Sequence[Job], names: dict[str, str
     except UserError:  # damaged; rewritten below
         before = []
     write_json(folder.root / PLAN_COPY, {"jobs": [*(job for job in before if job["name"] not in own), *content]})
+    del lock
 
 
 def format_plan(jobs: Sequence[Job], folder: CampaignFolder, names: dict[str, str], estimates: Estimates) -> str:

@@ -8,6 +8,7 @@ does not import them. ``common.testing.notebooks`` runs notebooks without a kern
 """
 
 from common.testing.campaigns import check_script_runs_plan, run_script, write_tiny_dataset
+from common.testing.chaos import check_full_disk_and_kills
 from common.testing.generated_docs import check_generated_docs
 from common.testing.inputs import (
     factored_resnet20,
@@ -21,7 +22,13 @@ from common.testing.inputs import (
 )
 from common.testing.invalid_input import assert_scripts_fail, full_disk, leftover_files, single_error_line
 from common.testing.options_honored import check_options_honored, command_names
-from common.testing.processes import record_python_calls, run_in_processes, split_batches, torchrun
+from common.testing.processes import (
+    locked_by_another_process,
+    record_python_calls,
+    run_in_processes,
+    split_batches,
+    torchrun,
+)
 from common.testing.resume import check_resume_after_kill
 from common.testing.run_method import run_method
 from common.testing.stored_commands import check_stored_commands
@@ -38,6 +45,7 @@ __all__ = [
     "HOSTILE_DATA_FIELDS",
     "assert_bounded",
     "assert_scripts_fail",
+    "check_full_disk_and_kills",
     "check_generated_docs",
     "check_mutations",
     "check_options_honored",
@@ -50,6 +58,7 @@ __all__ = [
     "full_disk",
     "hostile_pickle",
     "leftover_files",
+    "locked_by_another_process",
     "noise_bundle",
     "noise_images",
     "random_network",

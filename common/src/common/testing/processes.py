@@ -4,7 +4,8 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from multiprocessing.connection import wait
 from pathlib import Path
 
@@ -13,6 +14,19 @@ import torch
 from common.data import Batch, ImageSet
 from common.distributed import process_group
 from common.testing.resume import LIMIT, start_fork_server
+
+
+@contextmanager
+def locked_by_another_process(folder: Path) -> Iterator[subprocess.Popen]:
+    """Lock a run folder in another process, which is yielded and killed at the end (context manager)."""
+    code = "import pathlib, sys; from common.locks import lock_folder; lock = lock_folder(pathlib.Path(sys.argv[1]))"
+    command = [sys.executable, "-c", f"{code}; print('locked', flush=True); sys.stdin.read()", str(folder)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None and process.stdout.readline() == "locked\n"
+            yield process
+        finally:
+            process.kill()
 
 
 def torchrun(script: Path, *words: str | Path, processes: int = 2) -> str:

@@ -85,7 +85,8 @@ def check_resume_after_kill(
 def start_fork_server(preload: Sequence[str]) -> ForkServerContext:
     """Start a fork server that has imported ``preload``, and wait until it is ready."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([*preload, __name__, "pytest"])  # what test modules import
+    # What test modules import, and what the first optimizer imports.
+    context.set_forkserver_preload([*preload, __name__, "pytest", "torch._dynamo"])
     ready = context.Process(target=time.sleep, args=(0,))
     ready.start()
     ready.join()

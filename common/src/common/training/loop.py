@@ -31,6 +31,14 @@ CHECK_EVERY, CHECK_EVERY_ON_CUDA = 50, 500  # steps between two checks of the lo
 ONEDNN_BLOCK = 16  # input channels per block of oneDNN's 1x1 kernels
 
 
+class DivergedError(UserError):
+    """The loss is NaN or infinite. label: the epoch."""
+
+    def __init__(self, label: str) -> None:
+        super().__init__(f"{label}: the loss is not finite; use a smaller --learning-rate")
+        self.label = label
+
+
 def fit(
     model: nn.Module,
     train: ImageSet,
@@ -55,7 +63,8 @@ def fit(
         test: Images evaluated after every ``options.evaluate_every``-th epoch and after the last one. The result is only logged.
 
     Raises:
-        UserError: If the loss is not finite, or if ``tensorboard`` is given and not installed.
+        DivergedError: If the loss is not finite.
+        UserError: If ``tensorboard`` is given and not installed.
         Stopped: At the deadline or after SIGTERM, between two epochs, after the state was saved (:mod:`common.interruption`).
     """
     check_tensorboard(tensorboard)
@@ -194,7 +203,7 @@ def _train_epoch(step: Step, train: ImageSet, epoch: int, seed: int, workers: in
 
 def _check_finite(loss: Tensor, label: str) -> None:
     if not math.isfinite(float(loss)):
-        raise UserError(f"{label}: the loss is not finite; use a smaller --learning-rate")
+        raise DivergedError(label)
 
 
 def _write_tensorboard(folder: Path | str | None, row: Mapping[str, Any], stage: str) -> None:

@@ -7,10 +7,11 @@ from typing import Any
 
 import torch
 
-from common.atomic import atomic_file, write_csv
-from common.errors import UserError
+from common.atomic import csv_text, write_csv
+from common.distributed import is_main
+from common.errors import RunFolderError, UserError
 from common.runs import LOG, STATE
-from common.tensor_files import read_tensor_file
+from common.tensor_files import read_tensor_file, write_tensor_file
 from common.training.step import Stateful
 
 KEEP_EVERY_ON_CUDA = 60.0  # seconds; on a GPU, writing the file can take longer than an epoch
@@ -53,9 +54,10 @@ class SavedState:
             torch.set_rng_state(content["generators"]["cpu"])
             if self.device.type == "cuda" and "cuda" in content["generators"]:
                 torch.cuda.set_rng_state(content["generators"]["cuda"], self.device)
+            self._write_log(content["rows"])
             return list(content["rows"])
         except (UserError, LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
-            raise UserError(f"{self.file}: damaged file; delete it to start this stage again") from error
+            raise RunFolderError(f"{self.file}: damaged file; delete it to start this stage again") from error
 
     def save(self, rows: list[dict[str, Any]], force: bool) -> None:
         """Write the log; also the state if ``every`` seconds have passed or ``force`` is true."""
@@ -67,7 +69,12 @@ class SavedState:
                 generators["cuda"] = torch.cuda.get_rng_state(self.device)
             content = {"stage": self.stage, "rows": rows, "generators": generators}
             content["states"] = {name: state.state_dict() for name, state in self.states.items()}
-            with atomic_file(self.file) as temporary:
-                torch.save(content, temporary)
+            write_tensor_file(self.file, content)
             self.saved_at = time.monotonic()
-        write_csv(self.file.parent / LOG, rows)
+        self._write_log(rows)
+
+    def _write_log(self, rows: list[dict[str, Any]]) -> None:
+        """Write log.csv unless it has these rows; after a kill it may lack the last one."""
+        log = Path(self.file or "").parent / LOG
+        if is_main() and (not log.is_file() or log.read_bytes() != csv_text(rows).encode()):
+            write_csv(log, rows)
