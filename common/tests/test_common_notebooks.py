@@ -1,6 +1,8 @@
 """Notebooks run in a kernel; invalid commands, imports and stored outputs are also detected without one."""
 
 import json
+import re
+from pathlib import Path
 
 import pytest
 
@@ -67,3 +69,19 @@ def test_failing_cell_in_kernel_raises(tmp_path):
     with pytest.raises(AssertionError, match=r"code cell 1: (.|\n)*ZeroDivisionError"):
         run_notebook(notebook(tmp_path, "1", "1 / 0", "open('never', 'w')"), tmp_path)
     assert not (tmp_path / "never").exists()
+
+
+def test_detector_notebook_prunes_compares_saves_and_shows_a_box(tmp_path):
+    """The outputs of the pruned detector are those of the masked one, and its list of dicts survives saving."""
+    pytest.importorskip("ipykernel")
+    path = Path(__file__).resolve().parents[1] / "prune_detector.ipynb"
+    outputs = run_notebook(path, tmp_path, {"steps=40": "steps=1", "batch_size=8": "batch_size=2"})
+    printed = "".join(o["text"] for o in outputs if o.get("name") == "stdout")
+    assert "37 groups in the backbone" in printed and "71% removed" in printed
+    assert "list of 1 dict: boxes, scores, labels" in printed and "bit-identical outputs True" in printed
+    assert sorted((key, float(size) < 1e-9) for key, size in re.findall(r"(\w+) \(.*difference (.*)", printed)) == [
+        ("boxes", True),
+        ("labels", True),
+        ("scores", True),
+    ]
+    assert sum("image/png" in o.get("data", {}) for o in outputs) == 1

@@ -153,6 +153,18 @@ def test_tables_command_makes_adds_draws_and_checks(readme: Path, capsys: pytest
     assert results.tables_command("decore", readme, tables, ["--add", "x"]) == 2, "no function that adds runs"
 
 
+def test_tables_command_writes_and_checks_pages(readme: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    page = readme.parent / "page.md"
+
+    def command(text: str, *words: str) -> int:
+        tables = {"speed": lambda: "1", "speed.more": lambda: "2"}
+        return results.tables_command("decore", readme, tables, words, pages={page: lambda: text})
+
+    assert command("a", "--check") == 2 and not page.exists() and "page.md" in capsys.readouterr().err
+    assert command("a") == 0 and page.read_text(encoding="utf-8") == "a" and command("a", "--check") == 0
+    assert command("b", "--check") == 2 and page.read_text(encoding="utf-8") == "a"
+
+
 def test_tables_command_rewrites_tables_of_root_readme(readme: Path) -> None:
     own = readme.parent / "decore" / "README.md"
     own.parent.mkdir()

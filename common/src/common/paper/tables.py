@@ -1,4 +1,4 @@
-"""Generate the tables of common's README from ``results/*.json``: ``python -m common.paper.tables [--check]``.
+"""Generate the tables of common's README and pages from ``results/*.json``: ``python -m common.paper.tables [--check]``.
 
 ``--hostile-files`` first writes ``results/hostile-files.json`` again: see :mod:`common.paper.hostile_files`.
 """
@@ -8,8 +8,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from common.atomic import write_text
 from common.markdown import markdown_table
+from common.paper.reach import REACH, reach_page, summary_lines
 from common.reporting.benchmark import speed_table
 from common.reporting.results import tables_command
 from common.runs import read_json
@@ -45,21 +45,27 @@ def hostile_table(record: Mapping[str, Any]) -> str:
 
 
 def _answer_hostile_files() -> None:
-    """Write results/hostile-files.json and the table of it."""
+    """Write results/hostile-files.json."""
     from common.paper.hostile_files import write_answers
 
-    write_text(HOSTILE.with_suffix(".md"), hostile_table(write_answers(HOSTILE)))
+    write_answers(HOSTILE)
 
 
 TABLES: dict[str, Callable[[], str]] = {
     "common.speed": lambda: speed_table(RESULTS),
     "common.epochs": lambda: epoch_table(RESULTS),
+    "common.reach": lambda: "\n".join(f"- {line}" for line in summary_lines(read_json(REACH)["rows"])),
+}
+PAGES: dict[Path, Callable[[], str]] = {
+    HOSTILE.with_suffix(".md"): lambda: hostile_table(read_json(HOSTILE)),
+    REACH.with_suffix(".md"): lambda: reach_page(read_json(REACH)),
 }
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Regenerate the tables and return an exit status."""
-    return tables_command("common", README, TABLES, argv, make={"--hostile-files": (_answer_hostile_files, HELP)})
+    make = {"--hostile-files": (_answer_hostile_files, HELP)}
+    return tables_command("common", README, TABLES, argv, make=make, pages=PAGES)
 
 
 if __name__ == "__main__":

@@ -151,12 +151,27 @@ def rewrite(settings: Results) -> None:
     _rewrite(blocks, _tables(settings.tables), settings.check)
 
 
-def _rewrite(blocks: Sequence[tuple[Path, str]], tables: Mapping[str, Callable[[], str]], check: bool) -> None:
+def stale_pages(pages: Mapping[Path, Callable[[], str]]) -> dict[Path, str]:
+    """Return the files whose content differs from what these functions generate now, with the new content."""
+    made = {path: page() for path, page in pages.items()}
+    return {path: text for path, text in made.items() if not path.is_file() or path.read_text(encoding="utf-8") != text}
+
+
+def _rewrite(
+    blocks: Sequence[tuple[Path, str]],
+    tables: Mapping[str, Callable[[], str]],
+    check: bool,
+    pages: Mapping[Path, Callable[[], str]] | None = None,
+) -> None:
     for readme, name in blocks:
         if name not in tables:
             raise UserError(f"{readme}: no table for the block '{name}'; available: {sorted(tables) or 'none'}")
     made = {name: tables[name]() for name in {name for _, name in blocks}}
     changed = [f"{name} in {readme}" for readme, name in blocks if replace_block(readme, name, made[name], check=check)]
+    for path, text in stale_pages(pages or {}).items():
+        changed.append(str(path))
+        if not check:
+            atomic.write_text(path, text)
     if check and changed:
         raise UserError(f"not up to date: {', '.join(changed)}; run the same command without --check")
     print("\n".join(f"rewrote {line}" for line in changed) or "all tables are up to date")
@@ -170,6 +185,7 @@ def tables_command(
     *,
     add: Callable[[str], Path | str] | None = None,
     make: Mapping[str, tuple[Callable[[], object], str]] | None = None,
+    pages: Mapping[Path, Callable[[], str]] | None = None,
     draw: Callable[[], Sequence[Path]] | None = None,
 ) -> int:
     """Run ``python -m PACKAGE.paper.tables``, which regenerates a package's tables and figures; return an exit status.
@@ -183,6 +199,7 @@ def tables_command(
         tables: {block name: function that returns the table}.
         add: Saves finished runs as result files and returns what to print, for ``--add RUN_FOLDER ...``.
         make: Options that create result files first: {"--costs": (function, help)}.
+        pages: Files that are generated completely: {path: function that returns the content}.
         draw: Draws figures from the result files and returns their paths.
     """
 
@@ -213,7 +230,7 @@ def tables_command(
         root = readme.resolve().parents[1] / readme.name
         blocks = [(readme, name) for name in block_names(readme)]
         blocks += [(root, name) for name in (block_names(root) if root.is_file() else []) if name in tables]
-        _rewrite(blocks, tables, args["check"])
+        _rewrite(blocks, tables, args["check"], pages)
 
     return cli.run(body, argv)
 
