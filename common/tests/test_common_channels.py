@@ -11,7 +11,7 @@ import torchvision
 from torch import nn
 
 from common.channels import channel_groups, keep_channels, masked, top_channels
-from common.channels.trace import _traceable_copy
+from common.channels.example import copy_sharing_tensors
 from common.checkpoint import load_model, save_model
 from common.errors import UserError
 from common.models import ARCHITECTURES, create_model
@@ -55,7 +55,7 @@ def test_trace_shares_weights_and_does_not_modify_network():
     model = create_model("resnet20").train()
     model.conv1.weight.requires_grad_(False)
     before = copy.deepcopy(model.state_dict())
-    traced = _traceable_copy(model)
+    traced = copy_sharing_tensors(model, requires_grad=True).eval()
     places = [[t.data_ptr() for t in net.state_dict().values()] for net in (model, traced)]
     assert places[0] == places[1] and all(p.requires_grad for p in traced.parameters())
     channel_groups(model, example("resnet20"))

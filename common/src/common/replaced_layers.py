@@ -11,7 +11,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from common.channels.resize import is_depthwise
+from common.channels.attention import HeadAttention
+from common.channels.resize import COUNTS, is_depthwise
 from common.errors import UserError
 from common.models import create_meta_model, is_registered
 
@@ -30,12 +31,13 @@ def replaced_layer_table(
 ) -> dict[str, dict[str, Any]]:
     """Describe the layers that differ from the registered network, or from that of ``factory``.
 
-    Without a factory, the table of an unregistered network is empty.
+    Without a factory, the table of an unregistered network lists only its attention, whose number of heads no tensor
+    shows.
     """
     if factory is not None:
         return describe_replaced_layers(model, factory())
     if arch is None or not is_registered(arch):
-        return {}
+        return _attentions(model)
     return describe_replaced_layers(model, create_meta_model(arch, **(arch_args or {})))
 
 
@@ -46,7 +48,7 @@ def describe_replaced_layers(model: nn.Module, fresh: nn.Module) -> dict[str, di
     """
     table: dict[str, dict[str, Any]] = {}
     for name, before in fresh.named_modules():
-        if any(name == done or name.startswith(f"{done}.") for done in table):
+        if any(name == done or name.startswith(f"{done}.") for done, of in table.items() if of["kind"] != "counts"):
             continue
         try:
             now = model.get_submodule(name)
@@ -54,9 +56,37 @@ def describe_replaced_layers(model: nn.Module, fresh: nn.Module) -> dict[str, di
             continue
         if type(now) is not type(before) or _settings(now) != _settings(before):
             description = describe_layer(now)
-            if description is not None:
-                table[name] = description
+        else:
+            description = _counts(now) if _counts(now) != _counts(before) else None
+        if description is not None and (name or description["kind"] == "counts"):
+            table[name] = description
     return table
+
+
+def _attentions(model: nn.Module) -> dict[str, dict[str, Any]]:
+    """Describe the modules that count attention heads."""
+    table = {}
+    for name, module in model.named_modules():
+        description = describe_layer(module) if isinstance(module, HeadAttention) else _counts(module)
+        if description:
+            table[name] = description
+    return table
+
+
+def _counts(module: nn.Module) -> dict[str, Any] | None:
+    """Describe what a module records of its heads, groups and widths and no tensor shows; None if it records nothing."""
+    if isinstance(module, nn.GroupNorm):
+        keys: tuple[str, ...] = () if module.affine else ("num_groups", "num_channels")
+    elif isinstance(module, nn.LayerNorm):
+        keys = () if module.elementwise_affine else ("normalized_shape",)
+    else:
+        keys = () if type(module).__module__.startswith("torch.") else COUNTS
+    found = {key: vars(module)[key] for key in keys if key in vars(module)}
+    counts = {key: value[0] if isinstance(value, tuple) else value for key, value in found.items()}
+    counts = {key: value for key, value in counts.items() if type(value) is int}
+    if not counts:
+        return None
+    return {"kind": "counts", "counts": counts}
 
 
 def describe_layer(module: nn.Module) -> dict[str, Any] | None:
@@ -65,6 +95,13 @@ def describe_layer(module: nn.Module) -> dict[str, Any] | None:
         parts = [describe_layer(part) for part in module]
         complete = parts and all(part is not None and part["kind"] != "sequence" for part in parts)
         return {"kind": "sequence", "layers": parts} if complete else None
+    if isinstance(module, HeadAttention):
+        return {
+            "kind": "attention",
+            **{key: getattr(module, key) for key in ("embed_dim", "num_heads", "head_dim", "batch_first", "dropout")},
+            "out_features": module.out_proj.out_features,
+            "bias": module.in_proj_bias is not None,
+        }
     if type(module) is nn.Linear:
         width = {"in_features": module.in_features, "out_features": module.out_features}
         return {"kind": "linear", **width, "bias": module.bias is not None}
@@ -85,14 +122,27 @@ def insert_replaced_layers(model: nn.Module, table: Any, path: object) -> None:
         raise UserError(f"{path}: the table of replaced layers is invalid")
     names = {name for name, _ in model.named_modules()}
     for name, description in table.items():
-        if not name or name not in names:
+        counts = isinstance(description, dict) and description.get("kind") == "counts"
+        if name not in names or not (name or counts):
             raise UserError(f"{path}: replaced layer {name!r} does not exist in the network")
         try:
+            if counts:
+                _set_counts(model.get_submodule(name), description["counts"])
+                continue
             with torch.device("meta"):
                 layer = _build(description)
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             raise UserError(f"{path}: the description of layer {name} is invalid ({error})") from error
         model.set_submodule(name, layer)
+
+
+def _set_counts(module: nn.Module, counts: Any) -> None:
+    known = _counts(module)
+    if not isinstance(counts, dict) or known is None or not counts.keys() <= known["counts"].keys():
+        raise ValueError("the module does not record these numbers")
+    for key, value in counts.items():
+        number = _integer(value, 1, CHANNELS_LIMIT)
+        setattr(module, key, (number,) if isinstance(getattr(module, key), tuple) else number)
 
 
 def _build(description: Any, within: bool = False) -> nn.Module:
@@ -104,6 +154,17 @@ def _build(description: Any, within: bool = False) -> nn.Module:
         return nn.Sequential(*(_build(part, within=True) for part in parts))
     if not isinstance(description["bias"], bool):
         raise TypeError("bias must be true or false")
+    if kind == "attention":
+        embed, heads, head, outputs = (
+            _integer(description[key], 1, CHANNELS_LIMIT)
+            for key in ("embed_dim", "num_heads", "head_dim", "out_features")
+        )
+        bias, batch_first, dropout = description["bias"], description["batch_first"], _fraction(description["dropout"])
+        if heads * head > CHANNELS_LIMIT or not isinstance(batch_first, bool):
+            raise ValueError("invalid attention")
+        layer = HeadAttention(embed, heads, head, bias, batch_first, dropout)
+        layer.out_proj = nn.Linear(heads * head, outputs, bias=bias)
+        return layer
     if kind == "linear":
         inputs, outputs = (_integer(description[name], 1, CHANNELS_LIMIT) for name in ("in_features", "out_features"))
         return nn.Linear(inputs, outputs, bias=description["bias"])
@@ -127,6 +188,12 @@ def _integer(value: Any, minimum: int, maximum: int) -> int:
     if not isinstance(value, int) or isinstance(value, bool) or not minimum <= value <= maximum:
         raise ValueError(f"expected an integer from {minimum} to {maximum}, not {value!r}")
     return value
+
+
+def _fraction(value: Any) -> float:
+    if type(value) not in (int, float) or not 0 <= value <= 1:
+        raise ValueError(f"expected a number from 0 to 1, not {value!r}")
+    return float(value)
 
 
 def _settings(module: nn.Module) -> Mapping[str, Any]:

@@ -27,7 +27,7 @@ def tie(model: nn.Module, ties: Iterable[Sequence[str]], any_values: bool = Fals
         first = _parameter(model, names[0])
         for name in names[1:]:
             other = _parameter(model, name)
-            if other.shape == first.shape and (any_values or torch.equal(first, other)):
+            if other.shape == first.shape and (any_values or first.is_meta or torch.equal(first, other)):
                 module, _, key = name.rpartition(".")
                 model.get_submodule(module)._parameters[key] = first
 

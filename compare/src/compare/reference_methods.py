@@ -12,8 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from common.channels import ChannelGroup, masked, top_channels
+from common.channels.attention import is_called
+from common.channels.resize import output_rows
 from common.device import exact_float32
-from common.layers import weight_of
 from common.methods import Decide, Decision, Method
 from common.models import PadShortcut
 from common.pipeline import RECALIBRATION_BATCH
@@ -34,8 +35,9 @@ def l1_scores(model: nn.Module, group: ChannelGroup, generator: torch.Generator)
     Li et al. 2017, arXiv 1608.08710, section 3.1.
     """
     del generator
-    weights = (weight_of(model.get_submodule(name)).detach() for name in group.producers)
-    return sum((weight.abs().flatten(1).sum(1) for weight in weights), torch.zeros(()))
+    weights = ((name, output_rows(model.get_submodule(name)).detach()) for name in group.producers)
+    norms = (group.per_channel(name, weight.abs().flatten(1).sum(1)) for name, weight in weights)
+    return sum(norms, torch.zeros(()))
 
 
 def random_scores(model: nn.Module, group: ChannelGroup, generator: torch.Generator) -> Tensor:
@@ -84,7 +86,11 @@ def resolve_weights(start: TrainedModel, kept: Mapping[str, Sequence[int]], seed
     model = copy.deepcopy(start.model)
     modules = dict(model.named_modules())
     consumers = {name for group in groups for name, _ in group.consumers}
-    names = [name for name in modules if name in consumers and not isinstance(modules[name], PadShortcut)]
+    names = [
+        name
+        for name in modules
+        if name in consumers and not isinstance(modules[name], PadShortcut) and is_called(model, name)
+    ]
     masks = {
         group.name: torch.zeros(group.size).index_fill_(0, torch.tensor(kept[group.name]), 1.0) for group in groups
     }

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 import torch_pruning as tp
 from torch import nn
 
-from common.channels.trace import ShortcutPruner, show_shortcuts_as_nodes
+from common.channels.shortcut_node import ShortcutPruner, show_shortcuts_as_nodes
 from common.cost import layer_macs
 from common.cost.calls import LAYERS
 from common.data import DataBundle

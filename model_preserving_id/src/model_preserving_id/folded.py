@@ -1,5 +1,6 @@
 """A full-size network with folded consumers: channels keep their indices, and removed channels are not read."""
 
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -8,6 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from common.channels import ChannelGroup, channel_groups, keep_channels
+from common.channels.attention import is_called
+from common.channels.resize import TRANSPOSED
 from common.channels.shortcuts import restore_shortcuts
 from common.cost import WidthCost, count_cost
 from common.errors import UserError
@@ -70,7 +73,9 @@ class FoldedNetwork:
             raise UserError(
                 "--residual keep: all channels belong to residual streams, which are not pruned; use --residual exact"
             )
-        chosen = [group for group in chosen if self.limits.allows(group)]
+        chosen = [group for group in chosen if self.limits.allows(group) and self._can_fold(group)]
+        if groups and not chosen and not self.limits.ignored:
+            raise UserError("no channel group can be folded into the layers that read it; use another method")
         modules = dict(self.model.named_modules())
         for one in consumer_inputs(chosen):
             assign_conv_groups(modules[one.consumer], one)  # raises an error, with the name, where no T exists
@@ -82,6 +87,28 @@ class FoldedNetwork:
         self.first_read = {group.name: min(place[consumer] for consumer, _ in group.consumers) for group in chosen}
         self.last_read = {group.name: max(place[consumer] for consumer, _ in group.consumers) for group in chosen}
         return {group.name: group for group in chosen}
+
+    def _can_fold(self, group: ChannelGroup) -> bool:
+        """Return whether all layers that read a group can have T folded in; warn, with the reason, if not."""
+        modules = dict(self.model.named_modules())
+        reason = next(
+            (
+                f"{name} is a {type(modules[name]).__name__}, into which T cannot be folded"
+                for name, _ in group.consumers
+                if isinstance(modules[name], TRANSPOSED) or not is_called(self.model, name)
+            ),
+            None,
+        ) or next(
+            (
+                f"{name} normalizes over the channels that remain"
+                for name in group.pass_through
+                if isinstance(modules[name], nn.LayerNorm)
+            ),
+            None,
+        )
+        if reason:
+            warnings.warn(f"{group.name} is not pruned: {reason}", stacklevel=2)
+        return reason is None
 
     def shortcuts(self, name: str) -> list[str]:
         """Return the option-A shortcuts that read a group; they can only drop duplicates and dead channels."""

@@ -58,12 +58,14 @@ def prunable_groups(model: nn.Module, groups: Sequence[ChannelGroup]) -> dict[st
     """Return the prunable channel groups by the name of their first layer: groups produced by convolutions.
 
     Groups produced by linear layers alone have no feature maps. Groups that belong to a grouped convolution are not pruned, because
-    the method does not determine how many filters to keep. Raises UserError if no group is prunable.
+    the method does not determine how many filters to keep; neither are those in which several filters are one channel (before a
+    group norm), since it compares single feature maps. Raises UserError if no group is prunable.
     """
     found = {}
     for group in groups:
         convolutions = _convolutions(model, group)
-        if convolutions and group.conv_groups == 1:
+        one_by_one = not any(name in group.outputs for name in group.producers)
+        if convolutions and group.conv_groups == 1 and one_by_one:
             found[group.reference_layer if group.reference_layer in convolutions else convolutions[0]] = group
     if not found:
         raise UserError(

@@ -237,6 +237,11 @@ def _dims(arch: str, model: nn.Module, groups: Sequence[ChannelGroup], gene_of: 
                 f"{arch}: {group.name} is coupled with a grouped convolution of {group.conv_groups} groups, which must keep the same number"
                 " of channels in each group; leading channels do not make a pruned network"
             )
+        if group.outputs or group.parameters:
+            raise UserError(
+                f"{arch}: the channels of {group.name} are attention heads, groups of a norm or of a parameter; leading channels"
+                " do not make a pruned network"
+            )
         for module, positions in group.consumers:
             if positions != [[channel] for channel in range(group.size)]:
                 raise UserError(

@@ -2,12 +2,15 @@
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from common.channels.attention import HeadAttention, show_heads
 from common.channels.example import (
     Inputs,
     call,
@@ -19,7 +22,7 @@ from common.channels.example import (
 )
 from common.channels.groups import ChannelGroup
 from common.channels.mask import masked
-from common.channels.resize import WEIGHTED, channel_dim
+from common.channels.resize import NORMALIZATIONS, WEIGHTED, channel_dim
 from common.device import exact_float32
 from common.errors import UserError
 from common.models.shortcut import PadShortcut
@@ -80,7 +83,7 @@ class Reference:
     def __init__(self, model: nn.Module, example_input: Inputs, scales: Sequence[float] = SCALES) -> None:
         first = _first_example(example_input)
         for self.dtype in (torch.float64, None):
-            self.model = copy_sharing_tensors(model, dtype=self.dtype).eval()
+            self.model = show_heads(copy_sharing_tensors(model, dtype=self.dtype).eval())
             for example in (first, example_input) if first is not example_input else (first,):
                 self._inputs = [cast_for(self.model, one) for one in sample_inputs(example, scales)]
                 self._batch = _concatenate(self._inputs) if len(self._inputs) > 1 else None
@@ -154,16 +157,63 @@ class Reference:
                 mask = torch.zeros(group.size, device=parameter.device, dtype=parameter.dtype)
                 mask[list(kept[group.name])] = 1
                 masks[group.name] = mask
-        names = [n for n, m in self.model.named_modules() if isinstance(m, (*WEIGHTED, PadShortcut))]
-        names += [name for name in {name for name, _ in removed} if name not in set(names)]
+        compared = self._compared(removed)
 
         with masked(self.model, groups, masks):
             if self._batch is not None:
                 try:
-                    return self._compare(smaller, names, removed, self._batch, len(self._inputs))
+                    return self._compare(smaller, compared, removed, self._batch, len(self._inputs))
                 except _NoBatch:
                     self._batch = None
-            return next(filter(None, (self._compare(smaller, names, removed, one, 1) for one in self._inputs)), None)
+            return next(filter(None, (self._compare(smaller, compared, removed, one, 1) for one in self._inputs)), None)
+
+    @cached_property
+    def shapes(self) -> "Shapes | None":
+        """The shapes of all tensors that are compared, without values; None if the network needs values to run."""
+        model = copy_sharing_tensors(self.model).to("meta")
+        kinds = (*WEIGHTED, *NORMALIZATIONS, PadShortcut, HeadAttention)
+        names = [name for name, module in model.named_modules() if isinstance(module, kinds)]
+        inputs = map_tensors(lambda tensor: tensor.to("meta"), self._inputs[0])
+        found: list[tuple[str, str, int, list[int]]] = []
+
+        def record(name: str, side: str, module: nn.Module | None, tensor: Tensor) -> None:
+            found.append((name, side, 0 if module is None else channel_dim(module, tensor), list(tensor.shape)))
+
+        try:
+            self._run(model, inputs, names, record)
+        except Exception:  # of any kind: some operations need values
+            return None
+        return Shapes(model, names, inputs, found)
+
+    def misfit(self, smaller: nn.Module, removed: Sides) -> str | None:
+        """Describe where a pruned copy of ``shapes.model`` would fail, or a shape differ; None if it fits."""
+        assert self.shapes is not None
+        expected, position = self.shapes.found, 0
+
+        def compare(name: str, side: str, _: nn.Module | None, tensor: Tensor) -> None:
+            nonlocal position
+            if position == len(expected) or expected[position][:2] != (name, side):
+                raise _Differs(f"the layers run in another order, {place(name, side)}")
+            dim, shape = expected[position][2:]
+            position += 1
+            gone = removed.get((name, side)) or removed.get((name, "both"), ())
+            if list(tensor.shape) != [size - len(gone) * (d == dim) for d, size in enumerate(shape)]:
+                raise _Differs(f"{place(name, side)} would differ in shape")
+
+        try:
+            self._run(smaller, self.shapes.inputs, self.shapes.names, compare)
+        except _Differs as error:
+            return str(error)
+        except Exception as error:
+            where = f" after {place(*expected[position - 1][:2])}" if position else ""
+            return f"the pruned network would fail{where}: {one_line(error)}"
+        return None if position == len(expected) else f"{place(*expected[position][:2])} would not be reached"
+
+    def _compared(self, removed: Sides) -> list[str]:
+        """Return the names of the modules whose inputs and outputs are compared."""
+        names = [n for n, m in self.model.named_modules() if isinstance(m, (*WEIGHTED, PadShortcut))]
+        resized = {name for name, side in removed if side in ("in", "out", "both")}
+        return names + [name for name in resized if name not in set(names)]
 
     def _compare(
         self, smaller: nn.Module, names: Sequence[str], removed: Sides, inputs: Inputs, parts: int
@@ -244,7 +294,22 @@ class Reference:
             see("", "out", None, tensor)
 
 
+@dataclass(frozen=True)
+class Shapes:
+    """A network without values, and the shapes of its layers' inputs and outputs."""
+
+    model: nn.Module
+    names: list[str]  # of the layers
+    inputs: Inputs
+    found: list[tuple[str, str, int, list[int]]]  # layer, side, dimension of the channels, shape
+
+
 OUTPUTS = "the output of the network"
+
+
+def on_meta(model: nn.Module) -> nn.Module:
+    """Return a copy without values, in which only shapes are computed."""
+    return copy_sharing_tensors(model).to("meta")
 
 
 def place(name: str, side: str) -> str:

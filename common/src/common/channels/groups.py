@@ -2,12 +2,15 @@
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
-from common.channels.resize import CONVOLUTIONS, WEIGHTED
-from common.channels.trace import CoupledChannels
+from common.channels.attention import ATTENTIONS
+from common.channels.resize import CONVOLUTIONS, TRANSPOSED, WEIGHTED, is_depthwise
+from common.channels.resize import width as width_of
+from common.channels.trace import CoupledChannels, LayerSlice
 
 
 @dataclass(frozen=True)
@@ -25,7 +28,10 @@ class ChannelGroup:
         reference_layer: The producer nearest to the network's input: the stem for the first residual stage, the
             shortcut convolution where there is one, else the last convolution of the first block.
         conv_groups: Number of equal blocks of consecutive channels that must each keep the same number of channels: the
-            groups of a grouped convolution or of a group norm; 1 if there is none.
+            groups of a grouped convolution, or parts of a split; 1 if there is none.
+        outputs: For each producer and layer norm whose outputs are not the channels of the group, one by one: the positions
+            of each channel. A channel of an attention is a head, one before a group norm is a group of outputs.
+        parameters: Parameters of other modules that have a value for each channel, by name.
     """
 
     name: str
@@ -35,6 +41,14 @@ class ChannelGroup:
     pass_through: list[str]
     reference_layer: str
     conv_groups: int = 1
+    outputs: dict[str, list[list[int]]] = field(default_factory=dict)
+    parameters: list[str] = field(default_factory=list)
+
+    def per_channel(self, producer: str, of_outputs: Tensor) -> Tensor:
+        """Sum values (C_out, ...) of a producer's outputs, such as norms, over the outputs of each channel: (C, ...)."""
+        if producer not in self.outputs:
+            return of_outputs
+        return torch.stack([of_outputs[positions].sum(0) for positions in self.outputs[producer]])
 
     def __str__(self) -> str:
         reads = ", ".join(f"{module}[{_span(positions)}]" for module, positions in self.consumers)
@@ -43,6 +57,13 @@ class ChannelGroup:
             lines.append(f"  reference layer  {self.reference_layer}")
         if self.pass_through:
             lines.append(f"  pass through     {', '.join(self.pass_through)}")
+        if self.parameters:
+            lines.append(f"  parameters       {', '.join(self.parameters)}")
+        blocks = max(
+            (len(of_channel) for name in self.producers for of_channel in self.outputs.get(name, [])), default=1
+        )
+        if blocks > 1:
+            lines.append(f"  each channel     is {blocks} outputs of a producer, which can only be removed together")
         if self.conv_groups > 1:
             lines.append(f"  grouped          keep the same number of channels in each of {self.conv_groups} blocks")
         return "\n".join([*lines, f"  read by          {reads}"])
@@ -79,25 +100,50 @@ def groups_from_traces(model: nn.Module, traces: list[CoupledChannels]) -> Chann
 
 def _group(model: nn.Module, found: CoupledChannels) -> ChannelGroup | None:
     modules = dict(model.named_modules())
-    producers, consumers, pass_through, conv_groups = [], [], [], 1
+    producers, consumers, pass_through, conv_groups = [], [], [], found.parts
+    outputs: dict[str, list[list[int]]] = {}
+    parameters: list[str] = []
     for part in found.slices:
         module = modules[part.module]
+        producer = isinstance(module, (*WEIGHTED, *ATTENTIONS))
         if part.side == "in":
-            positions: list[list[int]] = [[] for _ in range(found.size)]
-            for position, channel in sorted(zip(part.positions, part.channels, strict=True)):
-                positions[channel].append(position)
-            consumers.append((part.module, positions))
-        elif part.side == "out" and isinstance(module, WEIGHTED):
+            consumers.append((part.module, _positions(part, found.size)))
+        elif part.side == "out" and producer:
             producers.append(part.module)
-        else:
+            if part.channels != part.positions or len(part.positions) != width_of(module, "out"):
+                outputs[part.module] = _positions(part, found.size)
+        elif part.side.endswith("]"):
+            key = part.side.partition("[")[0]
+            parameters.append(f"{part.module}.{key}" if part.module else key)
+        elif not part.side.startswith("counts"):
             pass_through.append(part.module)
-        if isinstance(module, CONVOLUTIONS) and part.side != "both":
+            if (isinstance(module, nn.LayerNorm) or is_depthwise(module)) and (
+                part.channels != part.positions or len(part.positions) != width_of(module, "out")
+            ):
+                outputs[part.module] = _positions(part, found.size)
+        if isinstance(module, (*CONVOLUTIONS, *TRANSPOSED)) and part.side != "both":
             conv_groups = math.lcm(conv_groups, module.groups)
-        if isinstance(module, nn.GroupNorm):
-            conv_groups = math.lcm(conv_groups, module.num_groups)
     if not consumers and not found.obstacle:
         return None
-    return ChannelGroup(found.name, found.size, producers, consumers, pass_through, found.reference_layer, conv_groups)
+    return ChannelGroup(
+        found.name,
+        found.size,
+        producers,
+        consumers,
+        pass_through,
+        found.reference_layer,
+        conv_groups,
+        outputs,
+        parameters,
+    )
+
+
+def _positions(part: LayerSlice, size: int) -> list[list[int]]:
+    """Return the positions of each channel on one side of a module."""
+    positions: list[list[int]] = [[] for _ in range(size)]
+    for position, channel in sorted(zip(part.positions, part.channels, strict=True)):
+        positions[channel].append(position)
+    return positions
 
 
 def _span(positions: list[list[int]]) -> str:

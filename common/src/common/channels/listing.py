@@ -3,15 +3,16 @@
 import random
 import warnings
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
 
-from common.channels.exact import TOLERANCE, Reference, cast_for
+from common.channels.exact import TOLERANCE, Reference, Sides, cast_for
 from common.channels.example import Inputs, call, copy_sharing_tensors, input_tensors
 from common.channels.groups import ChannelGroup, ChannelGroups, groups_from_traces
-from common.channels.remove import remove_positions, removed_positions, stale_module
+from common.channels.remove import InputShapes, input_shapes, remove_positions, removed_positions, stale_module
 from common.channels.resize import WEIGHTED, own_tensors, remove_channels, width
 from common.channels.trace import LayerSlice, trace
 from common.errors import UserError
@@ -122,7 +123,10 @@ class _Attempts:
     def fail(self, groups: Sequence[ChannelGroup]) -> dict[str, str]:
         """Return the reasons, by name, why groups cannot be pruned, alone or with those that can."""
         groups = [group for group in groups if group.size > group.conv_groups]
-        excluded = self._search(groups)
+        if not groups or self._difference(groups) is None:
+            return {}
+        excluded = self._search(groups, self._misfit)  # takes little time
+        excluded |= self._search([group for group in groups if group.name not in excluded], self._difference)
         left = [group for group in groups if group.name not in excluded]
         if excluded and len(left) > 1 and self._difference(left):
             fitting: list[ChannelGroup] = []
@@ -135,40 +139,69 @@ class _Attempts:
         order = [group.name for group in groups]
         return {name: excluded[name] for name in sorted(excluded, key=order.index)}
 
-    def _search(self, groups: Sequence[ChannelGroup]) -> dict[str, str]:
+    def _search(self, groups: Sequence[ChannelGroup], reason_of: Callable[..., str | None]) -> dict[str, str]:
         """Return the groups that fail alone, by halving sets that fail."""
-        reason = self._difference(groups) if groups else None
+        reason = reason_of(groups) if groups else None
         if reason is None:
             return {}
         if len(groups) == 1:
             return {groups[0].name: reason}
         middle = len(groups) // 2
-        return self._search(groups[:middle]) | self._search(groups[middle:])
+        return self._search(groups[:middle], reason_of) | self._search(groups[middle:], reason_of)
+
+    def _misfit(self, groups: Sequence[ChannelGroup]) -> str | None:
+        """Return why the layers of the pruned network do not fit each other, by their shapes; None if they do."""
+        if self.reference.shapes is None:
+            return None
+        _, removed, smaller = self._pruned(self.reference.shapes.model, groups)
+        if isinstance(smaller, str):
+            return smaller
+        return self.reference.misfit(smaller, removed) or self._stale(self.reference.shapes.model, smaller)
 
     def _difference(self, groups: Sequence[ChannelGroup]) -> str | None:
+        """Return how the pruned network differs from the masked one; None if it does not."""
+        kept, removed, smaller = self._pruned(self.reference.model, groups)
+        if isinstance(smaller, str):
+            return smaller
+        return self.reference.difference(smaller, groups, kept, removed) or self._stale(self.reference.model, smaller)
+
+    def _pruned(
+        self, model: nn.Module, groups: Sequence[ChannelGroup]
+    ) -> tuple[dict[str, list[int]], Sides, nn.Module | str]:
+        """Return the kept channels, the removed positions and the pruned network, or the reason why there is none."""
         kept = {group.name: _some_channels(group, i) for i, group in enumerate(groups)}
         removed = removed_positions(self.slices, kept)
-        smaller = copy_sharing_tensors(self.reference.model)
+        smaller = copy_sharing_tensors(model)
         try:
             remove_positions(smaller, removed)
         except UserError as error:
-            return str(error)
+            return kept, removed, str(error)
         except Exception as error:  # a layer whose tensors are not those of its type
-            return f"its layers cannot be resized: {error}"
-        return self.reference.difference(smaller, groups, kept, removed) or stale_module(
-            self.reference.model, smaller, self.example_input, self.reference.unreached
-        )
+            return kept, removed, f"its layers cannot be resized: {error}"
+        return kept, removed, smaller
+
+    def _stale(self, model: nn.Module, smaller: nn.Module) -> str | None:
+        unreached = self.reference.unreached
+        return stale_module(model, smaller, self.example_input, unreached, self._in_training if unreached else None)
+
+    @cached_property
+    def _in_training(self) -> InputShapes:
+        return input_shapes(self.reference.model, self.example_input, "meta")
 
 
 def _some_channels(group: ChannelGroup, index: int) -> list[int]:
-    """Select a half to two thirds of a group's channels, the same number in each block."""
+    """Select a half to two thirds of a group's channels, the same number in each block, most of them in one half of it."""
     block = group.size // group.conv_groups
-    generator, count = random.Random(index), max(1, block - max(1, block // (2 + index % 2) - index // 2 % 3))
-    return sorted(
-        first + channel
-        for first in range(0, block * group.conv_groups, block)
-        for channel in generator.sample(range(block), count)
-    )
+    generator, removed = random.Random(index), min(block - 1, max(1, block // (2 + index % 2) - index // 2 % 3))
+    kept = []
+    for first in range(0, block * group.conv_groups, block):
+        halves = [list(range(block // 2)), list(range(block // 2, block))]
+        if index % 2:
+            halves.reverse()
+        many = min(len(halves[0]), -(-2 * removed // 3))
+        gone = {*generator.sample(halves[0], many), *generator.sample(halves[1], removed - many)}
+        kept += [first + channel for channel in range(block) if channel not in gone]
+    return kept
 
 
 def _smaller_images(model: nn.Module, example_input: Inputs) -> Inputs:

@@ -1,11 +1,17 @@
-"""Mask channels at their consumers' inputs, which gives the same outputs as removing them."""
+"""Mask channels at their consumers' inputs, which gives the same outputs as removing them.
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+A layer norm over channels normalizes over those that are not masked, as it does in the pruned network: the mean and the
+variance of a masked layer norm are weighted by the mask.
+"""
+
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from common.channels.attention import ATTENTIONS, is_convertible, with_heads
 from common.channels.groups import ChannelGroup
 from common.channels.resize import channel_dim
 from common.errors import UserError
@@ -44,9 +50,15 @@ class Masking:
         self._masks: Tensor | None = None  # (C,) or (N, C), all groups concatenated
         self._cast: dict[tuple[torch.device, torch.dtype], Tensor] = {}
         modules = dict(model.named_modules())
+        reads_of = _reads_by_consumer(self.groups)
+        self._attentions = _show_projections(modules, reads_of)
         self._handles = [
-            modules[consumer].register_forward_pre_hook(self._multiply_input(reads))
-            for consumer, reads in _reads_by_consumer(self.groups).items()
+            modules[consumer].register_forward_pre_hook(self._multiply_input(reads), with_kwargs=True)
+            for consumer, reads in reads_of.items()
+        ]
+        self._handles += [
+            modules[name].register_forward_hook(self._normalize(reads))
+            for name, reads in _channels_by_layer_norm(modules, self.groups).items()
         ]
 
     @contextmanager
@@ -69,18 +81,18 @@ class Masking:
         """Remove the hooks from the network."""
         for handle in self._handles:
             handle.remove()
+        for module in self._attentions:
+            module.__dict__.pop("forward", None)
 
     def _set(self, masks: Tensor | None) -> None:
         self._masks = masks
         self._cast.clear()
 
-    def _multiply_input(self, reads: Reads) -> Callable[[nn.Module, tuple[Tensor, ...]], tuple[Tensor, ...] | None]:
+    def _multiply_input(self, reads: Reads) -> Callable[..., tuple[tuple[Any, ...], dict[str, Any]] | None]:
         indices: dict[tuple[int, torch.device], Tensor | None] = {}
 
-        def hook(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
-            if self._masks is None:
-                return None
-            x = inputs[0]
+        def masked_input(module: nn.Module, x: Tensor) -> Tensor:
+            assert self._masks is not None
             dim = channel_dim(module, x)
             width, total = x.shape[dim], self._masks.shape[-1]
             if (width, x.device) not in indices:
@@ -88,11 +100,47 @@ class Masking:
             index = indices[width, x.device]
             columns = self._columns_as(x)
             mask = columns.narrow(-1, reads[0][0], width) if index is None else columns.index_select(-1, index)
-            shape = [1] * x.dim()
-            shape[dim] = width
-            if mask.dim() == 2:
-                shape[0] = x.shape[0]
-            return (x * mask.view(shape), *inputs[1:])
+            return x * _shaped(mask, x, dim)
+
+        def hook(
+            module: nn.Module, inputs: tuple[Any, ...], kwargs: dict[str, Any]
+        ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+            if self._masks is None:
+                return None
+            if not isinstance(module, ATTENTIONS):
+                return (masked_input(module, inputs[0]), *inputs[1:]), kwargs
+            once: dict[int, Tensor] = {}  # queries, keys and values may be one tensor, and stay one
+
+            def of(x: Tensor) -> Tensor:
+                if id(x) not in once:
+                    once[id(x)] = masked_input(module, x)
+                return once[id(x)]
+
+            three = ("query", "key", "value")
+            named = {key: of(value) if key in three else value for key, value in kwargs.items()}
+            return (*map(of, inputs[:3]), *inputs[3:]), named
+
+        return hook
+
+    def _normalize(self, reads: Reads) -> Callable[..., Tensor | None]:
+        """Build a hook that normalizes over the channels of a layer norm that are not masked."""
+        indices: dict[torch.device, Tensor] = {}
+
+        def hook(module: nn.LayerNorm, inputs: tuple[Any, ...], output: Tensor) -> Tensor | None:
+            if self._masks is None:
+                return None
+            x = inputs[0]
+            dim = channel_dim(module, x)
+            if x.device not in indices:
+                indices[x.device] = _columns(reads, x.shape[dim], self._masks.shape[-1]).to(x.device)
+            mask = _shaped(self._columns_as(x).index_select(-1, indices[x.device]), x, dim)
+            total = mask.sum(dim, keepdim=True).clamp(min=torch.finfo(x.dtype).tiny)  # all channels may be masked
+            centered = x - (x * mask).sum(dim, keepdim=True) / total
+            variance = (centered.square() * mask).sum(dim, keepdim=True) / total
+            y = centered * (variance + module.eps).rsqrt()
+            shape = [-1 if d == dim else 1 for d in range(x.dim())]
+            y = y if module.weight is None else y * module.weight.view(shape)
+            return y if module.bias is None else y + module.bias.view(shape)
 
         return hook
 
@@ -104,6 +152,43 @@ class Masking:
             masks = self._masks.to(device=x.device, dtype=x.dtype)
             self._cast[key] = torch.cat([masks, torch.ones_like(masks[..., :1])], dim=-1)
         return self._cast[key]
+
+
+def _shaped(mask: Tensor, x: Tensor, dim: int) -> Tensor:
+    """Return a mask (C,) or (N, C) in a shape that multiplies ``x``, whose channels are at ``dim``."""
+    shape = [1] * x.dim()
+    shape[dim] = mask.shape[-1]
+    if mask.dim() == 2:
+        shape[0] = x.shape[0]
+    return mask.view(shape)
+
+
+def _channels_by_layer_norm(modules: Mapping[str, nn.Module], groups: Sequence[ChannelGroup]) -> dict[str, Reads]:
+    """Return the positions of the channels of groups that pass through layer norms."""
+    reads: dict[str, Reads] = {}
+    first = 0
+    for group in groups:
+        for name in group.pass_through:
+            if isinstance(modules[name], nn.LayerNorm):
+                positions = group.outputs.get(name) or [[channel] for channel in range(group.size)]
+                reads.setdefault(name, []).append((first, positions))
+        first += group.size
+    return reads
+
+
+def _show_projections(modules: Mapping[str, nn.Module], consumers: Collection[str]) -> list[nn.Module]:
+    """Make attentions call the output projections that are consumers, in place, and return these attentions."""
+    shown: list[nn.Module] = []
+    for name in consumers:
+        module = modules[name.rpartition(".")[0]]
+        if is_convertible(module) and name.endswith("out_proj"):
+            module.forward = _forward_with_heads(module)  # type: ignore[method-assign]
+            shown.append(module)
+    return shown
+
+
+def _forward_with_heads(module: nn.MultiheadAttention) -> Callable[..., Any]:
+    return lambda *args, **kwargs: with_heads(module).forward(*args, **kwargs)
 
 
 def _concatenate(masks: Sequence[Tensor]) -> Tensor:
@@ -129,11 +214,14 @@ def _column_of_position(reads: Reads, width: int, ones: int, device: torch.devic
 
     ones: index of the column of ones, for positions that no group covers.
     """
-    first, positions = reads[0]
-    if len(reads) == 1 and positions == [[channel] for channel in range(width)]:
+    if len(reads) == 1 and reads[0][1] == [[channel] for channel in range(width)]:
         return None
+    return _columns(reads, width, ones).to(device)
+
+
+def _columns(reads: Reads, width: int, ones: int) -> Tensor:
     column = torch.full((width,), ones)
     for first, positions in reads:
         for channel, of_channel in enumerate(positions):
             column[of_channel] = first + channel
-    return column.to(device)
+    return column

@@ -2,19 +2,20 @@
 
 import contextlib
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import reduce
 
 import torch
 from torch import Tensor, nn
 
+from common.channels.attention import is_convertible, with_heads
 from common.channels.exact import Reference, cast_for
 from common.channels.example import Inputs, call, copy_network, copy_sharing_tensors
 from common.channels.groups import ChannelGroup, ChannelGroups, groups_from_traces
-from common.channels.resize import own_tensors, remove_channels
+from common.channels.resize import output_rows, own_tensors, remove_channels
 from common.channels.select import round_up, top_channels
 from common.channels.trace import LayerSlice, trace
 from common.errors import UserError
-from common.layers import weight_of
 from common.tied import check_tied, tie, tied_parameters
 from common.wrapped import plain_network
 
@@ -79,14 +80,14 @@ def _check_indices(group: ChannelGroup, indices: Sequence[int]) -> list[int]:
 
 def _round_up(model: nn.Module, group: ChannelGroup, kept: list[int], round_to: int) -> list[int]:
     modules = dict(model.named_modules())
-    norms = reduce(torch.add, [_l1(modules[name]) for name in group.producers])
+    norms = reduce(torch.add, [group.per_channel(name, _l1(modules[name])) for name in group.producers])
     norms[kept] = torch.inf
     return top_channels(norms.tolist(), round_up(len(kept), round_to, group.size), conv_groups=group.conv_groups)
 
 
 def _l1(module: nn.Module) -> Tensor:
     """L1 norm of the weights of each output channel, (C_out,)."""
-    return weight_of(module).detach().abs().flatten(1).sum(1).double().cpu()
+    return output_rows(module).detach().abs().flatten(1).sum(1).double().cpu()
 
 
 def removed_positions(
@@ -108,7 +109,12 @@ def removed_positions(
 
 def remove_positions(model: nn.Module, removed: Mapping[tuple[str, str], set[int]]) -> None:
     """Remove positions from layers, in place. Tied parameters stay tied if they stay equal, else UserError is raised."""
-    modules, ties = dict(model.named_modules()), tied_parameters(model)
+    ties = tied_parameters(model)
+    for name in {name for name, _ in removed}:
+        module = model.get_submodule(name)
+        if is_convertible(module):
+            model.set_submodule(name, with_heads(module))
+    modules = dict(model.named_modules())
     for (name, side), positions in removed.items():
         remove_channels(name, modules[name], side, positions)
     tie(model, ties)
@@ -168,24 +174,42 @@ def _compare(
         raise UserError(f"{stale}; remove this module")
 
 
-def stale_module(model: nn.Module, smaller: nn.Module, inputs: Inputs, unreached: Sequence[str]) -> str | None:
+def stale_module(
+    model: nn.Module,
+    smaller: nn.Module,
+    inputs: Inputs,
+    unreached: Sequence[str],
+    of_model: "InputShapes | None" = None,
+) -> str | None:
     """Name a module that runs only in training mode (an auxiliary head) and no longer fits its input, with the reason.
 
-    unreached: names of the modules that do not run in eval mode.
+    Args:
+        unreached: Names of the modules that do not run in eval mode.
+        of_model: ``input_shapes(model, inputs, "meta")``, if it is known.
     """
     if not unreached:
         return None
-    before, after = _input_shapes(model, inputs), _input_shapes(smaller, inputs)
+    before, after = of_model or input_shapes(model, inputs, "meta"), input_shapes(smaller, inputs, "meta")
+    if not before.complete:  # some networks need values to run
+        before, after = input_shapes(model, inputs), input_shapes(smaller, inputs)
     for name in unreached:
-        if before.get(name) != after.get(name):
+        if before.channels.get(name) != after.channels.get(name):
             return f"{name}: it does not run in eval mode, and its input would no longer fit after pruning"
     return None
 
 
+@dataclass(frozen=True)
+class InputShapes:
+    """The channels of each parametrized module's input in training mode, up to where the network fails."""
+
+    complete: bool  # whether it does not fail
+    channels: dict[str, tuple[int, ...]]
+
+
 @torch.no_grad()
-def _input_shapes(model: nn.Module, inputs: Inputs) -> dict[str, tuple[int, ...]]:
-    """Return the channel dimension of each parametrized module's input in training mode, up to where the network fails."""
-    model = copy_network(model).train()
+def input_shapes(model: nn.Module, inputs: Inputs, device: str | None = None) -> InputShapes:
+    """Run a copy of a network in training mode, on this device, and note the inputs of its modules."""
+    model = (copy_sharing_tensors(model).to(device) if device else copy_network(model)).train()
     shapes: dict[str, tuple[int, ...]] = {}
 
     def record(name: str):
@@ -200,4 +224,5 @@ def _input_shapes(model: nn.Module, inputs: Inputs) -> dict[str, tuple[int, ...]
             module.register_forward_pre_hook(record(name))
     with contextlib.suppress(Exception), torch.random.fork_rng(devices=[]):
         call(model, cast_for(model, inputs))
-    return shapes
+        return InputShapes(True, shapes)
+    return InputShapes(False, shapes)

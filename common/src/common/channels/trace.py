@@ -1,19 +1,22 @@
-"""Trace coupled channels with torch-pruning's dependency graph and convert them to positions per module."""
+"""Trace coupled channels: run a network with a label at every channel, and read where the labels arrive.
 
+The labels and the operations between layers are in :mod:`common.channels.labels`. Here are the layers: one that mixes all
+of its inputs reads its input channels and gives new labels to its outputs, and one that treats channels separately passes
+their labels on.
+"""
+
+import math
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
-import torch_pruning as tp
 from torch import Tensor, nn
-from torch.utils import _pytree as pytree
-from torch_pruning._helpers import _HybridIndex
-from torch_pruning.dependency import DependencyGraph
-from torch_pruning.dependency.node import Node
-from torch_pruning.pruner.function import BasePruningFunc
+from torch.utils._python_dispatch import _disable_current_modes
 
+from common.channels.attention import HeadAttention, show_heads
 from common.channels.example import (
     Inputs,
     call,
@@ -24,7 +27,17 @@ from common.channels.example import (
     output_tensors,
     shapes_of,
 )
-from common.channels.resize import NORMALIZATIONS, WEIGHTED, is_depthwise
+from common.channels.labels import Coupling, Following, depth_of, forget_labels, labels_of, set_labels
+from common.channels.resize import (
+    NORMALIZATIONS,
+    WEIGHTED,
+    channel_dim,
+    count_keys,
+    is_depthwise,
+    own_tensors,
+    parameter_side,
+    width,
+)
 from common.errors import UserError
 from common.models.shortcut import PadShortcut
 
@@ -34,14 +47,10 @@ MIXING = (  # each output depends on several channels: nothing that passes throu
     nn.RNNBase,
     nn.RNNCellBase,
     nn.Bilinear,
-    nn.GLU,
-    nn.PixelShuffle,
-    nn.PixelUnshuffle,
-    nn.ChannelShuffle,
-    nn.Fold,
-    nn.Unfold,
+    nn.MultiheadAttention,
 )
-MAX_WORK = 1_000_000  # positions followed in one set of coupled channels; the widest networks take a third of it
+MAX_LABELS = 30_000_000  # channels and elements of parameters that are followed
+PER_CHANNEL = 1_000_000  # elements of a parameter outside the layers that may belong to channels, at most
 
 
 @dataclass(frozen=True)
@@ -49,7 +58,9 @@ class LayerSlice:
     """Channels of a group on one side of a module: ``channels[i]`` of the group is at ``positions[i]`` of that side."""
 
     module: str
-    side: str  # "out" (produces them), "in" (reads and mixes them) or "both" (normalization, depthwise convolution)
+    # "out" (produces them), "in" (reads and mixes them), "both" (normalization, depthwise convolution), "counts <size>"
+    # (records their number) or, for a dimension of a parameter, "<name>[<dimension>]"
+    side: str
     positions: tuple[int, ...]
     channels: tuple[int, ...]
 
@@ -64,57 +75,7 @@ class CoupledChannels:
     reference_layer: str
     reaches_output: bool
     obstacle: str | None  # why these channels cannot be pruned, naming the module or parameter
-
-
-class ShortcutPruner(BasePruningFunc):
-    """Pruner that tells torch-pruning that a PadShortcut has separate input and output sides, like a convolution."""
-
-    TARGET_MODULES = PadShortcut
-
-    def prune_out_channels(self, layer: PadShortcut, idxs: Sequence[int]) -> nn.Module:
-        raise NotImplementedError("common.channels.remove removes the channels")
-
-    def prune_in_channels(self, layer: PadShortcut, idxs: Sequence[int]) -> nn.Module:
-        raise NotImplementedError("common.channels.remove removes the channels")
-
-    def get_out_channels(self, layer: PadShortcut) -> int:
-        return len(layer.source)
-
-    def get_in_channels(self, layer: PadShortcut) -> int:
-        return layer.traced_in_channels
-
-
-class MixingPruner(BasePruningFunc):
-    """Pruner that makes layers which mix channels part of the trace: an obstacle to pruning these channels.
-
-    Without it, torch-pruning regards them as elementwise, and a removed channel would change its neighbors.
-    """
-
-    TARGET_MODULES = MIXING
-
-    def prune_out_channels(self, layer: nn.Module, idxs: Sequence[int]) -> nn.Module:
-        raise NotImplementedError("common.channels removes no channel that passes through this layer")
-
-    def prune_in_channels(self, layer: nn.Module, idxs: Sequence[int]) -> nn.Module:
-        raise NotImplementedError("common.channels removes no channel that passes through this layer")
-
-    def get_out_channels(self, layer: nn.Module) -> int:
-        return layer.traced_out_channels  # type: ignore[return-value]
-
-    def get_in_channels(self, layer: nn.Module) -> int:
-        return layer.traced_in_channels  # type: ignore[return-value]
-
-
-class _OneNode(torch.autograd.Function):
-    """A module's forward pass as a single node of the autograd graph, which torch-pruning traverses."""
-
-    @staticmethod
-    def forward(ctx, run: Callable[[Sequence[Tensor]], tuple[Tensor, ...]], *inputs: Tensor):
-        return run(inputs)
-
-    @staticmethod
-    def backward(ctx, *gradients):
-        raise NotImplementedError("traced only")
+    parts: int = 1  # number of equal blocks of consecutive channels that are split from each other, e.g. by torch.chunk
 
 
 def trace(model: nn.Module, example_input: Inputs) -> list[CoupledChannels]:
@@ -123,252 +84,281 @@ def trace(model: nn.Module, example_input: Inputs) -> list[CoupledChannels]:
         return []
     with torch.inference_mode(False):
         example_input = map_tensors(lambda tensor: tensor.to(device_of(model)).clone(), example_input)
-        model = _traceable_copy(model)
-        graph = _dependency_graph(model, example_input)
-    names = {module: name for name, module in model.named_modules()}
-    depths = _depths(graph)
-    traces: list[CoupledChannels] = []
-    seen: set[str] = set()
-    for name, module in model.named_modules():
-        if not isinstance(module, WEIGHTED) or is_depthwise(module) or name in seen or module not in graph.module2node:
-            continue
-        found = _translate(graph, module, names, depths)
-        seen.update(part.module for part in found.slices if part.side == "out")
-        traces.append(found)
-    return traces
+        traced = show_heads(copy_sharing_tensors(model, requires_grad=False).eval())
+        run = _Run(traced)
+        outputs = run(example_input)
+        return run.coupled(outputs)
 
 
-def _traceable_copy(model: nn.Module) -> nn.Module:
-    """Return a copy in eval mode in which all parameters require gradients and each shortcut is one node.
+class _Run:
+    """One forward pass of a network with labels; what each layer reads and passes on, by module name."""
 
-    Its tensors share memory with those of the given network, and are not written.
-    """
-    model = copy_sharing_tensors(model, requires_grad=True).eval()
-    show_shortcuts_as_nodes(model)
-    for module in model.modules():
-        if isinstance(module, MIXING):
-            module.forward = _one_node_forward(module)  # type: ignore[method-assign]
-        if getattr(module, "inplace", False):
-            module.inplace = False  # type: ignore[assignment]  # an in-place activation hides the preceding node
-    return model
+    def __init__(self, model: nn.Module) -> None:
+        self.model = model
+        self.names = dict(model.named_modules())
+        self.of_output: dict[str, Tensor] = {}  # labels of a layer's outputs (C_out,)
+        first = 1
+        for name, module in self.names.items():
+            if isinstance(module, (*WEIGHTED, HeadAttention, PadShortcut)) and not is_depthwise(module):
+                outputs = width(module, "out")
+                self.of_output[name] = torch.arange(first, first + outputs)
+                first += outputs
+        self.of_parameter: dict[tuple[str, str], Tensor] = {}
+        of_layers = first - 1
+        for (name, key), tensor in _other_tensors(self.names).items():
+            labels = torch.arange(first, first + tensor.numel()).view(tensor.shape)
+            self.of_parameter[name, key] = labels
+            set_labels(tensor, labels)
+            first += tensor.numel()
+        if first > MAX_LABELS:
+            raise UserError(f"{type(model).__name__}: {first:,} channels are too many to trace; use a smaller network")
+        self.coupling = Coupling(of_layers, first - 1 - of_layers)
+        self.following = Following(self.coupling)
+        self.read: dict[str, Tensor] = {}  # labels of a layer's inputs (C_in,), 0 for those of no layer
+        self.passed: dict[str, Tensor] = {}  # labels of the channels that pass through a layer
+        self.depths: dict[str, int] = {}
+        self.obstacles: list[tuple[Tensor, str]] = []
+        self.gradients = False
+        self.layers_run = False
 
-
-def show_shortcuts_as_nodes(model: nn.Module) -> list[PadShortcut]:
-    """Make every option-A shortcut one node of the autograd graph, in place, and return the shortcuts.
-
-    ``del shortcut.forward`` restores a shortcut; until then no gradient flows through it.
-    """
-    shortcuts = [module for module in model.modules() if isinstance(module, PadShortcut)]
-    for module in shortcuts:
-        module.forward = _one_node_forward(module)  # type: ignore[method-assign]
-    return shortcuts
-
-
-def _one_node_forward(module: nn.Module):
-    """Return a forward function of the module, of any signature, that is one node of the autograd graph."""
-
-    def forward(*args, **kwargs):
-        leaves, structure = pytree.tree_flatten((args, kwargs))
-        places = [i for i, leaf in enumerate(leaves) if isinstance(leaf, Tensor)]
-        out_structure: Any = None
-
-        def run(tensors: Sequence[Tensor]) -> tuple[Tensor, ...]:
-            nonlocal out_structure
-            for i, tensor in zip(places, tensors, strict=True):
-                leaves[i] = tensor
-            args, kwargs = pytree.tree_unflatten(leaves, structure)
-            outputs, out_structure = pytree.tree_flatten(type(module).forward(module, *args, **kwargs))
-            return tuple(outputs)
-
-        outputs = _OneNode.apply(run, *[leaves[i] for i in places])
-        for side, tensors in (("in", [leaves[i] for i in places]), ("out", outputs)):
-            shape = tensors[0].shape
-            setattr(module, f"traced_{side}_channels", shape[1] if len(shape) != 3 and len(shape) > 1 else shape[-1])
-        return pytree.tree_unflatten(list(outputs), out_structure)
-
-    return forward
-
-
-def _dependency_graph(model: nn.Module, example_input: Inputs) -> DependencyGraph:
-    pruners: list[tuple[Any, BasePruningFunc]] = [(PadShortcut, ShortcutPruner()), (MIXING, MixingPruner())]
-
-    def run(model: nn.Module, example_input: Inputs) -> list[Tensor]:
+    def __call__(self, example_input: Inputs) -> list[Tensor]:
+        """Run the network and return its outputs. Raises UserError, with a reason."""
+        for name, module in self.names.items():
+            if isinstance(module, HeadAttention):
+                self._watch(name, module, "project", self._project)
+            elif isinstance(module, (*WEIGHTED, PadShortcut)) and not is_depthwise(module):
+                self._watch(name, module, "forward", self._layer)
+            elif isinstance(module, NORMALIZATIONS) or is_depthwise(module):
+                self._watch(name, module, "forward", self._pass_through)
+            elif isinstance(module, MIXING):
+                self._watch(name, module, "forward", self._mix)
         try:
-            outputs = output_tensors(call(model, example_input))
-        except Exception as error:
-            raise UserError(
-                f"the network does not accept an example input of {shapes_of(example_input)}: {one_line(error)}"
-            ) from error
-        if not any(tensor.requires_grad for tensor in outputs):
-            raise UserError(
-                f"{type(model).__name__}: its output is not connected to its weights, so its channels cannot be traced:"
-                " its forward pass runs under torch.no_grad or torch.inference_mode, or returns no floating-point"
-                " tensor; change the network's code"
-            )
-        # an operation outside all layers, so that the graph ends in nodes of type 'output'
-        return [tensor * 1 for tensor in outputs if tensor.requires_grad]
-
-    with torch.enable_grad(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
-            return DependencyGraph().build_dependency(
-                model,
-                example_input,
-                forward_fn=run,
-                customized_pruners={
-                    type(module): pruner
-                    for module in model.modules()
-                    for kind, pruner in pruners
-                    if isinstance(module, kind)
-                },
-                verbose=False,
-            )
+            with warnings.catch_warnings(), torch.enable_grad(), torch.random.fork_rng(devices=[]), self.following:
+                warnings.simplefilter("ignore")
+                outputs = output_tensors(call(self.model, example_input))
         except UserError:
             raise
         except Exception as error:
             raise UserError(
-                f"torch-pruning cannot trace {type(model).__name__}: {type(error).__name__}: {one_line(error)}"
+                f"the network does not accept an example input of {shapes_of(example_input)}: {one_line(error)}"
             ) from error
-
-
-@dataclass
-class _Touched:
-    """Part of the graph that a set of channels reaches: (position, channel) pairs at one side of a node."""
-
-    node: Node
-    handler: Any  # the pruner's function for this side of the node
-    pairs: list[Any]
-
-
-def _reached(
-    graph: DependencyGraph, root: nn.Module, names: Mapping[nn.Module, str]
-) -> tuple[list[_Touched], str | None]:
-    """Return all that the output channels of a module reach, in the order of ``DependencyGraph.get_pruning_group``.
-
-    torch-pruning follows its index mappings until nothing new appears. Where a mapping is wrong (a reshape that is not a
-    flatten), positions multiply or move at every round, and this takes forever. Here a position outside the layer, or
-    more than MAX_WORK steps, ends the search, with a reason that names the last layer.
-    """
-    width = graph.get_out_channels(root)
-    pruner = graph.get_pruner_of_module(root)
-    start = (
-        graph.module2node[root],
-        pruner.prune_out_channels,
-        [_HybridIndex(i, i) for i in range(width)],
-        names[root],
-    )
-    merged: dict[tuple[Node, Any], _Touched] = {}
-    found: set[tuple[Node, Any, tuple[Any, ...]]] = set()
-    stack, work, obstacle = [start], 0, None
-
-    def add(node: Node, handler: Any, pairs: list[Any]) -> None:
-        entry = merged.setdefault((node, handler), _Touched(node, handler, []))
-        known = {pair.idx for pair in entry.pairs}
-        for pair in pairs:
-            if pair.idx not in known:
-                known.add(pair.idx)
-                entry.pairs.append(pair)
-
-    add(*start[:3])
-    while stack:
-        node, handler, pairs, last = stack.pop()
-        last = names.get(node.module, last)
-        for step in node.dependencies:
-            if not step.is_triggered_by(handler):
-                continue
-            moved = pairs
-            for mapping in step.index_mapping:
-                work += len(moved) * (1 if getattr(mapping, "reverse", True) else getattr(mapping, "_stride", 1))
-                if work > MAX_WORK:
-                    return list(merged.values()), f"the positions of these channels cannot be followed after {last}"
-                moved = moved if mapping is None else mapping(moved)
-            if not moved:
-                continue
-            key = (step.target, step.handler, tuple(moved))
-            if key in found:
-                continue
-            found.add(key)
-            if _outside(graph, step.target, step.handler, moved):
-                obstacle = f"these channels are rearranged after {last} in a way that cannot be traced"
-                moved = []
-            add(step.target, step.handler, moved)
-            if moved:
-                stack.append((step.target, step.handler, moved, last))
-    return list(merged.values()), obstacle
-
-
-def _outside(graph: DependencyGraph, node: Node, handler: Any, pairs: list[Any]) -> bool:
-    """Return whether positions are outside a layer, so that an index mapping is wrong."""
-    if not isinstance(node.module, (*WEIGHTED, *NORMALIZATIONS)):
-        return False
-    produces = graph.is_out_channel_pruning_fn(handler)
-    width = graph.get_out_channels(node) if produces else graph.get_in_channels(node)
-    return width is not None and width > 1 and any(not 0 <= pair.idx < width for pair in pairs)
-
-
-def _translate(
-    graph: DependencyGraph, root: nn.Module, names: dict[nn.Module, str], depths: dict[Node, int]
-) -> CoupledChannels:
-    """Convert what a module's output channels reach to slices of layers, with the obstacle to pruning them."""
-    try:
-        reached, obstacle = _reached(graph, root, names)
-    except Exception as error:  # torch-pruning's index mappings fail for operations that it does not know
-        name, width = names[root], graph.get_out_channels(root)
-        alone = LayerSlice(name, "out", tuple(range(width)), tuple(range(width)))
-        return CoupledChannels(
-            name, width, (alone,), name, False, f"torch-pruning cannot follow them: {one_line(error)}"
-        )
-    slices: list[LayerSlice] = []
-    reaches_output = False
-    producers: list[tuple[int, int, str]] = []
-    order = {name: i for i, name in enumerate(names.values())}
-    for item in reached:
-        node, module = item.node, item.node.module
-        if node.type == tp.ops.OPTYPE.OUTPUT:
-            reaches_output = True
-        if isinstance(module, nn.Parameter):
-            obstacle = f"parameter {graph._param_to_name.get(module, 'outside any layer')} depends on these channels"
-        if module not in names:
-            continue
-        name, reads_only = names[module], not graph.is_out_channel_pruning_fn(item.handler)
-        positions = tuple(pair.idx for pair in item.pairs)
-        channels = tuple(pair.root_idx for pair in item.pairs)
-        side = "in" if reads_only else "out"
-        if isinstance(module, NORMALIZATIONS) or is_depthwise(module):
-            side = "both"
-            across = isinstance(module, nn.LayerNorm) or getattr(module, "num_groups", len(positions)) < len(positions)
-            if across:
-                obstacle = f"{name} is a {type(module).__name__}, which normalizes across these channels"
-        elif not isinstance(module, (*WEIGHTED, PadShortcut)):
-            obstacle = f"{name} is a {type(module).__name__}, which common.channels cannot prune"
-        elif isinstance(module, WEIGHTED) and "weight" not in module._parameters:
-            obstacle = (
-                f"the weight of {name} is computed from other tensors (parametrization, weight norm, pruning mask)"
+        finally:
+            for module in self.names.values():
+                module.__dict__.pop("forward", None)
+                module.__dict__.pop("project", None)
+                forget_labels(own_tensors(module).values())
+        if not any(tensor.is_floating_point() for tensor in outputs) or (self.layers_run and not self.gradients):
+            raise UserError(
+                f"{type(self.model).__name__}: its output is not connected to its weights, so its channels cannot be traced:"
+                " its forward pass runs under torch.no_grad or torch.inference_mode, or returns no floating-point"
+                " tensor; change the network's code"
             )
-        if side == "out" and isinstance(module, WEIGHTED):
-            producers.append((depths.get(node, 0), order[name], name))
-        slices.append(LayerSlice(name, side, positions, channels))
-    slices.sort(key=lambda part: order[part.module])
-    first, reference_layer = min(producers, key=lambda p: p[1])[2], min(producers)[2]
-    width = graph.get_out_channels(root)
-    return CoupledChannels(first, width, tuple(slices), reference_layer, reaches_output, obstacle)
+        return outputs
 
+    def _watch(self, name: str, module: nn.Module, method: str, see: Callable[..., Any]) -> None:
+        original = getattr(module, method)
 
-def _depths(graph: DependencyGraph) -> dict[Node, int]:
-    """Return, for each node, the largest number of convolutions and linear layers on a path from the input to it."""
-    depths: dict[Node, int] = {}
-    for end in graph.module2node.values():
-        stack = [end]
-        entered: set[Node] = set()
-        while stack:
-            node = stack[-1]
-            waiting = [n for n in node.inputs if n not in depths and n not in entered]
-            if node not in depths and waiting:
-                entered.add(node)
-                stack.extend(waiting)
+        def watched(*args: Any, **kwargs: Any) -> Any:
+            following = self.following
+            if following.paused:
+                return original(*args, **kwargs)
+            inputs = [value for value in (*args, *kwargs.values()) if isinstance(value, Tensor)]
+            seen = [(labels_of(x), depth_of(x)) for x in inputs]  # before the layer may write to its input
+            self.layers_run = True
+            self.gradients |= torch.is_grad_enabled()
+            following.paused += 1
+            try:
+                with _disable_current_modes():
+                    out = original(*args, **kwargs)
+                    see(name, module, inputs, seen, out)
+            finally:
+                following.paused -= 1
+            return out
+
+        module.__dict__[method] = watched
+
+    def _layer(self, name: str, module: nn.Module, inputs: list[Tensor], seen: list[Any], out: Any) -> None:
+        """Note which channels a layer reads, and give its outputs their own labels."""
+        x, (labels, depth) = inputs[0], seen[0]
+        self._read(name, self._of_positions(labels, channel_dim(module, x), width(module, "in")), depth, module)
+        if isinstance(out, Tensor):
+            dim = channel_dim(module, out)
+            of_output = self.of_output[name]
+            shape = [len(of_output) if d == dim else 1 for d in range(out.dim())]
+            set_labels(out, of_output.view(shape).expand(out.shape), self.depths[name])
+        if isinstance(module, WEIGHTED) and "weight" not in module._parameters:
+            reason = f"the weight of {name} is computed from other tensors (parametrization, weight norm, pruning mask)"
+            self.obstacles += [(self.of_output[name], reason), (self.read[name], reason)]
+
+    def _project(self, name: str, module: HeadAttention, inputs: list[Tensor], seen: list[Any], out: Any) -> None:
+        """Note which channels an attention reads; its queries, keys and values are its outputs."""
+        for x, (labels, depth) in zip(inputs, seen, strict=True):
+            self._read(name, self._of_positions(labels, x.dim() - 1, module.embed_dim), depth, module)
+        for part, labels in zip(out, self.of_output[name].chunk(3), strict=True):
+            set_labels(part, labels.expand(part.shape), self.depths[name])
+
+    def _read(self, name: str, labels: Tensor, depth: int, module: nn.Module) -> None:
+        before = self.read.get(name)
+        if before is not None and len(before) == len(labels):
+            self.coupling.join(before, labels)
+            labels = torch.where(before != 0, before, labels)
+        self.read[name] = labels
+        self.depths[name] = max(self.depths.get(name, 0), depth + isinstance(module, WEIGHTED))
+
+    def _pass_through(self, name: str, module: nn.Module, inputs: list[Tensor], seen: list[Any], out: Any) -> None:
+        """Note which channels pass through a layer, and keep their labels."""
+        x, (labels, depth) = inputs[0], seen[0]
+        depth += isinstance(module, WEIGHTED)
+        if labels is None or not isinstance(out, Tensor):
+            return set_labels(out, None, depth)
+        if isinstance(module, nn.PReLU) and module.num_parameters == 1:  # one slope for all channels
+            return set_labels(out, labels, depth)
+        if isinstance(module, nn.LayerNorm) and len(module.normalized_shape) > 1:
+            reason = f"{name} is a {type(module).__name__}, which normalizes across positions"
+            self.obstacles.append((self.coupling.of(labels).unique(), reason))
+            return set_labels(out, labels, depth)
+        dim, channels = channel_dim(module, x), width(module, "out")
+        of_channel = self._of_positions(labels, dim, channels)
+        if isinstance(module, nn.GroupNorm) and channels % module.num_groups == 0:
+            self.coupling.join_along(of_channel.view(module.num_groups, -1), [1])
+        before = self.passed.get(name)
+        if before is not None and len(before) == len(of_channel):
+            self.coupling.join(before, of_channel)
+        self.passed[name] = of_channel
+        shape = [channels if d == dim else 1 for d in range(out.dim())]
+        set_labels(out, of_channel.view(shape).expand(out.shape), depth)
+
+    def _mix(self, name: str, module: nn.Module, inputs: list[Tensor], seen: list[Any], out: Any) -> None:
+        for labels, _ in seen:
+            if labels is not None:
+                reason = f"{name} is a {type(module).__name__}, which common.channels cannot prune"
+                self.obstacles.append((self.coupling.of(labels).unique(), reason))
+
+    def _of_positions(self, labels: Tensor | None, dim: int, size: int) -> Tensor:
+        """Return the label of each position along a dimension, (size,); all labels at a position become one."""
+        if labels is None or labels.shape[dim] != size:
+            return torch.zeros(size, dtype=torch.int64)
+        others = [d for d in range(labels.dim()) if d != dim % labels.dim()]
+        return self.coupling.join_along(labels, others).flatten().clone() if others else self.coupling.of(labels)
+
+    def coupled(self, outputs: list[Tensor]) -> list[CoupledChannels]:
+        """Collect the channels that became one, by the first layer that produces them."""
+        coupling = self.coupling
+        coupling.settle()
+        in_output = np.zeros(len(coupling.root), dtype=bool)
+        for tensor in outputs:
+            labels = labels_of(tensor)
+            if labels is not None:
+                in_output[coupling.of(labels).unique().numpy()] = True
+        obstacle: dict[int, str] = {}
+        for labels, reason in self.obstacles:
+            for label in coupling.of(labels).unique().tolist():
+                obstacle.setdefault(label, reason)
+        owner = np.full(len(coupling.root), -1)  # by representative: the index of its set
+        channel = np.zeros(len(coupling.root), dtype=np.int64)  # and its place there
+        sets: list[str] = []
+        sizes: list[int] = []
+        for name, labels in self.of_output.items():
+            if isinstance(self.names[name], PadShortcut) or name not in self.read:
                 continue
-            stack.pop()
-            if node not in depths:
-                before = max((depths.get(n, 0) for n in node.inputs), default=0)
-                depths[node] = before + isinstance(node.module, WEIGHTED)
-    return depths
+            for label in coupling.root[labels.numpy()].tolist():
+                if owner[label] < 0:
+                    if not sets or sets[-1] != name:
+                        sets.append(name)
+                        sizes.append(0)
+                    owner[label], channel[label] = len(sets) - 1, sizes[-1]
+                    sizes[-1] += 1
+        slices: list[list[LayerSlice]] = [[] for _ in sets]
+        reasons: list[str | None] = [None] * len(sets)
+
+        def add(module: str, side: str, labels: np.ndarray) -> None:
+            roots = np.where(labels > 0, coupling.root[labels], 0)
+            owners = np.where(roots > 0, owner[roots], -1)
+            for one in np.unique(owners[owners >= 0]).tolist():
+                positions = np.flatnonzero(owners == one)
+                places = (tuple(positions.tolist()), tuple(channel[roots[positions]].tolist()))
+                slices[one].append(LayerSlice(module, side, *places))
+
+        for name, module in self.names.items():
+            if name in self.passed:
+                add(name, "both", self.passed[name].numpy())
+            if name in self.read:
+                add(name, "in", self.read[name].numpy())
+                add(name, "out", self.of_output[name].numpy())
+            for key in own_tensors(module):
+                if (name, key) in self.of_parameter:
+                    self._add_parameter(name, key, owner, add, reasons)
+        for label, reason in obstacle.items():
+            if owner[label] >= 0:
+                reasons[owner[label]] = reasons[owner[label]] or reason
+        parts = [1] * len(sets)
+        for labels, count in coupling.split:
+            roots = coupling.root[labels.numpy()]
+            owners = np.unique(owner[roots])
+            if len(owners) == 1 and owners[0] >= 0 and np.array_equal(channel[roots], np.arange(sizes[owners[0]])):
+                parts[owners[0]] = math.lcm(parts[owners[0]], count)
+        for labels, operation in coupling.lost:
+            for one in np.unique(owner[coupling.root[labels.numpy()]]).tolist():
+                if one >= 0 and not any(part.side == "in" for part in slices[one]):
+                    reasons[one] = reasons[one] or f"the operation {operation} combines these channels"
+        for one, name in enumerate(sets):
+            if sizes[one] == 1 < len(self.of_output[name]):
+                reasons[one] = (
+                    reasons[one] or f"all outputs of {name} depend on each other, so that none can be removed alone"
+                )
+        reaching = set(owner[np.flatnonzero(in_output)].tolist())
+        return [
+            CoupledChannels(
+                name,
+                size,
+                tuple(self._with_counts(found, size)),
+                self._reference(found),
+                i in reaching,
+                reasons[i],
+                parts[i],
+            )
+            for i, (name, size, found) in enumerate(zip(sets, sizes, slices, strict=True))
+        ]
+
+    def _add_parameter(
+        self, name: str, key: str, owner: np.ndarray, add: Callable[..., None], reasons: list[str | None]
+    ) -> None:
+        """Add the dimension of a parameter that has the channels; an obstacle if there is none."""
+        roots = self.coupling.root[self.of_parameter[name, key].numpy()]
+        owners = np.unique(owner[roots])
+        if (owners < 0).all():
+            return
+        for dim in range(roots.ndim):
+            rows = np.moveaxis(roots, dim, 0).reshape(roots.shape[dim], -1)
+            if (rows == rows[:, :1]).all():
+                add(name, parameter_side(key, dim), rows[:, 0])
+                return
+        full = f"{name}.{key}" if name else key
+        for one in owners[owners >= 0].tolist():
+            reasons[one] = f"parameter {full} depends on these channels"
+
+    def _with_counts(self, found: list[LayerSlice], size: int) -> list[LayerSlice]:
+        """Add the modules that record the number of heads or channels of a set: those around its producers."""
+        owners = dict.fromkeys(part.module.rpartition(".")[0] for part in found if part.side == "out")
+        every = tuple(range(size))
+        return found + [
+            LayerSlice(owner, f"counts {size}", every, every) for owner in owners if count_keys(self.names[owner], size)
+        ]
+
+    def _reference(self, found: list[LayerSlice]) -> str:
+        order = {name: i for i, name in enumerate(self.names)}
+        producers = [p.module for p in found if p.side == "out" and not isinstance(self.names[p.module], PadShortcut)]
+        return min(producers, key=lambda name: (self.depths[name], order[name]))
+
+
+def _other_tensors(modules: Mapping[str, nn.Module]) -> dict[tuple[str, str], Tensor]:
+    """Return the floating-point parameters and buffers of modules that are not layers of known types."""
+    found, seen = {}, set()
+    for name, module in modules.items():
+        if isinstance(module, (*WEIGHTED, *NORMALIZATIONS, *MIXING, HeadAttention, nn.Embedding)):
+            continue
+        for key, tensor in own_tensors(module).items():
+            if tensor.is_floating_point() and tensor.dim() and tensor.numel() <= PER_CHANNEL and id(tensor) not in seen:
+                seen.add(id(tensor))
+                found[name, key] = tensor
+    return found

@@ -1,16 +1,18 @@
 """Record the calls of a network's modules in the forward pass of one example, and count their MACs."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from math import prod
+from typing import TypeGuard
 
 import torch
 from torch import Tensor, nn
 
-from common.channels.resize import CONVOLUTIONS
+from common.channels.attention import HeadAttention, is_convertible
+from common.channels.resize import CONVOLUTIONS, TRANSPOSED
 from common.errors import UserError
 
-TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 ANY_CONVOLUTION = (*CONVOLUTIONS, *TRANSPOSED)
 LAYERS = (*ANY_CONVOLUTION, nn.Linear)
 
@@ -51,6 +53,8 @@ class Call:
 def layer_macs(model: nn.Module, input_shape: Sequence[int]) -> dict[str, int]:
     """Count the MACs of each convolution and linear layer for one example, by module name, in order of execution.
 
+    The projections of queries, keys and values are those of the attention module.
+
     Args:
         input_shape: Shape of one example without the batch dimension, e.g. (C, H, W).
 
@@ -61,6 +65,12 @@ def layer_macs(model: nn.Module, input_shape: Sequence[int]) -> dict[str, int]:
     for call in trace_calls(model, input_shape):
         if isinstance(call.module, LAYERS):
             macs[call.name] = macs.get(call.name, 0) + call.macs
+        elif _has_projections(call.module):
+            tokens = call.inputs // call.module.embed_dim
+            macs[call.name] = macs.get(call.name, 0) + tokens * call.module.in_proj_weight.numel()
+            if is_convertible(call.module):  # the output projection is not called as a layer
+                name = f"{call.name}.out_proj"
+                macs[name] = macs.get(name, 0) + tokens * call.module.out_proj.weight.numel()
     return macs
 
 
@@ -73,6 +83,7 @@ def trace_calls(model: nn.Module, input_shape: Sequence[int]) -> list[Call]:
 
     def record(name: str):
         def hook(module: nn.Module, inputs, output) -> None:
+            output = output[0] if _has_projections(module) else output
             if isinstance(output, Tensor) and inputs and isinstance(inputs[0], Tensor):
                 calls.append(Call(name, module, tuple(inputs[0].shape), tuple(output.shape)))
 
@@ -81,7 +92,7 @@ def trace_calls(model: nn.Module, input_shape: Sequence[int]) -> list[Call]:
     recorded = [
         (name, module)
         for name, module in model.named_modules()
-        if isinstance(module, LAYERS) or not any(module.children())
+        if isinstance(module, LAYERS) or _has_projections(module) or not any(module.children())
     ]
     handles = [module.register_forward_hook(record(name)) for name, module in recorded]
     try:
@@ -92,6 +103,11 @@ def trace_calls(model: nn.Module, input_shape: Sequence[int]) -> list[Call]:
     return calls
 
 
+def _has_projections(module: nn.Module) -> TypeGuard[HeadAttention | nn.MultiheadAttention]:
+    """Return whether a module is an attention that projects queries, keys and values itself."""
+    return isinstance(module, HeadAttention) or is_convertible(module)
+
+
 def run_example(model: nn.Module, input_shape: Sequence[int]) -> None:
     """Run one example of zeros in eval mode without gradients, and restore every module's mode.
 
@@ -100,13 +116,24 @@ def run_example(model: nn.Module, input_shape: Sequence[int]) -> None:
     modes = {module: module.training for module in model.modules()}
     model.eval()
     try:
-        with torch.no_grad():
+        with torch.no_grad(), _layers_of_attention():
             model(zero_example(model, input_shape))
     except (RuntimeError, ValueError, IndexError) as error:
         raise UserError(f"the network does not accept an example of shape {tuple(input_shape)}: {error}") from error
     finally:
         for module, mode in modes.items():
             module.training = mode
+
+
+@contextmanager
+def _layers_of_attention() -> Iterator[None]:
+    """Let attention compute its projections as layers, not in one fused operation whose MACs nothing counts."""
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(before)
 
 
 def zero_example(model: nn.Module, input_shape: Sequence[int]) -> Tensor:

@@ -52,7 +52,9 @@ class WidthCost:
 class _LayerCost:
     per_pair: int  # MACs per (output channel, input channel), times `groups`; of a depthwise layer, MACs per channel
     groups: int
-    out: tuple[int, str | None]  # (outputs outside any group, name of the group of the others)
+    out: tuple[
+        int, str | None, int
+    ]  # (outputs outside any group, name of the group of the others, outputs per channel)
     reads: tuple[int, tuple[tuple[str, int], ...]]  # (inputs outside any group, ((group, positions per channel), ...))
     depthwise: bool
 
@@ -62,7 +64,10 @@ class _LayerCost:
     ) -> "_LayerCost":
         out_width, in_width, conv_groups = width(module, "out"), width(module, "in"), getattr(module, "groups", 1)
         group = group_of.get(name)
-        out = (0, group.name) if group else (out_width, None)
+        out: tuple[int, str | None, int] = (0, group.name, 1) if group else (out_width, None, 1)
+        if group and name in group.outputs:
+            per_channel = len(group.outputs[name][0])
+            out = (out_width - per_channel * group.size, group.name, per_channel)
         if is_depthwise(module):
             return _LayerCost(macs // out_width, 1, out, (1, ()), True)
         reads = tuple((g.name, len(p[0])) for g in groups for consumer, p in g.consumers if consumer == name)
@@ -72,7 +77,7 @@ class _LayerCost:
         )
 
     def macs(self, widths: Mapping[str, int]) -> int:
-        outputs = self.out[0] + (widths[self.out[1]] if self.out[1] else 0)
+        outputs = self.out[0] + (widths[self.out[1]] * self.out[2] if self.out[1] else 0)
         if self.depthwise:
             return self.per_pair * outputs
         inputs = self.reads[0] + sum(widths[name] * positions for name, positions in self.reads[1])
