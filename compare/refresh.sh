@@ -9,5 +9,6 @@ out=${REFRESH_OUT:-../runs/refresh}/digits
 if [[ " $* " != *" --methods "* ]]; then
   set -- --methods decore deep_compression model_preserving_id rewarded_metapruning l1_norm_inner l1_norm_resolved random_inner random_resolved "$@"
 fi
+export COMPRESSION_PARENT=$$ # the command stops when this script is killed
 python -m compare --dataset digits --arch resnet20 --device cpu --threads 1 --out "$out" "$@"
 python -m compare.paper.tables --add "$out"

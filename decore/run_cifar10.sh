@@ -7,5 +7,6 @@
   cd -- "$(dirname -- "${BASH_SOURCE[0]:-$0}")" || exit 1
   # If another script sources this one, the arguments may be those of that script: only options are passed on.
   [[ "${1-}" == -* || "${BASH_SOURCE[0]:-$0}" == "$0" ]] || set --
-  python -m common.campaign run plan.toml --only cifar10 --out runs/cifar10 "$@"
+  [[ "${BASH_SOURCE[0]:-$0}" != "$0" ]] || export COMPRESSION_PARENT=$$ # the command stops when this script is killed
+  exec python -m common.campaign run plan.toml --only cifar10 --out runs/cifar10 "$@"
 )

@@ -6,5 +6,6 @@
   cd -- "$(dirname -- "${BASH_SOURCE[0]:-$0}")" || exit 1
   # A script that sources this one passes its own arguments: only options among them are used.
   [[ "${1-}" == -* || "${BASH_SOURCE[0]:-$0}" == "$0" ]] || set --
-  python -m common.campaign run plan.toml --only cifar10 --out runs/cifar10 "$@"
+  [[ "${BASH_SOURCE[0]:-$0}" != "$0" ]] || export COMPRESSION_PARENT=$$ # the command stops when this script is killed
+  exec python -m common.campaign run plan.toml --only cifar10 --out runs/cifar10 "$@"
 )

@@ -7,5 +7,6 @@
   cd -- "$(dirname -- "${BASH_SOURCE[0]:-$0}")" || exit 1
   # If another script sources this one, its arguments are passed on only if the first one is an option.
   [[ "${1-}" == -* || "${BASH_SOURCE[0]:-$0}" == "$0" ]] || set --
-  python -m common.campaign run plan.toml --only imagenet --out runs/imagenet "$@"
+  [[ "${BASH_SOURCE[0]:-$0}" != "$0" ]] || export COMPRESSION_PARENT=$$ # the command stops when this script is killed
+  exec python -m common.campaign run plan.toml --only imagenet --out runs/imagenet "$@"
 )

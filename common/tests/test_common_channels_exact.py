@@ -15,6 +15,7 @@ from common.channels import __main__ as channels_command
 from common.channels import channel_groups, keep_channels, listing, masked, remove
 from common.channels.exact import Reference, _relative, _sample
 from common.checkpoint import load_model, save_model
+from common.cost import WidthCost, count_cost
 from common.errors import UserError
 from common.factory import import_factory
 
@@ -316,7 +317,7 @@ def test_group_that_cannot_be_pruned_is_excluded_with_reason(name):
     assert re.search(reason, groups.excluded["first"]) and [g.name for g in groups] == ["second"]
     assert len(keep_channels(model, IMAGE, half(groups)).get_submodule("second").weight) == 4
     with pytest.raises(UserError, match="first|second"):
-        keep_channels(model, IMAGE, {"first": range(4)})
+        keep_channels(model, IMAGE, {"first": range(6)})
 
 
 class Standardized(nn.Conv2d):
@@ -529,3 +530,54 @@ def test_command_prints_excluded_groups(tmp_path, monkeypatch, capsys):
     with pytest.raises(UserError, match="bad_module:build: division by zero"):
         import_factory("bad_module:build")
     assert "bad_module" not in sys.modules
+
+
+class Split(nn.Module):
+    """A YOLO-style block: half of the channels pass through, and feature maps of three scales are a list in a dict."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.inner, self.join = conv(3, 16), conv(8, 8), conv(24, 10)
+        self.down, self.up = nn.Conv2d(10, 12, 3, 2, 1), nn.ConvTranspose2d(12, 10, 2, 2)
+        self.heads = nn.ModuleList([nn.Conv2d(10, 6, 1), nn.Conv2d(12, 6, 1), nn.Conv2d(10, 6, 1)])
+
+    def forward(self, x):
+        a, b = F.silu(self.first(x)).chunk(2, 1)
+        x = self.join(torch.cat([a, b, b + self.inner(b)], 1))
+        y = F.silu(self.down(x))
+        maps = (x, y, self.up(y) + x)
+        return {"maps": [head(one) for head, one in zip(self.heads, maps, strict=True)]}
+
+
+def test_detector_with_split_blocks_and_dict_of_lists_is_pruned():
+    torch.manual_seed(0)
+    model, x = Split().eval(), torch.randn(1, 3, 16, 16)
+    groups = channel_groups(model, x)
+    assert {g.name: (g.size, g.conv_groups) for g in groups} == {"first": (16, 2), "join": (10, 1), "down": (12, 1)}
+    assert groups[0].outputs == {"inner": [[]] * 8 + [[c] for c in range(8)]} and not groups.excluded
+    smaller = keep_channels(model, x, half(groups))
+    assert smaller.get_submodule("up").weight.shape == (6, 5, 2, 2)  # (inputs, outputs, ...)
+    cost = WidthCost(model, (3, 16, 16), groups)
+    assert cost.macs({g.name: g.size // 2 for g in groups}) == count_cost(smaller, (3, 16, 16)).macs
+    assert [one.shape for one in smaller(x)["maps"]] == [one.shape for one in model(x)["maps"]]
+
+
+@pytest.mark.parametrize(
+    ("convolution", "transposed", "sizes"),
+    [(nn.Conv1d, nn.ConvTranspose1d, [9]), (nn.Conv3d, nn.ConvTranspose3d, [5, 5, 5])],
+)
+def test_other_dimensions_are_pruned(convolution, transposed, sizes):
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        convolution(2, 8, 3),
+        nn.ReLU(),
+        transposed(8, 6, 2),
+        convolution(6, 6, 1, groups=6),
+        nn.Flatten(),
+        nn.LazyLinear(3),
+    )
+    x = torch.randn(1, 2, *sizes)
+    model(x)
+    groups = channel_groups(model.eval(), x)
+    assert [(g.name, g.size) for g in groups] == [("0", 8), ("2", 6)]
+    keep_channels(model, x, half(groups))

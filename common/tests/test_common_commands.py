@@ -155,7 +155,7 @@ def invalid_commands(tmp_path):
         (train, ["--arch", "resnet20", "--bogus", *out], "--bogus"),
         (train, ["--model", "nowhere:net", *out], "nowhere"),
         (train, ["--model", "test_common_commands", *out], "PACKAGE.MODULE:FACTORY"),
-        (train, ["--arch", "resnet20", "--epochs", "0", "--out", str(a_file)], "file"),
+        (train, ["--arch", "resnet20", "--epochs", "1", "--out", str(a_file)], "file"),
         (train, ["--arch", "lenet5", "--checkpoint", str(corrupt), *out], "--checkpoint"),
         (evaluate, ["--arch", "resnet20"], "--weights"),
         (evaluate, ["--checkpoint", str(corrupt)], "safetensors"),

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+from common import evaluate, train
 from common.channels.__main__ import main as show_channels
 from common.cli import run
 from common.errors import UserError
@@ -97,6 +98,15 @@ def test_fault_of_factory_is_one_line(own_module, name, part, capsys):
     status = show_channels(["--model", name, "--input-shape", "3", "8", "8"])
     error = single_error_line(status, capsys.readouterr().err)
     assert f"--model {name}: " in error and part in error and "weights_only" not in error and len(error) < 500
+
+
+def test_missing_factory_is_reported_before_images_are_read(own_module, monkeypatch, capsys):
+    monkeypatch.setattr("common.data.load_data", None)
+    monkeypatch.setattr("common.trained_model.load_data", None)
+    Path("weights.pth").write_bytes(b"")
+    for main in (train.main, evaluate.main):
+        status = main(["--model", f"{own_module}:absent", "--weights", "weights.pth", "--device", "cpu"])
+        single_error_line(status, capsys.readouterr().err, f"{own_module}:absent attribute")
 
 
 def test_long_reason_is_shortened(monkeypatch):

@@ -286,3 +286,15 @@ def test_ctrl_c_during_import_is_one_line_after_it(tmp_path):
     )
     assert (done.returncode, done.stderr) == (130, "interrupted; the same command resumes\n")
     assert done.stdout == "imported True\n"
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_command_ends_with_script_that_started_it(number, tmp_path):
+    """A shell does not forward signals to the command that it waits for."""
+    code = "import time; from common import cli; cli.run(lambda _: print('started', flush=True) or time.sleep(600))"
+    script = f'export COMPRESSION_PARENT=$$; (exec {sys.executable} -c "{code}"); true'
+    process = subprocess.Popen(["bash", "-c", script], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None and process.stdout.readline() == "started\n"
+    process.send_signal(number)
+    assert process.wait(60) == -number
+    assert process.stdout.read() == ""  # the end of the file: no process has it open

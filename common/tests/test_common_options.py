@@ -14,6 +14,7 @@ from common.checkpoint import save_model
 from common.data import load_dataset
 from common.models import create_model
 from common.options import TrainingOptions, train_options
+from common.paper import reach, reach_networks
 from common.reporting import results
 from common.reporting.benchmark import run_benchmark
 from common.settings import command, flatten, option, section, settings
@@ -43,6 +44,7 @@ COMMANDS = {
     "Channels": (channels.main, "--arch lenet5", "--model test_common_options:tiny --input-shape 3 32 32"),
     "Fetch": (fetch.main, "mnist --to {out}/mnist"),
     "Results": (results.main, "{readme} --tables test_common_options"),
+    "Reach": (reach.main, "--only alexnet --out {out}/reach.json"),
     "Benchmark": (
         lambda argv: run_benchmark(lambda repeats: ({"a": [1.0] * repeats}, []), argv),
         "--json {out}/b.json",
@@ -88,6 +90,10 @@ def files(tmp_path_factory):
 @pytest.mark.parametrize("name", COMMANDS)
 def test_command_uses_all_options(name, files, monkeypatch):
     monkeypatch.setattr(fetch, "fetch", lambda *arguments: [])
+    monkeypatch.setattr(reach, "find_spec", lambda library: True)
+    monkeypatch.setattr(reach, "version", lambda library: None)
+    failed = {"network": "alexnet", "common": {"error": "not run"}, "torch_pruning": {"error": "not run"}}
+    monkeypatch.setattr(reach_networks, "measure_in_process", lambda *arguments: failed)
     main, *runs = COMMANDS[name]
     assert check_options_honored(main, [run.format(**files).split() for run in runs]) == name
 

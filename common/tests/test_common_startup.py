@@ -8,7 +8,17 @@ from common.testing.startup import find_heavy_starts
 from common.training import TrainOptions
 
 HERE = Path(__file__).resolve().parents[1]
-NAMES = ("train", "evaluate", "export", "latency", "fetch", "channels", "reporting.results", "paper.tables")
+NAMES = (
+    "train",
+    "evaluate",
+    "export",
+    "latency",
+    "fetch",
+    "channels",
+    "reporting.results",
+    "paper.tables",
+    "paper.reach",
+)
 
 
 def test_commands_start_without_torch():

@@ -2,6 +2,7 @@
 
 import os
 import sys
+from pathlib import Path
 from unittest import mock
 
 import pytest
@@ -11,6 +12,7 @@ from torch import nn
 
 from common.atomic import write_json
 from common.models import ARCHITECTURES, create_model
+from common.runs import read_json
 from common.testing import check_options_honored, command_names, write_image_folder
 from compare import settings, sweep
 
@@ -44,16 +46,25 @@ def places(tmp_path_factory):
     root = tmp_path_factory.mktemp("files")
     images = write_image_folder(root / "images", classes=2, train=6, test=2)
     write_results(root / "results", seeds=(0,))
-    write_json(root / "out" / "sweep" / "value-1" / "metrics.json", {"compressed": {"top1": 90.0}})
     torch.save(create_model("lenet5", num_classes=2, in_channels=3, image_size=32).state_dict(), root / "lenet5.pth")
     return {"root": root, "data": f"--dataset folder:{images}", "out": root / "out"}
+
+
+def run_trial(out: Path) -> bool:
+    """Write what the trial of the value 1 writes."""
+    settings = read_json(out / "sweep.json")
+    record = sweep.begin_trial(settings, "1")
+    write_json(out / "value-1" / "metrics.json", {"compressed": {"top1": 90.0}})
+    return sweep.end_trial(settings, "1", record, 0) == 90.0
 
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_command_honors_its_options(name, places, monkeypatch):
     monkeypatch.setitem(ARCHITECTURES, MODEL, None)  # removed after the test
-    for module in ("nni", "nni.experiment"):  # the trial has already written its metric
-        monkeypatch.setitem(sys.modules, module, mock.MagicMock())
+    nni, out = mock.MagicMock(), places["out"] / "sweep"
+    nni.Experiment.return_value.run.side_effect = lambda port: run_trial(out)
+    for module in ("nni", "nni.experiment"):
+        monkeypatch.setitem(sys.modules, module, nni)
     main, *runs = COMMANDS[name]
     with mock.patch.dict(os.environ):
         found = check_options_honored(main, [run.format(**places).split() for run in runs])

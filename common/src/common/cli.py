@@ -19,7 +19,7 @@ from typing import Any, NoReturn
 
 from common.atomic import DISK_ERRORS
 from common.errors import UserError, one_line
-from common.interruption import STOPPED, Stopped
+from common.interruption import STOPPED, Stopped, stop_with_parent
 
 INVALID_INPUT = 2
 INTERRUPTED = 130
@@ -77,6 +77,7 @@ def run(body: Callable[[Sequence[str] | None], None], argv: Sequence[str] | None
     """
     try:
         try:
+            stop_with_parent()
             with _warnings_in_one_line(), _interrupt_after_imports():
                 body(argv)
         finally:

@@ -17,11 +17,30 @@ STOPPED = 75  # exit status of a command that can be resumed (EX_TEMPFAIL)
 # Seconds within which a second SIGTERM counts as the same one: it arrives through the process group and from the parent.
 SAME_SIGNAL = 5.0
 
+PARENT = (
+    "COMPRESSION_PARENT"  # environment variable: process ID of the shell script that starts a command and waits for it
+)
+PARENT_PAUSE = 1.0  # seconds between two looks at it
+
 _requests: list[float] = []  # times of deferred signals, in seconds of the monotonic clock
 
 
 class Stopped(KeyboardInterrupt):
     """Work was stopped at a point from which it can be resumed. Code that does not catch Ctrl-C does not catch this either."""
+
+
+def stop_with_parent() -> None:
+    """Send this process SIGTERM when the script that started it ends, even by SIGKILL. Without ``COMPRESSION_PARENT``, do nothing."""
+    parent = os.environ.get(PARENT, "")
+    if not parent.isdigit() or os.getppid() != int(parent):  # inherited by a process of the command
+        return
+
+    def watch() -> None:
+        while os.getppid() == int(parent):
+            time.sleep(PARENT_PAUSE)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def deadline() -> float | None:

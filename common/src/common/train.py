@@ -72,6 +72,8 @@ def train(settings: Train) -> None:
     factory, seed = settings.network.model, settings.repeat.seed
     set_threads(settings.run.threads)
     device = choose_device(settings.run.device)
+    if factory:
+        import_factory(factory)  # before the images are read
     with process_group(device):
         data = load_data(settings.data)
         name = factory.replace(":", ".") if factory else settings.network.arch

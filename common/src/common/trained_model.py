@@ -323,6 +323,8 @@ def open_trained_model(network: NetworkOptions, source: DataOptions, **more: Any
         arch = None if network.model or network.shortcut == "conv3x3" else network.arch
         advice = advise_weights(file, arch, source.dataset) if network.weights == file else "give an existing file"
         raise UserError(f"{file}: no such file; {advice}")
+    if network.model:
+        import_factory(network.model)  # also before
     data = load_data(source)
     model, _ = model_from_options(network, data.num_classes, data.input_shape)
     data = data if source.normalize else with_normalization_of(model, data, file)

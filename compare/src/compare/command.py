@@ -108,6 +108,8 @@ def compare(settings: Compare) -> list[str]:
     set_threads(settings.execution.threads)
     device = choose_device(settings.execution.device)
     selected, todo = _plan(settings)
+    if settings.network.model:
+        import_factory(settings.network.model)  # before the images are read
     comparison = Comparison(
         Path(settings.execution.out),
         selected,

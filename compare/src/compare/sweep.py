@@ -207,7 +207,7 @@ def collect(settings: dict[str, Any]) -> list[dict[str, Any]]:
         folder = trial_folder(settings["out"], value)
         record = _read_trial(folder)
         problem = metric = None
-        if record.get("sweep") != settings.get("id"):
+        if not record or record.get("sweep") != settings.get("id"):
             problem = "the trial did not start"
         elif record.get("status") != 0:
             problem = "it was stopped" if record.get("status") is None else f"its exit status is {record['status']}"
@@ -286,13 +286,17 @@ def _signals_interrupt() -> Iterator[list[int]]:
 
 def _stop(experiment: Any) -> None:
     """Stop NNI's manager, its tuner and its trials; kill those that do not end."""
+    pid = getattr(experiment._proc, "pid", None)
+    if not isinstance(pid, int):  # the manager did not start
+        experiment.stop()
+        return
     import psutil
 
     started = []
-    with suppress(psutil.Error, AttributeError):
-        manager = psutil.Process(experiment._proc.pid)
+    with suppress(psutil.Error):
+        manager = psutil.Process(pid)
         started = [manager, *manager.children(recursive=True)]
-    if not started or not started[0].is_running() or started[0].status() == psutil.STATUS_ZOMBIE:
+    if not started or started[0].status() == psutil.STATUS_ZOMBIE:
         experiment._proc = None  # otherwise NNI prints tracebacks about its missing manager
     try:
         experiment.stop()

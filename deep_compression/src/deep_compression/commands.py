@@ -62,6 +62,8 @@ def run_stage(settings: StageOptions) -> None:
     own, seed = settings.network.model, settings.repeat.seed
     set_threads(settings.run.threads)
     device = choose_device(settings.run.device)
+    if own:
+        import_factory(own)  # before the images are read
     with process_group(device):
         data = load_data(settings.data)
         out = Path(settings.out or f"runs/{data.name}/{settings.network.arch or 'network'}-{seed}")

@@ -40,6 +40,8 @@ def run(settings: OriginalPipeline) -> None:
     gpus = settings.original.gpus
     device = choose_device(place.device if gpus is None or place.device != "auto" else f"cuda:{gpus}")
     saved, name = Path(settings.saved_dir), own.replace(":", ".") if own else NAMES.get(settings.arch, settings.arch)
+    if own:
+        import_factory(own)  # before the images are read
     with process_group(device):
         data = load_data(settings.data)
         factory = import_factory(own, data.num_classes) if own else None

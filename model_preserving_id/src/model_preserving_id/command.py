@@ -71,6 +71,7 @@ def open_from_options(network: NetworkOptions, chosen: DataOptions, run: Hardwar
     more["device"] = choose_device(run.device)
     if not network.model or network.weights or network.checkpoint:
         return open_trained_model(network, chosen, **more)
+    import_factory(network.model)  # before the images are read
     data = load_data(chosen)
     factory = import_factory(network.model, data.num_classes)
     model = factory()

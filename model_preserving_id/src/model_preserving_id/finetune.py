@@ -54,6 +54,8 @@ def finetune(settings: FineTuneCompressed, command: str) -> None:
     if settings.dist_backend == "nccl" and settings.multiprocessing_distributed and not torch.cuda.is_available():
         warnings.warn("--dist-backend nccl: no CUDA device is available; one process with gloo is used", stacklevel=2)
     if processes * max(1, settings.world_size) > 1 and "RANK" not in os.environ:
+        if settings.world_size > 1:
+            print(f"waiting for {settings.world_size} machines at {settings.dist_url}", flush=True)
         torch.multiprocessing.spawn(_process, args=(processes, settings, command), nprocs=processes)
         return
     train(settings, command)

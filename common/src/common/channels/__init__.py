@@ -1,7 +1,7 @@
 """Channel groups: find the channels that can only be removed together, mask them, remove them.
 
-Only this package imports torch-pruning, whose dependency graph (Fang et al. 2023, arXiv 2301.12900) traces the
-coupling.
+The coupling is traced by labels that follow the channels through the network (:mod:`common.channels.labels`). Only this package
+imports torch-pruning, for the reference method of ``compare``.
 """
 
 from typing import TYPE_CHECKING

@@ -174,10 +174,10 @@ class Reference:
         kinds = (*WEIGHTED, *NORMALIZATIONS, PadShortcut, HeadAttention)
         names = [name for name, module in model.named_modules() if isinstance(module, kinds)]
         inputs = map_tensors(lambda tensor: tensor.to("meta"), self._inputs[0])
-        found: list[tuple[str, str, int, list[int]]] = []
+        found: list[tuple[str, str, nn.Module | None, Tensor]] = []
 
         def record(name: str, side: str, module: nn.Module | None, tensor: Tensor) -> None:
-            found.append((name, side, 0 if module is None else channel_dim(module, tensor), list(tensor.shape)))
+            found.append((name, side, module, tensor))
 
         try:
             self._run(model, inputs, names, record)
@@ -194,10 +194,12 @@ class Reference:
             nonlocal position
             if position == len(expected) or expected[position][:2] != (name, side):
                 raise _Differs(f"the layers run in another order, {place(name, side)}")
-            dim, shape = expected[position][2:]
+            module, before = expected[position][2:]
             position += 1
-            gone = removed.get((name, side)) or removed.get((name, "both"), ())
-            if list(tensor.shape) != [size - len(gone) * (d == dim) for d, size in enumerate(shape)]:
+            shape = list(before.shape)
+            for dim, gone in _gone(removed, name, side, module, before):
+                shape[dim] -= len(gone)
+            if list(tensor.shape) != shape:
                 raise _Differs(f"{place(name, side)} would differ in shape")
 
         try:
@@ -226,8 +228,9 @@ class Reference:
             def keep(name: str, side: str, module: nn.Module | None, tensor: Tensor) -> None:
                 if module is None and tensor.dim() and len(tensor) % parts:
                     raise _NoBatch
-                gone = removed.get((name, side)) or removed.get((name, "both"), ())
-                tensors.append((place(name, side), _sample(_without(module, tensor, gone), parts).clone()))
+                for dim, gone in _gone(removed, name, side, module, tensor):
+                    tensor = _without(tensor, dim, gone)
+                tensors.append((place(name, side), _sample(tensor, parts).clone()))
 
             self._run(self.model, inputs, names, keep)
             return tensors
@@ -301,15 +304,10 @@ class Shapes:
     model: nn.Module
     names: list[str]  # of the layers
     inputs: Inputs
-    found: list[tuple[str, str, int, list[int]]]  # layer, side, dimension of the channels, shape
+    found: list[tuple[str, str, nn.Module | None, Tensor]]  # name of a layer, side, layer, input or output
 
 
 OUTPUTS = "the output of the network"
-
-
-def on_meta(model: nn.Module) -> nn.Module:
-    """Return a copy without values, in which only shapes are computed."""
-    return copy_sharing_tensors(model).to("meta")
 
 
 def place(name: str, side: str) -> str:
@@ -376,11 +374,20 @@ def is_float(tensor: Tensor) -> bool:
     return tensor.is_floating_point()
 
 
-def _without(module: nn.Module | None, tensor: Tensor, removed: Collection[int]) -> Tensor:
-    """Return a module's input or output without the removed channels."""
-    if module is None or not removed:
-        return tensor
-    dim = channel_dim(module, tensor)
+def _gone(
+    removed: Sides, name: str, side: str, module: nn.Module | None, tensor: Tensor
+) -> list[tuple[int, Collection[int]]]:
+    """Return (dimension, removed positions) of a module's input or output."""
+    if module is None:
+        return []
+    positions = removed.get((name, side)) or removed.get((name, "both"), ())
+    found = [(channel_dim(module, tensor), positions)] if positions else []
+    across = ((d, removed.get((name, f"across {d}"))) for d in range(tensor.dim()))
+    return found + [(d, gone) for d, gone in across if gone]
+
+
+def _without(tensor: Tensor, dim: int, removed: Collection[int]) -> Tensor:
+    """Return a tensor without positions along a dimension."""
     kept = [i for i in range(tensor.shape[dim]) if i not in removed]
     return tensor.index_select(dim, torch.tensor(kept, dtype=torch.int64, device=tensor.device))
 

@@ -32,6 +32,7 @@ class ChannelGroup:
         outputs: For each producer and layer norm whose outputs are not the channels of the group, one by one: the positions
             of each channel. A channel of an attention is a head, one before a group norm is a group of outputs.
         parameters: Parameters of other modules that have a value for each channel, by name.
+        across: Linear layers that mix positions and are applied to each channel.
     """
 
     name: str
@@ -43,6 +44,7 @@ class ChannelGroup:
     conv_groups: int = 1
     outputs: dict[str, list[list[int]]] = field(default_factory=dict)
     parameters: list[str] = field(default_factory=list)
+    across: list[str] = field(default_factory=list)
 
     def per_channel(self, producer: str, of_outputs: Tensor) -> Tensor:
         """Sum values (C_out, ...) of a producer's outputs, such as norms, over the outputs of each channel: (C, ...)."""
@@ -103,6 +105,7 @@ def _group(model: nn.Module, found: CoupledChannels) -> ChannelGroup | None:
     producers, consumers, pass_through, conv_groups = [], [], [], found.parts
     outputs: dict[str, list[list[int]]] = {}
     parameters: list[str] = []
+    across: list[str] = []
     for part in found.slices:
         module = modules[part.module]
         producer = isinstance(module, (*WEIGHTED, *ATTENTIONS))
@@ -115,6 +118,8 @@ def _group(model: nn.Module, found: CoupledChannels) -> ChannelGroup | None:
         elif part.side.endswith("]"):
             key = part.side.partition("[")[0]
             parameters.append(f"{part.module}.{key}" if part.module else key)
+        elif part.side.startswith("across"):
+            across.append(part.module)
         elif not part.side.startswith("counts"):
             pass_through.append(part.module)
             if (isinstance(module, nn.LayerNorm) or is_depthwise(module)) and (
@@ -135,6 +140,7 @@ def _group(model: nn.Module, found: CoupledChannels) -> ChannelGroup | None:
         conv_groups,
         outputs,
         parameters,
+        across,
     )
 
 

@@ -407,6 +407,12 @@ def _compact(labels: Tensor) -> Tensor:
     return labels
 
 
+def is_constant(labels: Tensor, dim: int) -> bool:
+    """Return whether labels differ, but not along a dimension with several elements."""
+    sizes = _compact(labels).shape
+    return sizes[dim] == 1 < labels.shape[dim] and any(size > 1 for size in sizes)
+
+
 def _resized(labels: Tensor, sizes: Sequence[int]) -> Tensor:
     return _compact(labels).expand(torch.Size(sizes))
 

@@ -27,7 +27,7 @@ from common.channels.example import (
     output_tensors,
     shapes_of,
 )
-from common.channels.labels import Coupling, Following, depth_of, forget_labels, labels_of, set_labels
+from common.channels.labels import Coupling, Following, depth_of, forget_labels, is_constant, labels_of, set_labels
 from common.channels.resize import (
     NORMALIZATIONS,
     WEIGHTED,
@@ -59,7 +59,7 @@ class LayerSlice:
 
     module: str
     # "out" (produces them), "in" (reads and mixes them), "both" (normalization, depthwise convolution), "counts <size>"
-    # (records their number) or, for a dimension of a parameter, "<name>[<dimension>]"
+    # (records their number), "across <dimension>" (treats them like the images of a batch) or, for a dimension of a parameter, "<name>[<dimension>]"
     side: str
     positions: tuple[int, ...]
     channels: tuple[int, ...]
@@ -116,6 +116,7 @@ class _Run:
         self.following = Following(self.coupling)
         self.read: dict[str, Tensor] = {}  # labels of a layer's inputs (C_in,), 0 for those of no layer
         self.passed: dict[str, Tensor] = {}  # labels of the channels that pass through a layer
+        self.across: dict[tuple[str, str], Tensor] = {}  # labels along other dimensions than that of the weights
         self.depths: dict[str, int] = {}
         self.obstacles: list[tuple[Tensor, str]] = []
         self.gradients = False
@@ -180,7 +181,13 @@ class _Run:
     def _layer(self, name: str, module: nn.Module, inputs: list[Tensor], seen: list[Any], out: Any) -> None:
         """Note which channels a layer reads, and give its outputs their own labels."""
         x, (labels, depth) = inputs[0], seen[0]
-        self._read(name, self._of_positions(labels, channel_dim(module, x), width(module, "in")), depth, module)
+        if isinstance(module, nn.Linear) and labels is not None and is_constant(labels, -1):
+            # a linear layer that mixes positions (MLP-Mixer) treats the channels separately, like the images of a batch
+            self._pass_across(name, labels)
+            return set_labels(out, labels.narrow(-1, 0, 1).expand(out.shape), depth + 1)
+        dim = channel_dim(module, x)
+        inputs_of_layer = x.shape[dim] if isinstance(module, PadShortcut) else width(module, "in")
+        self._read(name, self._of_positions(labels, dim, inputs_of_layer), depth, module)
         if isinstance(out, Tensor):
             dim = channel_dim(module, out)
             of_output = self.of_output[name]
@@ -189,6 +196,12 @@ class _Run:
         if isinstance(module, WEIGHTED) and "weight" not in module._parameters:
             reason = f"the weight of {name} is computed from other tensors (parametrization, weight norm, pruning mask)"
             self.obstacles += [(self.of_output[name], reason), (self.read[name], reason)]
+
+    def _pass_across(self, name: str, labels: Tensor) -> None:
+        """Note the dimension of a layer's input and output, which is not that of its weights, that has the channels."""
+        varying = [d for d in range(labels.dim()) if not is_constant(labels, d) and labels.shape[d] > 1]
+        for d in varying if len(varying) == 1 else ():
+            self.across[name, f"across {d}"] = self._of_positions(labels, d, labels.shape[d])
 
     def _project(self, name: str, module: HeadAttention, inputs: list[Tensor], seen: list[Any], out: Any) -> None:
         """Note which channels an attention reads; its queries, keys and values are its outputs."""
@@ -285,6 +298,9 @@ class _Run:
             if name in self.read:
                 add(name, "in", self.read[name].numpy())
                 add(name, "out", self.of_output[name].numpy())
+            for (across, side), labels in self.across.items():
+                if across == name:
+                    add(name, side, labels.numpy())
             for key in own_tensors(module):
                 if (name, key) in self.of_parameter:
                     self._add_parameter(name, key, owner, add, reasons)

@@ -3,6 +3,7 @@
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 
 from torch import nn
 
@@ -52,11 +53,13 @@ class WidthCost:
 class _LayerCost:
     per_pair: int  # MACs per (output channel, input channel), times `groups`; of a depthwise layer, MACs per channel
     groups: int
-    out: tuple[
-        int, str | None, int
-    ]  # (outputs outside any group, name of the group of the others, outputs per channel)
-    reads: tuple[int, tuple[tuple[str, int], ...]]  # (inputs outside any group, ((group, positions per channel), ...))
+    # (outputs outside any group, name of the group of the others, outputs per channel)
+    out: tuple[int, str | None, int | Fraction]
+    reads: tuple[
+        int, tuple[tuple[str, Fraction], ...]
+    ]  # (inputs outside any group, ((group, positions per channel), ...))
     depthwise: bool
+    across: tuple[str, int] | None = None  # (group, its size) to each channel of which the layer is applied
 
     @staticmethod
     def from_layer(
@@ -64,21 +67,32 @@ class _LayerCost:
     ) -> "_LayerCost":
         out_width, in_width, conv_groups = width(module, "out"), width(module, "in"), getattr(module, "groups", 1)
         group = group_of.get(name)
-        out: tuple[int, str | None, int] = (0, group.name, 1) if group else (out_width, None, 1)
+        out: tuple[int, str | None, int | Fraction] = (0, group.name, 1) if group else (out_width, None, 1)
         if group and name in group.outputs:
-            per_channel = len(group.outputs[name][0])
-            out = (out_width - per_channel * group.size, group.name, per_channel)
+            covered = sum(map(len, group.outputs[name]))
+            out = (out_width - covered, group.name, Fraction(covered, group.size))
         if is_depthwise(module):
             return _LayerCost(macs // out_width, 1, out, (1, ()), True)
-        reads = tuple((g.name, len(p[0])) for g in groups for consumer, p in g.consumers if consumer == name)
+        reads = tuple(
+            (g.name, Fraction(sum(map(len, p)), g.size))
+            for g in groups
+            for consumer, p in g.consumers
+            if consumer == name
+        )
         covered = sum(len(q) for g in groups for consumer, p in g.consumers if consumer == name for q in p)
         return _LayerCost(
-            macs * conv_groups // (out_width * in_width), conv_groups, out, (in_width - covered, reads), False
+            macs * conv_groups // (out_width * in_width),
+            conv_groups,
+            out,
+            (in_width - covered, reads),
+            False,
+            next(((g.name, g.size) for g in groups if name in g.across), None),
         )
 
     def macs(self, widths: Mapping[str, int]) -> int:
         outputs = self.out[0] + (widths[self.out[1]] * self.out[2] if self.out[1] else 0)
         if self.depthwise:
-            return self.per_pair * outputs
+            return int(self.per_pair * outputs)
         inputs = self.reads[0] + sum(widths[name] * positions for name, positions in self.reads[1])
-        return self.per_pair * outputs * inputs // self.groups
+        total = int(self.per_pair * outputs * inputs // self.groups)
+        return total if self.across is None else total * widths[self.across[0]] // self.across[1]

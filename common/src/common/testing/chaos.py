@@ -9,6 +9,7 @@ import csv
 import gc
 import io
 import json
+import os
 import random
 import resource
 import signal
@@ -30,6 +31,7 @@ ATTEMPTS = 4  # per requested kill, since a command may finish first
 MEASURED = {"latency_ms", "commit", "environment", "device", "threads", "at"}  # and the keys with "seconds"
 UNCOMPARED = {".log", ".html", ".md", ".lock"}  # contain times, or append
 KILLED = -signal.SIGXFSZ
+KILLS = "CHAOS_KILLS"  # environment variable for a longer test
 
 
 def check_full_disk_and_kills(
@@ -49,6 +51,7 @@ def check_full_disk_and_kills(
     enough space, and killed during one of the next writes.
 
     Args:
+        kills: Number of kills; the environment variable CHAOS_KILLS has precedence.
         main: Function of a test module or package that returns an exit status.
         words: Arguments, ending with the option that names the output folder; the folder is appended.
         root: Parent of the output folders.
@@ -63,6 +66,7 @@ def check_full_disk_and_kills(
     Raises:
         AssertionError: If files, a line or an exit status differ, or the command could not be killed often enough.
     """
+    kills = int(os.environ.get(KILLS, kills))
     whole = root / "undisturbed"
     status, outcome = _start(preload, main, [*words, str(whole)])
     assert status == 0, f"the undisturbed command exits with status {status}: {outcome}"
