@@ -598,7 +598,7 @@ def test_images_that_are_not_read_are_counted(tmp_path):
     with pytest.warns(UserWarning) as caught:
         load_dataset(f"folder:{root}")
     first, second = (str(warning.message) for warning in caught)
-    assert first.endswith("train: images in formats that are not read: 2 .gif, 1 .heic; convert them to PNG or JPEG")
+    assert first.endswith("train: files that are not read: 2 .gif, 1 .heic; convert images to PNG or JPEG")
     assert second.endswith("test: 1 images are in no class folder and are not read")
 
 

@@ -212,6 +212,7 @@ def test_progress_is_reported_while_a_step_lasts(tmp_path, images, monkeypatch):
     def slow(model, inputs, file):
         while len(lines) < 4:  # waits for the lines, not for a time
             time.sleep(0.01)
+        file.touch()
         return model
 
     monkeypatch.setitem(export.WRITERS, "pt2", slow)

@@ -483,16 +483,19 @@ def test_hostile_answer_is_one_printable_line(site, tmp_path, capsys, kind, size
     assert len(printed_line(capsys, plain_item(size=size), tmp_path, base_url=site.url)) < 800
 
 
+FULL_DISK = "No space left on device; free some space, then run the same command again\n"
+
+
 def test_full_disk_names_file_and_keeps_part(site, tmp_path, capsys, monkeypatch):
     site.files["thing.bin"] = CONTENT
     (tmp_path / "thing.bin.part").symlink_to("/dev/full")
     error = printed_line(capsys, plain_item(), tmp_path, base_url=site.url)
-    assert error == f"error: No space left on device ({tmp_path / 'thing.bin.part'})\n" and len(site.requests) == 1
+    assert error == f"error: {tmp_path / 'thing.bin.part'}: {FULL_DISK}" and len(site.requests) == 1
     raw = packed({"batches/one": b"1" * 100})
     site.files["a.tar.gz"] = raw
     monkeypatch.setattr(tarfile, "copyfileobj", lambda *args, **more: os.write(os.open("/dev/full", os.O_WRONLY), b"x"))
     error = printed_line(capsys, tar_item(raw), tmp_path, base_url=site.url)
-    assert error == f"error: No space left on device ({tmp_path / '.batches.unpacking'})\n"
+    assert error == f"error: {tmp_path / '.batches.unpacking'}: {FULL_DISK}"
     assert files_in(tmp_path) == ["a.tar.gz.part", "thing.bin.part"]
     monkeypatch.undo()
     assert get(tar_item(raw), tmp_path).is_dir()  # without a request

@@ -23,7 +23,6 @@ CONFLICTS = [
     ("common.train.Train", "--milestones 5 5 --schedule multi-step", "--milestones 5 5: must increase"),
     ("common.train.Train", "--milestones 1 5", "--milestones 1 5: not used by --schedule cosine"),
     ("common.train.Train", "--nesterov --momentum 0", "--nesterov: requires momentum"),
-    ("common.train.Train", "--warmup-epochs 3 --epochs 2", "--warmup-epochs 3: longer than the training"),
     ("common.train.Train", "--epochs 0", "--epochs 0: nothing is trained"),
     ("common.evaluate.Evaluate", "--checkpoint a --weights b", "--checkpoint and --weights exclude each other"),
     ("common.latency.Latency", "--checkpoint a --arch lenet5", "exactly one is required"),

@@ -20,7 +20,7 @@ CASES = {
     "linear inputs": (lambda: nn.Linear(4, 6, bias=False), "in", {0, 1}, {"in_features": 2, "out_features": 6}),
     "batch norm": (lambda: nn.BatchNorm2d(6), "both", {0, 3}, {"num_features": 4}),
     "batch norm without weight": (lambda: nn.BatchNorm1d(6, affine=False), "both", {0}, {"num_features": 5}),
-    "group norm": (lambda: nn.GroupNorm(2, 6), "both", {0, 3}, {"num_channels": 4, "num_groups": 2}),
+    "group norm": (lambda: nn.GroupNorm(2, 6), "both", {0, 1, 2}, {"num_channels": 3, "num_groups": 1}),
     "layer norm": (lambda: nn.LayerNorm(6), "both", {5}, {"normalized_shape": (5,)}),
     "slopes": (lambda: nn.PReLU(6), "both", {5}, {"num_parameters": 5}),
     "shortcut outputs": (lambda: PadShortcut(4, 6), "out", {0, 1}, {}),
@@ -57,8 +57,10 @@ def test_grouped_inputs_are_removed_per_group():
 
 def test_layers_without_tensors_are_resized():
     for layer in (nn.InstanceNorm2d(6), nn.GroupNorm(2, 6, affine=False), nn.LayerNorm(6, elementwise_affine=False)):
-        remove_channels("layer", layer, "both", {0, 3})
-        assert width(layer, "both") == 4
+        remove_channels("layer", layer, "both", {0, 1, 2})
+        assert width(layer, "both") == 3
+    with pytest.raises(UserError, match="layer normalizes 3 channels together: keep all or none of each 3"):
+        remove_channels("layer", nn.GroupNorm(2, 6), "both", {0, 3})
 
 
 def test_common_slope_is_kept():

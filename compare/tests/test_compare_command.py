@@ -5,6 +5,7 @@ import json
 import subprocess
 import sys
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -673,8 +674,10 @@ def test_recalibrate_changes_batch_norm_statistics(tmp_path, monkeypatch):
 
 def test_dense_network_that_diverges_names_its_own_option(tmp_path, monkeypatch, capsys):
     """--learning-rate belongs to fine-tuning."""
-    assert run(tmp_path / "a", "--baseline-learning-rate", "1e30", "--target-macs", "0.5", "--target-bytes") == 2
-    line = testing.single_error_line(2, capsys.readouterr().err, "dense network tiny --baseline-learning-rate 1e+30")
+    with monkeypatch.context() as patch:
+        patch.setattr("common.training.loop.math", SimpleNamespace(isfinite=lambda loss: False))
+        assert run(tmp_path / "a", "--baseline-learning-rate", "1000", "--target-macs", "0.5", "--target-bytes") == 2
+    line = testing.single_error_line(2, capsys.readouterr().err, "dense network tiny --baseline-learning-rate 1000")
     assert " --learning-rate" not in line
     argv = ["--baseline-learning-rate", "0.05", "--target-macs", "0.5", "--target-bytes", "--no-latency"]
     assert run(tmp_path / "b", *argv) == 0

@@ -36,7 +36,8 @@ def place(tmp_path_factory):
 
 def run(main, root: Path, *options: str) -> int:
     """Run a command whose options are valid, followed by ``options``."""
-    words = ["--arch", "resnet20", "--weights", str(root / "good.pth"), "--dataset", f"folder:{root / 'valid'}"]
+    words = ["--arch", "resnet20", "--dataset", f"folder:{root / 'valid'}"]
+    words += [] if "--checkpoint" in options else ["--weights", str(root / "good.pth")]
     words += ["--device", "cpu", "--batch-size", "4", "--epochs", "1", "--penalty", "5", "--bn-images", "4"]
     words = words if main is PRUNE else words[:-2]
     words += ["--policy-epochs", "1"] if main is PRUNE else ["--drop-fractions", "0", "0.2", "--random-trials", "1"]

@@ -332,10 +332,10 @@ def test_flat_settings_have_expected_names():
     assert {"lr1", "lrsch_1", "apply_pruning", "saved_dir", "dataset", "seed", "amp", "index_bits"} <= set(
         flatten(parse(OriginalPipeline, []))
     )
-    argv = "--layer fc1=0.5,0.2 --layer fc3=0.9 --milestones 3 4 --no-augment --amp --arch lenet5".split()
+    argv = "--layer fc1=0.5,0.2 --layer fc3=0.9 --schedule multi-step --milestones 3 4 --no-augment --amp --arch lenet5".split()
     prune = parse(PruneStage, argv)
     assert prune.pruning.plan() == PruningPlan("density", (0.3, 0.1), {"fc1": (0.5, 0.2), "fc3": (0.9,)})
-    usual = TrainOptions(10, 128, 0.01, 0.9, 5e-4, milestones=(3, 4), augment=False, amp=True)
+    usual = TrainOptions(10, 128, 0.01, 0.9, 5e-4, schedule="multi-step", milestones=(3, 4), augment=False, amp=True)
     assert prune.options() == usual and parse(PruneStage, []).pruning.layer == {}
     quantize = parse(QuantizeStage, "--layer-bits fc3=4 --clusters 9".split())
     assert quantize.quantization.plan() == QuantizationPlan(layer_bits={"fc3": 4}, clusters=9)

@@ -300,9 +300,9 @@ def test_target_macs_is_met_by_both_commands(place, capsys):
     metrics = json.loads((place.root / "target-out" / "resnet20-macs0.6" / "metrics.json").read_text())
     assert metrics["compressed"]["macs"] == report["macs"]
     capsys.readouterr()
-    line = error_line(capsys, place.generate("--target-macs", "0.0005", out="target"))
+    line = error_line(capsys, place.generate("--target-macs", "0.999", out="target"))
     assert "nearest" in line
-    assert not (place.root / "target" / "resnet20-macs0.0005.json").exists()
+    assert not (place.root / "target" / "resnet20-macs0.999.json").exists()
 
 
 def test_missing_prune_info_is_generated_on_request(place):

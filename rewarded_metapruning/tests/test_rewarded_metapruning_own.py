@@ -217,7 +217,7 @@ UNSUPPORTED = {
     "flattened": "one by one, in order",
     "grouped": "grouped convolution of 2 groups",
     "one_layer": "no layer has a width",
-    "Scaled": "no layer has a width",
+    "Scaled": "the channels of conv are attention heads, groups of a norm or of a parameter",
     "twelve_classes": "(12,)",
     "batch_norm_without_parameters": "not supported by a PruningNet",
     "Counting": "buffers other than batch-norm statistics are not supported: gain",

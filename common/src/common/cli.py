@@ -34,13 +34,20 @@ TORCH_OUT_OF_MEMORY = (
 
 
 class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
-    """Show defaults in ``-h``, except None, False and empty lists, and unless the help text explains the default."""
+    """Show ranges of numbers, and defaults, in ``-h``.
+
+    Not the defaults None, False and empty lists, and none that the help text explains.
+    """
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
         default, text = action.default, action.help
-        if default is None or default is False or default == [] or "(default:" in (text or ""):
+        plain = default is None or default is False or default == [] or "(default:" in (text or "")
+        text = text if plain else super()._get_help_string(action)
+        limits = range_of(action.type, action)
+        if limits is None or not text:
             return text
-        return super()._get_help_string(action)
+        about, default_begins, rest = text.partition(" (default:")
+        return f"{about}; {limits}{default_begins}{rest}"
 
 
 class Parser(argparse.ArgumentParser):
@@ -255,6 +262,12 @@ def text(value: str) -> str:
     if not value.strip():
         raise argparse.ArgumentTypeError("the value is empty; give one, or leave the option out")
     return value
+
+
+def range_of(*places: Any) -> Range | None:
+    """Return the range that the type or the action of an option states; None for other options."""
+    found = (place if isinstance(place, Range) else getattr(place, "range", None) for place in places)
+    return next((limits for limits in found if isinstance(limits, Range)), None)
 
 
 # Ranges that several options have. The limits leave room for every use and catch slips: a unit, a sign, a missing point.

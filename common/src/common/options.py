@@ -125,10 +125,6 @@ class TrainingOptions:
             raise UserError(f"--milestones {given}: not used by --schedule {self.schedule}; add --schedule multi-step")
         if self.nesterov and self.optimizer == "sgd" and not self.momentum:
             raise UserError("--nesterov: requires momentum; give --momentum above 0, or leave --nesterov out")
-        if self.warmup_epochs > self.epochs > 0:
-            raise UserError(
-                f"--warmup-epochs {self.warmup_epochs:g}: longer than the training; give at most --epochs {self.epochs}"
-            )
 
 
 @settings

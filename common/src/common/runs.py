@@ -264,7 +264,12 @@ def read_record(path: Path | str) -> dict[str, Any]:
         entry = record.get(name)
         if entry is not None and not (isinstance(entry, dict) and all(_is_value(v) for v in entry.values())):
             raise RunFolderError(f"{path}: {name!r} is not a table of numbers; restore it, delete it, or use --force")
-    return _Record(record, path)
+    try:
+        return _Record(record, path)
+    except RecursionError as error:
+        raise RunFolderError(
+            f"{path}: damaged: tables nested too deeply; restore it, delete it, or use --force"
+        ) from error
 
 
 class _Record(dict[str, Any]):

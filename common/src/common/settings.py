@@ -37,7 +37,7 @@ def option(
 
     Args:
         default: Default value; ``REQUIRED`` if the option must be given.
-        help: Text for ``-h``. The range of a number is added to it.
+        help: Text for ``-h``. The range of a number is shown after it.
         names: Option strings (default: ``--field-name``); a name without dashes is a positional argument.
         hidden: Further option strings, not listed in ``-h``.
         free: Whether the value may differ when a run is resumed, because results do not depend on it.
@@ -122,19 +122,15 @@ def _add(place: Any, field: dataclasses.Field, hint: Any, default: Any) -> None:
     how |= argument
     if how.get("type") in (str, Path) and default != "":
         how["type"] = cli.text if how["type"] is str else _path
-    if limits := option_range(field):
-        about, default_begins, rest = help.partition(" (default:")
-        how["help"] = f"{about}; {limits}{default_begins}{rest}"
     place.add_argument(*names, **how)
     for name in hidden:
         place.add_argument(name, **how | {"help": argparse.SUPPRESS, "default": argparse.SUPPRESS, "required": False})
 
 
 def option_range(field: dataclasses.Field) -> cli.Range | None:
-    """Return the range of a numeric option, which its type or action states; None for other options."""
+    """Return the range of a numeric option; None for other options."""
     argument = field.metadata["option"][3]
-    places = (argument.get("type"), getattr(argument.get("action"), "range", None))
-    return next((place for place in places if isinstance(place, cli.Range)), None)
+    return cli.range_of(argument.get("type"), argument.get("action"))
 
 
 def _path(text: str) -> Path:

@@ -1,7 +1,7 @@
 """Files of trained and pruned networks, in the formats of this repository and of the original code."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -134,9 +134,21 @@ def load_pruned_weights(arch: str, path: Path | str, num_classes: int = 10) -> n
 
 
 def save_original_format(stage: Stage, start: TrainedModel, replace: bool = True) -> Path:
-    """Save ``<folder name>-weights.pth`` next to a run folder: a state dict with the names of the original code."""
+    """Save ``<folder name>-weights.pth`` next to a run folder: a state dict with the names of the original code.
+
+    Without ``replace``, a file that has these tensors is left alone; another one is that of an earlier run.
+    """
     file = stage.folder.parent / f"{stage.folder.name}{SUFFIX}"
-    if replace or not file.is_file() or file.stat().st_mtime < stage.model_path.stat().st_mtime:  # of an earlier run
-        tensors = load_model(stage.model_path, start.factory).state_dict()
-        write_tensor_file(file, tensors_to_original(start.arch, tensors))
+    tensors = tensors_to_original(start.arch, load_model(stage.model_path, start.factory).state_dict())
+    if replace or not _has_tensors(file, tensors):
+        write_tensor_file(file, tensors)
     return file
+
+
+def _has_tensors(file: Path, tensors: Mapping[str, torch.Tensor]) -> bool:
+    """Return whether a file has exactly these tensors."""
+    try:
+        found = read_state_dict(file).tensors
+    except UserError:
+        return False
+    return found.keys() == tensors.keys() and all(torch.equal(found[name], tensors[name]) for name in tensors)

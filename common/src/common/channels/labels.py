@@ -21,6 +21,7 @@ MOVING = frozenset(
     " narrow diagonal reflection_pad1d reflection_pad2d replication_pad1d replication_pad2d embedding movedim chunk"
     " _unsafe_index take_along_dim unsafe_split unsafe_chunk".split()
 )
+INDEXING = frozenset("index _unsafe_index index_select gather take_along_dim embedding".split())
 RESHAPING = frozenset("view _unsafe_view reshape _reshape_alias".split())
 COPYING = frozenset("clone contiguous _to_copy detach alias lift_fresh positive _conj view_as_real dropout".split())
 SPATIAL = {  # operations on the last dimensions, channel by channel: the number of these dimensions
@@ -195,7 +196,7 @@ class Following(TorchDispatchMode):
         if name in MOVING:
             if "split" in name and len({tensor.shape for tensor in outs}) == 1:
                 self._note_split(_labels(args[0]), _argument(func, args, kwargs, "dim"), len(outs))
-            return self._moved(func, args, kwargs)
+            return self._moved(name, func, args, kwargs)
         if name in SPATIAL:
             return [self._spatial(_labels(args[0]), outs[0].shape, SPATIAL[name])] * len(outs)
         if name in REDUCING:
@@ -277,14 +278,14 @@ class Following(TorchDispatchMode):
         if parts > 1 and compact.shape[dim] > 1 and compact.numel() == compact.shape[dim]:
             self.coupling.split.append((compact.flatten(), parts))
 
-    def _moved(self, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[Tensor | None]:
+    def _moved(self, name: str, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[Tensor | None]:
         def of(leaf: Any) -> Any:
-            if not isinstance(leaf, Tensor) or (not leaf.is_floating_point() and labels_of(leaf) is None):
-                return leaf
-            labels = labels_of(leaf)
-            return torch.zeros((), dtype=torch.int64).expand(leaf.shape) if labels is None else labels
+            return _labels(leaf) if isinstance(leaf, Tensor) else leaf
 
-        args, kwargs = pytree.tree_map(of, (args, dict(kwargs)))
+        if name in INDEXING:  # the positions are values, not elements that are moved
+            args = (of(args[0]), *args[1:])
+        else:
+            args, kwargs = pytree.tree_map(of, (args, dict(kwargs)))
         try:
             out = func(*args, **kwargs)
         except (RuntimeError, NotImplementedError):  # not implemented for integers

@@ -75,6 +75,11 @@ def _check_indices(group: ChannelGroup, indices: Sequence[int]) -> list[int]:
         raise UserError(f"{group.name}: no channel would be left; keep at least one")
     if len(set(kept)) != len(kept) or kept[0] < 0 or kept[-1] >= group.size:
         raise UserError(f"{group.name}: kept channels must be different integers from 0 to {group.size - 1}")
+    block = group.size // group.conv_groups
+    if len({sum(i // block == part for i in kept) for part in range(group.conv_groups)}) > 1:
+        raise UserError(
+            f"{group.name}: keep the same number of channels in each of its {group.conv_groups} blocks of {block}"
+        )
     return kept
 
 
