@@ -17,8 +17,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from common.cli import INVALID_INPUT
-from common.settings import command, option_range
+from common.cli import INVALID_INPUT, range_of
+from common.settings import command
 
 NO_NUMBERS = ("nan", "inf", "-inf", "1e400", str(10**23), str(-(10**23)), "9" * 5000, "much", "0x10")
 
@@ -77,7 +77,11 @@ def main(table: str, *homes: str) -> None:
     for cls in (cls for home in homes for cls in settings_classes(Path(home))):
         for field, kind in numbers(cls):
             name = next(iter(field.metadata["option"][1]), f"--{field.name.replace('_', '-')}")
-            where, limits = f"{cls.__module__}.{cls.__name__} {name}", option_range(field)
+            argument = field.metadata["option"][3]
+            where, limits = (
+                f"{cls.__module__}.{cls.__name__} {name}",
+                range_of(argument.get("type"), argument.get("action")),
+            )
             if limits is None or not max(abs(limits.low), abs(limits.high)) < 1e10:
                 problems.append(f"{where}: the range is {limits}")
                 continue

@@ -127,12 +127,6 @@ def _add(place: Any, field: dataclasses.Field, hint: Any, default: Any) -> None:
         place.add_argument(name, **how | {"help": argparse.SUPPRESS, "default": argparse.SUPPRESS, "required": False})
 
 
-def option_range(field: dataclasses.Field) -> cli.Range | None:
-    """Return the range of a numeric option; None for other options."""
-    argument = field.metadata["option"][3]
-    return cli.range_of(argument.get("type"), argument.get("action"))
-
-
 def _path(text: str) -> Path:
     return Path(cli.text(text))
 
