@@ -19,7 +19,7 @@ from common.data import ImageSet
 from common.device import exact_float32
 from common.layers import to_device
 from common.options import LATENCY_BATCHES, LATENCY_REPEATS
-from common.outputs import class_scores
+from common.outputs import class_scores, first_output
 
 BATCH_SIZE, BATCH_SIZE_ON_CUDA = 250, 2000  # of evaluation; the latter for images of up to 32 x 32 pixels
 
@@ -41,6 +41,43 @@ class Accuracy:
     loss: float
     predictions: Tensor
     agreement: float | None = None
+
+    def entries(self) -> dict[str, float]:
+        """Return the entries in metrics.json."""
+        found = {"top1": round(self.top1, 4), "top5": round(self.top5, 4), "loss": round(self.loss, 6)}
+        return found if self.agreement is None else found | {"agreement": round(self.agreement, 4)}
+
+
+@dataclass(frozen=True)
+class OutputQuality:
+    """Quality of a network that is not a classifier.
+
+    Attributes:
+        metric: Value of the user's metric; None without one.
+        change: Distance of the outputs from those of a reference, in percent of their norm; None without a reference.
+    """
+
+    metric: float | None
+    change: float | None = None
+
+    def entries(self) -> dict[str, float]:
+        """Return the entries in metrics.json."""
+        found = {"metric": self.metric, "output_change": self.change}
+        return {name: round(value, 6) for name, value in found.items() if value is not None}
+
+
+@torch.no_grad()
+def output_change(
+    model: nn.Module, reference: nn.Module, images: ImageSet, *, device: torch.device | str = "cpu", workers: int = 2
+) -> float:
+    """Return the distance of two networks' first outputs on all images, in percent of the norm of the reference's."""
+    sums = torch.zeros(2, dtype=torch.float64, device=device)
+    model, reference = model.eval(), reference.eval()
+    for batch in images.batches(_batch_size(images, torch.device(device)), device=device, workers=workers):
+        found, expected = (first_output(network(batch.images)).double() for network in (model, reference))
+        sums += torch.stack([(found - expected).square().sum(), expected.square().sum()])
+    difference, norm = sums.sqrt().tolist()
+    return 100 * difference / norm if norm else 0.0 if not difference else float("inf")
 
 
 @torch.no_grad()
@@ -88,7 +125,7 @@ def evaluate(
 
 
 def _batch_size(images: ImageSet, device: torch.device) -> int:
-    if device.type != "cuda":
+    if device.type != "cuda" or len(images.image_shape) != 3:
         return BATCH_SIZE
     _, height, width = images.image_shape
     return min(BATCH_SIZE_ON_CUDA, max(BATCH_SIZE, BATCH_SIZE_ON_CUDA * 32 * 32 // (height * width)))
@@ -149,7 +186,9 @@ def _time_once(model: nn.Module, batch: Tensor, device: torch.device) -> float:
     return time.perf_counter() - start
 
 
-def model_metrics(model: nn.Module, accuracy: Accuracy, input_shape: Sequence[int], size: int) -> dict[str, Any]:
+def model_metrics(
+    model: nn.Module, accuracy: Accuracy | OutputQuality, input_shape: Sequence[int], size: int
+) -> dict[str, Any]:
     """Return a network's entry in metrics.json, without the latency.
 
     Args:
@@ -157,15 +196,7 @@ def model_metrics(model: nn.Module, accuracy: Accuracy, input_shape: Sequence[in
         size: Size of the network's file in bytes.
     """
     cost = count_cost(model, input_shape)
-    measured = {
-        "top1": round(accuracy.top1, 4),
-        "top5": round(accuracy.top5, 4),
-        "loss": round(accuracy.loss, 6),
-        "macs": cost.macs,
-        "params": cost.params,
-        "nonzero_params": cost.nonzero_params,
-        "bytes": size,
-    }
-    if accuracy.agreement is not None:
-        measured["agreement"] = round(accuracy.agreement, 4)
-    return measured
+    found = accuracy.entries()
+    last = {name: found.pop(name) for name in ("agreement",) if name in found}
+    sizes = {"macs": cost.macs, "params": cost.params, "nonzero_params": cost.nonzero_params, "bytes": size}
+    return {**found, **sizes, **last}

@@ -22,13 +22,13 @@ from common.cost import count_cost
 from common.distributed import barrier, is_main
 from common.formats import load_network
 from common.log import Log, epoch_logger
-from common.measure import Accuracy, measure_latency
+from common.measure import Accuracy, OutputQuality, measure_latency
 from common.methods import Decision, Method
 from common.runs import DECISION, LOG, METRICS, Stage
 from common.target import Target
 from common.tied import check_tied, tied_parameters
 from common.trained_model import TrainedModel, report_chance_level
-from common.training import Hooks, TrainOptions, distillation_loss, fit
+from common.training import Hooks, TrainOptions, distillation_loss, fit, mean_loss
 from common.training.loop import check_tensorboard
 
 RECALIBRATION_BATCH = 250  # images
@@ -45,6 +45,7 @@ class FineTuning:
             provide any.
         log_test: Whether to evaluate the test set for the log.
         tensorboard: Folder for TensorBoard. Raises UserError if the library is not installed.
+        loss: (outputs, targets) -> mean loss of a batch, for a network that is not a classifier; None: cross-entropy.
     """
 
     recipe: TrainOptions
@@ -52,6 +53,7 @@ class FineTuning:
     recalibrate: int = 0
     log_test: bool = True
     tensorboard: str | None = None
+    loss: Callable[[Any, Any], Tensor] | None = None
 
     def __post_init__(self) -> None:
         check_tensorboard(self.tensorboard)
@@ -65,7 +67,7 @@ class Outcome:
         start: The network that was compressed.
         decision: The method's decision.
         network: The compressed network, reloaded from its file.
-        accuracy: Accuracy of the compressed network.
+        accuracy: Accuracy of the compressed network, or its quality by the user's metric.
         metrics: Entries ``baseline``, ``after_cut`` (after pruning, before fine-tuning) and ``compressed`` of
             metrics.json.
         log: One row per epoch.
@@ -74,7 +76,7 @@ class Outcome:
     start: TrainedModel
     decision: Decision
     network: nn.Module
-    accuracy: Accuracy
+    accuracy: Accuracy | OutputQuality
     metrics: Mapping[str, Any]
     log: list[dict[str, Any]] = field(default_factory=list)
 
@@ -119,7 +121,7 @@ def compress(
     if checked is not None and checked.axis == "macs":  # before the fine-tuning, which does not change the MACs
         _check_target(checked, start, decision, {"macs": count_cost(network, start.data.input_shape).macs})
     tuning = training if training and training.recipe.epochs and method.axis != "bytes" else None
-    pruned = start.metrics(network, start.measure(network)) if tuning and is_main() else None
+    pruned = start.metrics(network, start.quality_of(network)) if tuning and is_main() else None
     rows = train(stage, start, network, tuning) if tuning else []
     if is_main():
         if not rows:
@@ -211,8 +213,11 @@ def train(
 
 def fine_tuning_hooks(stage: Stage, start: TrainedModel, training: FineTuning) -> Hooks:
     """Return the hooks for fine-tuning: distillation, if requested, and a log line per epoch."""
-    loss, recipe = None, training.recipe
-    if training.distill:
+    loss: Any = None
+    recipe = training.recipe
+    if training.loss is not None:
+        loss = mean_loss(training.loss)
+    elif training.distill:
         loss = distillation_loss((start.reference or start).copy(), training.distill, recipe.label_smoothing)
     return Hooks(loss=loss, after_epoch=epoch_logger(stage.folder.name, recipe.epochs, stage.log))
 
@@ -227,7 +232,7 @@ def _measure_outcome(
 ) -> Outcome:
     """Reload the network from its file and measure it. pruned: metrics before fine-tuning, or None if not fine-tuned."""
     dense, network, size = start.reference or start, load_network(file, start.factory), file.stat().st_size
-    accuracy = start.measure(network)
+    accuracy = start.quality_of(network)
     baseline, compressed = dense.metrics(), start.metrics(network, accuracy, size)
     pruned = dict(compressed) if pruned is None else pruned | {"bytes": size}
     if latency:

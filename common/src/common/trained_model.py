@@ -23,7 +23,7 @@ from common.factory import import_factory, model_from_options
 from common.formats import load_network
 from common.layers import to_device
 from common.log import Log
-from common.measure import Accuracy, evaluate, measure_latency, model_metrics
+from common.measure import Accuracy, OutputQuality, evaluate, measure_latency, model_metrics, output_change
 from common.module_state import check_finite, check_single_precision
 from common.options import DataOptions, NetworkOptions
 from common.outputs import class_scores
@@ -97,6 +97,8 @@ class TrainedModel:
         reference: Network that accuracy and agreement are compared with, if it is not this one: the dense network of a
             chain.
         limits: Limits on the channels that may be removed.
+        metric: The user's measure of a network that is not a classifier: (network) -> value; None for a classifier.
+        classifier: Whether the outputs are class scores.
     """
 
     name: str
@@ -108,6 +110,8 @@ class TrainedModel:
     workers: int = 2
     reference: "TrainedModel | None" = None
     limits: Limits = field(default_factory=Limits)
+    metric: Callable[[nn.Module], float] | None = None
+    classifier: bool = True
 
     @property
     def example(self) -> Tensor:
@@ -162,6 +166,11 @@ class TrainedModel:
         """Accuracy on the test images, measured at the first access."""
         return self._evaluate(self.copy(), None)
 
+    @cached_property
+    def quality(self) -> Accuracy | OutputQuality:
+        """Accuracy, or the user's metric if this is not a classifier, measured at the first access."""
+        return self.accuracy if self.classifier else OutputQuality(self._metric(self.copy()))
+
     def copy(self) -> nn.Module:
         """Copy the network to the device, channels-last if it reads images."""
         return self._to_device(copy.deepcopy(self.model))
@@ -169,6 +178,17 @@ class TrainedModel:
     def measure(self, model: nn.Module) -> Accuracy:
         """Measure the accuracy of another network on the test images, and its agreement with the reference."""
         return self._evaluate(self._to_device(model), (self.reference or self).accuracy.predictions)
+
+    def quality_of(self, model: nn.Module) -> Accuracy | OutputQuality:
+        """Measure another network: its accuracy, or the user's metric and the change of the outputs on the test images."""
+        if self.classifier:
+            return self.measure(model)
+        dense, network = self.reference or self, self._to_device(model)
+        change = output_change(network, dense.copy(), self.data.test, device=self.device, workers=self.workers)
+        return OutputQuality(self._metric(network), change)
+
+    def _metric(self, network: nn.Module) -> float | None:
+        return None if self.metric is None else float(self.metric(network.eval()))
 
     def _to_device(self, model: nn.Module) -> nn.Module:
         images = len(self.data.input_shape) == 3
@@ -178,11 +198,11 @@ class TrainedModel:
         return evaluate(model, self.data.test, device=self.device, workers=self.workers, reference=reference)
 
     def metrics(
-        self, model: nn.Module | None = None, accuracy: Accuracy | None = None, size: int = 0
+        self, model: nn.Module | None = None, accuracy: Accuracy | OutputQuality | None = None, size: int = 0
     ) -> dict[str, Any]:
         """Return a network's entry in metrics.json, without latency, given its accuracy and file size; default: this one."""
         if model is None or accuracy is None:
-            return model_metrics(self.model, self.accuracy, self.data.input_shape, self.bytes)
+            return model_metrics(self.model, self.quality, self.data.input_shape, self.bytes)
         return model_metrics(model, accuracy, self.data.input_shape, size)
 
     def timed_metrics(self, latency: bool = True) -> dict[str, Any]:
@@ -208,6 +228,8 @@ def report_chance_level(trained: TrainedModel) -> bool:
 
     Its accuracy on the test images is compared with that of guessing, plus two standard errors.
     """
+    if not trained.classifier or not trained.data.labeled:
+        return False
     counts = torch.bincount(trained.data.test.labels)
     total, chance = int(counts.sum()), float(counts.max() / counts.sum())
     if trained.accuracy.top1 / 100 > chance + CHANCE_ERRORS * math.sqrt(chance * (1 - chance) / total):
@@ -256,7 +278,10 @@ def check_trained_model(trained: TrainedModel) -> TrainedModel:
     file = trained.file or trained.name
     check_finite(trained.model, file)
     check_single_precision(trained.model, file)
-    outputs = _count_outputs(trained.model.eval(), trained.data, file)
+    if not trained.classifier:
+        _outputs(trained.model.eval(), trained.data, file)
+        return trained
+    outputs = count_outputs(trained.model.eval(), trained.data, file)
     data = with_classes_of(trained.model, trained.data, file)
     _check_outputs(outputs, data, file)
     record = getattr(trained.model, "architecture", None)
@@ -268,19 +293,25 @@ def check_trained_model(trained: TrainedModel) -> TrainedModel:
 
 def check_compatible(model: nn.Module, data: DataBundle, name: object) -> None:
     """Raise UserError, naming the file, unless the network accepts the data's images and has an output per class."""
-    _check_outputs(_count_outputs(model, data, name), data, name)
+    _check_outputs(count_outputs(model, data, name), data, name)
+
+
+def count_outputs(model: nn.Module, data: DataBundle, name: object) -> int:
+    """Return the number of class scores for an image of the data. Raises UserError if the network does not accept it."""
+    try:
+        return class_scores(_outputs(model, data, name)).shape[1]
+    except UserError as error:
+        raise error if str(error).startswith(f"{name}: ") else UserError(f"{name}: {error}") from error
 
 
 @torch.no_grad()
-def _count_outputs(model: nn.Module, data: DataBundle, name: object) -> int:
-    """Return the number of class scores for an image of the data. Raises UserError if the network does not accept it."""
+def _outputs(model: nn.Module, data: DataBundle, name: object) -> Any:
+    """Return a network's outputs for an image of the data. Raises UserError if the network does not accept it."""
     shape, parameter = tuple(data.input_shape), next(model.parameters(), None)
     example = torch.zeros(1, *shape, device=None if parameter is None else parameter.device)
     modes = {module: module.training for module in model.modules()}
     try:
-        return class_scores(model.eval()(example)).shape[1]
-    except UserError as error:
-        raise UserError(f"{name}: {error}") from error
+        return model.eval()(example)
     except (RuntimeError, ValueError) as error:
         reason = str(error).splitlines()[0][:200]
         raise UserError(f"{name}: the network does not accept the images of {data.name}, {shape}: {reason}") from error

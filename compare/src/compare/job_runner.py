@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from common.errors import UserError
+from common.measure import Accuracy
 from common.methods import Method
 from common.pipeline import FineTuning, Outcome, compress
 from common.runs import open_stage
@@ -154,6 +155,8 @@ def _description(step: ChainStep, job: ComparisonJob, outcome: Outcome) -> dict[
     aims: dict[str, Target] = {step.method.axis: Target(round(step.target, 9))}
     if step.number == len(job.methods):  # the last step of a chain: its other targets
         aims = {axis: Target(target) for axis, target in job.targets.items()} | aims
+    found = outcome.accuracy
+    assert isinstance(found, Accuracy)  # compare runs classifiers only
     return {
         "label": step.method.label,
         "method": step.name,
@@ -170,7 +173,7 @@ def _description(step: ChainStep, job: ComparisonJob, outcome: Outcome) -> dict[
         "paper": step.method.paper,
         "note": step.method.note,
         "per_class": per_class(
-            dense.data.test.labels, outcome.accuracy.predictions, dense.accuracy.predictions, dense.data.num_classes
+            dense.data.test.labels, found.predictions, dense.accuracy.predictions, dense.data.num_classes
         ),
         "classes": dense.data.classes,
         "widths": layer_widths(outcome.network, dense.model),

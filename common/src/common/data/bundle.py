@@ -22,6 +22,8 @@ class DataBundle:
     classes: list[str]
     input_shape: tuple[int, int, int]  # (C, H, W)
     fingerprint: str  # the first 16 hex digits of a SHA-256 of the data
+    labeled: bool = True  # otherwise the labels are a network's predictions
+    prepared: bool = False  # the user's code normalizes the images: none is applied or recorded here
 
     @property
     def num_classes(self) -> int:
@@ -73,7 +75,12 @@ class DataBundle:
         return replace(self, train=train, test=test, classes=list(classes))
 
     def with_normalization(self, mean: Sequence[float], std: Sequence[float]) -> "DataBundle":
-        """Return the same images with another normalization; a single value applies to all channels."""
+        """Return the same images with another normalization; a single value applies to all channels.
+
+        Prepared images are returned as they are.
+        """
+        if self.prepared:
+            return self
         mean, std = check_mean_std(mean, std, self.input_shape[0])
         return replace(self, train=self.train.normalized(mean, std), test=self.test.normalized(mean, std))
 

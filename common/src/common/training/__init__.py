@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from common.training.loop import fit
     from common.training.schedule import learning_rate
     from common.training.state import best_test_top1
-    from common.training.step import Hooks, cross_entropy, make_optimizer
+    from common.training.step import Hooks, cross_entropy, make_optimizer, mean_loss
     from common.training.train_options import TrainOptions
 
 __all__ = [
@@ -21,6 +21,7 @@ __all__ = [
     "fit",
     "learning_rate",
     "make_optimizer",
+    "mean_loss",
 ]
 
 __getattr__ = lazy_names(
@@ -31,6 +32,6 @@ __getattr__ = lazy_names(
         "TrainOptions": "train_options",
         "learning_rate": "schedule",
         "best_test_top1": "state",
-        **dict.fromkeys(("Hooks", "cross_entropy", "make_optimizer"), "step"),
+        **dict.fromkeys(("Hooks", "cross_entropy", "make_optimizer", "mean_loss"), "step"),
     },
 )

@@ -167,7 +167,7 @@ def _should_stop(seconds: float, device: torch.device) -> bool:
     return bool(sum_over_ranks(requested) > 0)
 
 
-def _train_epoch(step: Step, train: ImageSet, epoch: int, seed: int, workers: int) -> dict[str, float]:
+def _train_epoch(step: Step, train: ImageSet, epoch: int, seed: int, workers: int) -> dict[str, float | None]:
     """Run all steps of an epoch; return loss and accuracy, averaged over the training batches during the epoch."""
     options = step.options
     steps = batch_count(len(train), options.batch_size, world_size(), MIN_PART)
@@ -198,7 +198,7 @@ def _train_epoch(step: Step, train: ImageSet, epoch: int, seed: int, workers: in
     _check_finite(step.loss_sum, label)
     sums = torch.stack([step.loss_sum, step.correct.double()])
     loss, correct = (sum_over_ranks(sums) / len(train)).tolist()
-    return {"train_loss": round(loss, 6), "train_top1": round(100 * correct, 4)}
+    return {"train_loss": round(loss, 6), "train_top1": round(100 * correct, 4) if step.counts else None}
 
 
 def _check_finite(loss: Tensor, label: str) -> None:

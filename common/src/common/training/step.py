@@ -31,7 +31,8 @@ class Hooks:
 
     Attributes:
         before_epoch: (epoch) -> None, e.g. to seed random samples by (seed, epoch, example).
-        loss: (network, batch) -> (loss summed over the batch's examples, logits); default: cross-entropy.
+        loss: (network, batch) -> (loss summed over the batch's examples, logits); default: cross-entropy. Without
+            logits (None), accuracy is not counted.
         after_backward: Called before the optimizer's step; may change gradients.
         after_step: Called after the optimizer's step; may change parameters (masks).
         after_epoch: (epoch) -> additional columns of log.csv.
@@ -42,7 +43,7 @@ class Hooks:
     """
 
     before_epoch: Callable[[int], None] | None = None
-    loss: Callable[[nn.Module, Batch], tuple[Tensor, Tensor]] | None = None
+    loss: Callable[[nn.Module, Batch], tuple[Tensor, Tensor | None]] | None = None
     after_backward: Callable[[], None] | None = None
     after_step: Callable[[], None] | None = None
     after_epoch: Callable[[int], dict[str, Any]] | None = None
@@ -67,6 +68,7 @@ class Step:
         self.network, self.optimizer, self.scaler = network, optimizer, scaler
         self.options, self.hooks, self.device = options, hooks, device
         self.loss = hooks.loss or cross_entropy(options.label_smoothing)
+        self.counts = True  # whether ``correct`` is meaningful
         self.amp_dtype = amp_dtype(device)
         # A second, dynamic compilation for a short last batch would take longer than many epochs.
         self.compiled = torch.compile(network, dynamic=False) if options.compile else None
@@ -110,7 +112,10 @@ class Step:
         if self.hooks.after_step:
             self.hooks.after_step()
         self.loss_sum += loss.detach()
-        self.correct += (logits.detach().argmax(1) == batch.labels).sum()
+        if logits is None:
+            self.counts = False
+        else:
+            self.correct += (logits.detach().argmax(1) == batch.labels).sum()
 
     def _network_for(self, batch: Batch) -> nn.Module:
         if self.compiled is None:
@@ -180,6 +185,15 @@ def cross_entropy(label_smoothing: float = 0.0) -> Callable[[nn.Module, Batch], 
     def loss(network: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
         logits = class_scores(network(batch.images))
         return F.cross_entropy(logits.float(), batch.labels, reduction="sum", label_smoothing=label_smoothing), logits
+
+    return loss
+
+
+def mean_loss(function: Callable[[Any, Any], Tensor]) -> Callable[[nn.Module, Batch], tuple[Tensor, None]]:
+    """Return the loss of a network that is not a classifier. function: (outputs, targets) -> mean over the batch."""
+
+    def loss(network: nn.Module, batch: Batch) -> tuple[Tensor, None]:
+        return function(network(batch.images), batch.labels) * len(batch.images), None
 
     return loss
 

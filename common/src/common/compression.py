@@ -1,0 +1,362 @@
+"""Compress the user's own network in one call: ``from common import compress``."""
+
+import json
+import shutil
+import tempfile
+import time
+import weakref
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from fnmatch import fnmatchcase
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from common.channels.example import copy_network
+from common.data import DataBundle
+from common.data.own_data import DatasetImages, OwnData, own_data
+from common.device import choose_device
+from common.errors import UserError
+from common.formats import load_network
+from common.layers import weight_of
+from common.markdown import markdown_table
+from common.measure import evaluate
+from common.methods import Method, installed_methods
+from common.pipeline import FineTuning
+from common.pipeline import compress as run_pipeline
+from common.runs import open_stage
+from common.target import Target
+from common.trained_model import Limits, TrainedModel, check_trained_model, count_outputs
+from common.training import TrainOptions
+from common.wrapped import plain_network
+
+PACKAGE = "common"
+DEFAULT = "model_preserving_id_extended"
+TRAINING = TrainOptions(epochs=0, learning_rate=0.01, batch_size=64)  # of fine-tuning, with the epochs of ``train``
+
+
+@dataclass(frozen=True)
+class CompressionReport:
+    """Result of :func:`compress`: what was measured on the compressed network's file, after it was read back.
+
+    Attributes:
+        method: Label of the method.
+        note: What must accompany its results.
+        target: Requested fraction and its axis, e.g. "50 % of the MACs".
+        metrics: Entries of the dense and the compressed network, as in metrics.json.
+        widths: (layer, channels before, channels after) of every layer that became narrower.
+        excluded: Reasons, by group, why groups of channels were left alone.
+        labeled: Whether accuracy was measured; otherwise the agreement with the dense network.
+        examples: Number of examples for measuring.
+        seconds: Duration of the call.
+        file: The compressed network's file.
+    """
+
+    method: str
+    note: str
+    target: str
+    metrics: Mapping[str, Mapping[str, Any]]
+    widths: Sequence[tuple[str, int, int]]
+    excluded: Mapping[str, str]
+    labeled: bool
+    examples: int
+    seconds: float
+    file: Path
+    _inputs: Tensor | None = field(default=None, repr=False, compare=False)
+    _factory: Callable[[], nn.Module] | None = field(default=None, repr=False, compare=False)
+
+    def __str__(self) -> str:
+        dense, small = self.metrics["baseline"], self.metrics["compressed"]
+        rows = [[name, *cells] for name, *cells in _quality_rows(dense, small, self.labeled)]
+        for key, name in (("macs", "MACs"), ("params", "parameters"), ("bytes", "bytes of the file")):
+            rows.append([name, f"{dense[key]:,}", f"{small[key]:,}", f"{100 * small[key] / dense[key]:.1f} %"])
+        for batch, before in dense.get("latency_ms", {}).items():
+            after = small["latency_ms"][batch]
+            rows.append([f"ms, batch {batch}", f"{before:.2f}", f"{after:.2f}", f"{100 * after / before:.1f} %"])
+        lines = [
+            f"{self.method}, {self.target}, in {self.seconds:.0f} s; measured on {self.examples:,} examples",
+            markdown_table(["", "dense", "compressed", "compressed / dense"], rows),
+        ]
+        if self.note:
+            lines.append(f"Note: {self.note}")
+        if self.widths:
+            lines.append(markdown_table(["layer", "channels before", "channels after"], list(map(_texts, self.widths))))
+        if self.excluded:
+            lines.append("Left alone:")
+            lines += [f"- {name}: {reason}" for name, reason in self.excluded.items()]
+        return "\n\n".join(lines[:2]) + "\n\n" + "\n".join(lines[2:])
+
+    def save(self, path: Path | str) -> list[Path]:
+        """Write the compressed network to a file, and this report next to it as ``<path>.json``; return both.
+
+        Raises UserError if the suffix is not that of the network's format.
+        """
+        path = Path(path)
+        if path.suffix != self.file.suffix:
+            raise UserError(f"{path}: this network is a {self.file.suffix} file; give the path that suffix")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(self.file, path)
+        record = {name: value for name, value in vars(self).items() if not name.startswith("_")}
+        report = path.with_name(path.name + ".json")
+        report.write_text(json.dumps(record | {"file": path.name}, indent=1), encoding="utf-8")
+        return [path, report]
+
+    @classmethod
+    def load(cls, path: Path | str) -> "CompressionReport":
+        """Read the report of a saved network. Raises UserError if it is missing or damaged. path: the network's file."""
+        from common.runs import read_json
+
+        path = Path(path)
+        report = path.with_name(path.name + ".json")
+        record = read_json(report)
+        try:
+            widths = [(str(name), int(before), int(after)) for name, before, after in record["widths"]]
+            return cls(**{**record, "widths": widths, "file": path})
+        except (TypeError, KeyError, ValueError) as error:
+            raise UserError(f"{report}: not a report of a compression: {error}") from error
+
+    def export(self, path: Path | str, format: str | None = None) -> float:
+        """Export the compressed network and return the largest difference of its outputs (:mod:`common.export`).
+
+        Args:
+            path: File to write.
+            format: ``onnx`` or ``pt2``; default: the suffix of the path.
+
+        Raises:
+            UserError: If the report was loaded without the network, or the export fails.
+        """
+        from common.export import export_network
+
+        if self._inputs is None:
+            raise UserError(f"{path}: this report was read from a file; export with python -m common.export")
+        model = load_network(self.file, self._factory)
+        return export_network(model, self._inputs, path, format or Path(path).suffix.lstrip("."))
+
+
+def compress(
+    model: nn.Module,
+    data: OwnData,
+    method: str = DEFAULT,
+    *,
+    target_macs: float | None = None,
+    target_bytes: float | None = None,
+    test: OwnData | None = None,
+    train: int | TrainOptions = 0,
+    metric: Callable[[nn.Module], float] | None = None,
+    loss: Callable[[Any, Any], Tensor] | None = None,
+    ignored_layers: Sequence[str] = (),
+    only: Sequence[str] | None = None,
+    min_channels: int = 1,
+    max_pruned: float = 1.0,
+    round_to: int = 1,
+    out: Path | str | None = None,
+    device: str = "auto",
+    seed: int = 0,
+    latency: bool = True,
+) -> tuple[nn.Module, CompressionReport]:
+    """Return a smaller network and a report on it. The given network is not changed, and nothing is trained without ``train``.
+
+    Args:
+        model: Trained network. Its weights are used as they are.
+        data: Examples as the network reads them: a DataLoader or Dataset, tensors, or a folder of images; see
+            :func:`common.data.own_data.own_data`. Methods choose by these; a part that is not used otherwise measures the
+            result. Labels are optional for methods that do not train with them.
+        method: Name of an installed method.
+        target_macs, target_bytes: Fraction of the MACs or of the file's bytes to keep; one of them.
+        test: Examples for measuring; default: a fifth of ``data``.
+        train: Epochs of fine-tuning, or its recipe.
+        metric: Function (network) -> value that measures a network which is not a classifier.
+        loss: Function (outputs, targets) -> mean loss, to fine-tune a network which is not a classifier.
+        ignored_layers: Patterns of names of layers that are not pruned, e.g. "layer1.*".
+        only: Patterns of names of the only layers that may be pruned, e.g. "backbone.*".
+        min_channels: Smallest number of channels to keep in a group.
+        max_pruned: Largest fraction of a group's channels that may be removed.
+        round_to: Number that widths must be multiples of.
+        out: Run folder; default: a temporary folder.
+        device: "auto", "cpu", "cuda" or "cuda:N".
+        seed: Random seed.
+        latency: Whether to measure latency.
+
+    Raises:
+        UserError: If an argument is invalid, the method needs labels that are not given, or the target cannot be reached.
+    """
+    began = time.monotonic()
+    chosen, target = _find_method(method), _target(target_macs, target_bytes)
+    if target.axis != chosen.axis:
+        raise UserError(f"{method}: its target is target_{chosen.axis}, not target_{target.axis}")
+    model = copy_network(plain_network(model)).cpu().eval()
+    classifier = metric is None and loss is None
+    bundle, labeled = own_data(data, test, seed=seed, targets=not classifier)
+    place = choose_device(device)
+    options: dict[str, Any] = {"classifier": classifier, "metric": metric}
+    start = TrainedModel(type(model).__name__, model, bundle, None, partial(copy_network, model), place, **options)
+    recipe = replace(TRAINING, epochs=train) if isinstance(train, int) else train
+    _check_labels(chosen, method, labeled and classifier, recipe if loss is None else None)
+    if classifier and not labeled:
+        start = replace(start, data=_labeled_by(start))
+    if classifier and bundle.prepared:
+        start = replace(start, data=_with_all_classes(start))
+    start = check_trained_model(start)
+    start = replace(start, limits=_limits(start, ignored_layers, only, min_channels, max_pruned, round_to))
+    folder = Path(tempfile.mkdtemp(prefix="compress-") if out is None else out)
+    described = {
+        "method": method,
+        f"target_{target.axis}": target.fraction,
+        "seed": seed,
+        "weights": start.digest,
+        "limits": asdict(start.limits),
+        "training": recipe.identity() if recipe.epochs else None,
+    }
+    stage = open_stage(folder, PACKAGE, described, device=place, fingerprint=bundle.fingerprint, seed=seed, log=_quiet)
+    tuning = FineTuning(recipe, log_test=labeled and classifier, loss=loss)
+    metrics = run_pipeline(chosen, start, target, stage, tuning, latency=latency)
+    file = folder / metrics["file"]
+    network = load_network(file, start.factory)
+    report = CompressionReport(
+        chosen.label,
+        chosen.note,
+        f"{100 * target.fraction:g} % of the {'MACs' if target.axis == 'macs' else 'bytes'}",
+        {name: metrics[name] for name in ("baseline", "compressed")},
+        _widths(start.model, network),
+        getattr(start.all_groups, "excluded", {}),
+        labeled,
+        len(bundle.test),
+        round(time.monotonic() - began, 1),
+        file,
+        next(batch.images for batch in bundle.test.batches(33)),
+        start.factory,
+    )
+    if out is None:
+        weakref.finalize(report, shutil.rmtree, folder, ignore_errors=True)
+    return network, report
+
+
+def _quiet(text: str) -> None:
+    """Ignore a line of a method's log."""
+
+
+def _find_method(name: str) -> Method:
+    installed = installed_methods()
+    if name not in installed:
+        raise UserError(f"method {name!r}: not installed; the installed methods are {', '.join(installed) or 'none'}")
+    return installed[name]
+
+
+def _target(macs: float | None, size: float | None) -> Target:
+    """Return the only target that is given. Raises UserError for none or two."""
+    given = [Target(float(value), axis) for value, axis in ((macs, "macs"), (size, "bytes")) if value is not None]  # type: ignore[arg-type]
+    if len(given) != 1:
+        raise UserError(
+            "target: give one of target_macs and target_bytes, a fraction in (0, 1], such as target_macs=0.5"
+        )
+    return given[0]
+
+
+def _check_labels(chosen: Method, name: str, labeled: bool, recipe: TrainOptions | None) -> None:
+    """Raise UserError if labels are needed and not given. recipe: fine-tuning by cross-entropy; None for another loss."""
+    if labeled:
+        return
+    if chosen.trains:
+        raise UserError(f"method {name!r}: it trains with class labels, but the data have none; use {DEFAULT}")
+    if recipe is not None and recipe.epochs:
+        raise UserError(
+            "train: the data have no class labels; give labels, or loss= for a network that is no classifier"
+        )
+
+
+def _labeled_by(start: TrainedModel) -> DataBundle:
+    """Return data without labels with the network's own predictions as labels, so that accuracy is agreement with it."""
+    data, network = start.data, start.copy()
+    parts: dict[str, DatasetImages] = {}
+    count = 1
+    for name in ("train", "test"):
+        images = getattr(data, name)
+        found = evaluate(network, images.with_labels(torch.zeros(len(images), dtype=torch.int64)), device=start.device)
+        parts[name] = images.with_labels(found.predictions)
+        count = max(count, int(found.predictions.max()) + 1)
+    return replace(data, **parts, labeled=False, classes=[str(label) for label in range(count)])  # type: ignore[arg-type]
+
+
+def _with_all_classes(start: TrainedModel) -> DataBundle:
+    """Return data with a class for every output: some may have no examples. Named classes are not changed."""
+    data, outputs = start.data, count_outputs(start.model, start.data, start.name)
+    numbers = [str(label) for label in range(outputs)]
+    return replace(data, classes=numbers) if data.classes == numbers[: data.num_classes] else data
+
+
+def _limits(
+    start: TrainedModel,
+    ignored: Sequence[str],
+    only: Sequence[str] | None,
+    min_channels: int,
+    max_pruned: float,
+    round_to: int,
+) -> Limits:
+    """Return limits with patterns replaced by the names of layers. Raises UserError for a pattern that matches nothing."""
+    if min_channels < 1 or round_to < 1 or not 0 < max_pruned <= 1:
+        raise UserError(
+            f"min_channels {min_channels}, round_to {round_to}, max_pruned {max_pruned:g}: give integers of at least 1 and a "
+            "fraction in (0, 1]"
+        )
+    layers = [name for name, _ in start.model.named_modules() if name]
+    producers = {name for group in start.all_groups for name in (group.name, *group.producers)}
+    chosen = [
+        None if given is None else _matching(layers, given, what)
+        for given, what in ((ignored, "ignored_layers"), (only, "only"))
+    ]
+    inside = [None if names is None else tuple(name for name in names if name in producers) for names in chosen]
+    return Limits(
+        inside[0] or (),
+        inside[1],
+        min_channels,
+        max_pruned,
+        round_to,
+    )
+
+
+def _matching(names: Sequence[str], patterns: Sequence[str], what: str) -> tuple[str, ...]:
+    if isinstance(patterns, str):
+        raise UserError(f"{what} {patterns!r}: give a list of patterns, such as [{patterns!r}]")
+    found: dict[str, None] = {}
+    for pattern in patterns:
+        matches = [name for name in names if fnmatchcase(name, pattern)]
+        if not matches:
+            raise UserError(
+                f"{what} {pattern!r}: no layer has such a name; the first are {', '.join(islice(names, 5))}"
+            )
+        found |= dict.fromkeys(matches)
+    return tuple(found)
+
+
+def _widths(dense: nn.Module, small: nn.Module) -> list[tuple[str, int, int]]:
+    """Return (layer, channels before, channels after) of the layers with weights that became narrower."""
+    before, after = dict(dense.named_modules()), dict(small.named_modules())
+    found = []
+    for name, module in before.items():
+        if "weight" in module._parameters and name in after and module.weight is not None and module.weight.dim() > 1:
+            widths = len(weight_of(module)), len(weight_of(after[name]))
+            if widths[0] != widths[1]:
+                found.append((name, *widths))
+    return found
+
+
+def _texts(row: Sequence[Any]) -> list[str]:
+    return [str(cell) for cell in row]
+
+
+def _quality_rows(dense: Mapping[str, Any], small: Mapping[str, Any], labeled: bool) -> list[list[str]]:
+    """Return the rows (name, dense, compressed, ratio) on the quality of the outputs."""
+    rows = []
+    if labeled and "top1" in dense:
+        rows.append(["top-1 (%)", f"{dense['top1']:.2f}", f"{small['top1']:.2f}", ""])
+    if "agreement" in small:
+        rows.append(["same prediction as dense (%)", "", f"{small['agreement']:.2f}", ""])
+    if "metric" in dense:
+        rows.append(["your metric", f"{dense['metric']:.4g}", f"{small['metric']:.4g}", ""])
+    if "output_change" in small:
+        rows.append(["change of the outputs (%)", "", f"{small['output_change']:.3g}", ""])
+    return rows
