@@ -4,6 +4,7 @@ import copy
 import random
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
@@ -12,6 +13,8 @@ from torch import nn
 
 from common.channels import channel_groups, keep_channels, masked, top_channels
 from common.channels.example import copy_sharing_tensors
+from common.channels.groups import groups_from_traces
+from common.channels.trace import trace
 from common.checkpoint import load_model, save_model
 from common.errors import UserError
 from common.models import ARCHITECTURES, create_model
@@ -343,3 +346,11 @@ def test_top_channels_selects_largest_scores():
     assert top_channels([5, 4, 3], 2, round_to=8) == [0, 1, 2]
     assert top_channels([9, 8, 7, 1, 2, 3], 2, conv_groups=2) == [0, 5]
     assert top_channels([1.0], 0) == [0]
+
+
+def test_channels_that_do_not_split_into_equal_blocks_are_excluded():
+    """A grouped convolution may have more groups than a layer before it has attention heads."""
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.Conv2d(4, 2, 1))
+    (found, _) = trace(model, torch.zeros(1, 3, 4, 4))
+    groups = groups_from_traces(model, [replace(found, parts=3)])
+    assert groups == [] and "4 channels do not split into the 3 equal blocks" in groups.excluded["0"]

@@ -95,6 +95,11 @@ def groups_from_traces(model: nn.Module, traces: list[CoupledChannels]) -> Chann
             continue
         if found.obstacle:
             groups.excluded[group.name] = found.obstacle
+        elif group.size % group.conv_groups:
+            reason = (
+                f"its {group.size} channels do not split into the {group.conv_groups} equal blocks that its layers have"
+            )
+            groups.excluded[group.name] = reason
         else:
             groups.append(group)
     return groups
