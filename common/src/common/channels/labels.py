@@ -259,12 +259,14 @@ class Following(TorchDispatchMode):
             shared_b = any(small_a.shape[d] > 1 for d in repeated_b)
             if shared_a or shared_b:
                 one, others = (small_a, small_b) if shared_a else (small_b, small_a)
-                for label in one[differ].unique().tolist():
-                    together = others[differ & (one == label)].unique()
-                    if len(together) == 1:
-                        self.coupling.join(torch.tensor([label]), together)
-                    else:
-                        self.coupling.shared.append((torch.tensor([label]), together))
+                pairs = torch.stack([one[differ], others[differ]]).unique(dim=1)  # sorted
+                labels, counts = pairs[0].unique_consecutive(return_counts=True)
+                single = counts.repeat_interleave(counts) == 1
+                self.coupling.join(pairs[0, single], pairs[1, single])
+                together = pairs[1].split(counts.tolist())
+                self.coupling.shared += [
+                    (labels[i : i + 1], together[i]) for i in (counts > 1).nonzero().flatten().tolist()
+                ]
                 prefer_b = shared_a
             else:
                 pairs = torch.stack([small_a[differ], small_b[differ]]).unique(dim=1)
