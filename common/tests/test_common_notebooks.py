@@ -71,6 +71,7 @@ def test_failing_cell_in_kernel_raises(tmp_path):
     assert not (tmp_path / "never").exists()
 
 
+@pytest.mark.slow
 def test_detector_notebook_prunes_compares_saves_and_shows_a_box(tmp_path):
     """The outputs of the pruned detector are those of the masked one, and its list of dicts survives saving."""
     pytest.importorskip("ipykernel")
