@@ -1,6 +1,5 @@
 """Compress the user's own network in one call: ``from common import compress``."""
 
-import json
 import shutil
 import tempfile
 import time
@@ -16,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from common.atomic import write_bytes, write_json
 from common.channels.example import copy_network
 from common.data import DataBundle
 from common.data.own_data import DatasetImages, OwnData, own_data
@@ -28,7 +28,7 @@ from common.measure import evaluate
 from common.methods import Method, installed_methods
 from common.pipeline import FineTuning
 from common.pipeline import compress as run_pipeline
-from common.runs import open_stage
+from common.runs import open_stage, read_json
 from common.target import Target
 from common.trained_model import Limits, TrainedModel, check_trained_model, count_outputs
 from common.training import TrainOptions
@@ -98,18 +98,15 @@ class CompressionReport:
         path = Path(path)
         if path.suffix != self.file.suffix:
             raise UserError(f"{path}: this network is a {self.file.suffix} file; give the path that suffix")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(self.file, path)
+        write_bytes(path, self.file.read_bytes())
         record = {name: value for name, value in vars(self).items() if not name.startswith("_")}
         report = path.with_name(path.name + ".json")
-        report.write_text(json.dumps(record | {"file": path.name}, indent=1), encoding="utf-8")
+        write_json(report, record | {"file": path.name})
         return [path, report]
 
     @classmethod
     def load(cls, path: Path | str) -> "CompressionReport":
         """Read the report of a saved network. Raises UserError if it is missing or damaged. path: the network's file."""
-        from common.runs import read_json
-
         path = Path(path)
         report = path.with_name(path.name + ".json")
         record = read_json(report)
