@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Collection
 from typing import Any
 
-from common.cli import SEED, THREADS, WORKERS, positive_int
+from common.cli import ROUNDING, SEED, THREADS, WORKERS, fraction, positive_int
 from common.errors import UserError
 from common.settings import option, settings
 from common.training.train_options import GRAPHS, OPTIMIZERS, RANGES, SCHEDULES, TrainOptions, check_milestones
@@ -67,6 +67,23 @@ class DataOptions:
     workers: int = option(
         2, "number of image-loading processes for data sets that do not fit in memory", type=WORKERS, free=True
     )
+
+
+@settings
+class LimitOptions:
+    """Limits of pruning."""
+
+    ignored_layers: list[str] = option(
+        [], "patterns of names of layers that are not pruned, e.g. 'layer1.*'", type=str, metavar="PATTERN"
+    )
+    only: list[str] = option(
+        [], "patterns of names of the only layers that may be pruned, e.g. 'backbone.*'", type=str, metavar="PATTERN"
+    )
+    min_channels: int = option(1, "smallest number of channels to keep in a group", type=positive_int, metavar="N")
+    max_pruned: float = option(
+        1.0, "largest fraction of a group's channels that may be removed", type=fraction, metavar="F"
+    )
+    round_to: int = option(1, "number that widths must be multiples of", type=ROUNDING, metavar="N")
 
 
 @settings
