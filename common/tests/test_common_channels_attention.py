@@ -9,9 +9,10 @@ import torchvision
 from torch import Tensor, nn
 
 from common.channels import channel_groups, keep_channels, masked
-from common.channels.attention import HeadAttention, with_heads
+from common.channels.attention import HeadAttention, show_heads, with_heads
+from common.channels.window_attention import WindowAttention
 from common.checkpoint import load_model, save_model
-from common.cost import WidthCost, count_cost
+from common.cost import WidthCost, count_cost, layer_macs
 from common.errors import UserError
 from common.replaced_layers import insert_replaced_layers
 
@@ -77,6 +78,24 @@ class Tokens(nn.Module):
         return self.classifier((x + self.mix(x.transpose(1, 2)).transpose(1, 2)).mean(1))
 
 
+def swin(version: int) -> nn.Module:
+    """Windows of 3 x 3 in images of 8 x 8 positions: padded, shifted, and both; in the second stage one row of windows."""
+    torch.manual_seed(0)
+    parts = torchvision.models.swin_transformer
+    kinds = {
+        1: (parts.SwinTransformerBlock, parts.PatchMerging),
+        2: (parts.SwinTransformerBlockV2, parts.PatchMergingV2),
+    }
+    block, merging = kinds[version]
+    model = torchvision.models.SwinTransformer(
+        [2, 2], 12, [2, 2], [4, 4], [3, 3], num_classes=3, block=block, downsample_layer=merging
+    )
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.1)
+    return model.eval()
+
+
 def half(groups) -> dict[str, list[int]]:
     return {group.name: list(range(0, group.size, 2)) for group in groups}
 
@@ -116,6 +135,40 @@ def test_heads_streams_and_mlps_of_vision_transformer_are_pruned(tmp_path):
 def test_heads_of_linear_layers_are_pruned(kind, tmp_path):
     smaller = check_pruned(lambda: Tokens(kind).eval(), tmp_path)
     assert smaller.attention.proj.in_features == 8 and smaller.position.shape == (1, 4, 6)
+
+
+@pytest.mark.filterwarnings("ignore:MACs not counted")
+@pytest.mark.parametrize("version", [1, 2])
+def test_heads_of_shifted_windows_are_pruned(version, tmp_path):
+    smaller = check_pruned(lambda: swin(version), tmp_path)
+    heads = [module.num_heads for module in smaller.modules() if isinstance(module, WindowAttention)]
+    assert heads == [2, 2, 2, 2]
+
+
+@pytest.mark.parametrize("version", [1, 2])
+@pytest.mark.parametrize("size", [(16, 16), (12, 22), (4, 4)])
+def test_window_attention_equals_torchvision(version, size):
+    model, x = swin(version).double(), torch.randn(2, 3, *size, dtype=torch.float64)
+    with torch.no_grad():
+        expected, found = model(x), show_heads(copy.deepcopy(model))(x)
+    assert (expected - found).abs().max() < 1e-12 * expected.abs().max()
+    training = [show_heads(copy.deepcopy(model)).train(), model.train()]
+    for network in training:
+        torch.manual_seed(1)  # of stochastic depth
+        network(x).square().sum().backward()
+    first, second = ({name: p.grad for name, p in network.named_parameters()} for network in training)
+    assert first.keys() == second.keys()
+    for name, gradient in first.items():
+        if gradient is not None:
+            assert torch.allclose(gradient, second[name], rtol=1e-9, atol=1e-9), name
+
+
+def test_projections_in_shifted_windows_are_counted():
+    model = swin(1)
+    macs = layer_macs(model, (3, 16, 16))
+    tokens, attention = 9 * 9, "features.1.0.attn"  # 8 x 8 positions, padded to windows of 3 x 3
+    assert macs[f"{attention}.qkv"] == tokens * 3 * 12 * 12 and macs[f"{attention}.proj"] == tokens * 12 * 12
+    assert macs == layer_macs(show_heads(copy.deepcopy(model)), (3, 16, 16))
 
 
 def test_all_channels_of_layer_norm_masked_is_finite():
@@ -169,6 +222,41 @@ def test_invalid_description_of_attention_raises(change):
     insert_replaced_layers(copy.deepcopy(model), {"a": json.loads(json.dumps(ATTENTION))}, "file")
     with pytest.raises(UserError, match="description of layer a is invalid"):
         insert_replaced_layers(model, {"a": ATTENTION | change}, "file")
+
+
+WINDOWS = {
+    "kind": "window attention",
+    "num_heads": 1,
+    "head_dim": 4,
+    "window_size": [3, 3],
+    "shift_size": [1, 0],
+    "attention_dropout": 0.0,
+    "dropout": 0.1,
+    "in_features": 8,
+    "out_features": 8,
+    "bias": True,
+    "proj_bias": False,
+    "hidden": 16,
+}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"num_heads": 10**9},
+        {"head_dim": True},
+        {"window_size": [3]},
+        {"window_size": [0, 3]},
+        {"window_size": [10**5, 3]},
+    ]
+    + [{"shift_size": "ab"}, {"hidden": 0}, {"hidden": 10**7}, {"proj_bias": 1}, {"bias": None}, {"dropout": 2}],
+)
+def test_invalid_description_of_window_attention_raises(change):
+    model = nn.ModuleDict({"a": nn.Identity()})
+    insert_replaced_layers(model, {"a": json.loads(json.dumps(WINDOWS))}, "file")
+    assert isinstance(model["a"], WindowAttention) and model["a"].num_heads == 1
+    with pytest.raises(UserError, match="description of layer a is invalid"):
+        insert_replaced_layers(model, {"a": WINDOWS | change}, "file")
 
 
 @pytest.mark.parametrize("counts", [{"forward": 3}, {"num_heads": 0}, {"num_heads": True}, {"dim": 4}, []])

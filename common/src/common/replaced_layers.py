@@ -13,13 +13,16 @@ from torch import nn
 
 from common.channels.attention import HeadAttention
 from common.channels.resize import COUNTS, is_depthwise
+from common.channels.window_attention import WindowAttention, position_layers
 from common.errors import UserError
 from common.models import create_meta_model, is_registered
 
 CONV_PAIRS = ("kernel_size", "stride", "padding", "dilation")
+WINDOWS, DROPOUTS = ("window_size", "shift_size"), ("attention_dropout", "dropout")
 LAYERS_LIMIT = 10_000
 PARTS_LIMIT = 8  # layers in a sequence
 CHANNELS_LIMIT = 10**6
+WINDOW_LIMIT = 64  # positions in a row or column of a window of attention
 PAIR_LIMIT = 1024  # kernel size, stride, padding, dilation
 
 
@@ -67,7 +70,8 @@ def _attentions(model: nn.Module) -> dict[str, dict[str, Any]]:
     """Describe the modules that count attention heads."""
     table = {}
     for name, module in model.named_modules():
-        description = describe_layer(module) if isinstance(module, HeadAttention) else _counts(module)
+        shown = isinstance(module, (HeadAttention, WindowAttention))
+        description = describe_layer(module) if shown else _counts(module)
         if description:
             table[name] = description
     return table
@@ -101,6 +105,16 @@ def describe_layer(module: nn.Module) -> dict[str, Any] | None:
             **{key: getattr(module, key) for key in ("embed_dim", "num_heads", "head_dim", "batch_first", "dropout")},
             "out_features": module.out_proj.out_features,
             "bias": module.in_proj_bias is not None,
+        }
+    if isinstance(module, WindowAttention):
+        return {
+            "kind": "window attention",
+            **{key: getattr(module, key) for key in ("num_heads", "head_dim", *WINDOWS, *DROPOUTS)},
+            "in_features": module.qkv.in_features,
+            "out_features": module.proj.out_features,
+            "bias": module.qkv.bias is not None,
+            "proj_bias": module.proj.bias is not None,
+            "hidden": module.cpb_mlp[0].out_features if module.is_cosine else None,
         }
     if type(module) is nn.Linear:
         width = {"in_features": module.in_features, "out_features": module.out_features}
@@ -165,6 +179,8 @@ def _build(description: Any, within: bool = False) -> nn.Module:
         layer = HeadAttention(embed, heads, head, bias, batch_first, dropout)
         layer.out_proj = nn.Linear(heads * head, outputs, bias=bias)
         return layer
+    if kind == "window attention":
+        return _build_window_attention(description)
     if kind == "linear":
         inputs, outputs = (_integer(description[name], 1, CHANNELS_LIMIT) for name in ("in_features", "out_features"))
         return nn.Linear(inputs, outputs, bias=description["bias"])
@@ -178,10 +194,34 @@ def _build(description: Any, within: bool = False) -> nn.Module:
     raise ValueError(f"unknown kind {kind!r}")
 
 
-def _pair(value: Any, minimum: int) -> tuple[int, int]:
+def _build_window_attention(description: Any) -> WindowAttention:
+    heads, head, inputs, outputs = (
+        _integer(description[key], 1, CHANNELS_LIMIT)
+        for key in ("num_heads", "head_dim", "in_features", "out_features")
+    )
+    if heads * head > CHANNELS_LIMIT or not isinstance(description["proj_bias"], bool):
+        raise ValueError("invalid attention")
+    window, shift = (_pair(description[key], least, WINDOW_LIMIT) for key, least in zip(WINDOWS, (1, 0), strict=True))
+    hidden = description["hidden"]
+    if hidden is not None:
+        hidden = _integer(hidden, 1, CHANNELS_LIMIT)
+    attention_dropout, dropout = (_fraction(description[key]) for key in DROPOUTS)
+    return WindowAttention(
+        nn.Linear(inputs, 3 * heads * head, bias=description["bias"]),
+        nn.Linear(heads * head, outputs, bias=description["proj_bias"]),
+        head,
+        window,
+        shift,
+        attention_dropout,
+        dropout,
+        None if hidden is None else position_layers(hidden, heads),
+    )
+
+
+def _pair(value: Any, minimum: int, maximum: int = PAIR_LIMIT) -> tuple[int, int]:
     if not isinstance(value, list) or len(value) != 2:
         raise TypeError("expected two integers")
-    return _integer(value[0], minimum, PAIR_LIMIT), _integer(value[1], minimum, PAIR_LIMIT)
+    return _integer(value[0], minimum, maximum), _integer(value[1], minimum, maximum)
 
 
 def _integer(value: Any, minimum: int, maximum: int) -> int:

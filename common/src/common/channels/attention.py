@@ -4,11 +4,15 @@
 projections. :class:`HeadAttention` has the same tensors, by the same names, and computes the same.
 """
 
-from typing import TypeGuard
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from common.channels.window_attention import is_shifted_window, with_window_heads
 
 
 class HeadAttention(nn.Module):
@@ -121,7 +125,12 @@ def is_called(model: nn.Module, name: str) -> bool:
     return not isinstance(model.get_submodule(name), ATTENTIONS) and not is_convertible(outer)
 
 
-def is_convertible(module: nn.Module) -> TypeGuard[nn.MultiheadAttention]:
+def is_convertible(module: nn.Module) -> bool:
+    """Return whether a module is an attention whose heads :func:`with_heads` can show."""
+    return is_multihead(module) or is_shifted_window(module)
+
+
+def is_multihead(module: nn.Module) -> bool:
     """Return whether a module is an ``nn.MultiheadAttention`` that :class:`HeadAttention` can replace."""
     return (
         type(module) is nn.MultiheadAttention
@@ -133,7 +142,7 @@ def is_convertible(module: nn.Module) -> TypeGuard[nn.MultiheadAttention]:
 
 
 def show_heads(model: nn.Module) -> nn.Module:
-    """Replace all ``nn.MultiheadAttention`` in a network, in place, by :class:`HeadAttention`; the tensors stay the same."""
+    """Replace all attentions of a network whose heads are hidden, in place, by :func:`with_heads`."""
     for name, module in list(model.named_modules(remove_duplicate=False)):
         if is_convertible(module):
             converted = with_heads(module)
@@ -143,8 +152,37 @@ def show_heads(model: nn.Module) -> nn.Module:
     return model
 
 
-def with_heads(module: nn.MultiheadAttention) -> HeadAttention:
-    """Return the :class:`HeadAttention` with the tensors and the output projection of an ``nn.MultiheadAttention``."""
+@contextmanager
+def calling_projections(model: nn.Module) -> Iterator[None]:
+    """Within this context, attentions whose heads are hidden call their projections as modules."""
+    shown = [module for module in model.modules() if is_convertible(module) and "forward" not in module.__dict__]
+    call_projections(shown)
+    try:
+        yield
+    finally:
+        stop_calling_projections(shown)
+
+
+def call_projections(modules: Iterable[nn.Module]) -> None:
+    """Make attentions whose heads are hidden call their projections as modules, in place."""
+    for module in modules:
+        module.forward = _forward_with_heads(module)  # type: ignore[method-assign]
+
+
+def stop_calling_projections(modules: Iterable[nn.Module]) -> None:
+    """Undo :func:`call_projections`."""
+    for module in modules:
+        module.__dict__.pop("forward", None)
+
+
+def _forward_with_heads(module: nn.Module) -> Callable[..., Any]:
+    return lambda *args, **kwargs: with_heads(module).forward(*args, **kwargs)
+
+
+def with_heads(module: nn.Module) -> nn.Module:
+    """Return an attention with the same tensors and layers, whose heads can be removed. module: a convertible one."""
+    if not isinstance(module, nn.MultiheadAttention):
+        return with_window_heads(module)
     with torch.device("meta"):
         converted = HeadAttention(
             module.embed_dim,

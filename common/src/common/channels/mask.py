@@ -4,14 +4,14 @@ A layer norm over channels normalizes over those that are not masked, as it does
 variance of a masked layer norm are weighted by the mask.
 """
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from common.channels.attention import ATTENTIONS, is_convertible, with_heads
+from common.channels.attention import ATTENTIONS, call_projections, is_convertible, stop_calling_projections
 from common.channels.groups import ChannelGroup
 from common.channels.resize import channel_dim
 from common.errors import UserError
@@ -51,7 +51,8 @@ class Masking:
         self._cast: dict[tuple[torch.device, torch.dtype], Tensor] = {}
         modules = dict(model.named_modules())
         reads_of = _reads_by_consumer(self.groups)
-        self._attentions = _show_projections(modules, reads_of)
+        self._attentions = [outer for name in reads_of if is_convertible(outer := modules[name.rpartition(".")[0]])]
+        call_projections(self._attentions)
         self._handles = [
             modules[consumer].register_forward_pre_hook(self._multiply_input(reads), with_kwargs=True)
             for consumer, reads in reads_of.items()
@@ -81,8 +82,7 @@ class Masking:
         """Remove the hooks from the network."""
         for handle in self._handles:
             handle.remove()
-        for module in self._attentions:
-            module.__dict__.pop("forward", None)
+        stop_calling_projections(self._attentions)
 
     def _set(self, masks: Tensor | None) -> None:
         self._masks = masks
@@ -174,21 +174,6 @@ def _channels_by_layer_norm(modules: Mapping[str, nn.Module], groups: Sequence[C
                 reads.setdefault(name, []).append((first, positions))
         first += group.size
     return reads
-
-
-def _show_projections(modules: Mapping[str, nn.Module], consumers: Collection[str]) -> list[nn.Module]:
-    """Make attentions call the output projections that are consumers, in place, and return these attentions."""
-    shown: list[nn.Module] = []
-    for name in consumers:
-        module = modules[name.rpartition(".")[0]]
-        if is_convertible(module) and name.endswith("out_proj"):
-            module.forward = _forward_with_heads(module)  # type: ignore[method-assign]
-            shown.append(module)
-    return shown
-
-
-def _forward_with_heads(module: nn.MultiheadAttention) -> Callable[..., Any]:
-    return lambda *args, **kwargs: with_heads(module).forward(*args, **kwargs)
 
 
 def _concatenate(masks: Sequence[Tensor]) -> Tensor:

@@ -9,7 +9,7 @@ from typing import TypeGuard
 import torch
 from torch import Tensor, nn
 
-from common.channels.attention import HeadAttention, is_convertible
+from common.channels.attention import HeadAttention, calling_projections, is_multihead
 from common.channels.resize import CONVOLUTIONS, TRANSPOSED
 from common.errors import UserError
 
@@ -68,9 +68,6 @@ def layer_macs(model: nn.Module, input_shape: Sequence[int]) -> dict[str, int]:
         elif _has_projections(call.module):
             tokens = call.inputs // call.module.embed_dim
             macs[call.name] = macs.get(call.name, 0) + tokens * call.module.in_proj_weight.numel()
-            if is_convertible(call.module):  # the output projection is not called as a layer
-                name = f"{call.name}.out_proj"
-                macs[name] = macs.get(name, 0) + tokens * call.module.out_proj.weight.numel()
     return macs
 
 
@@ -105,7 +102,7 @@ def trace_calls(model: nn.Module, input_shape: Sequence[int]) -> list[Call]:
 
 def _has_projections(module: nn.Module) -> TypeGuard[HeadAttention | nn.MultiheadAttention]:
     """Return whether a module is an attention that projects queries, keys and values itself."""
-    return isinstance(module, HeadAttention) or is_convertible(module)
+    return isinstance(module, HeadAttention) or is_multihead(module)
 
 
 def run_example(model: nn.Module, input_shape: Sequence[int]) -> None:
@@ -116,7 +113,7 @@ def run_example(model: nn.Module, input_shape: Sequence[int]) -> None:
     modes = {module: module.training for module in model.modules()}
     model.eval()
     try:
-        with torch.no_grad(), _layers_of_attention():
+        with torch.no_grad(), _layers_of_attention(), calling_projections(model):
             model(zero_example(model, input_shape))
     except (RuntimeError, ValueError, IndexError) as error:
         raise UserError(f"the network does not accept an example of shape {tuple(input_shape)}: {error}") from error
