@@ -29,7 +29,7 @@ from common.methods import Method, installed_methods
 from common.pipeline import FineTuning
 from common.pipeline import compress as run_pipeline
 from common.runs import open_stage, read_json
-from common.target import Target
+from common.target import Axis, Target
 from common.trained_model import Limits, TrainedModel, check_trained_model, count_outputs
 from common.training import TrainOptions
 from common.wrapped import plain_network
@@ -141,6 +141,7 @@ def compress(
     *,
     target_macs: float | None = None,
     target_bytes: float | None = None,
+    tolerance: float = 0.1,
     test: OwnData | None = None,
     train: int | TrainOptions = 0,
     metric: Callable[[nn.Module], float] | None = None,
@@ -164,6 +165,7 @@ def compress(
             result. Labels are optional for methods that do not train with them.
         method: Name of an installed method.
         target_macs, target_bytes: Fraction of the MACs or of the file's bytes to keep; one of them.
+        tolerance: How far below the target the result may be, relative to it. (Comparisons use 0.02.)
         test: Examples for measuring; default: a fifth of ``data``.
         train: Epochs of fine-tuning, or its recipe.
         metric: Function (network) -> value that measures a network which is not a classifier.
@@ -182,7 +184,7 @@ def compress(
         UserError: If an argument is invalid, the method needs labels that are not given, or the target cannot be reached.
     """
     began = time.monotonic()
-    chosen, target = _find_method(method), _target(target_macs, target_bytes)
+    chosen, target = _find_method(method), _target(target_macs, target_bytes, tolerance)
     if target.axis != chosen.axis:
         raise UserError(f"{method}: its target is target_{chosen.axis}, not target_{target.axis}")
     model = copy_network(plain_network(model)).cpu().eval()
@@ -203,12 +205,15 @@ def compress(
     described = {
         "method": method,
         f"target_{target.axis}": target.fraction,
+        "tolerance": target.tolerance,
         "seed": seed,
         "weights": start.digest,
         "limits": asdict(start.limits),
         "training": recipe.identity() if recipe.epochs else None,
     }
-    stage = open_stage(folder, PACKAGE, described, device=place, fingerprint=bundle.fingerprint, seed=seed, log=_quiet)
+    stage = open_stage(
+        folder, PACKAGE, described, device=place, fingerprint=bundle.fingerprint, seed=seed, log=_quiet, recipe=recipe
+    )
     tuning = FineTuning(recipe, log_test=labeled and classifier, loss=loss)
     metrics = run_pipeline(chosen, start, target, stage, tuning, latency=latency)
     file = folder / metrics["file"]
@@ -243,9 +248,10 @@ def _find_method(name: str) -> Method:
     return installed[name]
 
 
-def _target(macs: float | None, size: float | None) -> Target:
+def _target(macs: float | None, size: float | None, tolerance: float) -> Target:
     """Return the only target that is given. Raises UserError for none or two."""
-    given = [Target(float(value), axis) for value, axis in ((macs, "macs"), (size, "bytes")) if value is not None]  # type: ignore[arg-type]
+    axes: list[tuple[float | None, Axis]] = [(macs, "macs"), (size, "bytes")]
+    given = [Target(float(value), axis, tolerance) for value, axis in axes if value is not None]
     if len(given) != 1:
         raise UserError(
             "target: give one of target_macs and target_bytes, a fraction in (0, 1], such as target_macs=0.5"

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 Axis = Literal["macs", "bytes", "latency"]
 K = TypeVar("K")
-TOLERANCE = 0.02  # a target F is met by fractions in [(1 - TOLERANCE) F, F]
+TOLERANCE = 0.02  # a target F is met by fractions in [(1 - tolerance) F, F]
 ROUNDING = 1e-9  # of a fraction, such as the product of the targets of a chain
 STEPS = 40  # of a bisection
 AXIS_NAMES = {"macs": "MACs", "bytes": "bytes", "latency": "latency"}
@@ -30,23 +30,31 @@ AXIS_NAMES = {"macs": "MACs", "bytes": "bytes", "latency": "latency"}
 class Target:
     """Fraction of the dense network's MACs, bytes on disk or latency to keep.
 
-    Raises UserError unless ``fraction`` is in (0, 1].
+    Attributes:
+        fraction: Largest fraction that meets the target, in (0, 1].
+        tolerance: Relative difference of the smallest one, in [0, 1).
+
+    Raises:
+        UserError: If a number is out of range.
     """
 
     fraction: float
     axis: Axis = "macs"
+    tolerance: float = TOLERANCE
 
     def __post_init__(self) -> None:
+        if not 0 <= self.tolerance < 1:
+            raise UserError(f"tolerance {self.tolerance:g}: not in [0, 1)")
         if not 0 < self.fraction <= 1:
             raise UserError(f"--target-{self.axis} {self.fraction:g}: not in (0, 1]")
 
     @property
     def min_fraction(self) -> float:
         """The smallest fraction that meets the target."""
-        return (1 - TOLERANCE) * self.fraction
+        return (1 - self.tolerance) * self.fraction
 
     def is_met_by(self, fraction: float) -> bool:
-        """Return whether a fraction is between 0.98 and 1.00 times the target."""
+        """Return whether a fraction is between 1 - tolerance and 1 times the target."""
         return self.min_fraction <= fraction <= self.fraction
 
     def require_groups(self, usable: Sequence[ChannelGroup], found: Sequence[ChannelGroup] = ()) -> None:

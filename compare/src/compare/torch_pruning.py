@@ -12,12 +12,13 @@ import torch.nn.functional as F
 import torch_pruning as tp
 from torch import nn
 
+from common.channels.example import one_line
+from common.channels.resize import output_rows
 from common.channels.shortcut_node import ShortcutPruner, show_shortcuts_as_nodes
 from common.cost import layer_macs
 from common.cost.calls import LAYERS
 from common.data import DataBundle
 from common.errors import UserError
-from common.layers import weight_of
 from common.methods import Decision, Method
 from common.models import PadShortcut
 from common.outputs import class_scores
@@ -34,7 +35,12 @@ MIN_FRACTION = 0.1  # fraction of a layer's channels that is always kept: withou
 def decide(start: TrainedModel, target: Target | None, stage: Stage) -> Decision:
     """Prune the network with the library. Raises UserError if no network of the library meets the target."""
     assert target is not None
-    model = _pruned(copy.deepcopy(start.model).cpu(), start.data, target, stage.seed)
+    try:
+        model = _pruned(copy.deepcopy(start.model).cpu(), start.data, target, stage.seed)
+    except RuntimeError as error:
+        raise UserError(
+            f"torch-pruning: this network does not run after a step of pruning: {one_line(error)}; leave the method out"
+        ) from error
     model.zero_grad(set_to_none=True)
     _check_training_mode(model, start.data.input_shape)
     return Decision(model=model)
@@ -94,12 +100,12 @@ def _pruned(unpruned: nn.Module, data: DataBundle, target: Target, seed: int, la
 def _macs_per_weight(model: nn.Module, shape: Sequence[int]) -> dict[str, float]:
     """Return how often each layer uses a weight for one example; pruning does not change this number."""
     return {
-        name: macs / weight_of(model.get_submodule(name)).numel() for name, macs in layer_macs(model, shape).items()
+        name: macs / output_rows(model.get_submodule(name)).numel() for name, macs in layer_macs(model, shape).items()
     }
 
 
 def _macs(model: nn.Module, per_weight: Mapping[str, float]) -> int:
-    return round(sum(uses * weight_of(model.get_submodule(name)).numel() for name, uses in per_weight.items()))
+    return round(sum(uses * output_rows(model.get_submodule(name)).numel() for name, uses in per_weight.items()))
 
 
 def _groups(pruner: tp.pruner.BasePruner) -> Iterator[tp.dependency.Group]:
