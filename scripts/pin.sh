@@ -24,7 +24,7 @@ PYTHON
 compile() {
   uv pip compile --quiet --universal --python-version 3.11 --no-header --no-annotate "$@"
 }
-compile .tools/requirements.in --group lint --output-file constraints.txt "$@"
+compile .tools/requirements.in --group lint --group wheels --group docs --output-file constraints.txt "$@"
 compile --group tools --output-file scripts/tools.txt "$@"
 printf '%s\n' editables hatchling '-e ./common[nni]' '-e ./compare[test]' > .tools/requirements-nni.in
 compile .tools/requirements-nni.in --output-file constraints-nni.txt "$@"

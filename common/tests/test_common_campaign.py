@@ -9,6 +9,7 @@ import time
 import zipfile
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 
@@ -299,9 +300,8 @@ def results(out: Path) -> dict[str, object]:
 
 def child_of(process: subprocess.Popen) -> int:
     """Return the process id of a campaign's worker."""
-    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-    commands = {int(pid): Path(f"/proc/{pid}/cmdline").read_bytes() for pid in children}
-    return next(pid for pid, command in commands.items() if b"spawn_main" in command)
+    children = psutil.Process(process.pid).children()
+    return next(child.pid for child in children if "spawn_main" in " ".join(child.cmdline()))
 
 
 def wait_for(what, seconds: float = 300.0) -> None:

@@ -7,6 +7,7 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from common import cli, executor
@@ -27,8 +28,8 @@ def wait_for(condition) -> None:
 def runs(pid: int) -> bool:
     """Return whether a process exists and is not a zombie."""
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
-    except OSError:
+        return psutil.Process(pid).status() not in (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD)
+    except psutil.NoSuchProcess:
         return False
 
 
@@ -272,9 +273,9 @@ def test_sigterm_from_group_and_parent_counts_once_for_command(tmp_path):
     with ProcessPool() as processes:
         processes.start("c", run_command, command(tmp_path / "c"))
         wait_for(lambda: (tmp_path / "c.pid").exists() and (tmp_path / "c.pid").read_text())
-        status = Path(f"/proc/{(tmp_path / 'c.pid').read_text()}/stat").read_text()
+        parent = psutil.Process(int((tmp_path / "c.pid").read_text())).ppid()
         for _ in range(2):
-            os.kill(int(status.rpartition(")")[2].split()[1]), signal.SIGTERM)
+            os.kill(parent, signal.SIGTERM)
             time.sleep(1)
         assert [result.state for _, result in processes.finish()] == ["stopped"]
     assert (tmp_path / "c.state").exists()

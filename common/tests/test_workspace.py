@@ -329,8 +329,24 @@ def test_tox_runs_every_package() -> None:
     text = (ROOT / "tox.ini").read_text(encoding="utf-8")
     environments = re.search(r"^env_list = (.*)$", text, re.MULTILINE)[1].split(", ")
     assert environments == ["lint", "common", *sorted(set(PACKAGES) - {"common"})]
+
+
+def test_workflow_runs_tests_on_all_versions_of_python() -> None:
     workflow = (ROOT / ".github" / "workflows" / "ci.yml").read_text(encoding="utf-8")
-    assert f"[{', '.join(environments)}]" in workflow
+    lowest = table("common")["project"]["requires-python"].removeprefix(">=")
+    assert "os: [ubuntu-latest, macos-latest]" in workflow and f'python: ["{lowest}", ' in workflow
+    text = (ROOT / "tox.ini").read_text(encoding="utf-8")
+    for environment in re.search(r"env: \[(.*)\]", workflow)[1].split(", "):
+        assert f"[testenv:{environment}]" in text
+
+
+def test_distribution_of_all_packages_has_their_version() -> None:
+    project = tomllib.loads((ROOT / "scripts" / "distribution" / "pyproject.toml").read_text())["project"]
+    packages = {table(package)["project"]["name"]: table(package)["project"]["version"] for package in PACKAGES}
+    assert project["dependencies"] == [f"{name}=={project['version']}" for name in packages]
+    assert {*packages.values()} == {project["version"]}
+    citation = (ROOT / "CITATION.cff").read_text(encoding="utf-8")
+    assert f"version: {project['version']}" in citation
 
 
 @pytest.mark.parametrize("dataset", ["cifar10", "imagenet"])
@@ -438,7 +454,9 @@ def test_wheel_builds_offline_and_contains_entry_point(package, wheels):
     source = ROOT / package / "src"
     data = [path for kind in ("css", "js", "json", "toml") for path in source.rglob(f"*.{kind}")]
     assert {path.relative_to(source).as_posix() for path in data} <= set(names)
-    assert f"{package}/__init__.py" in names and not any(name.startswith(("tests/", "benchmarks/")) for name in names)
+    assert {f"{package}/__init__.py", f"{package}/py.typed"} <= {*names} and not any(
+        name.startswith(("tests/", "benchmarks/")) for name in names
+    )
     points = table(package)["project"].get("entry-points", {}).get("compression_papers.methods", {})
     assert all(f"{name} = {value}" in "".join(entries) for name, value in points.items())
 
