@@ -117,6 +117,12 @@ def _read(readme: Path) -> str:
         ) from None
 
 
+def shared_pages(readme: Path) -> list[Path]:
+    """Return the pages that show tables of several packages: the root's README, and the documentation. readme: of a package."""
+    root = readme.resolve().parents[1]
+    return [page for page in (root / readme.name, *sorted((root / "docs").rglob("*.md"))) if page.is_file()]
+
+
 def stale_blocks(readme: Path, tables: Mapping[str, Callable[[], str]]) -> list[str]:
     """Return the names of a README's result blocks whose content differs from what these tables generate now."""
     known = [name for name in block_names(readme) if name in tables]
@@ -190,7 +196,7 @@ def tables_command(
 ) -> int:
     """Run ``python -m PACKAGE.paper.tables``, which regenerates a package's tables and figures; return an exit status.
 
-    The root README shows tables of several packages; those of this package are also rewritten. With ``--check``, nothing is
+    The root's README and the pages in ``docs/`` show tables of several packages; those of this package are also rewritten. With ``--check``, nothing is
     written, and the exit status is 2 if a table is not up to date.
 
     Args:
@@ -227,9 +233,8 @@ def tables_command(
                 function()
         if draw and not args["check"]:
             print(*draw(), sep="\n")
-        root = readme.resolve().parents[1] / readme.name
         blocks = [(readme, name) for name in block_names(readme)]
-        blocks += [(root, name) for name in (block_names(root) if root.is_file() else []) if name in tables]
+        blocks += [(page, name) for page in shared_pages(readme) for name in block_names(page) if name in tables]
         _rewrite(blocks, tables, args["check"], pages)
 
     return cli.run(body, argv)

@@ -4,7 +4,7 @@ import importlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from common.reporting.results import block_names, stale_blocks
+from common.reporting.results import block_names, shared_pages, stale_blocks
 
 
 def source_folder(package: str) -> Path:
@@ -13,11 +13,11 @@ def source_folder(package: str) -> Path:
 
 
 def check_generated_docs(package: str, tables: Mapping[str, Callable[[], str]]) -> None:
-    """Check that the tables in a package's README and in the root README match the result files."""
+    """Check that the tables in a package's README, in the root's README and in ``docs/`` match the result files."""
     readme = source_folder(package).parents[1] / "README.md"
     shown: set[str] = set()
-    for file in (readme, readme.parents[1] / "README.md"):
+    for file in (readme, *shared_pages(readme)):
         stale = stale_blocks(file, tables)
         assert not stale, f"{file}: {stale} are not up to date: python -m {package}.paper.tables"
         shown |= set(block_names(file))
-    assert set(tables) <= shown, f"{set(tables) - shown}: no README shows these tables"
+    assert set(tables) <= shown, f"{set(tables) - shown}: no page shows these tables"

@@ -52,6 +52,19 @@ def results_table() -> str:
     return markdown_table(header, rows) + dense_latency_note(shown)
 
 
+def short_table() -> str:
+    """The networks of which runs on CIFAR-10 exist, with the published rows."""
+    runs = [run for run in _read("run-*.json") if run["dataset"] == "cifar10"]
+    header = ["network", "source", *ACCURACY_COLUMNS[::2], "drop (points)", "MACs removed", "params removed"]
+    header.append("policy / fine-tuning epochs")
+    rows: list[list[Any]] = []
+    for arch in dict.fromkeys(run["arch"] for run in runs):
+        published = [row for table in PUBLISHED if table.arch == arch for row in published_rows(table)]
+        of_arch = [_row(run) for run in _paper_first(run for run in runs if run["arch"] == arch)]
+        rows += [[*row[:3], *row[4:6], *row[7:9], row[11]] for row in published + of_arch]
+    return markdown_table(header, rows)
+
+
 def _paper_first(runs: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     """Sort runs: the paper variant first, then by MACs."""
     return sorted(runs, key=lambda run: (bool(differences(run["options"])), -run["compressed"]["macs"]))
@@ -118,7 +131,7 @@ def tabulate_runs(runs: Sequence[Mapping[str, Any]]) -> str:
     for run in runs:
         name = f"{TITLES.get(run['arch'], run['arch'])} on {run['dataset']}"
         published = (row for table in PUBLISHED if table.arch == run["arch"] for row in published_rows(table))
-        rows += [[*row[:6], *row[7:9]] for row in published]
+        rows += [[*row[:6], *row[7:9], row[11]] for row in published]
         label = f"{HERE}, small scale, penalty {run['penalty']:.3g}, {_variant(run)}"
         rows.append([name, label, *_top1(run), *_removed(run)])
     header = ["network", "source", *ACCURACY_COLUMNS, "MACs removed", "params removed"]
@@ -176,6 +189,7 @@ def policies_table() -> str:
 
 TABLES: dict[str, Callable[[], str]] = {
     "decore": results_table,
+    "decore.short": short_table,
     "decore.small": small_table,
     "decore.networks": networks_table,
     "decore.policies": policies_table,
