@@ -131,7 +131,7 @@ def tabulate_runs(runs: Sequence[Mapping[str, Any]]) -> str:
     for run in runs:
         name = f"{TITLES.get(run['arch'], run['arch'])} on {run['dataset']}"
         published = (row for table in PUBLISHED if table.arch == run["arch"] for row in published_rows(table))
-        rows += [[*row[:6], *row[7:9], row[11]] for row in published]
+        rows += [[*row[:6], *row[7:9]] for row in published]
         label = f"{HERE}, small scale, penalty {run['penalty']:.3g}, {_variant(run)}"
         rows.append([name, label, *_top1(run), *_removed(run)])
     header = ["network", "source", *ACCURACY_COLUMNS, "MACs removed", "params removed"]
