@@ -9,7 +9,9 @@ from mkdocs.structure.files import File
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = ("*.md", "[!.]*/README.md", "[!.]*/results/*.md")
 FIGURES = ("[!.]*/docs/*.png", "[!.]*/results/*.png", "[!.]*/results/*.svg")
-LINK = re.compile(r"(?P<image>!?)\[(?P<text>(?:[^\[\]]|\[[^\]]*\])*)\]\((?!\w+:|#)(?P<target>[^)#\s]+)(?P<anchor>#[^)\s]*)?\)")
+LINK = re.compile(
+    r"(?P<image>!?)\[(?P<text>(?:[^\[\]]|\[[^\]]*\])*)\]\((?!\w+:|#)(?P<target>[^)#\s]+)(?P<anchor>#[^)\s]*)?\)"
+)
 
 
 def on_files(files, config):
@@ -29,7 +31,9 @@ def on_page_markdown(markdown, page, config, files):
 
     def rewrite(match: re.Match[str]) -> str:
         target = posixpath.normpath(posixpath.join(place, match["target"]))
-        found = files.get_file_from_path(target.removeprefix("docs/")) or files.get_file_from_path(f"{target}/README.md")
+        found = files.get_file_from_path(target.removeprefix("docs/")) or files.get_file_from_path(
+            f"{target}/README.md"
+        )
         if found is None:
             return match["text"] if (ROOT / target).exists() else match[0]  # mkdocs reports what does not exist
         link = posixpath.relpath(found.src_uri, posixpath.dirname(source) or ".")

@@ -195,6 +195,26 @@ def test_files_name_no_package_index() -> None:
     assert not (ROOT / "uv.lock").exists() or "uv.lock" in (ROOT / ".gitignore").read_text(encoding="utf-8")
 
 
+HEADINGS = [
+    "Quick start",
+    "Results",
+    "Method",
+    "Python API",
+    "Command line",
+    "Differences from the paper and the original code",
+    "Limits",
+    "Tests",
+]
+
+
+@pytest.mark.parametrize("paper", PAPERS)
+def test_readmes_of_papers_have_the_same_headings(paper: str) -> None:
+    lines = (ROOT / paper / "README.md").read_text(encoding="utf-8").splitlines()
+    assert lines[0] == f"# {paper}" and [line[3:] for line in lines if line.startswith("## ")] == HEADINGS
+    assert (ROOT / "docs" / "papers" / f"{paper}.md").is_file()
+    assert f"papers/{paper}.md" in (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
+
+
 def test_third_party_libraries_are_listed() -> None:
     """Dependencies, extras, lint and set-up tools, and every import of the source code, in the table of libraries."""
     text = (ROOT / "THIRD_PARTY.md").read_text(encoding="utf-8").partition("| library |")[2]

@@ -12,7 +12,6 @@ from common.checkpoint import load_model, save_model
 from common.cost import count_cost
 from common.data import DataBundle, load_dataset
 from common.errors import UserError
-from common.reporting.results import block_names, replace_block
 from common.testing import run_method
 from common.trained_model import read_trained_model
 from redundancy_graph import plots
@@ -21,14 +20,6 @@ from redundancy_graph.group_similarity import GroupSimilarity
 from redundancy_graph.method import METHOD
 from redundancy_graph.paper import tables
 from redundancy_graph.paper.published import FIRST, PUBLISHED
-
-
-def test_readme_contains_generated_tables():
-    assert block_names(tables.README) == list(tables.TABLES)
-    for name, table in tables.TABLES.items():
-        assert not replace_block(tables.README, name, table(), check=True), (
-            f"python -m redundancy_graph.paper.tables ({name})"
-        )
 
 
 def test_readme_lists_all_differences():
