@@ -18,10 +18,8 @@ One promise per line, ``kind: text``; ``#`` starts a comment line, and an indent
 ...     check_commands(PROMISES, folder, small={"prune_cifar10.py": "--epochs 1"})
 """
 
-import os
 import re
 import runpy
-import shlex
 import shutil
 import subprocess
 import sys
@@ -33,6 +31,7 @@ from unittest import mock
 
 from common.reporting.published import PublishedTable
 from common.testing.generated_docs import source_folder
+from common.testing.pages import command_environment
 
 KINDS = ("command", "produces", "option", "file", "name", "row")
 NOT_COPIED = ("src", "tests", "benchmarks", "results", "docs", "runs", "data", "__pycache__", ".*", "README.md")
@@ -189,7 +188,7 @@ def check_commands(
         fill: {placeholder of the README, such as "<savedir>": text}.
         seconds: Limit for one command.
     """
-    environment = _environment(folder, small or {})
+    environment = command_environment(folder, small or {})
     of_kind(promises := list(promises), "command")
     for promise in promises:
         text = promise.text
@@ -208,21 +207,6 @@ def check_commands(
             assert done.returncode == 0, f"{promise}: exit status {done.returncode}\n{done.stdout[-3000:]}"
         elif promise.kind == "produces":
             assert any(folder.glob(text)), f"{promise}: not written; files: {sorted(_files(folder))}"
-
-
-def _environment(folder: Path, small: Mapping[str, str]) -> dict[str, str]:
-    """Write the wrapper of Python next to the package's folder, and return the environment in which it is found first."""
-    cases = [
-        f'  {shlex.quote(name) if name else "*"}) exec {shlex.quote(sys.executable)} "$@" {options} ;;'
-        for name, options in sorted(small.items(), reverse=True)  # "" last
-    ]
-    lines = ["#!/bin/sh", 'name=$1; [ "$1" = -m ] && name=$2', 'case "${name##*/}" in', *cases, "esac"]
-    wrapper = folder.parent / "bin" / "python"
-    wrapper.parent.mkdir(exist_ok=True)
-    wrapper.write_text("\n".join([*lines, f'exec {shlex.quote(sys.executable)} "$@"', ""]), encoding="utf-8")
-    wrapper.chmod(0o755)
-    path = f"{wrapper.parent}:{Path(sys.executable).parent}:{os.environ['PATH']}"
-    return {**os.environ, "PATH": path, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "WEIGHTS": str(folder / "none")}
 
 
 def _files(folder: Path) -> Iterator[str]:
