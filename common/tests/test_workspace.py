@@ -227,7 +227,7 @@ def test_third_party_libraries_are_listed() -> None:
         names |= {requirement.name for requirement in dependencies(package)}
         extras = table(package)["project"].get("optional-dependencies", {})
         names |= {Requirement(line).name for line in extras.get("nni", [])}
-    distributions = {"sklearn": "scikit-learn", "PIL": "pillow"}
+    distributions = {"sklearn": "scikit-learn", "PIL": "pillow", "vl_convert": "vl-convert-python"}
     imports = {name for path in sources(*PACKAGES) if "src" in path.parts for name in imported(path)}
     imports -= {*sys.stdlib_module_names, *PACKAGES}
     names |= {distributions.get(name, name) for name in imports}

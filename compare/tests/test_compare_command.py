@@ -84,12 +84,25 @@ def interrupt_after(monkeypatch, calls):
     return lambda: monkeypatch.setattr(SavedState, "save", real)
 
 
+def check_changed_images(folder) -> int:
+    """Check the record of the images whose prediction changed against the files of a result, and return their number."""
+    metrics = json.loads((folder / "metrics.json").read_text())
+    changed, count = metrics["changed"], metrics["test_images"]
+    assert count == 16 and changed["count"] == len(changed["index"])
+    assert metrics["compressed"]["agreement"] == pytest.approx(100 * (1 - changed["count"] / count), abs=1e-3)
+    gain = metrics["compressed"]["top1"] - metrics["baseline"]["top1"]
+    assert gain == pytest.approx(100 * (changed["gained"] - changed["lost"]) / count, abs=1e-3)
+    assert (folder / "changed.png").is_file() == bool(changed["count"])
+    return changed["count"]
+
+
 def test_comparison_writes_results_tables_and_page(tmp_path, capsys):
     assert run(tmp_path, "--target-macs", "0.5", "--target-bytes", "0.5", "--finetune-epochs", "1") == 0
     out = capsys.readouterr().out
     assert "leading channels" in out and "50 % MACs" in out and "dense baseline" in out and "report.html" in out
     folder = tmp_path / "seed0" / "leading-macs0.5"
     assert {"config.json", "log.csv", "metrics.json", "model.safetensors"} <= {p.name for p in folder.iterdir()}
+    assert check_changed_images(folder) == 0
     metrics = json.loads((folder / "metrics.json").read_text())
     assert 0.49 <= metrics["kept"]["macs"] <= 0.5 and metrics["missed"] == [] and metrics["finetune_epochs"] == 1
     assert metrics["compressed"]["bytes"] == (folder / "model.safetensors").stat().st_size
@@ -105,6 +118,13 @@ def test_comparison_writes_results_tables_and_page(tmp_path, capsys):
         "leading-macs0.5" not in (tmp_path / "report.md").read_text()
         and "--methods leading" in (tmp_path / "report.md").read_text()
     )
+
+
+def test_images_whose_prediction_changed_are_kept_and_shown(tmp_path):
+    argv = ["--target-macs", "0.1", "--target-bytes", "--finetune-epochs", "0", "--methods", "leading"]
+    run(tmp_path, *argv, "--baseline-epochs", "10")
+    count = check_changed_images(tmp_path / "seed0" / "leading-macs0.1")
+    assert (tmp_path / "report.html").read_text().count('<img src="data:') == count > 0
 
 
 def test_per_class_values_average_to_total(tmp_path):

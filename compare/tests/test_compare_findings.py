@@ -1,13 +1,14 @@
 """Findings and the tests behind them, on invented results."""
 
 import statistics
+from dataclasses import replace
 
 import pytest
 from compare_helpers import write_results
 from scipy.stats import ttest_rel
 
 from compare import findings, result_set, significance, text_report
-from compare.paper import plots, tables
+from compare.paper import tables
 from compare.result_set import ResultGroup, ResultSet, absent_methods, method_key, read_results, single_method_groups
 
 
@@ -182,13 +183,37 @@ def test_result_file_keeps_results_of_other_methods(results, tmp_path):
         tables.add_result(only, "digits", folder)
 
 
-def test_plots_of_result_file_name_variants(results, tmp_path):
-    file = plots.draw_comparison(results, tmp_path / "digits.png")
-    assert 10_000 < file.stat().st_size < 400_000
-    styles = plots.method_styles(single_method_groups(results))
-    assert styles["DECORE (paper)"]["color"] == styles["DECORE (extended)"]["color"]
-    assert styles["DECORE (paper)"]["linestyle"] != styles["DECORE (extended)"]["linestyle"]
-    assert len({(s["color"], s["marker"], s["linestyle"]) for s in styles.values()}) == len(styles)
+def test_test_set_must_be_large_enough_for_ranking(results):
+    """The differences are equal over the seeds, which only says that they would recur on these test images."""
+    paired = invented(results, decore=(95.0, 97.0, 99.0), l1_norm=(94.5, 96.52, 98.49))
+    for count, verdict in ((1_000, "not significant"), (100_000, "higher")):
+        some = replace(paired, results=[{**row, "test_images": count} for row in paired.results])
+        a, b = single_method_groups(some)
+        assert significance.compare_groups(a, b, "top1") == verdict
+        assert significance.compare_over_seeds(a, b, "top1") == "higher"
+        assert findings.TEST_SET.format(count) in text_report.seeds_note(some)
+    assert (
+        "no significant difference from L1 norm"
+        in sentences(replace(paired, results=[{**r, "test_images": 1_000} for r in paired.results]))[0]
+    )
+
+
+def test_single_seed_is_ranked_only_by_size_of_test_set(results):
+    alone = invented(results, decore=(98.0,), l1_norm=(97.0,), random=(90.0,))
+    for count, better, same in ((1_000, "random", "L1 norm"), (10_000, "L1 norm and random", None)):
+        found = sentences(replace(alone, results=[{**row, "test_images": count} for row in alone.results]))
+        assert found[0] == findings.ONE_SEED_TESTED.format(count) and f"{count:,} test images" in found[0]
+        error = result_set.binomial_error(98.0, count)
+        assert (
+            f"has the highest mean top-1: 98.00 ± {error:.2f} % (dense 99.00 %); it is more accurate than {better}"
+            in found[1]
+        )
+        assert (same is None) != (f"no significant difference from {same}" in found[1])
+
+
+def test_binomial_error_is_never_zero():
+    assert result_set.binomial_error(50.0, 10_000) == pytest.approx(0.5, rel=1e-3)
+    assert result_set.binomial_error(100.0, 98) == pytest.approx(100 * (0.99 * 0.01 / 98) ** 0.5)
 
 
 def test_significant_difference_from_default_recipe_is_marked(results):

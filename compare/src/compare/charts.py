@@ -1,224 +1,354 @@
-"""Draw plots as SVG text, which needs no library to display, scales with the page, prints, and supports screen readers."""
+"""Altair specifications of the plots of a comparison: report.html and the figures of the READMEs are drawn from them.
+
+altair is imported when a plot is made: it takes half a second.
+"""
+
+from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from html import escape
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
 
-WIDTH, HEIGHT = 420, 300  # of a plot, in user units; the text is 12 units high
-LEFT, RIGHT, TOP, BOTTOM = 50, 14, 12, 46
-PAPER_COLORS = (
-    "#0072b2",
-    "#d55e00",
-    "#009e73",
-    "#cc79a7",
-    "#8a6d00",
-    "#56b4e9",
-)  # Okabe and Ito: distinguishable by color-blind readers
-REFERENCE_COLORS = ("#444444", "#777777", "#999999")
-DASHES = ("5 3", "2 3", "7 3 2 3")
-SIZE = 5.5  # radius of a marker
+from compare.findings import any_finetuned, count_threads
+from compare.result_set import EXTENDED, ResultGroup, ResultSet, method_key, single_method_groups
+from compare.values import (
+    DENSE,
+    SMALL_STD,
+    dense_sides,
+    dense_top1,
+    format_accuracy,
+    format_percent,
+    format_target,
+    top1_cell,
+)
+
+if TYPE_CHECKING:
+    import altair
+
+COLORS = {  # of a paper's variants, by the method's name; every color has a contrast of 3 with white and with the dark page
+    "decore": "#0072b2",
+    "deep_compression": "#d55e00",
+    "model_preserving_id": "#009e73",
+    "redundancy_graph": "#cc79a7",
+    "rewarded_metapruning": "#a57c00",
+    "l1_norm": "#757575",
+    "random": "#949494",
+    "torch_pruning": "#7d8597",
+}
+OTHER_COLORS = ("#8250df", "#2b8a9e", "#bf3989", "#6f8000")  # of other papers' methods
+OTHER_GRAY = MIDDLE_GRAY = "#7a828c"  # of other reference methods; of the dense network
+SHAPES = {  # paths in a square from -1 to 1
+    "circle": "M-.9,0A.9,.9,0,1,1,.9,0A.9,.9,0,1,1,-.9,0Z",
+    "square": "M-.8,-.8H.8V.8H-.8Z",
+    "diamond": "M0,-1.1L1,0L0,1.1L-1,0Z",
+    "triangle": "M0,-1L1,.8H-1Z",
+    "down": "M0,1L1,-.8H-1Z",
+    "pentagon": "M0,-1L1,-.25L.6,.9H-.6L-1,-.25Z",
+    "cross": "M-.35,-1H.35V-.35H1V.35H.35V1H-.35V.35H-1V-.35H-.35Z",
+    "star": "M0,-1.1L.3,-.35L1.1,-.3L.45,.2L.7,1L0,.55L-.7,1L-.45,.2L-1.1,-.3L-.3,-.35Z",
+}
+DASHES = {"paper": [1, 0], "extended": [5, 3], "reference": [2, 3]}
+HIGHLIGHT = "highlight"  # parameter: the only method that is not faded; empty for all
+NEAR = 0.015  # of an axis: points at this distance or less hide each other
+
+INK, SOFT, GRID = "#1b1f24", "#57606a", "#e4e8ec"  # text, axes, grid; on a dark page, page.css replaces these and white
 
 
 @dataclass(frozen=True)
 class Style:
-    """Appearance of a method in every plot; color, marker and dashes all differ, so that none of them is needed alone."""
+    """Appearance of a method in every plot: variants of a paper have one color; paper, extended and reference differ in fill and dashes."""
 
     color: str
-    marker: str
-    dash: str = ""
+    shape: str
+    variant: str
+
+    @property
+    def path(self) -> str:
+        return SHAPES[self.shape]
+
+    @property
+    def filled(self) -> bool:
+        return self.variant == "paper"
 
 
 @dataclass(frozen=True)
-class Point:
-    """A point: x and y with their standard deviations (0 for a single seed), and the text of its tooltip."""
+class Plot:
+    """A plot: values against costs.
 
-    x: float
-    y: float
-    dx: float = 0.0
-    dy: float = 0.0
-    text: str = ""
+    Attributes:
+        x: Metric on the x axis, a fraction of the dense network's.
+        y: Metric on the y axis, in percent.
+        x_range: Range of the x axis.
+        y_range: Range of the y axis.
+        dense: The dense network's y.
+        rows: One per group: its place, its error bars, and the texts that are shown when it is pointed at.
+    """
 
-
-def method_styles(labels: Sequence[str], references: Sequence[str]) -> dict[str, Style]:
-    """Return a style for each label; the reference methods are gray and dashed."""
-    papers = [label for label in labels if label not in references]
-    markers = list(MARKERS)
-    found = {
-        label: Style(PAPER_COLORS[i % len(PAPER_COLORS)], markers[i % len(markers)]) for i, label in enumerate(papers)
-    }
-    for i, label in enumerate(one for one in labels if one in references):
-        color = REFERENCE_COLORS[i % len(REFERENCE_COLORS)]
-        found[label] = Style(color, markers[-1 - i % len(markers)], DASHES[i % len(DASHES)])
-    return found
-
-
-def _polygon(*corners: tuple[float, float]) -> Callable[[float, float], str]:
-    def draw(x: float, y: float) -> str:
-        points = " ".join(f"{x + a * SIZE:.1f},{y + b * SIZE:.1f}" for a, b in corners)
-        return f'<polygon points="{points}"/>'
-
-    return draw
+    title: str
+    x_title: str
+    y_title: str
+    x_range: tuple[float, float]
+    y_range: tuple[float, float]
+    dense: float
+    dense_text: str
+    is_logarithmic: bool
+    rows: list[dict[str, Any]] = field(compare=False)
 
 
-def _cross(x: float, y: float) -> str:
-    s = SIZE * 0.8
-    return (
-        f'<path d="M{x - s:.1f} {y - s:.1f}L{x + s:.1f} {y + s:.1f}M{x - s:.1f} {y + s:.1f}L{x + s:.1f} {y - s:.1f}"/>'
+def method_styles(groups: Sequence[ResultGroup]) -> dict[str, Style]:
+    """Return {label: style}, in the order of the tables. The color of a method that COLORS has does not depend on the others."""
+    firsts = {g.label: g.first for g in sorted(groups, key=lambda g: method_key(g.first))}
+    others: dict[str, str] = {}
+    families: dict[str, str] = {}
+    styles, references = {}, 0
+    for label, first in firsts.items():
+        family, variant = first["method"].removesuffix(EXTENDED), first["variant"]
+        color = next((COLORS[name] for name in COLORS if family == name or family.startswith(f"{name}_")), None)
+        if variant == "reference":
+            shape = list(SHAPES)[references % len(SHAPES)]
+            references += 1
+        else:
+            shape = families.setdefault(family, list(SHAPES)[len(families) % len(SHAPES)])
+        if color is None:
+            color = OTHER_GRAY if variant == "reference" else others.setdefault(family, OTHER_COLORS[len(others) % 4])
+        styles[label] = Style(color, shape, variant)
+    return styles
+
+
+def comparison_plots(result_set: ResultSet) -> list[Plot]:
+    """Return the plots of a comparison."""
+    groups = single_method_groups(result_set)
+    macs = [g for g in groups if g.first["axis"] == "macs"]
+    timed = [g for g in macs if g.has("latency64_kept")]
+    top1 = (
+        "top-1 (%)",
+        statistics.mean(float(side["top1"]) for side in dense_sides(result_set)),
+        dense_top1(result_set),
     )
+    kept = ("macs_kept", "MACs kept (%)")
+    plots = []
+    if any_finetuned(macs):
+        plots.append(_plot("Accuracy against MACs, after fine-tuning", macs, kept, "top1", top1))
+        plots.append(_plot("Accuracy against MACs, before fine-tuning", macs, kept, "pruned_top1", top1))
+    elif macs:
+        plots.append(_plot("Accuracy against MACs, no fine-tuning", macs, kept, "top1", top1))
+        agreement = ("agreement (%)", 100.0, "100")
+        plots.append(_plot("Agreement with the dense network", macs, kept, "agreement", agreement))
+    if groups:
+        size = ("bytes_kept", "bytes kept (%, logarithmic)")
+        plots.append(_plot("Accuracy against file size", groups, size, "top1", top1))
+    if timed:
+        title = f"Accuracy against latency, batch 64 on {count_threads(result_set.results[0])}"
+        plots.append(_plot(title, timed, ("latency64_kept", "latency vs dense (%)"), "top1", top1))
+    return plots
 
 
-def _plus(x: float, y: float) -> str:
-    return f'<path d="M{x - SIZE:.1f} {y:.1f}H{x + SIZE:.1f}M{x:.1f} {y - SIZE:.1f}V{y + SIZE:.1f}"/>'
+def _plot(title: str, groups: Sequence[ResultGroup], x: tuple[str, str], y: str, dense: tuple[str, float, str]) -> Plot:
+    """Return a plot. x: metric and title; dense: title of the y axis, the dense network's y and its text."""
+    rows = [_point(g, x[0], y) for g in groups]
+    is_logarithmic = x[0] == "bytes_kept"
+    across = [row[key] for row in rows for key in ("left", "right")]
+    ends = (min(across) / 1.15, max(across) * 1.15) if is_logarithmic else axis_range(across, 1.0)
+    heights = axis_range([dense[1], *(row[key] for row in rows for key in ("low", "high"))], 1.0, 100.0)
+    scale = math.log if is_logarithmic else float
+    for row in rows:
+        near = [
+            one["method"]
+            for one in rows
+            if one is not row
+            and abs(scale(one["x"]) - scale(row["x"])) <= NEAR * (scale(ends[1]) - scale(ends[0]))
+            and abs(one["y"] - row["y"]) <= NEAR * (heights[1] - heights[0])
+        ]
+        row["near"] = ", ".join(near)
+    return Plot(title, x[1], dense[0], ends, heights, dense[1], dense[2], is_logarithmic, rows)
 
 
-MARKERS: dict[str, Callable[[float, float], str]] = {
-    "circle": lambda x, y: f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{SIZE * 0.9:.1f}"/>',
-    "square": _polygon((-0.8, -0.8), (0.8, -0.8), (0.8, 0.8), (-0.8, 0.8)),
-    "triangle": _polygon((0, -1.1), (1, 0.7), (-1, 0.7)),
-    "diamond": _polygon((0, -1.2), (1, 0), (0, 1.2), (-1, 0)),
-    "pentagon": _polygon((0, -1.1), (1.05, -0.3), (0.65, 0.95), (-0.65, 0.95), (-1.05, -0.3)),
-    "down": _polygon((0, 1.1), (1, -0.7), (-1, -0.7)),
-    "plus": _plus,
-    "cross": _cross,
+def _point(g: ResultGroup, x: str, y: str) -> dict[str, Any]:
+    across, height = 100 * g.mean(x), g.mean(y)
+    dx, dy = 100 * (g.std(x) or 0.0), g.noise(y) or 0.0
+    dx = dx if dx > SMALL_STD * across else 0.0
+    value = f"{format_accuracy(g, y)} %" if y == "agreement" else f"{top1_cell(g, y)} %"
+    return {
+        "method": g.label,
+        "filled": g.first["variant"] == "paper",
+        "target": format_target(g),
+        "x": across,
+        "y": height,
+        "low": max(0.0, height - dy),
+        "high": min(100.0, height + dy),
+        "left": max(across / 2, across - dx),
+        "right": across + dx,
+        "value": value,
+        "cost": format_percent(g.mean(x)),
+        "text": f"{g.label}, {format_target(g)}: {value}",
+        "command": commands(g),
+    }
+
+
+def commands(group: ResultGroup) -> str:
+    """Return the commands that compute a group's results again, one line per seed."""
+    lines = dict.fromkeys(f"{result['command']} --out runs/reproduced" for result in group.results)
+    return "\n".join(lines)
+
+
+def axis_range(values: Sequence[float], min_width: float, limit: float = math.inf) -> tuple[float, float]:
+    """Return a range in [0, limit] that contains the values with a margin and is at least ``min_width`` wide."""
+    low, high = min(values), max(values)
+    margin = max(0.06 * (high - low), (min_width - (high - low)) / 2)
+    return max(0.0, low - margin), min(limit, high + margin)
+
+
+def draw(
+    plot: Plot, styles: Mapping[str, Style], data: str, *, fixed: bool = False
+) -> altair.LayerChart | altair.FacetChart:
+    """Return the Altair chart of a plot, without a size.
+
+    Args:
+        data: Name of the data set with the plot's rows.
+        fixed: Whether it has no parameters, as in a figure without JavaScript.
+    """
+    import altair as alt
+
+    ticks = [tick for tick in (1, 2, 5, 10, 20, 50, 100) if plot.x_range[0] <= tick <= plot.x_range[1]]
+    scale: dict[str, Any] = {"type": "log"} if plot.is_logarithmic else {"zero": False}
+    scale |= {"domain": list(plot.x_range), "nice": False}
+    axis = alt.Axis(values=ticks, format="~g") if len(ticks) > 1 and plot.is_logarithmic else alt.Axis(tickCount=6)
+    x = alt.X("x:Q", title=plot.x_title, scale=alt.Scale(**scale), axis=axis)
+    height = alt.Scale(domain=list(plot.y_range), nice=False, zero=False)
+    y = alt.Y("y:Q", title=plot.y_title, scale=height, axis=alt.Axis(tickCount=6))
+    look = _channels(styles)
+    fade = f"!{HIGHLIGHT} || {HIGHLIGHT} == datum.method"
+    faded = {} if fixed else {"opacity": alt.condition(fade, alt.value(1), alt.value(0.1))}
+    points = alt.Chart().encode(x=x, y=y, color=look["color"], **faded)
+    dense = alt.Chart(alt.Data(values=[{"y": plot.dense, "text": f"{DENSE}: {plot.dense_text} %"}]))
+    named = [alt.Tooltip("target:N", title="target"), alt.Tooltip("value:N", title=plot.y_title.removesuffix(" (%)"))]
+    named += [alt.Tooltip("cost:N", title=plot.x_title.partition(" (")[0]), alt.Tooltip("near:N", title="next to")]
+    chart = alt.layer(
+        dense.mark_rule(strokeDash=[2, 3], strokeWidth=1.5, color=MIDDLE_GRAY).encode(y="y:Q", tooltip="text:N", description="text:N"),
+        points.mark_line(strokeWidth=1.6, aria=False).encode(strokeDash=look["dash"]),
+        points.mark_rule(strokeWidth=1.3, aria=False).encode(y=alt.Y("low:Q", title=plot.y_title), y2="high:Q"),
+        points.mark_rule(strokeWidth=1.3, aria=False).encode(x=alt.X("left:Q", title=plot.x_title), x2="right:Q"),
+        points.mark_point(size=75, strokeWidth=1.6, opacity=1).encode(
+            shape=look["shape"],
+            fill=look["fill"],
+            tooltip=[alt.Tooltip("method:N", title="method"), *named],
+            description="text:N",
+        ),
+        data=alt.Data(name=data),
+    )  # fmt: skip
+    return chart if fixed else chart.add_params(alt.param(name=HIGHLIGHT, value=""))
+
+
+def _channels(styles: Mapping[str, Style]) -> dict[str, Any]:
+    """Return the encodings of a method's color, dashes, shape and fill; only the marks of papers' own methods are filled."""
+    import altair as alt
+
+    def by_method(channel: Any, values: Sequence[Any]) -> Any:
+        return channel("method:N", scale=alt.Scale(domain=list(styles), range=list(values)), legend=None)
+
+    color = by_method(alt.Color, [style.color for style in styles.values()])
+    return {
+        "color": color,
+        "dash": by_method(alt.StrokeDash, [DASHES[style.variant] for style in styles.values()]),
+        "shape": by_method(alt.Shape, [style.path for style in styles.values()]),
+        "fill": alt.condition("datum.filled", color, alt.value("white")),
+    }
+
+
+def _legend(styles: Mapping[str, Style], columns: int = 3) -> altair.LayerChart | altair.FacetChart:
+    """Draw the legend of a figure, whose dense network is a dotted line."""
+    import altair as alt
+
+    rows = [
+        {"method": label, "filled": style.filled, "text": label, "x": 10 * (i % columns), "y": -(i // columns)}
+        for i, (label, style) in enumerate(styles.items())
+    ]
+    end = len(rows)
+    rows.append({"method": None, "filled": False, "text": DENSE, "x": 10 * (end % columns), "y": -(end // columns)})
+    x = alt.X("x:Q", axis=None, scale=alt.Scale(domain=[-1, 10 * columns], nice=False))
+    y = alt.Y("y:Q", axis=None, scale=alt.Scale(domain=[-(end // columns) - 0.5, 0.5], nice=False))
+    look = _channels(styles)
+    marks = alt.Chart().encode(x=x, y=y, color=look["color"])
+    named = alt.datum.method != None  # noqa: E711 (an expression)
+    return alt.layer(
+        marks.transform_filter(named).transform_calculate(left="datum.x - .7", right="datum.x + .7").mark_rule(strokeWidth=1.6, aria=False).encode(
+            x=alt.X("left:Q", axis=None), x2="right:Q", strokeDash=look["dash"]
+        ),
+        alt.Chart().transform_filter("datum.method == null").transform_calculate(left="datum.x - .7", right="datum.x + .7").mark_rule(
+            strokeDash=[2, 3], strokeWidth=1.5, color=MIDDLE_GRAY, aria=False
+        ).encode(x=alt.X("left:Q", axis=None), x2="right:Q", y=y),
+        marks.transform_filter(named).mark_point(size=75, strokeWidth=1.6, opacity=1, aria=False).encode(shape=look["shape"], fill=look["fill"]),
+        alt.Chart().mark_text(align="left", dx=22, fontSize=12, color=INK).encode(x=x, y=y, text="text:N"),
+        data=alt.Data(values=rows),
+    ).properties(width=860, height=20 * (end // columns + 1))  # fmt: skip
+
+
+FONT = 'system-ui, -apple-system, "Segoe UI", Roboto, "Liberation Sans", Arial, sans-serif'
+CONFIG = {
+    "font": FONT,
+    "view": {"stroke": None},
+    "title": {"color": INK, "fontSize": 14, "anchor": "start", "fontWeight": 600},
+    "axis": {
+        "labelColor": INK,
+        "titleColor": INK,
+        "labelFontSize": 12,
+        "titleFontSize": 12,
+        "titleFontWeight": "normal",
+        "gridColor": GRID,
+        "domainColor": SOFT,
+        "tickColor": SOFT,
+    },
 }
 
 
-def ticks(low: float, high: float, count: int = 5) -> list[float]:
-    """Return about ``count`` round numbers within [low, high]."""
-    span = high - low
-    raw = span / max(1, count)
-    power = 10.0 ** math.floor(math.log10(raw)) if raw > 0 else 1.0
-    step = next(factor * power for factor in (1, 2, 2.5, 5, 10) if factor * power >= raw * 0.999)
-    first = math.ceil(low / step - 1e-9)
-    return [round(i * step, 10) for i in range(first, math.floor(high / step + 1e-9) + 1)]
+def page_specification(plot: Plot, styles: Mapping[str, Style]) -> dict[str, Any]:
+    """Return the Vega-Lite specification of a plot that is as wide as its place on the page."""
+    return {**_page_chart(plot, tuple(styles.items())), "datasets": {"points": plot.rows}}
 
 
-def axis_range(values: Sequence[float], min_width: float, limits: tuple[float, float]) -> tuple[float, float]:
-    """Return a range within ``limits`` that contains the values with a margin and is at least ``min_width`` wide."""
-    low, high = min(values), max(values)
-    margin = max(0.06 * (high - low), (min_width - (high - low)) / 2, 1e-9)
-    return max(limits[0], low - margin), min(limits[1], high + margin)
+@lru_cache(maxsize=32)
+def _page_chart(plot: Plot, styles: tuple[tuple[str, Style], ...]) -> dict[str, Any]:
+    """Return the specification without its rows, on which it does not depend: it takes a tenth of a second."""
+    chart = draw(plot, dict(styles), "points").properties(width="container", height=270, description=plot.title)
+    return _specification(chart)
 
 
-def plot(
-    series: Mapping[str, Sequence[Point]],
-    styles: Mapping[str, Style],
-    *,
-    x_label: str,
-    y_label: str,
-    title: str,
-    dense: float | None = None,
-    log_x: bool = False,
-    x_limits: tuple[float, float] = (0.0, math.inf),
-    y_limits: tuple[float, float] = (0.0, 100.0),
-) -> str:
-    """Plot lines with markers and error bars.
+def figure_specification(result_set: ResultSet) -> dict[str, Any]:
+    """Return the specification of all plots in one figure, with one legend, for READMEs and without JavaScript."""
+    import altair as alt
 
-    Args:
-        series: Points by label.
-        styles: Style of each label.
-        dense: The dense network's y, drawn as a horizontal line.
-        log_x: Whether the x axis is logarithmic.
-        x_limits: Limits of the x axis.
-        y_limits: Limits of the y axis.
-
-    Returns:
-        An SVG element.
-    """
-    points = [p for line in series.values() for p in line]
-    xs = [v for p in points for v in (p.x - p.dx, p.x + p.dx)]
-    ys = [v for p in points for v in (p.y - p.dy, p.y + p.dy)] + ([] if dense is None else [dense])
-    y0, y1 = axis_range(ys, 1.0, y_limits)
-    x0, x1 = (min(xs) / 1.2, max(xs) * 1.2) if log_x else axis_range(xs, 4.0, x_limits)
-    scale = math.log if log_x else float
-
-    def place(x: float, y: float) -> tuple[float, float]:
-        across = (scale(min(max(x, x0), x1)) - scale(x0)) / (scale(x1) - scale(x0))
-        height = (min(max(y, y0), y1) - y0) / (y1 - y0)
-        return LEFT + across * (WIDTH - LEFT - RIGHT), HEIGHT - BOTTOM - height * (HEIGHT - TOP - BOTTOM)
-
-    x_ticks = (
-        [v for power in (1, 10, 100) for m in (1, 2, 5) if x0 <= (v := m * power) <= x1] if log_x else ticks(x0, x1)
-    )
-    parts = [_axes(x_ticks, ticks(y0, y1), place, x_label, y_label)]
-    if dense is not None:
-        parts.append(f'<path class="dense" d="M{LEFT} {place(x0, dense)[1]:.1f}H{WIDTH - RIGHT}"/>')
-    parts += [_line(label, line, styles[label], place) for label, line in series.items() if line]
-    summary = f"{title}. {len(series)} methods; the values are in the table below."
-    return (
-        f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(summary, quote=True)}">'
-        f"<title>{escape(title)}</title>{''.join(parts)}</svg>"
-    )
+    plots = {f"plot{i}": plot for i, plot in enumerate(comparison_plots(result_set))}
+    styles = method_styles(single_method_groups(result_set))
+    drawn = [
+        draw(plot, styles, name, fixed=True).properties(width=400, height=300, title=plot.title)
+        for name, plot in plots.items()
+    ]
+    chart = alt.vconcat(alt.concat(*drawn, columns=2), _legend(styles))
+    rows = {name: plot.rows for name, plot in plots.items()}
+    return {**_specification(chart, "white"), "datasets": rows, "padding": 12}
 
 
-def _axes(xs: Sequence[float], ys: Sequence[float], place, x_label: str, y_label: str) -> str:
-    parts = []
-    for value in ys:
-        y = place(xs[0] if xs else 1.0, value)[1]
-        parts.append(f'<path class="grid" d="M{LEFT} {y:.1f}H{WIDTH - RIGHT}"/>')
-        parts.append(f'<text x="{LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{value:g}</text>')
-    for value in xs:
-        x = place(value, 0.0)[0]
-        parts.append(f'<path class="grid" d="M{x:.1f} {TOP}V{HEIGHT - BOTTOM}"/>')
-        parts.append(f'<text x="{x:.1f}" y="{HEIGHT - BOTTOM + 16}" text-anchor="middle">{value:g}</text>')
-    middle = (LEFT + WIDTH - RIGHT) / 2
-    parts.append(f'<text x="{middle}" y="{HEIGHT - 8}" text-anchor="middle">{escape(x_label)}</text>')
-    center = (TOP + HEIGHT - BOTTOM) / 2
-    parts.append(f'<text transform="translate(13 {center}) rotate(-90)" text-anchor="middle">{escape(y_label)}</text>')
-    return "".join(parts)
+def _specification(chart: Any, background: str | None = None) -> dict[str, Any]:
+    """Return a chart as data, without the address of its schema, which the page must not contain."""
+    found = chart.to_dict(validate=False)  # a test validates; it takes a second
+    return {name: part for name, part in found.items() if name != "$schema"} | {
+        "background": background,
+        "config": CONFIG,
+    }
 
 
-def _line(label: str, line: Sequence[Point], style: Style, place) -> str:
-    line = sorted(line, key=lambda p: p.x)
-    places = [place(p.x, p.y) for p in line]
-    path = "M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in places)
-    dash = f' stroke-dasharray="{style.dash}"' if style.dash else ""
-    parts = [f'<path d="{path}" fill="none" stroke-width="2"{dash}/>'] if len(line) > 1 else []
-    for point, (x, y) in zip(line, places, strict=True):
-        top, bottom = place(point.x, point.y + point.dy)[1], place(point.x, point.y - point.dy)[1]
-        left, right = place(point.x - point.dx, point.y)[0], place(point.x + point.dx, point.y)[0]
-        bars = f'<path d="M{x:.1f} {top:.1f}V{bottom:.1f}"/>' * (point.dy > 0)
-        bars += f'<path d="M{left:.1f} {y:.1f}H{right:.1f}"/>' * (point.dx > 0)
-        tooltip = escape(f"{label}: {point.text}")
-        parts.append(f"<g><title>{tooltip}</title>{bars}{MARKERS[style.marker](x, y)}</g>")
-    return f'<g stroke="{style.color}" fill="{style.color}" stroke-width="1.3">{"".join(parts)}</g>'
+def figure_svg(result_set: ResultSet) -> str:
+    """Draw the figure of a comparison as SVG."""
+    import vl_convert
+
+    return vl_convert.vegalite_to_svg(figure_specification(result_set))
 
 
-def dense_mark() -> str:
-    """Return the dense network's line, for the legend."""
-    return '<svg class="mark" viewBox="0 0 34 14" aria-hidden="true"><path class="dense" d="M1 7H33"/></svg>'
+def javascript() -> str:
+    """Return Vega, Vega-Lite and Vega-Embed (BSD licenses) as one script of 900 kB that loads nothing."""
+    import vl_convert
 
-
-def legend_mark(style: Style) -> str:
-    """Return a line with its marker, for the legend."""
-    dash = f' stroke-dasharray="{style.dash}"' if style.dash else ""
-    return (
-        f'<svg class="mark" viewBox="0 0 34 14" aria-hidden="true"><g stroke="{style.color}" fill="{style.color}" '
-        f'stroke-width="1.5"><path d="M1 7H33"{dash}/>{MARKERS[style.marker](17, 7)}</g></svg>'
-    )
-
-
-def width_bars(layers: Sequence[tuple[str, float, str]], color: str, title: str) -> str:
-    """Draw a bar per layer, in a frame that is the dense width.
-
-    Args:
-        layers: (name, fraction of the channels that is kept, text of the tooltip).
-
-    Returns:
-        An SVG element.
-    """
-    height, gap = 56.0, 1.0
-    width = 640.0
-    step = width / max(1, len(layers))
-    bars = []
-    for i, (_, fraction, tooltip) in enumerate(layers):
-        x, wide = i * step + gap / 2, max(0.5, step - gap)
-        bars.append(
-            f'<g><title>{escape(tooltip)}</title><rect class="frame" x="{x:.2f}" y="0" width="{wide:.2f}" height="{height}"/>'
-            f'<rect x="{x:.2f}" y="{height * (1 - fraction):.2f}" width="{wide:.2f}" height="{height * fraction:.2f}" fill="{color}"/></g>'
-        )
-    return (
-        f'<svg class="strip" viewBox="0 0 {width:g} {height:g}" preserveAspectRatio="none" role="img" '
-        f'aria-label="{escape(title, quote=True)}">{"".join(bars)}</svg>'
-    )
+    return vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;")

@@ -59,7 +59,7 @@ def run(settings: Compare, argv: Sequence[str] | None) -> None:
         if failed and not read_results(out).results:
             raise UserError(missing)
     if not settings.execution.no_report:
-        print_report(out)
+        print_report(out, missing)
     if missing:
         raise UserError(missing)
 
@@ -368,9 +368,9 @@ def command_arguments(settings: Compare) -> tuple[str, ...]:
     return (*argv, *(["--amp"] if tuning.amp else []))
 
 
-def print_report(out: Path) -> None:
-    """Print the table, write the report's files, and list them."""
-    result_set = read_results(out)
+def print_report(out: Path, incomplete: str = "") -> None:
+    """Print the table, write the report's files, and list them. incomplete: sentence on missing results."""
+    result_set = replace(read_results(out), incomplete=incomplete)
     known = {name: method.default for name, method in installed_methods().items()}
     result_set = replace(result_set, absent=absent_methods(result_set, known))
     if not result_set.results and result_set.unreachable:
@@ -379,7 +379,8 @@ def print_report(out: Path) -> None:
     if not result_set.results:
         raise UserError(f"{out}: no finished result; run python -m compare first")
     files = report.write_report(out, result_set)
-    print("\n" + text_report.terminal_table(result_set))
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+    print("\n" + text_report.terminal_table(result_set, width))
     print("\nFiles:")
     for file, about in files.items():
         print(f"  {file}  {about}")

@@ -1,6 +1,7 @@
 """Summarize a comparison in sentences; every sentence follows from the results by a fixed rule.
 
-Methods are ranked only by paired tests over the seeds (:mod:`compare.significance`): with one seed there is no ranking.
+Methods are ranked only by tests (:mod:`compare.significance`): over the seeds, and only where the test set is large enough. With
+one seed there is no ranking unless the number of test images is known.
 """
 
 from collections.abc import Callable, Sequence
@@ -10,21 +11,37 @@ from compare.significance import LEVEL, Verdict, compare_groups, compare_metrics
 
 AXES = {"macs": "MACs", "bytes": "bytes"}
 TEST = f"Differences between methods are two-sided paired t-tests over the seeds at the {100 * LEVEL:g} % level, not corrected for their number."
+TEST_SET = "A difference must also exceed what sampling the {:,} test images explains (z-test)."
 ONE_SEED = "One seed: the methods are not ranked."
+ONE_SEED_TESTED = (
+    "One seed: differences are tested only against the sampling of the {:,} test images (two-sided z-tests at the "
+    f"{100 * LEVEL:g} % level, not corrected for their number); another seed may order the methods differently."
+)
 
 
 def findings(result_set: ResultSet) -> list[str]:
     """Return the sentences, the most important first."""
     groups = single_method_groups(result_set)
-    several = [g for g in groups if len(g.results) > 1]
+    several = [g for g in groups if len(g.results) > 1 or g.test_images]
     macs, sizes = ([g for g in several if g.first["axis"] == axis] for axis in AXES)
     lines = [line for target in _targets(macs) for line in _most_accurate(_at(macs, target), target)]
     lines += _before_finetuning(macs) + _changed_by_finetuning(macs) + _best_reference(macs)
     lines += [line for target in _targets(sizes) for line in _most_accurate(_at(sizes, target), target)]
     lines += [line for g in sizes for line in _against_dense(g)]
     lines += _chains(result_set, several)
-    alone = [] if several or not groups else [ONE_SEED]
+    alone = [_one_seed(groups)] if groups and all(len(g.results) == 1 for g in groups) else []
     return alone + lines + _latency([g for g in groups if g.first["axis"] == "macs"])
+
+
+def _one_seed(groups: Sequence[ResultGroup]) -> str:
+    count = known_test_images(groups)
+    return ONE_SEED_TESTED.format(count) if count else ONE_SEED
+
+
+def known_test_images(groups: Sequence[ResultGroup]) -> int | None:
+    """Return the number of test images, if all groups record the same."""
+    counts = {g.test_images for g in groups}
+    return counts.pop() if len(counts) == 1 else None
 
 
 def _targets(groups: Sequence[ResultGroup]) -> list[float]:
@@ -200,8 +217,8 @@ def middle_target(targets: Sequence[float]) -> float:
 
 
 def _value(group: ResultGroup, metric: str) -> str:
-    std = group.std(metric)
-    spaced = f"{group.mean(metric):.2f}" + (f" ± {std:.2f}" if std is not None else "") + " %"
+    noise = group.noise(metric)
+    spaced = f"{group.mean(metric):.2f}" + (f" ± {noise:.2f}" if noise is not None else "") + " %"
     return spaced.replace(" ", "\N{NO-BREAK SPACE}")
 
 

@@ -18,6 +18,7 @@ from common.runs import open_stage
 from common.target import Target
 from common.trained_model import TrainedModel, read_trained_model
 from compare.breakdown import layer_widths, per_class
+from compare.changed_images import SHEET, changed_predictions, draw_sheet
 from compare.comparison_jobs import Comparison, ComparisonJob
 from compare.settings import PACKAGE
 
@@ -107,8 +108,10 @@ def run_step(step: ChainStep, job: ComparisonJob, comparison: Comparison, dense:
     cpu = time.process_time()
 
     def details(outcome: Outcome) -> Mapping[str, Any]:
+        described = _description(step, job, outcome)
+        draw_sheet(step.folder / SHEET, dense.data, described["changed"]["index"])
         return {
-            **_description(step, job, outcome),
+            **described,
             "command": _command(job, comparison),
             "finetune_epochs": 0 if step.method.axis == "bytes" else comparison.recipe.epochs,
             "cpu_seconds": round(time.process_time() - cpu, 1),
@@ -175,6 +178,8 @@ def _description(step: ChainStep, job: ComparisonJob, outcome: Outcome) -> dict[
         "per_class": per_class(
             dense.data.test.labels, found.predictions, dense.accuracy.predictions, dense.data.num_classes
         ),
+        "test_images": len(found.predictions),
+        "changed": changed_predictions(dense.data.test.labels, found.predictions, dense.accuracy.predictions),
         "classes": dense.data.classes,
         "widths": layer_widths(outcome.network, dense.model),
     }

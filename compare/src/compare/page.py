@@ -1,377 +1,224 @@
-"""Render report.html: one self-contained file that works without JavaScript, with screen readers, and in print."""
+"""Render report.html: one self-contained file that loads nothing, for screens of any width, light and dark, and for print.
+
+The page is ``templates/report.html.jinja`` with the values of :func:`_content`. Texts of the results, which may be strangers', are
+escaped by the template; a content security policy allows no other scripts than the two of the page, and no request.
+"""
 
 import statistics
+from base64 import b64encode
 from collections.abc import Mapping, Sequence
-from html import escape
+from functools import lru_cache
+from hashlib import sha256
 from importlib.resources import files
+from itertools import takewhile
 from typing import Any
 
-from compare.charts import Point, Style, dense_mark, legend_mark, method_styles, plot, width_bars
+from compare import charts
+from compare.changed_images import SHEET, read_sheet
 from compare.findings import any_finetuned, count_threads, findings, middle_target, pluralize
-from compare.result_set import (
-    ResultGroup,
-    ResultSet,
-    chain_groups,
-    method_order,
-    single_method_groups,
-    with_short_names,
-)
+from compare.result_set import SHOWN, ResultGroup, ResultSet, chain_groups, single_method_groups, with_short_names
 from compare.text_report import (
     ABSENT,
+    AFTER,
     AT_CHANCE,
+    BEFORE,
+    ONLY,
+    RELATIVE,
     absent_lines,
-    dense_sides,
-    format_latency,
-    format_mean_std,
-    format_target,
     is_at_chance,
     method_notes,
     seeds_note,
 )
+from compare.values import COLUMNS, MARK, Row, dense_sides, dense_top1, format_target, table_rows
 
 CLASSES_SHOWN = 20  # the largest number of columns of the per-class tables
+IMAGE_BYTES = 700_000  # of all images on the page, which remains below 2 MB
+TYPICAL_IMAGE = 6_000  # bytes of the image of one card, for the number of cards
 
 
 def html_report(result_set: ResultSet) -> str:
     """Return the page of a comparison."""
-    result_set = with_short_names(result_set)
+    return _page().render(_content(with_short_names(result_set)))
+
+
+@lru_cache(maxsize=1)
+def _page() -> Any:
+    """Return the template with its style and scripts."""
+    from jinja2 import Environment, StrictUndefined  # torch requires it
+
+    environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined)
+    scripts = [charts.javascript(), _template("page.js")]
+    shared = {"style": _template("page.css"), "scripts": scripts, "policy": _policy(scripts)}
+    return environment.from_string(_template("report.html.jinja"), globals=shared)
+
+
+def _template(name: str) -> str:
+    return files("compare").joinpath("templates", name).read_text(encoding="utf-8")
+
+
+def _policy(scripts: Sequence[str]) -> str:
+    """Return the content security policy: these scripts only, images that are part of the page, no requests."""
+    digests = (b64encode(sha256(script.encode()).digest()).decode() for script in scripts)
+    allowed = " ".join(f"'sha256-{digest}'" for digest in digests)
+    return f"default-src 'none'; script-src {allowed}; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'"
+
+
+def _content(result_set: ResultSet) -> dict[str, Any]:
+    """Return the values of the template."""
     groups, chains = single_method_groups(result_set), chain_groups(result_set)
     first = result_set.results[0]
-    labels = method_order([*groups, *chains])
-    styles = method_styles(labels, [g.label for g in [*groups, *chains] if g.is_reference])
-    title = f"{first['arch']} on {first['dataset']}: comparison of compression methods"
-    finetuned = any_finetuned([*groups, *chains])
-    tuning = "the same fine-tuning options" if finetuned else "no fine-tuning after pruning"
-    sections = [
-        _findings(result_set),
-        _plots(groups, styles, result_set),
-        _table(groups, chains, result_set),
-        _chain_section(chains),
-        _widths(groups, styles),
-        _classes(groups),
-        _methods(result_set),
-        _reproduction(result_set),
-    ]
-    return f"""<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{escape(title)}</title>
-<link rel="icon" href="data:,">
-<style>
-{_asset("page.css")}</style>
-</head>
-<body>
-<header>
-<h1>{escape(title)}</h1>
-<p>Every method starts from the same trained network and has the same target and {tuning}. {escape(seeds_note(result_set))} All seeds are
-reported, and all values are measured on the network reloaded from disk.</p>
-{_facts(result_set)}
-<nav aria-label="Sections"><a href="#findings">Findings</a><a href="#plots">Plots</a><a href="#table">Table</a>{'<a href="#chains">Chains</a>' if chains else ""}<a href="#widths">Widths</a><a href="#classes">Classes</a><a href="#methods">Methods</a><a href="#reproduce">Reproduce</a></nav>
-</header>
-<main>
-{"".join(sections)}
-</main>
-<footer><p>Generated by <code>python -m compare</code>, commit {escape(str(first["commit"]))}. This file loads no external resources.</p></footer>
-<script>
-{_asset("sort.js")}</script>
-</body>
-</html>
-"""
+    notes = [f"{MARK.strip()} misses the target F: not in [0.98 F, F]."] * any(g.missed for g in [*groups, *chains])
+    notes += [f"Note: {AT_CHANCE}."] * is_at_chance(result_set)
+    notes += [f"Not in the table ({ABSENT}): {line}." for line in absent_lines(result_set)]
+    return {
+        "title": f"{first['arch']} on {first['dataset']}: comparison of compression methods",
+        "tuning": "the same fine-tuning options"
+        if any_finetuned([*groups, *chains])
+        else "no fine-tuning after pruning",
+        "seeds_note": seeds_note(result_set),
+        "relative_note": RELATIVE,
+        "incomplete": result_set.incomplete,
+        "facts": _facts(result_set),
+        "findings": findings(result_set),
+        "unreachable": result_set.unreachable,
+        "legend": charts.method_styles(groups),
+        "references": {g.label for g in groups if g.is_reference},
+        "dashes": charts.DASHES,
+        "plots": _plots(result_set, groups),
+        "table": _table(table_rows(result_set, groups)) if groups else None,
+        "chains": _table(table_rows(result_set, chains)) if chains else None,
+        "table_notes": notes,
+        "widths": _widths(groups),
+        "classes": _classes(groups),
+        "changed": _changed(result_set, groups),
+        "methods": method_notes(result_set),
+        "reproduction": _reproduction(result_set),
+        "commit": first["commit"],
+    }
 
 
-def _asset(name: str) -> str:
-    return files("compare").joinpath(name).read_text(encoding="utf-8")
-
-
-def _facts(result_set: ResultSet) -> str:
+def _facts(result_set: ResultSet) -> dict[str, str]:
     first = result_set.results[0]
-    sides = dense_sides(result_set)
+    side = dense_sides(result_set)[0]
     recipe, seeds = first["config"]["options"]["finetune"], sorted({result["seed"] for result in result_set.results})
-    tops = [side["top1"] for side in sides]
-    std = f" ± {statistics.stdev(tops):.2f}" if len(set(tops)) > 1 else ""
+    images = ResultGroup(tuple(result_set.results)).test_images
     facts = {
-        "dense top-1": f"{statistics.mean(tops):.2f}{std} %",
-        "dense MACs": f"{sides[0]['macs']:,}",
-        "dense params": f"{sides[0]['params']:,}",
-        "dense file": f"{sides[0]['bytes']:,} bytes",
+        "dense top-1": f"{dense_top1(result_set)} %",
+        "dense MACs": f"{side['macs']:,}",
+        "dense params": f"{side['params']:,}",
+        "dense file": f"{side['bytes']:,} bytes",
         "seeds": f"{len(seeds)} (seed {seeds[0]})"
         if len(seeds) == 1
         else f"{len(seeds)} ({', '.join(map(str, seeds))})",
         "fine-tuning": pluralize(recipe["epochs"], "epoch") if recipe["epochs"] else "none",
     }
+    if images:
+        facts["test images"] = f"{images:,}"
     if "latency_ms" in first["compressed"]:
         device = first["config"]["environment"]["device"].split(" ")[0][:12].upper()
         facts["latency on"] = f"{count_threads(first)}, {device}"
-    cells = "".join(f"<div><dt>{escape(name)}</dt><dd>{escape(value)}</dd></div>" for name, value in facts.items())
-    return f'<dl class="facts">{cells}</dl>'
+    return facts
 
 
-def _findings(result_set: ResultSet) -> str:
-    items = "".join(f"<li>{escape(line)}</li>" for line in findings(result_set))
-    unreachable = "".join(
-        f'<li><span class="warn">Target not reached</span> {escape(one["folder"])}: {escape(one["reason"])}</li>'
-        for one in result_set.unreachable
-    )
-    return f'<section id="findings"><h2>Findings</h2><ul>{items}{unreachable}</ul></section>'
-
-
-# ------------------------------------------------------------------------------------------------------------------- plots
-
-
-def _plots(groups: Sequence[ResultGroup], styles: dict[str, Style], result_set: ResultSet) -> str:
-    if not groups:
-        return ""
-    dense = statistics.mean(float(result["baseline"]["top1"]) for result in result_set.results)
-    macs = [g for g in groups if g.first["axis"] == "macs"]
-    kept, figures = "MACs kept (%)", []
-    if any_finetuned(macs):
-        figures += [
-            _figure("Accuracy against MACs, after fine-tuning", macs, styles, "macs_kept", "top1", kept, dense),
-            _figure("Accuracy against MACs, before fine-tuning", macs, styles, "macs_kept", "pruned_top1", kept, dense),
-        ]
-    elif macs:
-        figures += [
-            _figure("Accuracy against MACs, no fine-tuning", macs, styles, "macs_kept", "top1", kept, dense),
-            _figure(
-                "Agreement with the dense network",
-                macs,
-                styles,
-                "macs_kept",
-                "agreement",
-                kept,
-                100.0,
-                "agreement (%)",
-            ),
-        ]
-    figures.append(
-        _figure(
-            "Accuracy against file size",
-            groups,
-            styles,
-            "bytes_kept",
-            "top1",
-            "bytes kept (%, logarithmic)",
-            dense,
-        )
-    )
-    if macs and all(g.has("latency64_kept") for g in macs):
-        figures.append(
-            _figure(
-                f"Accuracy against latency, batch 64 on {count_threads(result_set.results[0])}",
-                macs,
-                styles,
-                "latency64_kept",
-                "top1",
-                "latency vs dense (%)",
-                dense,
-            )
-        )
-    items = "".join(
-        f"<li>{legend_mark(styles[label])}{escape(label)}{' (reference method)' if _is_reference(label, groups) else ''}</li>"
-        for label in method_order(groups)
-    )
-    items += f"<li>{dense_mark()}the dense network</li>"
-    return (
-        f'<section id="plots"><h2>Accuracy against cost</h2><ul class="legend" aria-label="Legend">{items}</ul>'
-        f'<div class="plots">{"".join(figures)}</div><p class="soft">Error bars are sample standard deviations over the seeds; a point of a single seed has none. '
-        "Costs are percentages of the dense network's; latency is timed alternately with it.</p></section>"
-    )
-
-
-def _is_reference(label: str, groups: Sequence[ResultGroup]) -> bool:
-    return any(g.label == label and g.is_reference for g in groups)
-
-
-def _figure(
-    title: str,
-    groups: Sequence[ResultGroup],
-    styles: dict[str, Style],
-    x: str,
-    y: str,
-    x_label: str,
-    dense: float,
-    y_label: str = "top-1 (%)",
-) -> str:
-    series: dict[str, list[Point]] = {}
-    for g in groups:
-        dx, dy = 100 * (g.std(x) or 0.0), g.std(y) or 0.0
-        tooltip = f"{format_target(g)}: {g.mean(y):.2f} % at {100 * g.mean(x):.1f} %"
-        series.setdefault(g.label, []).append(Point(100 * g.mean(x), g.mean(y), dx if dx > 0.05 else 0.0, dy, tooltip))
-    drawing = plot(series, styles, x_label=x_label, y_label=y_label, title=title, dense=dense, log_x=x == "bytes_kept")
-    return f"<figure><h3>{escape(title)}</h3>{drawing}</figure>"
-
-
-# ------------------------------------------------------------------------------------------------------------------- table
-
-COLUMNS = {
-    "top-1 before fine-tuning (%)": ("pruned_top1", 2),
-    "top-1 after fine-tuning (%)": ("top1", 2),
-    "agreement (%)": ("agreement", 2),
-    "MACs kept (%)": ("macs_kept", 2),
-    "nonzero params (thousands)": ("nonzero_params", 1),
-    "file (kB)": ("bytes", 1),
-    "latency vs dense, batch 1": ("latency1_kept", 0),
-    "latency vs dense, batch 64": ("latency64_kept", 0),
-}
-CHAIN_COLUMNS = {
-    "top-1 before fine-tuning (%)": ("pruned_top1", 2),
-    "top-1 after fine-tuning (%)": ("top1", 2),
-    "agreement (%)": ("agreement", 2),
-    "MACs kept (%)": ("macs_kept", 2),
-    "bytes kept (%)": ("bytes_kept", 2),
-    "file (kB)": ("bytes", 1),
-}
-SCALES = {"macs_kept": 100.0, "bytes_kept": 100.0, "nonzero_params": 1e-3, "bytes": 1e-3}
-SMALL_STD = 5e-4  # standard deviations of costs below this fraction of the mean are not shown: all seeds are equal
-
-
-def _table(groups: Sequence[ResultGroup], chains: Sequence[ResultGroup], result_set: ResultSet) -> str:
-    if not groups:
-        return ""
-    head = "".join(f'<th scope="col">{escape(name)}</th>' for name in ("method", "target", "seeds", *COLUMNS))
-    body = "".join(_table_row(g) for g in groups)
-    missed = (
-        '<p class="soft"><span class="warn">!</span> misses the target F: not in [0.98 F, F].</p>'
-        if any(g.missed for g in [*groups, *chains])
-        else ""
-    )
-    missed += f'<p class="soft"><span class="warn">!</span> {AT_CHANCE}.</p>' if is_at_chance(result_set) else ""
-    missed += "".join(
-        f'<p class="soft">Not in the table ({ABSENT}): {escape(line)}.</p>' for line in absent_lines(result_set)
-    )
-    return (
-        '<section id="table"><h2>All values</h2><div class="scroll" tabindex="0" role="region" aria-label="All methods and targets">'
-        f'<table class="sortable"><caption>{escape(seeds_note(result_set))}{_latency_note(groups)}</caption><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>{missed}</section>'
-    )
-
-
-def _row_header(name: str, mark: str = "") -> str:
-    """Return the first cell of a row, whose text is on one line unless it is longer than page.css allows."""
-    return f'<th scope="row"><span class="name">{escape(name)}</span>{mark}</th>'
-
-
-def _latency_note(groups: Sequence[ResultGroup]) -> str:
-    """Return a sentence with the dense network's milliseconds, which are stated only here."""
-    dense = [r["baseline"]["latency_ms"] for g in groups for r in g.results if "latency_ms" in r["baseline"]]
-    times = {batch: [float(one[batch]) for one in dense if batch in one] for batch in ("1", "64")}
-    parts = [f"{statistics.median(values):.1f} ms for a batch of {batch}" for batch, values in times.items() if values]
-    return f" Dense network: {' and '.join(parts)} on {count_threads(groups[0].first)}." if parts else ""
-
-
-def _table_row(g: ResultGroup) -> str:
-    mark = ' <span class="warn" title="misses the target">!</span>' if g.missed else ""
-    target = -g.first["target"] if g.first["axis"] == "bytes" else g.first["target"]
-    cells = [
-        _row_header(g.name, mark),
-        f'<td class="left" data-value="{target:g}">{escape(format_target(g))}</td>',
-        f"<td>{len(g.results)}</td>",
+def _plots(result_set: ResultSet, groups: Sequence[ResultGroup]) -> list[dict[str, Any]]:
+    styles = charts.method_styles(groups)
+    return [
+        {
+            "title": plot.title,
+            "specification": charts.page_specification(plot, styles),
+            "has_noise": any(row["low"] < row["high"] for row in plot.rows),
+        }
+        for plot in charts.comparison_plots(result_set)
     ]
-    return f"<tr>{''.join([*cells, *_value_cells(g, COLUMNS)])}</tr>"
 
 
-def _value_cells(g: ResultGroup, columns: Mapping[str, tuple[str, int]]) -> list[str]:
-    cells = []
-    for name, digits in columns.values():
-        metric = name if g.finetuned or name != "pruned_top1" else "top1"  # without fine-tuning in the first column
-        if g.has(metric):
-            shown = "–" if name == "top1" and not g.finetuned else _cell(g, metric, digits)
-            cells.append(f'<td data-value="{g.mean(metric):.6g}">{escape(shown)}</td>')
-        else:
-            cells.append("<td>–</td>")
-    return cells
+def _table(rows: Sequence[Row]) -> dict[str, Any]:
+    """Return the columns of a table that have a value, and its rows, with the first column's mark as ``missed``."""
+    shown = [i for i in range(1, len(COLUMNS)) if any(row.cells[i].text for row in rows)]
+    lines = [
+        {
+            "name": _step_name(row.group) if row.group else row.cells[0].text,
+            "missed": row.group is not None and row.group.missed,
+            "cells": [row.cells[i] for i in shown],
+            "command": charts.commands(row.group) if row.group else "",
+        }
+        for row in rows
+    ]
+    names = {} if AFTER in (COLUMNS[i] for i in shown) else {BEFORE: ONLY}
+    return {"columns": [COLUMNS[0], *(names.get(COLUMNS[i], COLUMNS[i]) for i in shown)], "rows": lines}
 
 
-def _cell(g: ResultGroup, metric: str, digits: int) -> str:
-    if metric.startswith("latency"):
-        return format_latency(g, metric)
-    if metric not in SCALES:
-        return format_mean_std(g, metric, digits)
-    std, mean = g.std(metric), g.mean(metric)
-    shown = f" ± {SCALES[metric] * std:,.{digits}f}" if std and std > SMALL_STD * mean else ""
-    return f"{SCALES[metric] * mean:,.{digits}f}{shown}"
+def _step_name(group: ResultGroup) -> str:
+    return f"{group.first['step']}. {group.name}" if group.first["chain"] else group.name
 
 
-def _chain_section(chains: Sequence[ResultGroup]) -> str:
-    if not chains:
-        return ""
-    head = "".join(f'<th scope="col">{escape(name)}</th>' for name in ("network", "target", *CHAIN_COLUMNS))
-    body = []
-    for g in chains:
-        cells = [
-            _row_header(f"{g.first['step']}. {g.name}"),
-            f'<td class="left">{escape(format_target(g))}</td>',
-            *_value_cells(g, CHAIN_COLUMNS),
-        ]
-        body.append(f"<tr>{''.join(cells)}</tr>")
-    return (
-        '<section id="chains"><h2>Chains</h2><p>Each step starts from the file of the previous step, after fine-tuning. Targets are percentages of the '
-        'dense network.</p><div class="scroll" tabindex="0" role="region" aria-label="Steps of chains">'
-        f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(body)}</tbody></table></div></section>"
-    )
+# ------------------------------------------------------------------------------------------------------ layers and classes
 
 
-# ------------------------------------------------------------------------------------------------------------------ layers
-
-
-def _widths(groups: Sequence[ResultGroup], styles: dict[str, Style]) -> str:
+def _widths(groups: Sequence[ResultGroup]) -> dict[str, Any] | None:
+    """Return the mean fraction of each layer's channels that is kept at the middle MACs target, by method."""
     macs = [g for g in groups if g.first["axis"] == "macs"]
     if not macs:
-        return ""
+        return None
     target = middle_target(sorted({g.first["target"] for g in macs}))
-    parts = []
-    for g in (one for one in macs if one.first["target"] == target):
-        layers = []
-        for layer, (_, dense) in g.first["widths"].items():
-            left = statistics.mean(result["widths"][layer][0] for result in g.results if layer in result["widths"])
-            layers.append((layer, min(1.0, left / dense), f"{layer}: {left:g} of {dense} channels"))
-        narrowest = min(layers, key=lambda one: one[1])
-        title = f"{g.label}: percentage of channels kept in {len(layers)} layers; the narrowest is {narrowest[0]} with {100 * narrowest[1]:.0f} %"
-        parts.append(f"<p>{escape(g.label)}</p>{width_bars(layers, styles[g.label].color, title)}")
-    return (
-        f'<section id="widths"><h2>Layer widths</h2><p>Fraction of each layer\'s channels that is kept at {100 * target:g} % of the MACs, from the '
-        f'input (left) to the output, mean over the seeds; the frame is the dense width.</p><div class="strips">{"".join(parts)}</div></section>'
-    )
+    shown = [g for g in macs if g.first["target"] == target]
+    styles = charts.method_styles(groups)
+    layers = list(dict.fromkeys(layer for g in shown for layer in g.first["widths"]))
+    prefix = common_prefix(layers)
+    rows = []
+    for layer in layers:
+        cells = [_width(g, layer) for g in shown]
+        dense = next(cell["dense"] for cell in cells if cell)
+        rows.append({"name": layer.removeprefix(prefix), "dense": dense, "cells": cells})
+    methods = [{"name": g.label, "color": styles[g.label].color} for g in shown]
+    return {"target": f"{100 * target:g} % of the MACs", "prefix": prefix, "methods": methods, "rows": rows}
 
 
-def _classes(groups: Sequence[ResultGroup]) -> str:
-    targets = {
-        axis: middle_target([g.first["target"] for g in groups if g.first["axis"] == axis])
-        for axis in {g.first["axis"] for g in groups}
-    }
-    shown = [g for g in groups if g.first["target"] == targets[g.first["axis"]]]
+def _width(g: ResultGroup, layer: str) -> dict[str, Any] | None:
+    found = [result["widths"][layer] for result in g.results if layer in result["widths"]]
+    if not found:
+        return None
+    kept, dense = statistics.mean(one[0] for one in found), found[0][1]
+    percent = round(min(100.0, 100 * kept / dense))
+    return {"percent": percent, "dense": dense, "title": f"{g.label}, {layer}: {kept:g} of {dense:g} channels"}
+
+
+def common_prefix(layers: Sequence[str]) -> str:
+    """Return the modules that all layers are in: "model.backbone." for layers of a wrapped network; empty if there are none."""
+    parts = [layer.split(".")[:-1] for layer in layers]
+    same = takewhile(lambda names: len(set(names)) == 1, zip(*parts, strict=False))
+    return "".join(f"{names[0]}." for names in same) if len(layers) > 1 else ""
+
+
+def _classes(groups: Sequence[ResultGroup]) -> dict[str, Any] | None:
+    """Return accuracy and agreement per class at the middle target of each axis."""
+    shown = _at_middle_targets(groups)
     if not shown:
-        return ""
+        return None
     classes = shown[0].first["classes"]
     worst = [] if len(classes) <= CLASSES_SHOWN else _worst(shown, len(classes))
     columns = worst or list(range(len(classes)))
-    head = "".join(f'<th scope="col">{escape(str(classes[i]))}</th>' for i in columns)
-    top1 = [_class_row("dense network", [_class_mean(shown[:1], "dense_top1", i) for i in columns], None)]
+    dense = [_class_mean(shown[:1], "dense_top1", i) for i in columns]
+    top1, agreement = [_class_row("dense network", dense, dense)], [_class_row("dense network", [100.0] * len(columns))]
     for g in shown:
-        dense = [_class_mean([g], "dense_top1", i) for i in columns]
-        top1.append(_class_row(f"{g.label}, {format_target(g)}", [_class_mean([g], "top1", i) for i in columns], dense))
-    agreement = [
-        _class_row(
-            f"{g.label}, {format_target(g)}",
-            [_class_mean([g], "agreement", i) for i in columns],
-            [100.0] * len(columns),
-        )
-        for g in shown
-    ]
-    note = f"The {len(columns)} classes with the largest losses are shown. " if worst else ""
+        name = f"{g.label}, {format_target(g)}"
+        own = [_class_mean([g], "dense_top1", i) for i in columns]
+        top1.append(_class_row(name, [_class_mean([g], "top1", i) for i in columns], own))
+        agreement.append(_class_row(name, [_class_mean([g], "agreement", i) for i in columns]))
+    return {
+        "names": [str(classes[i]) for i in columns],
+        "note": f"The {len(columns)} classes with the largest losses are shown. " if worst else "",
+        "tables": {"Top-1 per class (%)": top1, "Agreement with the dense network per class (%)": agreement},
+    }
 
-    def table(name: str, rows: list[str]) -> str:
-        return (
-            f'<div class="scroll" tabindex="0" role="region" aria-label="{name}"><table class="sortable"><caption>{name}</caption>'
-            f'<thead><tr><th scope="col">network</th>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table></div>'
-        )
 
-    return (
-        f'<section id="classes"><h2>Accuracy per class</h2><p>{note}A mean can hide a class whose accuracy collapses. Darker cells lose more points '
-        f"compared with the dense network.</p>{table('Top-1 per class (%)', top1)}<p></p>"
-        f"{table('Agreement with the dense network per class (%)', agreement)}</section>"
-    )
+def _at_middle_targets(groups: Sequence[ResultGroup]) -> list[ResultGroup]:
+    """Return the groups at the middle target of their axis, for sections that have room for one target."""
+    axes = {g.first["axis"] for g in groups}
+    targets = {
+        axis: middle_target(list({g.first["target"] for g in groups if g.first["axis"] == axis})) for axis in axes
+    }
+    return [g for g in groups if g.first["target"] == targets[g.first["axis"]]]
 
 
 def _class_mean(groups: Sequence[ResultGroup], name: str, index: int) -> float:
@@ -384,45 +231,59 @@ def _worst(groups: Sequence[ResultGroup], count: int) -> list[int]:
     return sorted(sorted(range(count), key=loss.__getitem__)[:CLASSES_SHOWN])
 
 
-def _class_row(name: str, values: Sequence[float], reference: Sequence[float] | None) -> str:
-    cells = []
-    for i, value in enumerate(values):
-        lost = max(0.0, reference[i] - value) if reference else 0.0
-        shade = min(0.55, lost / 40)
-        style = f' style="background:rgba(213,94,0,{shade:.2f})"' if shade > 0.004 else ""
-        cells.append(f"<td{style}>{value:.1f}</td>")
-    return f"<tr>{_row_header(name)}{''.join(cells)}</tr>"
+def _class_row(name: str, values: Sequence[float], reference: Sequence[float] | None = None) -> dict[str, Any]:
+    """Return a row of a per-class table; the more points a cell loses compared with the reference (default: 100), the darker it is."""
+    lost = [max(0.0, (100.0 if reference is None else reference[i]) - value) for i, value in enumerate(values)]
+    return {
+        "name": name,
+        "cells": [(f"{v:.1f}", round(min(0.55, one / 40), 2)) for v, one in zip(values, lost, strict=True)],
+    }
+
+
+# ------------------------------------------------------------------------------------------------------------------ images
+
+
+def _changed(result_set: ResultSet, groups: Sequence[ResultGroup]) -> list[dict[str, Any]]:
+    """Return the images whose prediction changed, by method, for the first seed at the middle target; none for older results."""
+    shown = [g for g in _at_middle_targets(groups) if g.first.get("changed")]
+    cards = min(SHOWN, IMAGE_BYTES // (TYPICAL_IMAGE * max(1, len(shown))))
+    found = []
+    left = IMAGE_BYTES
+    for g in shown:
+        result, changed = g.first, g.first["changed"]
+        images = read_sheet(result_set.out / result["folder"] / SHEET, changed, cards)
+        images = images if sum(map(len, images)) <= left else []
+        left -= sum(map(len, images))
+        entry = {"name": f"{g.label}, {format_target(g)}", "seed": result["seed"], "cards": _cards(result, images)}
+        found.append({**entry, **{name: changed[name] for name in ("count", "lost", "gained")}})
+    return found
+
+
+def _cards(result: Mapping[str, Any], images: Sequence[str]) -> list[dict[str, Any]]:
+    """Return the image, its classes and its position in the test set, for each image."""
+    changed, classes = result["changed"], result["classes"]
+    numbers = zip(*(changed[name] for name in ("index", "label", "dense", "predicted")), strict=True)
+    cards = []
+    for image, (index, label, dense, predicted) in zip(images, numbers, strict=False):
+        verdict = "now wrong" if dense == label else "now right" if predicted == label else "wrong in both"
+        names = {"label": str(classes[label]), "dense": str(classes[dense]), "predicted": str(classes[predicted])}
+        cards.append({"image": image, "index": index, "verdict": verdict, **names})
+    return cards
 
 
 # ----------------------------------------------------------------------------------------------------------- reproduction
 
 
-def _methods(result_set: ResultSet) -> str:
-    items = "".join(f"<li>{escape(line)}.</li>" for line in method_notes(result_set))
-    return f'<section id="methods"><h2>Notes on the methods</h2><ul>{items}</ul></section>'
-
-
-def _reproduction(result_set: ResultSet) -> str:
+def _reproduction(result_set: ResultSet) -> dict[str, Any]:
     first: dict[str, Any] = result_set.results[0]
     environment = first["config"]["environment"]
-    versions = ", ".join(f"{name} {version}" for name, version in environment["versions"].items())
     recipe = first["config"]["options"]["finetune"]
     unused = ("step_size", "gamma", "milestones") if recipe.get("schedule") == "cosine" else ()
     shown = ", ".join(f"{k} {v}" for k, v in recipe.items() if v not in (False, [], None) and k not in unused)
-    tuning = f"Fine-tuning options: {shown}." if recipe["epochs"] else "No network was fine-tuned."
-    last_steps = [r for r in result_set.results if not (r["chain"] and r["step"] < len(r["chain"]))]
-    lines = "".join(
-        f"<tr>{_row_header(result['folder'])}<td>{result['seed']}</td><td>{escape(str(result['commit']))}</td>"
-        f'<td>{result["seconds"]:.0f}</td><td class="command"><code>{escape(result["command"])} --out DIR</code></td></tr>'
-        for result in last_steps
-    )
-    return (
-        '<section id="reproduce"><h2>Reproduce a result</h2>'
-        f"<p>Python {escape(environment['python'])}, {escape(versions)}; {escape(environment['device'])}, {count_threads(first)}; "
-        f"data fingerprint <code>{escape(str(first['config']['data_fingerprint']))}</code>. On the same machine with the same number of threads, "
-        "the results are bit-identical.</p>"
-        f"<p>{escape(tuning)}</p>"
-        f"<details><summary>{len(last_steps)} results: command, seed, commit, seconds</summary>"
-        '<div class="scroll" tabindex="0" role="region" aria-label="Commands"><table><thead><tr><th scope="col" class="left">folder</th><th scope="col">seed</th>'
-        f'<th scope="col">commit</th><th scope="col">seconds</th><th scope="col" class="left">command</th></tr></thead><tbody>{lines}</tbody></table></div></details></section>'
-    )
+    return {
+        "environment": environment,
+        "threads": count_threads(first),
+        "fingerprint": first["config"]["data_fingerprint"],
+        "tuning": f"Fine-tuning options: {shown}." if recipe["epochs"] else "No network was fine-tuned.",
+        "results": [r for r in result_set.results if not (r["chain"] and r["step"] < len(r["chain"]))],
+    }

@@ -85,11 +85,23 @@ RESULT = {  # metrics.json of a result
     "baseline": DENSE,
     "after_cut": {"top1": PERCENT, "agreement": PERCENT},
     "compressed": NETWORK,
+    "test_images": OptionalEntry(whole(1, 10**12)),  # missing in results of older versions
+}
+CLASS = whole(0, 10**6)
+CHANGED = {
+    "count": COUNT,
+    "lost": COUNT,
+    "gained": COUNT,
+    "index": [COUNT],
+    "label": [CLASS],
+    "dense": [CLASS],
+    "predicted": [CLASS],
 }
 REPORTED = {  # what only report.html shows
     "classes": [plain],
     "per_class": {"top1": [PERCENT], "dense_top1": [PERCENT], "agreement": [PERCENT]},
     "widths": {ANY: width},
+    "changed": OptionalEntry(CHANGED),
 }
 CONFIG_OF_RESULT = {  # config.json of a result
     "options": {

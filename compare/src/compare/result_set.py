@@ -4,6 +4,7 @@ import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
+from math import sqrt
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ ReadMetric = Callable[[ResultRecord], float | None]
 UNREACHABLE = "unreachable.json"  # the target and the reason, in the folder of a result whose target cannot be reached
 NOT_RUN, NOT_DEFAULT, UNREACHED = "not run", "not run by default", "no target reached"
 EXTENDED = "_extended"  # suffix of the name of a paper's extended variant
+SHOWN = 24  # the largest number of images with changed predictions that a result keeps
 LONGEST_NAME = 120  # letters in a report
 UNREACHABLE_NAMES = (UNREACHABLE, "refused.json")  # the second: in folders of older versions
 
@@ -49,6 +51,18 @@ METRIC_READERS: dict[str, ReadMetric] = {
 }
 
 
+ACCURACIES = ("dense_top1", "pruned_top1", "pruned_agreement", "top1", "agreement")  # percentages of the test images
+
+
+def binomial_error(percent: float, count: int) -> float:
+    """Return the standard error of a percentage of ``count`` images, in points.
+
+    One hit and one miss are added to the images, so that the error is not 0 at 0 or 100 %.
+    """
+    p = (percent / 100 * count + 1) / (count + 2)
+    return 100 * sqrt(p * (1 - p) / count)
+
+
 def _relative_latency(result: ResultRecord, batch: str) -> float | None:
     """Return the latency as a fraction of the dense network's, timed alternately; None if it was not measured."""
     now, dense = (result[side].get("latency_ms", {}).get(batch) for side in ("compressed", "baseline"))
@@ -65,6 +79,7 @@ class ResultSet:
         baselines: Metrics of the dense networks.
         unreachable: Targets that could not be reached, each with its ``folder`` and ``reason``.
         absent: {method without any result: reason}.
+        incomplete: Sentence on results that were asked for and are missing; empty if none is known to be.
     """
 
     out: Path
@@ -72,6 +87,7 @@ class ResultSet:
     baselines: list[ResultRecord]
     unreachable: list[ResultRecord]
     absent: Mapping[str, str] = field(default_factory=dict)
+    incomplete: str = ""
 
 
 @dataclass(frozen=True)
@@ -122,6 +138,29 @@ class ResultGroup:
         """Sample standard deviation over the seeds; None for a single seed."""
         values = self.values(metric)
         return statistics.stdev(values) if len(values) > 1 else None
+
+    @property
+    def test_images(self) -> int | None:
+        """Number of test images; None if it is not recorded (results of older versions)."""
+        counts = {result.get("test_images") for result in self.results}
+        return counts.pop() if len(counts) == 1 else None
+
+    def noise(self, metric: str) -> float | None:
+        """Standard deviation over the seeds; for a single seed, the standard error of the test set. None if unknown."""
+        values, count = self.values(metric), self.test_images
+        if len(values) == 1 and metric in ACCURACIES and count:
+            return binomial_error(values[0], count)
+        return self.std(metric)
+
+    def mean_difference(self, metric: str) -> float:
+        """Mean difference of an accuracy from that of the dense network of the same seed, in points."""
+        read, dense = METRIC_READERS[metric], METRIC_READERS["dense_top1"]
+        return statistics.mean(float(read(result) or 0) - float(dense(result) or 0) for result in self.results)
+
+    def fraction_kept(self, size: str) -> float | None:
+        """Mean fraction that is kept of the dense network's MACs, parameters or bytes; None if the latter has none."""
+        pairs = [(result["compressed"][size], result["baseline"][size]) for result in self.results]
+        return statistics.mean(small / dense for small, dense in pairs) if all(dense for _, dense in pairs) else None
 
 
 def read_results(out: Path) -> ResultSet:
@@ -193,12 +232,21 @@ def check_reported(result_set: ResultSet) -> None:
         folder = result_set.out / result["folder"]
         check_form(folder / METRICS, result, REPORTED)
         check_form(folder / CONFIG, result["config"], CONFIG_OF_RESULT)
-        classes = len(result_set.results[0]["classes"])
+        changed, classes = result.get("changed"), len(result_set.results[0]["classes"])
         counts = [len(result["classes"]), *map(len, result["per_class"].values())]
         if counts != [classes] * len(counts):
             raise damaged(
                 folder / METRICS, f"{counts} classes and values per class, not {classes} as in the first result"
             )
+
+        if changed and not _is_consistent(changed, classes):
+            raise damaged(folder / METRICS, f"'changed' is not lists of equal length, of classes below {classes}")
+
+
+def _is_consistent(changed: Mapping[str, Any], classes: int) -> bool:
+    lists = [changed[name] for name in ("label", "dense", "predicted")]
+    fits = all(len(one) == len(changed["index"]) <= SHOWN for one in lists)
+    return fits and all(number < classes for one in lists for number in one)
 
 
 def check_variants(out: Path) -> None:
@@ -292,11 +340,6 @@ def method_key(result: ResultRecord) -> tuple:
     """Sort key of a method: papers before reference methods; a paper's method, and directly below it its extended variant."""
     name, variant = result["method"], result["variant"]
     return (variant == "reference", name.removesuffix(EXTENDED), variant != "paper", result["label"], name)
-
-
-def method_order(groups: Sequence[ResultGroup]) -> list[str]:
-    """Return the distinct labels in the order of :func:`method_key`."""
-    return list(dict.fromkeys(g.label for g in sorted(groups, key=lambda g: method_key(g.first))))
 
 
 def csv_rows(result_set: ResultSet) -> list[dict[str, Any]]:

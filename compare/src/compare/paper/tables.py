@@ -11,13 +11,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from common.atomic import write_json
+from common.atomic import write_json, write_text
 from common.errors import UserError
 from common.markdown import markdown_table
 from common.reporting.results import tables_command
 from common.runs import read_json
+from compare.charts import figure_svg
 from compare.findings import findings, pluralize
-from compare.paper.plots import draw_comparison
 from compare.result_set import (
     ResultGroup,
     ResultSet,
@@ -27,15 +27,22 @@ from compare.result_set import (
     single_method_groups,
 )
 from compare.settings import PACKAGE, finetune_defaults
-from compare.significance import compare_groups
-from compare.text_report import ABSENT, absent_lines, comparison_table, method_notes, table_notes
+from compare.significance import compare_over_seeds
+from compare.text_report import ABSENT, absent_lines, comparison_table, method_notes, seeds_note, table_notes
+from compare.values import DENSE, dense_top1, top1_cell
 
 HOME = Path(__file__).resolve().parents[3]  # the package's folder in a checkout
 RESULTS, README = HOME / "results", HOME / "README.md"
-DROPPED = ("per_class", "widths", "classes", "label_so_far", "config")
+DROPPED = ("per_class", "widths", "classes", "changed", "label_so_far", "config")
 PLOTTED = ("digits", "resnet20")
 COMPARISONS = ("digits", "resnet56", "resnet56-tuned", "resnet20")
 NONE = "Not run yet."
+TEST_IMAGES = {  # {data fingerprint: number of images} of results that do not record it
+    "57e4e77651d07bc7": 500,  # digits
+    "526df3030132384c": 10_000,  # CIFAR-10
+    "e93f168762a90928": 259,  # 20 % of the training images of digits
+    "71ed2c333af446ae": 5_000,  # 10 % of the training images of CIFAR-10
+}
 BYTES = "targets bytes"  # reason for absence from a table of MACs targets
 
 
@@ -106,7 +113,9 @@ def read_result_file(name: str, results: Path = RESULTS) -> ResultSet | None:
     record = read_json(file)
     add_chain_labels(record["rows"])
     config = {"environment": record["environment"], "options": {"finetune": record["finetune"]}}
-    rows = [{**row, "config": config} for row in record["rows"]]
+    count = TEST_IMAGES.get(record.get("data_fingerprint"))
+    images = {} if count is None else {"test_images": count}
+    rows = [{**images, **row, "config": config} for row in record["rows"]]
     result_set = ResultSet(results, rows, record["baselines"], record.get("unreachable", []))
     return replace(result_set, absent=absent_methods(result_set, dict.fromkeys(workspace_methods(), True)))
 
@@ -126,7 +135,7 @@ def result_table(name: str) -> str:
         return NONE
     environment = read_json(RESULTS / f"{name}.json")["environment"]
     notes = [line[0].upper() + line[1:] for line in table_notes(result_set).splitlines()]
-    lines = "\n".join(f"- {line}" for line in [*findings(result_set), *notes])
+    lines = "\n".join(f"- {line}" for line in [seeds_note(result_set), *findings(result_set), *notes])
     threads = pluralize(environment["threads"], "thread")
     minutes = sum(result.get("cpu_seconds", 0.0) for result in result_set.results) / 60
     time = f"{minutes:.1f} minutes of CPU time, {threads} per process, on {environment['device']}"
@@ -140,7 +149,7 @@ def short_table(name: str) -> str:
         return NONE
     macs = [g for g in single_method_groups(result_set) if g.first["axis"] == "macs"]
     targets = sorted({g.first["target"] for g in macs}, reverse=True)
-    rows = []
+    rows = [[DENSE, *([dense_top1(result_set)] * len(targets))]]
     for label in dict.fromkeys(g.label for g in macs):
         found = {g.first["target"]: g for g in macs if g.label == label}
         rows.append([label, *(_before_and_after(found[t]) if t in found else "" for t in targets)])
@@ -158,11 +167,9 @@ def notes_list() -> str:
 
 
 def _before_and_after(group: ResultGroup) -> str:
-    before = f"{group.mean('pruned_top1'):.1f}"
     if not group.first["finetune_epochs"]:
-        return before
-    std = group.std("top1")
-    return f"{before} → {group.mean('top1'):.2f}" + (f" ± {std:.2f}" if std is not None else "")
+        return str(top1_cell(group, digits=1))
+    return f"{group.mean('pruned_top1'):.1f} → {top1_cell(group)}"
 
 
 def learning_rate_top1() -> dict[float, dict[str, float]]:
@@ -183,7 +190,10 @@ def learning_rate_table() -> str:
     rates = list(found)
     means = {rate: found[rate].pop("mean") for rate in rates}
     best = max(means, key=means.__getitem__)
-    rows = [[label, *(f"{found[rate][label]:.2f}" for rate in rates)] for label in found[rates[0]]]
+    results = {rate: one for rate in rates if (one := read_result_file(f"rate-{rate:g}"))}
+    groups = {rate: {g.label: g for g in single_method_groups(one)} for rate, one in results.items()}
+    rows: list[list[object]] = [[DENSE, *map(dense_top1, results.values())]]
+    rows += [[label, *(top1_cell(groups[rate][label]) for rate in rates)] for label in found[rates[0]]]
     rows.append(["mean", *(f"**{means[rate]:.2f}**" if rate == best else f"{means[rate]:.2f}" for rate in rates)])
     return markdown_table(["method", *(f"learning rate {rate:g}" for rate in rates)], rows)
 
@@ -200,6 +210,7 @@ def recipe_table() -> str:
         recipe = read_json(file)["finetune"]
         if recipe["epochs"]:
             found.append((groups, recipe))
+            dense = dense_top1(result_set) if result_set else ""  # the same network in all files
     if not found:
         return NONE
     labels = list(found[0][0])
@@ -215,7 +226,8 @@ def recipe_table() -> str:
         *labels,
     ]
     default = next((groups for groups, recipe in found if _is_default(recipe)), {})
-    rows = [
+    rows: list[list[object]] = [[DENSE, *[""] * 6, *([dense] * len(labels))]]
+    rows += [
         [*_recipe_cells(recipe), *(_mean_and_error(groups[name], default.get(name)) for name in labels)]
         for groups, recipe in found
     ]
@@ -240,8 +252,8 @@ def _recipe_cells(recipe: Mapping[str, Any]) -> list[object]:
 def _mean_and_error(group: ResultGroup, default: ResultGroup | None) -> str:
     std = group.std("top1")
     error = f" ± {std / len(group.results) ** 0.5:.2f}" if std is not None else ""
-    mark = " *" if default and compare_groups(group, default, "top1") in ("higher", "lower") else ""
-    return f"{group.mean('top1'):.2f}{error}{mark}"
+    mark = " *" if default and compare_over_seeds(group, default, "top1") in ("higher", "lower") else ""
+    return f"{group.mean('top1'):.2f}{error} ({top1_cell(group).relative}){mark}"
 
 
 def sweep_table() -> str:
@@ -289,7 +301,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 def draw_plots() -> list[Path]:
     """Draw the READMEs' plots."""
     found = {name: read_result_file(name) for name in PLOTTED}
-    return [draw_comparison(one, RESULTS / f"{name}.png") for name, one in found.items() if one]
+    files = {RESULTS / f"{name}.svg": figure_svg(one) for name, one in found.items() if one}
+    for file, text in files.items():
+        write_text(file, text)
+    return list(files)
 
 
 if __name__ == "__main__":

@@ -74,7 +74,8 @@ def curve_table() -> str:
     if not records:
         return "No results yet: run `python benchmarks/resnet56_curve.py`."
     targets = sorted({record["target"] for record in records}, reverse=True)
-    rows = []
+    dense = next(record["dense_top1"] for record in records if "dense_top1" in record)
+    rows = [["dense network", *([f"{dense:.2f} / 100.00"] * len(targets))]]
     for method, name in NAMES.items():
         found = {record["target"]: record for record in records if record["method"] == method}
         if found:
@@ -111,7 +112,7 @@ def choices_table() -> str:
     if not records:
         return "No results yet: run `python benchmarks/resnet56_choices.py`."
     targets = sorted({record["target"] for record in records}, reverse=True)
-    rows = []
+    rows = [["dense network", *(["100.00 / 0.000"] * len(targets))]]
     for name, (title, _) in CHOICES.items():
         found = {record["target"]: record for record in records if record["row"] == name}
         if found:
@@ -233,9 +234,10 @@ def ratios_table() -> str:
     files = sorted(RESULTS.glob("ratios-*.json"))
     if not files:
         return "No results yet: run `python -m model_preserving_id.paper.experiments.ratios`."
-    points = [point for file in files for point in read_json(file)["points"]]
+    records = [read_json(file) for file in files]
+    points = [point for record in records for point in record["points"]]
     ratios = sorted({p["ratio"] for p in points}, reverse=True)
-    rows = []
+    rows = [["dense network", *([f"{records[0]['dense_top1']:.2f} / 100.00"] * len(ratios))]]
     for method in [method for method in RATIO_LABELS if any(p["method"] == method for p in points)]:
         found = {p["ratio"]: p for p in points if p["method"] == method}
         cells = [
