@@ -24,7 +24,8 @@ from common.target import Target
 from compare import command, comparison_jobs, job_runner
 from compare.comparison_jobs import Comparison, ComparisonJob
 from compare.dense import import_dense, train_dense
-from compare.result_set import UNREACHABLE, read_results, single_method_groups
+from compare.plan import UNREACHABLE
+from compare.result_set import read_results, single_method_groups
 from compare.settings import Compare, main
 
 CPU = torch.device("cpu")
@@ -308,7 +309,7 @@ FOUR = {  # a paper's two variants and two reference methods
 )
 def test_methods_run_by_default_all_and_by_name(monkeypatch, argv, names):
     monkeypatch.setattr(command, "installed_methods", lambda: FOUR)
-    _, jobs = command._plan(parse(Compare, ["--target-macs", "0.5", "--target-bytes", "--seeds", "0", *argv]))
+    jobs = command._plan(parse(Compare, ["--target-macs", "0.5", "--target-bytes", "--seeds", "0", *argv])).jobs
     assert ["+".join(job.methods) for job in jobs] == names
 
 
@@ -431,6 +432,9 @@ def run_processes_sequentially(monkeypatch):
     """Run the worker processes sequentially, in this process."""
 
     class Sequential:
+        def __init__(self, setup):
+            pass
+
         def __enter__(self):
             self.jobs = []
             return self
@@ -528,7 +532,7 @@ def test_holdout_is_measured_and_not_trained_on(tmp_path, monkeypatch):
     seen = []
     real = command.dense_networks
     monkeypatch.setattr(
-        command, "dense_networks", lambda args, data, device: (seen.append(data), real(args, data, device))[1]
+        command, "dense_networks", lambda args, data, *more: (seen.append(data), real(args, data, *more))[1]
     )
     assert run(tmp_path / "held", *argv, "--holdout", "0.25") == 0
     (held,), full = seen, bundle()

@@ -130,3 +130,18 @@ def test_readme_of_common_runs_as_printed(tmp_path: Path, monkeypatch) -> None:
     assert {path.name for path in tmp_path.iterdir()} == {
         *("smaller.safetensors", "smaller.safetensors.json", "smaller.pt2"),
     }
+
+
+def test_lines_say_what_is_done_and_without_log_nothing_is_printed(capsys: pytest.CaptureFixture) -> None:
+    lines: list[str] = []
+    compress(network(), (IMAGES, LABELS), "l1_norm", target_macs=0.5, train=1, latency=False, log=lines.append)
+    plan = "Network: L1 norm, to 50 % of the MACs; the pruned network is fine-tuned for 1 epoch; about "
+    assert lines[0].startswith(plan) and lines[0].endswith(" s, and the measuring")
+    assert lines[1].startswith("dense network: top-1 ") and " MACs, " in lines[1] and lines[1].endswith(" bytes")
+    assert lines[2:] == [f"L1 norm, 50 % of the MACs: {phase}" for phase in ("prune", "fine-tune", "measure")]
+    lines.clear()
+    compress(network(), IMAGES, "l1_norm", target_macs=0.5, latency=False, log=lines.append)
+    assert lines[0] == "Network: L1 norm, to 50 % of the MACs; nothing is trained"
+    assert lines[1].startswith("dense network: ") and "top-1" not in lines[1], "the labels are its own predictions"
+    compress(network(), IMAGES, "l1_norm", target_macs=0.5, latency=False)
+    assert capsys.readouterr() == ("", "")

@@ -296,7 +296,7 @@ def test_method_note_names_weights_trained_from_scratch(results):
 
 
 def test_incomplete_comparison_is_named_at_top_of_page(results, html):
-    some = replace(results, incomplete="2 of 8 results are missing; failed: random-macs0.5 <seed 0>")
+    some = replace(results, missing="2 of 8 results are missing; failed: random-macs0.5 <seed 0>")
     shown = page.html_report(some)
     notice = "<strong>This comparison is incomplete.</strong> 2 of 8 results are missing; failed: random-macs0.5 &lt;seed 0&gt;"
     assert notice in shown and shown.index(notice) < shown.index("<nav") and "incomplete" not in without_scripts(html)

@@ -92,8 +92,8 @@ def run(body: Callable[[Sequence[str] | None], None], argv: Sequence[str] | None
     except UserError as error:
         return _print_error(str(error))
     except OSError as error:
-        if isinstance(error, BrokenPipeError) and _is_output_closed():
-            return BROKEN_PIPE
+        if isinstance(error, BrokenPipeError) and is_output_closed():
+            return _discard_output()
         return _print_error(describe_os_error(error))
     except MemoryError:
         return _print_error(OUT_OF_MEMORY)
@@ -101,12 +101,12 @@ def run(body: Callable[[Sequence[str] | None], None], argv: Sequence[str] | None
         if not any(text in str(error) for text in TORCH_OUT_OF_MEMORY):
             raise
         return _print_error(OUT_OF_MEMORY)
-    except Stopped as stopped:
-        print(f"{stopped or 'stopped'}; the same command resumes", file=sys.stderr)
-        return STOPPED
-    except KeyboardInterrupt:
-        print("interrupted; the same command resumes", file=sys.stderr)
-        return INTERRUPTED
+    except KeyboardInterrupt as stopped:
+        if is_output_closed():  # noticed by the thread that shows the progress, here or in a process of a pool
+            return _discard_output()
+        known = isinstance(stopped, Stopped)
+        print(f"{str(stopped) or ('stopped' if known else 'interrupted')}; the same command resumes", file=sys.stderr)
+        return STOPPED if known else INTERRUPTED
     return 0
 
 
@@ -156,17 +156,20 @@ def describe_os_error(error: OSError) -> str:
     return f"{error.strerror or error}{where}"
 
 
-def _is_output_closed() -> bool:
-    """Return whether the reader of standard output has closed it; if so, discard what is left to write."""
+def is_output_closed() -> bool:
+    """Return whether the reader of standard output has closed it."""
     try:
         output, poll = sys.stdout.fileno(), select.poll()
     except (OSError, ValueError):  # not a file
         return False
     poll.register(output, 0)
-    if not any(events & select.POLLERR for _, events in poll.poll(0)):
-        return False
-    os.dup2(os.open(os.devnull, os.O_WRONLY), output)  # Python flushes at exit
-    return True
+    return any(events & select.POLLERR for _, events in poll.poll(0))
+
+
+def _discard_output() -> int:
+    """Discard what is left to write, since Python flushes at exit, and return the exit status."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return BROKEN_PIPE
 
 
 def command_line(prog: str, argv: Sequence[str] | None) -> str:

@@ -23,15 +23,18 @@ from common.device import choose_device
 from common.errors import UserError
 from common.formats import load_network
 from common.layers import weight_of
+from common.log import Log
 from common.markdown import markdown_table
 from common.measure import evaluate
 from common.methods import Method, installed_methods
 from common.pipeline import FineTuning
 from common.pipeline import compress as run_pipeline
+from common.progress import activity, format_duration, note
 from common.runs import open_stage, read_json
 from common.target import Axis, Target
 from common.trained_model import Limits, TrainedModel, check_trained_model, count_outputs
-from common.training import TrainOptions
+from common.training import Hooks, TrainOptions, mean_loss
+from common.training.step_time import measure_speed
 from common.wrapped import plain_network
 
 PACKAGE = "common"
@@ -155,6 +158,7 @@ def compress(
     device: str = "auto",
     seed: int = 0,
     latency: bool = True,
+    log: Log | None = None,
 ) -> tuple[nn.Module, CompressionReport]:
     """Return a smaller network and a report on it. The given network is not changed, and nothing is trained without ``train``.
 
@@ -179,6 +183,8 @@ def compress(
         device: "auto", "cpu", "cuda" or "cuda:N".
         seed: Random seed.
         latency: Whether to measure latency.
+        log: Function that prints a line, such as ``print``, of what is going to be done, about how long it takes, the dense
+            network, and each phase; on a terminal, ``print`` also shows a bar. Default: nothing is printed.
 
     Raises:
         UserError: If an argument is invalid, the method needs labels that are not given, or the target cannot be reached.
@@ -212,16 +218,21 @@ def compress(
         "training": recipe.identity() if recipe.epochs else None,
     }
     stage = open_stage(
-        folder, PACKAGE, described, device=place, fingerprint=bundle.fingerprint, seed=seed, log=_quiet, recipe=recipe
+        folder, PACKAGE, described, device=place, fingerprint=bundle.fingerprint, seed=seed, log=note, recipe=recipe
     )
     tuning = FineTuning(recipe, log_test=labeled and classifier, loss=loss)
-    metrics = run_pipeline(chosen, start, target, stage, tuning, latency=latency)
+    aim = f"{100 * target.fraction:g} % of the {'MACs' if target.axis == 'macs' else 'bytes'}"
+    with activity(f"{chosen.label}, {aim}", log) as doing:
+        if log is not None and not stage.finished:
+            for line in _plan(chosen, start, aim, tuning, labeled):
+                doing.print(line)
+        metrics = run_pipeline(chosen, start, target, stage, tuning, latency=latency)
     file = folder / metrics["file"]
     network = load_network(file, start.factory)
     report = CompressionReport(
         chosen.label,
         chosen.note,
-        f"{100 * target.fraction:g} % of the {'MACs' if target.axis == 'macs' else 'bytes'}",
+        aim,
         {name: metrics[name] for name in ("baseline", "compressed")},
         _widths(start.model, network),
         getattr(start.all_groups, "excluded", {}),
@@ -237,8 +248,21 @@ def compress(
     return network, report
 
 
-def _quiet(text: str) -> None:
-    """Ignore a line of a method's log."""
+def _plan(method: Method, start: TrainedModel, aim: str, tuning: FineTuning, labeled: bool) -> list[str]:
+    """Return what is going to be done, about how long it takes by a measured training step, and the dense network."""
+    recipe, images = tuning.recipe, len(start.data.train)
+    epochs = 0 if method.axis == "bytes" else recipe.epochs
+    trained = [f"{method.label} trains with labels"] * method.trains
+    trained += [f"the pruned network is fine-tuned for {epochs} epoch{'s' * (epochs > 1)}"] * bool(epochs)
+    line = f"{start.name}: {method.label}, to {aim}; {' and '.join(trained) or 'nothing is trained'}"
+    if start.classifier or tuning.loss is not None:
+        hooks = Hooks() if tuning.loss is None else Hooks(loss=mean_loss(tuning.loss))
+        speed = measure_speed(start.copy(), start.data.train, recipe, start.device, start.workers, hooks)
+        examples = epochs * images + method.examples(recipe, images, speed.layers)
+        line += f"; about {format_duration(examples * speed.second_per_example)}, and the measuring" if examples else ""
+    dense = start.metrics()
+    quality = f"top-1 {dense['top1']:.2f} %, " if labeled and "top1" in dense else ""
+    return [line, f"dense network: {quality}{dense['macs']:,} MACs, {dense['bytes']:,} bytes"]
 
 
 def _find_method(name: str) -> Method:

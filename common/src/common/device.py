@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from common.errors import UserError
 
 if TYPE_CHECKING:
     import torch
+
+THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")  # of the environment, with which a user sets torch's number
+CONTROL_GROUP = Path("/sys/fs/cgroup")
+LOOK = 0.25  # seconds during which the idle time of the cores is counted
 
 
 def choose_device(name: str = "auto") -> torch.device:
@@ -66,10 +73,63 @@ def exact_float32() -> Iterator[None]:
             place.fp32_precision = precision
 
 
-def set_threads(threads: int | None) -> int:
-    """Set the number of CPU threads of torch, unless it is None, and return the current number."""
+def free_cores() -> tuple[int, str]:
+    """Return the number of cores that this process may use and others leave free, at least 1, and how it was found.
+
+    The limits are torch's own number (which ``OMP_NUM_THREADS`` sets: it is then used as it is), the cores of this process's
+    affinity, and the CPU quota of its control group.
+    """
     import torch
 
+    for name in THREAD_VARIABLES:
+        if os.environ.get(name):
+            return torch.get_num_threads(), name
+    limits = {f"{torch.get_num_threads()} cores": float(torch.get_num_threads())}
+    if hasattr(os, "sched_getaffinity"):
+        limits["those of the affinity"] = float(len(os.sched_getaffinity(0)))
+    quota = cpu_quota(CONTROL_GROUP)
+    if quota is not None:
+        limits[f"a quota of {quota:g}"] = quota
+    about = min(limits, key=limits.__getitem__)
+    idle = _idle_cores()
+    return max(1, min(math.ceil(limits[about]), round(idle))), f"of {about}, {idle:.1f} are idle"
+
+
+def cpu_quota(group: Path) -> float | None:
+    """Return the number of cores that a control group (versions 2 and 1) allows; None without a limit."""
+    with suppress(OSError, ValueError, IndexError):
+        limit, period = (group / "cpu.max").read_text().split()
+        return None if limit == "max" else int(limit) / int(period)
+    with suppress(OSError, ValueError):
+        limit, period = ((group / "cpu" / f"cpu.cfs_{name}_us").read_text() for name in ("quota", "period"))
+        return int(limit) / int(period) if int(limit) > 0 else None
+    return None
+
+
+def _idle_cores() -> float:
+    """Return how many cores other processes leave idle, for a moment; by the load average if the system has no counters."""
+    cores = os.cpu_count() or 1
+    try:
+        before, own = _idle_ticks(), time.process_time()
+        time.sleep(LOOK)
+        idle = (_idle_ticks() - before) / os.sysconf("SC_CLK_TCK") / LOOK
+        return min(float(cores), idle + (time.process_time() - own) / LOOK)
+    except (OSError, ValueError, IndexError):
+        return max(0.0, cores - os.getloadavg()[0])
+
+
+def _idle_ticks() -> int:
+    first = Path("/proc/stat").read_text().splitlines()[0].split()
+    return int(first[4]) + int(first[5])  # idle, and waiting for a disk
+
+
+def set_threads(threads: int | None) -> int:
+    """Set the number of CPU threads of torch and return it. None: its own choice, within the CPU quota, which it does not know."""
+    import torch
+
+    quota = None if threads is not None or any(map(os.environ.get, THREAD_VARIABLES)) else cpu_quota(CONTROL_GROUP)
+    if quota is not None and quota < torch.get_num_threads():
+        torch.set_num_threads(max(1, math.ceil(quota)))
     if threads is not None:
         if threads < 1:
             raise UserError(f"--threads {threads}: must be at least 1")

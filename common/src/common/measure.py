@@ -12,7 +12,6 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from common.cost import count_cost
 from common.data import ImageSet
@@ -20,6 +19,7 @@ from common.device import exact_float32
 from common.layers import to_device
 from common.options import LATENCY_BATCHES, LATENCY_REPEATS
 from common.outputs import class_scores, first_output
+from common.progress import track
 
 BATCH_SIZE, BATCH_SIZE_ON_CUDA = 250, 2000  # of evaluation; the latter for images of up to 32 x 32 pixels
 
@@ -108,7 +108,7 @@ def evaluate(
     batches = images.batches(batch_size, device=device, workers=workers, channels_last=True)
     total = -(-len(images) // batch_size)
     with exact_float32():
-        for batch in tqdm(batches, total=total, desc="evaluate", disable=None, leave=False):
+        for batch in track(batches, "evaluate", total):
             logits = class_scores(model(batch.images)).float()
             ranked = logits.topk(min(5, logits.shape[1]), dim=1).indices
             hits = ranked == batch.labels[:, None]

@@ -17,6 +17,7 @@ from common.checkpoint import save_model
 from common.runs import Stage
 from common.target import Axis, Target
 from common.trained_model import TrainedModel
+from common.training.train_options import TrainOptions
 
 GROUP = "compression_papers.methods"
 
@@ -53,6 +54,12 @@ def save_network(path: Path, network: nn.Module, start: TrainedModel) -> None:
 
 
 Decide = Callable[[TrainedModel, Target | None, Stage], Decision]
+Examples = Callable[[TrainOptions, int, int], float]
+
+
+def no_examples(recipe: TrainOptions, images: int, layers: int) -> float:
+    """Return 0: the method takes hardly any time of its own."""
+    return 0.0
 
 
 @dataclass(frozen=True)
@@ -78,6 +85,9 @@ class Method:
         variant: "paper", "extended" or "reference".
         default: Whether ``compare`` runs the method if no methods are named: one variant of each paper, and the main
             reference methods.
+        examples: Function (fine-tuning recipe, number of training images, number of layers with weights) -> time of the method
+            itself, in the time that a training step of the dense network takes for an example; for an estimate, about right.
+        shares: Whether most of that time is spent only once for all targets of a seed.
     """
 
     label: str
@@ -91,6 +101,8 @@ class Method:
     note: str = ""
     variant: Literal["paper", "extended", "reference"] = "reference"
     default: bool = True
+    examples: Examples = no_examples
+    shares: bool = False
 
 
 def installed_methods() -> dict[str, Method]:

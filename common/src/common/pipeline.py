@@ -24,6 +24,7 @@ from common.formats import load_network
 from common.log import Log, epoch_logger
 from common.measure import Accuracy, OutputQuality, measure_latency
 from common.methods import Decision, Method
+from common.progress import phase
 from common.runs import DECISION, LOG, METRICS, Stage
 from common.target import Target
 from common.tied import check_tied, tied_parameters
@@ -111,28 +112,33 @@ def compress(
     report_chance_level(start.reference or start)
     if target is not None and method.axis == "macs":
         target.require_groups(start.groups, start.all_groups)
-    decision = method.decide(start, target, stage)
-    if training and training.recalibrate and method.axis != "bytes" and not decision.recalibrate:
-        decision = replace(decision, recalibrate=recalibration_images(start, training.recalibrate, stage.seed))
-    if is_main():
-        kept = {name: [int(channel) for channel in channels] for name, channels in decision.kept.items()}
-        write_json(stage.folder / DECISION, {"kept": kept, "report": decision.report})
-    network, checked = apply_decision(start, decision), None if accept_missed else target
-    if checked is not None and checked.axis == "macs":  # before the fine-tuning, which does not change the MACs
-        _check_target(checked, start, decision, {"macs": count_cost(network, start.data.input_shape).macs})
-    tuning = training if training and training.recipe.epochs and method.axis != "bytes" else None
-    pruned = start.metrics(network, start.quality_of(network)) if tuning and is_main() else None
-    rows = train(stage, start, network, tuning) if tuning else []
-    if is_main():
-        if not rows:
-            write_csv(stage.folder / LOG, list(decision.log))
-        file = stage.folder / f"model{method.suffix}"
-        method.save(file, network, start)
-        outcome = _measure_outcome(start, decision, rows, file, pruned, latency)
-        if checked is not None:
-            _check_target(checked, start, decision, outcome.metrics["compressed"], stage.log)
-        stage.finish({**outcome.metrics, **decision.report, "file": file.name, **details(outcome)})
-    barrier()
+    with phase("prune"):
+        decision = method.decide(start, target, stage)
+        if training and training.recalibrate and method.axis != "bytes" and not decision.recalibrate:
+            decision = replace(decision, recalibrate=recalibration_images(start, training.recalibrate, stage.seed))
+        if is_main():
+            kept = {name: [int(channel) for channel in channels] for name, channels in decision.kept.items()}
+            write_json(stage.folder / DECISION, {"kept": kept, "report": decision.report})
+        network, checked = apply_decision(start, decision), None if accept_missed else target
+        if checked is not None and checked.axis == "macs":  # before the fine-tuning, which does not change the MACs
+            _check_target(checked, start, decision, {"macs": count_cost(network, start.data.input_shape).macs})
+        tuning = training if training and training.recipe.epochs and method.axis != "bytes" else None
+        pruned = start.metrics(network, start.quality_of(network)) if tuning and is_main() else None
+    rows = []
+    if tuning:
+        with phase("fine-tune"):
+            rows = train(stage, start, network, tuning)
+    with phase("measure"):
+        if is_main():
+            if not rows:
+                write_csv(stage.folder / LOG, list(decision.log))
+            file = stage.folder / f"model{method.suffix}"
+            method.save(file, network, start)
+            outcome = _measure_outcome(start, decision, rows, file, pruned, latency)
+            if checked is not None:
+                _check_target(checked, start, decision, outcome.metrics["compressed"], stage.log)
+            stage.finish({**outcome.metrics, **decision.report, "file": file.name, **details(outcome)})
+        barrier()
     return stage.metrics()
 
 

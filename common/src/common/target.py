@@ -10,9 +10,8 @@ from itertools import pairwise
 from math import lcm
 from typing import TYPE_CHECKING, Literal, NoReturn, TypeVar
 
-from tqdm import tqdm
-
 from common.errors import UserError
+from common.progress import track
 
 if TYPE_CHECKING:
     from common.channels import ChannelGroup
@@ -126,7 +125,7 @@ class Target:
 
         def best_of(candidates: Iterable[float]) -> float | None:
             new = [value for value in candidates if value not in found]
-            found.update({value: fraction_at(value) for value in tqdm(new, desc="search", disable=None, leave=False)})
+            found.update({value: fraction_at(value) for value in track(new, "search")})
             good = [value for value, fraction in found.items() if self.is_met_by(fraction)]
             return max(good, key=lambda value: (found[value], value)) if good else None
 

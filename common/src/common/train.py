@@ -65,6 +65,7 @@ def train(settings: Train) -> None:
     from common.device import choose_device, set_threads
     from common.distributed import is_main, process_group
     from common.factory import import_factory, model_from_options
+    from common.progress import activity
     from common.runs import open_stage
     from common.trained_model import with_classes_of
 
@@ -90,18 +91,19 @@ def train(settings: Train) -> None:
             force=settings.repeat.force,
         )
         if not run.finished:
-            train_baseline(
-                run,
-                model,
-                data,
-                options,
-                device,
-                seed,
-                settings.data.workers,
-                factory=import_factory(factory, data.num_classes) if factory else None,
-                tensorboard=settings.tensorboard,
-                latency=not settings.no_latency,
-            )
+            with activity(f"{name} on {data.name}", print if is_main() else None):
+                train_baseline(
+                    run,
+                    model,
+                    data,
+                    options,
+                    device,
+                    seed,
+                    settings.data.workers,
+                    factory=import_factory(factory, data.num_classes) if factory else None,
+                    tensorboard=settings.tensorboard,
+                    latency=not settings.no_latency,
+                )
         if is_main():
             measured = run.metrics()["baseline"]
             print(
@@ -124,26 +126,29 @@ def train_baseline(
     """Train on all training images, save the network, evaluate the saved file, and return the run's metrics."""
     from common.checkpoint import save_model
     from common.distributed import barrier, is_main
+    from common.progress import phase
     from common.trained_model import check_compatible, read_trained_model, report_chance_level
     from common.training import fit
 
     check_compatible(model, data, run.folder)
 
-    fit(
-        model,
-        data.train,
-        options,
-        folder=run.folder,
-        test=data.test,
-        device=device,
-        seed=seed,
-        workers=workers,
-        tensorboard=tensorboard,
-    )
+    with phase("train"):
+        fit(
+            model,
+            data.train,
+            options,
+            folder=run.folder,
+            test=data.test,
+            device=device,
+            seed=seed,
+            workers=workers,
+            tensorboard=tensorboard,
+        )
     if is_main():
         save_model(run.model_path, model, normalize=(data.mean, data.std), dataset=data.name, classes=data.classes)
         trained = read_trained_model(run.model_path, data, factory=factory, device=device, workers=workers)
-        found = {"epochs": options.epochs, "baseline": trained.timed_metrics(latency)}
+        with phase("measure"):
+            found = {"epochs": options.epochs, "baseline": trained.timed_metrics(latency)}
         run.finish(found | ({"at_chance": True} if report_chance_level(trained) else {}))
     barrier()
     return run.metrics()

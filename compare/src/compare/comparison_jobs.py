@@ -1,12 +1,17 @@
 """Comparisons as data: the settings that all results share, and one job per result."""
 
+from __future__ import annotations
+
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from common.errors import UserError
-from common.methods import Method
-from common.training import TrainOptions
+from common.training.train_options import TrainOptions
+
+if TYPE_CHECKING:
+    from common.methods import Method
 
 # Training options of the dense network, for each data set; fine-tuning starts from them.
 DIGITS = TrainOptions(epochs=6, batch_size=64, learning_rate=0.1, weight_decay=5e-4, nesterov=True, warmup_epochs=1)

@@ -10,6 +10,7 @@ from common.checkpoint import save_model
 from common.data import DataBundle
 from common.errors import UserError
 from common.models import arguments_for, create_model
+from common.progress import phase
 from common.runs import open_stage
 from common.train import train_baseline
 from common.trained_model import (
@@ -45,10 +46,7 @@ def train_dense(
     )
     if not stage.finished:
         torch.manual_seed(seed)
-        if factory:
-            model = factory()
-        else:
-            model = create_model(arch, num_classes=data.num_classes, **arguments_for(arch, data.input_shape))
+        model = build_dense(arch, data, factory)
         try:
             train_baseline(stage, model, data, recipe, device, seed, workers, factory=factory, latency=latency)
         except DivergedError as error:
@@ -57,6 +55,15 @@ def train_dense(
                 "use a smaller one"
             ) from error
     return read_trained_model(stage.model_path, data, name=arch, factory=factory, device=device, workers=workers)
+
+
+def build_dense(arch: str, data: DataBundle, factory: Factory | None = None) -> nn.Module:
+    """Return an untrained network. arch: registered architecture, unless there is a factory."""
+    return (
+        factory()
+        if factory
+        else create_model(arch, num_classes=data.num_classes, **arguments_for(arch, data.input_shape))
+    )
 
 
 def import_dense(
@@ -95,6 +102,7 @@ def import_dense(
         )
         arch = getattr(model, "architecture", {"arch": name})["arch"]
         trained = read_trained_model(stage.model_path, data, factory=factory, device=device, workers=workers)
-        found = {"arch": arch, "baseline": trained.timed_metrics(latency)}
+        with phase("measure"):
+            found = {"arch": arch, "baseline": trained.timed_metrics(latency)}
         stage.finish(found | ({"at_chance": True} if report_chance_level(trained) else {}))
     return read_trained_model(stage.model_path, data, name=name, factory=factory, device=device, workers=workers)

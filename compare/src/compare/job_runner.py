@@ -14,6 +14,7 @@ from common.errors import UserError
 from common.measure import Accuracy
 from common.methods import Method
 from common.pipeline import FineTuning, Outcome, compress
+from common.progress import note, part
 from common.runs import open_stage
 from common.target import Target
 from common.trained_model import TrainedModel, read_trained_model
@@ -69,7 +70,8 @@ def run_job(job: ComparisonJob, comparison: Comparison, dense: TrainedModel) -> 
         target, relative_target = _step_target(job, number, comparison, dense, start)
         place = folder / f"step{number + 1}-{name}"
         step = ChainStep(name, comparison.methods[name], start, place, target, relative_target, number + 1)
-        metrics = run_step(step, job, comparison, dense)
+        with part(f"step {number + 1} of {len(job.methods)}, {name}"):
+            metrics = run_step(step, job, comparison, dense)
         file = place / metrics["file"]
     return metrics
 
@@ -101,7 +103,7 @@ def run_step(step: ChainStep, job: ComparisonJob, comparison: Comparison, dense:
         fingerprint=dense.data.fingerprint,
         force=comparison.force,
         seed=job.seed,
-        log=_discard,
+        log=note,
         recipe=comparison.recipe,
         shared=shared if step.start is dense else None,
     )
@@ -129,10 +131,6 @@ def run_step(step: ChainStep, job: ComparisonJob, comparison: Comparison, dense:
         accept_missed=True,  # it is marked in the table
         details=details,
     )
-
-
-def _discard(line: str) -> None:
-    """Discard a method's log line; ``compare`` prints one line per result."""
 
 
 def _options(step: ChainStep, job: ComparisonJob, comparison: Comparison, dense: TrainedModel) -> dict[str, Any]:

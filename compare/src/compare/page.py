@@ -77,7 +77,7 @@ def _content(result_set: ResultSet) -> dict[str, Any]:
         else "no fine-tuning after pruning",
         "seeds_note": seeds_note(result_set),
         "relative_note": RELATIVE,
-        "incomplete": result_set.incomplete,
+        "incomplete": result_set.missing,
         "facts": _facts(result_set),
         "findings": findings(result_set),
         "unreachable": result_set.unreachable,

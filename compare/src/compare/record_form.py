@@ -7,6 +7,7 @@ from typing import Any
 
 from common.errors import UserError
 
+REMEDY = "delete its folder and run the comparison again"
 ANY = "*"  # key of a table with any keys, but at least one
 Form = Any  # a function from a value to whether it fits; or a dict, list or OptionalEntry of forms, for a table, list or optional entry
 
@@ -111,17 +112,20 @@ CONFIG_OF_RESULT = {  # config.json of a result
     "data_fingerprint": or_none(text),
 }  # fmt: skip
 UNREACHABLE_TARGET = {"reason": text}
+PLAN = {  # plan.json
+    "jobs": [{"methods": [text], "targets": TARGETS, "seed": whole(0, 2**63), "accept_unreachable": flag}],
+}
 
 
-def check_form(file: Path, record: Mapping[str, Any], form: Form) -> None:
-    """Raise UserError, which names the file and the entry, if a record does not have a form."""
+def check_form(file: Path, record: Mapping[str, Any], form: Form, remedy: str = REMEDY) -> None:
+    """Raise UserError, which names the file, the entry and a remedy, if a record does not have a form."""
     found = _difference(record, form, "")
     if found:
-        raise damaged(file, found)
+        raise damaged(file, found, remedy)
 
 
-def damaged(file: Path, problem: str) -> UserError:
-    return UserError(f"{file}: damaged: {problem}; delete its folder and run the comparison again")
+def damaged(file: Path, problem: str, remedy: str = REMEDY) -> UserError:
+    return UserError(f"{file}: damaged: {problem}; {remedy}")
 
 
 def _difference(value: Any, form: Form, name: str) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 
 from common.errors import UserError, printable
 from common.runs import CONFIG, METRICS, read_record
+from compare.plan import UNREACHABLE_NAMES, planned_missing
 from compare.record_form import (
     BASELINE,
     CONFIG_OF_RESULT,
@@ -23,12 +24,10 @@ from compare.settings import PACKAGE
 
 ResultRecord = dict[str, Any]  # metrics.json, with ``folder``, ``config`` and ``label_so_far``
 ReadMetric = Callable[[ResultRecord], float | None]
-UNREACHABLE = "unreachable.json"  # the target and the reason, in the folder of a result whose target cannot be reached
 NOT_RUN, NOT_DEFAULT, UNREACHED = "not run", "not run by default", "no target reached"
 EXTENDED = "_extended"  # suffix of the name of a paper's extended variant
 SHOWN = 24  # the largest number of images with changed predictions that a result keeps
 LONGEST_NAME = 120  # letters in a report
-UNREACHABLE_NAMES = (UNREACHABLE, "refused.json")  # the second: in folders of older versions
 
 # {column of results.csv: function that reads it from a result}. Latencies are milliseconds per batch.
 METRIC_READERS: dict[str, ReadMetric] = {
@@ -79,7 +78,7 @@ class ResultSet:
         baselines: Metrics of the dense networks.
         unreachable: Targets that could not be reached, each with its ``folder`` and ``reason``.
         absent: {method without any result: reason}.
-        incomplete: Sentence on results that were asked for and are missing; empty if none is known to be.
+        missing: A sentence on results that commands have asked for and that are missing; empty if none is.
     """
 
     out: Path
@@ -87,7 +86,7 @@ class ResultSet:
     baselines: list[ResultRecord]
     unreachable: list[ResultRecord]
     absent: Mapping[str, str] = field(default_factory=dict)
-    incomplete: str = ""
+    missing: str = ""
 
 
 @dataclass(frozen=True)
@@ -184,7 +183,8 @@ def read_results(out: Path) -> ResultSet:
             check_form(file, result, BASELINE)
         (results if "method" in result else baselines).append(result)
     add_chain_labels(results)
-    return ResultSet(out, results, baselines, [_read_unreachable(file, out) for file in _unreachable(out)])
+    unreachable = [_read_unreachable(file, out) for file in _unreachable(out)]
+    return ResultSet(out, results, baselines, unreachable, missing=printable(planned_missing(out)))
 
 
 def _read(file: Path) -> dict[str, Any]:

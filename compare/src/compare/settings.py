@@ -19,6 +19,7 @@ from common.settings import command, option, section, settings
 from common.training.train_options import RANGES, SCHEDULES
 
 PACKAGE = "compare"
+BYTES_TARGETS = (0.1, 0.05, 0.03)
 
 
 @dataclass(frozen=True)
@@ -72,8 +73,12 @@ class ResultOptions:
     target_macs: list[float] = option(
         [0.7, 0.5, 0.3], "fractions of the dense MACs to keep", type=TARGET_MACS, nargs="*"
     )
-    target_bytes: list[float] = option(
-        [0.1, 0.05, 0.03], "fractions of the dense file size to keep", type=TARGET_BYTES, nargs="*"
+    target_bytes: list[float] | None = option(
+        None,
+        f"fractions of the dense file size to keep (default: {' '.join(map(str, BYTES_TARGETS))} on digits, and for methods "
+        "that --methods or --chain names; else none)",
+        type=TARGET_BYTES,
+        nargs="*",
     )
     seeds: list[int] = option([0, 1, 2], "random seeds; one dense network and one result per seed", type=SEED)
     chain: list[str] = option(
@@ -122,7 +127,11 @@ class ExecutionOptions:
 
     out: str = option("runs/compare", "folder for the results and the report")
     device: str = option("auto", "auto, cpu, cuda or cuda:N")
-    threads: int | None = option(None, "number of CPU threads (default: torch's choice)", type=THREADS)
+    threads: int | None = option(
+        None,
+        "number of CPU threads (default: the free cores; a comparison that resumes keeps its number)",
+        type=THREADS,
+    )
     jobs: int | None = option(
         None,
         "number of processes that share the work (default: on a CPU, one per seed if there are enough cores; else 1)",

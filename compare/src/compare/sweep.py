@@ -1,7 +1,7 @@
 """Run a command at several values of one hyperparameter, as an NNI experiment (``python -m compare.sweep``).
 
     python -m compare.sweep --values 0.7 0.5 0.3 --out runs/sweep -- python -m compare --methods l1_norm \
-        --target-macs {value} --target-bytes --seeds 0 --checkpoint dense.safetensors --out {out}
+        --target-macs {value} --seeds 0 --checkpoint dense.safetensors --out {out}
 
 The words after ``--`` are the command of a trial: ``{value}`` is replaced by the hyperparameter's value, ``{out}`` by the
 trial's folder. The metric of a trial is read from the ``metrics.json`` that the command writes below its folder. Trials run on

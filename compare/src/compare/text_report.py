@@ -98,7 +98,8 @@ def _groups(result_set: ResultSet) -> list[ResultGroup]:
 
 def table_notes(result_set: ResultSet) -> str:
     """Return the lines below a table: missed and unreachable targets, and methods without a row, each with the reason."""
-    lines = [AT_CHANCE] * is_at_chance(result_set)
+    lines = [f"This comparison is incomplete: {result_set.missing}"] * bool(result_set.missing)
+    lines += [AT_CHANCE] * is_at_chance(result_set)
     if any(result["missed"] for result in result_set.results):
         lines.append("(!) misses the target F: not in [0.98 F, F]")
     if any("n.s." in format_latency(g, name) for g in _groups(result_set) for name in LATENCIES if g.has(name)):
@@ -106,10 +107,6 @@ def table_notes(result_set: ResultSet) -> str:
     lines += [f"not in the table ({ABSENT}): {line}" for line in absent_lines(result_set)]
     lines += [f"target not reached: {one['folder']}: {one['reason']}" for one in result_set.unreachable]
     return "".join(f"{line}\n" for line in lines)
-
-
-def incomplete_note(result_set: ResultSet) -> str:
-    return f"This comparison is incomplete: {result_set.incomplete}\n\n" if result_set.incomplete else ""
 
 
 def is_at_chance(result_set: ResultSet) -> bool:
@@ -172,7 +169,7 @@ def markdown_report(result_set: ResultSet) -> str:
     return f"""# {first["arch"]} on {first["dataset"]}
 
 {comparison_table(result_set)}
-{incomplete_note(result_set)}{table_notes(result_set)}
+{table_notes(result_set)}
 {seeds_note(result_set)} All seeds are reported, and all values are measured on the network reloaded from disk.
 {RELATIVE}
 Agreement is the fraction of test images on which a network predicts the same class as the dense network.

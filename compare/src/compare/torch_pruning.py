@@ -187,4 +187,5 @@ TORCH_PRUNING = Method(
     decide,
     note=f"uses labels: Taylor importance from the gradients of {GRADIENT_IMAGES} labeled training images; prunes all channel groups, "
     "including residual streams; weights are not re-solved",
+    examples=lambda recipe, images, layers: 8 * GRADIENT_IMAGES,
 )

@@ -15,6 +15,7 @@ from common.pipeline import recalibration_images
 from common.runs import Stage
 from common.target import Target
 from common.trained_model import TrainedModel
+from common.training import TrainOptions
 from decore.policy_options import RECIPE, DecoreOptions, PolicyOptions
 from decore.policy_stage import Policy, run_policy_phase
 from decore.selection import meet_target, select_by_probability
@@ -75,10 +76,9 @@ def paper_options(start: TrainedModel, stage: Stage) -> DecoreOptions:
     """
     assert stage.recipe is not None
     recipe = stage.recipe
-    steps = math.ceil(len(start.data.train) / recipe.batch_size)
     joint = replace(
         recipe,
-        epochs=max(math.ceil(JOINT_EPOCHS * recipe.epochs), math.ceil(JOINT_STEPS / steps)),
+        epochs=joint_epochs(recipe, len(start.data.train)),
         learning_rate=RECIPE.learning_rate,
         weight_decay=RECIPE.weight_decay,
         nesterov=RECIPE.nesterov,
@@ -87,6 +87,12 @@ def paper_options(start: TrainedModel, stage: Stage) -> DecoreOptions:
         compile=False,
     )
     return DecoreOptions(policy_recipe=joint, seed=stage.seed)
+
+
+def joint_epochs(recipe: TrainOptions, images: int) -> int:
+    """Return the epochs of the joint training for a recipe of fine-tuning."""
+    steps = math.ceil(images / recipe.batch_size)
+    return max(math.ceil(JOINT_EPOCHS * recipe.epochs), math.ceil(JOINT_STEPS / steps))
 
 
 def extended_options(start: TrainedModel, stage: Stage) -> DecoreOptions:
@@ -105,6 +111,16 @@ def extended_options(start: TrainedModel, stage: Stage) -> DecoreOptions:
     )
 
 
+def paper_examples(recipe: TrainOptions, images: int, layers: int) -> float:
+    """Return the examples of the joint training."""
+    return joint_epochs(recipe, images) * images
+
+
+def extended_examples(recipe: TrainOptions, images: int, layers: int) -> float:
+    """Return the examples of the short policy phase: a forward pass is a third of a training step."""
+    return EXAMPLES_SEEN / 3
+
+
 PAPER = "Alwani et al. 2022"
 METHOD = Method(
     "DECORE (paper)",
@@ -116,6 +132,8 @@ METHOD = Method(
     f" least {JOINT_STEPS} steps (paper: 260 and 40 epochs)",
     variant="paper",
     default=False,
+    examples=paper_examples,
+    shares=True,
 )
 EXTENDED = Method(
     "DECORE (extended)",
@@ -125,4 +143,6 @@ EXTENDED = Method(
     note="differs from the paper: the agents are trained on the frozen network, with a larger learning rate and a penalty fitted to"
     " its accuracy, channels are removed by the order of their agents' weights, and batch norm is recalibrated",
     variant="extended",
+    examples=extended_examples,
+    shares=True,
 )

@@ -31,6 +31,7 @@ EXCESS = 1.03  # size after pruning, relative to the target; training changes th
 SMALLER = (
     "training after pruning made the file smaller than the target, and removing fewer weights is not possible any more"
 )
+SEARCH = 3000  # time of finding the density, in training steps of an example (ResNet-20)
 AIM = 0.995  # size after trimming, relative to the target
 
 
@@ -117,6 +118,11 @@ def write_dcz(path: Path, network: nn.Module, start: TrainedModel, encoding: Enc
     write_compressed(path, network, encoding or paper_variant(start.arch).size.encoding, start.factory)
 
 
+def examples(recipe: TrainOptions, images: int, layers: int) -> float:
+    """Return the examples of retraining the weights, then the centroids, and about the time of searching the density."""
+    return (recipe.epochs + min(1, recipe.epochs)) * images + SEARCH
+
+
 METHOD = Method(
     "Deep Compression (paper)",
     decide_paper,
@@ -127,6 +133,7 @@ METHOD = Method(
     paper="Han et al. 2016",
     note="adapted to a target size: the thresholds' quality parameter is chosen for it, and a second, small step of pruning meets it",
     variant="paper",
+    examples=examples,
 )
 EXTENDED = replace(
     METHOD,

@@ -12,13 +12,13 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from common.channels import ChannelGroup
 from common.channels.resize import CONVOLUTIONS
 from common.device import exact_float32
 from common.errors import UserError
 from common.models import PadShortcut
+from common.progress import track
 from model_preserving_id.gram import Gram
 
 
@@ -112,7 +112,7 @@ def gather_statistics(
     device = torch.device(device)
     model.to(device)
     with capture_inputs(model, list(by_consumer), add, run_to_end=on_output is not None) as forward:
-        for batch in tqdm(batches, desc="activations", disable=None, leave=False):
+        for batch in track(batches, "activations"):
             outputs = forward(batch.to(device))
             if on_output is not None:
                 assert outputs is not None

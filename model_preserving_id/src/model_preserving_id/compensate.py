@@ -14,11 +14,11 @@ from collections.abc import Iterable
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from common.errors import UserError
 from common.layers import weight_of
 from common.models import PadShortcut
+from common.progress import track
 from common.reconstruction.paired_calls import MEMORY, Calls, calls_by_layer
 from common.reconstruction.refit import can_refit, refit_weight, remaining_inputs
 from model_preserving_id.activations import ConsumerInput, GramStatistics, eval_mode, input_rows
@@ -62,7 +62,7 @@ def compensate(
     images = take_images(inputs, count)
     with eval_mode(folded.unpruned), eval_mode(folded.model):
         by_layer = calls_by_layer(folded.unpruned, folded.model, names, folded.example, images, memory)
-        for consumer, calls in tqdm(by_layer, "compensation", len(names), leave=False, disable=None):
+        for consumer, calls in track(by_layer, "compensation", len(names)):
             module = modules[consumer]
             if compensation == "weights" and can_refit(module):
                 width = weight_of(module).shape[1]

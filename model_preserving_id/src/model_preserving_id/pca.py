@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from common.cost import layer_macs
 from common.errors import UserError
 from common.layers import weight_of
+from common.progress import track
 from model_preserving_id.activations import eval_mode
 from model_preserving_id.gram import Gram
 from model_preserving_id.low_rank import Compressible, LayerRanks, compressible_layers, factorize
@@ -80,7 +80,7 @@ def output_components(model: nn.Module, inputs: Iterable[Tensor], *, seed: int =
     device = next(model.parameters()).device
     try:
         with eval_mode(model):
-            for batch in tqdm(batches, desc="principal components", disable=None, leave=False):
+            for batch in track(batches, "principal components"):
                 model(batch.to(device))
     finally:
         for handle in handles:

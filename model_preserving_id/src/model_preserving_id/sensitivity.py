@@ -9,9 +9,9 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from common.outputs import first_output
+from common.progress import track
 from model_preserving_id.activations import GramStatistics, eval_mode
 from model_preserving_id.channel_ranking import ChannelRanking
 from model_preserving_id.folded import FoldedNetwork
@@ -38,7 +38,7 @@ def measure_sensitivity(
     outputs = compute_outputs(folded.model, images)
     scale = float(outputs.square().mean())
     sensitivity = {}
-    for name, one in tqdm(rankings.items(), desc="sensitivity per group", disable=None, leave=False):
+    for name, one in track(rankings.items(), "sensitivity per group"):
         before = folded.kept.get(name, list(range(one.size)))
         points = {}
         for width in sorted({one.at_most(fraction * one.size) for fraction in fractions} - {one.size}):

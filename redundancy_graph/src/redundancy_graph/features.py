@@ -9,11 +9,11 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from common.data import ImageSet
 from common.device import exact_float32
 from common.errors import UserError
+from common.progress import track
 from redundancy_graph.hashing import hash_maps
 from redundancy_graph.settings import BN_MODES
 
@@ -61,7 +61,7 @@ def collect_hashes(
     batch_size = len(images) if bn_mode == "train" else _batch_size(images)
     batches = images.batches(batch_size, augment=augment, device=device, workers=workers)
     with exact_float32():
-        for batch in tqdm(batches, total=-(-len(images) // batch_size), desc="feature maps", disable=None, leave=False):
+        for batch in track(batches, "feature maps", -(-len(images) // batch_size)):
             network(batch.images)
     for name, hashes in parts.items():
         if not hashes:

@@ -11,11 +11,11 @@ from dataclasses import asdict
 from pathlib import Path
 
 import torch
-from tqdm import tqdm
 
 from common.atomic import write_text
-from common.distributed import barrier, is_main, rank, sum_over_ranks, world_size
+from common.distributed import barrier, rank, sum_over_ranks, world_size
 from common.errors import UserError
+from common.progress import track
 from rewarded_metapruning.evaluator import CandidateMetrics
 from rewarded_metapruning.space import NEV
 
@@ -55,7 +55,7 @@ class EvaluationCache:
         todo = [nev for nev in nevs if nev not in self.known]
         mine = list(enumerate(todo))[rank() :: world_size()]
         table = torch.zeros(len(todo), 3, dtype=torch.float64, device=self.device)
-        for place, nev in tqdm(mine, desc="evaluate", disable=None if is_main() else True, leave=False):
+        for place, nev in track(mine, "evaluate candidates"):
             metrics = self.evaluate(nev)
             self._append(nev, metrics)
             table[place] = torch.tensor(list(asdict(metrics).values()), dtype=torch.float64)

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
-from tqdm import tqdm
 
 from common.data.listing import ImageListing
 from common.errors import UserError
+from common.progress import track
 
 CHUNK = 256  # images per task of a thread
 FORMATS = ("JPEG", "PNG", "PPM", "BMP", "TIFF", "WEBP")  # of common.data.listing.ENDINGS; none runs a program
@@ -148,9 +148,9 @@ def decode_all(listing: ImageListing) -> np.ndarray:
 
     pool = ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1))
     try:
-        with tqdm(total=len(listing), desc=f"reading {listing.folder}", unit="images", disable=None) as progress:
-            for done in pool.map(decode, range(0, len(listing), CHUNK)):
-                progress.update(done)
+        starts = range(0, len(listing), CHUNK)
+        for _ in track(pool.map(decode, starts), f"reading {listing.folder}, {CHUNK} images a step", len(starts)):
+            pass
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
     return pixels

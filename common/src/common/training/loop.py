@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from common.data import ImageSet, batch_count
 from common.distributed import barrier, data_parallel, is_main, rank, sum_over_ranks, world_size
@@ -21,6 +20,7 @@ from common.errors import UserError
 from common.interruption import Stopped, defer_signals, stop_requested
 from common.layers import to_device
 from common.measure import evaluate
+from common.progress import track
 from common.training.schedule import learning_rate
 from common.training.state import SavedState
 from common.training.step import GraphStep, Hooks, Stateful, Step, amp_dtype, can_capture, cuda_settings, make_optimizer
@@ -187,14 +187,14 @@ def _train_epoch(step: Step, train: ImageSet, epoch: int, seed: int, workers: in
         min_part=MIN_PART,
     )
     label = f"epoch {epoch + 1}/{options.epochs}"
-    bar = tqdm(batches, total=steps, desc=label, disable=None if is_main() else True, leave=False)
+    bar = track(batches, label, steps)
     every = CHECK_EVERY_ON_CUDA if step.device.type == "cuda" else CHECK_EVERY
     for i, batch in enumerate(bar):
         step(batch, learning_rate(options, epoch + i / steps))
         if i % every == 0:
             _check_finite(step.loss_sum, label)
             if step.hooks.status:
-                bar.set_postfix_str(step.hooks.status(), refresh=False)
+                bar.set_status(step.hooks.status())
     _check_finite(step.loss_sum, label)
     sums = torch.stack([step.loss_sum, step.correct.double()])
     loss, correct = (sum_over_ranks(sums) / len(train)).tolist()

@@ -10,7 +10,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from common.atomic import write_json
 from common.channels import channel_groups, keep_channels, top_channels
@@ -19,6 +18,7 @@ from common.cost import count_cost
 from common.device import choose_device, set_threads
 from common.layers import weight_of
 from common.plots import figure
+from common.progress import track
 from common.runs import describe_environment, writable_folder
 from common.target import Target
 from model_preserving_id.folded import FoldedNetwork
@@ -94,7 +94,7 @@ def train(file: Path, data: Molecules, settings: PruneConv3d, device: torch.devi
         model.out.bias.fill_(float(affinities.mean()))
     optimizer = torch.optim.Adam(model.parameters(), 1e-3)
     model.train()
-    for _ in tqdm(range(settings.epochs), desc="training", disable=None, leave=False):
+    for _ in track(range(settings.epochs), "training"):
         for batch in torch.randperm(len(boxes)).split(16):
             optimizer.zero_grad()
             F.mse_loss(model(boxes[batch]), affinities[batch]).backward()
