@@ -1,7 +1,8 @@
 # Sourced by the workspace's scripts, with `root` set to its folder. Requires only Python 3.11+ with pip. Functions:
 #   make_tools     create .tools/: uv and tox at the versions of scripts/tools.txt, separate from the other environments
 #   configure_uv   make uv use pip's mirror and share files between environments
-#   make_venv      create .venv/: all packages, editable, at the versions of constraints.txt
+#   make_venv      create .venv/: pip and all packages, editable, at the versions of constraints.txt
+#   add_to_venv    install other packages into .venv/
 # Environments that are up to date are reused without network access.
 # Variables used: PYTHON (the interpreter), PIP_* and pip's configuration, UV_*.
 
@@ -75,13 +76,14 @@ PYTHON
 }
 
 make_venv() {
-  local venv=$root/.venv projects=("$root"/*/pyproject.toml) stamp project arguments=()
+  local venv=$root/.venv projects=("$root"/*/pyproject.toml) stamp project arguments
   make_tools
   stamp=$(_stamp "$root/constraints.txt" "${projects[@]}")
   if ! { [ -x "$venv/bin/python" ] && _fresh "$venv" "$stamp"; }; then
     _log "installing the packages in $venv (about 6 GB the first time, mostly torch)"
     configure_uv
     uv venv --quiet --clear --python "$root/.tools/bin/python" "$venv"
+    arguments=(pip)  # for the user, who would otherwise install into another environment
     for project in "${projects[@]}"; do arguments+=(-e "$(dirname "$project")"); done
     # Compile byte code now, so that the first command does not have to.
     uv pip install --quiet --compile-bytecode --python "$venv/bin/python" \
@@ -89,4 +91,12 @@ make_venv() {
     printf '%s\n' "$stamp" > "$venv/.stamp"
   fi
   PATH=$venv/bin:$PATH
+}
+
+add_to_venv() { # add_to_venv [ARGUMENT OF PIP INSTALL...]: call after make_venv
+  local python=$root/.venv/bin/python
+  if "$python" -c 'import pip' 2>/dev/null && [ $# = 0 ]; then return; fi  # older environments have no pip
+  configure_uv
+  uv pip install --quiet --compile-bytecode --python "$python" \
+    --constraint "$root/constraints.txt" --build-constraint "$root/constraints.txt" pip "$@"
 }

@@ -26,7 +26,7 @@ from torchvision.datasets import ImageFolder
 from common import cli
 from common.data import load_dataset
 from common.data.cifar import CIFAR10_CLASSES
-from common.data.normalization import IMAGENET
+from common.normalization import IMAGENET
 from common.reporting.benchmark import BenchmarkValue, write_benchmark
 
 FLOOR = 10

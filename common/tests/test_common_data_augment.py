@@ -15,7 +15,7 @@ from common.data.augment import (
     pixel_affine,
     sample_crop_flip,
 )
-from common.data.normalization import IMAGENET
+from common.normalization import IMAGENET
 
 MASK = (1 << 64) - 1
 

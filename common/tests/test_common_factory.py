@@ -1,5 +1,6 @@
 """A factory given by --model: found in the working folder, called, and its faults reported in one line."""
 
+import importlib.util
 import subprocess
 import sys
 import warnings
@@ -9,11 +10,12 @@ import pytest
 import torch
 from torch import nn
 
-from common import evaluate, train
+from common import evaluate, export, latency, train
 from common.channels.__main__ import main as show_channels
 from common.cli import run
 from common.errors import UserError
 from common.factory import import_factory
+from common.runs import read_json
 from common.testing import single_error_line
 
 MODULE = """
@@ -61,7 +63,90 @@ def own_module(tmp_path, monkeypatch):
 def test_factory_in_working_folder_is_found(own_module, tmp_path):
     model = import_factory(f"{own_module}:build", 5)()
     assert isinstance(model, nn.Sequential) and model[-1].out_features == 5
-    assert sys.path[0] == str(tmp_path)
+    assert sys.path[-1] == str(tmp_path)  # last, so that it replaces no module that is imported later
+
+
+@pytest.fixture
+def own_file(tmp_path, monkeypatch):
+    """A file of the user in another folder than the working folder, next to files with the names of our packages."""
+    nets = tmp_path / "nets"
+    nets.mkdir()
+    (nets / "mynet.py").write_text(
+        "from nets.of_package import STRIDE\nfrom width_of_net import WIDTH\nfrom torch import nn\nimports = []\n\n\n"
+        "def build(num_classes=2):\n    from late_part import head\n    imports.append(1)\n"
+        "    return nn.Sequential(nn.Conv2d(3, WIDTH, 3, STRIDE), nn.AdaptiveAvgPool2d(1), nn.Flatten(), head(WIDTH, num_classes))\n"
+    )
+    (nets / "width_of_net.py").write_text("WIDTH = 8\n")
+    (nets / "of_package.py").write_text("STRIDE = 1\n")
+    (nets / "relative.py").write_text("from .width_of_net import WIDTH\n")
+    (nets / "late_part.py").write_text("from torch.nn import Linear as head\n")
+    for name in ("decore", "json", "scipy"):
+        (nets / f"{name}.py").write_text("raise SystemExit('the wrong module')\n")
+    (nets / "broken.py").write_text("def build(:\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [entry for entry in sys.path if entry not in ("", str(tmp_path), str(nets))])
+    before = set(sys.modules)
+    yield "nets/mynet.py:build"
+    for name in set(sys.modules) - before:
+        if name.startswith(("mynet", "nets", "width_of", "late_part")):
+            del sys.modules[name]
+
+
+def test_factory_in_file_is_loaded_once_with_its_neighbors(own_file, tmp_path):
+    first, again = import_factory(own_file, 5), import_factory(str(tmp_path / own_file), 5)
+    model = first()
+    assert model[0].out_channels == 8 and model[-1].out_features == 5
+    again()
+    (module,) = (module for name, module in sys.modules.items() if name.startswith("mynet_"))
+    assert module.imports == [1, 1] and "mynet" not in sys.modules
+
+
+def test_files_next_to_factory_replace_no_module(own_file, tmp_path):
+    import_factory(own_file)()
+    assert sys.path[-2:] == [str(tmp_path / "nets"), str(tmp_path)]
+    found = importlib.util.find_spec("scipy")
+    assert found is not None and str(tmp_path) not in str(found.origin)
+
+
+def test_checkpoint_of_factory_in_file_is_read_by_all_commands(own_file, capsys):
+    words = ["--model", own_file, "--no-latency", "--dataset", "digits"]
+    assert train.main([*words, "--epochs", "0"]) == 0
+    capsys.readouterr()
+    file = "runs/digits/mynet.build-0/model.safetensors"
+    assert evaluate.main([*words, "--checkpoint", file]) == 0
+    top1 = read_json("runs/digits/mynet.build-0/metrics.json")["baseline"]["top1"]
+    assert f"top-1   {top1:.2f} %" in capsys.readouterr().out
+    shape = ["--input-shape", "3", "16", "16"]
+    assert show_channels(["--model", own_file, "--checkpoint", file, *shape]) == 0
+    assert export.main(["--model", own_file, "--checkpoint", file, *shape, "--format", "pt2", "--out", "m.pt2"]) == 0
+    timing = ["--model", own_file, "--repeats", "1", "--batch-size", "1", *shape]
+    assert latency.main([*timing, "--checkpoint", file]) == 0
+    assert "0.0 |" in capsys.readouterr().out
+    assert latency.main([*timing, "--round-to", "1", "--target-macs", "0.5"]) == 0
+    assert "50.0 |" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "part"),
+    [
+        (["--model", "nets/other.py:build"], "nets/other.py is not a file"),
+        (["--model", "nets/mynet.py:none"], "no attribute 'none'"),
+        (["--model", "nets/mynet.py"], "expected PACKAGE.MODULE:FACTORY or FILE.py:FACTORY"),
+        (["--model", "nets/mynet.py:"], "expected PACKAGE.MODULE:FACTORY or FILE.py:FACTORY"),
+        (["--model", "nets/broken.py:build"], "invalid syntax"),
+        (["--model", "nets/relative.py:build"], "give a file of a package as PACKAGE.MODULE:FACTORY"),
+        (
+            ["--model", "nets/mynet.py:build", "--input-shape", "1", "8", "8"],
+            "does not accept an example of shape (1, 8, 8)",
+        ),
+        (["--model", "nets/mynet.py:build", "--input-shape", "3"], "does not accept an example of shape (3,)"),
+        (["--model", "nets/mynet.py:build"], "--input-shape: the network does not record its input shape"),
+        (["--arch", "lenet5", "--input-shape", "3", "32"], "lenet5 reads images, not examples of shape (3, 32)"),
+    ],
+)
+def test_fault_of_file_or_shape_is_one_line(own_file, words, part, capsys):
+    shape = [] if "--input-shape" in words or "record" in part else ["--input-shape", "3", "8", "8"]
+    assert part in single_error_line(latency.main([*words, *shape]), capsys.readouterr().err)
 
 
 def test_script_in_another_folder_finds_module_in_working_folder(own_module, tmp_path):

@@ -19,6 +19,7 @@ from torchvision.datasets import CIFAR10, CIFAR100
 
 from common import cli
 from common import fetch as fetching
+from common.campaign.plan import Job, resolve
 from common.data import load_dataset
 from common.downloads import REMOTE_FILES, RemoteFile, default_root
 from common.errors import UserError
@@ -758,8 +759,34 @@ def test_invalid_input_is_one_line_with_status_2(tmp_path, capsys):
         assert error.count("\n") == 1 and error.startswith("error: ") and "Traceback" not in error
 
 
-def test_default_folder_depends_on_environment(monkeypatch):
+def test_default_folder_is_shared_by_packages(tmp_path, monkeypatch):
     monkeypatch.delenv("COMPRESSION_PAPERS_DATA", raising=False)
-    assert default_root("mnist") == Path("data/mnist")
+    monkeypatch.setattr("common.downloads.PROJECT", tmp_path / "checkout")
+    (tmp_path / "checkout" / "decore").mkdir(parents=True)
+    (tmp_path / "checkout" / "constraints.txt").write_text("")
+    for folder, expected in (
+        (tmp_path, "data"),
+        (tmp_path / "checkout", "data"),
+        (tmp_path / "checkout/decore", "../data"),
+    ):
+        monkeypatch.chdir(folder)
+        assert default_root("mnist") == Path(expected, "mnist")
+    (tmp_path / "checkout" / "decore" / "data" / "mnist").mkdir(parents=True)  # where earlier versions looked
+    assert default_root("mnist") == Path("data/mnist") and default_root("cifar10") == Path("../data/cifar10")
     monkeypatch.setenv("COMPRESSION_PAPERS_DATA", "/big")
     assert default_root("mnist") == Path("/big/mnist")
+
+
+def test_plan_finds_data_and_weights_in_shared_folder(tmp_path, monkeypatch):
+    job = Job("a", ("python", "{data:mnist}", "{weights:resnet20}"), tmp_path, "a")
+    outputs = {"a": tmp_path, "dense/resnet20": Path("dense")}
+    monkeypatch.setenv("COMPRESSION_PAPERS_DATA", str(tmp_path / "shared"))
+    assert resolve(job, outputs)[1:] == (f"{tmp_path}/shared/mnist", "dense/model.safetensors")
+    (tmp_path / "shared" / "mnist").mkdir(parents=True)
+    (tmp_path / "data" / "mnist").mkdir(parents=True)
+    file = tmp_path / "shared" / "weights" / "resnet20-12fca82f.th"
+    file.parent.mkdir()
+    file.write_text("")
+    assert resolve(job, outputs)[1:] == (f"{tmp_path}/shared/mnist", str(file))
+    monkeypatch.delenv("COMPRESSION_PAPERS_DATA")
+    assert resolve(job, outputs)[1:] == (f"{tmp_path}/data/mnist", "dense/model.safetensors")

@@ -40,6 +40,7 @@ COMMANDS = {
         latency.main,
         "--arch lenet5 --target-macs 0.5 --round-to 1 --batch-size 1 --repeats 1 --json {out}/latency.json",
         "--checkpoint {network} --dense {network} --batch-size 1 --repeats 1",
+        "--checkpoint {own} --model test_common_options:tiny --input-shape 3 32 32 --batch-size 1 --repeats 1",
     ),
     "Channels": (channels.main, "--arch lenet5", "--model test_common_options:tiny --input-shape 3 32 32"),
     "Fetch": (fetch.main, "mnist --to {out}/mnist"),

@@ -379,7 +379,7 @@ def build_recorded_model(
     known = arch if arch is not None and is_registered(arch) else None
     if factory is None and known is None:
         what = "no architecture recorded" if arch is None else f"architecture {arch[:100]!r} is not in the registry"
-        raise UserError(f"{path}: {what}; load it with the factory that builds the network")
+        raise UserError(f"{path}: {what}; load it with the factory that builds the network (--model)")
     try:
         if known is not None:
             shapes: list[Any] = [getattr(tensor, "shape", tensor) for tensor in tensors.values()]

@@ -1,4 +1,4 @@
-"""Files that ``python -m common.fetch`` downloads, and the default folders of data sets.
+"""Files that ``python -m common.fetch`` downloads, and the data folder that all packages share.
 
 ``fetch.json`` lists the files of each name, with sizes and SHA-256 as published. The file names of the weights contain the
 first eight digits of their SHA-256. (The SHA-256 of resnet20, resnet56 and MNIST's unpacked files were checked with the files.)
@@ -44,9 +44,21 @@ REMOTE_FILES: dict[str, tuple[RemoteFile, ...]] = {
 }
 
 
+DATA_FOLDER = "COMPRESSION_PAPERS_DATA"  # environment variable
+PROJECT = Path(__file__).resolve().parents[3]  # the folder of a checkout
+
+
 def default_root(name: str) -> Path:
-    """Return the default folder of a data set: $COMPRESSION_PAPERS_DATA/NAME, or data/NAME if the variable is not set."""
-    return Path(os.environ.get("COMPRESSION_PAPERS_DATA") or "data") / name
+    """Return the default folder of a data set, or of "weights": NAME in the data folder that all packages share.
+
+    That is $COMPRESSION_PAPERS_DATA. If it is not set: data in the current folder if NAME is there; in a checkout, also in the
+    folder of one package, data in the checkout's folder; elsewhere, data in the current folder.
+    """
+    shared, here = os.environ.get(DATA_FOLDER), Path("data", name)
+    if shared:
+        return Path(shared).expanduser() / name
+    in_checkout = (PROJECT / "constraints.txt").is_file() and Path.cwd().is_relative_to(PROJECT)
+    return Path(os.path.relpath(PROJECT / here)) if in_checkout and not here.exists() else here
 
 
 def fetch_command(name: str, to: Path | str) -> str:

@@ -11,15 +11,15 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from common.atomic import atomic_file
-from common.cli import IMAGE_SIDE, shorten
+from common.cli import shorten
 from common.errors import UserError
-from common.options import DataOptions
+from common.options import DataOptions, input_shape_option, model_option
 from common.settings import REQUIRED, command, option, section, settings
 
 if TYPE_CHECKING:
@@ -254,17 +254,12 @@ class Export:
     """Export a network as ONNX or torch.export program and verify its outputs."""
 
     checkpoint: str = option(REQUIRED, "network file: model.safetensors, model.dcz or another installed format")
-    model: str | None = option(None, "PACKAGE.MODULE:FACTORY of a network that is not registered")
+    model: str | None = model_option("; for a file that records no registered architecture")
     format: str = option("onnx", "file format", choices=FORMATS)
     out: str = option(REQUIRED, "output file")
-    input_shape: list[list[int]] | None = option(
-        None,
-        "shape of one example of an input, for networks of several or other inputs than images; repeat the option for each input. "
-        "Random numbers are used instead of images",
-        type=IMAGE_SIDE,
-        nargs="+",
+    input_shape: list[list[int]] | None = input_shape_option(
+        "; random numbers are used instead of images of --dataset. For a network of several inputs, repeat the option",
         action="append",
-        metavar="SIZE",
     )
     data: DataOptions = section(DataOptions, dataset="")
 
@@ -291,14 +286,16 @@ def export(settings: Export) -> None:
 def _images(settings: Export, model: nn.Module) -> tuple[Tensor, str]:
     """Return the images for tracing and comparing, and their description."""
     from common.data import load_data
-    from common.trained_model import with_normalization_of
+    from common.trained_model import fit_channels, with_normalization_of
 
     dataset = settings.data.dataset or getattr(model, "checkpoint_header", {}).get("dataset")
     if not dataset:
         raise UserError(
             f"{settings.checkpoint}: no data set is recorded in the file; give --dataset to compare the outputs, or --input-shape"
         )
-    data = with_normalization_of(model, load_data(replace(settings.data, dataset=dataset)))
+    data = with_normalization_of(model, load_data(replace(settings.data, dataset=dataset)), settings.checkpoint)
+    with suppress(TypeError):  # of a network that does not read one image; the export reports it
+        data, _ = fit_channels(model, data, settings.checkpoint)
     return first_test_images(data, workers=settings.data.workers), f"{IMAGES} images of {data.name}"
 
 

@@ -1,12 +1,15 @@
 """Build networks from command-line options: a registered name, external weights, a checkpoint or the user's factory."""
 
-import importlib
+import hashlib
+import importlib.util
 import inspect
 import os
 import sys
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from torch import nn
@@ -16,7 +19,7 @@ from common.cli import shorten
 from common.errors import UserError
 from common.formats import load_network
 from common.models import arguments_for, create_model, find_architecture, input_shape, is_registered
-from common.options import NetworkOptions
+from common.options import FACTORY, NetworkOptions
 from common.wrapped import plain_network
 
 
@@ -43,7 +46,7 @@ def model_from_options(
     elif settings.arch:
         model = model_from_name(settings.arch, settings.weights, num_classes, shape, settings.shortcut)
     else:
-        raise UserError("no network given: use --arch NAME, --checkpoint FILE or --model PACKAGE.MODULE:FACTORY")
+        raise UserError(f"no network given: use --arch NAME, --checkpoint FILE or --model {FACTORY}")
     record = getattr(model, "architecture", None)
     return model, (input_shape(model) if record and is_registered(record["arch"]) else None)
 
@@ -94,21 +97,25 @@ CIFAR_RESNETS = ("resnet20", "resnet32", "resnet44", "resnet56", "resnet110")
 
 
 def import_factory(name: str, num_classes: int | None = None) -> Callable[[], nn.Module]:
-    """Import ``PACKAGE.MODULE:FACTORY`` and bind ``num_classes`` if it accepts that argument or any keyword.
+    """Import ``FILE.py:FACTORY`` or ``PACKAGE.MODULE:FACTORY`` and bind ``num_classes`` if it accepts that argument or any keyword.
 
-    Modules in the working folder are found, also by a script in another folder, as with ``python -m``.
+    Modules next to the file, and in the working folder, are found, also by a script in another folder. They replace none that
+    other code imports.
 
     Raises:
         UserError: If the factory cannot be imported. The returned function raises it if the factory fails or returns something
             else than a network.
     """
-    module_name, _, attribute = name.partition(":")
-    if not attribute:
-        raise UserError(f"--model {name}: expected PACKAGE.MODULE:FACTORY")
-    if not {"", os.getcwd()} & set(sys.path):
-        sys.path.insert(0, os.getcwd())
+    place, colon, attribute = name.rpartition(":")
+    if not colon or not attribute:
+        raise UserError(f"--model {name}: expected {FACTORY}")
+    file = Path(place).expanduser().absolute() if place.endswith(".py") else None
+    if file and not file.is_file():
+        raise UserError(f"--model {name}: {place} is not a file; give the path of the file that defines {attribute}")
+    folders = (str(file.parent), os.getcwd()) if file else (os.getcwd(),)
     try:
-        factory = getattr(importlib.import_module(module_name), attribute)
+        with _first_on_path(*folders):
+            factory = getattr(_import_file(file) if file else importlib.import_module(place), attribute)
         if isinstance(factory, nn.Module) or not callable(factory):
             kind = type(factory).__name__
             raise UserError(
@@ -122,7 +129,8 @@ def import_factory(name: str, num_classes: int | None = None) -> Callable[[], nn
 
     def build() -> nn.Module:
         try:
-            model = _call_factory(name, factory, parameters, num_classes)
+            with _first_on_path(*folders):
+                model = _call_factory(name, factory, parameters, num_classes)
         except UserError:
             raise
         except (Exception, SystemExit) as error:  # of the user's code
@@ -132,6 +140,41 @@ def import_factory(name: str, num_classes: int | None = None) -> Callable[[], nn
         return plain_network(model)
 
     return build
+
+
+def factory_name(name: str) -> str:
+    """Return the name of a factory in files and tables: ``mynet.build`` for ``nets/mynet.py:build``."""
+    place, _, attribute = name.rpartition(":")
+    return f"{Path(place).stem if place.endswith('.py') else place}.{attribute}"
+
+
+def _import_file(file: Path) -> ModuleType:
+    """Execute a Python file, once per process, as a module whose name is that of no other one."""
+    name = f"{file.stem}_{hashlib.sha256(os.fsencode(file)).hexdigest()[:8]}"
+    if name not in sys.modules:
+        spec = importlib.util.spec_from_file_location(name, file)
+        assert spec is not None and spec.loader is not None  # for the ending .py
+        sys.modules[name] = module = importlib.util.module_from_spec(spec)
+        try:
+            spec.loader.exec_module(module)
+        except BaseException:
+            del sys.modules[name]
+            raise
+    return sys.modules[name]
+
+
+@contextmanager
+def _first_on_path(*folders: str) -> Iterator[None]:
+    """Search folders first while the user's code is called (context manager), and last afterwards, for later imports."""
+    sys.path[:0] = folders
+    try:
+        yield
+    finally:
+        for folder in folders:
+            if folder in sys.path:
+                sys.path.remove(folder)
+            if folder not in [entry or os.getcwd() for entry in sys.path]:
+                sys.path.append(folder)
 
 
 def _parameters(factory: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
@@ -146,6 +189,8 @@ def _reason(error: BaseException) -> str:
     """Return the message of the user's code in one line, without torch's advice to run the code in a file."""
     if "weights_only" in str(error):
         return "torch.load rejects the file, because it contains more than tensors; save a state dict, and load that"
+    if "attempted relative import" in str(error):
+        return f"{error}; give a file of a package as PACKAGE.MODULE:FACTORY"
     text = shorten(" ".join(str(error).split()), 400)
     return text if text and not isinstance(error, SystemExit) else type(error).__name__
 

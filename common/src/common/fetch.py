@@ -27,6 +27,7 @@ from tqdm import tqdm
 from common.atomic import atomic_file, naming
 from common.downloads import REMOTE_FILES, RemoteFile, default_root
 from common.errors import UserError
+from common.options import DATA_FOLDER_HELP
 from common.settings import REQUIRED, command, option, settings
 from common.unpack import unpack_gz, unpack_tar
 
@@ -47,7 +48,7 @@ class Fetch:
     name: list[str] = option(
         REQUIRED, "data sets and weights: %(choices)s", "name", nargs="+", choices=list(REMOTE_FILES), metavar="NAME"
     )
-    to: Path | None = option(None, "destination folder; data/NAME (data/weights for networks) if not given")
+    to: Path | None = option(None, f"destination folder (default: NAME, or weights for networks, {DATA_FOLDER_HELP})")
     source: Path | None = option(
         None, "local folder to copy from instead, with the same checks", "--from", metavar="FOLDER"
     )

@@ -1,7 +1,7 @@
 """``python -m common.latency``: latency of pruned networks compared with the dense network.
 
-The pruned networks are read from files (``--checkpoint``), or built by pruning all layers of ``--arch`` uniformly to
-``--target-macs``, with widths that are multiples of ``--round-to``. Latency does not depend on the weights. The networks are
+The pruned networks are read from files (``--checkpoint``), or built by pruning all layers of ``--arch`` or ``--model``
+uniformly to ``--target-macs``, with widths that are multiples of ``--round-to``. Latency does not depend on the weights. The networks are
 timed alternately.
 """
 
@@ -15,10 +15,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from common.atomic import write_json
-from common.cli import ROUNDING, TARGET_MACS, Range, positive_int
-from common.errors import UserError
+from common.cli import ROUNDING, TARGET_MACS, Range, positive_int, shorten
+from common.errors import UserError, one_line
 from common.markdown import markdown_table, pad_table
-from common.options import LATENCY_BATCHES, LATENCY_REPEATS, HardwareOptions
+from common.options import (
+    ARCHITECTURES_HELP,
+    FACTORY,
+    LATENCY_BATCHES,
+    LATENCY_REPEATS,
+    NO_INPUT_SHAPE,
+    HardwareOptions,
+    NetworkOptions,
+    input_shape_option,
+    model_option,
+)
 from common.runs import describe_environment
 from common.settings import command, option, section, settings
 
@@ -55,15 +65,23 @@ class LatencyGain:
 
 def uniform_network(arch: str, target_macs: float, round_to: int = 1) -> nn.Module:
     """Build a registered network pruned uniformly to at most ``target_macs`` of its MACs, widths multiples of ``round_to``."""
+    from common.models import create_model, input_shape
+
+    model = create_model(arch).eval()
+    return prune_uniformly(model, input_shape(model), target_macs, round_to)
+
+
+def prune_uniformly(model: nn.Module, shape: Sequence[int], target_macs: float, round_to: int = 1) -> nn.Module:
+    """Prune a network uniformly to at most ``target_macs`` of its MACs, with widths that are multiples of ``round_to``.
+
+    shape: Shape of one example.
+    """
     import torch
 
     from common.channels import channel_groups, keep_channels, top_channels
     from common.cost import WidthCost
-    from common.models import create_model, input_shape
     from common.target import Target, uniform_widths
 
-    model = create_model(arch).eval()
-    shape = input_shape(model)
     example = torch.zeros(1, *shape)
     groups = channel_groups(model, example)
     widths = uniform_widths(groups, WidthCost(model, shape, groups), Target(target_macs), round_to, exact=False)
@@ -120,18 +138,29 @@ class Latency:
     """Measure the latency of pruned networks and compare saved latency with saved MACs."""
 
     checkpoint: list[str] = option([], "files of compressed networks of one architecture")
-    dense: str | None = option(None, "file of the dense network; built from the architecture in the files if not given")
-    arch: str | None = option(None, "registered network to prune uniformly, instead of files")
-    target_macs: float = option(0.5, "fraction of the MACs to keep (--arch only)", type=TARGET_MACS)
-    round_to: list[int] = option([1, 8], "layer widths are multiples of these numbers (--arch only)", type=ROUNDING)
+    dense: str | None = option(
+        None, "file of the dense network (default: it is built by --model, or from the architecture in the files)"
+    )
+    arch: str | None = option(None, f"registered network to prune uniformly, instead of files: {ARCHITECTURES_HELP}")
+    model: str | None = model_option("; pruned uniformly if no --checkpoint is given")
+    input_shape: list[int] | None = input_shape_option(" (default: that of the registered network)")
+    target_macs: float = option(0.5, "fraction of the MACs to keep (without --checkpoint)", type=TARGET_MACS)
+    round_to: list[int] = option(
+        [1, 8], "layer widths are multiples of these numbers (without --checkpoint)", type=ROUNDING
+    )
     batch_size: list[int] = option(list(LATENCY_BATCHES), "images per batch", type=positive_int)
     repeats: int = option(LATENCY_REPEATS, "repeats, of which the median is reported", type=Range(int, 1, 10_000))
     run: HardwareOptions = section(HardwareOptions)
     json: str | None = option(None, "file for the milliseconds of every repeat")
 
     def __post_init__(self) -> None:
-        if bool(self.checkpoint) == bool(self.arch):
-            raise UserError("--checkpoint, --arch: exactly one is required; give --checkpoint FILE or --arch NAME")
+        if bool(self.checkpoint or self.model) == bool(self.arch):
+            raise UserError(
+                "--checkpoint, --arch: exactly one is required; give --checkpoint FILE, --arch NAME or --model "
+                + FACTORY
+            )
+        if self.model and not self.input_shape:
+            raise UserError(f"--model {self.model}: {NO_INPUT_SHAPE}")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -150,7 +179,8 @@ def latency(settings: Latency) -> None:
     set_threads(settings.run.threads)
     device = choose_device(settings.run.device)
     networks = _networks(settings)
-    shape = input_shape(networks[DENSE])
+    shape = settings.input_shape or input_shape(networks[DENSE])
+    _check_shape(networks, shape)
     series = measure_latency_series(
         networks, shape, device=device, batch_sizes=settings.batch_size, repeats=settings.repeats
     )
@@ -164,20 +194,46 @@ def latency(settings: Latency) -> None:
         write_json(settings.json, {"milliseconds": series, "macs": macs, "environment": describe_environment(device)})
 
 
+def _check_shape(networks: Mapping[str, nn.Module], shape: Sequence[int]) -> None:
+    """Raise UserError, naming the network, if one does not accept an example of this shape."""
+    import torch
+
+    for name, model in networks.items():
+        try:
+            with torch.no_grad():
+                model.eval()(torch.zeros(1, *shape))
+        except (RuntimeError, ValueError, TypeError, IndexError) as error:
+            reason = shorten(one_line(error), 200)
+            raise UserError(
+                f"{name}: the network does not accept an example of shape {tuple(shape)}: {reason}; give another --input-shape"
+            ) from error
+
+
 def _networks(settings: Latency) -> dict[str, nn.Module]:
     """Return {name: network}, the dense one first."""
+    from common.factory import import_factory, model_from_options
     from common.formats import load_network
     from common.models import create_meta_model, create_model
 
-    if settings.arch:
+    factory = import_factory(settings.model) if settings.model else None
+    if not settings.checkpoint:
+        asked = NetworkOptions(arch=settings.arch, model=settings.model)
+        dense, known = model_from_options(asked, shape=settings.input_shape)
+        shape = settings.input_shape or known
+        assert shape is not None  # of a registered network, and required otherwise
+        _check_shape({DENSE: dense.eval()}, shape)
         pruned = {
-            f"widths in {n}s" if n > 1 else "any width": uniform_network(settings.arch, settings.target_macs, n)
+            f"widths in {n}s" if n > 1 else "any width": prune_uniformly(dense, shape, settings.target_macs, n)
             for n in settings.round_to
         }
-        return {DENSE: create_model(settings.arch).eval(), **pruned}
-    models = {str(Path(file)): load_network(file) for file in settings.checkpoint}
+        return {DENSE: dense, **pruned}
+    models = {str(Path(file)): load_network(file, factory) for file in settings.checkpoint}
     if settings.dense:
-        return {DENSE: load_network(settings.dense), **models}
+        return {DENSE: load_network(settings.dense, factory), **models}
+    if settings.model:
+        header = getattr(next(iter(models.values())), "checkpoint_header", None) or {}
+        build = import_factory(settings.model, len(header.get("classes") or ()) or None)
+        return {DENSE: build().eval(), **models}
     records = [getattr(model, "architecture", None) for model in models.values()]
     if records[0] is None or any(record != records[0] for record in records):
         raise UserError(

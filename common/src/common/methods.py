@@ -14,12 +14,13 @@ from typing import Any, Literal
 from torch import Tensor, nn
 
 from common.checkpoint import save_model
+from common.options import METHOD_GROUP
 from common.runs import Stage
 from common.target import Axis, Target
 from common.trained_model import TrainedModel
 from common.training.train_options import TrainOptions
 
-GROUP = "compression_papers.methods"
+GROUP = METHOD_GROUP
 
 
 @dataclass(frozen=True)

@@ -2,11 +2,13 @@
 
 import dataclasses
 from collections.abc import Collection
+from importlib.metadata import entry_points
 from typing import Any
 
-from common.cli import ROUNDING, SEED, THREADS, WORKERS, fraction, positive_int
+from common.cli import BETWEEN, IMAGE_SIDE, ROUNDING, SEED, THREADS, WORKERS, fraction, positive_int
 from common.errors import UserError
-from common.settings import option, settings
+from common.normalization import NORMALIZATION_NAMES, normalization
+from common.settings import option, section, settings
 from common.training.train_options import GRAPHS, OPTIMIZERS, RANGES, SCHEDULES, TrainOptions, check_milestones
 
 ARCHITECTURE_NAMES = (
@@ -27,21 +29,45 @@ ARCHITECTURE_NAMES = (
     "lenet5",
     "fc4096",
 )
+ARCHITECTURES_HELP = (
+    f"{', '.join(ARCHITECTURE_NAMES)} (common.models; other networks, also torchvision's and timm's: --model)"
+)
+FACTORY = "PACKAGE.MODULE:FACTORY or FILE.py:FACTORY"
+METHOD_GROUP = "compression_papers.methods"  # of entry points
+NO_INPUT_SHAPE = "--input-shape: the network does not record its input shape; give it, e.g. --input-shape 3 224 224"
 LATENCY_BATCHES = (1, 64)  # images per forward pass
 LATENCY_REPEATS = 9
 SHORTCUTS = ("pad", "conv3x3")
+
+
+def method_names() -> list[str]:
+    """Return the names of the installed methods, without importing them."""
+    return sorted(point.name for point in entry_points(group=METHOD_GROUP))
+
+
+def model_option(more: str = "") -> Any:
+    """Return the option --model. more: what else there is to it in a command."""
+    return option(
+        None,
+        f"your own network, as {FACTORY}: a function that returns it, e.g. mynet.py:build, torchvision.models:resnet18 or "
+        f"timm.models:resnet18 (called with num_classes if it accepts that){more}",
+    )
+
+
+def input_shape_option(more: str = "", **argument: Any) -> Any:
+    """Return the option --input-shape. argument: further arguments of ``add_argument``."""
+    about = "shape of one example that the network reads, without the batch, e.g. 3 224 224"
+    return option(None, about + more, type=IMAGE_SIDE, nargs="+", metavar="SIZE", **argument)
 
 
 @settings
 class NetworkOptions:
     """Network."""
 
-    arch: str | None = option(None, f"architecture: {', '.join(ARCHITECTURE_NAMES)}")
+    arch: str | None = option(None, f"architecture: {ARCHITECTURES_HELP}")
     weights: str | None = option(None, "trained weights for --arch or --model: state dict (.pth, .th, .safetensors)")
     checkpoint: str | None = option(None, "trained network saved by this project (model.safetensors)")
-    model: str | None = option(
-        None, "your own network, as PACKAGE.MODULE:FACTORY, a function that returns it; replaces --arch"
-    )
+    model: str | None = model_option("; replaces --arch")
     shortcut: str | None = option(
         None, "type of shortcut in CIFAR ResNets (default: detected from the weights)", choices=SHORTCUTS
     )
@@ -52,18 +78,70 @@ class NetworkOptions:
 
 
 @settings
+class ImageOptions:
+    """Images."""
+
+    split: float | None = option(
+        None,
+        "fraction of the images of each class to hold out for testing, for a folder without train and test: the same images for "
+        "every seed, and nearly the same ones after others were added",
+        type=BETWEEN,
+        metavar="F",
+    )
+    image_size: int | None = option(
+        None,
+        "height and width of the images of a folder, which are resized and cropped to it: up to 64 in memory, else read from "
+        "disk (default: small images of one size as they are, others 224)",
+        type=IMAGE_SIDE,
+        metavar="N",
+    )
+    resize: int | None = option(
+        None,
+        "shorter side of an image before its center is cropped to --image-size (default: 8/7 of it, for images in memory the same)",
+        type=IMAGE_SIDE,
+        metavar="N",
+    )
+    channels: str | None = option(
+        None,
+        "number of channels: 1 converts images to gray, 3 repeats gray ones (default: those of the data set, 3 for folders; gray "
+        "images are also read by a network of one channel)",
+        choices=("1", "3"),
+    )
+    classes: str | None = option(
+        None,
+        "file with the names of the network's classes in the order of its outputs, one per line (default: those of the folders, "
+        "sorted, or of the checkpoint)",
+        metavar="FILE",
+    )
+
+
+DATASETS_HELP = (
+    "data set: digits, mnist, fashion-mnist, cifar10, cifar100, imagenet, cub200, or folder:PATH "
+    "(images in PATH/train and in either PATH/val or PATH/test, or class folders in PATH and --split; "
+    "numeric-folder:PATH sorts class folders by number)"
+)
+NORMALIZE_HELP = (
+    f"mean and standard deviation of each channel, for pixels from 0 to 1: {', '.join(NORMALIZATION_NAMES)} (measured on "
+    "its training images), or numbers such as 0.49,0.48,0.45:0.2,0.2,0.2"
+)
+DATA_FOLDER_HELP = (
+    "in the data folder: $COMPRESSION_PAPERS_DATA, else data in the current folder or in that of this project"
+)
+DATASET_DIR_HELP = (
+    f"folder of the data set; not required for digits (default: the folder of its name {DATA_FOLDER_HELP})"
+)
+
+
+@settings
 class DataOptions:
     """Data."""
 
-    dataset: str = option(
-        "digits",
-        "data set: digits, mnist, fashion-mnist, cifar10, cifar100, imagenet, cub200, or folder:PATH "
-        "(images in PATH/train and in either PATH/val or PATH/test; numeric-folder:PATH sorts class folders by number)",
-    )
-    dataset_dir: str | None = option(None, "folder of the data set; not required for digits")
+    dataset: str = option("digits", DATASETS_HELP)
+    dataset_dir: str | None = option(None, DATASET_DIR_HELP)
     normalize: str | None = option(
-        None, "mean and standard deviation for normalization: imagenet or cifar10 (default: the data set's own)"
+        None, f"{NORMALIZE_HELP} (default: that of the checkpoint, else the data set's own)", type=normalization
     )
+    images: ImageOptions = section(ImageOptions)
     workers: int = option(
         2, "number of image-loading processes for data sets that do not fit in memory", type=WORKERS, free=True
     )

@@ -50,7 +50,7 @@ FREE_OPTIONS = (
     "out",  # of commands that record it; a folder may be moved
 )
 # Options that name files; a moved file is recognized by its digest.
-INPUT_FILES = ("weights", "checkpoint", "pretrained", "original")
+INPUT_FILES = ("weights", "checkpoint", "pretrained", "original", "classes")
 # Options that name folders of inputs; their content is recorded by the fingerprint of the data and the digest of the weights.
 INPUT_FOLDERS = ("dataset_dir", "pretrain_dir")
 COMMIT = "COMPRESSION_COMMIT"  # environment variable: the commit of code that was copied without git

@@ -64,7 +64,7 @@ def train(settings: Train) -> None:
     from common.data import load_data
     from common.device import choose_device, set_threads
     from common.distributed import is_main, process_group
-    from common.factory import import_factory, model_from_options
+    from common.factory import factory_name, import_factory, model_from_options
     from common.progress import activity
     from common.runs import open_stage
     from common.trained_model import with_classes_of
@@ -77,7 +77,7 @@ def train(settings: Train) -> None:
         import_factory(factory)  # before the images are read
     with process_group(device):
         data = load_data(settings.data)
-        name = factory.replace(":", ".") if factory else settings.network.arch
+        name = factory_name(factory) if factory else settings.network.arch
         folder = Path(settings.out or f"runs/{data.name}/{name}-{seed}")
         torch.manual_seed(seed)
         model, _ = model_from_options(settings.network, data.num_classes, data.input_shape)
@@ -130,7 +130,7 @@ def train_baseline(
     from common.trained_model import check_compatible, read_trained_model, report_chance_level
     from common.training import fit
 
-    check_compatible(model, data, run.folder)
+    data = check_compatible(model, data, run.folder)
 
     with phase("train"):
         fit(

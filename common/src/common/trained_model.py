@@ -19,7 +19,7 @@ from common.cost import WidthCost
 from common.data import DataBundle, load_data
 from common.downloads import advise_weights
 from common.errors import UserError
-from common.factory import import_factory, model_from_options
+from common.factory import factory_name, import_factory, model_from_options
 from common.formats import load_network
 from common.layers import to_device
 from common.log import Log
@@ -243,12 +243,12 @@ def report_chance_level(trained: TrainedModel) -> bool:
 
 
 def with_normalization_of(model: nn.Module, data: DataBundle, file: object = "the network's file") -> DataBundle:
-    """Return the data with the normalization recorded in the network's checkpoint, if there is one.
+    """Return the data with the normalization recorded in the network's checkpoint, if there is one and none was chosen.
 
     Raises UserError, naming ``file``, if it has another number of channels.
     """
     known = (getattr(model, "checkpoint_header", None) or {}).get("normalize")
-    if not known:
+    if not known or data.normalized:
         return data
     try:
         return data.with_normalization(known["mean"], known["std"])
@@ -278,10 +278,11 @@ def check_trained_model(trained: TrainedModel) -> TrainedModel:
     file = trained.file or trained.name
     check_finite(trained.model, file)
     check_single_precision(trained.model, file)
+    fitting, found = fit_channels(trained.model.eval(), trained.data, file)
+    trained = trained if fitting is trained.data else replace(trained, data=fitting)
     if not trained.classifier:
-        _outputs(trained.model.eval(), trained.data, file)
         return trained
-    outputs = count_outputs(trained.model.eval(), trained.data, file)
+    outputs = _count_scores(found, file)
     data = with_classes_of(trained.model, trained.data, file)
     _check_outputs(outputs, data, file)
     record = getattr(trained.model, "architecture", None)
@@ -291,17 +292,55 @@ def check_trained_model(trained: TrainedModel) -> TrainedModel:
     return trained if data is trained.data else replace(trained, data=data)
 
 
-def check_compatible(model: nn.Module, data: DataBundle, name: object) -> None:
-    """Raise UserError, naming the file, unless the network accepts the data's images and has an output per class."""
-    _check_outputs(count_outputs(model, data, name), data, name)
+def check_compatible(model: nn.Module, data: DataBundle, name: object) -> DataBundle:
+    """Return the data in the channels that the network reads.
+
+    Raises UserError, naming the file, unless the network accepts the data's images and has an output per class.
+    """
+    data, outputs = fit_channels(model, data, name)
+    _check_outputs(_count_scores(outputs, name), data, name)
+    return data
+
+
+def fit_channels(model: nn.Module, data: DataBundle, name: object) -> tuple[DataBundle, Any]:
+    """Return the data as the network reads them, gray images in one channel or in three equal ones, and its outputs for one.
+
+    Raises UserError, naming the file, if it accepts the images in neither way, or would read colors in one channel.
+    """
+    try:
+        return data, _outputs(model, data, name)
+    except UserError:
+        # Not kept in a variable: its traceback would keep the variables of all callers, such as locks of folders.
+        other = None if data.prepared else {1: 3, 3: 1}.get(data.input_shape[0])
+        converted = data if other is None else replace(data, input_shape=(other, *data.input_shape[1:]))
+        outputs = None if other is None else _outputs_if_accepted(model, converted, name)
+        if other is None or outputs is None:
+            raise
+    if other == 1 and not data.is_gray():
+        raise UserError(
+            f"{name}: the network reads images of one channel, and those of {data.name} have colors; add --channels 1 to convert "
+            "them to gray"
+        )
+    return data.in_channels(other), outputs
 
 
 def count_outputs(model: nn.Module, data: DataBundle, name: object) -> int:
     """Return the number of class scores for an image of the data. Raises UserError if the network does not accept it."""
+    return _count_scores(_outputs(model, data, name), name)
+
+
+def _count_scores(outputs: Any, name: object) -> int:
     try:
-        return class_scores(_outputs(model, data, name)).shape[1]
+        return class_scores(outputs).shape[1]
     except UserError as error:
         raise error if str(error).startswith(f"{name}: ") else UserError(f"{name}: {error}") from error
+
+
+def _outputs_if_accepted(model: nn.Module, data: DataBundle, name: object) -> Any:
+    try:
+        return _outputs(model, data, name)
+    except UserError:
+        return None
 
 
 @torch.no_grad()
@@ -358,8 +397,8 @@ def open_trained_model(network: NetworkOptions, source: DataOptions, **more: Any
         import_factory(network.model)  # also before
     data = load_data(source)
     model, _ = model_from_options(network, data.num_classes, data.input_shape)
-    data = data if source.normalize else with_normalization_of(model, data, file)
+    data = with_normalization_of(model, data, file)
     factory = import_factory(network.model, data.num_classes) if network.model else None
     record = getattr(model, "architecture", None)
-    name = network.model.replace(":", ".") if network.model else (record["arch"] if record else Path(file).stem)
+    name = factory_name(network.model) if network.model else (record["arch"] if record else Path(file).stem)
     return check_trained_model(TrainedModel(name, model, data, Path(file), factory, workers=source.workers, **more))

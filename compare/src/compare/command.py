@@ -526,6 +526,11 @@ def command_arguments(settings: Compare) -> tuple[str, ...]:
     given = {
         "dataset-dir": data.dataset_dir,
         "normalize": data.normalize,
+        "split": data.images.split,
+        "image-size": data.images.image_size,
+        "resize": data.images.resize,
+        "channels": data.images.channels,
+        "classes": data.images.classes,
         "holdout": settings.holdout,
         "model": network.model,
         "weights": network.weights,

@@ -14,7 +14,7 @@ from common.cli import (
     fraction_or_zero,
 )
 from common.errors import UserError
-from common.options import ARCHITECTURE_NAMES, DataOptions, RuntimeOptions
+from common.options import ARCHITECTURES_HELP, DataOptions, RuntimeOptions, method_names, model_option
 from common.settings import command, option, section, settings
 from common.training.train_options import RANGES, SCHEDULES
 
@@ -46,8 +46,8 @@ def finetune_defaults(dataset: str) -> FineTuneDefaults:
 class ComparedNetworkOptions:
     """Network."""
 
-    arch: str = option("resnet20", f"one of {', '.join(ARCHITECTURE_NAMES)}")
-    model: str | None = option(None, "PACKAGE.MODULE:FACTORY, a custom network, used instead of --arch")
+    arch: str = option("resnet20", f"architecture: {ARCHITECTURES_HELP}")
+    model: str | None = model_option("; used instead of --arch")
     weights: str | None = option(None, "trained weights of --arch or --model (default: train a dense network first)")
     checkpoint: str | None = option(None, "trained checkpoint of this project, used instead of --arch")
     baseline_epochs: int | None = option(
@@ -68,7 +68,7 @@ class ResultOptions:
 
     methods: list[str] | None = option(
         None,
-        "methods to run; all: all installed ones (default: one variant of each paper, and the main reference methods)",
+        f"methods to run: {', '.join(method_names())}; all: all of them (default: one variant of each paper, and the main reference methods)",
     )
     target_macs: list[float] = option(
         [0.7, 0.5, 0.3], "fractions of the dense MACs to keep", type=TARGET_MACS, nargs="*"

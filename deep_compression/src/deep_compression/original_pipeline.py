@@ -16,7 +16,7 @@ from common.data import DataBundle, load_data
 from common.device import choose_device, set_threads
 from common.distributed import barrier, is_main, process_group
 from common.errors import UserError
-from common.factory import import_factory, model_from_factory, model_from_name
+from common.factory import factory_name, import_factory, model_from_factory, model_from_name
 from common.formats import load_network
 from common.markdown import markdown_table
 from common.options import train_options
@@ -39,7 +39,7 @@ def run(settings: OriginalPipeline) -> None:
     set_threads(place.threads)
     gpus = settings.original.gpus
     device = choose_device(place.device if gpus is None or place.device != "auto" else f"cuda:{gpus}")
-    saved, name = Path(settings.saved_dir), own.replace(":", ".") if own else NAMES.get(settings.arch, settings.arch)
+    saved, name = Path(settings.saved_dir), factory_name(own) if own else NAMES.get(settings.arch, settings.arch)
     if own:
         import_factory(own)  # before the images are read
     with process_group(device):

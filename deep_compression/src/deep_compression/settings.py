@@ -17,6 +17,7 @@ from common.options import (
     RepeatOptions,
     RuntimeOptions,
     TrainingOptions,
+    model_option,
     train_options,
 )
 from common.settings import REQUIRED, option, section, settings
@@ -270,15 +271,12 @@ class CompressStages(TrainingStageOptions):
         )
 
 
-OWN_MODEL = "PACKAGE.MODULE:FACTORY, which builds a network that is not in the registry"
-
-
 @settings
 class Decode:
     """Decode a compressed file into a checkpoint."""
 
     file: str = option(REQUIRED, f"compressed network (*{SUFFIX})", "file")
-    model: str | None = option(None, OWN_MODEL)
+    model: str | None = model_option("; for a file that records no registered architecture")
     output: str | None = option(None, "checkpoint to write (default: FILE with the suffix .safetensors)")
 
 
@@ -288,7 +286,7 @@ class EvaluateFile:
 
     file: str = option(REQUIRED, f"compressed network (*{SUFFIX}) or checkpoint", "file")
     baseline: str | None = option(None, "dense network whose predictions are compared")
-    model: str | None = option(None, OWN_MODEL)
+    model: str | None = model_option("; for a file that records no registered architecture")
     json: str | None = option(None, "JSON file for the metrics")
     no_latency: bool = option(False, "do not measure latency")
     data: DataOptions = section(DataOptions)
@@ -362,7 +360,7 @@ class OriginalPipeline:
 
     original: OriginalOptions = section(OriginalOptions)
     arch: str = option("vgg19", f"architecture: {', '.join((*ARCHITECTURE_NAMES, 'vgg19'))}")
-    model: str | None = option(None, "PACKAGE.MODULE:FACTORY, which builds your own network")
+    model: str | None = model_option()
     pretrained: str | None = option(
         None,
         f"trained weights or checkpoint (default: SAVED_DIR/{BASE} if it exists, else the base network is trained)",

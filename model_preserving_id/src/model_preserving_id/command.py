@@ -11,7 +11,7 @@ from torch import nn
 from common.atomic import write_csv
 from common.data import load_data
 from common.device import choose_device, set_threads
-from common.factory import import_factory
+from common.factory import factory_name, import_factory
 from common.log import Log
 from common.measure import Accuracy
 from common.options import DataOptions, HardwareOptions, NetworkOptions
@@ -75,8 +75,8 @@ def open_from_options(network: NetworkOptions, chosen: DataOptions, run: Hardwar
     data = load_data(chosen)
     factory = import_factory(network.model, data.num_classes)
     model = factory()
-    data = data if chosen.normalize else with_normalization_of(model, data)
-    name = network.model.replace(":", ".")
+    data = with_normalization_of(model, data)
+    name = factory_name(network.model)
     return check_trained_model(TrainedModel(name, model, data, factory=factory, workers=chosen.workers, **more))
 
 

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from common.data import Batch, load_dataset
+from common.data.registry import image_choices
 from common.device import choose_device, set_threads
 from common.distributed import is_main, process_group
 from common.errors import UserError
@@ -110,10 +111,9 @@ def train(settings: FineTuneCompressed, command: str = "train.py") -> dict[str, 
 def _open_model(settings: FineTuneCompressed, device: torch.device) -> TrainedModel:
     """Open the compressed network, with the unpruned network as its reference if that is given."""
     model = as_network(settings.pretrained)
-    data = load_dataset(
-        *resolve_dataset(model, settings.more.dataset, settings.more.dataset_dir), normalize=settings.more.normalize
-    )
-    data = data if settings.more.normalize else with_normalization_of(model, data)
+    more = settings.more
+    place = resolve_dataset(model, more.dataset, more.dataset_dir)
+    data = with_normalization_of(model, load_dataset(*place, more.normalize, **image_choices(more.images)))
     named = partial(TrainedModel, settings.arch, data=data, device=device, workers=settings.workers)
     reference, file = None, settings.more.original
     if file is not None:

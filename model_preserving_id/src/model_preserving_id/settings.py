@@ -22,7 +22,19 @@ from common.cli import (
     positive_int,
 )
 from common.errors import UserError
-from common.options import DataOptions, HardwareOptions, NetworkOptions, RepeatOptions, train_options
+from common.normalization import normalization
+from common.options import (
+    ARCHITECTURE_NAMES,
+    DATASET_DIR_HELP,
+    DATASETS_HELP,
+    NORMALIZE_HELP,
+    DataOptions,
+    HardwareOptions,
+    ImageOptions,
+    NetworkOptions,
+    RepeatOptions,
+    train_options,
+)
 from common.settings import REQUIRED, command, option, section, settings
 from common.training.train_options import SCHEDULES, TrainOptions
 
@@ -163,9 +175,10 @@ class PruneChannels:
 class AdditionalOptions:
     """Additional options."""
 
-    dataset: str | None = option(None, "name of the data set; from the checkpoint, else imagenet, if not given")
-    dataset_dir: str | None = option(None, "folder of the data set; digits needs none")
-    normalize: str | None = option(None, "normalization, imagenet or cifar10; from the checkpoint if not given")
+    dataset: str | None = option(None, f"{DATASETS_HELP} (default: that of the checkpoint, else imagenet)")
+    dataset_dir: str | None = option(None, DATASET_DIR_HELP)
+    normalize: str | None = option(None, f"{NORMALIZE_HELP} (default: that of the checkpoint)", type=normalization)
+    images: ImageOptions = section(ImageOptions)
     original: str | None = option(
         None, "unpruned network: reference for the agreement and teacher of --distill-weight", metavar="FILE"
     )
@@ -188,7 +201,9 @@ class FineTuneCompressed:
     pretrained: str = option(
         REQUIRED, "compressed network: modelIDiter_final.pt, .tp or model.safetensors", metavar="FILE"
     )
-    arch: str = option("vgg16", "architecture of the original network", "-a", "--arch")
+    arch: str = option(
+        "vgg16", f"architecture of the original network: {', '.join(ARCHITECTURE_NAMES)}", "-a", "--arch"
+    )
     workers: int = option(
         4,
         "number of processes that load images, for data sets that do not fit in memory",

@@ -18,7 +18,19 @@ from common.cli import (
     shorten,
 )
 from common.errors import UserError
-from common.options import HardwareOptions, PrecisionOptions, RepeatOptions, RuntimeOptions, train_options
+from common.normalization import normalization
+from common.options import (
+    ARCHITECTURES_HELP,
+    DATASETS_HELP,
+    NORMALIZE_HELP,
+    HardwareOptions,
+    ImageOptions,
+    PrecisionOptions,
+    RepeatOptions,
+    RuntimeOptions,
+    model_option,
+    train_options,
+)
 from common.settings import command, option, section, settings
 from common.training.train_options import TrainOptions
 
@@ -82,18 +94,14 @@ class SourceOptions:
     pretrained: str | None = option(
         None, "file of trained weights, instead of PRETRAIN_DIR/ARCH-weights.pth", metavar="FILE"
     )
-    model: str | None = option(
-        None, "PACKAGE.MODULE:FACTORY, a callable that builds your own network; requires --pretrained"
-    )
+    model: str | None = model_option("; requires --pretrained")
     dataset: str | None = option(
-        None,
-        "digits, mnist, fashion-mnist, cifar10, cifar100, imagenet, cub200 or folder:PATH (default: imagenet if the network's"
-        " input is 224x224, else cifar10)",
+        None, f"{DATASETS_HELP} (default: imagenet if the network's input is 224x224, else cifar10)"
     )
     normalize: str | None = option(
-        None,
-        "mean and standard deviation for normalizing images: imagenet or cifar10 (default: those that the weights were trained with)",
+        None, f"{NORMALIZE_HELP} (default: those that the weights were trained with)", type=normalization
     )
+    images: ImageOptions = section(ImageOptions)
     workers: int = option(2, "processes that load images if they do not fit in memory", type=WORKERS, free=True)
 
     def __post_init__(self) -> None:
@@ -156,7 +164,7 @@ class PlotOptions:
 class GeneratePruneInfo:
     """Generate Pruning Information"""
 
-    arch: str = option("vgg16", "model architecture")
+    arch: str = option("vgg16", f"model architecture: {ARCHITECTURES_HELP}")
     pretrain_dir: str = option("./cifar10/pre-train/", "pre-trained model saved directory")
     dataset_dir: str = option(ORIGINAL_DATASET_DIRS["cifar10"], "dataset saved directory")
     saved_dir: str = option("./cifar10/prune-info/", "pruning information saved directory", free=True)
@@ -174,7 +182,7 @@ class GeneratePruneInfo:
 class PruneCifar10:
     """Fine-tune Pruned Model on CIFAR-10"""
 
-    arch: str = option("vgg16", "model architecture")
+    arch: str = option("vgg16", f"model architecture: {ARCHITECTURES_HELP}")
     pretrain_dir: str = option("./cifar10/pre-train/", "pre-trained model saved directory")
     dataset_dir: str = option(ORIGINAL_DATASET_DIRS["cifar10"], "dataset saved directory")
     pruneinfo_dir: str = option("./cifar10/prune-info/", "pruning information saved directory", free=True)
@@ -224,7 +232,7 @@ class PruneCifar10:
 class PruneImagenet(PruneCifar10):
     """Fine-tune Pruned Model on ImageNet"""
 
-    arch: str = option("resnet50", "model architecture")
+    arch: str = option("resnet50", f"model architecture: {ARCHITECTURES_HELP}")
     pretrain_dir: str = option("./imagenet/pre-train/", "pre-trained model saved directory")
     dataset_dir: str = option(ORIGINAL_DATASET_DIRS["imagenet"], "dataset saved directory")
     pruneinfo_dir: str = option("./imagenet/prune-info/", "pruning information saved directory", free=True)

@@ -11,8 +11,9 @@ from torch import nn
 from common.channels.resize import fit_shapes
 from common.checkpoint import load_model, load_tensors, load_weights, read_state_dict, read_tensors
 from common.data import DataBundle, load_dataset
+from common.data.registry import image_choices
 from common.errors import UserError
-from common.factory import import_factory, model_from_factory, model_from_name
+from common.factory import factory_name, import_factory, model_from_factory, model_from_name
 from common.models import arguments_for, create_model, find_architecture
 from common.runs import Stage
 from common.tensor_files import write_tensor_file
@@ -34,7 +35,7 @@ def open_network(settings: GeneratePruneInfo | PruneCifar10, device: torch.devic
     _require(weights)  # before the images are read
     data = _load_data(settings)
     factory = import_factory(source.model, data.num_classes) if source.model else None
-    name = source.model.replace(":", ".") if source.model else arch
+    name = factory_name(source.model) if source.model else arch
     return read_network(
         arch,
         weights,
@@ -53,14 +54,14 @@ def _require(weights: Path) -> None:
 
 
 def _load_data(settings: GeneratePruneInfo | PruneCifar10) -> DataBundle:
-    """Load the data set. The default of --dataset-dir is used only for the data set it belongs to."""
+    """Load the data set. The default of --dataset-dir, if it exists, is used only for the data set it belongs to."""
     source = settings.source
     reads_imagenet = not source.model and find_architecture(settings.arch).input_shape[1] == 224
     dataset = source.dataset or ("imagenet" if reads_imagenet else "cifar10")
     given = settings.dataset_dir != type(settings)().dataset_dir
-    return load_dataset(
-        dataset, settings.dataset_dir if given else ORIGINAL_DATASET_DIRS.get(dataset), normalize=source.normalize
-    )
+    default = ORIGINAL_DATASET_DIRS.get(dataset)
+    root = settings.dataset_dir if given else default if default and Path(default).is_dir() else None
+    return load_dataset(dataset, root, source.normalize, **image_choices(source.images))
 
 
 def read_network(

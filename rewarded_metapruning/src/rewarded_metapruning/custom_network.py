@@ -1,4 +1,4 @@
-"""Search spaces of custom networks (--model PACKAGE.MODULE:FACTORY): one gene per channel group.
+"""Search spaces of custom networks (--model): one gene per channel group.
 
 A custom network is supported if keeping the leading channels of every group gives a valid network.
 """
@@ -23,7 +23,7 @@ def build_custom_space(
     """Build the search space of a custom network.
 
     Args:
-        name: ``PACKAGE.MODULE:FACTORY``.
+        name: ``PACKAGE.MODULE:FACTORY`` or ``FILE.py:FACTORY``.
         num_classes: Number of classes.
         shape: (C, H, W) of the images.
         factory: Callable that builds the network. If None, it is imported by ``name``.

@@ -85,7 +85,7 @@ def train_chosen(settings: TrainChosen, origin: str | None = None) -> None:
         require_file(vector.file, "run search.py, or give the vector with --nev")
         remark = check_finished(vector.file, vector.unfinished)
     with process_group(device):
-        data = load_images(settings.data)
+        data = load_images(settings.data, settings.network.name)
         space = build_space(arch, data)
         nev = select_nev(vector, space, origin)
         log(f"encoding vector of {origin or vector.origin}: {list(nev)}{remark}")

@@ -29,7 +29,7 @@ def train_command(settings: TrainPruningNet) -> None:
     device = choose_device(settings.run.device)
     check_network(arch)
     with process_group(device):
-        data = load_images(settings.data)
+        data = load_images(settings.data, settings.network.name)
         held, space = data.holdout(settings.holdout, HOLDOUT_SEED), build_space(arch, data)
         options = recorded_options(settings, "save", scale_range=list(scale_range), compile=False)
         stage = open_stage(

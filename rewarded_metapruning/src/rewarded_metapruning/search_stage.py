@@ -49,8 +49,8 @@ def search_command(settings: SearchWidths) -> None:
     check_network(arch)
     cache = require_file(options.net_cache, "run train.py, or give the PruningNet's file with --net-cache")
     with process_group(device):
-        data = load_images(settings.data)
-        if cache.suffix == ".safetensors" and settings.data.normalize is None:
+        data = load_images(settings.data, settings.network.name)
+        if cache.suffix == ".safetensors" and not data.normalized:
             known = read_checkpoint(cache)[0].get("normalize")
             data = data.with_normalization(known["mean"], known["std"]) if known else data
         space = build_space(arch, data)

@@ -57,13 +57,11 @@ class SearchedNetworkOptions:
     """Network."""
 
     arch: str = option("resnet50", f"one of {', '.join(KNOWN_NETWORKS)}")
-    model: str | None = option(
-        None, "PACKAGE.MODULE:FACTORY, callable that builds a custom network; one gene per channel group"
-    )
+    model: str | None = options.model_option("; one gene per channel group")
 
     @property
     def name(self) -> str:
-        """PACKAGE.MODULE:FACTORY of a custom network, or the name of a registered one."""
+        """The argument of --model for a custom network, or the name of a registered one."""
         return self.model or self.arch
 
 
@@ -71,7 +69,7 @@ class SearchedNetworkOptions:
 class StageDataOptions(options.DataOptions):
     """Data."""
 
-    dataset_dir: str | None = option(None, "folder of the data set; digits needs none", "--dataset-dir", "--data")
+    dataset_dir: str | None = option(None, options.DATASET_DIR_HELP, "--dataset-dir", "--data")
     workers: int = option(
         2, "processes that load images not held in memory", "--workers", "-j", type=WORKERS, free=True
     )
@@ -423,19 +421,19 @@ def parse_network(argv: Sequence[str], default: str = "resnet50") -> str:
         given = parser.parse_known_args(list(argv))[0]
     except SystemExit:
         raise UserError(
-            f"--arch requires the name of a network ({', '.join(KNOWN_NETWORKS)}), --model requires PACKAGE.MODULE:FACTORY"
+            f"--arch requires the name of a network ({', '.join(KNOWN_NETWORKS)}), --model requires {options.FACTORY}"
         ) from None
     if given.model is None:
         return given.arch or default
     if given.arch is not None:
         raise UserError(f"--arch {given.arch} and --model {given.model} exclude each other; give one, not both")
     if not is_custom(given.model):
-        raise UserError(f"--model {given.model}: expected PACKAGE.MODULE:FACTORY")
+        raise UserError(f"--model {given.model}: expected {options.FACTORY}")
     return given.model
 
 
 def is_custom(network: str) -> bool:
-    """Return whether this is --model's PACKAGE.MODULE:FACTORY, not a registered name."""
+    """Return whether this is an argument of --model, not a registered name."""
     return ":" in network
 
 

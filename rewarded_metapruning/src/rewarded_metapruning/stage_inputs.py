@@ -3,22 +3,32 @@
 from dataclasses import replace
 from pathlib import Path
 
-from common.data import DataBundle, load_dataset
+import torch
+
+from common.data import DataBundle, load_data
 from common.data.split import stratified_split
 from common.errors import UserError
 from common.factory import import_factory
 from common.models import find_architecture
+from common.trained_model import fit_channels
 from rewarded_metapruning.custom_network import build_custom_space
 from rewarded_metapruning.settings import DATA_DIR, HOLDOUT_SEED, StageDataOptions, is_custom
 from rewarded_metapruning.space import SearchSpace, find_space
 
 
-def load_images(settings: StageDataOptions) -> DataBundle:
-    """Load the data set of the options; with --train-images, a stratified subset of its training images."""
+def load_images(settings: StageDataOptions, network: str) -> DataBundle:
+    """Load the data set of the options; with --train-images, a stratified subset of its training images.
+
+    network: Registered name, or the factory of a custom network, which reads gray images in one channel or in three.
+    """
     root = settings.dataset_dir
-    if root == DATA_DIR and settings.dataset != "imagenet":
-        root = None  # the default folder is for ImageNet only
-    data = load_dataset(settings.dataset, root, normalize=settings.normalize)
+    if root == DATA_DIR and (settings.dataset != "imagenet" or not Path(root).is_dir()):
+        root = None  # the default folder of the original code is for ImageNet only
+    data = load_data(replace(settings, dataset_dir=root))
+    if is_custom(network):
+        with torch.random.fork_rng(devices=[]):
+            model = import_factory(network, data.num_classes)()
+        data, _ = fit_channels(model, data, network)
     return keep_train_images(data, settings.train_images)
 
 

@@ -20,7 +20,7 @@
     alone = true                                   # run no other job at the same time: this job measures time
 
 A command runs in the folder of its plan. ``{out}`` is the job's output folder. ``{data:NAME}`` and ``{weights:ARCH}`` are the
-first existing path in :data:`DATA` and :data:`WEIGHTS`; for ARCH-conv3x3 also ``cifar10/pre-train/ARCH-weights.pth``, the authors'
+first existing path in :data:`DATA` and :data:`WEIGHTS`, before that in $COMPRESSION_PAPERS_DATA instead of ``data``; for ARCH-conv3x3 also ``cifar10/pre-train/ARCH-weights.pth``, the authors'
 file of such a network. Missing weights are trained by the job ``dense/ARCH`` of the plan or,
 if it has none, of ``dense.toml`` next to this module.
 """
@@ -35,7 +35,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from common.downloads import advise_weights
+from common.downloads import DATA_FOLDER, advise_weights
 from common.errors import UserError
 
 DATA = ("data/{}", "{}/dataset", "../data/{}")
@@ -171,7 +171,8 @@ def resolve(job: Job, outputs: Mapping[str, Path]) -> tuple[str, ...]:
         if what == "out":
             return str(outputs[job.name])
         if kind == "data":
-            return str(_first(job.folder, DATA, name) or DATA[0].format(name))
+            places = _with_shared(DATA)
+            return str(_first(job.folder, places, name) or places[0].format(name))
         if kind == "weights":
             return str(find_weights(job.folder, name) or outputs[f"dense/{name}"] / "model.safetensors")
         return str(outputs[what])
@@ -183,10 +184,17 @@ def find_weights(folder: Path, arch: str) -> Path | None:
     """Find trained weights of a network in the folder ``$WEIGHTS`` or, if that is unset, at the paths :data:`WEIGHTS`."""
     own = os.environ.get(WEIGHTS_FOLDER)
     places = [f"{own}/{name}" for name in ("{}.safetensors", "{}-*.th", "{}-*.pth", "{}.pth")] if own else []
-    places = places if own else [*WEIGHTS]
+    places = places if own else _with_shared(WEIGHTS)
     if not own and arch.endswith(CONV):
         places.insert(0, AUTHORS_FILE.format(arch.removesuffix(CONV)))
     return _first(folder, places, arch)
+
+
+def _with_shared(places: Sequence[str]) -> list[str]:
+    """Return these paths after those in the data folder $COMPRESSION_PAPERS_DATA, if it is set."""
+    shared = os.environ.get(DATA_FOLDER)
+    inside = [place.removeprefix("data/") for place in places if place.startswith("data/")]
+    return [*(f"{Path(shared).expanduser()}/{place}" for place in inside), *places] if shared else [*places]
 
 
 def _first(folder: Path, places: Iterable[str], name: str) -> Path | None:

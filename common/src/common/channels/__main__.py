@@ -3,10 +3,9 @@
 import sys
 from collections.abc import Sequence
 
-from common.cli import IMAGE_SIDE
 from common.errors import UserError
-from common.options import NetworkOptions
-from common.settings import command, option, section, settings
+from common.options import NO_INPUT_SHAPE, NetworkOptions, input_shape_option
+from common.settings import command, section, settings
 
 
 @settings
@@ -14,13 +13,7 @@ class Channels:
     """Print the channel groups of a network: sets of channels that can only be removed together."""
 
     network: NetworkOptions = section(NetworkOptions)
-    input_shape: list[int] | None = option(
-        None,
-        "shape of one image; default: that of the registered network",
-        type=IMAGE_SIDE,
-        nargs=3,
-        metavar=("C", "H", "W"),
-    )
+    input_shape: list[int] | None = input_shape_option(" (default: that of the registered network)")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -36,12 +29,10 @@ def show(settings: Channels) -> None:
     from common.channels import channel_groups
     from common.factory import model_from_options
 
-    model, shape = model_from_options(settings.network)
-    shape = tuple(settings.input_shape) if settings.input_shape else shape  # type: ignore[assignment]
+    model, known = model_from_options(settings.network, shape=settings.input_shape)
+    shape = settings.input_shape or known
     if shape is None:
-        raise UserError(
-            "--input-shape: the network does not record its input shape; give it, e.g. --input-shape 3 224 224"
-        )
+        raise UserError(NO_INPUT_SHAPE)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the excluded groups are printed below
         groups = channel_groups(model, torch.zeros(1, *shape))

@@ -9,8 +9,8 @@ from common.data.batches import Batch, ImageSet, batch_count, epoch_order, rank_
 from common.data.bundle import DataBundle
 from common.data.image_folder import FolderImages
 from common.data.memory import MemoryImages
-from common.data.normalization import NORMALIZATIONS
 from common.data.registry import DATASETS, load_data, load_dataset
+from common.normalization import NORMALIZATIONS
 
 __all__ = [
     "DATASETS",

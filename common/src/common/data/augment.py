@@ -13,6 +13,22 @@ from torch import Tensor
 
 from common.data.counter_rng import hash_key, random_bits
 
+LUMA = (19595, 38470, 7471)  # weights of red, green and blue in 1/65536, as in Pillow's conversion to gray
+CHUNK = 4096  # images converted at once
+
+
+def to_channels(images: Tensor, channels: int) -> Tensor:
+    """Convert images (B, C, H, W) uint8 from one channel to three, or from three to one; otherwise return them."""
+    if images.shape[1] == channels:
+        return images
+    if images.shape[1] == 1:
+        return images.expand(-1, channels, -1, -1).contiguous()
+    gray = [
+        (sum(weight * part[:, i].int() for i, weight in enumerate(LUMA)) + 0x8000 >> 16).to(torch.uint8)
+        for part in images.split(CHUNK)
+    ]
+    return torch.cat(gray)[:, None]
+
 
 def sample_crop_flip(indices: Tensor, padding: int, flip: bool, seed: int, epoch: int) -> Tensor:
     """Sample each example's crop offsets and flip: (3, B) int64 on the CPU, rows top, left, flip.

@@ -41,6 +41,10 @@ class ImageSet(Protocol):
 
     def normalized(self, mean: Sequence[float], std: Sequence[float]) -> "ImageSet": ...
 
+    def in_channels(self, channels: int) -> "ImageSet": ...  # converted to 1 or 3 channels
+
+    def is_gray(self) -> bool: ...
+
     def relabeled(self, positions: Tensor) -> "ImageSet": ...  # the label of class c becomes positions[c]
 
     def fingerprint(self) -> str: ...

@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 import torch
 
 from common.data.batches import ImageSet
-from common.data.normalization import check_mean_std
 from common.data.split import held_out_count, stratified_split
 from common.errors import UserError
+from common.normalization import check_mean_std
 
 
 @dataclass(frozen=True)
@@ -24,6 +24,7 @@ class DataBundle:
     fingerprint: str  # the first 16 hex digits of a SHA-256 of the data
     labeled: bool = True  # otherwise the labels are a network's predictions
     prepared: bool = False  # the user's code normalizes the images: none is applied or recorded here
+    normalized: bool = False  # by the user's choice, which that of a checkpoint does not replace
 
     @property
     def num_classes(self) -> int:
@@ -73,6 +74,15 @@ class DataBundle:
         positions = torch.tensor([classes.index(name) for name in self.classes])
         train, test = (part.relabeled(positions) for part in (self.train, self.test))
         return replace(self, train=train, test=test, classes=list(classes))
+
+    def in_channels(self, channels: int) -> "DataBundle":
+        """Return the same images converted to gray (1) or, if they are gray, to three equal channels."""
+        train, test = (part.in_channels(channels) for part in (self.train, self.test))
+        return replace(self, train=train, test=test, input_shape=train.image_shape)
+
+    def is_gray(self) -> bool:
+        """Return whether all images are gray: those in memory by their pixels, others by their files' headers."""
+        return self.test.is_gray() and self.train.is_gray()
 
     def with_normalization(self, mean: Sequence[float], std: Sequence[float]) -> "DataBundle":
         """Return the same images with another normalization; a single value applies to all channels.

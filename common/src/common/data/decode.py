@@ -4,7 +4,7 @@ import os
 import threading
 import warnings
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,6 +21,7 @@ FORMATS = ("JPEG", "PNG", "PPM", "BMP", "TIFF", "WEBP")  # of common.data.listin
 PIXELS_LIMIT = 2**26  # 192 MiB in RGB
 ASPECT_LIMIT = 100  # a longer image would be enlarged to billions of pixels
 WIDE_MODES = ("I", "F", "I;16", "I;16L", "I;16B", "I;16N")
+GRAY_MODES = ("1", "L", "LA")
 TIFF_TAGS = (258, 339, 262)  # BitsPerSample, SampleFormat, PhotometricInterpretation
 TIFF_LARGEST = 281  # MaxSampleValue
 TWELVE_BITS = 2**12  # values of cameras and microscopes, in 16 bits
@@ -46,6 +47,12 @@ def image_size(path: Path) -> tuple[int, int]:
     """Return (height, width) from the file's header. Raises UserError like :func:`read_image`."""
     with _opened(path) as image:
         return image.height, image.width
+
+
+def is_gray(path: Path) -> bool:
+    """Return whether an image file has one channel, by its header. Raises UserError like :func:`read_image`."""
+    with _opened(path) as image:
+        return image.mode in GRAY_MODES or image.mode in WIDE_MODES
 
 
 @contextmanager
@@ -128,16 +135,22 @@ def _shift(image: Image.Image) -> int | None:
     return 8 if image.format in ("PNG", "PPM") and image.mode != "F" else None  # Pillow scales PGM to 16 bits
 
 
-def decode_all(listing: ImageListing) -> np.ndarray:
-    """Decode all images in threads: (N, 3, H, W) uint8. Raises MixedSizesError naming the first image of another size."""
-    height, width = image_size(listing.path(0))
+def decode_all(listing: ImageListing, prepare: Callable[[Image.Image], Image.Image] | None = None) -> np.ndarray:
+    """Decode all images in threads: (N, 3, H, W) uint8. Raises MixedSizesError naming the first image of another size.
+
+    prepare: Function that resizes or crops each image; default: the images are used as they are.
+    """
+    if prepare is None:
+        height, width = image_size(listing.path(0))
+    else:
+        width, height = prepare(read_image(listing.path(0))).size
     pixels: np.ndarray = np.empty((len(listing), 3, height, width), dtype=np.uint8)
 
     def decode(start: int) -> int:
         end = min(start + CHUNK, len(listing))
         for index in range(start, end):
             path = listing.path(index)
-            image = read_image(path)
+            image = read_image(path) if prepare is None else prepare(read_image(path))
             if (image.height, image.width) != (height, width):
                 raise MixedSizesError(
                     f"{path}: {image.width} x {image.height} pixels, but {listing.path(0).name} has {width} x {height}; "
@@ -154,6 +167,12 @@ def decode_all(listing: ImageListing) -> np.ndarray:
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
     return pixels
+
+
+def all_gray(listing: ImageListing) -> bool:
+    """Return whether all image files have one channel, by their headers."""
+    with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
+        return all(pool.map(lambda index: is_gray(listing.path(index)), range(len(listing))))
 
 
 def count_sizes(listing: ImageListing, positions: Sequence[int] | None = None) -> Counter[tuple[int, int]]:

@@ -10,13 +10,13 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from common.data.augment import apply_affine, pixel_affine
+from common.data.augment import apply_affine, pixel_affine, to_channels
 from common.data.batches import Batch, epoch_order, rank_parts
 from common.data.counter_rng import hash_key, random_uniforms
-from common.data.decode import read_image
+from common.data.decode import all_gray, read_image
 from common.data.listing import ImageListing
-from common.data.normalization import IMAGENET, check_mean_std
 from common.errors import UserError
+from common.normalization import IMAGENET, check_mean_std, in_channels
 
 CROP = 224  # pixels
 RESIZE = 256  # pixels: the shorter side in evaluation
@@ -24,7 +24,7 @@ RESIZE = 256  # pixels: the shorter side in evaluation
 
 @dataclass(frozen=True, eq=False)
 class FolderImages:
-    """An image set on disk; images are returned as (3, 224, 224).
+    """An image set on disk; images are returned as (3, 224, 224), or of other channels and another size.
 
     Training: a random crop of 8 to 100 % of the area with an aspect ratio of 3/4 to 4/3, resized, and a random flip.
     Evaluation: the shorter side is resized to 256, then the center 224 x 224 is cropped. The pixels equal those of torchvision's
@@ -36,9 +36,12 @@ class FolderImages:
     chosen: np.ndarray  # (N,) int64 positions in the listing
     mean: tuple[float, ...] = IMAGENET[0]
     std: tuple[float, ...] = IMAGENET[1]
+    crop: int = CROP
+    resize: int = RESIZE
+    channels: int = 3
 
     def __post_init__(self) -> None:
-        mean, std = check_mean_std(self.mean, self.std, 3)
+        mean, std = check_mean_std(self.mean, self.std, self.channels)
         object.__setattr__(self, "mean", mean)
         object.__setattr__(self, "std", std)
 
@@ -53,20 +56,29 @@ class FolderImages:
     @property
     def image_shape(self) -> tuple[int, int, int]:
         """(C, H, W) of the images in a batch."""
-        return 3, CROP, CROP
+        return self.channels, self.crop, self.crop
 
     def subset(self, indices: Sequence[int] | np.ndarray | Tensor) -> "FolderImages":
         """Return the examples at these positions, in this order."""
-        return FolderImages(self.listing, self.chosen[np.asarray(indices, dtype=np.int64)], self.mean, self.std)
+        return replace(self, chosen=self.chosen[np.asarray(indices, dtype=np.int64)])
 
     def normalized(self, mean: Sequence[float], std: Sequence[float]) -> "FolderImages":
         """Return the same images with another normalization; a single value applies to all channels."""
-        return FolderImages(self.listing, self.chosen, tuple(mean), tuple(std))
+        return replace(self, mean=tuple(mean), std=tuple(std))
+
+    def in_channels(self, channels: int) -> "FolderImages":
+        """Return the same images converted to 1 or 3 channels."""
+        mean, std = in_channels((self.mean, self.std), channels)
+        return replace(self, channels=channels, mean=mean, std=std)
+
+    def is_gray(self) -> bool:
+        """Return whether all image files have one channel."""
+        return all_gray(self.listing)
 
     def relabeled(self, positions: Tensor) -> "FolderImages":
         """Return the same images with the label ``positions[c]`` instead of c, for every class c."""
         labels = positions.numpy()[self.listing.labels]
-        return FolderImages(replace(self.listing, labels=labels), self.chosen, self.mean, self.std)
+        return replace(self, listing=replace(self.listing, labels=labels))
 
     def fingerprint(self) -> str:
         """Return the SHA-256 (hex) of the sorted listing: relative paths and sizes."""
@@ -94,7 +106,7 @@ class FolderImages:
         order = epoch_order(len(self), shuffle=shuffle, seed=seed, epoch=epoch)
         parts = rank_parts(len(self), batch_size, rank, world_size, min_part)
         loader = DataLoader(
-            _ImageFiles(self.listing, self.chosen, hash_key(seed, epoch, 1) if augment else None),
+            _ImageFiles(self, hash_key(seed, epoch, 1) if augment else None),
             batch_sampler=[order[start:end].tolist() for start, end, _ in parts],
             num_workers=workers,
             collate_fn=_collate,
@@ -111,25 +123,29 @@ class FolderImages:
 class _ImageFiles(Dataset):
     """Image files as a worker reads them; key: of the epoch's random numbers, None without augmentation."""
 
-    def __init__(self, listing: ImageListing, chosen: np.ndarray, key: int | None) -> None:
-        self.listing, self.chosen, self.key = listing, chosen, key
+    def __init__(self, images: FolderImages, key: int | None) -> None:
+        self.images, self.key = images, key
 
     def __len__(self) -> int:
-        return len(self.chosen)
+        return len(self.images)
 
     def __getitem__(self, index: int) -> tuple[Tensor, int] | str:
-        """Return an image (3, 224, 224) uint8 and its label, or the error message.
+        """Return an image (C, H, W) uint8 and its label, or the error message.
 
         (The message of an exception raised in a worker would include the traceback.)
         """
-        position = int(self.chosen[index])
+        images = self.images
+        position = int(images.chosen[index])
         try:
-            image = read_image(self.listing.path(position))
+            image = read_image(images.listing.path(position))
         except UserError as error:
             return str(error)
-        image = central_crop(image) if self.key is None else random_crop(image, self.key, index)
+        if self.key is None:
+            image = central_crop(image, images.resize, images.crop)
+        else:
+            image = random_crop(image, self.key, index, images.crop)
         pixels = torch.from_numpy(np.asarray(image).copy()).permute(2, 0, 1)
-        return pixels, int(self.listing.labels[position])
+        return to_channels(pixels[None], images.channels)[0], int(images.listing.labels[position])
 
 
 def _collate(items: list[tuple[Tensor, int] | str]) -> tuple[Tensor, Tensor] | str:

@@ -49,6 +49,11 @@ class ImageListing:
         """Return the path of image number `index`."""
         return self.folder / os.fsdecode(bytes(self.paths[index]))
 
+    def part(self, chosen: np.ndarray) -> "ImageListing":
+        """Return the listing of some of the images. chosen: (N,) bool."""
+        columns = (self.paths, self.labels, self.sizes, self.modified)
+        return ImageListing(self.folder, self.classes, *(column[chosen] for column in columns))
+
     def fingerprint(self) -> str:
         """Return the SHA-256 (hex) of the relative paths and sizes."""
         return self._digest(self.sizes)
@@ -211,20 +216,48 @@ def list_train_and_test(train: Path, test: Path, numeric: bool = False) -> tuple
             f"{folder}: class folder '{name}' is not in {other} ({len(only_train) + len(only_test)} classes differ); "
             "both folders must have the same classes"
         )
-    if len(first.classes) == 1:
+    return _checked(first, numeric), _checked(second, numeric, warn=False)
+
+
+def list_and_split(folder: Path, fraction: float, numeric: bool = False) -> tuple[ImageListing, ImageListing]:
+    """List a folder of class folders and hold out a fraction of each class: (listing for training, listing for testing).
+
+    The images whose paths, relative to the folder, have the smallest SHA-256 are held out: always the same ones, wherever the
+    folder is, and nearly the same ones after others were added. Every class keeps at least one image in both parts.
+
+    Raises:
+        UserError: As :func:`list_images`, for a single class, and for a class with a single image.
+    """
+    listing = _checked(list_images(folder), numeric)
+    held: np.ndarray = np.zeros(len(listing), dtype=bool)
+    for label, name in enumerate(listing.classes):
+        members = np.flatnonzero(listing.labels == label)
+        if len(members) < 2:
+            raise UserError(
+                f"{folder / name}: only one image, of which none can be held out; add images, or remove the class folder"
+            )
+        count = min(max(round(fraction * len(members)), 1), len(members) - 1)
+        digests = [hashlib.sha256(bytes(listing.paths[index])).digest() for index in members]
+        held[members[sorted(range(len(members)), key=digests.__getitem__)[:count]]] = True
+    return listing.part(~held), listing.part(held)
+
+
+def _checked(listing: ImageListing, numeric: bool, warn: bool = True) -> ImageListing:
+    """Return a listing, sorted by the numbers of its classes if ``numeric``. Raises UserError if there is only one class."""
+    if len(listing.classes) == 1:
         raise UserError(
-            f"{train}: only one class folder, '{first.classes[0]}'; a classifier needs at least two classes, otherwise "
+            f"{listing.folder}: only one class folder, '{listing.classes[0]}'; a classifier needs at least two classes, otherwise "
             "every network is right on 100 % of the images"
         )
     if numeric:
-        return _by_number(first), _by_number(second)
-    if numeric_order(first.classes) not in (None, first.classes):
+        return _by_number(listing)
+    if warn and numeric_order(listing.classes) not in (None, listing.classes):
         warnings.warn(
-            f"{train}: the {len(first.classes)} class folders are numbered, sorted as text "
-            f"({', '.join(first.classes[:3])}, ...); for weights trained with numeric order, use --dataset numeric-folder:PATH",
-            stacklevel=2,
+            f"{listing.folder}: the {len(listing.classes)} class folders are numbered, sorted as text "
+            f"({', '.join(listing.classes[:3])}, ...); for weights trained with numeric order, use --dataset numeric-folder:PATH",
+            stacklevel=3,
         )
-    return first, second
+    return listing
 
 
 def _by_number(listing: ImageListing) -> ImageListing:

@@ -8,10 +8,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from common.data.augment import apply_affine, crop_flip, pixel_affine, sample_crop_flip
+from common.data.augment import apply_affine, crop_flip, pixel_affine, sample_crop_flip, to_channels
 from common.data.batches import Batch, epoch_order, rank_parts
-from common.data.normalization import IMAGENET, check_mean_std
 from common.errors import UserError
+from common.normalization import IMAGENET, check_mean_std, in_channels
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,6 +62,16 @@ class MemoryImages:
         same = self._with(self.images, self.labels, tuple(mean), tuple(std))
         object.__setattr__(same, "_resident", self._resident)
         return same
+
+    def in_channels(self, channels: int) -> "MemoryImages":
+        """Return the same images converted to 1 or 3 channels."""
+        return self._with(
+            to_channels(self.images, channels), self.labels, *in_channels((self.mean, self.std), channels)
+        )
+
+    def is_gray(self) -> bool:
+        """Return whether all channels of an image are equal."""
+        return bool((self.images == self.images[:, :1]).all())
 
     def relabeled(self, positions: Tensor) -> "MemoryImages":
         """Return the same images with the label ``positions[c]`` instead of c, for every class c."""

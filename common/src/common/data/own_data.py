@@ -67,6 +67,14 @@ class DatasetImages:
         """Return these examples: the user's transforms have normalized them."""
         return self
 
+    def in_channels(self, channels: int) -> "DatasetImages":
+        """Return these examples: the network reads them as they are."""
+        return self
+
+    def is_gray(self) -> bool:
+        """Return whether the examples are images of one channel."""
+        return self.image_shape[0] == 1
+
     def relabeled(self, positions: Tensor) -> "DatasetImages":
         """Return the same examples with the label ``positions[c]`` instead of c, for every class c."""
         return self.with_labels(positions[self.labels])
@@ -154,7 +162,7 @@ def own_data(
         data: A :class:`DataBundle`; a torch ``DataLoader`` or ``Dataset`` of inputs or of (input, class label); a tensor of
             inputs (N, ...) or a pair of inputs and labels (N,); or the path of an image folder.
         test: Data for measuring, of the same kinds; None: the fraction ``split`` of ``data``, chosen by ``seed``, stratified
-            by label, which is then not used for anything else.
+            by label, which is then not used for anything else. A folder without test images is split by the images' names.
         classes: Names of the classes; default: those of the data set, or their numbers.
         targets: Whether the targets are of any kind, for a network that is not a classifier; then there are no labels.
 
@@ -166,12 +174,12 @@ def own_data(
             raise UserError("test: the data are a DataBundle, which has test images; give one or the other")
         return data, True
     if isinstance(data, str | Path):
-        from common.data.registry import load_dataset
+        from common.data.registry import FOLDER, find_test_folder, load_dataset
 
         if test is not None:
             raise UserError(f"test: {data} is an image folder; give the test images as {data}/test")
-        name = str(data)
-        return load_dataset(name if ":" in name else f"folder:{name}"), True
+        name = str(data) if ":" in str(data) else f"{FOLDER}{data}"
+        return load_dataset(name, split=None if find_test_folder(name) else split), True
     train = _as_images(data, "data", targets)
     if test is None:
         train, held = _split(train, split, seed)

@@ -5,13 +5,14 @@ import os
 import warnings
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 from common.data import cifar, cub200, digits, idx
@@ -19,22 +20,25 @@ from common.data.batches import ImageSet
 from common.data.bundle import DataBundle
 from common.data.cache import cached_pixels
 from common.data.decode import MixedSizesError, count_sizes, decode_all, image_size
-from common.data.image_folder import CROP, FolderImages
-from common.data.listing import ImageListing, class_folders, is_utf8, list_train_and_test
+from common.data.image_folder import CROP, RESIZE, FolderImages, central_crop
+from common.data.listing import ImageListing, class_folders, is_utf8, list_and_split, list_train_and_test
 from common.data.memory import MemoryImages
-from common.data.normalization import IMAGENET, MEASURED, NORMALIZATIONS, MeanStd
 from common.downloads import REMOTE_FILES, default_root, fetch_command
 from common.errors import UserError
+from common.normalization import IMAGENET, MEASURED, MeanStd, in_channels, parse_normalization
 
 if TYPE_CHECKING:
-    from common.options import DataOptions
+    from common.options import DataOptions, ImageOptions
 
 # Images of one size are kept in memory up to this height and width, and up to this many bytes in total.
 MEMORY_PIXELS = 64
 MEMORY_BYTES = 2 * 1024**3
 CACHED_FROM = 2000  # images; fewer are decoded in half a second
 SAMPLED = 16  # images of each part whose sizes are read before the others
+CLASSES_BYTES = 4 * 2**20  # of a file with names of classes
 FOLDER, NUMERIC_FOLDER = "folder:", "numeric-folder:"  # the latter sorts class folders by number, not as text
+
+PAIRS = (("train", "test"), ("train", "val"))
 
 MNIST_CLASSES = [str(digit) for digit in range(10)]
 FASHION_CLASSES = [
@@ -59,15 +63,30 @@ class DatasetSource:
     normalization: MeanStd
 
 
-def load_dataset(name: str, root: str | os.PathLike | None = None, normalize: str | None = None) -> DataBundle:
-    """Load a data set by name, or images from `folder:PATH` with PATH/train and PATH/test (or PATH/val).
+def load_dataset(
+    name: str,
+    root: str | os.PathLike | None = None,
+    normalize: str | None = None,
+    *,
+    split: float | None = None,
+    image_size: int | None = None,
+    resize: int | None = None,
+    channels: int | None = None,
+    classes: str | os.PathLike | None = None,
+) -> DataBundle:
+    """Load a data set by name, or images from `folder:PATH` with PATH/train and PATH/test (or PATH/val), or with class folders.
 
     Args:
         name: One of DATASETS, `folder:PATH`, or `numeric-folder:PATH`, which sorts class folders 5, 10 by number.
         root: Folder of the data set, or a folder that contains a folder of its name; None: see
             :func:`common.downloads.default_root`.
-        normalize: Normalization other than the data set's default: one of NORMALIZATIONS, or "dataset" for mean and standard
-            deviation measured on its training images.
+        normalize: Normalization other than the data set's default: one of NORMALIZATIONS, "dataset" for mean and standard
+            deviation measured on its training images, or numbers "MEAN,...:STD,...".
+        split: Fraction of each class of a folder without train and test to hold out as test images.
+        image_size: Height and width to which the images of a folder are resized and cropped.
+        resize: Shorter side before cropping; requires ``image_size``.
+        channels: 1 converts images to gray, 3 repeats gray ones.
+        classes: File with the names of the network's classes in the order of its outputs.
 
     Returns:
         Training and test images, class names, input shape (C, H, W) and fingerprint.
@@ -75,55 +94,152 @@ def load_dataset(name: str, root: str | os.PathLike | None = None, normalize: st
     Raises:
         UserError: For an unknown name, and for missing or damaged data.
     """
-    if name.startswith((FOLDER, NUMERIC_FOLDER)):
-        path = Path(name.partition(":")[2]).expanduser()
-        loaded, default = load_image_folder(path, numeric=name.startswith(NUMERIC_FOLDER)), IMAGENET
+    size = _image_size(image_size, resize)
+    if _is_folder(name):
+        numeric = name.startswith(NUMERIC_FOLDER)
+        loaded, default = load_image_folder(_folder(name), numeric, split, size), IMAGENET
     elif name in DATASETS:
         source = DATASETS[name]
+        if split is not None:
+            raise UserError(
+                f"--split {split:g}: {name} has test images; leave --split out, or give --dataset folder:PATH"
+            )
         loaded = source.load(default_root(name) if root is None else Path(root).expanduser())
-        default = source.normalization
+        loaded, default = _resized(name, loaded, size), source.normalization
     else:
         raise UserError(
             f"--dataset {name}: unknown data set; known: {', '.join(DATASETS)}, folder:PATH, numeric-folder:PATH"
         )
-    for split, images in (("training", loaded.train), ("test", loaded.test)):
+    for part, images in (("training", loaded.train), ("test", loaded.test)):
         if len(images) == 0:
             remedy = "fetch the data set again" if name in REMOTE_FILES else "add images, or choose another folder"
-            raise UserError(f"{name}: no {split} images; {remedy}")
-    mean, std = _select_normalization(name, normalize, default, loaded.train)
+            raise UserError(f"{name}: no {part} images; {remedy}")
+    names = None if classes is None else read_class_names(classes)
+    chosen = {"image_size": image_size, "resize": resize, "channels": channels, "classes": names}
     fingerprints = [
         loaded.train.fingerprint(),
         loaded.test.fingerprint(),
         *(["numeric"] * name.startswith(NUMERIC_FOLDER)),
+        *(f"{option} {value}" for option, value in chosen.items() if value is not None),
     ]
     digest = hashlib.sha256(" ".join(fingerprints).encode()).hexdigest()
     bundle = DataBundle(name, loaded.train, loaded.test, loaded.classes, loaded.train.image_shape, digest[:16])
-    return bundle.with_normalization(mean, std)
+    if channels is not None:
+        bundle = bundle.in_channels(channels)
+    mean, std = _select_normalization(name, normalize, in_channels(default, bundle.input_shape[0]), bundle.train)
+    bundle = replace(bundle.with_normalization(mean, std), normalized=normalize is not None)
+    return bundle if names is None else bundle.with_classes(names, classes)
 
 
 def load_data(settings: "DataOptions") -> DataBundle:
     """Load the data set selected by a command's options."""
-    return load_dataset(settings.dataset, settings.dataset_dir, normalize=settings.normalize)
+    chosen = image_choices(settings.images)
+    return load_dataset(settings.dataset, settings.dataset_dir, settings.normalize, **chosen)
 
 
-def load_image_folder(path: Path, numeric: bool = False) -> LoadedDataset:
+def image_choices(images: "ImageOptions") -> dict[str, Any]:
+    """Return the arguments of :func:`load_dataset` that a command's options on images determine."""
+    return {
+        "split": images.split,
+        "image_size": images.image_size,
+        "resize": images.resize,
+        "channels": None if images.channels is None else int(images.channels),
+        "classes": images.classes,
+    }
+
+
+def read_class_names(file: str | os.PathLike) -> list[str]:
+    """Read names of classes, one per line; empty lines do not count.
+
+    Raises UserError for a missing or unsuitable file, and for fewer than two names or one that occurs twice.
+    """
+    path = Path(file).expanduser()
+    if not path.is_file():
+        raise UserError(f"--classes {file}: no such file; give a text file with the name of one class per line")
+    if path.stat().st_size > CLASSES_BYTES:
+        raise UserError(
+            f"--classes {file}: larger than {CLASSES_BYTES:,} bytes; give a text file with one name per line"
+        )
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError as error:
+        raise UserError(f"--classes {file}: not a text file in UTF-8; give one with one name per line") from error
+    names = [line.strip() for line in lines if line.strip()]
+    if len(names) < 2:
+        raise UserError(f"--classes {file}: {len(names)} names; give the name of every class in a line of its own")
+    repeated = [name for name, count in Counter(names).items() if count > 1]
+    if repeated:
+        raise UserError(f"--classes {file}: {repeated[0]!r} occurs twice; give every class another name")
+    return names
+
+
+def _is_folder(name: str) -> bool:
+    return name.startswith((FOLDER, NUMERIC_FOLDER))
+
+
+def _folder(name: str) -> Path:
+    """Return the PATH of folder:PATH."""
+    return Path(name.partition(":")[2]).expanduser()
+
+
+def find_test_folder(name: str) -> Path | None:
+    """Return the folder of the test images of folder:PATH; None if there is none. PATH for other data sets, which have them."""
+    if not _is_folder(name):
+        return _folder(name)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        pair = _find_pair(_folder(name), PAIRS)
+    return pair[1] if pair else None
+
+
+def _image_size(image_size: int | None, resize: int | None) -> tuple[int, int] | None:
+    """Return (shorter side before cropping, side after it) of an image; None to choose by the images."""
+    if image_size is None and resize is not None:
+        raise UserError(f"--resize {resize}: requires the size after cropping; add --image-size {CROP}")
+    if image_size is None:
+        return None
+    if resize is None:
+        resize = image_size if image_size <= MEMORY_PIXELS else round(image_size * RESIZE / CROP)
+    if resize < image_size:
+        raise UserError(f"--resize {resize}: smaller than --image-size {image_size}; give at least {image_size}")
+    return resize, image_size
+
+
+def _resized(name: str, loaded: LoadedDataset, size: tuple[int, int] | None) -> LoadedDataset:
+    """Return images of another size. Raises UserError for a data set in memory, whose images have one."""
+    if size is None:
+        return loaded
+    if not isinstance(loaded.train, FolderImages) or not isinstance(loaded.test, FolderImages):
+        _, height, width = loaded.train.image_shape
+        raise UserError(
+            f"--image-size {size[1]}: {name} has images of {width} x {height}; only those of folder:PATH, imagenet and cub200 "
+            "are resized"
+        )
+    train, test = (replace(part, resize=size[0], crop=size[1]) for part in (loaded.train, loaded.test))
+    return LoadedDataset(train, test, loaded.classes)
+
+
+def load_image_folder(
+    path: Path, numeric: bool = False, split: float | None = None, size: tuple[int, int] | None = None
+) -> LoadedDataset:
     """Load PATH/train and PATH/test or PATH/val: in memory if the images are small and of one size, else streamed.
 
     If both test and val exist, the first of them whose class folders are those of train is used.
 
     Args:
         numeric: Sort class folders by number, not as text.
+        split: Fraction of each class to hold out, if the class folders are in PATH itself.
+        size: Shorter side before, and side after cropping the images; None: see above.
 
     Raises:
         UserError: For missing or inconsistent folders, and for small images of which a minority has another size.
     """
-    if not is_utf8(str(path)):
-        raise UserError(f"{str(path)!a}: the name is not UTF-8; rename the folder")
-    pair = _find_pair(path, (("train", "test"), ("train", "val")))
-    if pair is None:
-        problem = "no folders train and test (or val)" if path.is_dir() else "no such folder"
-        raise UserError(f"{path}: {problem}; folder:PATH expects PATH/train/CLASS/*.png and PATH/test/CLASS/*.png")
-    listings = list_train_and_test(*pair, numeric=numeric)
+    listings = _list_folder(path, numeric, split)
+    if size is not None:
+        resize, side = size
+        if side > MEMORY_PIXELS or sum(map(len, listings)) * 3 * side * side > MEMORY_BYTES:
+            return _streamed(listings, resize, side)
+        return _in_memory(listings, partial(central_crop, resize=resize, crop=side), f"{resize} {side}")
     height, width = _typical_size(listings)
     if max(height, width) > MEMORY_PIXELS:
         return _streamed(listings)
@@ -139,6 +255,35 @@ def load_image_folder(path: Path, numeric: bool = False) -> LoadedDataset:
     except MixedSizesError:
         _report_mixed_sizes(path, listings)
         return _streamed(listings)
+
+
+def _list_folder(path: Path, numeric: bool, split: float | None) -> tuple[ImageListing, ImageListing]:
+    """List the training and test images of a folder. Raises UserError if there are none, or ``split`` is missing or not used."""
+    if not is_utf8(str(path)):
+        raise UserError(f"{str(path)!a}: the name is not UTF-8; rename the folder")
+    pair = _find_pair(path, PAIRS)
+    if pair and split is not None:
+        raise UserError(f"--split {split:g}: {path} has test images, in {pair[1].name}; leave --split out")
+    if pair:
+        return list_train_and_test(*pair, numeric=numeric)
+    classes = class_folders(path) if path.is_dir() else []
+    if "train" in classes and class_folders(path / "train"):
+        raise UserError(
+            f"{path}: a folder train, but no folder test (or val); add one, or hold out a part of train with "
+            f"--dataset folder:{path / 'train'} --split 0.2"
+        )
+    if not classes:
+        problem = "no folders train and test (or val)" if path.is_dir() else "no such folder"
+        raise UserError(
+            f"{path}: {problem}; folder:PATH expects PATH/train/CLASS/*.png and PATH/test/CLASS/*.png, or PATH/CLASS/*.png and "
+            "--split 0.2"
+        )
+    if split is None:
+        raise UserError(
+            f"{path}: no folders train and test (or val), but {len(classes)} class folders ({', '.join(classes[:3])}"
+            f"{', ...' * (len(classes) > 3)}); add --split 0.2 to hold out a fifth of each class for testing"
+        )
+    return list_and_split(path, split, numeric)
 
 
 def _typical_size(listings: tuple[ImageListing, ImageListing]) -> tuple[int, int]:
@@ -166,7 +311,7 @@ def _report_mixed_sizes(path: Path, listings: tuple[ImageListing, ImageListing])
         )
     warnings.warn(
         f"{path}: images of {len(sizes)} sizes, e.g. {width} x {height} pixels ({count} of {total}); all are resized to "
-        f"{CROP} x {CROP}",
+        f"{CROP} x {CROP}, or to --image-size",
         stacklevel=3,
     )
 
@@ -219,7 +364,7 @@ def _load_cifar(root: Path, name: str) -> LoadedDataset:
                 if (inside / test_file).is_file():
                     images, labels, test_images, test_labels, classes = read(inside, layout)
                     return LoadedDataset(MemoryImages(images, labels), MemoryImages(test_images, test_labels), classes)
-        pair = _find_pair(place, (("train", "test"), ("train", "val")))
+        pair = _find_pair(place, PAIRS)
         if pair:
             listings = list_train_and_test(*pair)
             size, classes = image_size(listings[0].path(0)), listings[0].classes
@@ -264,12 +409,11 @@ def _select_normalization(name: str, normalize: str | None, default: MeanStd, tr
     """Return the normalization selected by name."""
     if normalize is None:
         return default
-    if normalize in NORMALIZATIONS:
-        return NORMALIZATIONS[normalize]
-    if normalize != "dataset":
-        raise UserError(f"--normalize {normalize}: unknown normalization; known: {', '.join(NORMALIZATIONS)}, dataset")
+    given = parse_normalization(normalize)
+    if given is not None:
+        return given
     if name in MEASURED:
-        return MEASURED[name]
+        return in_channels(MEASURED[name], train.image_shape[0])
     if isinstance(train, MemoryImages):
         return train.measure_mean_std()
     raise UserError(
@@ -277,9 +421,18 @@ def _select_normalization(name: str, normalize: str | None, default: MeanStd, tr
     )
 
 
-def _in_memory(listings: tuple[ImageListing, ImageListing]) -> LoadedDataset:
-    """Decode all images, or read them from the cache. Raises MixedSizesError."""
-    train, test = (MemoryImages(_pixels(listing), torch.from_numpy(listing.labels)) for listing in listings)
+def _in_memory(
+    listings: tuple[ImageListing, ImageListing],
+    prepare: Callable[[Image.Image], Image.Image] | None = None,
+    about: str = "",
+) -> LoadedDataset:
+    """Decode all images, or read them from the cache. Raises MixedSizesError.
+
+    prepare: Function that resizes and crops every image. about: text that identifies it.
+    """
+    train, test = (
+        MemoryImages(_pixels(listing, prepare, about), torch.from_numpy(listing.labels)) for listing in listings
+    )
     if train.image_shape != test.image_shape:
         raise MixedSizesError(
             f"{listings[0].folder} and {listings[1].folder}: images of different sizes, {train.image_shape} and "
@@ -288,15 +441,17 @@ def _in_memory(listings: tuple[ImageListing, ImageListing]) -> LoadedDataset:
     return LoadedDataset(train, test, listings[0].classes)
 
 
-def _pixels(listing: ImageListing) -> Tensor:
+def _pixels(listing: ImageListing, prepare: Callable[[Image.Image], Image.Image] | None, about: str) -> Tensor:
     """Return the images (N, 3, H, W) uint8 of a listing."""
-    if len(listing) < CACHED_FROM:
-        return torch.from_numpy(decode_all(listing))
-    return cached_pixels(listing.cache_key(), partial(decode_all, listing))
+    decode = partial(decode_all, listing) if prepare is None else partial(decode_all, listing, prepare)
+    if len(listing) < CACHED_FROM and prepare is None:
+        return torch.from_numpy(decode())
+    key = listing.cache_key()
+    return cached_pixels(hashlib.sha256(f"{key} {about}".encode()).hexdigest() if about else key, decode)
 
 
-def _streamed(listings: tuple[ImageListing, ImageListing]) -> LoadedDataset:
-    train, test = (FolderImages(listing, np.arange(len(listing))) for listing in listings)
+def _streamed(listings: tuple[ImageListing, ImageListing], resize: int = RESIZE, crop: int = CROP) -> LoadedDataset:
+    train, test = (FolderImages(listing, np.arange(len(listing)), resize=resize, crop=crop) for listing in listings)
     return LoadedDataset(train, test, listings[0].classes)
 
 
@@ -334,5 +489,5 @@ def _missing(root: Path, name: str, wanted: str) -> UserError:
     if archives:
         remedy = f"unpack the archives there ({', '.join(archives[:5])}), or {remedy}"
     return UserError(
-        f"{name}: not in {root.absolute()} (searched for {wanted}); {remedy}, or give another folder with --dataset-dir"
+        f"{name}: not in {os.path.abspath(root)} (searched for {wanted}); {remedy}, or give another folder with --dataset-dir"
     )

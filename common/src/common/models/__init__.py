@@ -188,6 +188,8 @@ def arguments_for(arch: str, shape: Sequence[int]) -> dict[str, int]:
     """Return the non-default constructor arguments for a registered network that reads images of shape (C, H, W)."""
     entry = find_architecture(arch)
     parameters = inspect.signature(entry.build).parameters
+    if len(shape) != 3:
+        raise UserError(f"{arch} reads images, not examples of shape {tuple(shape)}; give channels, height and width")
     channels, height, width = shape
     values = {"in_features": channels * height * width, "in_channels": channels, "image_size": height}
     return {name: v for name, v in values.items() if name in parameters and parameters[name].default != v}

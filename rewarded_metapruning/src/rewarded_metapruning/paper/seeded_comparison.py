@@ -42,7 +42,7 @@ def run_seeds(settings: SearchVsRandom, command: str) -> None:
     """Write a result file for each seed that has none. command: the command line, for the result files."""
     set_threads(settings.run.threads)
     device = choose_device(settings.run.device)
-    data = load_images(settings.data)
+    data = load_images(settings.data, settings.arch)
     for seed in settings.seeds:
         file = Path(settings.results) / f"small-{setting_label(settings, data)}-seed{seed}.json"
         if file.is_file() and not settings.force:

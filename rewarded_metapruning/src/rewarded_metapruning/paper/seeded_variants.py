@@ -34,7 +34,7 @@ def run_seeds(settings: CompareVariants, command: str) -> None:
     """Write a result file for each seed that has none. command: the command line, for the result files."""
     set_threads(settings.run.threads)
     device = choose_device(settings.run.device)
-    data = load_images(settings.data)
+    data = load_images(settings.data, settings.arch)
     name = data.name.rsplit("/", 1)[-1]  # last part of folder:PATH
     for seed in settings.seeds:
         label = f"{settings.arch}-{name}-seed{seed}"

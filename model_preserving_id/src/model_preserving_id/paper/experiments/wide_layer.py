@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from common.atomic import write_json
 from common.checkpoint import load_model
 from common.cost import count_cost
-from common.data import ImageSet, load_dataset
+from common.data import ImageSet, load_data
 from common.device import choose_device, set_threads
 from common.errors import UserError
 from common.plots import figure
@@ -35,9 +35,7 @@ def run(settings: WideLayer, command: str) -> None:
     device = choose_device(settings.run.device)
     model = load_model(settings.checkpoint).to(device)
     chosen = settings.data
-    data = load_dataset(chosen.dataset, chosen.dataset_dir, normalize=chosen.normalize)
-    if chosen.normalize is None:
-        data = with_normalization_of(model, data)
+    data = with_normalization_of(model, load_data(chosen))
     first, second = find_layers(model)
     count_cost(model, data.input_shape)  # raises an error if the input shape does not match
     calibration = calibration_images(

@@ -11,7 +11,7 @@ SMALLEST_STD = 1e-6  # smaller ones, of pixels from 0 to 1, give infinite values
 
 IMAGENET: MeanStd = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
-# Values of --normalize; "dataset" selects the data set's own, measured on its training images.
+# Names of --normalize, and DATASET.
 NORMALIZATIONS: dict[str, MeanStd] = {
     "imagenet": IMAGENET,
     "cifar10": (
@@ -33,6 +33,48 @@ MEASURED: dict[str, MeanStd] = {
     "imagenet": IMAGENET,
     "mnist": ((0.1307,), (0.3081,)),
 }
+
+
+DATASET = "dataset"  # the data set's own, measured on its training images
+NORMALIZATION_NAMES = (*NORMALIZATIONS, DATASET)
+
+
+def parse_normalization(text: str) -> MeanStd | None:
+    """Return the values of a name, or of numbers such as 0.49,0.48,0.45:0.2,0.2,0.2; None for DATASET. Raises UserError."""
+    if text == DATASET:
+        return None
+    if text in NORMALIZATIONS:
+        return NORMALIZATIONS[text]
+    if ":" not in text:
+        raise UserError(
+            f"--normalize {text[:100]}: unknown normalization; known: {', '.join(NORMALIZATION_NAMES)}, or numbers as "
+            "MEAN,...:STD,..."
+        )
+    parts = text.split(":")
+    try:
+        mean, std = (tuple(float(number) for number in part.split(",")) for part in parts)
+        return check_mean_std(mean, std, max(len(mean), len(std)))
+    except ValueError:
+        raise UserError(
+            f"--normalize {text[:100]}: not of the form MEAN,...:STD,...; give one number or one per channel, e.g. "
+            "0.49,0.48,0.45:0.2,0.2,0.2"
+        ) from None
+    except UserError as error:
+        raise UserError(f"--normalize {text[:100]}: {error}") from None
+
+
+def normalization(text: str) -> str:
+    """Return the text if it describes a normalization (argparse type). Raises UserError."""
+    parse_normalization(text)
+    return text
+
+
+def in_channels(values: MeanStd, channels: int) -> MeanStd:
+    """Return a normalization for images converted to this number of channels: for one, the averages over the colors."""
+    if channels > 1 or len(values[0]) == 1:
+        return values
+    mean, std = (round(sum(part) / len(part), 4) for part in values)
+    return (mean,), (std,)
 
 
 def check_mean_std(mean: Sequence[float], std: Sequence[float], channels: int) -> MeanStd:
