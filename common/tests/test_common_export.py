@@ -15,6 +15,7 @@ from common.cost import WidthCost, count_cost
 from common.data import load_dataset
 from common.errors import UserError
 from common.export import export_network, first_test_images
+from common.limits import Limits
 from common.measure import measure_latency_series
 from common.models import create_model
 from common.outputs import named_outputs
@@ -245,7 +246,7 @@ def test_uniform_widths_are_multiples_and_meet_target(arch, round_to):
     model = create_model(arch).eval()
     groups = channel_groups(model, X)
     cost = WidthCost(model, (3, 32, 32), groups)
-    widths = uniform_widths(groups, cost, Target(0.5), round_to, exact=False)
+    widths = uniform_widths(groups, cost, Target(0.5), Limits(round_to=round_to), exact=False)
     assert all(width % round_to == 0 or width == g.size for g, width in zip(groups, widths.values(), strict=True))
     assert 0.45 <= cost.macs(widths) / cost.dense <= 0.5
 

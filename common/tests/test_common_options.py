@@ -7,7 +7,7 @@ import torch
 from test_common_results import TEXT
 from torch import nn
 
-from common import evaluate, export, fetch, latency, train
+from common import evaluate, export, fetch, latency, sensitivity, train
 from common.campaign.settings import main as campaign
 from common.channels import __main__ as channels
 from common.checkpoint import save_model
@@ -41,6 +41,12 @@ COMMANDS = {
         "--arch lenet5 --target-macs 0.5 --round-to 1 --batch-size 1 --repeats 1 --json {out}/latency.json",
         "--checkpoint {network} --dense {network} --batch-size 1 --repeats 1",
         "--checkpoint {own} --model test_common_options:tiny --input-shape 3 32 32 --batch-size 1 --repeats 1",
+    ),
+    "MeasureSensitivity": (
+        sensitivity.main,
+        "--arch lenet5 --weights {weights} {data} --fractions 0.5 --json {out}/sensitivity.json --plot {out}/sensitivity.svg "
+        "--ignored-layers fc1 --only conv1 conv2 --min-channels 2 --max-pruned 0.5 --round-to 2",
+        "--model test_common_options:tiny --checkpoint {own} {data} --criterion random --seed 1 --part test",
     ),
     "Channels": (channels.main, "--arch lenet5", "--model test_common_options:tiny --input-shape 3 32 32"),
     "Fetch": (fetch.main, "mnist --to {out}/mnist"),

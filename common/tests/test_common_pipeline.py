@@ -11,12 +11,13 @@ from torch import nn
 from common.channels import channel_groups, keep_channels
 from common.checkpoint import load_model, save_model
 from common.errors import UserError
+from common.limits import Limits
 from common.methods import Decision, Method
 from common.pipeline import FineTuning, apply_decision, compress, fine_tuning_hooks
 from common.runs import open_stage
 from common.target import Target
 from common.testing import noise_bundle, random_network, run_method
-from common.trained_model import Limits, TrainedModel, check_trained_model, read_trained_model
+from common.trained_model import TrainedModel, check_trained_model, read_trained_model
 from common.training import TrainOptions, distillation_loss
 
 RECIPE = TrainOptions(epochs=1, batch_size=10, learning_rate=0.05)

@@ -13,6 +13,7 @@ NAMES = (
     "evaluate",
     "export",
     "latency",
+    "sensitivity",
     "fetch",
     "channels",
     "reporting.results",

@@ -640,6 +640,51 @@ def test_command_of_result_computes_that_result(tmp_path):
     )
 
 
+LIMITS = ["--ignored-layers", "3", "--min-channels", "4", "--max-pruned", "0.9", "--round-to", "8"]
+
+
+def test_limits_are_obeyed_and_stored_with_result(tmp_path, capsys):
+    """The first convolution has 40 channels: 16 of them are 40 % of the MACs."""
+    argv = ["--methods", "leading", "--target-macs", "0.405", "--target-bytes", "--finetune-epochs", "0"]
+    assert run(tmp_path / "limited", *argv, *LIMITS, "--baseline-epochs", "0") == 0
+    folder = tmp_path / "limited" / "seed0" / "leading-macs0.405"
+    network = load_model(folder / "model.safetensors")
+    assert (network[0].out_channels, network[3].out_channels) == (16, 50)
+    recorded = json.loads((folder / "config.json").read_text())["options"]["limits"]
+    assert recorded == {
+        "ignored": ["3"],
+        "only": None,
+        "min_channels": 4,
+        "max_pruned": 0.9,
+        "round_to": 8,
+        "layers": ["3"],
+    }
+    command = json.loads((folder / "metrics.json").read_text())["command"]
+    assert " ".join(LIMITS) in command
+    again = [*command.split()[3:], "--target-bytes", "--device", "cpu", "--out", str(tmp_path / "again")]
+    assert main(again) == 0
+    assert values(tmp_path / "again" / "seed0" / "leading-macs0.405") == values(folder)
+    assert run(tmp_path / "limited", *argv, "--round-to", "4", "--baseline-epochs", "0") == 2
+    assert "limits" in testing.single_error_line(2, capsys.readouterr().err)
+
+
+def test_result_without_limits_records_none(tmp_path):
+    argv = ["--methods", "leading", "--target-macs", "0.5", "--target-bytes", "--finetune-epochs", "0"]
+    assert run(tmp_path, *argv, "--baseline-epochs", "0") == 0
+    folder = tmp_path / "seed0" / "leading-macs0.5"
+    assert "limits" not in json.loads((folder / "config.json").read_text())["options"]
+    assert "--round-to" not in json.loads((folder / "metrics.json").read_text())["command"]
+
+
+def test_limits_that_prevent_target_and_unknown_layers_are_one_line(tmp_path, capsys):
+    argv = ["--methods", "leading", "--target-macs", "0.3", "--target-bytes", "--finetune-epochs", "0"]
+    assert run(tmp_path, *argv, "--baseline-epochs", "0", "--max-pruned", "0.25") == 2
+    line = capsys.readouterr().err
+    assert "the limits on layers keep at least 0.6239" in line and "the smallest possible target is 0.624" in line
+    assert run(tmp_path / "b", *argv, "--baseline-epochs", "0", "--only", "backbone.*") == 2
+    testing.single_error_line(2, capsys.readouterr().err, "--only 'backbone.*': no layer has such a name")
+
+
 def test_fine_tuning_options_are_stored_with_result(tmp_path, capsys):
     recipe = ["--schedule", "linear", "--warmup-epochs", "0.5", "--label-smoothing", "0.1", "--distill", "0.5"]
     argv = ["--methods", "leading", "--target-macs", "0.5", "--target-bytes", "--finetune-epochs", "2"]

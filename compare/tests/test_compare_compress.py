@@ -88,6 +88,9 @@ def test_constraints_hold() -> None:
     model = network()
     _, report = compress(model, IMAGES, "l1_norm", target_macs=0.6, ignored_layers=["first.*"], latency=False)
     assert [name for name, *_ in report.widths] == ["second.0"]
+    assert report.excluded == {"first.0": "excluded by ignored_layers or only"} and "- first.0: excluded" in str(report)
+    _, report = compress(model, IMAGES, "l1_norm", target_macs=0.6, only=["second"], min_channels=40, latency=False)
+    assert [name for name, *_ in report.widths] == ["second.0"] and report.widths[0][2] >= 40
     _, report = compress(model, IMAGES, "l1_norm", target_macs=0.48, round_to=8, latency=False)
     assert {after % 8 for _, _, after in report.widths} == {0}
 
@@ -104,6 +107,10 @@ def test_constraints_hold() -> None:
         ({"target_macs": 0.5, "only": "first.*"}, "give a list of patterns"),
         ({"target_macs": 0.5, "only": ["last"]}, "no channel group can be pruned: the options exclude all 2"),
         ({"target_macs": 0.5, "max_pruned": 0.0}, "max_pruned 0"),
+        (
+            {"target_macs": 0.3, "max_pruned": 0.25},
+            "the limits on layers keep at least 0.5.*; the smallest possible target is 0.5",
+        ),
         ({"target_macs": 0.5, "train": 1}, "no class labels"),
     ],
 )

@@ -10,6 +10,7 @@ from common.checkpoint import load_model, save_model
 from common.cost import WidthCost, count_cost
 from common.data import Batch
 from common.errors import UserError
+from common.limits import Limits
 from common.target import Target
 from common.testing import random_network
 from common.training import distillation_loss
@@ -86,7 +87,7 @@ def test_selection_keeps_channels_at_or_above_threshold_and_at_least_one(values,
 )
 def test_higher_threshold_keeps_subset(values, thresholds, round_to):
     weights = {"a": values[:4], "b": values[4:]}
-    low, high = (select_by_probability(GROUPS, weights, t, round_to) for t in sorted(thresholds))
+    low, high = (select_by_probability(GROUPS, weights, t, Limits(round_to=round_to)) for t in sorted(thresholds))
     for name in weights:
         assert set(high[name]) <= set(low[name])
     assert (
@@ -97,7 +98,7 @@ def test_higher_threshold_keeps_subset(values, thresholds, round_to):
 def test_probability_of_one_half_is_kept_and_layers_keep_best_channel():
     weights = {"a": [0.0, -1e-6, -3.0, 1.0], "b": [-5.0, -4.0, -9.0, -8.0, -4.5, -7.0]}
     assert select_by_probability(FREE, weights, 0.5) == {"a": [0, 3], "b": [1]}
-    assert select_by_probability(FREE, weights, 0.5, round_to=4) == {"a": [0, 1, 2, 3], "b": [0, 1, 4, 5]}
+    assert select_by_probability(FREE, weights, 0.5, Limits(round_to=4)) == {"a": [0, 1, 2, 3], "b": [0, 1, 4, 5]}
 
 
 @pytest.mark.parametrize("target", [0.9, 0.7, 0.5, 0.4])

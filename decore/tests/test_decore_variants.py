@@ -12,6 +12,7 @@ from common.models import create_model
 from common.runs import open_stage, read_json
 from common.settings import parse
 from common.testing import run_method, write_image_folder
+from common.testing.limits import check_limits_obeyed
 from common.trained_model import read_trained_model
 from common.training import TrainOptions
 from decore import method
@@ -129,3 +130,10 @@ def test_run_records_its_variant(more, variant, tmp_path, capsys):
     assert main_prune([*words.split(), *more]) == 0
     assert read_json(tmp_path / "runs" / "resnet20-50" / "metrics.json")["variant"] == variant
     assert ("the paper's method" in capsys.readouterr().out) == (variant == "paper")
+
+
+@pytest.mark.parametrize("variant", [method.METHOD, method.EXTENDED], ids=lambda one: one.variant)
+def test_variant_obeys_limits_and_meets_target(variant, tmp_path, monkeypatch):
+    monkeypatch.setattr("decore.method.JOINT_STEPS", 4)
+    monkeypatch.setattr("decore.method.EXAMPLES_SEEN", 640)
+    check_limits_obeyed(variant, tmp_path)

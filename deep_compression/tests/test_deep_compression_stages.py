@@ -16,11 +16,12 @@ from common.data import load_dataset
 from common.errors import UserError
 from common.formats import load_network
 from common.models import create_model
-from common.pipeline import compress
+from common.pipeline import FineTuning, compress
 from common.runs import open_stage
 from common.settings import flatten, parse
 from common.target import Target
 from common.testing import run_method
+from common.testing.limits import limited_start
 from common.trained_model import read_trained_model
 from common.training import TrainOptions, fit
 from deep_compression import (
@@ -566,3 +567,25 @@ def test_index_bits_apply_to_layers_of_a_type(given, conv, fc, tmp_path, run):
     assert rows == {"conv1": conv, "conv2": conv, "fc1": fc, "fc2": fc}
     recorded = json.loads((tmp_path / "encode" / "config.json").read_text())["options"]["index_bits"]
     assert recorded == (conv if conv == fc else [conv, fc])
+
+
+@pytest.mark.parametrize("method", [METHOD, EXTENDED], ids=lambda method: method.variant)
+def test_weights_of_excluded_layers_are_left_alone(method, tmp_path):
+    """Without training, the excluded layers are bit-identical in the file; every other layer has a codebook."""
+    start, recipe = limited_start(ignored_layers=["head", "fc"]), TrainOptions(epochs=0)
+    stage = open_stage(tmp_path, "test", {}, recipe=recipe, log=lambda line: None)
+    metrics = compress(method, start, Target(0.35, "bytes"), stage, FineTuning(recipe), latency=False)
+    assert 0.98 * 0.35 <= metrics["compressed"]["bytes"] / start.bytes <= 0.35
+    network, dense = load_network(tmp_path / metrics["file"], start.factory).state_dict(), start.model.state_dict()
+    for name in ("stem", "blocks.0.0", "blocks.0.3", "blocks.1.0", "blocks.1.3", "head", "fc"):
+        values = len(network[f"{name}.weight"].unique())
+        if name in ("head", "fc"):
+            assert torch.equal(network[f"{name}.weight"], dense[f"{name}.weight"])
+            assert torch.equal(network[f"{name}.bias"], dense[f"{name}.bias"])
+        else:
+            assert values <= 256
+    with pytest.raises(UserError, match="nearest keep 0.2"):
+        compress(method, start, Target(0.05, "bytes"), replace(stage, folder=tmp_path / "small"), latency=False)
+    start = limited_start(ignored_layers=["*"])
+    with pytest.raises(UserError, match="the limits exclude the weights of all layers"):
+        compress(method, start, Target(0.5, "bytes"), replace(stage, folder=tmp_path / "none"), latency=False)

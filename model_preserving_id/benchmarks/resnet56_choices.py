@@ -22,10 +22,10 @@ from common.cost import count_cost
 from common.data import load_dataset
 from common.device import set_threads
 from common.factory import model_from_name
+from common.limits import Limits
 from common.measure import evaluate
 from common.runs import describe_environment
 from common.target import TOLERANCE, Target
-from common.trained_model import Limits
 from model_preserving_id.activations import gather_statistics
 from model_preserving_id.calibration import CalibrationImages, calibration_images
 from model_preserving_id.channel_ranking import rank_groups

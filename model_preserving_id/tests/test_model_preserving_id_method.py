@@ -10,14 +10,16 @@ from common.checkpoint import load_model, save_model
 from common.cost import count_cost
 from common.data import load_dataset
 from common.errors import UserError
+from common.limits import Limits
 from common.models import ARCHITECTURES, Architecture, create_model
 from common.pipeline import apply_decision, compress
-from common.runs import open_stage
+from common.runs import open_stage, read_json
 from common.target import Target
-from common.trained_model import Limits, TrainedModel, read_trained_model
+from common.testing.limits import check_limits_obeyed, limited_start
+from common.trained_model import TrainedModel, read_trained_model
 from model_preserving_id import prune_network
 from model_preserving_id.calibration import calibration_images
-from model_preserving_id.method import EXTENDED, METHOD, decide
+from model_preserving_id.method import EXTENDED, METHOD, SENSITIVITY, decide
 from model_preserving_id.settings import ChannelPruningOptions, prune_main
 
 
@@ -116,3 +118,30 @@ def test_settings_say_how_they_differ_from_paper(tmp_path, capsys):
     out = capsys.readouterr().out
     assert "frac-0.8 with 20 images; the paper's method" in out
     assert "frac-0.8 with 20 images; extended, differs from the paper: widths in multiples of 8" in out
+
+
+@pytest.mark.parametrize("method", [METHOD, EXTENDED], ids=lambda method: method.variant)
+def test_variant_obeys_limits_and_meets_target(method, tmp_path):
+    check_limits_obeyed(method, tmp_path)
+
+
+def test_run_folder_keeps_measured_sensitivity(tmp_path):
+    """A value per group that could be pruned and per measured width; removing more changes the outputs more."""
+    check_limits_obeyed(EXTENDED, tmp_path)
+    found = read_json(tmp_path / SENSITIVITY)
+    assert set(found) == {"blocks.0.0", "head"}
+    for points in found.values():
+        values = [points[width] for width in sorted(points, key=int)]
+        assert len(values) >= 2 and values == sorted(values, reverse=True) and values[-1] > 0
+
+
+def test_channels_are_ranked_by_order_of_decomposition():
+    """A channel that is a copy of another one is needed last."""
+    start = limited_start()
+    with torch.no_grad():
+        for tensor in (start.model.head.weight, start.model.head.bias):
+            tensor[5] = tensor[40]
+    scores = METHOD.scores(start, 0)
+    assert set(scores) == {group.name for group in start.groups}
+    assert sorted(scores["head"].tolist()) == [float(-i) for i in reversed(range(64))]
+    assert min(scores["head"][5], scores["head"][40]) < scores["head"].sort().values[4]

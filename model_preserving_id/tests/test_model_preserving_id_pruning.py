@@ -15,9 +15,9 @@ from common.checkpoint import load_model, save_model
 from common.cost import WidthCost, count_cost
 from common.data import load_dataset
 from common.errors import UserError
+from common.limits import Limits
 from common.models import create_model
 from common.target import Target
-from common.trained_model import Limits
 from model_preserving_id import prune_network
 from model_preserving_id.calibration import calibration_images
 from model_preserving_id.folded import FoldedNetwork

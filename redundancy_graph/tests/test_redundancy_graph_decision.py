@@ -11,11 +11,13 @@ from common.cost import count_cost
 from common.errors import UserError
 from common.models import create_model
 from common.testing import noise_images
+from common.testing.limits import check_limits_obeyed
 from redundancy_graph.decision import add_vgg_hidden_layer, decide_group
 from redundancy_graph.features import collect_hashes
 from redundancy_graph.graph import select_filters
 from redundancy_graph.group_similarity import compute_similarities, l1_norms, layers_to_hash, prunable_groups
 from redundancy_graph.layer_names import to_original
+from redundancy_graph.method import METHOD
 
 EXAMPLE = torch.zeros(1, 3, 32, 32)
 COST = {
@@ -206,3 +208,7 @@ def test_layer_with_maps_of_one_pixel_is_left_alone_and_named():
     with pytest.warns(UserWarning, match="one pixel"):
         both = compute_similarities(model, groups, hashes, "all")
     assert [one.bits for one in both] == [one.bits for one in found]
+
+
+def test_method_obeys_limits_and_meets_target(tmp_path):
+    check_limits_obeyed(METHOD, tmp_path)

@@ -6,6 +6,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from rmp_helpers import write_image_folder
@@ -20,12 +21,15 @@ from common.models import create_model
 from common.runs import open_stage
 from common.target import Target
 from common.testing import run_method, single_error_line
-from common.trained_model import Limits, TrainedModel
+from common.testing.limits import check_limits_obeyed, limited_start
+from common.trained_model import TrainedModel
 from common.training import TrainOptions
 from rewarded_metapruning import final_training, method, network_cost, search, train_chosen, train_pruning_net
 from rewarded_metapruning.closed_form import space_cost
 from rewarded_metapruning.evaluator import CandidateEvaluator
+from rewarded_metapruning.method import METHOD, PAPER_SETTINGS, build_start_space, decide
 from rewarded_metapruning.recipes import EvolutionSettings, find_recipe
+from rewarded_metapruning.scale import FULL, width
 from rewarded_metapruning.search_file import read_nev, read_search
 from rewarded_metapruning.search_stage import select_window
 from rewarded_metapruning.settings import (
@@ -389,7 +393,6 @@ def test_unsupported_start_raises_before_training(dense, tmp_path):
     nameless = create_model("resnet20")
     del nameless.architecture
     assert "names no architecture" in message(replace(dense, model=nameless))
-    assert "does not support limits" in message(replace(dense, limits=Limits(min_channels=4)))
     assert "--target-macs 0.005: no vector of resnet20" in message(dense, 0.005)
     assert not (tmp_path / "pruning-net").exists()
 
@@ -403,3 +406,35 @@ def test_rotated_vector_matches_original_network():
     )
     cost = space_cost(space)
     assert [round(int(cost.macs([nev])[0]) / 1e6, 3) for nev in (plain, rotated)] == [295.605, 295.343]
+
+
+BRIEFLY = replace(
+    PAPER_SETTINGS,
+    training=replace(PAPER_SETTINGS.training, epochs=1),
+    generations=2,
+    evolution=EvolutionSettings(population=4, parents=2, mutants=2, crossovers=1),
+    final=replace(PAPER_SETTINGS.final, epochs=1),
+)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [BRIEFLY, replace(method.SHORT, training=replace(method.SHORT.training, epochs=1))],
+    ids=["paper", "extended"],
+)
+def test_method_obeys_limits_and_meets_target(settings, tmp_path):
+    check_limits_obeyed(replace(METHOD, decide=partial(decide, settings)), tmp_path)
+
+
+def test_limits_leave_nearest_allowed_entries():
+    """Of 48 channels, 10 entries give multiples of 8 from 24 on; full width is always allowed."""
+    start = limited_start(only=["blocks.0.0"], min_channels=24, round_to=8)
+    space = build_start_space(start).within_limits(start.limits, start.all_groups)
+    names = [gene.name for gene in space.genes]
+    allowed = dict(zip(names, space.allowed, strict=True))
+    assert {width(48, index) for index in allowed["blocks.0.0"]} == {24, 32, 40, 48}
+    assert all(allowed[name] == (FULL,) for name in names if name != "blocks.0.0")
+    drawn = space.restrict(np.arange(FULL + 1)[:, None].repeat(len(names), 1))
+    for gene, name in enumerate(names):
+        assert set(drawn[:, gene]) <= set(allowed[name])
+    assert np.array_equal(space.restrict(drawn), drawn)

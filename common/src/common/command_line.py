@@ -26,6 +26,7 @@ SUBCOMMANDS: Mapping[str, Subcommand] = {
     "evaluate": Subcommand("common.evaluate", "measure a network's accuracy, cost, file size and latency"),
     "export": Subcommand("common.export", "write a network as ONNX or as a program of torch.export"),
     "latency": Subcommand("common.latency", "time pruned networks next to the dense one"),
+    "sensitivity": Subcommand("common.sensitivity", "show what removing a part of each layer's channels changes"),
     "fetch": Subcommand("common.fetch", "download data sets and trained weights"),
     "campaign": Subcommand("common.campaign.settings", "run a plan of commands, within a time limit, and resume"),
 }

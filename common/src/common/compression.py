@@ -5,10 +5,8 @@ import tempfile
 import time
 import weakref
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
-from fnmatch import fnmatchcase
+from dataclasses import dataclass, field, replace
 from functools import partial
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +21,7 @@ from common.device import choose_device
 from common.errors import UserError
 from common.formats import load_network
 from common.layers import weight_of
+from common.limits import Limits
 from common.log import Log
 from common.markdown import markdown_table
 from common.measure import evaluate
@@ -32,7 +31,7 @@ from common.pipeline import compress as run_pipeline
 from common.progress import activity, format_duration, note
 from common.runs import open_stage, read_json
 from common.target import Axis, Target
-from common.trained_model import Limits, TrainedModel, check_trained_model, count_outputs
+from common.trained_model import TrainedModel, check_trained_model, count_outputs
 from common.training import Hooks, TrainOptions, mean_loss
 from common.training.step_time import measure_speed
 from common.wrapped import plain_network
@@ -174,11 +173,12 @@ def compress(
         train: Epochs of fine-tuning, or its recipe.
         metric: Function (network) -> value that measures a network which is not a classifier.
         loss: Function (outputs, targets) -> mean loss, to fine-tune a network which is not a classifier.
-        ignored_layers: Patterns of names of layers that are not pruned, e.g. "layer1.*".
+        ignored_layers: Patterns of names of layers that are not pruned, e.g. "layer1.*"; a name includes the layers in it. The
+            weights of these layers are left alone by methods that target bytes.
         only: Patterns of names of the only layers that may be pruned, e.g. "backbone.*".
-        min_channels: Smallest number of channels to keep in a group.
-        max_pruned: Largest fraction of a group's channels that may be removed.
-        round_to: Number that widths must be multiples of.
+        min_channels: Smallest number of channels that a pruned layer keeps.
+        max_pruned: Largest fraction of a layer's channels that may be removed.
+        round_to: Number that the widths of pruned layers are multiples of, e.g. 8.
         out: Run folder; default: a temporary folder.
         device: "auto", "cpu", "cuda" or "cuda:N".
         seed: Random seed.
@@ -206,7 +206,8 @@ def compress(
     if classifier and bundle.prepared:
         start = replace(start, data=_with_all_classes(start))
     start = check_trained_model(start)
-    start = replace(start, limits=_limits(start, ignored_layers, only, min_channels, max_pruned, round_to))
+    limits = Limits.of(start.model, start.all_groups, ignored_layers, only, min_channels, max_pruned, round_to)
+    start = replace(start, limits=limits)
     folder = Path(tempfile.mkdtemp(prefix="compress-") if out is None else out)
     described = {
         "method": method,
@@ -214,7 +215,7 @@ def compress(
         "tolerance": target.tolerance,
         "seed": seed,
         "weights": start.digest,
-        "limits": asdict(start.limits),
+        "limits": limits.identity(),
         "training": recipe.identity() if recipe.epochs else None,
     }
     stage = open_stage(
@@ -235,7 +236,7 @@ def compress(
         aim,
         {name: metrics[name] for name in ("baseline", "compressed")},
         _widths(start.model, network),
-        getattr(start.all_groups, "excluded", {}),
+        _left_alone(start),
         labeled,
         len(bundle.test),
         round(time.monotonic() - began, 1),
@@ -315,48 +316,10 @@ def _with_all_classes(start: TrainedModel) -> DataBundle:
     return replace(data, classes=numbers) if data.classes == numbers[: data.num_classes] else data
 
 
-def _limits(
-    start: TrainedModel,
-    ignored: Sequence[str],
-    only: Sequence[str] | None,
-    min_channels: int,
-    max_pruned: float,
-    round_to: int,
-) -> Limits:
-    """Return limits with patterns replaced by the names of layers. Raises UserError for a pattern that matches nothing."""
-    if min_channels < 1 or round_to < 1 or not 0 < max_pruned <= 1:
-        raise UserError(
-            f"min_channels {min_channels}, round_to {round_to}, max_pruned {max_pruned:g}: give integers of at least 1 and a "
-            "fraction in (0, 1]"
-        )
-    layers = [name for name, _ in start.model.named_modules() if name]
-    producers = {name for group in start.all_groups for name in (group.name, *group.producers)}
-    chosen = [
-        None if given is None else _matching(layers, given, what)
-        for given, what in ((ignored, "ignored_layers"), (only, "only"))
-    ]
-    inside = [None if names is None else tuple(name for name in names if name in producers) for names in chosen]
-    return Limits(
-        inside[0] or (),
-        inside[1],
-        min_channels,
-        max_pruned,
-        round_to,
-    )
-
-
-def _matching(names: Sequence[str], patterns: Sequence[str], what: str) -> tuple[str, ...]:
-    if isinstance(patterns, str):
-        raise UserError(f"{what} {patterns!r}: give a list of patterns, such as [{patterns!r}]")
-    found: dict[str, None] = {}
-    for pattern in patterns:
-        matches = [name for name in names if fnmatchcase(name, pattern)]
-        if not matches:
-            raise UserError(
-                f"{what} {pattern!r}: no layer has such a name; the first are {', '.join(islice(names, 5))}"
-            )
-        found |= dict.fromkeys(matches)
-    return tuple(found)
+def _left_alone(start: TrainedModel) -> dict[str, str]:
+    """Return the reasons, by group, why groups were not pruned: they cannot be, or the limits exclude them."""
+    excluded = {g.name: "excluded by ignored_layers or only" for g in start.all_groups if not start.limits.allows(g)}
+    return {**getattr(start.all_groups, "excluded", {}), **excluded}
 
 
 def _widths(dense: nn.Module, small: nn.Module) -> list[tuple[str, int, int]]:

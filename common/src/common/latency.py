@@ -80,11 +80,13 @@ def prune_uniformly(model: nn.Module, shape: Sequence[int], target_macs: float, 
 
     from common.channels import channel_groups, keep_channels, top_channels
     from common.cost import WidthCost
+    from common.limits import Limits
     from common.target import Target, uniform_widths
 
     example = torch.zeros(1, *shape)
     groups = channel_groups(model, example)
-    widths = uniform_widths(groups, WidthCost(model, shape, groups), Target(target_macs), round_to, exact=False)
+    limits = Limits(round_to=round_to)
+    widths = uniform_widths(groups, WidthCost(model, shape, groups), Target(target_macs), limits, exact=False)
     equal = {g.name: top_channels([0] * g.size, widths[g.name], conv_groups=g.conv_groups) for g in groups}
     return keep_channels(model, example, equal)
 

@@ -89,6 +89,8 @@ class Method:
         examples: Function (fine-tuning recipe, number of training images, number of layers with weights) -> time of the method
             itself, in the time that a training step of the dense network takes for an example; for an estimate, about right.
         shares: Whether most of that time is spent only once for all targets of a seed.
+        scores: Function (trained network, seed) -> {group: scores (C,)} that ranks channels without a target; groups that the method
+            cannot rank are missing. None: the method does not rank channels.
     """
 
     label: str
@@ -104,6 +106,7 @@ class Method:
     default: bool = True
     examples: Examples = no_examples
     shares: bool = False
+    scores: Callable[[TrainedModel, int], Mapping[str, Tensor]] | None = None
 
 
 def installed_methods() -> dict[str, Method]:

@@ -152,16 +152,24 @@ class LimitOptions:
     """Limits of pruning."""
 
     ignored_layers: list[str] = option(
-        [], "patterns of names of layers that are not pruned, e.g. 'layer1.*'", type=str, metavar="PATTERN"
+        [],
+        "patterns of names of layers that are not pruned, e.g. 'layer1.*' (a name includes the layers in it); methods that target "
+        "bytes leave their weights alone",
+        type=str,
+        metavar="PATTERN",
     )
     only: list[str] = option(
         [], "patterns of names of the only layers that may be pruned, e.g. 'backbone.*'", type=str, metavar="PATTERN"
     )
-    min_channels: int = option(1, "smallest number of channels to keep in a group", type=positive_int, metavar="N")
-    max_pruned: float = option(
-        1.0, "largest fraction of a group's channels that may be removed", type=fraction, metavar="F"
+    min_channels: int = option(
+        1, "smallest number of channels that a pruned layer keeps", type=positive_int, metavar="N"
     )
-    round_to: int = option(1, "number that widths must be multiples of", type=ROUNDING, metavar="N")
+    max_pruned: float = option(
+        1.0, "largest fraction of a layer's channels that may be removed", type=fraction, metavar="F"
+    )
+    round_to: int = option(
+        1, "number that the widths of pruned layers are multiples of, such as 8", type=ROUNDING, metavar="N"
+    )
 
 
 @settings

@@ -112,6 +112,8 @@ def compress(
     report_chance_level(start.reference or start)
     if target is not None and method.axis == "macs":
         target.require_groups(start.groups, start.all_groups)
+        if start.limits:
+            start.limits.require_reachable(target, start.all_groups, start.cost)
     with phase("prune"):
         decision = method.decide(start, target, stage)
         if training and training.recalibrate and method.axis != "bytes" and not decision.recalibrate:
@@ -135,6 +137,8 @@ def compress(
             file = stage.folder / f"model{method.suffix}"
             method.save(file, network, start)
             outcome = _measure_outcome(start, decision, rows, file, pruned, latency)
+            if start.limits:
+                start.limits.check_network(start.model, outcome.network, start.all_groups)
             if checked is not None:
                 _check_target(checked, start, decision, outcome.metrics["compressed"], stage.log)
             stage.finish({**outcome.metrics, **decision.report, "file": file.name, **details(outcome)})

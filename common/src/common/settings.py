@@ -105,7 +105,7 @@ def _default(field: dataclasses.Field) -> Any:
 
 def _add(place: Any, field: dataclasses.Field, hint: Any, default: Any) -> None:
     help, names, hidden, argument = field.metadata["option"]
-    names = names or (f"--{field.name.replace('_', '-')}",)
+    names = names or (option_name(field.name),)
     kind, many = _kind(hint)
     how: dict[str, Any] = {"help": help}
     if names[0].startswith("-"):
@@ -125,6 +125,11 @@ def _add(place: Any, field: dataclasses.Field, hint: Any, default: Any) -> None:
     place.add_argument(*names, **how)
     for name in hidden:
         place.add_argument(name, **how | {"help": argparse.SUPPRESS, "default": argparse.SUPPRESS, "required": False})
+
+
+def option_name(field: str) -> str:
+    """Return the option of a field, e.g. ``--target-macs``."""
+    return f"--{field.replace('_', '-')}"
 
 
 def _path(text: str) -> Path:
@@ -172,6 +177,12 @@ def flatten(values: Any, identity: bool = False) -> dict[str, Any]:
         elif not (identity and field.metadata.get("free")):
             found[field.name] = value
     return found
+
+
+def changed_values(values: Any) -> dict[str, Any]:
+    """Return {field name: value} of the options of a section that differ from their defaults."""
+    fields = dataclasses.fields(values)
+    return {field.name: value for field in fields if (value := getattr(values, field.name)) != _default(field)}
 
 
 def free_option_names(cls: type) -> set[str]:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_right
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from math import lcm
 from typing import TYPE_CHECKING, Literal, NoReturn, TypeVar
 
 from common.errors import UserError
+from common.limits import Limits
 from common.progress import track
 
 if TYPE_CHECKING:
@@ -156,56 +156,118 @@ class Target:
 
 
 def uniform_widths(
-    groups: Sequence[ChannelGroup], cost: WidthCost, target: Target, round_to: int = 1, exact: bool = True
+    groups: Sequence[ChannelGroup],
+    cost: WidthCost,
+    target: Target,
+    limits: Limits | None = None,
+    exact: bool = True,
 ) -> dict[str, int]:
-    """Return widths {group: width} at an equal fraction of all groups, whose MACs meet the target.
+    """Return widths {group: width} at an equal fraction of all groups, within the limits, whose MACs meet the target.
 
     The largest fraction that fits is rounded down in every group; then single steps are added, always to the group with
-    the smallest remaining fraction, while they fit. A step is lcm(conv_groups, round_to) channels.
+    the smallest remaining fraction, while they fit. A step leads to the next width that the limits allow. If limits make the steps
+    too coarse, :func:`search_widths` does the rest.
 
     Args:
+        limits: Limits on the widths; None for none.
         exact: Whether to raise an error if the MACs are below 0.98 of the target.
 
     Raises:
         UserError: If the target cannot be met; the message has the nearest fraction of the MACs.
     """
     target.require_groups(groups)
-    steps = {g.name: min(g.size, lcm(g.conv_groups, round_to)) for g in groups}
+    ladders = {group.name: (limits or Limits()).widths(group) for group in groups}
     budget = target.fraction * cost.dense
-    widths = _largest_that_fits(groups, steps, cost, budget)
-    _widen(groups, steps, cost, budget, widths)
+    widths = _largest_that_fits(ladders, cost, budget)
+    _widen(ladders, cost, budget, widths)
     macs = cost.macs(widths)
     if macs > budget or (exact and not target.is_met_by(macs / cost.dense)):
+        if limits:
+            return search_widths(ladders, widths, cost, target, "no network of equal widths within the limits")
         target.raise_unreachable("no network of equal widths", [macs / cost.dense])
     return widths
 
 
-def _largest_that_fits(
-    groups: Sequence[ChannelGroup], steps: Mapping[str, int], cost: WidthCost, budget: float
+def search_widths(
+    ladders: Mapping[str, Sequence[int]], widths: Mapping[str, int], cost: WidthCost, target: Target, what: str
 ) -> dict[str, int]:
+    """Return widths that meet the target, changed from the given ones by single steps, or pairs of opposite steps.
+
+    Every change brings the MACs as near to the target as possible. If that does not meet it, one group after the other is set one step
+    wider or narrower, and the others are changed around it.
+
+    Args:
+        ladders: {group: allowed widths, ascending}.
+        widths: Where to start, near the target.
+        what: Subject of the error message.
+
+    Raises:
+        UserError: If no widths are found; the message has the nearest fractions on both sides that were.
+    """
+    tried: set[float] = set()
+
+    def distance(candidate: Mapping[str, int]) -> float:
+        fraction = cost.macs(candidate) / cost.dense
+        tried.add(fraction)
+        return max(fraction - target.fraction, target.min_fraction - fraction, 0.0)
+
+    def approach(start: Mapping[str, int], movable: Mapping[str, Sequence[int]]) -> dict[str, int]:
+        best, missed = dict(start), distance(start)
+        while missed:
+            singles = [*_steps(movable, best, -1), *_steps(movable, best, 1)]
+            pairs = (pair for lower in _steps(movable, best, -1) for pair in _steps(movable, lower, 1))
+            for candidates in (singles, pairs):
+                nearest = min(candidates, key=distance, default=best)
+                if distance(nearest) < missed:
+                    best, missed = nearest, distance(nearest)
+                    break
+            else:
+                break
+        return best
+
+    found = approach(widths, ladders)
+    pivots = (pivot for direction in (-1, 1) for pivot in _steps(ladders, widths, direction))
+    while distance(found):
+        pivot = next(pivots, None)
+        if pivot is None:
+            below = max((fraction for fraction in tried if fraction <= target.fraction), default=None)
+            above = min((fraction for fraction in tried if fraction > target.fraction), default=None)
+            target.raise_unreachable(what, [fraction for fraction in (below, above) if fraction is not None])
+        others = {name: ladder for name, ladder in ladders.items() if pivot[name] == widths[name]}
+        found = approach(pivot, others)
+    return found
+
+
+def _steps(ladders: Mapping[str, Sequence[int]], widths: Mapping[str, int], direction: int) -> Iterator[dict[str, int]]:
+    """Yield the widths with one group one step down (-1) or up (+1)."""
+    for name, ladder in ladders.items():
+        place = ladder.index(widths[name]) + direction
+        if 0 <= place < len(ladder):
+            yield {**widths, name: ladder[place]}
+
+
+def _largest_that_fits(ladders: Mapping[str, Sequence[int]], cost: WidthCost, budget: float) -> dict[str, int]:
     low, high = 0.0, 1.0
-    if cost.macs(_widths(groups, steps, high)) <= budget:
-        return _widths(groups, steps, high)
+    if cost.macs(_widths(ladders, high)) <= budget:
+        return _widths(ladders, high)
     for _ in range(STEPS):
         middle = (low + high) / 2
-        low, high = (middle, high) if cost.macs(_widths(groups, steps, middle)) <= budget else (low, middle)
-    return _widths(groups, steps, low)
+        low, high = (middle, high) if cost.macs(_widths(ladders, middle)) <= budget else (low, middle)
+    return _widths(ladders, low)
 
 
-def _widths(groups: Sequence[ChannelGroup], steps: Mapping[str, int], fraction: float) -> dict[str, int]:
-    return {g.name: max(1, int(fraction * g.size / steps[g.name])) * steps[g.name] for g in groups}
+def _widths(ladders: Mapping[str, Sequence[int]], fraction: float) -> dict[str, int]:
+    """Return the largest widths that are at most a fraction of the groups, or the smallest that are allowed."""
+    return {name: ladder[max(0, bisect_right(ladder, fraction * ladder[-1]) - 1)] for name, ladder in ladders.items()}
 
 
-def _widen(
-    groups: Sequence[ChannelGroup], steps: Mapping[str, int], cost: WidthCost, budget: float, widths: dict[str, int]
-) -> None:
+def _widen(ladders: Mapping[str, Sequence[int]], cost: WidthCost, budget: float, widths: dict[str, int]) -> None:
     """Widen groups by single steps, in place, while the MACs stay within the budget."""
-    sizes = {g.name: g.size for g in groups}
     fits = True
     while fits:
         fits = False
-        for name in sorted(widths, key=lambda n: widths[n] / sizes[n]):
-            more = {**widths, name: widths[name] + steps[name]}
-            if more[name] <= sizes[name] and cost.macs(more) <= budget:
-                widths[name], fits = more[name], True
+        for name in sorted(widths, key=lambda n: widths[n] / ladders[n][-1]):
+            wider = next((width for width in ladders[name] if width > widths[name]), None)
+            if wider is not None and cost.macs({**widths, name: wider}) <= budget:
+                widths[name], fits = wider, True
                 break

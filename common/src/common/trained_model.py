@@ -22,6 +22,7 @@ from common.errors import UserError
 from common.factory import factory_name, import_factory, model_from_options
 from common.formats import load_network
 from common.layers import to_device
+from common.limits import Limits
 from common.log import Log
 from common.measure import Accuracy, OutputQuality, evaluate, measure_latency, model_metrics, output_change
 from common.module_state import check_finite, check_single_precision
@@ -31,55 +32,6 @@ from common.wrapped import plain_network
 
 CPU = torch.device("cpu")
 CHANCE_ERRORS = 2  # standard errors above chance up to which an accuracy counts as chance
-
-
-@dataclass(frozen=True)
-class Limits:
-    """Limits on the channels that may be removed.
-
-    Attributes:
-        ignored: Names of groups, or of layers in them, that are not pruned.
-        only: Names of the only groups, or layers in them, that may be pruned; None for all.
-        min_channels: Smallest number of channels to keep in a group.
-        max_pruned: Largest fraction of a group's channels that may be removed.
-        round_to: Number that widths must be multiples of.
-    """
-
-    ignored: tuple[str, ...] = ()
-    only: tuple[str, ...] | None = None
-    min_channels: int = 1
-    max_pruned: float = 1.0
-    round_to: int = 1
-
-    def allows(self, group: ChannelGroup) -> bool:
-        """Return whether a group may be pruned."""
-        names = {group.name, *group.producers}
-        return not names & set(self.ignored) and (self.only is None or bool(names & set(self.only)))
-
-    def min_kept(self, group: ChannelGroup) -> int:
-        """Return the smallest number of channels to keep in a group."""
-        return min(group.size, max(self.min_channels, round(group.size - self.max_pruned * group.size + 0.5 - 1e-9)))
-
-    def check(self, kept: Mapping[str, object], groups: list[ChannelGroup]) -> None:
-        """Raise UserError, naming the group, if kept channels violate the limits. kept: {group: channel indices}."""
-        known = {group.name: group for group in groups}
-        for name, channels in kept.items():
-            count, size = len(channels), known[name].size if name in known else None  # type: ignore[arg-type]
-            if size is None or count == size:
-                continue
-            group = known[name]
-            if not self.allows(group):
-                raise UserError(
-                    f"group {name}: {count} of {size} channels would be kept, but the limits exclude it from pruning; keep all of them"
-                )
-            if count < self.min_kept(group):
-                raise UserError(
-                    f"{name}: {count} of {size} channels would be kept, but the limit is at least {self.min_kept(group)}"
-                )
-            if count % self.round_to:
-                raise UserError(
-                    f"{name}: {count} of {size} channels would be kept, which is not a multiple of {self.round_to}"
-                )
 
 
 @dataclass(frozen=True)

@@ -26,11 +26,12 @@ from common.executor import ProcessPool, claim_file
 from common.factory import import_factory, model_from_factory, model_from_name
 from common.formats import load_network
 from common.interruption import Stopped, stop_requested
+from common.limits import Limits
 from common.methods import installed_methods
 from common.options import training_values
 from common.progress import activity, format_duration, say, terminal_setup, use_line
 from common.runs import CONFIG, METRICS, read_record, writable_folder
-from common.settings import parse
+from common.settings import changed_values, option_name, parse
 from common.trained_model import TrainedModel, check_compatible
 from common.training import TrainOptions
 from common.training.step_time import Speed, measure_speed
@@ -358,7 +359,7 @@ def dense_networks(settings: Compare, data: DataBundle, device: torch.device, qu
             with claim_file(out / CLAIMS / ("baseline" if key is None else f"seed{seed}-baseline"), wait=True):
                 new = settings.execution.force or not (place / METRICS).is_file()
                 with activity("dense network" + ("" if key is None else f", seed {seed}")):
-                    found[key] = _dense(settings, data, device, seed)
+                    found[key] = _limited(settings, _dense(settings, data, device, seed))
             if new or not quiet:
                 say(describe_dense(place, key))
         return found[key]
@@ -407,6 +408,13 @@ def _untrained(settings: Compare, data: DataBundle) -> nn.Module:
     model = build_dense(network.arch, data, factory)
     check_compatible(model, data, network.model or network.arch)
     return model
+
+
+def _limited(settings: Compare, dense: TrainedModel) -> TrainedModel:
+    """Return the network with the limits of the options. Raises UserError if a pattern matches no layer."""
+    given = changed_values(settings.limits)
+    limits = Limits.of(dense.model, dense.all_groups, **given, option=option_name) if given else dense.limits
+    return replace(dense, limits=limits) if given else dense
 
 
 def _dense(settings: Compare, data: DataBundle, device: torch.device, seed: int) -> TrainedModel:
@@ -556,6 +564,8 @@ def command_arguments(settings: Compare) -> tuple[str, ...]:
         argv += ["--baseline-learning-rate", str(network.baseline_learning_rate)]
     if tuning.weight_decay != 5e-4:
         argv += ["--weight-decay", str(tuning.weight_decay)]
+    for name, value in changed_values(settings.limits).items():
+        argv += [option_name(name), *(shlex.quote(str(one)) for one in (value if isinstance(value, list) else [value]))]
     return (*argv, *(["--amp"] if tuning.amp else []))
 
 

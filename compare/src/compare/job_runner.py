@@ -65,7 +65,7 @@ def run_job(job: ComparisonJob, comparison: Comparison, dense: TrainedModel) -> 
     start, metrics, file = dense, {}, folder
     for number, name in enumerate(job.methods):
         if number:  # start from the output of the previous step
-            how = {"factory": dense.factory, "device": dense.device, "workers": dense.workers}
+            how = {"factory": dense.factory, "device": dense.device, "workers": dense.workers, "limits": dense.limits}
             start = read_trained_model(file, dense.data, name=dense.name, reference=dense, **how)
         target, relative_target = _step_target(job, number, comparison, dense, start)
         place = folder / f"step{number + 1}-{name}"
@@ -145,6 +145,7 @@ def _options(step: ChainStep, job: ComparisonJob, comparison: Comparison, dense:
         "dataset": dense.data.name,
         "start_digest": step.start.file_digest,
         "finetune": comparison.recipe.identity() | {name: value for name, value in more.items() if value},
+        **({"limits": dense.limits.identity()} if dense.limits else {}),
     }
 
 

@@ -5,7 +5,7 @@ reconstruction of the remaining weights (none, or re-solved by least squares fro
 """
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from common.channels import ChannelGroup, masked, top_channels
 from common.channels.attention import is_called
-from common.channels.resize import output_rows
 from common.device import exact_float32
+from common.importance import Score, l1_scores, random_scores
 from common.methods import Decide, Decision, Method
 from common.models import PadShortcut
 from common.pipeline import RECALIBRATION_BATCH
@@ -24,26 +24,7 @@ from common.runs import Stage
 from common.target import Target, uniform_widths
 from common.trained_model import TrainedModel
 
-Score = Callable[[nn.Module, ChannelGroup, torch.Generator], Tensor]
-
 RECONSTRUCTION_IMAGES = 200  # unlabeled training images, as many as extended ID uses in ``compare``
-
-
-def l1_scores(model: nn.Module, group: ChannelGroup, generator: torch.Generator) -> Tensor:
-    """Return the L1 norm of each channel's weights, summed over its producers, shape (C,).
-
-    Li et al. 2017, arXiv 1608.08710, section 3.1.
-    """
-    del generator
-    weights = ((name, output_rows(model.get_submodule(name)).detach()) for name in group.producers)
-    norms = (group.per_channel(name, weight.abs().flatten(1).sum(1)) for name, weight in weights)
-    return sum(norms, torch.zeros(()))
-
-
-def random_scores(model: nn.Module, group: ChannelGroup, generator: torch.Generator) -> Tensor:
-    """Return uniform random scores, shape (C,)."""
-    del model
-    return torch.rand(group.size, generator=generator)
 
 
 def decide_by_score(score: Score, *, residual: bool = True, resolve: bool = False) -> Decide:
@@ -57,7 +38,7 @@ def decide_by_score(score: Score, *, residual: bool = True, resolve: bool = Fals
     def decide(start: TrainedModel, target: Target | None, stage: Stage) -> Decision:
         assert target is not None
         groups = start.groups if residual else inner_groups(start.groups)
-        widths = uniform_widths(groups, start.cost, target, start.limits.round_to)
+        widths = uniform_widths(groups, start.cost, target, start.limits)
         generator = torch.Generator().manual_seed(stage.seed)
         scores = {group.name: score(start.model, group, generator).tolist() for group in groups}
         kept = {g.name: top_channels(scores[g.name], widths[g.name], conv_groups=g.conv_groups) for g in groups}

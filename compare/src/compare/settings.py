@@ -14,7 +14,7 @@ from common.cli import (
     fraction_or_zero,
 )
 from common.errors import UserError
-from common.options import ARCHITECTURES_HELP, DataOptions, RuntimeOptions, method_names, model_option
+from common.options import ARCHITECTURES_HELP, DataOptions, LimitOptions, RuntimeOptions, method_names, model_option
 from common.settings import command, option, section, settings
 from common.training.train_options import RANGES, SCHEDULES
 
@@ -163,6 +163,7 @@ class Compare:
     )
     network: ComparedNetworkOptions = section(ComparedNetworkOptions)
     results: ResultOptions = section(ResultOptions)
+    limits: LimitOptions = section(LimitOptions)
     tuning: FineTuneOptions = section(FineTuneOptions)
     execution: ExecutionOptions = section(ExecutionOptions)
     running: RuntimeOptions = section(RuntimeOptions)

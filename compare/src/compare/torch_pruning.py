@@ -35,8 +35,16 @@ MIN_FRACTION = 0.1  # fraction of a layer's channels that is always kept: withou
 def decide(start: TrainedModel, target: Target | None, stage: Stage) -> Decision:
     """Prune the network with the library. Raises UserError if no network of the library meets the target."""
     assert target is not None
+    allowed = start.limits.layer_widths(start.model, start.all_groups) if start.limits else {}
     try:
-        model = _pruned(copy.deepcopy(start.model).cpu(), start.data, target, stage.seed)
+        model = _pruned(
+            copy.deepcopy(start.model).cpu(),
+            start.data,
+            target,
+            stage.seed,
+            allowed=allowed,
+            round_to=start.limits.round_to,
+        )
     except RuntimeError as error:
         raise UserError(
             f"torch-pruning: this network does not run after a step of pruning: {one_line(error)}; leave the method out"
@@ -58,9 +66,19 @@ def _check_training_mode(model: nn.Module, shape: Sequence[int]) -> None:
         ) from error
 
 
-def _pruned(unpruned: nn.Module, data: DataBundle, target: Target, seed: int, largest: int = 0) -> nn.Module:
+def _pruned(
+    unpruned: nn.Module,
+    data: DataBundle,
+    target: Target,
+    seed: int,
+    largest: int = 0,
+    *,
+    allowed: Mapping[str, Sequence[int]],
+    round_to: int,
+) -> nn.Module:
     """Prune the least important group until the target is met; a group whose removal would overshoot is kept.
 
+    allowed: {layer: allowed widths}; other layers have no limits. round_to: number that the library rounds widths to.
     largest: Largest number of MACs removed by a step so far. The network is copied before steps that may overshoot; if one that
     is larger than twice that number does, the network is pruned again from the beginning, with this step's number.
     """
@@ -68,20 +86,28 @@ def _pruned(unpruned: nn.Module, data: DataBundle, target: Target, seed: int, la
     per_weight = _macs_per_weight(model, data.input_shape)
     dense = macs = measured_at = _macs(model, per_weight)
     low, high = target.min_fraction * dense, target.fraction * dense
-    kept_layers: set[str] = set()
+    kept_layers = {name for name, widths in allowed.items() if len(widths) == 1}
     _compute_gradients(model, data, seed)
     while True:
-        for group in _groups(_pruner(model, data.input_shape, kept_layers)):
+        pruner = _pruner(model, data.input_shape, kept_layers, round_to)
+        for proposed in _groups(pruner):
+            group = _within_limits(pruner, proposed, model, allowed)
+            if group is None:
+                continue
             may_overshoot = macs - 2 * largest < low
             before, macs_before = copy.deepcopy(model) if may_overshoot else None, macs
-            affected = {item.dep.target.module for item in group}
+            affected = {
+                item.dep.target.module
+                for item in group  # coarse steps overshoot often: then the layers that read the group remain prunable
+                if not allowed or pruner.DG.is_out_channel_pruning_fn(item.dep.handler)
+            }
             names = {name for name, module in model.named_modules() if module in affected} if may_overshoot else set()
             group.prune()
             macs = _macs(model, per_weight)
             largest = max(largest, macs_before - macs)
             if macs < low:
                 if before is None:
-                    return _pruned(unpruned, data, target, seed, largest)
+                    return _pruned(unpruned, data, target, seed, largest, allowed=allowed, round_to=round_to)
                 if names <= kept_layers:
                     target.raise_unreachable("no network of torch-pruning", [macs / dense, macs_before / dense])
                 model, macs = before, macs_before
@@ -95,6 +121,32 @@ def _pruned(unpruned: nn.Module, data: DataBundle, target: Target, seed: int, la
                 measured_at = macs
         else:
             target.raise_unreachable("no network of torch-pruning", [macs / dense])
+
+
+def _within_limits(
+    pruner: tp.pruner.BasePruner, group: tp.dependency.Group, model: nn.Module, allowed: Mapping[str, Sequence[int]]
+) -> tp.dependency.Group | None:
+    """Return a group, with fewer of its channels if its layers may not lose all of them; None if they may not lose any."""
+    if not allowed or not group[0].idxs:  # the library also proposes to remove nothing
+        return group
+    names = {module: name for name, module in model.named_modules() if name in allowed}
+    count = len(group[0].idxs)
+    for dependency, indices in group:
+        module = dependency.target.module
+        if module in names and pruner.DG.is_out_channel_pruning_fn(dependency.handler):
+            now = pruner.DG.get_out_channels(module)
+            wanted = now - len(indices)
+            reached = min((width for width in allowed[names[module]] if width >= wanted), default=now)
+            each = max(1, len(indices) // len(group[0].idxs))
+            count = min(count, max(now - reached, 0) // each)
+    if count == len(group[0].idxs):
+        return group
+    if not count or pruner._get_channel_groups(group) > 1:
+        return None
+    order = pruner.estimate_importance(group).argsort()[:count].tolist()
+    first = group[0]
+    fewer = [first.idxs[i] for i in order]
+    return pruner.DG.get_pruning_group(first.dep.target.module, first.dep.handler, fewer)
 
 
 def _macs_per_weight(model: nn.Module, shape: Sequence[int]) -> dict[str, float]:
@@ -113,7 +165,7 @@ def _groups(pruner: tp.pruner.BasePruner) -> Iterator[tp.dependency.Group]:
         yield from pruner.step(interactive=True)
 
 
-def _pruner(model: nn.Module, shape: Sequence[int], kept_layers: Set[str]) -> tp.pruner.BasePruner:
+def _pruner(model: nn.Module, shape: Sequence[int], kept_layers: Set[str], round_to: int) -> tp.pruner.BasePruner:
     example = torch.zeros(1, *shape)
     ignored = [
         *_last_layers(model, example),
@@ -129,6 +181,7 @@ def _pruner(model: nn.Module, shape: Sequence[int], kept_layers: Set[str]) -> tp
         max_pruning_ratio=1 - MIN_FRACTION,
         iterative_steps=STEPS,
         ignored_layers=ignored,
+        round_to=round_to if round_to > 1 else None,
         customized_pruners={PadShortcut: InPlaceShortcutPruner()},
     )
     for shortcut in shortcuts:  # the trace is complete: gradients flow again

@@ -13,10 +13,11 @@ from torch import Tensor, nn
 
 from common.channels import ChannelGroup, channel_groups, masked
 from common.errors import UserError
+from common.limits import Limits
 from decore.actions import bernoulli
 from decore.policy_options import INITIAL_WEIGHT
 from decore.reward import accuracy_reward, compression_reward
-from decore.selection import select_by_probability
+from decore.selection import UNLIMITED, select_by_probability
 
 
 def policy_loss(weight: Tensor, actions: Tensor, rewards: Tensor, layer_index: Tensor) -> Tensor:
@@ -41,9 +42,10 @@ class Agents(nn.Module):
         model: Any network that :func:`common.channels.channel_groups` can trace.
         example_input: Batch of the shape that the network reads, e.g. (1, 3, 32, 32).
         init_weight: Initial weight of every agent.
+        limits: Groups that they exclude have no agents.
 
     Attributes:
-        groups: Channel groups of the network, C channels in total.
+        groups: Channel groups that may be pruned, C channels in total.
         layer_index: Index of the channel group of every channel, (C,) int64.
 
     Raises:
@@ -52,9 +54,15 @@ class Agents(nn.Module):
 
     layer_index: Tensor
 
-    def __init__(self, model: nn.Module, example_input: Tensor, init_weight: float = INITIAL_WEIGHT) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        example_input: Tensor,
+        init_weight: float = INITIAL_WEIGHT,
+        limits: Limits = UNLIMITED,
+    ) -> None:
         super().__init__()
-        self.groups: list[ChannelGroup] = channel_groups(model, example_input)
+        self.groups: list[ChannelGroup] = [g for g in channel_groups(model, example_input) if limits.allows(g)]
         if not self.groups:
             raise UserError(
                 "the network has no removable channels; python -m common.channels lists the groups of a network"

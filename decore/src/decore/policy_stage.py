@@ -49,6 +49,7 @@ def network_identity(trained: TrainedModel) -> dict[str, Any]:
         "weights_digest": trained.digest,
         "mean": trained.data.mean,
         "std": trained.data.std,
+        **({"limits": trained.limits.identity()} if trained.limits else {}),
     }
 
 
@@ -77,7 +78,7 @@ def run_policy_phase(
     images = options.select_policy_images(trained.data.train)
     if not run.finished:
         model = copy.deepcopy(trained.model)
-        agents = Agents(model, trained.example, options.agent_init)
+        agents = Agents(model, trained.example, options.agent_init, trained.limits)
         cost = create_width_cost(trained, agents)
         policy = options.policy
         if options.auto_penalty:
@@ -121,7 +122,9 @@ def run_policy_phase(
 def read_policy(trained: TrainedModel, folder: Path) -> Policy:
     """Read a finished policy phase from its folder. Raises UserError for files that are missing or of another network."""
     model = load_model(folder / MODEL, trained.factory)
-    agents = Agents(model, trained.example).load_weights(read_state_dict(folder / AGENTS).tensors)
+    agents = Agents(model, trained.example, limits=trained.limits).load_weights(
+        read_state_dict(folder / AGENTS).tensors
+    )
     metrics = read_json(folder / METRICS)
     return Policy(model, agents, create_width_cost(trained, agents), metrics)
 

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
+from common.errors import UserError
 from common.methods import Decision, Method
 from common.runs import Stage
 from common.target import Target
@@ -55,26 +56,37 @@ def paper_variant(arch: str | None) -> Variant:
     return Variant(SizeSettings(plan, encoding, "std"), {"optimizer": "sgd", "learning_rate": 1e-4})
 
 
-def extended_variant(dense: nn.Module, wanted: float) -> Variant:
+def extended_variant(dense: nn.Module, wanted: float, excluded: tuple[str, ...] = ()) -> Variant:
     """Return equally spaced centroids in bfloat16, with bits per weight for a file of ``wanted`` bytes.
 
-    Larger files allow more bits and more remaining weights.
+    Larger files allow more bits and more remaining weights. excluded: layers whose weights are left alone.
     """
     plans = [replace(EQUALLY_SPACED, conv_bits=bits, fc_bits=bits) for bits in BITS]
-    sizes = [SizeSettings(plan, SMALLEST_FILE, "global-density") for plan in plans]
+    sizes = [SizeSettings(plan, SMALLEST_FILE, "global-density", excluded) for plan in plans]
     size = next((size for size in sizes[:-1] if compressed_size(dense, size, FULL) >= wanted), sizes[-1])
     return Variant(size, {"optimizer": "adam", "learning_rate": 1e-3})
 
 
 def decide_paper(start: TrainedModel, target: Target | None, stage: Stage) -> Decision:
     """Compress with the paper's method so that the file has 0.98 to 1.00 times the target's bytes. Raises UserError."""
-    return _decide(paper_variant(start.arch), start, target, stage)
+    variant, excluded = paper_variant(start.arch), _excluded_layers(start)
+    size = replace(variant.size, excluded=excluded)
+    return _decide(replace(variant, size=size), start, target, stage)
 
 
 def decide_extended(start: TrainedModel, target: Target | None, stage: Stage) -> Decision:
     """Compress with the extended method so that the file has 0.98 to 1.00 times the target's bytes. Raises UserError."""
     assert target is not None
-    return _decide(extended_variant(start.model, EXCESS * (target.fraction * start.bytes)), start, target, stage)
+    wanted = EXCESS * (target.fraction * start.bytes)
+    return _decide(extended_variant(start.model, wanted, _excluded_layers(start)), start, target, stage)
+
+
+def _excluded_layers(start: TrainedModel) -> tuple[str, ...]:
+    """Return the layers whose weights are left alone. Raises UserError if these are all."""
+    excluded = start.limits.layers
+    if not prunable_weights(start.model, excluded):
+        raise UserError(f"{start.name}: the limits exclude the weights of all layers; exclude fewer of them")
+    return excluded
 
 
 def _decide(variant: Variant, start: TrainedModel, target: Target | None, stage: Stage) -> Decision:
@@ -86,14 +98,17 @@ def _decide(variant: Variant, start: TrainedModel, target: Target | None, stage:
         UserError: If no density reaches the target.
     """
     assert target is not None and stage.recipe is not None
+    excluded = start.limits.layers
+    if not prunable_weights(start.model, excluded):
+        raise UserError(f"--target-bytes {target.fraction:g}: the limits leave all layers alone; exclude fewer of them")
     density = find_density(start.model, variant.size, target, start.bytes, EXCESS)
-    plan = pruning_plan(variant.size.rule, prunable_weights(start.model), density)
+    plan = pruning_plan(variant.size.rule, prunable_weights(start.model, excluded), density)
     pruned = prune(start, stage, plan, stage.recipe)
     trimmed = stage.folder / "trimmed.safetensors"
     if stage.force or not trimmed.is_file():
         model = copy.deepcopy(pruned.model)
         density = find_density(model, variant.size, target, start.bytes, AIM, allow_smaller=True)
-        PruningMaskHook(model, variant.size.masks(prunable_weights(model), density))
+        PruningMaskHook(model, variant.size.masks(prunable_weights(model, excluded), density))
         save_checkpoint(trimmed, model, start)
     training = centroid_training(stage.recipe, variant.centroids)
     shared = quantize(open_network(trimmed, start), stage, variant.size.plan, training)

@@ -7,7 +7,7 @@ Biases and normalization layers are not pruned. A weight that is zero counts as 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -18,15 +18,18 @@ from common.layers import Layer
 Masks = dict[str, Tensor]
 
 
-def prunable_layers(model: nn.Module) -> dict[str, Layer]:
-    """Return convolutions and linear layers by name, in the network's order; of layers with a tied weight, only the first."""
+def prunable_layers(model: nn.Module, excluded: Collection[str] = ()) -> dict[str, Layer]:
+    """Return convolutions and linear layers by name, in the network's order; of layers with a tied weight, only the first.
+
+    excluded: names of layers that are left out.
+    """
     found: dict[str, Layer] = {}
     seen: set[int] = set()
     for name, module in model.named_modules():
         if isinstance(module, Layer) and id(module.weight) not in seen:
             seen.add(id(module.weight))
             found[name] = module
-    return found
+    return {name: module for name, module in found.items() if name not in excluded}
 
 
 def layer_type(module: nn.Module) -> str:
@@ -34,9 +37,9 @@ def layer_type(module: nn.Module) -> str:
     return "fc" if isinstance(module, nn.Linear) else "conv"
 
 
-def prunable_weights(model: nn.Module) -> dict[str, Tensor]:
+def prunable_weights(model: nn.Module, excluded: Collection[str] = ()) -> dict[str, Tensor]:
     """Return the weights by layer name. Raises UserError, with the layer's name, if a weight is not finite."""
-    weights = {name: module.weight.detach() for name, module in prunable_layers(model).items()}
+    weights = {name: module.weight.detach() for name, module in prunable_layers(model, excluded).items()}
     for name, weight in weights.items():
         if not torch.isfinite(weight).all():
             raise UserError(
@@ -147,9 +150,9 @@ class PruningMaskHook:
             weight.masked_fill_(mask, 0.0)
 
 
-def nonzero_masks(model: nn.Module) -> Masks:
+def nonzero_masks(model: nn.Module, excluded: Collection[str] = ()) -> Masks:
     """Return the masks of a pruned network: True where its weights are nonzero."""
-    return {name: weight != 0 for name, weight in prunable_weights(model).items()}
+    return {name: weight != 0 for name, weight in prunable_weights(model, excluded).items()}
 
 
 def layer_densities(model: nn.Module) -> dict[str, float]:
@@ -157,9 +160,9 @@ def layer_densities(model: nn.Module) -> dict[str, float]:
     return {name: float((w != 0).double().mean()) if w.numel() else 0.0 for name, w in prunable_weights(model).items()}
 
 
-def total_density(model: nn.Module) -> float:
+def total_density(model: nn.Module, excluded: Collection[str] = ()) -> float:
     """Return the fraction of remaining weights of all layers together."""
-    weights = prunable_weights(model).values()
+    weights = prunable_weights(model, excluded).values()
     return sum(int((w != 0).sum()) for w in weights) / max(1, sum(w.numel() for w in weights))
 
 

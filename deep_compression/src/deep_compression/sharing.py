@@ -12,7 +12,7 @@ remaining weights, and the cost of the optimizer is negligible.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -79,13 +79,19 @@ def share_tensor(weight: Tensor, k: int, cluster: Clusterer) -> SharedWeights:
     return SharedWeights(centroids.to(weight.dtype), codes)
 
 
-def cluster_counts(model: nn.Module, bits: Mapping[str, int], named: Mapping[str, int] | None = None) -> dict[str, int]:
+def cluster_counts(
+    model: nn.Module,
+    bits: Mapping[str, int],
+    named: Mapping[str, int] | None = None,
+    excluded: Collection[str] = (),
+) -> dict[str, int]:
     """Return the number of clusters of each layer: 2^bits, minus one if the layer has pruned weights, which have the code 0.
 
     Args:
         model: Network whose layers are counted.
         bits: Bits per weight by layer type, "conv" and "fc".
         named: Bits per weight by layer name, instead of those of the type.
+        excluded: Names of layers whose weights are not shared.
 
     Raises:
         UserError: If a layer does not exist or bits are not in 1..12.
@@ -94,7 +100,7 @@ def cluster_counts(model: nn.Module, bits: Mapping[str, int], named: Mapping[str
     if unknown := set(named or {}) - set(layers):
         raise UserError(f"--layer-bits: the network has no layer {sorted(unknown)[0]!r}; it has {', '.join(layers)}")
     clusters = {}
-    for name, module in layers.items():
+    for name, module in prunable_layers(model, excluded).items():
         width = (named or {}).get(name, bits[layer_type(module)])
         if not 1 <= width <= 12:
             raise UserError(f"layer {name}: {width} bits per weight; must be in 1..12")
@@ -122,7 +128,8 @@ def share_network(
         for n, k in clusters.items()
     }
     if biases is not None:
-        for name, module in layers.items():
+        for name in clusters:
+            module = layers[name]
             if module.bias is not None:
                 shared[f"{name}.bias" if name else "bias"] = share_tensor(module.bias.detach(), biases, cluster)
     return shared
@@ -226,14 +233,15 @@ def _memory_order(tensor: Tensor) -> Tensor:
 
 @torch.no_grad()
 def round_unshared(
-    model: nn.Module, shared: Mapping[str, SharedWeights], dtype: torch.dtype
+    model: nn.Module, shared: Mapping[str, SharedWeights], dtype: torch.dtype, excluded: Collection[str] = ()
 ) -> dict[str, SharedWeights]:
     """Round centroids and unshared tensors (biases, normalization layers) to a shorter type, stored as float32.
 
-    The low bytes become zero, which take no space in the file. Returns the shared weights with rounded centroids.
+    The low bytes become zero, which take no space in the file. Returns the shared weights with rounded centroids. excluded: names of
+    layers that are not rounded.
     """
     for name, tensor in model.state_dict().items():
-        if tensor.is_floating_point() and name not in shared:
+        if tensor.is_floating_point() and name not in shared and name.rpartition(".")[0] not in excluded:
             tensor.copy_(tensor.to(dtype).to(tensor.dtype))
     parameters = dict(model.named_parameters())
     rounded = {n: SharedWeights(c.centroids.to(dtype).to(c.centroids.dtype), c.codes) for n, c in shared.items()}

@@ -36,11 +36,13 @@ class SizeSettings:
 
     Attributes:
         rule: Pruning rule: "std", one quality parameter for all layers, or "global-density", one threshold for all layers.
+        excluded: Names of layers whose weights are neither pruned nor quantized; densities do not count them.
     """
 
     plan: QuantizationPlan
     encoding: EncodingOptions
     rule: str
+    excluded: tuple[str, ...] = ()
 
     def masks(self, weights: Mapping[str, Tensor], density: float) -> Masks:
         """Select a fraction of all weights together by the rule."""
@@ -53,15 +55,16 @@ class SizeSettings:
 def compressed_size(model: nn.Module, settings: SizeSettings, density: float) -> int:
     """Return the bytes of the network's compressed file at a density of all weights together, without training."""
     model, plan = copy.deepcopy(model), settings.plan
-    PruningMaskHook(model, settings.masks(prunable_weights(model), density))
-    clusters = cluster_counts(model, {"conv": plan.conv_bits, "fc": plan.fc_bits}, plan.layer_bits)
+    PruningMaskHook(model, settings.masks(prunable_weights(model, settings.excluded), density))
+    bits = {"conv": plan.conv_bits, "fc": plan.fc_bits}
+    clusters = cluster_counts(model, bits, plan.layer_bits, settings.excluded)
     cluster = create_clusterer(plan.method, plan.centroid_init, 0, plan.lloyd_steps)
     shared = share_network(model, clusters, cluster)
     parameters = dict(model.named_parameters())
     for name, weights in shared.items():
         parameters[name].copy_(weights.to_dense())
     if plan.rounding != "none":
-        round_unshared(model, shared, getattr(torch, plan.rounding))
+        round_unshared(model, shared, getattr(torch, plan.rounding), settings.excluded)
     with tempfile.TemporaryDirectory() as folder:
         return write_compressed(Path(folder) / "trial.dcz", model, settings.encoding).bytes
 
@@ -85,7 +88,7 @@ def find_density(
     Raises:
         UserError: If no density is within 2 % of the target; the message has the nearest fractions of ``dense_bytes``.
     """
-    wanted, remaining = factor * (target.fraction * dense_bytes), total_density(model)
+    wanted, remaining = factor * (target.fraction * dense_bytes), total_density(model, settings.excluded)
     low, high = (0.0, compressed_size(model, settings, 0.0)), (remaining, compressed_size(model, settings, remaining))
     if high[1] <= wanted:
         if allow_smaller:

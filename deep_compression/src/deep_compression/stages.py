@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import copy
 import csv
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -148,7 +148,7 @@ def _prune_once(
     stage: Stage, start: TrainedModel, model: nn.Module, plan: PruningPlan, number: int, training: FineTuning
 ) -> dict[str, Any]:
     """Prune, retrain the remaining weights and save; return the round's entry of rounds.json."""
-    masks = PruningMaskHook(model, masks_for_round(plan, number, prunable_weights(model)))
+    masks = PruningMaskHook(model, masks_for_round(plan, number, prunable_weights(model, start.limits.layers)))
     recipe = training.recipe
     if plan.learning_rates:
         recipe = replace(recipe, learning_rate=plan.learning_rates[number])
@@ -202,22 +202,25 @@ def quantize(
 def _share_and_train(
     plan: QuantizationPlan, training: FineTuning, start: TrainedModel, target: Target | None, stage: Stage
 ) -> Decision:
-    masks = nonzero_masks(start.model)
+    excluded = start.limits.layers
+    masks = nonzero_masks(start.model, excluded)
     model = copy.deepcopy(start.model).to(start.device)
-    trained = CentroidTraining(model, _cluster(model, plan, stage.seed))
+    trained = CentroidTraining(model, _cluster(model, plan, stage.seed, excluded))
     before = round(start.measure(model).top1, 4)
     hooks = Hooks(after_backward=trained.after_backward, after_step=trained.after_step)
     rows = pipeline.train(stage, start, model, training, hooks, QUANTIZED)
     shared = trained.finish()
     if plan.rounding != "none":
-        shared = round_unshared(model, shared, getattr(torch, plan.rounding))
+        shared = round_unshared(model, shared, getattr(torch, plan.rounding), excluded)
     _check(model, masks, shared)
     clusters = {name: len(codes.centroids) for name, codes in shared.items()}
     return Decision(model=model, report={"clusters": clusters, "top1_before_training": before}, log=rows)
 
 
-def _cluster(model: nn.Module, plan: QuantizationPlan, seed: int) -> dict[str, SharedWeights]:
-    clusters = cluster_counts(model, {"conv": plan.conv_bits, "fc": plan.fc_bits}, plan.layer_bits)
+def _cluster(
+    model: nn.Module, plan: QuantizationPlan, seed: int, excluded: Collection[str]
+) -> dict[str, SharedWeights]:
+    clusters = cluster_counts(model, {"conv": plan.conv_bits, "fc": plan.fc_bits}, plan.layer_bits, excluded)
     if plan.clusters is not None:
         clusters = dict.fromkeys(clusters, plan.clusters)
     biases = None if plan.bias_bits is None else 1 << plan.bias_bits
@@ -227,7 +230,8 @@ def _cluster(model: nn.Module, plan: QuantizationPlan, seed: int) -> dict[str, S
 
 def _check(model: nn.Module, masks: Mapping[str, torch.Tensor], shared: Mapping[str, SharedWeights]) -> None:
     """Check that pruned weights are zero and that every shared tensor is bit-identical to its codebook's values."""
-    for name, weight in prunable_weights(model).items():
+    weights = prunable_weights(model)
+    for name, weight in ((name, weights[name]) for name in masks):
         if bool((weight.cpu()[~masks[name]] != 0).any()):
             raise AssertionError(f"layer {name}: pruned weights are not zero after quantization")
     parameters = dict(model.named_parameters())

@@ -1,6 +1,5 @@
 """The order in which the channels of a group are selected, and the error at each width. Widths are chosen from these."""
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -9,7 +8,7 @@ import numpy as np
 import scipy  # submodules are imported on first use
 
 from common.channels import ChannelGroup
-from common.trained_model import Limits
+from common.limits import Limits
 from model_preserving_id.activations import GramStatistics
 from model_preserving_id.fold import find_representatives
 from model_preserving_id.folded import FoldedNetwork
@@ -104,9 +103,7 @@ def rank_group(
     needed = 1
     if shortcuts:
         ranking, needed = _rank_needed_first(ranking, gram, [statistics.grams[name] for name in shortcuts])
-    step = math.lcm(group.conv_groups, limits.round_to)
-    steps = {w for w in range(step, group.size, step) if w >= max(needed, limits.min_kept(group))}
-    return replace(ranking, widths=(*sorted(steps), group.size))
+    return replace(ranking, widths=tuple(w for w in limits.widths(group) if w >= needed))
 
 
 def _rank_gram(name: str, gram: np.ndarray, remaining: np.ndarray) -> ChannelRanking:

@@ -12,6 +12,7 @@ from common.atomic import write_csv
 from common.data import load_data
 from common.device import choose_device, set_threads
 from common.factory import factory_name, import_factory
+from common.limits import Limits
 from common.log import Log
 from common.measure import Accuracy
 from common.options import DataOptions, HardwareOptions, NetworkOptions
@@ -19,7 +20,7 @@ from common.pipeline import Outcome, compress
 from common.runs import Stage, open_stage
 from common.settings import flatten
 from common.target import Target
-from common.trained_model import Limits, TrainedModel, check_trained_model, open_trained_model, with_normalization_of
+from common.trained_model import TrainedModel, check_trained_model, open_trained_model, with_normalization_of
 from model_preserving_id.folded import FoldedNetwork
 from model_preserving_id.iterate import LogRow
 from model_preserving_id.method import EXTENDED, METHOD, decide

@@ -15,9 +15,9 @@ from common.channels.shortcuts import restore_shortcuts
 from common.cost import WidthCost, count_cost
 from common.errors import UserError
 from common.layers import weight_of
+from common.limits import Limits
 from common.methods import Decision
 from common.models import PadShortcut
-from common.trained_model import Limits
 from model_preserving_id.activations import ConsumerInput, GramStatistics, consumer_inputs, find_call_order
 from model_preserving_id.fold import assign_conv_groups, fold, solve_t
 from model_preserving_id.residual import copy_network, find_shortcuts, is_residual_stream
@@ -35,6 +35,7 @@ class FoldedNetwork:
         kept: By name, the kept channels; groups that are not listed are not pruned.
         cost: MACs at any widths.
         dense_macs: MACs of the given network.
+        sensitivity: Measured sensitivities, {group: {width: sensitivity}}; see :mod:`model_preserving_id.sensitivity`.
     """
 
     def __init__(
@@ -60,6 +61,7 @@ class FoldedNetwork:
         self.groups = self._select_groups(groups)
         self._inputs_of = {name: consumer_inputs([group]) for name, group in self.groups.items()}
         self.kept: dict[str, list[int]] = {}
+        self.sensitivity: dict[str, dict[int, float]] = {}
 
     def _select_groups(self, groups: Sequence[ChannelGroup]) -> dict[str, ChannelGroup]:
         for name in self.limits.ignored:

@@ -4,11 +4,17 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import torch
+from torch import Tensor
+
+from common.atomic import write_json
 from common.methods import Decision, Method
 from common.runs import Stage
 from common.target import Target
 from common.trained_model import TrainedModel
+from model_preserving_id.activations import gather_statistics
 from model_preserving_id.calibration import CalibrationImages, calibration_images
+from model_preserving_id.channel_ranking import rank_groups
 from model_preserving_id.compensate import compensate
 from model_preserving_id.folded import FoldedNetwork
 from model_preserving_id.iterate import IterationOptions, LogRow, iterate
@@ -16,6 +22,7 @@ from model_preserving_id.prune import prune_one_shot
 from model_preserving_id.residual import is_residual_stream
 from model_preserving_id.settings import ChannelPruningOptions
 
+SENSITIVITY = "sensitivity.json"  # {group: {width: change of the outputs}}, if it was measured
 COMPARE_IMAGES = 200  # calibration images for ``compare``; each is read several times
 # Time of the variants per layer, in training steps of an example: about that of ResNet-20, and similar for all data sets.
 ITERATIVE, ONE_SHOT = 400.0, 150.0
@@ -58,6 +65,8 @@ def decide(
         start.model, start.example, residual=pruning.residual, limits=start.limits, device=start.device
     )
     rows = _prune_groups(folded, images, pruning, target, stage, on_step)
+    if folded.sensitivity:
+        write_json(stage.folder / SENSITIVITY, folded.sensitivity)
     compensate(folded, images, pruning.reconstruction, count=pruning.reconstruction_images)
     report = {
         "images": len(images.image_set),
@@ -84,6 +93,17 @@ def _prune_groups(
     criterion = {"budget": {"target": target}, "frac": {"keep": pruning.k}, "eps": {"eps": pruning.eps}}[pruning.method]
     prune_one_shot(folded, images, **criterion, score=pruning.criterion)  # type: ignore[arg-type]
     return []
+
+
+def rank_channels(start: TrainedModel, seed: int) -> dict[str, Tensor]:
+    """Return scores (C,) of every group's channels by the order of its interpolative decomposition: the first has the largest."""
+    images = calibration_images(
+        start.data, min(COMPARE_IMAGES, len(start.data.train)), seed, device=start.device, workers=start.workers
+    )
+    folded = FoldedNetwork(start.model, start.example, limits=start.limits, device=start.device)
+    statistics = gather_statistics(folded.model, folded.consumer_inputs(), images, device=folded.device)
+    orders = {name: one.order for name, one in rank_groups(folded, statistics).items()}
+    return {name: -torch.from_numpy(order.argsort()).double() for name, order in orders.items()}
 
 
 def decide_iteratively(start: TrainedModel, target: Target | None, stage: Stage) -> Decision:
@@ -114,6 +134,7 @@ METHOD = Method(
     " the last steps are smaller, to meet the target",
     variant="paper",
     examples=lambda recipe, images, layers: ITERATIVE * layers,
+    scores=rank_channels,
 )
 EXTENDED = Method(
     "model-preserving ID (extended)",
@@ -123,4 +144,5 @@ EXTENDED = Method(
     variant="extended",
     default=False,
     examples=lambda recipe, images, layers: ONE_SHOT * layers,
+    scores=rank_channels,
 )

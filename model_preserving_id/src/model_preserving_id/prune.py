@@ -8,9 +8,9 @@ from torch import Tensor, nn
 
 from common.cost import count_cost
 from common.errors import UserError
+from common.limits import Limits
 from common.module_state import check_finite
 from common.target import Target
-from common.trained_model import Limits
 from common.wrapped import plain_network
 from model_preserving_id.activations import GramStatistics, gather_statistics, warn_if_few_rows
 from model_preserving_id.channel_ranking import ChannelRanking, rank_groups

@@ -30,6 +30,8 @@ def measure_sensitivity(
 ) -> dict[str, list[float]]:
     """Measure the sensitivity of every group at every width 0 .. C, with T folded: {group: sensitivities}.
 
+    ``folded.sensitivity`` keeps the measured points. :mod:`common.sensitivity` measures networks without T.
+
     Sensitivity is the mean squared change of the outputs over their mean square.
 
     Args:
@@ -45,6 +47,7 @@ def measure_sensitivity(
             folded.prune_group(name, one.kept(width), statistics[name])
             points[width] = float((compute_outputs(folded.model, images) - outputs).square().mean()) / scale
         folded.prune_group(name, before, statistics[name] if len(before) < one.size else None)
+        folded.sensitivity[name] = points
         sensitivity[name] = interpolate(points, one.frobenius**2)
     return sensitivity
 

@@ -1,5 +1,6 @@
 """Decisions: the filters to keep in each channel group, and the threshold that meets a target of MACs."""
 
+from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +13,7 @@ from common.errors import UserError
 from common.methods import Decision
 from common.models import ARCHITECTURES
 from common.pipeline import apply_decision
-from common.target import Target
+from common.target import Target, search_widths
 from common.trained_model import TrainedModel
 from redundancy_graph.graph import MergeRound, coverage, decompose, redundancy_graph
 from redundancy_graph.group_similarity import GroupSimilarity
@@ -59,6 +60,41 @@ def decide_group(similarity: GroupSimilarity, threshold: float) -> GroupDecision
         result.rounds,
         coverage(adjacency, result.kept),
     )
+
+
+def decide_within_limits(
+    start: TrainedModel, similarities: Sequence[GroupSimilarity], target: Target
+) -> tuple[float, dict[str, list[int]]]:
+    """Return a threshold, and {group: kept filters} within the limits of the network, which meet the target.
+
+    The threshold is the largest that fits the target if widths are rounded up to those that the limits allow. Then widths are changed by
+    single steps: filters of the largest L1 norms are added to those of the threshold, or those of the smallest removed.
+
+    Raises:
+        UserError: If the target cannot be met; the message has the nearest fractions found.
+    """
+    groups = {group.name: group for group in start.groups}
+
+    def widths_at(threshold: float) -> dict[str, int]:
+        counts = {one.group: len(decide_group(one, threshold).kept) for one in similarities}
+        return {name: start.limits.at_least(groups[name], count) for name, count in counts.items()}
+
+    def fraction_at(threshold: float) -> float:
+        return start.cost.macs(widths_at(threshold)) / start.cost.dense
+
+    thresholds = np.unique(np.concatenate([one.similarity.ravel() for one in similarities])).tolist()
+    threshold = thresholds[max(0, bisect_right(thresholds, target.fraction, key=fraction_at) - 1)]
+    ladders = {one.group: start.limits.widths(groups[one.group]) for one in similarities}
+    what = "no choice of filters within the limits"
+    widths = search_widths(ladders, widths_at(threshold), start.cost, target, what)
+    return threshold, {one.group: _resize(one, threshold, widths[one.group]) for one in similarities}
+
+
+def _resize(similarity: GroupSimilarity, threshold: float, width: int) -> list[int]:
+    """Return ``width`` filters: those that are kept at the threshold come first, and among these those of the largest L1 norms."""
+    chosen = set(decide_group(similarity, threshold).kept)
+    norms = similarity.l1_norms
+    return sorted(sorted(range(len(norms)), key=lambda i: (i not in chosen, -norms[i]))[:width])
 
 
 def add_vgg_hidden_layer(

@@ -7,7 +7,7 @@ from common.methods import Decision, Method
 from common.runs import Stage
 from common.target import Target
 from common.trained_model import TrainedModel
-from redundancy_graph.decision import add_vgg_hidden_layer, decide_group, find_threshold
+from redundancy_graph.decision import add_vgg_hidden_layer, decide_group, decide_within_limits, find_threshold
 from redundancy_graph.group_similarity import measure_similarities
 from redundancy_graph.settings import SelectionOptions
 
@@ -17,11 +17,15 @@ IMAGES = 100  # for the average similarity of feature maps, as in the original c
 def decide(start: TrainedModel, target: Target | None, stage: Stage) -> Decision:
     """Select the filters to keep. Raises UserError if no threshold meets the target.
 
+    If limits forbid the widths at a threshold, filters of the largest L1 norms are added, or those of the smallest removed.
     A smaller training set is used completely; ``images`` in the report is the number of images.
     """
     assert target is not None
     images = min(IMAGES, len(start.data.train))
     similarities = measure_similarities(start, SelectionOptions(), images, stage.seed)
+    if start.limits:
+        threshold, kept = decide_within_limits(start, similarities, target)
+        return Decision(kept, report={"threshold": threshold, "images": images})
     threshold = find_threshold(start, similarities, target)
     decisions = [decide_group(one, threshold) for one in similarities]
     kept = add_vgg_hidden_layer({decision.group: decision.kept for decision in decisions}, start.all_groups)

@@ -42,9 +42,7 @@ def window_for_target(cost: SpaceCost, target: Target, scale_range: tuple[int, i
         UserError: If no vector with entries within ``scale_range`` meets the target; the message has the nearest value.
     """
     space, (low, high) = cost.space, scale_range
-    dense, least, most = (
-        int(macs) for macs in cost.macs([(entry,) * space.length for entry in (FULL, low, high)], CONV_LINEAR)
-    )
+    dense, least, most = (int(macs) for macs in _uniform_macs(cost, (FULL, low, high), CONV_LINEAR))
     window = MacsWindow(math.ceil(target.min_fraction * dense), int(target.fraction * dense), CONV_LINEAR)
     if window.most < least or window.least > most:
         target.raise_unreachable(
@@ -52,6 +50,18 @@ def window_for_target(cost: SpaceCost, target: Target, scale_range: tuple[int, i
             [(least if window.most < least else most) / dense],
         )
     return window
+
+
+def _uniform_macs(cost: SpaceCost, entries: Sequence[int], rule: str) -> np.ndarray:
+    """Return the MACs of the vectors in which all genes have the same scale index, or the nearest allowed one."""
+    indices = np.repeat(np.array(entries)[:, None], len(cost.space.genes), axis=1)
+    return cost.macs_of_genes(cost.space.restrict(indices), rule)
+
+
+def middle_within_limits(cost: SpaceCost, target: Target) -> int:
+    """Return the largest scale index whose uniform vector, moved to allowed entries, fits the target."""
+    macs = _uniform_macs(cost, range(FULL + 1), CONV_LINEAR)
+    return max((index for index in range(FULL + 1) if macs[index] <= target.fraction * macs[FULL]), default=0)
 
 
 def mutate(
@@ -142,7 +152,7 @@ class Evolution:
         for _ in range(rounds):
             if len(chosen) >= until:
                 return
-            proposals = propose(max(2 * (until - len(chosen)), 16))
+            proposals = self.space.restrict(propose(max(2 * (until - len(chosen)), 16)))
             for indices in proposals[self.window.contains(self.cost.macs_of_genes(proposals, self.window.rule))]:
                 nev = self.space.nev_from_indices(indices)
                 if nev not in seen and len(chosen) < until:
@@ -164,7 +174,7 @@ class Evolution:
                 failed += 1
             else:
                 chosen[nev], failed = None, 0
-        if len(chosen) == until:
+        if len(chosen) == until or (self.space.allowed is not None and (chosen or seen)):  # limits leave few vectors
             return
         raise UserError(
             f"only {len(seen) + len(chosen)} distinct vectors were found within {self._window_text()};"
@@ -175,21 +185,23 @@ class Evolution:
         """Move a random vector into the window, one random gene by one step at a time; None if it keeps missing the window."""
         low, high = self.scale_range
         first = np.clip([self.space.description.scale_min, self.space.description.scale_max], low, high)
-        indices = random.integers(first[0], first[1] + 1, (1, len(self.space.genes)))
+        indices = self.space.restrict(random.integers(first[0], first[1] + 1, (1, len(self.space.genes))))
         for _ in range(2 * (high - low + 1) * indices.shape[1]):
             macs = int(self.cost.macs_of_genes(indices, self.window.rule)[0])
             if self.window.least <= macs <= self.window.most:
                 return self.space.nev_from_indices(indices[0])
             step = -1 if macs > self.window.most else 1
-            movable = np.flatnonzero((indices[0] + step >= low) & (indices[0] + step <= high))
+            moved = [self.space.step(gene, index, step) for gene, index in enumerate(indices[0])]
+            movable = np.array([gene for gene, to in enumerate(moved) if to is not None and low <= to <= high], int)
             if not len(movable):
                 return None
-            indices[0, random.choice(movable)] += step
+            gene = random.choice(movable)
+            indices[0, gene] = moved[gene]
         return None
 
     def _check_reachable(self) -> None:
         space, window = self.space, self.window
-        ends = self.cost.macs([(limit,) * space.length for limit in self.scale_range], window.rule)
+        ends = _uniform_macs(self.cost, self.scale_range, window.rule)
         if window.least > window.most:
             raise UserError(
                 f"the MACs window {self._window_text()} is empty: its minimum is above its maximum; swap the values"

@@ -14,12 +14,12 @@ from common.errors import UserError
 from common.methods import Decision, Method
 from common.runs import MODEL, Stage
 from common.target import Target
-from common.trained_model import Limits, TrainedModel
+from common.trained_model import TrainedModel
 from common.training import TrainOptions
 from rewarded_metapruning.closed_form import space_cost
 from rewarded_metapruning.custom_network import build_custom_space
 from rewarded_metapruning.evaluator import CandidateEvaluator
-from rewarded_metapruning.evolution import Evolution, window_for_target
+from rewarded_metapruning.evolution import Evolution, middle_within_limits, window_for_target
 from rewarded_metapruning.final_training import Variant, load_trained, train_variant
 from rewarded_metapruning.pruning_net_files import read_pruning_net
 from rewarded_metapruning.pruning_net_training import train_pruning_net
@@ -90,12 +90,15 @@ def decide(settings: MetaPruningSettings, start: TrainedModel, target: Target | 
     """
     assert target is not None
     space, held = build_start_space(start), start.data.holdout(settings.holdout, HOLDOUT_SEED)
-    scale_range = ALL_SCALES if settings.spread is None else scale_range_around(target.fraction, settings.spread)
+    if start.limits:
+        space = space.within_limits(start.limits, start.all_groups)
+    scale_range = ALL_SCALES if settings.spread is None else _scale_range(space, target, settings.spread)
     window = window_for_target(space_cost(space), target, scale_range)  # checks the target before the training starts
     evolution = Evolution(space, window, settings.evolution, stage.seed, scale_range)
     amp = stage.recipe is not None and stage.recipe.amp
     recipe = replace(settings.training, amp=amp, evaluate_every=max(settings.training.epochs, 1))
     options = {"arch": space.arch, "dataset": start.data.name, "seed": stage.seed}
+    options |= {"limits on layers": start.limits.identity()} if start.limits else {}
     trained = {"limits": scale_range, **asdict(recipe)}
     meta = stage.substage(
         "pruning-net",
@@ -143,6 +146,14 @@ def train_from_scratch(
     return load_trained(stage.folder / variant.folder / MODEL, space).to(stage.device)
 
 
+def _scale_range(space: SearchSpace, target: Target, spread: int) -> tuple[int, int]:
+    """Return the scale indices around the uniform network of the target; with limits, around the one that they leave."""
+    if space.allowed is None:
+        return scale_range_around(target.fraction, spread)
+    middle = middle_within_limits(space_cost(space), target)
+    return max(0, middle - spread), min(FULL, middle + spread)
+
+
 def scale_range_around(target: float, spread: int) -> tuple[int, int]:
     """Return the scale indices around the uniform network with this fraction of the MACs (quadratic in the widths)."""
     middle = round((target**0.5 - scale(0)) / (scale(1) - scale(0)))
@@ -157,10 +168,6 @@ def build_start_space(start: TrainedModel) -> SearchSpace:
     Raises:
         UserError: If the network is not supported.
     """
-    if start.limits != Limits():
-        raise UserError(
-            "rewarded meta-pruning searches all widths and does not support limits on layers; leave them out"
-        )
     if start.arch is not None:
         space = build_registered_space(start.arch, start.data)
     elif start.factory is not None:

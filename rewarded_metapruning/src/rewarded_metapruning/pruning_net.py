@@ -253,6 +253,5 @@ def recorded_arguments(space: SearchSpace) -> dict[str, Any]:
 
 def sample_nev(space: SearchSpace, seed: Sequence[int], scale_range: tuple[int, int] = ALL_SCALES) -> NEV:
     """Sample a NEV whose genes are uniform within ``scale_range`` (inclusive). The result depends on ``seed`` only."""
-    return space.nev_from_indices(
-        np.random.default_rng(list(seed)).integers(scale_range[0], scale_range[1] + 1, len(space.genes)).tolist()
-    )
+    indices = np.random.default_rng(list(seed)).integers(scale_range[0], scale_range[1] + 1, len(space.genes))
+    return space.nev_from_indices(space.restrict(indices[None])[0].tolist())

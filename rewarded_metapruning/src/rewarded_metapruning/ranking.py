@@ -76,6 +76,8 @@ def run_search(
     for number in range(generations):
         parents = [candidate.nev for candidate in rank_candidates(candidates)[: evolution.settings.parents]]
         pool = evolution.propose(number, parents, seen)
+        if not pool:  # limits on layers leave few vectors, and all are known
+            break
         seen.update(pool)
         candidates += _candidates(evolution.cost, reward, pool, evaluate_all(pool), number)
         after_generation(number, candidates)
