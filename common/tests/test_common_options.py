@@ -7,17 +7,19 @@ import torch
 from test_common_results import TEXT
 from torch import nn
 
-from common import evaluate, export, fetch, latency, sensitivity, train
+from common import compress_command, evaluate, export, fetch, latency, sensitivity, train
 from common.campaign.settings import main as campaign
 from common.channels import __main__ as channels
 from common.checkpoint import save_model
 from common.data import load_dataset
+from common.methods import Decision, Method
 from common.models import create_model
 from common.options import TrainingOptions, train_options
 from common.paper import reach, reach_networks
 from common.reporting import results
 from common.reporting.benchmark import run_benchmark
 from common.settings import command, flatten, option, section, settings
+from common.target import uniform_widths
 from common.testing import check_options_honored, command_names, write_image_folder
 from common.testing.options_honored import watch
 
@@ -26,6 +28,13 @@ COMMANDS = {
         train.main,
         "--arch lenet5 --weights {weights} --epochs 0 {data} --no-latency --out {out}/train",
         "--model test_common_options:tiny --epochs 0 {data} --no-latency --out {out}/own",
+    ),
+    "Compress": (
+        compress_command.main,
+        "--arch lenet5 --weights {weights} {data} --method first --target-macs 0.6 --train 1 --export {out}/small.pt2 "
+        "--no-latency --out {out}/compress",
+        "--model test_common_options:tiny --checkpoint {own} {data} --method halve --target-bytes 0.9 --unlabeled "
+        "--no-latency --out {out}/halve",
     ),
     "Evaluate": (
         evaluate.main,
@@ -67,6 +76,17 @@ CAMPAIGN = {
 TABLES = {"speed": lambda: "fast", "speed.more": lambda: "faster"}
 
 
+def uniform(start, target, stage):
+    return Decision({name: range(count) for name, count in uniform_widths(start.groups, start.cost, target).items()})
+
+
+def halve(start, target, stage):
+    return Decision({group.name: range(group.size // 2) for group in start.groups}, smaller="for the test")
+
+
+METHODS = {"first": Method("first channels", uniform), "halve": Method("half", halve, axis="bytes")}
+
+
 def tiny(num_classes: int = 10):
     return nn.Sequential(nn.Conv2d(3, 4, 5, stride=4), nn.ReLU(), nn.Flatten(), nn.Linear(196, num_classes))
 
@@ -97,6 +117,7 @@ def files(tmp_path_factory):
 @pytest.mark.parametrize("name", COMMANDS)
 def test_command_uses_all_options(name, files, monkeypatch):
     monkeypatch.setattr(fetch, "fetch", lambda *arguments: [])
+    monkeypatch.setattr("common.compression.installed_methods", lambda: METHODS)
     monkeypatch.setattr(reach, "find_spec", lambda library: True)
     monkeypatch.setattr(reach, "version", lambda library: None)
     failed = {"network": "alexnet", "common": {"error": "not run"}, "torch_pruning": {"error": "not run"}}

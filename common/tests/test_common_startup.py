@@ -9,6 +9,8 @@ from common.training import TrainOptions
 
 HERE = Path(__file__).resolve().parents[1]
 NAMES = (
+    "command_line",
+    "compress_command",
     "train",
     "evaluate",
     "export",

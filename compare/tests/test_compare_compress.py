@@ -45,7 +45,10 @@ def test_own_network_becomes_smaller_and_is_saved_and_loaded(tmp_path: Path) -> 
     assert [(name, old) for name, old, _ in report.widths] == [("first.0", 24), ("second.0", 80)]
     assert small.first[0].out_channels == report.widths[0][2] < 24
     text = str(report)
-    assert all(part in text for part in ("L1 norm, 50 % of the MACs", "top-1 (%)", "| first.0 | 24 |", "measured on 8"))
+    assert all(
+        part in text
+        for part in ("L1 norm, 50 % of the MACs", "top-1 (%)", "| first.0  |              24 |", "measured on 8")
+    )
     file, _ = report.save(tmp_path / "small.safetensors")
     again = load_network(file, network)
     assert torch.equal(again(IMAGES), small(IMAGES)) and CompressionReport.load(file).metrics == report.metrics
@@ -119,7 +122,9 @@ def test_invalid_arguments_raise(arguments: dict, message: str) -> None:
         compress(network(), IMAGES, **{"method": "l1_norm", "latency": False} | arguments)
 
 
-@pytest.mark.parametrize("first", ["from common import compress", "import common.pipeline, common.compression"])
+@pytest.mark.parametrize(
+    "first", ["from common import compress", "import common.compress_command, common.pipeline, common.compression"]
+)
 def test_function_is_found_in_either_order_of_imports(first: str) -> None:
     code = (
         f"{first}\nfrom common import compress\nimport common.pipeline\nimport common\nassert callable(common.compress)"
@@ -130,13 +135,31 @@ def test_function_is_found_in_either_order_of_imports(first: str) -> None:
 def test_readme_of_common_runs_as_printed(tmp_path: Path, monkeypatch) -> None:
     """The only change is the method: the default one is not installed in this environment."""
     text = (Path(__file__).resolve().parents[2] / "common" / "README.md").read_text(encoding="utf-8")
-    code = text.split("## Compress your own network in one call")[1].split("```python\n")[1].split("```")[0]
+    section = text.split("\n## Compress your own network in one call\n")[1].split("\n## ")[0]
     monkeypatch.chdir(tmp_path)
-    scope = {"model": network(), "loader": DataLoader(TensorDataset(IMAGES, LABELS), batch_size=8)}
-    exec(code.replace("target_macs=0.5", 'target_macs=0.5, method="l1_norm", latency=False'), scope)
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    model(IMAGES).sum().backward()
+    optimizer.step()
+    loader = DataLoader(TensorDataset(IMAGES, LABELS), batch_size=8)
+    scope: dict = {"model": model, "loader": loader, "optimizer": optimizer}
+    for block in section.split("```python\n")[1:]:
+        code = block.split("```")[0]
+        exec(code.replace("target_macs=0.5", 'target_macs=0.5, method="l1_norm", latency=False'), scope)
     assert {path.name for path in tmp_path.iterdir()} == {
         *("smaller.safetensors", "smaller.safetensors.json", "smaller.pt2"),
     }
+    trained = optimizer.param_groups[0]["params"]
+    assert trained == list(scope["smaller"].parameters()) and len(optimizer.state) == len(trained)
+    assert CompressionReport.load(tmp_path / "smaller.safetensors").kept == scope["report"].kept
+
+
+def test_report_from_file_transfers_no_optimizer(tmp_path: Path) -> None:
+    model = network()
+    small, report = compress(model, IMAGES, "l1_norm", target_macs=0.5, latency=False)
+    file, _ = report.save(tmp_path / "small.safetensors")
+    with pytest.raises(UserError, match="read from a file"):
+        CompressionReport.load(file).transfer_optimizer(torch.optim.SGD(model.parameters()), model, small)
 
 
 def test_lines_say_what_is_done_and_without_log_nothing_is_printed(capsys: pytest.CaptureFixture) -> None:

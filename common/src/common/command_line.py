@@ -5,6 +5,7 @@
 
 import sys
 from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
 from importlib import import_module
 from importlib.util import find_spec
 from typing import NamedTuple
@@ -12,21 +13,25 @@ from typing import NamedTuple
 from common import cli
 from common.errors import UserError
 
+PROG = "compression-papers"
+
 
 class Subcommand(NamedTuple):
-    """A module with a function ``main(argv) -> exit status``, and what it does."""
+    """A module with a function ``main(argv, prog) -> exit status``, and what it does."""
 
     module: str
     about: str
 
 
 SUBCOMMANDS: Mapping[str, Subcommand] = {
+    "compress": Subcommand("common.compress_command", "make your own network smaller by one method"),
     "compare": Subcommand("compare.settings", "compress one network with all methods, and report"),
     "train": Subcommand("common.train", "train a network"),
     "evaluate": Subcommand("common.evaluate", "measure a network's accuracy, cost, file size and latency"),
     "export": Subcommand("common.export", "write a network as ONNX or as a program of torch.export"),
     "latency": Subcommand("common.latency", "time pruned networks next to the dense one"),
     "sensitivity": Subcommand("common.sensitivity", "show what removing a part of each layer's channels changes"),
+    "channels": Subcommand("common.channels.__main__", "list the channels of a network that can be removed, by group"),
     "fetch": Subcommand("common.fetch", "download data sets and trained weights"),
     "campaign": Subcommand("common.campaign.settings", "run a plan of commands, within a time limit, and resume"),
 }
@@ -41,10 +46,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run_subcommand(name: str, words: Sequence[str]) -> int:
+    """Run a subcommand's module. Its messages name the command as it was typed."""
     module = SUBCOMMANDS[name].module
     if find_spec(module.partition(".")[0]) is None:
         return cli.run(lambda _: _not_installed(name, module), [])
-    return import_module(module).main(words)
+    return import_module(module).main(words, f"{PROG} {name}")
 
 
 def _not_installed(name: str, module: str) -> None:
@@ -54,13 +60,21 @@ def _not_installed(name: str, module: str) -> None:
 
 def _explain(words: Sequence[str] | None) -> None:
     """Print the subcommands, or raise UserError for an unknown one."""
-    width = max(map(len, SUBCOMMANDS))
-    listing = "\n".join(f"  {name:<{width}}  {found.about}" for name, found in SUBCOMMANDS.items())
+    if words and not words[0].startswith("-"):
+        near = get_close_matches(words[0], SUBCOMMANDS, n=1)
+        advice = f"did you mean {near[0]}?" if near else f"the subcommands are {', '.join(SUBCOMMANDS)}"
+        raise UserError(f"{cli.shorten(words[0])}: unknown subcommand; {advice} (see {PROG} -h)")
     parser = cli.Parser(
-        prog="compression-papers",
-        usage="compression-papers SUBCOMMAND ... (-h after a subcommand lists its options)",
+        prog=PROG,
+        usage=f"{PROG} SUBCOMMAND ...",
         description="Compress neural networks by the methods of five papers, and measure the results.",
-        epilog=f"subcommands:\n{listing}",
+        epilog=f"{PROG} SUBCOMMAND -h lists the options of a subcommand.",
     )
-    parser.add_argument("subcommand", choices=list(SUBCOMMANDS), metavar="SUBCOMMAND", help="one of the list below")
+    places = parser.add_subparsers(title="subcommands", metavar="SUBCOMMAND", required=True)
+    for name, found in SUBCOMMANDS.items():
+        places.add_parser(name, help=found.about)
     parser.parse_args(words)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

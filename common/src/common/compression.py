@@ -12,24 +12,26 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from common.atomic import write_bytes, write_json
 from common.channels.example import copy_network
 from common.data import DataBundle
-from common.data.own_data import DatasetImages, OwnData, own_data
+from common.data.batches import ImageSet
+from common.data.own_data import OwnData, own_data
 from common.device import choose_device
 from common.errors import UserError
 from common.formats import load_network
 from common.layers import weight_of
 from common.limits import Limits
 from common.log import Log
-from common.markdown import markdown_table
+from common.markdown import markdown_table, pad_table
 from common.measure import evaluate
 from common.methods import Method, installed_methods
 from common.pipeline import FineTuning
 from common.pipeline import compress as run_pipeline
 from common.progress import activity, format_duration, note
-from common.runs import open_stage, read_json
+from common.runs import DECISION, Stage, open_stage, read_json
 from common.target import Axis, Target
 from common.trained_model import TrainedModel, check_trained_model, count_outputs
 from common.training import Hooks, TrainOptions, mean_loss
@@ -51,6 +53,7 @@ class CompressionReport:
         target: Requested fraction and its axis, e.g. "50 % of the MACs".
         metrics: Entries of the dense and the compressed network, as in metrics.json.
         widths: (layer, channels before, channels after) of every layer that became narrower.
+        kept: Indices of the kept channels, by channel group.
         excluded: Reasons, by group, why groups of channels were left alone.
         labeled: Whether accuracy was measured; otherwise the agreement with the dense network.
         examples: Number of examples for measuring.
@@ -63,6 +66,7 @@ class CompressionReport:
     target: str
     metrics: Mapping[str, Mapping[str, Any]]
     widths: Sequence[tuple[str, int, int]]
+    kept: Mapping[str, Sequence[int]]
     excluded: Mapping[str, str]
     labeled: bool
     examples: int
@@ -79,18 +83,17 @@ class CompressionReport:
         for batch, before in dense.get("latency_ms", {}).items():
             after = small["latency_ms"][batch]
             rows.append([f"ms, batch {batch}", f"{before:.2f}", f"{after:.2f}", f"{100 * after / before:.1f} %"])
-        lines = [
-            f"{self.method}, {self.target}, in {self.seconds:.0f} s; measured on {self.examples:,} examples",
-            markdown_table(["", "dense", "compressed", "compressed / dense"], rows),
+        parts = [
+            f"{self.method}, {self.target}, in {self.seconds:.0f} s; measured on {self.examples:,} examples\n",
+            pad_table(markdown_table(["", "dense", "compressed", "compressed / dense"], rows)),
         ]
         if self.note:
-            lines.append(f"Note: {self.note}")
+            parts.append(f"Note: {self.note}\n")
         if self.widths:
-            lines.append(markdown_table(["layer", "channels before", "channels after"], list(map(_texts, self.widths))))
+            parts.append(pad_table(markdown_table(["layer", "channels before", "channels after"], self.widths)))
         if self.excluded:
-            lines.append("Left alone:")
-            lines += [f"- {name}: {reason}" for name, reason in self.excluded.items()]
-        return "\n\n".join(lines[:2]) + "\n\n" + "\n".join(lines[2:])
+            parts.append("Left alone:\n\n" + "".join(f"- {name}: {why}\n" for name, why in self.excluded.items()))
+        return "\n".join(parts)
 
     def save(self, path: Path | str) -> list[Path]:
         """Write the compressed network to a file, and this report next to it as ``<path>.json``; return both.
@@ -100,7 +103,8 @@ class CompressionReport:
         path = Path(path)
         if path.suffix != self.file.suffix:
             raise UserError(f"{path}: this network is a {self.file.suffix} file; give the path that suffix")
-        write_bytes(path, self.file.read_bytes())
+        if path.resolve() != self.file.resolve():
+            write_bytes(path, self.file.read_bytes())
         record = {name: value for name, value in vars(self).items() if not name.startswith("_")}
         report = path.with_name(path.name + ".json")
         write_json(report, record | {"file": path.name})
@@ -131,9 +135,30 @@ class CompressionReport:
         from common.export import export_network
 
         if self._inputs is None:
-            raise UserError(f"{path}: this report was read from a file; export with python -m common.export")
+            raise UserError(f"{path}: this report was read from a file; export with compression-papers export")
         model = load_network(self.file, self._factory)
         return export_network(model, self._inputs, path, format or Path(path).suffix.lstrip("."))
+
+    def transfer_optimizer(self, optimizer: Optimizer, model: nn.Module, smaller: nn.Module) -> Optimizer:
+        """Make the optimizer of the unpruned network train the compressed network instead, in place, and return it.
+
+        Options, schedulers and the state (momentum) of the kept channels are kept: see
+        :func:`common.optimizer.transfer_optimizer`.
+
+        Args:
+            model: The network that was compressed.
+            smaller: The compressed network, on the device on which it will be trained.
+
+        Raises:
+            UserError: If the report was loaded without the network, or the optimizer has no parameter of ``model``.
+        """
+        from common.optimizer import transfer_optimizer
+
+        if self._inputs is None:
+            raise UserError(
+                "transfer_optimizer: this report was read from a file; use the one that compress() returned"
+            )
+        return transfer_optimizer(optimizer, model, smaller, self.kept, self._inputs[:1])
 
 
 def compress(
@@ -190,7 +215,7 @@ def compress(
         UserError: If an argument is invalid, the method needs labels that are not given, or the target cannot be reached.
     """
     began = time.monotonic()
-    chosen, target = _find_method(method), _target(target_macs, target_bytes, tolerance)
+    chosen, target = find_method(method), _target(target_macs, target_bytes, tolerance)
     if target.axis != chosen.axis:
         raise UserError(f"{method}: its target is target_{chosen.axis}, not target_{target.axis}")
     model = copy_network(plain_network(model)).cpu().eval()
@@ -200,9 +225,9 @@ def compress(
     options: dict[str, Any] = {"classifier": classifier, "metric": metric}
     start = TrainedModel(type(model).__name__, model, bundle, None, partial(copy_network, model), place, **options)
     recipe = replace(TRAINING, epochs=train) if isinstance(train, int) else train
-    _check_labels(chosen, method, labeled and classifier, recipe if loss is None else None)
+    check_labels(chosen, method, labeled and classifier, recipe if loss is None else None)
     if classifier and not labeled:
-        start = replace(start, data=_labeled_by(start))
+        start = replace(start, data=labeled_by(start))
     if classifier and bundle.prepared:
         start = replace(start, data=_with_all_classes(start))
     start = check_trained_model(start)
@@ -222,30 +247,53 @@ def compress(
         folder, PACKAGE, described, device=place, fingerprint=bundle.fingerprint, seed=seed, log=note, recipe=recipe
     )
     tuning = FineTuning(recipe, log_test=labeled and classifier, loss=loss)
+    network, report = compress_trained(chosen, start, target, stage, tuning, latency=latency, began=began, log=log)
+    if out is None:
+        weakref.finalize(report, shutil.rmtree, folder, ignore_errors=True)
+    return network, report
+
+
+def compress_trained(
+    method: Method,
+    start: TrainedModel,
+    target: Target,
+    stage: Stage,
+    tuning: FineTuning,
+    *,
+    latency: bool = True,
+    began: float | None = None,
+    log: Log | None = None,
+) -> tuple[nn.Module, CompressionReport]:
+    """Compress a network in a run folder (:func:`common.pipeline.compress`), read it back, and report.
+
+    Args:
+        began: Time at which the call began, in seconds of the monotonic clock.
+        log: As of :func:`compress`.
+    """
+    began = time.monotonic() if began is None else began
     aim = f"{100 * target.fraction:g} % of the {'MACs' if target.axis == 'macs' else 'bytes'}"
-    with activity(f"{chosen.label}, {aim}", log) as doing:
+    with activity(f"{method.label}, {aim}", log) as doing:
         if log is not None and not stage.finished:
-            for line in _plan(chosen, start, aim, tuning, labeled):
+            for line in _plan(method, start, aim, tuning, start.data.labeled):
                 doing.print(line)
-        metrics = run_pipeline(chosen, start, target, stage, tuning, latency=latency)
-    file = folder / metrics["file"]
+        metrics = run_pipeline(method, start, target, stage, tuning, latency=latency)
+    file = stage.folder / metrics["file"]
     network = load_network(file, start.factory)
     report = CompressionReport(
-        chosen.label,
-        chosen.note,
+        method.label,
+        method.note,
         aim,
         {name: metrics[name] for name in ("baseline", "compressed")},
         _widths(start.model, network),
+        read_json(stage.folder / DECISION)["kept"],
         _left_alone(start),
-        labeled,
-        len(bundle.test),
+        start.classifier and start.data.labeled,
+        len(start.data.test),
         round(time.monotonic() - began, 1),
         file,
-        next(batch.images for batch in bundle.test.batches(33)),
+        next(batch.images for batch in start.data.test.batches(33, workers=start.workers)),
         start.factory,
     )
-    if out is None:
-        weakref.finalize(report, shutil.rmtree, folder, ignore_errors=True)
     return network, report
 
 
@@ -266,7 +314,8 @@ def _plan(method: Method, start: TrainedModel, aim: str, tuning: FineTuning, lab
     return [line, f"dense network: {quality}{dense['macs']:,} MACs, {dense['bytes']:,} bytes"]
 
 
-def _find_method(name: str) -> Method:
+def find_method(name: str) -> Method:
+    """Return an installed method by its name. Raises UserError for an unknown one."""
     installed = installed_methods()
     if name not in installed:
         raise UserError(f"method {name!r}: not installed; the installed methods are {', '.join(installed) or 'none'}")
@@ -284,7 +333,7 @@ def _target(macs: float | None, size: float | None, tolerance: float) -> Target:
     return given[0]
 
 
-def _check_labels(chosen: Method, name: str, labeled: bool, recipe: TrainOptions | None) -> None:
+def check_labels(chosen: Method, name: str, labeled: bool, recipe: TrainOptions | None) -> None:
     """Raise UserError if labels are needed and not given. recipe: fine-tuning by cross-entropy; None for another loss."""
     if labeled:
         return
@@ -296,17 +345,22 @@ def _check_labels(chosen: Method, name: str, labeled: bool, recipe: TrainOptions
         )
 
 
-def _labeled_by(start: TrainedModel) -> DataBundle:
-    """Return data without labels with the network's own predictions as labels, so that accuracy is agreement with it."""
+def labeled_by(start: TrainedModel) -> DataBundle:
+    """Return data with the network's own predictions as labels, so that accuracy is agreement with it.
+
+    The classes are those that the network's file records, or the numbers of its outputs.
+    """
     data, network = start.data, start.copy()
-    parts: dict[str, DatasetImages] = {}
-    count = 1
+    outputs = count_outputs(start.model, data, start.file or start.name)
+    known = (getattr(start.model, "checkpoint_header", None) or {}).get("classes") or []
+    classes = list(known) if len(known) == outputs else [str(label) for label in range(outputs)]
+    parts: dict[str, ImageSet] = {}
     for name in ("train", "test"):
-        images = getattr(data, name)
-        found = evaluate(network, images.with_labels(torch.zeros(len(images), dtype=torch.int64)), device=start.device)
+        images: ImageSet = getattr(data, name)
+        images = images.with_labels(torch.zeros(len(images), dtype=torch.int64))
+        found = evaluate(network, images, device=start.device, workers=start.workers)
         parts[name] = images.with_labels(found.predictions)
-        count = max(count, int(found.predictions.max()) + 1)
-    return replace(data, **parts, labeled=False, classes=[str(label) for label in range(count)])  # type: ignore[arg-type]
+    return replace(data, **parts, labeled=False, classes=classes)  # type: ignore[arg-type]
 
 
 def _with_all_classes(start: TrainedModel) -> DataBundle:
@@ -332,10 +386,6 @@ def _widths(dense: nn.Module, small: nn.Module) -> list[tuple[str, int, int]]:
             if widths[0] != widths[1]:
                 found.append((name, *widths))
     return found
-
-
-def _texts(row: Sequence[Any]) -> list[str]:
-    return [str(cell) for cell in row]
 
 
 def _quality_rows(dense: Mapping[str, Any], small: Mapping[str, Any], labeled: bool) -> list[list[str]]:

@@ -20,8 +20,8 @@ class Evaluate:
     no_latency: bool = option(False, "skip the latency measurement")
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    return command(Evaluate, evaluate, argv, "python -m common.evaluate")
+def main(argv: Sequence[str] | None = None, prog: str = "python -m common.evaluate") -> int:
+    return command(Evaluate, evaluate, argv, prog)
 
 
 def evaluate(settings: Evaluate) -> None:

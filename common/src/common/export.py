@@ -13,6 +13,7 @@ import warnings
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     Inputs = Tensor | tuple[Tensor, ...] | dict[str, Tensor]  # positional or by keyword, each with the batch first
 
 FORMATS = ("onnx", "pt2")
+REQUIRES = {"onnx": ("onnx", "onnxruntime"), "pt2": ()}  # packages of the extra ``export``
 TOLERANCE = 1e-5  # relative to the largest output, but at least absolute
 OPSET = 18
 PROGRESS_SECONDS = 10.0  # between two lines
@@ -55,8 +57,7 @@ def export_network(
 
     from common.outputs import named_outputs
 
-    if format not in FORMATS:
-        raise UserError(f"--format {format}: unknown format; give one of {', '.join(FORMATS)}")
+    check_format(format)
     model = model.cpu().eval()
     inputs = _map(inputs, lambda tensor: tensor.contiguous())
     count = _batch_size(inputs)
@@ -76,6 +77,17 @@ def export_network(
                 for (name, target), output in zip(expected.items(), found.values(), strict=True):
                     largest = max(largest, _checked_difference(out, name, output, target))
     return largest
+
+
+def check_format(format: str) -> None:
+    """Raise UserError if a format is unknown, or a package that it requires is missing."""
+    if format not in FORMATS:
+        raise UserError(f"--format {format}: unknown format; give one of {', '.join(FORMATS)}")
+    missing = next((name for name in REQUIRES[format] if find_spec(name) is None), None)
+    if missing:
+        raise UserError(
+            f"--format {format}: the package {missing} is not installed; in the checkout, pip install -e './common[export]'"
+        )
 
 
 def _checked_difference(out: Path | str, name: str, output: Tensor, target: Tensor) -> float:
@@ -161,17 +173,12 @@ def _write(format: str, model: nn.Module, inputs: Any, file: Path) -> Callable[[
 
 def _write_onnx(model: nn.Module, inputs: Any, file: Path) -> Callable[[Any], Any]:
     import numpy as np
+    import onnx
+    import onnxruntime
     import torch
 
     from common.outputs import named_outputs
 
-    try:
-        import onnx
-        import onnxruntime
-    except ImportError as error:
-        raise UserError(
-            f"--format onnx: the package {error.name} is not installed; in the checkout, pip install -e './common[export]'"
-        ) from error
     given = _named_inputs(inputs)
 
     class Flat(torch.nn.Module):
@@ -264,8 +271,8 @@ class Export:
     data: DataOptions = section(DataOptions, dataset="")
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    return command(Export, export, argv, "python -m common.export")
+def main(argv: Sequence[str] | None = None, prog: str = "python -m common.export") -> int:
+    return command(Export, export, argv, prog)
 
 
 def export(settings: Export) -> None:

@@ -59,9 +59,9 @@ class Fetch:
             raise UserError("--from and --base-url: only one is allowed; give the one that has the files")
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None, prog: str = "python -m common.fetch") -> int:
     """Run the command and return its exit status."""
-    return command(Fetch, fetch_all, argv, "python -m common.fetch")
+    return command(Fetch, fetch_all, argv, prog)
 
 
 def fetch_all(settings: Fetch) -> None:

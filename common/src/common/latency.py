@@ -165,8 +165,8 @@ class Latency:
             raise UserError(f"--model {self.model}: {NO_INPUT_SHAPE}")
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    return command(Latency, latency, argv, "python -m common.latency")
+def main(argv: Sequence[str] | None = None, prog: str = "python -m common.latency") -> int:
+    return command(Latency, latency, argv, prog)
 
 
 def latency(settings: Latency) -> None:

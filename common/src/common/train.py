@@ -47,14 +47,14 @@ class Train:
     def __post_init__(self) -> None:
         if self.network.checkpoint:
             raise UserError(
-                "--checkpoint is not supported by common.train; give --arch or --model, optionally with --weights"
+                f"--checkpoint {self.network.checkpoint}: training starts from --arch or --model; give its weights as --weights"
             )
         if not (self.training.epochs or self.network.weights or self.network.model):
             raise UserError("--epochs 0: nothing is trained; give --weights, or at least 1 epoch")
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    return command(Train, train, argv, "python -m common.train")
+def main(argv: Sequence[str] | None = None, prog: str = "python -m common.train") -> int:
+    return command(Train, train, argv, prog)
 
 
 def train(settings: Train) -> None:

@@ -336,8 +336,19 @@ def read_trained_model(file: Path, data: DataBundle, **more: Any) -> TrainedMode
     return check_trained_model(TrainedModel(name, model, with_normalization_of(model, data, file), file, **more))
 
 
-def open_trained_model(network: NetworkOptions, source: DataOptions, **more: Any) -> TrainedModel:
-    """Load and check the network and data of a command's options. more: further fields of :class:`TrainedModel`."""
+def open_trained_model(
+    network: NetworkOptions,
+    source: DataOptions,
+    *,
+    relabel: Callable[[TrainedModel], DataBundle] | None = None,
+    **more: Any,
+) -> TrainedModel:
+    """Load and check the network and data of a command's options.
+
+    Args:
+        relabel: Function that returns the data with labels of the network's own classes, if those of the data are others.
+        more: Further fields of :class:`TrainedModel`.
+    """
     file = network.checkpoint or network.weights
     if not file:
         raise UserError("no trained weights given: use --weights FILE (with --arch or --model) or --checkpoint FILE")
@@ -348,9 +359,11 @@ def open_trained_model(network: NetworkOptions, source: DataOptions, **more: Any
     if network.model:
         import_factory(network.model)  # also before
     data = load_data(source)
-    model, _ = model_from_options(network, data.num_classes, data.input_shape)
+    classes = data.num_classes if relabel is None else None
+    model, _ = model_from_options(network, classes, data.input_shape)
     data = with_normalization_of(model, data, file)
-    factory = import_factory(network.model, data.num_classes) if network.model else None
+    factory = import_factory(network.model, classes) if network.model else None
     record = getattr(model, "architecture", None)
     name = factory_name(network.model) if network.model else (record["arch"] if record else Path(file).stem)
-    return check_trained_model(TrainedModel(name, model, data, Path(file), factory, workers=source.workers, **more))
+    trained = TrainedModel(name, model.eval(), data, Path(file), factory, workers=source.workers, **more)
+    return check_trained_model(trained if relabel is None else replace(trained, data=relabel(trained)))

@@ -169,8 +169,8 @@ class Compare:
     running: RuntimeOptions = section(RuntimeOptions)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    return command(Compare, lambda settings: compare(settings, argv), argv, "python -m compare", PACKAGE)
+def main(argv: Sequence[str] | None = None, prog: str = "python -m compare") -> int:
+    return command(Compare, lambda settings: compare(settings, argv), argv, prog, PACKAGE)
 
 
 def compare(settings: Compare, argv: Sequence[str] | None) -> None:

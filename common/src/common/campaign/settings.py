@@ -61,7 +61,7 @@ class Tables:
     folder: str = option(REQUIRED, "campaign folder", "folder")
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None, prog: str = "python -m common.campaign") -> int:
     """Run a campaign command and return its exit status."""
     from common.campaign import command
 
@@ -73,4 +73,4 @@ def main(argv: Sequence[str] | None = None) -> int:
         "tables": (Tables, command.tables),
     }
     about = "Run the jobs of a plan on any machine, within a time limit, and resume later."
-    return subcommands(table, argv, prog="python -m common.campaign", description=about, rest=("run",))
+    return subcommands(table, argv, prog=prog, description=about, rest=("run",))

@@ -16,8 +16,8 @@ class Channels:
     input_shape: list[int] | None = input_shape_option(" (default: that of the registered network)")
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    return command(Channels, show, argv, "python -m common.channels")
+def main(argv: Sequence[str] | None = None, prog: str = "python -m common.channels") -> int:
+    return command(Channels, show, argv, prog)
 
 
 def show(settings: Channels) -> None:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from common.channels.attention import is_convertible, with_heads
 from common.channels.exact import Reference, cast_for
-from common.channels.example import Inputs, call, copy_network, copy_sharing_tensors
+from common.channels.example import Inputs, call, copy_network, copy_sharing_tensors, map_tensors
 from common.channels.groups import ChannelGroup, ChannelGroups, groups_from_traces
 from common.channels.resize import output_rows, own_tensors, remove_channels
 from common.channels.select import round_up, top_channels
@@ -51,6 +51,27 @@ def keep_channels(
         remove_positions(smaller, removed)
         _compare(model, smaller, example_input, groups, chosen, removed)
     return smaller
+
+
+def kept_entries(model: nn.Module, example_input: Inputs, kept: Mapping[str, Sequence[int]]) -> dict[str, Tensor]:
+    """Return where the entries of the pruned network's parameters are in those of the unpruned network.
+
+    Args:
+        example_input, kept: As of :func:`keep_channels`.
+
+    Returns:
+        {name of a parameter: int64 positions in the flattened parameter of ``model``, of the pruned parameter's shape}.
+    """
+    numbered = copy_network(plain_network(model)).cpu().float().eval()
+    example = map_tensors(lambda tensor: tensor.cpu(), example_input)
+    traces = trace(numbered, example)
+    chosen = _choose(numbered, groups_from_traces(numbered, traces), kept, round_to=1)
+    removed = removed_positions({found.name: found.slices for found in traces}, chosen)
+    numbered.double()
+    for parameter in numbered.parameters():
+        parameter.data = torch.arange(parameter.numel(), dtype=torch.float64).view_as(parameter)
+    remove_positions(numbered, removed)
+    return {name: parameter.detach().long() for name, parameter in numbered.named_parameters()}
 
 
 def _choose(

@@ -47,6 +47,8 @@ class ImageSet(Protocol):
 
     def relabeled(self, positions: Tensor) -> "ImageSet": ...  # the label of class c becomes positions[c]
 
+    def with_labels(self, labels: Tensor) -> "ImageSet": ...
+
     def fingerprint(self) -> str: ...
 
     def batches(

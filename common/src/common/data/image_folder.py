@@ -80,6 +80,12 @@ class FolderImages:
         labels = positions.numpy()[self.listing.labels]
         return replace(self, listing=replace(self.listing, labels=labels))
 
+    def with_labels(self, labels: Tensor) -> "FolderImages":
+        """Return the same images with other labels, (N,) int64."""
+        every = self.listing.labels.copy()
+        every[self.chosen] = labels.numpy()
+        return replace(self, listing=replace(self.listing, labels=every))
+
     def fingerprint(self) -> str:
         """Return the SHA-256 (hex) of the sorted listing: relative paths and sizes."""
         return self.listing.fingerprint()

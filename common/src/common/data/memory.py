@@ -77,6 +77,10 @@ class MemoryImages:
         """Return the same images with the label ``positions[c]`` instead of c, for every class c."""
         return self._with(self.images, positions[self.labels], self.mean, self.std)
 
+    def with_labels(self, labels: Tensor) -> "MemoryImages":
+        """Return the same images with other labels, (N,) int64."""
+        return self._with(self.images, labels, self.mean, self.std)
+
     def measure_mean_std(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
         """Return mean and standard deviation per channel of all pixels, scaled to 0..1: exact counts, then float64."""
         values = torch.arange(256, dtype=torch.float64) / 255

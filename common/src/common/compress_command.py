@@ -1,0 +1,161 @@
+"""``compression-papers compress``: make the user's own trained network smaller by one method, and report."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from common.cli import EPOCHS, TARGET_BYTES, TARGET_MACS, fraction_or_zero
+from common.errors import UserError
+from common.export import FORMATS, check_format
+from common.options import DataOptions, HardwareOptions, LimitOptions, NetworkOptions, RepeatOptions, method_names
+from common.settings import changed_values, command, flatten, option, option_name, section, settings
+
+if TYPE_CHECKING:
+    import torch
+
+    from common.compression import CompressionReport
+    from common.target import Target
+    from common.trained_model import TrainedModel
+
+PROG = "python -m common.compress_command"
+
+
+@settings
+class Compress:
+    """Make a trained network smaller by one method, measure the result, and write it to a folder."""
+
+    network: NetworkOptions = section(NetworkOptions)
+    data: DataOptions = section(DataOptions)
+    target_macs: float | None = option(None, "fraction of the MACs to keep", type=TARGET_MACS, metavar="F")
+    target_bytes: float | None = option(None, "fraction of the file's bytes to keep", type=TARGET_BYTES, metavar="F")
+    tolerance: float = option(
+        0.1, "how far below the target the result may be, relative to it", type=fraction_or_zero, metavar="F"
+    )
+    method: str = option(
+        "model_preserving_id_extended", f"installed method: {', '.join(method_names())}", metavar="NAME"
+    )
+    train: int = option(0, "number of epochs of fine-tuning; 0 trains nothing", type=EPOCHS, metavar="EPOCHS")
+    unlabeled: bool = option(
+        False,
+        "ignore the labels of the images: the network keeps its own classes, whatever the folders are, and the result is measured "
+        "by its agreement with the dense network",
+    )
+    limits: LimitOptions = section(LimitOptions)
+    run: HardwareOptions = section(HardwareOptions)
+    repeat: RepeatOptions = section(RepeatOptions)
+    out: str = option("runs/compress", "folder for the network and the report", metavar="DIR", free=True)
+    export: str | None = option(
+        None, "also export the compressed network to this file, .onnx or .pt2", metavar="FILE", free=True
+    )
+    no_latency: bool = option(False, "skip the latency measurement", free=True)
+
+    def __post_init__(self) -> None:
+        if (self.target_macs is None) == (self.target_bytes is None):
+            raise UserError(
+                "target: give one of --target-macs and --target-bytes, the fraction to keep, such as --target-macs 0.5"
+            )
+        if self.unlabeled and self.train:
+            raise UserError("--train and --unlabeled exclude each other; fine-tuning requires labels")
+        if self.export:
+            suffix = Path(self.export).suffix.lstrip(".")
+            if suffix not in FORMATS:
+                raise UserError(f"--export {self.export}: unknown format; give a name that ends with .onnx or .pt2")
+            check_format(suffix)
+
+
+def main(argv: Sequence[str] | None = None, prog: str = PROG) -> int:
+    return command(Compress, compress, argv, prog)
+
+
+def compress(settings: Compress) -> None:
+    """Read the network and the data, compress, and print and write the report."""
+    from dataclasses import replace
+
+    from common.compression import TRAINING, check_labels, compress_trained, find_method
+    from common.device import choose_device, set_threads
+    from common.limits import Limits
+    from common.pipeline import FineTuning
+    from common.progress import note
+    from common.runs import open_stage
+
+    method, target = find_method(settings.method), _target(settings)
+    if method.axis != target.axis:
+        raise UserError(
+            f"--target-{target.axis}: method {settings.method} has the target --target-{method.axis}; give that"
+        )
+    recipe = replace(TRAINING, epochs=settings.train)
+    check_labels(method, settings.method, not settings.unlabeled, recipe)
+    set_threads(settings.run.threads)
+    start = _open(settings, choose_device(settings.run.device))
+    within = Limits.of(start.model, start.all_groups, **changed_values(settings.limits), option=option_name)
+    stage = open_stage(
+        settings.out,
+        "common",
+        flatten(settings, identity=True) | {"weights_digest": start.digest},
+        device=start.device,
+        fingerprint=start.data.fingerprint,
+        force=settings.repeat.force,
+        seed=settings.repeat.seed,
+        log=note,
+        recipe=recipe,
+    )
+    tuning, latency = FineTuning(recipe, log_test=not settings.unlabeled), not settings.no_latency
+    _, report = compress_trained(
+        method, replace(start, limits=within), target, stage, tuning, latency=latency, log=print
+    )
+    _print_and_write(report, settings)
+
+
+def _open(settings: Compress, device: torch.device) -> TrainedModel:
+    """Load the network and the data. The message for weights of other classes mentions the option for them."""
+    from common.compression import labeled_by
+    from common.trained_model import open_trained_model
+
+    relabel = labeled_by if settings.unlabeled else None
+    try:
+        return open_trained_model(settings.network, settings.data, device=device, relabel=relabel)
+    except UserError as error:
+        if settings.unlabeled or not settings.network.model or "size mismatch" not in str(error):
+            raise
+        raise UserError(
+            f"{error}; if the classes of the network are not those of the images, add --unlabeled"
+        ) from error
+
+
+def _target(settings: Compress) -> Target:
+    from common.target import Target
+
+    if settings.target_macs is not None:
+        return Target(settings.target_macs, "macs", settings.tolerance)
+    assert settings.target_bytes is not None  # checked with the options
+    return Target(settings.target_bytes, "bytes", settings.tolerance)
+
+
+def _print_and_write(report: CompressionReport, settings: Compress) -> None:
+    print(f"\n{report}")
+    for file in report.save(report.file):
+        print(f"written: {file}")
+    if settings.export:
+        difference = report.export(settings.export)
+        print(f"written: {settings.export} (its outputs differ by at most {difference:.2g})")
+    print(
+        "\nTo load the network:\n\n"
+        + "\n".join(f"    {line}" for line in loading_code(report.file, settings.network.model))
+    )
+
+
+def loading_code(file: Path, factory: str | None) -> list[str]:
+    """Return the lines of Python that load a network. factory: as given with --model."""
+    lines = ["from common import load_network"]
+    if factory is None:
+        return [*lines, f"model = load_network({str(file)!r})"]
+    place, _, name = factory.rpartition(":")
+    module = Path(place).stem if place.endswith(".py") else place
+    return [*lines, f"from {module} import {name}", f"model = load_network({str(file)!r}, {name})"]
+
+
+if __name__ == "__main__":
+    sys.exit(main())
