@@ -21,7 +21,8 @@ from common.campaign.plan import find_weights, read_plan, resolve, select_jobs
 from common.campaign.run import Runner
 from common.campaign.settings import main
 from common.campaign.worker import JobSpec, lists_option, with_options, without_speed_ups
-from common.checkpoint import INDEX, load_model, read_checkpoint, save_model, write_half
+from common.checkpoint import load_model, read_checkpoint, save_model, write_half
+from common.checkpoint_header import INDEX
 from common.errors import UserError
 from common.models import create_model
 

@@ -7,7 +7,7 @@ import torch
 from test_common_results import TEXT
 from torch import nn
 
-from common import compress_command, evaluate, export, fetch, latency, sensitivity, train
+from common import compress_command, evaluate, export, fetch, latency, sensitivity, show, train
 from common.campaign.settings import main as campaign
 from common.channels import __main__ as channels
 from common.checkpoint import save_model
@@ -57,6 +57,12 @@ COMMANDS = {
         "--ignored-layers fc1 --only conv1 conv2 --min-channels 2 --max-pruned 0.5 --round-to 2",
         "--model test_common_options:tiny --checkpoint {own} {data} --criterion random --seed 1 --part test",
     ),
+    "Show": (
+        show.main,
+        "{network} --all",
+        "{log} --plot {out}/log.png --columns train_loss --tensorboard {out}/board --format json",
+        "{run} --sort top1 --reverse",
+    ),
     "Channels": (channels.main, "--arch lenet5", "--model test_common_options:tiny --input-shape 3 32 32"),
     "Fetch": (fetch.main, "mnist --to {out}/mnist"),
     "Results": (results.main, "{readme} --tables test_common_options"),
@@ -103,6 +109,9 @@ def files(tmp_path_factory):
         save_model(paths[name], model, normalize=(bundle.mean, bundle.std))
     torch.save(network.state_dict(), paths["weights"])
     (root / "README.md").write_text(TEXT)
+    (root / "run").mkdir()
+    (root / "run" / "log.csv").write_text("epoch,train_loss\n1,2.5\n")
+    (root / "run" / "metrics.json").write_text('{"schema": 1, "package": "common"}')
     (root / "plan.toml").write_text('[[job]]\nname = "a"\nrun = "python x.py --out {out}"\n')
     return {
         **paths,
@@ -111,6 +120,8 @@ def files(tmp_path_factory):
         "plan": root / "plan.toml",
         "campaign": root / "out" / "campaign",
         "out": root / "out",
+        "run": root / "run",
+        "log": root / "run" / "log.csv",
     }
 
 

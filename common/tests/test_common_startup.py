@@ -16,6 +16,7 @@ NAMES = (
     "export",
     "latency",
     "sensitivity",
+    "show",
     "fetch",
     "channels",
     "reporting.results",

@@ -5,9 +5,6 @@ shapes of its tensors, and the tensors are loaded.
 """
 
 import hashlib
-import json
-import re
-import struct
 import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
@@ -21,6 +18,17 @@ from torch import Tensor, nn
 
 from common.atomic import atomic_file, write_json
 from common.channels.resize import fit_shapes
+from common.checkpoint_header import (
+    FOREIGN_INDEX,
+    FORMAT,
+    INDEX,
+    METADATA,
+    check_header_length,
+    check_seal,
+    parse_header,
+    read_index,
+    sealed,
+)
 from common.errors import UserError
 from common.models import check_arguments, create_meta_model, is_registered
 from common.module_state import (
@@ -37,14 +45,7 @@ from common.tensor_files import read_tensor_file
 from common.tied import shared_memory, tie, tied_parameters
 from common.wrapped import plain_network
 
-FORMAT = "compression-papers-1"
-HEADER_LIMIT = 16 * 2**20  # bytes of JSON before the tensors
-SIZE_LIMIT = 8 * 2**30
-SEAL = "header_sha256"  # key in the header: SHA-256 of the other keys; missing in files of earlier versions
 HALF = "half"  # key in the header: names of the tensors that were rounded to float16
-INDEX = ".index.json"  # suffix of the index of a checkpoint in several files
-FOREIGN_INDEX = re.compile(r"\.index(\.\w+)?\.json$")  # also of one precision: model.safetensors.index.fp16.json
-SHARDS_LIMIT = 1000
 CHANNELS_LIMIT = 10_000
 VALUE_LIMIT = 1e6  # of means and standard deviations of pixels from 0 to 1
 SHARD_HEADER = 64 * 2**10  # bytes reserved for the header of a shard
@@ -98,7 +99,7 @@ def save_model(
         **describe_state(model),
     }
     with atomic_file(path) as temporary:
-        save_file(_clone_shared(tensors), temporary, metadata={"compression_papers": _sealed(header)})
+        save_file(_clone_shared(tensors), temporary, metadata={METADATA: sealed(header)})
 
 
 def load_model(path: Path | str, factory: Callable[[], nn.Module] | None = None) -> nn.Module:
@@ -146,30 +147,16 @@ def file_digest(path: Path | str) -> str:
 def is_checkpoint(path: Path | str) -> bool:
     """Return whether a safetensors file, or an index, was written by this project; other files hold weights only."""
     read = _read_shards if str(path).endswith(INDEX) else _read_safetensors
-    return "compression_papers" in read(Path(path))[0]
+    return METADATA in read(Path(path))[0]
 
 
 def read_checkpoint(path: Path | str) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Read (header, tensors) of a file by :func:`save_model` and check format, types and checksum. Raises UserError."""
     metadata, tensors = _read_shards(Path(path)) if str(path).endswith(INDEX) else _read_safetensors(path)
-    try:
-        header = json.loads(metadata["compression_papers"])
-        if header["format"] != FORMAT:
-            raise UserError(f"{path}: unknown format {header['format']!r}; this version reads {FORMAT!r}")
-        arch, arguments, digest = header["arch"], header["args"], header["sha256"]
-        if not (arch is None or isinstance(arch, str)) or not isinstance(arguments, dict):
-            raise ValueError("wrong type of architecture")
-        seal = header.pop(SEAL, None)
-    except (KeyError, TypeError, ValueError, RecursionError) as error:
-        raise UserError(
-            f"{path} is not a checkpoint of this project ({error!r}); load external weights with --weights"
-        ) from error
-    if digest != _digest(tensors):
+    header, seal = parse_header(metadata, path)
+    if header["sha256"] != _digest(tensors):
         raise UserError(f"{path} is damaged: its tensors do not match their checksum")
-    if seal != (_header_digest(header) if seal is not None or _has_checksum(header) else None):
-        raise UserError(
-            f"{path} is damaged: its header does not match its checksum; restore the file, or write it again"
-        )
+    check_seal(header, seal, path)
     check_data_fields(header, path)
     half = header.pop(HALF, None) or []  # stored in half precision to save space, computed in single precision
     for name in half if isinstance(half, list) else [None]:
@@ -209,12 +196,12 @@ def write_half(source: Path | str, target: Path | str, shard_bytes: int | None =
     header, tensors = read_checkpoint(source)
     half = [n for n, t in tensors.items() if t.dtype is torch.float32 and t.dim() >= 2]
     tensors |= {name: tensors[name].half() for name in half}
-    record = _sealed({**header, HALF: half, "sha256": _digest(tensors)})
+    record = sealed({**header, HALF: half, "sha256": _digest(tensors)})
     target = Path(target)
     parts = _split_into_shards(tensors, shard_bytes)
     if len(parts) == 1:
         with atomic_file(target) as temporary:
-            save_file(_clone_shared(tensors), temporary, metadata={"compression_papers": record})
+            save_file(_clone_shared(tensors), temporary, metadata={METADATA: record})
         return [target]
     names = [f"{target.stem}-{i + 1:05}-of-{len(parts):05}{target.suffix}" for i in range(len(parts))]
     for name, part in zip(names, parts, strict=True):
@@ -222,7 +209,7 @@ def write_half(source: Path | str, target: Path | str, shard_bytes: int | None =
             save_file(_clone_shared({key: tensors[key] for key in part}), temporary)
     places = {key: name for name, part in zip(names, parts, strict=True) for key in part}
     index = target.with_name(target.name + INDEX)
-    write_json(index, {"metadata": {"compression_papers": record}, "weight_map": places})
+    write_json(index, {"metadata": {METADATA: record}, "weight_map": places})
     return [*(target.with_name(name) for name in names), index]
 
 
@@ -394,11 +381,7 @@ def build_recorded_model(
 
 def _read_safetensors(path: Path | str) -> tuple[dict[str, str], dict[str, Tensor]]:
     path = Path(path)
-    _check_file(path)
-    with open(path, "rb") as file:
-        head = file.read(8)
-    if len(head) < 8 or struct.unpack("<Q", head)[0] > min(HEADER_LIMIT, path.stat().st_size - 8):
-        raise UserError(f"{path} is not a safetensors file, or is truncated; read a state dict (.pth) with --weights")
+    check_header_length(path)
     try:
         with safetensors.safe_open(path, framework="pt", device="cpu") as file:
             return dict(file.metadata() or {}), {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
@@ -408,21 +391,9 @@ def _read_safetensors(path: Path | str) -> tuple[dict[str, str], dict[str, Tenso
 
 def _read_shards(index: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
     """Read metadata and tensors of a checkpoint in several files of one folder."""
-    _check_file(index)
-    try:
-        if index.stat().st_size > HEADER_LIMIT:
-            raise ValueError
-        content = json.loads(index.read_text(encoding="utf-8"))
-        metadata, places = content.get("metadata") or {}, content["weight_map"]
-        files = sorted(set(places.values()))
-        plain = all(isinstance(name, str) and Path(name).name == name for name in files)
-        if not plain or len(files) > SHARDS_LIMIT:
-            raise ValueError
-        metadata = {key: text for key, text in metadata.items() if isinstance(text, str)}
-    except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
-        raise UserError(f"{index}: not a valid index file of a sharded checkpoint") from error
+    metadata, places = read_index(index)
     tensors: dict[str, Tensor] = {}
-    for file in files:
+    for file in sorted(set(places.values())):
         found = _read_safetensors(index.with_name(file))[1]
         if any(places.get(name) != file for name in found):
             raise UserError(f"{index}: the tensors in {file} differ from those listed in the index")
@@ -430,13 +401,6 @@ def _read_shards(index: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
     if len(tensors) != len(places):
         raise UserError(f"{index}: a listed tensor is in none of the files")
     return metadata, tensors
-
-
-def _check_file(path: Path) -> None:
-    if not path.is_file():
-        raise UserError(f"{path}: no such file")
-    if path.stat().st_size > SIZE_LIMIT:
-        raise UserError(f"{path}: larger than {SIZE_LIMIT} bytes, the limit for checkpoints")
 
 
 def _normalization(pair: tuple[Sequence[float], Sequence[float]] | None) -> dict[str, list[float]] | None:
@@ -452,22 +416,6 @@ def _clone_shared(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         cloned[name] = tensor.clone() if storage in seen else tensor
         seen.add(storage)
     return cloned
-
-
-def _sealed(header: Mapping[str, Any]) -> str:
-    """Return a header as JSON, with its checksum."""
-    plain = json.loads(json.dumps(header))  # as it is read: tuples are lists, keys are text
-    return json.dumps({**plain, SEAL: _header_digest(plain)})
-
-
-def _has_checksum(header: Mapping[str, Any]) -> bool:
-    """Return whether a header without :data:`SEAL` has another checksum than that of the tensors: its name is damaged."""
-    return any(re.fullmatch("[0-9a-f]{64}", str(value)) for key, value in header.items() if key != "sha256")
-
-
-def _header_digest(header: Mapping[str, Any]) -> str:
-    """Return the SHA-256 of the JSON of a header without its checksum."""
-    return hashlib.sha256(json.dumps(header, sort_keys=True).encode()).hexdigest()
 
 
 def _digest(tensors: Mapping[str, Tensor]) -> str:

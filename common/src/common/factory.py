@@ -14,7 +14,8 @@ from typing import Any
 
 from torch import nn
 
-from common.checkpoint import INDEX, is_checkpoint, load_model, load_weights, read_state_dict
+from common.checkpoint import is_checkpoint, load_model, load_weights, read_state_dict
+from common.checkpoint_header import INDEX
 from common.cli import shorten
 from common.errors import UserError
 from common.formats import load_network

@@ -30,6 +30,18 @@ def try_lock(descriptor: int) -> bool | None:
     return True
 
 
+def is_locked(path: Path) -> bool:
+    """Return whether another process holds the lock of a file or folder, which is not changed."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
+    except OSError:
+        return False
+    try:
+        return try_lock(descriptor) is False
+    finally:
+        os.close(descriptor)
+
+
 class FolderLock:
     """A lock of a folder, held as long as this object is used."""
 

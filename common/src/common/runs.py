@@ -9,9 +9,12 @@ import csv
 import hashlib
 import json
 import math
+import multiprocessing
 import os
 import platform
+import shlex
 import subprocess
+import sys
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -54,6 +57,7 @@ INPUT_FILES = ("weights", "checkpoint", "pretrained", "original", "classes")
 # Options that name folders of inputs; their content is recorded by the fingerprint of the data and the digest of the weights.
 INPUT_FOLDERS = ("dataset_dir", "pretrain_dir")
 COMMIT = "COMPRESSION_COMMIT"  # environment variable: the commit of code that was copied without git
+PROGRAM = "compression-papers"  # the installed command
 LIBRARIES = ("torch", "torchvision", "torch-pruning", "numpy", "safetensors")
 
 
@@ -191,6 +195,7 @@ def open_stage(
         "files": _file_digests(options),
         "data_fingerprint": fingerprint,
         "environment": describe_environment(device),
+        "command": typed_command(),
     }
     lock = None
     if is_main():
@@ -308,6 +313,20 @@ def describe_environment(device: torch.device | str) -> dict[str, Any]:
         "versions": {library: _version(library) for library in LIBRARIES},
         "commit": git_commit(),
     }
+
+
+def typed_command() -> str | None:
+    """Return the command of this process as it was typed; None in an interactive session or a worker process."""
+    words = sys.orig_argv[1:]
+    if (
+        multiprocessing.parent_process() is not None
+        or "ipykernel" in sys.modules
+        or not words
+        or words[0] in ("-", "-c")
+    ):
+        return None
+    program = Path(words[0])
+    return shlex.join([program.name, *words[1:]] if program.name == PROGRAM else ["python", *words])
 
 
 def _processor() -> str:

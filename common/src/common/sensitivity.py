@@ -114,8 +114,8 @@ def _own_network(model: nn.Module, data: OwnData) -> TrainedModel:
     return TrainedModel(type(model).__name__, model, bundle, classifier=labeled)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    return command(MeasureSensitivity, measure, argv, "python -m common.sensitivity")
+def main(argv: Sequence[str] | None = None, prog: str = "python -m common.sensitivity") -> int:
+    return command(MeasureSensitivity, measure, argv, prog)
 
 
 def measure(settings: MeasureSensitivity) -> None:

@@ -74,11 +74,12 @@ class Versions(dict):
         return {name: v for name, v in found.items() if isinstance(name, str) and type(v) is int}
 
 
-def read_tensor_file(path: Path | str, skip: bool = False) -> Any:
+def read_tensor_file(path: Path | str, skip: bool = False, values: bool = True) -> Any:
     """Read a file of ``torch.save``: dictionaries, lists, numbers, text and tensors, on the CPU.
 
     skip: whether objects of other classes (options, optimizers, entire networks) become
     :class:`common.plain_pickle.Unread`; their code is not run either way.
+    values: whether to read the tensors' values; otherwise only their types and shapes are defined.
 
     Raises UserError, naming the file, if it is missing, larger than 8 GiB, damaged, or contains anything else.
     """
@@ -91,8 +92,8 @@ def read_tensor_file(path: Path | str, skip: bool = False) -> Any:
         with open(path, "rb") as file:
             start = file.read(len(ZIP_START))
         if start == ZIP_START:
-            return _read_zip(path, skip)
-        return _read_legacy(path, skip)
+            return _read_zip(path, skip, values)
+        return _read_legacy(path, skip, values)
     except (zipfile.BadZipFile, ValueError, EOFError, OSError, OverflowError, RuntimeError, struct.error) as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"{path} is not a file of plain tensors, or is damaged: {reason}") from error
@@ -107,7 +108,7 @@ def write_tensor_file(path: Path | str, content: Any) -> None:
         torch.save(content, file)
 
 
-def _read_zip(path: Path, skip: bool) -> Any:
+def _read_zip(path: Path, skip: bool, values: bool) -> Any:
     with zipfile.ZipFile(path) as archive:
         entries = {entry.filename: entry for entry in archive.infolist()}
         if any(name.endswith("/constants.pkl") for name in entries):
@@ -118,7 +119,7 @@ def _read_zip(path: Path, skip: bool) -> Any:
         folder = inside[0].partition("/")[0]
         reader = _Tensors(path.stat().st_size, skip)
 
-        def content(name: str, size: int | None = None) -> bytes:
+        def content(name: str, size: int | None = None, read: bool = True) -> bytes:
             entry = entries.get(f"{folder}/{name}")
             if entry is None:
                 raise PickleError(f"{name} is missing in the archive")
@@ -128,15 +129,21 @@ def _read_zip(path: Path, skip: bool) -> Any:
                 raise PickleError(f"{name} has {entry.file_size} bytes instead of {size}")
             if size is None:
                 reader.reserve(entry.file_size)
-            return archive.read(entry)
+            return archive.read(entry) if read else b""
 
         if f"{folder}/byteorder" in entries and content("byteorder") != b"little":
             _other_byte_order()
-        reader.fill = lambda key, storage: storage.fill(content(f"data/{key}", len(storage.bytes)))
+
+        def fill(key: str, storage: _Storage) -> None:
+            found = content(f"data/{key}", len(storage.bytes), values)
+            if values:
+                storage.fill(found)
+
+        reader.fill = fill
         return PlainPickle(content("data.pkl"), reader.constructors, reader.persistent, skip).load()
 
 
-def _read_legacy(path: Path, skip: bool) -> Any:
+def _read_legacy(path: Path, skip: bool, values: bool) -> Any:
     size = path.stat().st_size
     if not size:
         raise PickleError("the file is empty")
@@ -157,7 +164,9 @@ def _read_legacy(path: Path, skip: bool) -> Any:
             storage = reader.storages[_text(key)]
             if int.from_bytes(pickles.read(8), "little") != storage.count:
                 raise PickleError("a storage has another size than recorded in its tensors")
-            storage.fill(pickles.read(len(storage.bytes)))
+            found = pickles.read(len(storage.bytes))
+            if values:
+                storage.fill(found)
         return content
 
 

@@ -18,8 +18,9 @@ from common.replaced_layers import insert_replaced_layers, replaced_layer_table
 from common.wrapped import plain_network
 from deep_compression import container
 from deep_compression import vgg19 as vgg19  # registers the network of the original code
+from deep_compression.elements import count, item_size
 from deep_compression.layer import LayerInfo, LayerSettings
-from deep_compression.tensors import CODES, count, from_bits, item_size, to_bits
+from deep_compression.tensors import CODES, from_bits, to_bits
 
 
 @dataclass(frozen=True)

@@ -19,15 +19,15 @@ import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
 from deep_compression.coded_stream import inflate
 from deep_compression.cursor import Cursor, Parts
+from deep_compression.elements import MAX_DIMENSIONS, UNSIGNED, count, item_size
 from deep_compression.layer import LayerInfo, LayerSettings, decode_layer, encode_layer, size_of
 from deep_compression.rawbytes import decode_raw, encode_raw
-from deep_compression.tensors import DTYPES, MAX_DIMENSIONS, count, item_size
 
 MAGIC = b"\x8fDCOMPR"
 VERSION = 1
@@ -101,11 +101,7 @@ def open_bytes(data: bytes, limit: int | None = None) -> OpenedFile:
     if _digest(view[:-DIGEST]) != view[-DIGEST:]:
         raise ValueError("the file is damaged or truncated: checksum mismatch")
     cursor = Cursor(view[len(MAGIC) + 1 : -DIGEST])
-    size, plain_size = (int.from_bytes(cursor.take(4, "header"), "little") for _ in range(2))
-    deflated = _checked(cursor, size, "header")
-    if plain_size > min(HEADER_LIMIT, HEADER_EXPANSION * size + (1 << 12)):
-        raise ValueError(f"the file is damaged: a header of {plain_size} bytes")
-    about, entries, raw_size = _header(inflate(deflated, plain_size))
+    about, entries, raw_size = _take_header(cursor)
     allowed = FREE_SIZE + EXPANSION * len(view) if limit is None else limit
     if (needed := sum(count(e.shape) * item_size(e.code) for e in entries)) > allowed:
         raise ValueError(f"the file decodes to {needed} bytes, but {allowed} are allowed; pass a larger limit")
@@ -117,10 +113,37 @@ def open_bytes(data: bytes, limit: int | None = None) -> OpenedFile:
     return OpenedFile(about, entries, blocks, raw, used)
 
 
+def read_header(file: BinaryIO, size: int) -> tuple[dict[str, Any], list[Entry], int]:
+    """Read only (about, tensors, bytes of the raw block) of an open file of `size` bytes. Raises ValueError if it is damaged."""
+    file.seek(0)
+    start = file.read(len(MAGIC) + 1 + 8)
+    if start[: len(MAGIC)] != MAGIC or len(start) < len(MAGIC) + 9:
+        raise ValueError("this is not a file of a compressed network (*.dcz), or it is truncated")
+    if start[len(MAGIC)] != VERSION:
+        raise ValueError(f"unsupported version {start[len(MAGIC)]} of the file format; version {VERSION} is supported")
+    length = int.from_bytes(start[len(MAGIC) + 1 : len(MAGIC) + 5], "little")
+    if length > min(size, HEADER_LIMIT):
+        raise ValueError(f"the file is damaged: a header of {length} bytes")
+    about, entries, raw = _take_header(Cursor(start[len(MAGIC) + 1 :] + file.read(length + 4)))
+    blocks = [e.block for e in entries if e.block] + ([raw] if raw else [])
+    expected = len(start) + length + 4 + sum(blocks) + 4 * len(blocks) + DIGEST
+    if expected != size:
+        raise ValueError(f"the file is damaged or truncated: it has {size} bytes instead of {expected}")
+    return about, entries, raw
+
+
+def _take_header(cursor: Cursor) -> tuple[dict[str, Any], list[Entry], int]:
+    size, plain_size = (int.from_bytes(cursor.take(4, "header"), "little") for _ in range(2))
+    deflated = _checked(cursor, size, "header")
+    if plain_size > min(HEADER_LIMIT, HEADER_EXPANSION * size + (1 << 12)):
+        raise ValueError(f"the file is damaged: a header of {plain_size} bytes")
+    return _header(inflate(deflated, plain_size))
+
+
 def unpack(opened: OpenedFile) -> Iterator[tuple[Entry, np.ndarray]]:
     """Yield each tensor of the file with its bit patterns (N,). Raises ValueError."""
     plain = [e for e in opened.entries if not e.block]
-    sizes = [(count(e.shape), DTYPES[e.code][1]) for e in plain]
+    sizes = [(count(e.shape), UNSIGNED[e.code]) for e in plain]
     if any(number for number, _ in sizes):
         cursor = Cursor(opened.raw)
         arrays = iter(decode_raw(cursor, sizes, "raw tensors"))
@@ -190,7 +213,7 @@ def _entry(row) -> Entry:
     name, code, shape, block = row
     if not isinstance(name, str) or not 0 < len(name) <= NAME_LIMIT or not isinstance(code, str):
         raise ValueError("the file is damaged: invalid name or type of a tensor")
-    if code not in DTYPES:
+    if code not in UNSIGNED:
         raise ValueError(f"the file is damaged: unknown type {code!r} of {name!r}")
     if not isinstance(shape, list) or len(shape) > MAX_DIMENSIONS:
         raise ValueError(f"the file is damaged: invalid shape of {name!r}")

@@ -18,6 +18,7 @@ import numpy as np
 from deep_compression.choices import ORDERS
 from deep_compression.coded_stream import decode_stream, encode_stream
 from deep_compression.cursor import Cursor, Parts, varint
+from deep_compression.elements import UNSIGNED, count
 from deep_compression.positions import (
     MAX_INDEX_BITS,
     decode_positions,
@@ -26,7 +27,6 @@ from deep_compression.positions import (
     stored_histogram,
 )
 from deep_compression.rawbytes import decode_raw, encode_raw
-from deep_compression.tensors import DTYPES, count
 
 FORMS = ("dense", "sparse", "pruned")
 MAX_CODEBOOK = 1 << 14
@@ -111,7 +111,7 @@ def decode_layer(
 ) -> tuple[np.ndarray | None, LayerInfo]:
     """Decode a block to bit patterns (N,) and its description; only the latter with `skip`. Raises ValueError."""
     form = cursor.byte("block fields")
-    size, unsigned = count(shape), DTYPES[code][1]
+    size, unsigned = count(shape), UNSIGNED[code]
     if form >= len(FORMS):
         raise ValueError(f"the file is damaged: unknown form {form} of a block")
     if FORMS[form] == "dense":

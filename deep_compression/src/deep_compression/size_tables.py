@@ -15,7 +15,7 @@ from typing import Any
 
 from common.markdown import markdown_table
 from deep_compression.compressed import SizeReport, TensorSize
-from deep_compression.tensors import item_size
+from deep_compression.elements import item_size
 
 
 @dataclass(frozen=True)

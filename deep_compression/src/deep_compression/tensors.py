@@ -2,28 +2,30 @@
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 import torch
+
+from deep_compression.elements import UNSIGNED
 
 DTYPES: dict[
     str, tuple[torch.dtype, type]
 ] = {  # code in the file: (torch dtype, unsigned integer type of the same size)
-    "f8": (torch.float64, np.uint64),
-    "f4": (torch.float32, np.uint32),
-    "f2": (torch.float16, np.uint16),
-    "b2": (torch.bfloat16, np.uint16),
-    "i8": (torch.int64, np.uint64),
-    "i4": (torch.int32, np.uint32),
-    "i2": (torch.int16, np.uint16),
-    "i1": (torch.int8, np.uint8),
-    "u1": (torch.uint8, np.uint8),
-    "?": (torch.bool, np.uint8),
-    "c8": (torch.complex64, np.uint64),
+    code: (dtype, UNSIGNED[code])
+    for code, dtype in {
+        "f8": torch.float64,
+        "f4": torch.float32,
+        "f2": torch.float16,
+        "b2": torch.bfloat16,
+        "i8": torch.int64,
+        "i4": torch.int32,
+        "i2": torch.int16,
+        "i1": torch.int8,
+        "u1": torch.uint8,
+        "?": torch.bool,
+        "c8": torch.complex64,
+    }.items()
 }
 CODES = {dtype: code for code, (dtype, _) in DTYPES.items()}
-MAX_DIMENSIONS = 16
 
 
 def to_bits(tensor: torch.Tensor, name: str = "tensor") -> np.ndarray:
@@ -41,13 +43,3 @@ def from_bits(bits: np.ndarray, code: str, shape: tuple[int, ...]) -> torch.Tens
     dtype, unsigned = DTYPES[code]
     flat = torch.from_numpy(np.ascontiguousarray(bits, unsigned).view(np.uint8))
     return flat.view(dtype).reshape(shape)
-
-
-def count(shape: tuple[int, ...]) -> int:
-    """Return the number of elements of a shape."""
-    return math.prod(shape)
-
-
-def item_size(code: str) -> int:
-    """Return the number of bytes of an element."""
-    return np.dtype(DTYPES[code][1]).itemsize

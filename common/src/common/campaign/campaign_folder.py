@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from common.atomic import write_json, write_text
-from common.campaign.plan import REFERENCE, Job, Options, find_weights
+from common.campaign.plan import NAME, REFERENCE, Job, Options, find_weights
 from common.errors import UserError
 
 DONE, FAILED, REQUESTED = "done", "failed", "asked"
@@ -35,6 +35,7 @@ NEUTRAL_OPTIONS = (
     "--device",
 )
 JOB_KEYS = {"name", "out", "package", "keep", "needs", "tags", "identity"}
+LISTS = ("keep", "needs", "tags")
 PLAN_COPY = "plan.json"  # for commands that are given the folder only
 
 
@@ -74,7 +75,7 @@ class CampaignFolder:
         except (OSError, ValueError, RecursionError) as error:
             raise UserError(f"{self.root / PLAN_COPY}: damaged; `run` rewrites it") from error
         jobs = content.get("jobs") if isinstance(content, dict) else None
-        if not isinstance(jobs, list) or not all(isinstance(job, dict) and set(job) >= JOB_KEYS for job in jobs):
+        if not isinstance(jobs, list) or not all(map(_is_job, jobs)):
             raise UserError(f"{self.root / PLAN_COPY}: damaged; `run` rewrites it")
         return jobs
 
@@ -132,6 +133,17 @@ class CampaignFolder:
         except OSError:
             return None
         return lines[-1] if lines else "no error message"
+
+
+def _is_job(entry: Any) -> bool:
+    """Return whether an entry of ``plan.json`` is one that ``run`` writes."""
+    return (
+        isinstance(entry, dict)
+        and set(entry) >= JOB_KEYS
+        and all(isinstance(entry[name], str) and NAME.fullmatch(entry[name]) for name in ("name", "out"))
+        and all(isinstance(entry[name], str) for name in ("package", "identity"))
+        and all(isinstance(entry[name], list) and all(isinstance(v, str) for v in entry[name]) for name in LISTS)
+    )
 
 
 def identities(

@@ -15,7 +15,8 @@ from typing import Any
 from common.atomic import atomic_file, write_json
 from common.campaign.campaign_folder import DONE, FAILED, JOB_KEYS, PLAN_COPY, REQUESTED, CampaignFolder
 from common.campaign.plan import NAME
-from common.checkpoint import INDEX, join_shards, write_half
+from common.checkpoint import join_shards, write_half
+from common.checkpoint_header import INDEX
 from common.errors import UserError
 from common.runs import PROGRESS, STATE
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from common.campaign.campaign_folder import PLAN_COPY, CampaignFolder, identities, open_campaign_folder
 from common.campaign.estimate import SPEEDS, Estimates, epoch_seconds
+from common.campaign.job_states import job_state
 from common.campaign.plan import Job, Options, read_plan, select_jobs
 from common.campaign.settings import Collect, Merge, RunPlan, Status, Tables
 from common.errors import UserError
@@ -172,32 +173,11 @@ def print_status(root: Path) -> None:
     folder = open_campaign_folder(root)
     rows = []
     for job in folder.jobs():
-        state, about = _state(folder, job)
+        state, about = job_state(folder, job)
         seconds = epoch_seconds(root / "runs" / job["out"])
         per_epoch = f"{sum(seconds) / len(seconds):.1f}" if seconds else ""
         rows.append([job["name"], state, str(len(seconds) or ""), per_epoch, about])
     print(pad_table(markdown_table(["job", "state", "epochs", "s per epoch", ""], rows)), end="")
-
-
-def _state(folder: CampaignFolder, job: dict) -> tuple[str, str]:
-    from common.executor import claim_file
-
-    name = job["name"]
-    if folder.is_done(name, job["identity"]):
-        record = folder.record(name) or {}
-        seconds = record.get("seconds")
-        hours = f"{seconds / 3600:.2f} h, " if isinstance(seconds, int | float) else ""
-        missing = "" if folder.has_files(name, job["out"]) else "; kept files are missing"
-        return "done", f"{hours}{record.get('device', '')}{missing}"
-    place = folder.job(name)
-    if (place / "lock").exists():
-        with claim_file(place / "lock") as free:
-            if not free:
-                return "running", ""
-    why = folder.failure_reason(name)
-    if why is not None:
-        return "failed", why[:100]
-    return ("unfinished", "") if folder.log(name).is_file() else ("waiting", ", ".join(job["needs"]))
 
 
 def summary(jobs: Sequence[Job], folder: CampaignFolder, names: dict[str, str]) -> str:

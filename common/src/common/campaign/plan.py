@@ -229,6 +229,8 @@ def _read(path: Path, above: tuple[Path, ...]) -> list[Job]:
     }.items():
         if not isinstance(content.get(name, kind()), kind):
             raise UserError(f"{path}: {name} expects {what}")
+        if name in ("include", "only") and not all(isinstance(item, str) for item in content.get(name, [])):
+            raise UserError(f"{path}: {name} expects {what}")
     jobs: list[Job] = []
     for other in content.get("include", []):
         found = _read((path.parent / other).resolve(), (*above, path))
