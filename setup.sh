@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Create the environment .venv/ with all packages and pip, and run nothing. Arguments are those of `pip install`, for what is to be
-# installed in addition: `bash setup.sh -e './common[export]' timm`. An environment that is up to date is reused without network
+# installed in addition: `bash setup.sh timm`. An environment that is up to date is reused without network
 # access. PYTHON=/path/to/python3.12 selects the interpreter.
 set -euo pipefail
 root=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd)

@@ -85,6 +85,7 @@ make_venv() {
     uv venv --quiet --clear --python "$root/.tools/bin/python" "$venv"
     arguments=(pip)  # for the user, who would otherwise install into another environment
     for project in "${projects[@]}"; do arguments+=(-e "$(dirname "$project")"); done
+    arguments+=(-e "$root/common[export]")
     # Compile byte code now, so that the first command does not have to.
     uv pip install --quiet --compile-bytecode --python "$venv/bin/python" \
       --constraint "$root/constraints.txt" --build-constraint "$root/constraints.txt" "${arguments[@]}"

@@ -192,7 +192,8 @@ def compress(
             :func:`common.data.own_data.own_data`. Methods choose by these; a part that is not used otherwise measures the
             result. Labels are optional for methods that do not train with them.
         method: Name of an installed method.
-        target_macs, target_bytes: Fraction of the MACs or of the file's bytes to keep; one of them.
+        target_macs: Fraction of the MACs to keep; either this or ``target_bytes``.
+        target_bytes: Fraction of the file's bytes to keep.
         tolerance: How far below the target the result may be, relative to it. (Comparisons use 0.02.)
         test: Examples for measuring; default: a fifth of ``data``.
         train: Epochs of fine-tuning, or its recipe.

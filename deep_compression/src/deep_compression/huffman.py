@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import heapq
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -45,7 +46,7 @@ class HuffmanStream:
     starts: np.ndarray
 
 
-def huffman_encode(symbols) -> HuffmanStream:
+def huffman_encode(symbols: Any) -> HuffmanStream:
     """Encode integers with a canonical Huffman code (section 4).
 
     The payload has the length of an optimal Huffman code; with a single distinct symbol, it is one bit per symbol.

@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import numpy as np
 
@@ -52,7 +53,9 @@ class Points:
         return np.diff(self.count[boundaries]), np.diff(self.total[boundaries])
 
 
-def kmeans_1d(values, k: int, init: str = "linear", *, seed: int = 0, steps: int | None = None, relocate: bool = True):
+def kmeans_1d(
+    values: Any, k: int, init: str = "linear", *, seed: int = 0, steps: int | None = None, relocate: bool = True
+) -> tuple[Any, Any]:
     """Cluster real values by one-dimensional k-means (Deep Compression, section 3).
 
     Deterministic for a given seed. Clusters are never empty: with at most k distinct values, each is a centroid and the

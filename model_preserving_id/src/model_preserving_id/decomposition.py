@@ -8,6 +8,7 @@ T = [Id, R_11^-1 R_12] in the original order of columns. ||Z - Z_I T|| = ||R_22|
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import chain
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,7 +21,7 @@ from model_preserving_id.pivoted import PivotedFactor, pivoted_cholesky, pivoted
 MARGIN = 10.0  # the Gram matrix is used if the required pivot is this many times its rounding error
 
 
-def interpolative_decomposition(Z, rank: int | None = None, eps: float | None = None):
+def interpolative_decomposition(Z: Any, rank: int | None = None, eps: float | None = None) -> tuple[Any, Any]:
     """Compute (I, T) with Z ~= Z[:, I] @ T.
 
     All sums are in float64. R comes from a pivoted Cholesky factorization of the Gram matrix Z^T Z, or, where its rounding
@@ -33,8 +34,7 @@ def interpolative_decomposition(Z, rank: int | None = None, eps: float | None = 
         eps: Choose the smallest k with |r_{k+1,k+1}| <= eps |r_11|, in [0, 1). With both, k is at most ``rank``.
 
     Returns:
-        I (k,), in the order of the pivots, such that I[:j] is the selection of rank j, and T (k, n), of the type of Z. Both are
-        numpy arrays, or tensors on the device of Z if Z consists of tensors.
+        I (k,), in the order of the pivots, such that I[:j] is the selection of rank j, and T (k, n), of the type of Z. Both are numpy arrays, or tensors on the device of Z if Z consists of tensors.
 
     Raises:
         UserError: If neither rank nor eps is given, either is out of range, shapes do not match, or Z is not finite.

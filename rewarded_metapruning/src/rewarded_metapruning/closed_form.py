@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from math import prod
+from typing import Any
 
 import numpy as np
 import torch
@@ -108,7 +109,7 @@ def network_cost(
 
 
 def create_pruned(
-    arch: str, nev: Sequence[int], num_classes: int | None = None, rotated: bool = False, **options
+    arch: str, nev: Sequence[int], num_classes: int | None = None, rotated: bool = False, **options: Any
 ) -> nn.Module:
     """Build the pruned network of an encoding vector with newly initialized weights.
 
