@@ -12,6 +12,7 @@ FIGURES = ("[!.]*/docs/*.png", "[!.]*/results/*.png", "[!.]*/results/*.svg")
 LINK = re.compile(
     r"(?P<image>!?)\[(?P<text>(?:[^\[\]]|\[[^\]]*\])*)\]\((?!\w+:|#)(?P<target>[^)#\s]+)(?P<anchor>#[^)\s]*)?\)"
 )
+ROLE = re.compile(r":(?:func|class|mod|meth|attr|data):(?=<code>)")
 
 
 def on_files(files, config):
@@ -40,3 +41,8 @@ def on_page_markdown(markdown, page, config, files):
         return f"{match['image']}[{match['text']}]({link}{match['anchor'] or ''})"
 
     return LINK.sub(rewrite, markdown)
+
+
+def on_page_content(html, page, config, files):
+    """Remove the roles that docstrings have for names, such as ``:func:``, which Markdown does not know."""
+    return ROLE.sub("", html)
