@@ -222,7 +222,7 @@ def test_third_party_libraries_are_listed() -> None:
         canonicalize_name(name) for name in re.findall(r"`([\w-]+)`", "".join(re.findall("^[|][^|]*", text, re.M)))
     }
     groups = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["dependency-groups"]
-    names = {name for group in groups.values() for name in group}
+    names = {Requirement(line).name for group in groups.values() for line in group}
     for package in PACKAGES:
         names |= {requirement.name for requirement in dependencies(package)}
         extras = table(package)["project"].get("optional-dependencies", {})
