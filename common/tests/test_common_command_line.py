@@ -49,7 +49,7 @@ def test_help_lists_subcommands_in_columns(capsys) -> None:
     [
         (["trian"], "error: trian: unknown subcommand; did you mean train? (see compression-papers -h)"),
         (["xyz"], "error: xyz: unknown subcommand; the subcommands are compress, "),
-        ([], "error: the following arguments are required: SUBCOMMAND (see compression-papers -h)"),
+        ([], "error: the following arguments are required: SUBCOMMAND ... (see compression-papers -h)"),
         (["--nonsense", "train"], "error: unrecognized arguments: --nonsense"),
         (["compress", "--model", "a:b"], "error: target: give one of --target-macs and --target-bytes"),
         (["compress", "--target-macs", "0.5", "--target-bytes", "0.5"], "error: target: give one of --target-macs"),

@@ -92,7 +92,8 @@ def own_file(tmp_path, monkeypatch):
             del sys.modules[name]
 
 
-def test_factory_in_file_is_loaded_once_with_its_neighbors(own_file, tmp_path):
+def test_factory_in_file_is_loaded_once_with_its_neighbors(own_file, tmp_path, monkeypatch):
+    monkeypatch.delitem(sys.modules, "mynet", raising=False)  # of another test
     first, again = import_factory(own_file, 5), import_factory(str(tmp_path / own_file), 5)
     model = first()
     assert model[0].out_channels == 8 and model[-1].out_features == 5

@@ -20,7 +20,7 @@ def test_outdated_tables_raise(tmp_path, monkeypatch):
     for file, text, message in (
         (readme, block.format("a", "3"), r"\['a'\] are not up to date"),
         (root, block.format("b", "3"), r"\['b'\] are not up to date"),
-        (root, "", r"{'b'}: no README shows"),
+        (root, "", r"{'b'}: no page shows"),
     ):
         correct = file.read_text()
         file.write_text(text)

@@ -601,6 +601,7 @@ def test_run_folder_records_command_as_typed(tmp_path, monkeypatch):
         (["python"], None),
     ):
         monkeypatch.setattr(sys, "orig_argv", words)
+        monkeypatch.delitem(sys.modules, "ipykernel", raising=False)  # of a test of notebooks in this process
         assert typed_command() == expected
         open_stage(tmp_path, "common", {})
         assert json.loads((tmp_path / "config.json").read_text())["command"] == expected

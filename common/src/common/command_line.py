@@ -29,7 +29,7 @@ SUBCOMMANDS: Mapping[str, Subcommand] = {
     "train": Subcommand("common.train", "train a network"),
     "evaluate": Subcommand("common.evaluate", "measure a network's accuracy, cost, file size and latency"),
     "export": Subcommand("common.export", "write a network as ONNX or as a program of torch.export"),
-    "show": Subcommand("common.show", "describe a file of this project, or list the runs below a folder"),
+    "show": Subcommand("common.show", "describe a file, or list the runs below a folder"),
     "latency": Subcommand("common.latency", "time pruned networks next to the dense one"),
     "sensitivity": Subcommand("common.sensitivity", "show what removing a part of each layer's channels changes"),
     "channels": Subcommand("common.channels.__main__", "list the channels of a network that can be removed, by group"),
@@ -71,7 +71,7 @@ def _explain(words: Sequence[str] | None) -> None:
         description="Compress neural networks by the methods of five papers, and measure the results.",
         epilog=f"{PROG} SUBCOMMAND -h lists the options of a subcommand.",
     )
-    places = parser.add_subparsers(title="subcommands", metavar="SUBCOMMAND", required=True)
+    places = parser.add_subparsers(title="subcommands", metavar="SUBCOMMAND ...", required=True)
     for name, found in SUBCOMMANDS.items():
         places.add_parser(name, help=found.about)
     parser.parse_args(words)
