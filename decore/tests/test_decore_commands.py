@@ -10,6 +10,7 @@ from decore_helpers import trained_resnet
 from common.checkpoint import load_model, read_tensors, save_model
 from common.data import load_dataset
 from common.errors import UserError
+from common.limits import Limits
 from common.methods import Decision
 from common.models import create_model
 from common.pipeline import apply_decision, recalibration_images
@@ -162,7 +163,7 @@ def test_recalibrated_statistics_are_of_pruned_network(tmp_path):
     policy = policy_stage.run_policy_phase(trained, options, stage)
     with torch.no_grad():
         policy.agents.weight.normal_(3, 1, generator=torch.Generator().manual_seed(0))
-    _, kept = method.select_channels(policy, options, Target(0.7))
+    _, kept = method.select_channels(policy, options, Target(0.7), Limits())
     smaller = apply_decision(trained, Decision(kept, policy.model, recalibration_images(trained, 60, 0)))
     seen = []
     smaller.conv1.register_forward_hook(lambda module, inputs, output: seen.append(output.double()))

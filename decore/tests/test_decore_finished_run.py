@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from common.checkpoint import load_model, read_tensors
+from common.limits import Limits
 from common.plots import figure
 from common.runs import read_json
 from common.settings import parse
@@ -57,7 +58,9 @@ def test_policy_has_network_and_agent_for_every_channel():
     assert sum(map(len, tensors.values())) == policy.agents.weight.numel() == CHANNELS
     found = policy.agents.weights_by_group()
     assert all(torch.equal(torch.as_tensor(found[name]).float(), tensor) for name, tensor in tensors.items())
-    min_weight, kept = select_channels(policy, parse(PruneModel, PRUNE.split()).decore_options(4.0), Target(0.475))
+    min_weight, kept = select_channels(
+        policy, parse(PruneModel, PRUNE.split()).decore_options(4.0), Target(0.475), Limits()
+    )
     recorded = read_json(f"{RUN}/metrics.json")
     widths = {name: int(entry.partition("/")[0]) for name, entry in recorded["kept"].items()}
     assert {name: len(indices) for name, indices in kept.items()} == widths and min_weight == recorded["least_weight"]

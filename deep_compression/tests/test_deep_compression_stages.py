@@ -489,7 +489,10 @@ def test_compressed_files_are_format_of_common(compressed, dense_file):
     assert torch.equal(again.fc1.weight, model.fc1.weight)
 
 
-@pytest.mark.parametrize(("method", "bits"), [(METHOD, 8), (EXTENDED, 4)], ids=["paper", "extended"])
+@pytest.mark.parametrize(
+    ("method", "bits"),
+    [pytest.param(METHOD, 8, id="paper"), pytest.param(EXTENDED, 4, id="extended", marks=pytest.mark.slow)],
+)
 def test_method_meets_byte_target(method, bits, tmp_path, digits):
     few = replace(digits, train=digits.train.subset(range(64)), test=digits.test.subset(range(20)))
     file = tmp_path / "model.safetensors"

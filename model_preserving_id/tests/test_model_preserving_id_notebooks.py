@@ -23,7 +23,12 @@ SMALL |= {'wide".split': 'wide --widths 4 64".split'}
 
 @pytest.mark.parametrize(
     ("name", "plots"),
-    [("accVsErr", 2), ("Iter-PerClass-ClassRemoved-Figure", 2), ("ComparisonsNet", 1), ("atom3d-Pruning", 1)],
+    [
+        pytest.param("accVsErr", 2, marks=pytest.mark.slow),
+        ("Iter-PerClass-ClassRemoved-Figure", 2),
+        ("ComparisonsNet", 1),
+        pytest.param("atom3d-Pruning", 1, marks=pytest.mark.slow),
+    ],
 )
 def test_notebook_shows_its_plots(name, plots, tmp_path):
     source = (HERE / f"{name}.ipynb").read_text(encoding="utf-8")

@@ -2,11 +2,14 @@
 
 from pathlib import Path
 
+import pytest
+
 from common.testing import check_script_runs_plan
 
 HERE = Path(__file__).parents[1]
 
 
+@pytest.mark.slow
 def test_cifar10_script_runs_plan_with_committed_results(tmp_path):
     out = check_script_runs_plan(HERE / "run_cifar10.sh", tmp_path, "--arch", "mobilenetv1-small")
     assert len(list(out.glob("runs/meta/*/results/small-*.json"))) == 5
