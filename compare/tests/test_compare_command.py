@@ -4,6 +4,7 @@ import csv
 import json
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -21,7 +22,7 @@ from common.models import ARCHITECTURES, Architecture
 from common.runs import read_json
 from common.settings import parse
 from common.target import Target
-from compare import command, comparison_jobs, job_runner
+from compare import command, comparison_jobs, job_loop, job_runner
 from compare.comparison_jobs import Comparison, ComparisonJob
 from compare.dense import import_dense, train_dense
 from compare.plan import UNREACHABLE
@@ -456,8 +457,8 @@ def test_processes_take_unclaimed_jobs_and_report_once(tmp_path, monkeypatch, ca
     argv = ["--methods", "leading", "--target-macs", "0.5", "--target-bytes", "--finetune-epochs", "0"]
     order = []
     run_processes_sequentially(monkeypatch)
-    real = command.run_job
-    monkeypatch.setattr(command, "run_job", lambda job, *rest: (order.append(job.seed), real(job, *rest))[1])
+    real = job_loop.run_job
+    monkeypatch.setattr(job_loop, "run_job", lambda job, *rest: (order.append(job.seed), real(job, *rest))[1])
     assert run(tmp_path, *argv, "--seeds", "0", "1", "2", "--jobs", "2") == 0
     assert order == [0, 1, 2, 1, 2, 0], (
         "the second process starts at the second seed and only reads the results of the first"
@@ -519,11 +520,11 @@ def test_result_claimed_by_another_process_is_awaited_and_not_recomputed(tmp_pat
 
 
 def test_target_unreachable_in_another_process_is_not_tried_again(tmp_path, monkeypatch):
-    since = command.time.time()
-    assert command._failed_elsewhere(tmp_path, since) == ""
+    since = time.time()
+    assert job_loop._failed_elsewhere(tmp_path, since) == ""
     (tmp_path / UNREACHABLE).write_text("{}")
-    assert UNREACHABLE in command._failed_elsewhere(tmp_path, since - 5)
-    assert command._failed_elsewhere(tmp_path, since + 3600) == "", "an older file does not prevent another try"
+    assert UNREACHABLE in job_loop._failed_elsewhere(tmp_path, since - 5)
+    assert job_loop._failed_elsewhere(tmp_path, since + 3600) == "", "an older file does not prevent another try"
 
 
 def test_holdout_is_measured_and_not_trained_on(tmp_path, monkeypatch):

@@ -9,7 +9,7 @@ from torch import nn
 
 from common import compress
 from common.settings import parse
-from compare.command import command_arguments
+from compare.recipes import command_arguments
 from compare.settings import Compare
 
 

@@ -16,7 +16,7 @@ from common.methods import installed_methods
 from common.settings import parse
 from common.testing import write_image_folder
 from common.training.step_time import Speed
-from compare import command
+from compare import command, job_loop
 from compare.comparison_jobs import comparison_jobs
 from compare.estimate import TimeEstimate
 from compare.plan import describe_plan, make_plan, planned_missing, result_folders, write_plan
@@ -103,7 +103,7 @@ def test_chain_without_target_raises():
 
 
 def test_incomplete_comparison_says_so_in_last_line_page_and_status(tmp_path, monkeypatch, capsys):
-    real, done = command.run_job, []
+    real, done = job_loop.run_job, []
 
     def interrupt(job, *rest):
         if done:
@@ -111,7 +111,7 @@ def test_incomplete_comparison_says_so_in_last_line_page_and_status(tmp_path, mo
         done.append(job)
         return real(job, *rest)
 
-    monkeypatch.setattr(command, "run_job", interrupt)
+    monkeypatch.setattr(job_loop, "run_job", interrupt)
     assert run(tmp_path, *TWO) == 130
     assert capsys.readouterr().err == "interrupted; 1 of 2 results are finished; the same command resumes\n"
     assert run(tmp_path, "--report-only") == 2
@@ -120,7 +120,7 @@ def test_incomplete_comparison_says_so_in_last_line_page_and_status(tmp_path, mo
     assert testing.single_error_line(2, printed.err) == f"error: {missing}" and f"incomplete: {missing}" in printed.out
     for name in ("report.html", "report.md"):
         assert missing in (tmp_path / name).read_text(), name
-    monkeypatch.setattr(command, "run_job", real)
+    monkeypatch.setattr(job_loop, "run_job", real)
     assert run(tmp_path, *TWO) == 0 and run(tmp_path, "--report-only") == 0
     assert "are missing" not in (tmp_path / "report.html").read_text() + capsys.readouterr().out
 

@@ -1,50 +1,43 @@
 """Run ``python -m compare``: every method at every target, then a table, ``results.csv``, ``report.md`` and ``report.html``."""
 
-import shlex
 import shutil
 import sys
 import time
-import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import torch
-from torch import nn
 
 from common import cli
-from common.atomic import disk_error, write_json, write_text
-from common.checkpoint import file_digest
 from common.cli import THREADS
 from common.data import DataBundle, load_data
 from common.device import THREAD_VARIABLES, choose_device, free_cores, set_threads
-from common.downloads import advise_weights
 from common.errors import RunFolderError, UserError
 from common.executor import ProcessPool, claim_file
-from common.factory import import_factory, model_from_factory, model_from_name
-from common.formats import load_network
-from common.interruption import Stopped, stop_requested
-from common.limits import Limits
+from common.factory import import_factory
+from common.interruption import Stopped
 from common.methods import installed_methods
-from common.options import training_values
 from common.progress import activity, format_duration, say, terminal_setup, use_line
 from common.runs import CONFIG, METRICS, read_record, writable_folder
-from common.settings import changed_values, option_name, parse
-from common.trained_model import TrainedModel, check_compatible
-from common.training import TrainOptions
+from common.settings import parse
 from common.training.step_time import Speed, measure_speed
 from compare import report, text_report
-from compare.comparison_jobs import Comparison, ComparisonJob, baseline_recipe
-from compare.dense import build_dense, import_dense, train_dense
+from compare.comparison_jobs import Comparison, ComparisonJob
+from compare.dense_networks import (
+    DenseNetworks,
+    dense_file,
+    dense_folder,
+    dense_networks,
+    describe_dense,
+    untrained_network,
+)
 from compare.estimate import TimeEstimate
-from compare.job_runner import run_job
+from compare.job_loop import run_all
 from compare.plan import (
     CLAIMS,
     FAILED,
-    UNREACHABLE,
-    UNREACHABLE_NAMES,
     Plan,
     describe_plan,
     is_finished,
@@ -53,11 +46,10 @@ from compare.plan import (
     planned_missing,
     write_plan,
 )
+from compare.recipes import command_arguments, dense_recipe, finetune_recipe, or_default
 from compare.result_set import absent_methods, check_variants, read_results
 from compare.settings import Compare, finetune_defaults
 from compare.settings import main as main
-
-DenseNetworks = Callable[[int], TrainedModel]  # by seed
 
 
 @dataclass(frozen=True)
@@ -112,7 +104,7 @@ def _set_up(settings: Compare, plan: Plan) -> tuple[int, int]:
 
     A comparison that resumes keeps its number of threads, on which the last digits of results depend.
     """
-    dense = None if _dense_file(settings) else dense_recipe(settings)
+    dense = None if dense_file(settings) else dense_recipe(settings)
     for line in describe_plan(plan, settings, dense, finetune_recipe(settings)):
         say(line)
     given, out = settings.execution.threads, Path(settings.execution.out)
@@ -161,7 +153,7 @@ def compare(settings: Compare, share: Share | None = None) -> list[str]:
     plan = _plan(settings)
     comparison, data, dense = _open(settings, plan, share is not None)
     share = share or Share(speed=_estimate(settings, plan, comparison, data, dense))
-    return _run_all(plan.jobs, comparison, dense, _time_estimate(settings, comparison, data, share), share.numbers)
+    return run_all(plan.jobs, comparison, dense, _time_estimate(settings, comparison, data, share), share.numbers)
 
 
 def _open(settings: Compare, plan: Plan, quiet: bool = False) -> tuple[Comparison, DataBundle, DenseNetworks]:
@@ -177,7 +169,7 @@ def _open(settings: Compare, plan: Plan, quiet: bool = False) -> tuple[Compariso
         settings.data.workers,
         settings.execution.force,
         not settings.execution.no_latency,
-        _or_default(settings.tuning.distill, finetune_defaults(settings.data.dataset).distill),
+        or_default(settings.tuning.distill, finetune_defaults(settings.data.dataset).distill),
         settings.tuning.recalibrate,
     )
     data = comparison_data(settings)
@@ -194,14 +186,14 @@ def _estimate(
     """
     seeds, force = list(dict.fromkeys(job.seed for job in plan.jobs)), settings.execution.force
     missing = [seed for seed in seeds if force or not (dense_folder(settings, seed) / METRICS).is_file()]
-    missing = [] if _dense_file(settings) else missing
+    missing = [] if dense_file(settings) else missing
     start = None if seeds[0] in missing else dense(seeds[0])
     if not force and all(is_finished(job, comparison.out) for job in plan.jobs):
         return None
     device = choose_device(settings.execution.device)
     with activity("a training step is timed"):
         recipe = dense_recipe(settings) if start is None else comparison.recipe
-        model = _untrained(settings, data) if start is None else start.copy()
+        model = untrained_network(settings, data) if start is None else start.copy()
         speed = measure_speed(model, data.train, recipe, device, settings.data.workers)
     times = _time_estimate(settings, comparison, data, Share(count=processes, speed=speed))
     assert times is not None
@@ -220,7 +212,7 @@ def _time_estimate(settings: Compare, comparison: Comparison, data: DataBundle, 
         comparison.out,
         comparison.methods,
         comparison.recipe,
-        None if _dense_file(settings) else dense_recipe(settings),
+        None if dense_file(settings) else dense_recipe(settings),
         comparison.distill > 0,
         len(data.train),
         len(data.test),
@@ -267,7 +259,7 @@ def _run_in_processes(settings: Compare, argv: Sequence[str] | None, count: int,
     comparison, data, dense = _open(settings, plan)
     speed = _estimate(settings, plan, comparison, data, dense, count)
     for seed in seeds[1:]:
-        if not _dense_file(settings) and (dense_folder(settings, seed) / METRICS).is_file():
+        if not dense_file(settings) and (dense_folder(settings, seed) / METRICS).is_file():
             say(describe_dense(dense_folder(settings, seed), seed))
     say(f"{count} processes start" if count > 1 else "1 process starts")
     since, numbers = time.time(), {(job.name, job.seed): number for number, job in enumerate(todo, 1)}
@@ -316,257 +308,6 @@ def _counting_finished(jobs: Sequence[ComparisonJob], out: Path) -> Iterator[Non
         yield
     except KeyboardInterrupt as error:
         raise type(error)(f"{str(error) or 'interrupted'}; {_count_finished(jobs, out)}") from error
-
-
-def finetune_recipe(settings: Compare) -> TrainOptions:
-    """Return the fine-tuning options, which are the same for every pruned network."""
-    dataset, tuning = settings.data.dataset, settings.tuning
-    base, defaults = baseline_recipe(dataset), finetune_defaults(dataset)
-    return replace(
-        base,
-        epochs=tuning.finetune_epochs,
-        weight_decay=tuning.weight_decay,
-        batch_size=tuning.batch_size or base.batch_size,
-        learning_rate=_or_default(tuning.learning_rate, defaults.learning_rate),
-        schedule=tuning.schedule or defaults.schedule,
-        warmup_epochs=_or_default(tuning.warmup_epochs, defaults.warmup_epochs),
-        label_smoothing=tuning.label_smoothing,
-        amp=tuning.amp,
-        **training_values(settings.running),
-    )
-
-
-def _or_default(value: float | None, default: float) -> float:
-    return default if value is None else value
-
-
-def dense_networks(settings: Compare, data: DataBundle, device: torch.device, quiet: bool = False) -> DenseNetworks:
-    """Return a function from a seed to its dense network, given or trained; it keeps the last one in memory.
-
-    What was measured on it is printed; if ``quiet``, only when this process has trained it.
-    """
-    out = Path(settings.execution.out)
-    found: dict[int | None, TrainedModel] = {}
-    if settings.execution.force:
-        for folder in out.glob("seed*/shared"):
-            shutil.rmtree(folder)
-
-    def dense(seed: int) -> TrainedModel:
-        key = None if _dense_file(settings) else seed
-        if key not in found:
-            found.clear()
-            place = dense_folder(settings, seed)
-            with claim_file(out / CLAIMS / ("baseline" if key is None else f"seed{seed}-baseline"), wait=True):
-                new = settings.execution.force or not (place / METRICS).is_file()
-                with activity("dense network" + ("" if key is None else f", seed {seed}")):
-                    found[key] = _limited(settings, _dense(settings, data, device, seed))
-            if new or not quiet:
-                say(describe_dense(place, key))
-        return found[key]
-
-    return dense
-
-
-def dense_folder(settings: Compare, seed: int) -> Path:
-    """Return the folder of a seed's dense network; if it is given, that of all seeds."""
-    out = Path(settings.execution.out)
-    return out / "baseline" if _dense_file(settings) else out / f"seed{seed}" / "baseline"
-
-
-def describe_dense(folder: Path, seed: int | None) -> str:
-    """Return a line on what was measured on a dense network."""
-    record = read_record(folder / METRICS)
-    found = record["baseline"]
-    name = "Dense network" + ("" if seed is None else f", seed {seed}")
-    chance = "; AT CHANCE LEVEL: train it first, or check the classes and the normalization"
-    line = f"{name}: top-1 {found['top1']:.2f} %, {found['macs']:,} MACs, {found['bytes']:,} bytes"
-    return line + (chance if record.get("at_chance") else "")
-
-
-def _dense_file(settings: Compare) -> str | None:
-    return settings.network.checkpoint or settings.network.weights
-
-
-def dense_recipe(settings: Compare) -> TrainOptions:
-    """Return the training options of the dense network."""
-    recipe, network = baseline_recipe(settings.data.dataset), settings.network
-    epochs = recipe.epochs if network.baseline_epochs is None else network.baseline_epochs
-    return replace(
-        recipe,
-        epochs=epochs,
-        warmup_epochs=min(recipe.warmup_epochs, epochs / 2),
-        learning_rate=network.baseline_learning_rate,
-        amp=settings.tuning.amp,
-        **training_values(settings.running),
-    )
-
-
-def _untrained(settings: Compare, data: DataBundle) -> nn.Module:
-    """Return a dense network that is not trained. Raises UserError if it does not fit the data."""
-    network = settings.network
-    factory = import_factory(network.model, data.num_classes) if network.model else None
-    model = build_dense(network.arch, data, factory)
-    check_compatible(model, data, network.model or network.arch)
-    return model
-
-
-def _limited(settings: Compare, dense: TrainedModel) -> TrainedModel:
-    """Return the network with the limits of the options. Raises UserError if a pattern matches no layer."""
-    given = changed_values(settings.limits)
-    limits = Limits.of(dense.model, dense.all_groups, **given, option=option_name) if given else dense.limits
-    return replace(dense, limits=limits) if given else dense
-
-
-def _dense(settings: Compare, data: DataBundle, device: torch.device, seed: int) -> TrainedModel:
-    out, network = Path(settings.execution.out), settings.network
-    file = _dense_file(settings)
-    factory = import_factory(network.model, data.num_classes) if network.model else None
-    how: dict[str, Any] = {
-        "factory": factory,
-        "force": settings.execution.force,
-        "latency": not settings.execution.no_latency,
-        "workers": settings.data.workers,
-    }
-    if file is None:
-        return train_dense(out, network.model or network.arch, data, dense_recipe(settings), device, seed, **how)
-    if not Path(file).is_file():
-        arch = None if network.model else network.arch
-        advice = "give an existing file" if network.checkpoint else advise_weights(file, arch, settings.data.dataset)
-        raise UserError(f"{file}: no such file; {advice}")
-
-    def load() -> nn.Module:
-        if network.checkpoint:
-            return load_network(file, factory)
-        if factory:
-            return model_from_factory(factory, file)
-        return model_from_name(network.arch, file, data.num_classes, data.input_shape)
-
-    return import_dense(out, load, Path(file), file_digest(file), data, device, name=network.model, **how)
-
-
-def _run_all(
-    todo: Sequence[ComparisonJob],
-    comparison: Comparison,
-    dense: DenseNetworks,
-    times: TimeEstimate | None,
-    numbers: Mapping[tuple[str, int], int],
-) -> list[str]:
-    """Run the jobs in order; those that another process has claimed (same method and seed) are checked again later.
-
-    numbers: those of the jobs, in a process of several, which does not print what others have finished.
-    """
-    failed: list[str] = []
-    since, left = time.time(), [(numbers.get((job.name, job.seed), i), job) for i, job in enumerate(todo, 1)]
-    while left:
-        later = []
-        for number, job in left:
-            if stop_requested():
-                raise Stopped("stopped")
-            with claim_file(comparison.out / CLAIMS / f"seed{job.seed}-{job.methods[0]}") as mine:
-                if not mine:
-                    later.append((number, job))
-                    continue
-                folder, label = _folder(job, comparison), f"[{number}/{len(todo)}] seed {job.seed}  {job.name}"
-                fresh = comparison.force or not is_finished(job, comparison.out)
-                network, began = dense(job.seed), time.monotonic()
-                with activity(label):
-                    outcome = _failed_elsewhere(folder, since) or _try_job(job, comparison, network, failed)
-            if fresh or not numbers:
-                tail = f"{time.monotonic() - began:.0f} s{_time_left(todo, times)}" if fresh else "finished before"
-                say(f"{label}: {outcome}  ({tail})")
-        if len(later) == len(left):
-            time.sleep(1)
-        left = later
-    return failed
-
-
-def _time_left(jobs: Sequence[ComparisonJob], times: TimeEstimate | None) -> str:
-    """Return how many results are missing and about how long they take; empty if none is."""
-    seconds = 0.0 if times is None else times.left(jobs)
-    return f", about {format_duration(seconds)} left" if seconds else ""
-
-
-def _folder(job: ComparisonJob, comparison: Comparison) -> Path:
-    return comparison.out / f"seed{job.seed}" / job.name
-
-
-def _failed_elsewhere(folder: Path, since: float) -> str:
-    """Return the file with the reason why another process has computed no result since then; empty if none has tried."""
-    tried = [folder / name for name in (UNREACHABLE, FAILED) if (folder / name).is_file()]
-    return next((f"another process: see {file}" for file in tried if file.stat().st_mtime >= since), "")
-
-
-def _try_job(job: ComparisonJob, comparison: Comparison, network: TrainedModel, failed: list[str]) -> str:
-    """Run a job and summarize its outcome; a result that failed is appended to ``failed``."""
-    folder = _folder(job, comparison)
-    for name in (*UNREACHABLE_NAMES, FAILED):
-        (folder / name).unlink(missing_ok=True)
-    try:
-        return _summary(run_job(job, comparison, network))
-    except RunFolderError:  # invalid input, not an outcome of the job
-        raise
-    except UserError as error:
-        write_json(folder / UNREACHABLE, {"job": _job_record(job), "reason": str(error)})
-        return f"unreachable: {error}"
-    except Exception as error:  # a bug in one method does not stop the others
-        if disk_error(error) is not None:  # it would stop the others as well
-            raise
-        write_text(folder / FAILED, traceback.format_exc())
-        failed.append(f"{job.name}, seed {job.seed}")
-        return f"failed: {type(error).__name__}: {error}"
-
-
-def _job_record(job: ComparisonJob) -> dict[str, Any]:
-    return {"methods": list(job.methods), "targets": dict(job.targets), "seed": job.seed}
-
-
-def _summary(metrics: dict[str, Any]) -> str:
-    pruned, small, axis = metrics["after_cut"], metrics["compressed"], metrics["axis"]
-    kept = f"{100 * metrics['kept'][axis]:.2f} % of the {'MACs' if axis == 'macs' else axis}"
-    arrow = f"{pruned['top1']:.2f} -> {small['top1']:.2f} %" if metrics["finetune_epochs"] else f"{small['top1']:.2f} %"
-    return f"{kept}, top-1 {arrow}" + (", target MISSED" if metrics["missed"] else "")
-
-
-def command_arguments(settings: Compare) -> tuple[str, ...]:
-    """Return the command without the options that select single results."""
-    data, network, tuning = settings.data, settings.network, settings.tuning
-    argv = ["python", "-m", "compare", "--dataset", data.dataset]
-    given = {
-        "dataset-dir": data.dataset_dir,
-        "normalize": data.normalize,
-        "split": data.images.split,
-        "image-size": data.images.image_size,
-        "resize": data.images.resize,
-        "channels": data.images.channels,
-        "classes": data.images.classes,
-        "holdout": settings.holdout,
-        "model": network.model,
-        "weights": network.weights,
-        "checkpoint": network.checkpoint,
-        "baseline-epochs": network.baseline_epochs,
-        "batch-size": tuning.batch_size,
-        "learning-rate": tuning.learning_rate,
-        "schedule": tuning.schedule,
-        "warmup-epochs": tuning.warmup_epochs,
-        "distill": tuning.distill,
-    }
-    for name, value in given.items():
-        if value is not None:
-            argv += [f"--{name}", shlex.quote(str(value))]
-    if not network.checkpoint and not network.model:
-        argv += ["--arch", network.arch]
-    argv += ["--finetune-epochs", str(tuning.finetune_epochs)]
-    if tuning.recalibrate:
-        argv += ["--recalibrate", str(tuning.recalibrate)]
-    if tuning.label_smoothing:
-        argv += ["--label-smoothing", str(tuning.label_smoothing)]
-    if network.baseline_learning_rate != 0.1:
-        argv += ["--baseline-learning-rate", str(network.baseline_learning_rate)]
-    if tuning.weight_decay != 5e-4:
-        argv += ["--weight-decay", str(tuning.weight_decay)]
-    for name, value in changed_values(settings.limits).items():
-        argv += [option_name(name), *(shlex.quote(str(one)) for one in (value if isinstance(value, list) else [value]))]
-    return (*argv, *(["--amp"] if tuning.amp else []))
 
 
 def print_report(out: Path) -> None:
