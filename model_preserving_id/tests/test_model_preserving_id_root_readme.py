@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -33,7 +32,7 @@ def write_photos(folder: Path, classes: int = 2, count: int = 12) -> None:
 
 def test_python_of_root_readme_runs_as_printed(tmp_path: Path, monkeypatch, capsys) -> None:
     """The only change is the size of the images, a quarter, which makes it four times as fast."""
-    first, second = python_blocks()
+    (first,) = python_blocks()
     write_photos(tmp_path / "photos")
     monkeypatch.chdir(tmp_path)
     scope: dict[str, Any] = {}
@@ -44,10 +43,6 @@ def test_python_of_root_readme_runs_as_printed(tmp_path: Path, monkeypatch, caps
     names = {"dense.pth", "photos", "small.onnx", "small.safetensors", "small.safetensors.json"}
     assert {path.name for path in tmp_path.iterdir()} == names
     assert "model-preserving ID (extended), 50 % of the MACs" in capsys.readouterr().out
-    stranger: dict[str, Any] = {}
-    exec(second, stranger)
-    assert len([line for line in second.splitlines() if line]) == 3
-    assert torch.equal(stranger["model"](scope["images"]), scope["small"](scope["images"]))
 
 
 @pytest.fixture
