@@ -3,10 +3,9 @@
 import shutil
 from pathlib import Path
 
-import numpy as np
 import pytest
-from PIL import Image
 
+from common.testing import write_photos
 from common.testing.pages import read_blocks, run_page
 
 DOCS = Path(__file__).parent
@@ -16,17 +15,6 @@ SMALL = {"train": TRAIN, "common.train": TRAIN, "compress": f"{FAST} --no-latenc
 # The environment is given, there is no conda, and run_cifar10.sh is run in the tests of the packages.
 NOT_RUN = ("setup.sh", "constraints.txt", "run_cifar10.sh")
 PAGES = sorted(page for page in (DOCS / "how-to").glob("*.md") if page.stem != "install" and read_blocks(page))
-
-
-def write_photos(folder: Path, classes: int = 2, count: int = 16) -> None:
-    """Write noisy images of different sizes, whose color is that of their class."""
-    random = np.random.default_rng(0)
-    for label in range(classes):
-        (folder / f"class{label}").mkdir(parents=True)
-        for i in range(count):
-            pixels = random.integers(0, 100, (*random.integers(40, 70, 2), 3), dtype=np.uint8)
-            pixels[..., label] += 150
-            Image.fromarray(pixels).save(folder / f"class{label}" / f"{i}.jpg")
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)

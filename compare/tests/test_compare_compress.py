@@ -105,7 +105,7 @@ def test_constraints_hold() -> None:
         ({"target_macs": 0.5, "target_bytes": 0.5}, "give one of target_macs"),
         ({"target_macs": 1.5}, r"1.5: not in \(0, 1\]"),
         ({"target_bytes": 0.5}, "its target is target_macs"),
-        ({"target_macs": 0.5, "method": "best"}, "'best': not installed; the installed methods are "),
+        ({"target_macs": 0.5, "method": "best"}, "'best' is not installed; available: "),
         ({"target_macs": 0.5, "only": ["head.*"]}, r"only 'head.\*': no layer has such a name"),
         ({"target_macs": 0.5, "only": "first.*"}, "give a list of patterns"),
         ({"target_macs": 0.5, "only": ["last"]}, "no channel group can be pruned: the options exclude all 2"),

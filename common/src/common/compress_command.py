@@ -74,14 +74,15 @@ def compress(settings: Compress) -> None:
     """Read the network and the data, compress, and print and write the report."""
     from dataclasses import replace
 
-    from common.compression import TRAINING, check_labels, compress_trained, find_method
+    from common.compression import TRAINING, check_labels, compress_trained
     from common.device import choose_device, set_threads
     from common.limits import Limits
+    from common.methods import find_method, installed_methods
     from common.pipeline import FineTuning
     from common.progress import note
     from common.runs import open_stage
 
-    method, target = find_method(settings.method), _target(settings)
+    method, target = find_method(installed_methods(), settings.method), _target(settings)
     if method.axis != target.axis:
         raise UserError(
             f"--target-{target.axis}: method {settings.method} has the target --target-{method.axis}; give that"

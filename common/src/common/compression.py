@@ -27,7 +27,7 @@ from common.limits import Limits
 from common.log import Log
 from common.markdown import markdown_table, pad_table
 from common.measure import evaluate
-from common.methods import Method, installed_methods
+from common.methods import Method, find_method, installed_methods
 from common.pipeline import FineTuning
 from common.pipeline import compress as run_pipeline
 from common.progress import activity, format_duration, note
@@ -216,7 +216,7 @@ def compress(
         UserError: If an argument is invalid, the method needs labels that are not given, or the target cannot be reached.
     """
     began = time.monotonic()
-    chosen, target = find_method(method), _target(target_macs, target_bytes, tolerance)
+    chosen, target = find_method(installed_methods(), method), _target(target_macs, target_bytes, tolerance)
     if target.axis != chosen.axis:
         raise UserError(f"{method}: its target is target_{chosen.axis}, not target_{target.axis}")
     model = copy_network(plain_network(model)).cpu().eval()
@@ -313,14 +313,6 @@ def _plan(method: Method, start: TrainedModel, aim: str, tuning: FineTuning, lab
     dense = start.metrics()
     quality = f"top-1 {dense['top1']:.2f} %, " if labeled and "top1" in dense else ""
     return [line, f"dense network: {quality}{dense['macs']:,} MACs, {dense['bytes']:,} bytes"]
-
-
-def find_method(name: str) -> Method:
-    """Return an installed method by its name. Raises UserError for an unknown one."""
-    installed = installed_methods()
-    if name not in installed:
-        raise UserError(f"method {name!r}: not installed; the installed methods are {', '.join(installed) or 'none'}")
-    return installed[name]
 
 
 def _target(macs: float | None, size: float | None, tolerance: float) -> Target:

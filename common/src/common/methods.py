@@ -14,6 +14,7 @@ from typing import Any, Literal
 from torch import Tensor, nn
 
 from common.checkpoint import save_model
+from common.errors import UserError
 from common.options import METHOD_GROUP
 from common.runs import Stage
 from common.target import Axis, Target
@@ -123,3 +124,10 @@ def installed_methods() -> dict[str, Method]:
         else:
             warnings.warn(f"method {point.name}: expected a Method, got a {type(method).__name__}", stacklevel=2)
     return found
+
+
+def find_method(installed: Mapping[str, Method], name: str) -> Method:
+    """Return an installed method. Raises UserError, with the names of all, if there is none of that name."""
+    if name not in installed:
+        raise UserError(f"method {name!r} is not installed; available: {', '.join(installed) or 'none'}")
+    return installed[name]

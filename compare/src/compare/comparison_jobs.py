@@ -122,13 +122,8 @@ def _first(chain: Sequence[str], methods: Mapping[str, Method], axis: str) -> in
 
 def select_methods(installed: Mapping[str, Method], names: Sequence[str] | None) -> dict[str, Method]:
     """Select methods by name, in the given order; without names, those with ``default``; with the name ``all``, all."""
+    from common.methods import find_method  # torch begins here
+
     if names is None:
         return {name: method for name, method in installed.items() if method.default}
     return dict(installed) if ALL in names else {name: find_method(installed, name) for name in names}
-
-
-def find_method(installed: Mapping[str, Method], name: str) -> Method:
-    """Return an installed method. Raises UserError, with the names of all, if there is none of that name."""
-    if name not in installed:
-        raise UserError(f"method {name!r} is not installed; available: {', '.join(installed) or 'none'}")
-    return installed[name]

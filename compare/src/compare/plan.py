@@ -11,7 +11,7 @@ from common.atomic import write_json
 from common.errors import UserError, one_line
 from common.executor import claim_file
 from common.runs import METRICS, read_record
-from compare.comparison_jobs import ComparisonJob, chain_targets, comparison_jobs, find_method, select_methods
+from compare.comparison_jobs import ComparisonJob, chain_targets, comparison_jobs, select_methods
 from compare.record_form import PLAN as FORM
 from compare.record_form import check_form
 from compare.settings import BYTES_TARGETS, Compare
@@ -46,6 +46,8 @@ class Plan:
 
 def make_plan(settings: Compare, installed: Mapping[str, Method]) -> Plan:
     """Return what the options ask for. Raises UserError if that is nothing."""
+    from common.methods import find_method  # torch begins here
+
     chains = [chain.split(",") for chain in settings.results.chain]
     single = {} if chains and not settings.results.methods else select_methods(installed, settings.results.methods)
     selected = single | {name: find_method(installed, name) for chain in chains for name in chain}

@@ -19,6 +19,7 @@ from common.testing.inputs import (
     write_cub200,
     write_image_folder,
     write_invalid_inputs,
+    write_photos,
 )
 from common.testing.invalid_input import assert_scripts_fail, full_disk, leftover_files, single_error_line
 from common.testing.options_honored import check_options_honored, command_names
@@ -72,5 +73,6 @@ __all__ = [
     "write_cub200",
     "write_image_folder",
     "write_invalid_inputs",
+    "write_photos",
     "write_tiny_dataset",
 ]

@@ -141,3 +141,14 @@ def write_invalid_inputs(root: Path) -> Path:
         model.get_parameter("conv1.weight").fill_(float("nan"))
     torch.save(model.state_dict(), root / "nan.pth")
     return root
+
+
+def write_photos(folder: Path, classes: int = 2, count: int = 16) -> None:
+    """Write noisy images of different sizes, whose color is that of their class."""
+    random = np.random.default_rng(0)
+    for label in range(classes):
+        (folder / f"class{label}").mkdir(parents=True)
+        for i in range(count):
+            pixels = random.integers(0, 100, (*random.integers(40, 70, 2), 3), dtype=np.uint8)
+            pixels[..., label] += 150
+            Image.fromarray(pixels).save(folder / f"class{label}" / f"{i}.jpg")
