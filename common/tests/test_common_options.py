@@ -128,7 +128,7 @@ def files(tmp_path_factory):
 @pytest.mark.parametrize("name", COMMANDS)
 def test_command_uses_all_options(name, files, monkeypatch):
     monkeypatch.setattr(fetch, "fetch", lambda *arguments: [])
-    monkeypatch.setattr("common.compression.installed_methods", lambda: METHODS)
+    monkeypatch.setattr("common.methods.installed_methods", lambda: METHODS)
     monkeypatch.setattr(reach, "find_spec", lambda library: True)
     monkeypatch.setattr(reach, "version", lambda library: None)
     failed = {"network": "alexnet", "common": {"error": "not run"}, "torch_pruning": {"error": "not run"}}
