@@ -25,9 +25,9 @@ def test_python_of_root_readme_runs_as_printed(tmp_path: Path, monkeypatch, caps
     write_photos(tmp_path / "photos")
     monkeypatch.chdir(tmp_path)
     scope: dict[str, Any] = {}
-    exec(first.replace("size, mean, std = 64,", "size, mean, std = 32,"), scope)
+    exec(first.replace("image_size=64", "image_size=32").replace("64, 64)", "32, 32)"), scope)
     dense, small = (scope["report"].metrics[name] for name in ("baseline", "compressed"))
-    assert 0.49 <= small["macs"] / dense["macs"] <= 0.5 and scope["images"].shape == (32, 3, 32, 32)
+    assert 0.49 <= small["macs"] / dense["macs"] <= 0.5 and scope["images"].shape == (8, 3, 32, 32)
     assert set(small["latency_ms"]) == {"1", "64"}
     names = {"dense.pth", "photos", "small.onnx", "small.safetensors", "small.safetensors.json"}
     assert {path.name for path in tmp_path.iterdir()} == names

@@ -111,7 +111,8 @@ def _changed_by_finetuning(groups: Sequence[ResultGroup]) -> list[str]:
         f"{g.label} at {100 * g.first['target']:g} % of the MACs ({_value(g, 'pruned_top1')} to {_value(g, 'top1')})"
         for g in worse
     ]
-    return [f"Fine-tuning reduces top-1 for {_list(parts)}."] if parts else []
+    remedy = "; --finetune-epochs 0 trains nothing, a smaller --learning-rate changes less"
+    return [f"Fine-tuning reduces top-1 for {_list(parts)}{remedy}."] if parts else []
 
 
 def _best_reference(groups: Sequence[ResultGroup]) -> list[str]:
