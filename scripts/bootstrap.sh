@@ -75,6 +75,11 @@ PYTHON
   fi
 }
 
+_choose_output() { # set `output` to uv's options: bars of the downloads on a terminal, otherwise silence
+  output=(--color auto)
+  if [ ! -t 2 ]; then output=(--quiet); fi
+}
+
 make_venv() {
   local venv=$root/.venv projects=("$root"/*/pyproject.toml) stamp project arguments
   make_tools
@@ -82,12 +87,13 @@ make_venv() {
   if ! { [ -x "$venv/bin/python" ] && _fresh "$venv" "$stamp"; }; then
     _log "installing the packages in $venv (about 6 GB the first time, mostly torch)"
     configure_uv
+    _choose_output
     uv venv --quiet --clear --python "$root/.tools/bin/python" "$venv"
     arguments=(pip)  # for the user, who would otherwise install into another environment
     for project in "${projects[@]}"; do arguments+=(-e "$(dirname "$project")"); done
     arguments+=(-e "$root/common[export]")
     # Compile byte code now, so that the first command does not have to.
-    uv pip install --quiet --compile-bytecode --python "$venv/bin/python" \
+    uv pip install "${output[@]}" --compile-bytecode --python "$venv/bin/python" \
       --constraint "$root/constraints.txt" --build-constraint "$root/constraints.txt" "${arguments[@]}"
     printf '%s\n' "$stamp" > "$venv/.stamp"
   fi
@@ -98,6 +104,7 @@ add_to_venv() { # add_to_venv [ARGUMENT OF PIP INSTALL...]: call after make_venv
   local python=$root/.venv/bin/python
   if "$python" -c 'import pip' 2>/dev/null && [ $# = 0 ]; then return; fi  # older environments have no pip
   configure_uv
-  uv pip install --quiet --compile-bytecode --python "$python" \
+  _choose_output
+  uv pip install "${output[@]}" --compile-bytecode --python "$python" \
     --constraint "$root/constraints.txt" --build-constraint "$root/constraints.txt" pip "$@"
 }
