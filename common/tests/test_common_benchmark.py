@@ -1,8 +1,5 @@
-"""Benchmark files and tables; the README's table matches the result files."""
+"""Benchmark files and tables."""
 
-from pathlib import Path
-
-from common.paper.tables import TABLES
 from common.reporting.benchmark import (
     BenchmarkValue,
     run_benchmark,
@@ -11,9 +8,6 @@ from common.reporting.benchmark import (
     time_interleaved,
     write_benchmark,
 )
-from common.reporting.results import replace_block
-
-README = Path(__file__).resolve().parents[1] / "README.md"
 
 
 def test_value_is_reached_on_correct_side_of_bound():
@@ -55,7 +49,3 @@ def test_sides_alternate_after_warm_up(capsys, tmp_path):
     assert "x, compared with y: 2x (target: at least 3x): NOT REACHED" in capsys.readouterr().out
     assert "| x | y | 2x | at least 3x |" in speed_table(tmp_path)
     assert run_benchmark(body, ["--repeats", "0"]) == 2
-
-
-def test_readme_is_up_to_date():
-    assert not replace_block(README, "common.speed", TABLES["common.speed"](), check=True)

@@ -215,6 +215,14 @@ def test_readmes_of_papers_have_the_same_headings(paper: str) -> None:
     assert f"papers/{paper}.md" in (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
 
 
+@pytest.mark.parametrize("package", ["common", "compare"])
+def test_readmes_of_shared_packages_are_one_page_with_the_same_headings(package: str) -> None:
+    lines = (ROOT / package / "README.md").read_text(encoding="utf-8").splitlines()
+    headings = ["Quick start", "Python API", "Command line", "What you get", "Limits", "Tests"]
+    assert lines[0] == f"# {package}" and [line[3:] for line in lines if line.startswith("## ")] == headings
+    assert len(lines) <= 150
+
+
 def test_third_party_libraries_are_listed() -> None:
     """Dependencies, extras, lint and set-up tools, and every import of the source code, in the table of libraries."""
     text = (ROOT / "THIRD_PARTY.md").read_text(encoding="utf-8").partition("| library |")[2]

@@ -1,5 +1,6 @@
 """``from common import compress``: the user's own network in one call, with the methods that are installed."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -7,10 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, TensorDataset
 
 from common import CompressionReport, compress, load_network
 from common.errors import UserError
+from common.testing.pages import read_blocks
 
 IMAGES = torch.randn(40, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 LABELS = (IMAGES.mean((1, 2, 3)) > 0).long()
@@ -132,26 +133,34 @@ def test_function_is_found_in_either_order_of_imports(first: str) -> None:
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
 
 
-def test_readme_of_common_runs_as_printed(tmp_path: Path, monkeypatch) -> None:
-    """The only change is the method: the default one is not installed in this environment."""
-    text = (Path(__file__).resolve().parents[2] / "common" / "README.md").read_text(encoding="utf-8")
-    section = text.split("\n## Compress your own network in one call\n")[1].split("\n## ")[0]
+def run_page_of_compress(name: str) -> dict:
+    """Run the Python block of a how-to page, and return its variables. The only change is the method: the default one is not installed here."""
+    blocks = read_blocks(Path(__file__).resolve().parents[2] / "docs" / "how-to" / f"{name}.md")
+    (code,) = [code for language, code in blocks if language == "python"]
+    for _, text in blocks:
+        for file, content in re.findall(r"^cat > (\S+) <<'END'\n(.*?)^END$", text, re.M | re.S):
+            Path(file).write_text(content, encoding="utf-8")
+    scope: dict = {}
+    exec(code.replace("target_macs=0.5", 'target_macs=0.5, method="l1_norm", latency=False'), scope)
+    return scope
+
+
+def test_page_of_own_network_runs_as_printed(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
-    model = network()
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
-    model(IMAGES).sum().backward()
-    optimizer.step()
-    loader = DataLoader(TensorDataset(IMAGES, LABELS), batch_size=8)
-    scope: dict = {"model": model, "loader": loader, "optimizer": optimizer}
-    for block in section.split("```python\n")[1:]:
-        code = block.split("```")[0]
-        exec(code.replace("target_macs=0.5", 'target_macs=0.5, method="l1_norm", latency=False'), scope)
-    assert {path.name for path in tmp_path.iterdir()} == {
-        *("smaller.safetensors", "smaller.safetensors.json", "smaller.pt2"),
-    }
+    monkeypatch.syspath_prepend(tmp_path)
+    scope = run_page_of_compress("own-network")
+    monkeypatch.delitem(sys.modules, "mynet")
+    written = {path.name for path in (tmp_path / "runs").iterdir()}
+    assert written == {"compress-python", "smaller.safetensors", "smaller.safetensors.json", "smaller.pt2"}
+    assert CompressionReport.load(tmp_path / "runs" / "smaller.safetensors").kept == scope["report"].kept
+
+
+def test_page_of_own_training_loop_runs_as_printed() -> None:
+    scope = run_page_of_compress("own-training-loop")
+    optimizer, smaller = scope["optimizer"], scope["smaller"]
     trained = optimizer.param_groups[0]["params"]
-    assert trained == list(scope["smaller"].parameters()) and len(optimizer.state) == len(trained)
-    assert CompressionReport.load(tmp_path / "smaller.safetensors").kept == scope["report"].kept
+    assert trained == list(smaller.parameters()) and len(optimizer.state) == len(trained)
+    assert sum(p.numel() for p in trained) < sum(p.numel() for p in scope["model"].parameters())
 
 
 def test_report_from_file_transfers_no_optimizer(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Generated tables are up to date, in this README and in the root README."""
+"""Generated tables are up to date, in this README, in the root README and in docs/."""
 
 import re
 
@@ -23,12 +23,24 @@ def test_digits_learning_rate_default_is_best_on_held_out_images():
 def test_each_comparison_states_its_time_once():
     """The table of commands has no durations; each comparison's time is the sum of its results' seconds, below its table."""
     text = (tables.HOME / "README.md").read_text(encoding="utf-8")
-    commands = text[text.index("| command | result |") : text.index("## Results")]
+    commands = text[text.index("| command | result |") : text.index("## Python API")]
     assert not re.search(r"\d+ (s|min|minutes|seconds)\b", commands)
+    text = (tables.HOME.parent / "docs" / "comparison.md").read_text(encoding="utf-8")
     for name in tables.COMPARISONS:
         rows = tables.read_result_file(name).results
         minutes = sum(row["cpu_seconds"] for row in rows) / 60
         assert text.count(f"All results: {minutes:.1f} minutes of CPU time") == 1
+
+
+def test_example_of_root_readme_is_the_stored_result():
+    text = (tables.HOME.parent / "README.md").read_text(encoding="utf-8")
+    (kept,) = re.findall(
+        r"half of the MACs and nothing trained, ResNet-56 on CIFAR-10 has a top-1 of ([\d.]+) % instead of ([\d.]+) %",
+        text,
+    )
+    results = tables.read_result_file("resnet56")
+    tops = [row["compressed"]["top1"] for row in results.results if row["target"] == 0.5]
+    assert kept == (f"{max(tops):.1f}", f"{results.baselines[0]['baseline']['top1']:.1f}")
 
 
 @pytest.mark.parametrize(

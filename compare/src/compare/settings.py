@@ -24,7 +24,7 @@ BYTES_TARGETS = (0.1, 0.05, 0.03)
 
 @dataclass(frozen=True)
 class FineTuneDefaults:
-    """Default fine-tuning options; both sets were selected on held-out training images, see the README."""
+    """Default fine-tuning options; both sets were selected on held-out training images, see docs/comparison.md."""
 
     learning_rate: float
     schedule: str = "cosine"
