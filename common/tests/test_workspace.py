@@ -371,7 +371,7 @@ def test_workflow_runs_tests_on_all_versions_of_python() -> None:
 def test_distribution_of_all_packages_has_their_version() -> None:
     project = tomllib.loads((ROOT / "scripts" / "distribution" / "pyproject.toml").read_text())["project"]
     packages = {table(package)["project"]["name"]: table(package)["project"]["version"] for package in PACKAGES}
-    with_onnx = {"compression-papers-common": "compression-papers-common[export]"}  # the README's block writes an ONNX file
+    with_onnx = {"compression-papers-common": "compression-papers-common[export]"}
     assert project["dependencies"] == [f"{with_onnx.get(name, name)}=={project['version']}" for name in packages]
     assert {*packages.values()} == {project["version"]}
     citation = (ROOT / "CITATION.cff").read_text(encoding="utf-8")
