@@ -24,7 +24,7 @@ from common.replay import Replay
 from common.trained_model import TrainedModel
 
 BATCH = 125  # images whose feature maps are kept in memory
-LARGEST_BATCH_PIXELS = BATCH * 32 * 32
+LARGEST_BATCH_PIXELS = 8 * 3 * 224 * 224  # of all channels: about 0.7 GB of feature maps of ResNet-50
 PLOTTED = 60  # groups
 PROBE = 2  # images, from which the order of the calls is found
 
