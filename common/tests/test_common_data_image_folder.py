@@ -15,7 +15,8 @@ from PIL import Image
 from common.data import FolderImages, load_dataset
 from common.data.counter_rng import random_uniforms
 from common.data.decode import image_size, read_image
-from common.data.image_folder import central_crop, random_box, random_crop
+from common.data.image_folder import random_box, random_crop
+from common.data.prepare import central_crop
 from common.errors import UserError
 from common.testing import assert_bounded
 

@@ -156,10 +156,10 @@ def test_images_of_any_size_are_cropped_to_image_size(tmp_path, monkeypatch):
     every = torch.cat([small.train.images, small.test.images])
     assert sum(bool(torch.equal(image, flat)) for image in every) == 2  # resized and cropped, not padded
     large = load_dataset(f"folder:{root}", split=0.34, image_size=96)
-    assert isinstance(large.train, FolderImages) and (large.train.resize, large.train.crop) == (110, 96)
+    assert isinstance(large.train, FolderImages) and (large.preprocessing.resize, large.preprocessing.crop) == (110, 96)
     for augment in (False, True):
         assert next(large.train.batches(4, workers=0, augment=augment)).images.shape == (4, 3, 96, 96)
-    assert load_dataset(f"folder:{root}", split=0.34, image_size=96, resize=100).train.resize == 100
+    assert load_dataset(f"folder:{root}", split=0.34, image_size=96, resize=100).preprocessing.resize == 100
     assert large.fingerprint != load_dataset(f"folder:{root}", split=0.34, image_size=97).fingerprint
     monkeypatch.setattr("common.data.registry.MEMORY_BYTES", 1000)
     assert load_dataset(f"folder:{root}", split=0.34, image_size=32).train.image_shape == (3, 32, 32)

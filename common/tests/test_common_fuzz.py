@@ -8,11 +8,14 @@ import hashlib
 import io
 import itertools
 import json
+import pickle
 import shutil
 import struct
 import tarfile
+import warnings
 from collections.abc import Callable
 from http.client import HTTPResponse
+from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NamedTuple
@@ -24,11 +27,16 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import save
+from tensorflow_files import lite_bytes, random_network, write_js
 from torch import nn
 
 from common.checkpoint import load_model, load_weights, read_checkpoint, save_model, write_half
+from common.conversion import convert_file
+from common.conversion.squeezenet import read_arrays
+from common.conversion.tensorflow_lite import read_tensorflow_lite
 from common.data.decode import read_image
 from common.data.idx import read_idx
+from common.data.labels import LabeledImages, read_labels
 from common.downloads import RemoteFile
 from common.fetch import fetch
 from common.models import create_model
@@ -182,6 +190,55 @@ def archives(folder: Path) -> Format:
     return Format([raw.getvalue()], read, check, write, "x.tar.gz")
 
 
+def lite_files(folder: Path) -> Format:
+    """TensorFlow Lite: tables whose offsets lead anywhere, with weights of all types."""
+    pytest.importorskip("tflite")
+    model = random_network("mobilenet_v1", classes=2, width_mult=1 / 16, tensorflow=True, batch_norm=False)
+    sources = [lite_bytes(model, quantized=kind, pads=pads) for kind, pads in (("tensor", False), ("channel", True))]
+    sources.append(lite_bytes(model))
+    check = lambda found: all(o.weight is None or bool(o.weight.isfinite().all()) for o in found.operations)  # noqa: E731
+    return Format(sources, read_tensorflow_lite, check, name="m.tflite")
+
+
+def js_models(folder: Path) -> Format:
+    """model.json of TensorFlow.js, next to intact shards."""
+    write_js(folder, random_network("mobilenet_v1", classes=2, width_mult=1 / 16, tensorflow=True))
+    source = (folder / "model.json").read_bytes()
+    return Format([source], lambda file: convert_file(file).model, is_finite, name="model.json")
+
+
+def array_pickles(folder: Path) -> Format:
+    arrays = {name: [np.ones((2, 3, 4), dtype), np.zeros(3, dtype)] for name, dtype in (("a", "<f4"), ("b", ">f8"))}
+    sources = [pickle.dumps(arrays, protocol=protocol) for protocol in (2, 3, 4)]
+    return Format(
+        sources,
+        read_arrays,
+        lambda found: all(tensor.numel() < 100 for tensors in found.values() for tensor in tensors),
+        name="m.pkl",
+    )
+
+
+def label_files(folder: Path) -> Format:
+    """CSV files with the classes of images."""
+    for number in range(4):
+        Image.new("RGB", (2, 2)).save(folder / f"{number}.png")
+    sources = [
+        b'file,label,author\n0.png,2,"a, b"\n1.png,0,c\n2.png,1,d\n3,2,e\n',
+        "file,label\n0.png,dog\n1.png,kätzchen\n2.png,dog\n3.png,fish\n".encode(),
+    ]
+
+    def read(file: Path) -> LabeledImages:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # on images that are not listed
+            return read_labels(folder, file)
+
+    def check(found: LabeledImages) -> bool:
+        listing = found.listing
+        return 2 <= len(listing) <= 4 and 0 <= listing.labels.min() <= listing.labels.max() < len(listing.classes)
+
+    return Format(sources, read, check, name="labels.csv")
+
+
 def server_answers(folder: Path) -> Format:
     """Answers of a server to a download of x.bin."""
     content = bytes(range(256)) * 10
@@ -225,6 +282,10 @@ FORMATS = {
     "JSON of runs": run_files,
     "tar": archives,
     "answers of a server": server_answers,
+    "TensorFlow Lite": lite_files,
+    "TensorFlow.js": js_models,
+    "pickle of arrays": array_pickles,
+    "labels": label_files,
 }
 
 
@@ -247,6 +308,8 @@ def test_format_survives_10_000_mutations(tmp_path, name):
 
 def test_intact_files_are_valid(tmp_path):
     for name, make in FORMATS.items():
+        if make is lite_files and find_spec("tflite") is None:
+            continue
         folder = tmp_path / name
         folder.mkdir()
         made = make(folder)

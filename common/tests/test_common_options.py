@@ -4,10 +4,11 @@ from dataclasses import replace
 
 import pytest
 import torch
+from tensorflow_files import random_network, write_js
 from test_common_results import TEXT
 from torch import nn
 
-from common import compress_command, evaluate, export, fetch, latency, sensitivity, show, train
+from common import compress_command, convert, evaluate, export, fetch, latency, sensitivity, show, train
 from common.campaign.settings import main as campaign
 from common.channels import __main__ as channels
 from common.checkpoint import save_model
@@ -57,6 +58,7 @@ COMMANDS = {
         "--ignored-layers fc1 --only conv1 conv2 --min-channels 2 --max-pruned 0.5 --round-to 2",
         "--model test_common_options:tiny --checkpoint {own} {data} --criterion random --seed 1 --part test",
     ),
+    "Convert": (convert.main, "{js} --out {out}/converted.safetensors --classes {names}"),
     "Show": (
         show.main,
         "{network} --all",
@@ -109,6 +111,9 @@ def files(tmp_path_factory):
         save_model(paths[name], model, normalize=(bundle.mean, bundle.std))
     torch.save(network.state_dict(), paths["weights"])
     (root / "README.md").write_text(TEXT)
+    (root / "names.txt").write_text("cat\ndog\n")
+    (root / "js").mkdir()
+    js = write_js(root / "js", random_network("mobilenet_v1", classes=2, width_mult=1 / 16, tensorflow=True))
     (root / "run").mkdir()
     (root / "run" / "log.csv").write_text("epoch,train_loss\n1,2.5\n")
     (root / "run" / "metrics.json").write_text('{"schema": 1, "package": "common"}')
@@ -116,6 +121,8 @@ def files(tmp_path_factory):
     return {
         **paths,
         "data": f"--dataset folder:{data}",
+        "js": js,
+        "names": root / "names.txt",
         "readme": root / "README.md",
         "plan": root / "plan.toml",
         "campaign": root / "out" / "campaign",

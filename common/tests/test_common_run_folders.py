@@ -139,6 +139,14 @@ def test_killed_command_releases_folder_and_waiting_one_continues(tmp_path, monk
     assert stage.lock is again.lock is not None
 
 
+def test_run_of_version_without_an_option_is_resumed(tmp_path):
+    (tmp_path / "r").mkdir()
+    open_stage(tmp_path / "r", "p", OPTIONS).finish({"file": "m"})
+    assert open_stage(tmp_path / "r", "p", {**OPTIONS, "swap_split": False, "labels": None, "names": []}).metrics()
+    with pytest.raises(UserError, match="contains a run with --swap-split False, not True"):
+        open_stage(tmp_path / "r", "p", {**OPTIONS, "swap_split": True, "labels": None, "names": []})
+
+
 def test_folder_is_released_when_stage_is_not_used(tmp_path, monkeypatch):
     monkeypatch.setattr(locks, "WAIT", 0.0)
     stage = open_stage(tmp_path, "p", OPTIONS)

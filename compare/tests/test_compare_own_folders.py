@@ -22,7 +22,9 @@ def gray_network() -> nn.Module:
 
 def test_command_of_result_has_options_of_network_and_images() -> None:
     words = "--model 'my nets/a.py:build' --dataset folder:photos --split 0.25 --image-size 48 --resize 50 --channels 1"
-    argv = shlex.split(f"{words} --classes names.txt --normalize 0.4:0.2")
+    argv = shlex.split(
+        f"{words} --classes names.txt --normalize 0.4:0.2 --labels l.csv --label-columns 'a b' c --swap-split"
+    )
     given = parse(Compare, argv)
     recorded = command_arguments(given)
     assert recorded[:3] == ("python", "-m", "compare")

@@ -39,6 +39,7 @@ from common.module_state import (
     describe_state,
     restore_buffers,
 )
+from common.preprocessing import from_header
 from common.replaced_layers import insert_replaced_layers, replaced_layer_table
 from common.state_dicts import OPTIONAL, StateDict, find_state_dict
 from common.tensor_files import read_tensor_file
@@ -60,6 +61,8 @@ def save_model(
     normalize: tuple[Sequence[float], Sequence[float]] | None = None,
     dataset: str | None = None,
     classes: Sequence[str] | None = None,
+    class_ids: Sequence[str] | None = None,
+    preprocessing: Mapping[str, Any] | None = None,
     extra: Mapping[str, Any] | None = None,
     factory: Callable[[], nn.Module] | None = None,
 ) -> None:
@@ -74,6 +77,8 @@ def save_model(
             ``classes``; default: as stored in the file that the network was loaded from.
         dataset: Name of the data set.
         classes: Names of the classes.
+        class_ids: Other names of the classes, by which folders of images may be called.
+        preprocessing: Resizing and cropping of image files: ``geometry`` of a :class:`common.preprocessing.Preprocessing`.
         extra: Further entries for the header; must be JSON.
         factory: Function that builds the unpruned network, if it is not registered. Layers that differ from it (or from
             the registered network) are listed in the header: see :mod:`common.replaced_layers`.
@@ -94,12 +99,24 @@ def save_model(
         "normalize": _normalization(normalize) or known.get("normalize"),
         "dataset": dataset or known.get("dataset"),
         "classes": list(classes) if classes is not None else known.get("classes"),
+        **image_fields(known, class_ids, preprocessing),
         "extra": dict(extra or {}),
         "sha256": _digest(tensors),
         **describe_state(model),
     }
     with atomic_file(path) as temporary:
         save_file(_clone_shared(tensors), temporary, metadata={METADATA: sealed(header)})
+
+
+def image_fields(
+    known: Mapping[str, Any],
+    class_ids: Sequence[str] | None = None,
+    preprocessing: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Return the fields of a header that only networks for image files have. known: header of the file that a network is from."""
+    ids = list(class_ids) if class_ids is not None else known.get("class_ids")
+    found = {"class_ids": ids, "preprocessing": dict(preprocessing or known.get("preprocessing") or {})}
+    return {name: value for name, value in found.items() if value}
 
 
 def load_model(path: Path | str, factory: Callable[[], nn.Module] | None = None) -> nn.Module:
@@ -175,8 +192,13 @@ def check_data_fields(header: Mapping[str, Any], path: object) -> None:
         valid = all(isinstance(v, list) and 1 <= len(v) <= CHANNELS_LIMIT and all(map(_is_finite, v)) for v in pair)
         if not valid or len(pair[0]) != len(pair[1]) or min(pair[1]) < 1 / VALUE_LIMIT:
             raise UserError(f"{path}: normalization is not a mean and a positive standard deviation per channel")
-    if classes is not None and not (isinstance(classes, list) and all(isinstance(name, str) for name in classes)):
-        raise UserError(f"{path}: classes are not a list of names")
+    ids = header.get("class_ids")
+    for found in (classes, ids):
+        if found is not None and not (isinstance(found, list) and all(isinstance(name, str) for name in found)):
+            raise UserError(f"{path}: classes are not a list of names")
+    if ids is not None and len(ids) != len(classes or ()):
+        raise UserError(f"{path}: {len(classes or ())} names of classes, and {len(ids)} other names of them")
+    from_header(header, path)
     check_state_fields(header, path)
     if not isinstance(header.get("dataset"), str | None) or not isinstance(header.get("extra"), dict | None):
         raise UserError(f"{path}: the name of the data set is not text, or extra is not a table")

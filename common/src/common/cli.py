@@ -296,3 +296,4 @@ TARGET_BYTES = Range(float, 0.001, 1, below=True)
 LEARNING_RATE = Range(float, 0, 1000)
 WEIGHT = Range(float, 0, 1000)  # of a term of a loss, or of the weight decay
 SECONDS = Range(float, 0, 1e9)
+GIB = Range(float, 0, 65_536)

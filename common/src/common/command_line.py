@@ -29,6 +29,7 @@ SUBCOMMANDS: Mapping[str, Subcommand] = {
     "train": Subcommand("common.train", "train a network"),
     "evaluate": Subcommand("common.evaluate", "measure a network's accuracy, cost, file size and latency"),
     "export": Subcommand("common.export", "write a network as ONNX or as a program of torch.export"),
+    "convert": Subcommand("common.convert", "turn a network of TensorFlow into a file of this project"),
     "show": Subcommand("common.show", "describe a file, or list the runs below a folder"),
     "latency": Subcommand("common.latency", "time pruned networks next to the dense one"),
     "sensitivity": Subcommand("common.sensitivity", "show what removing a part of each layer's channels changes"),

@@ -113,13 +113,17 @@ def compress(settings: Compress) -> None:
 def _open(settings: Compress, device: torch.device) -> TrainedModel:
     """Load the network and the data. The message for weights of other classes mentions the option for them."""
     from common.compression import labeled_by
+    from common.progress import activity
     from common.trained_model import open_trained_model
 
-    relabel = labeled_by if settings.unlabeled else None
+    network, relabel = settings.network, labeled_by if settings.unlabeled else None
+    name = network.checkpoint or network.model or network.arch
     try:
-        return open_trained_model(settings.network, settings.data, device=device, relabel=relabel)
+        with activity(f"{name} on {settings.data.dataset}"):
+            return open_trained_model(network, settings.data, device=device, relabel=relabel)
     except UserError as error:
-        if settings.unlabeled or not settings.network.model or "size mismatch" not in str(error):
+        other_classes = "size mismatch" in str(error) or "not classes of the network" in str(error)
+        if settings.unlabeled or not settings.network.model or not other_classes:
             raise
         raise UserError(
             f"{error}; if the classes of the network are not those of the images, add --unlabeled"
@@ -154,6 +158,9 @@ def loading_code(file: Path, factory: str | None) -> list[str]:
     if factory is None:
         return [*lines, f"model = load_network({str(file)!r})"]
     place, _, name = factory.rpartition(":")
+    if place == "timm":
+        build = f"lambda: timm.create_model({name!r})"
+        return ["import timm", *lines, f"model = load_network({str(file)!r}, {build})"]
     module = Path(place).stem if place.endswith(".py") else place
     return [*lines, f"from {module} import {name}", f"model = load_network({str(file)!r}, {name})"]
 

@@ -33,7 +33,7 @@ from common.pipeline import compress as run_pipeline
 from common.progress import activity, format_duration, note
 from common.runs import DECISION, Stage, open_stage, read_json
 from common.target import Axis, Target
-from common.trained_model import TrainedModel, check_trained_model, count_outputs
+from common.trained_model import TrainedModel, check_trained_model, count_outputs, with_preprocessing_of
 from common.training import Hooks, TrainOptions, mean_loss
 from common.training.step_time import measure_speed
 from common.wrapped import plain_network
@@ -222,6 +222,8 @@ def compress(
     model = copy_network(plain_network(model)).cpu().eval()
     classifier = metric is None and loss is None
     bundle, labeled = own_data(data, test, seed=seed, targets=not classifier)
+    if isinstance(data, str | Path):  # image files, of which the network's file or library records how it reads them
+        bundle = _as_recorded(model, bundle)
     place = choose_device(device)
     options: dict[str, Any] = {"classifier": classifier, "metric": metric}
     start = TrainedModel(type(model).__name__, model, bundle, None, partial(copy_network, model), place, **options)
@@ -354,6 +356,12 @@ def labeled_by(start: TrainedModel) -> DataBundle:
         found = evaluate(network, images, device=start.device, workers=start.workers)
         parts[name] = images.with_labels(found.predictions)
     return replace(data, **parts, labeled=False, classes=classes)  # type: ignore[arg-type]
+
+
+def _as_recorded(model: nn.Module, data: DataBundle) -> DataBundle:
+    """Return image files as a network expects them, if that is recorded with the network."""
+    recorded = "preprocessing" in (getattr(model, "checkpoint_header", None) or {})
+    return with_preprocessing_of(model, data) if recorded else data
 
 
 def _with_all_classes(start: TrainedModel) -> DataBundle:

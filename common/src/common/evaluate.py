@@ -29,21 +29,30 @@ def evaluate(settings: Evaluate) -> None:
     from common import measure
     from common.atomic import write_json
     from common.device import choose_device, set_threads
+    from common.progress import activity, phase
     from common.trained_model import open_trained_model
 
     set_threads(settings.run.threads)
-    trained = open_trained_model(settings.network, settings.data, device=choose_device(settings.run.device))
-    accuracy = measure.evaluate(
-        trained.copy(),
-        trained.data.test,
-        device=trained.device,
-        batch_size=settings.batch_size,
-        workers=trained.workers,
-    )
-    metrics = trained.metrics(trained.model, accuracy, trained.bytes)
-    if not settings.no_latency:
-        timed = measure.measure_latency({"model": trained.copy()}, trained.data.input_shape, device=trained.device)
-        metrics["latency_ms"] = timed["model"]
+    network, device = settings.network, choose_device(settings.run.device)
+    name = network.checkpoint or network.model or network.arch
+    with activity(f"{name} on {settings.data.dataset}") as doing:
+        trained = open_trained_model(network, settings.data, test_only=True, device=device)
+        if trained.data.preprocessing is not None:
+            doing.print(f"images: {trained.data.preprocessing}")
+        with phase(f"evaluate {len(trained.data.test):,} images"):
+            accuracy = measure.evaluate(
+                trained.copy(),
+                trained.data.test,
+                device=trained.device,
+                batch_size=settings.batch_size,
+                workers=trained.workers,
+            )
+        metrics = trained.metrics(trained.model, accuracy, trained.bytes)
+        if not settings.no_latency:
+            shape = trained.data.input_shape
+            with phase("measure the latency"):
+                timed = measure.measure_latency({"model": trained.copy()}, shape, device=trained.device)
+            metrics["latency_ms"] = timed["model"]
     print(format_metrics(metrics))
     if settings.json:
         write_json(settings.json, metrics)

@@ -281,6 +281,7 @@ def export(settings: Export) -> None:
     from common.formats import load_network
 
     model = load_network(settings.checkpoint, import_factory(settings.model) if settings.model else None)
+    inputs: Inputs
     if settings.input_shape:
         inputs, about = _random_inputs(settings.input_shape), f"{IMAGES} random examples"
     else:
@@ -290,20 +291,30 @@ def export(settings: Export) -> None:
     print(f"{settings.out}: {size:,} bytes; outputs on {about} differ by at most {difference:.2g}")
 
 
-def _images(settings: Export, model: nn.Module) -> tuple[Tensor, str]:
+def _images(settings: Export, model: nn.Module) -> tuple[Inputs, str]:
     """Return the images for tracing and comparing, and their description."""
     from common.data import load_data
-    from common.trained_model import fit_channels, with_normalization_of
+    from common.factory import known_shape
+    from common.trained_model import fit_channels, with_preprocessing_of
 
     dataset = settings.data.dataset or getattr(model, "checkpoint_header", {}).get("dataset")
+    shape = known_shape(model) if "preprocessing" in getattr(model, "checkpoint_header", {}) else None
+    if not settings.data.dataset and shape is not None and not _is_here(dataset):
+        return _random_inputs([shape]), f"{IMAGES} random examples, {' x '.join(map(str, shape))}"
     if not dataset:
         raise UserError(
             f"{settings.checkpoint}: no data set is recorded in the file; give --dataset to compare the outputs, or --input-shape"
         )
-    data = with_normalization_of(model, load_data(replace(settings.data, dataset=dataset)), settings.checkpoint)
+    data = with_preprocessing_of(model, load_data(replace(settings.data, dataset=dataset)), settings.checkpoint)
     with suppress(TypeError):  # of a network that does not read one image; the export reports it
         data, _ = fit_channels(model, data, settings.checkpoint)
     return first_test_images(data, workers=settings.data.workers), f"{IMAGES} images of {data.name}"
+
+
+def _is_here(dataset: str | None) -> bool:
+    """Return whether a data set that a file records may be on this machine: not a folder that does not exist."""
+    kind, colon, folder = (dataset or "").partition(":")
+    return bool(dataset) and (not colon or not kind.endswith("folder") or Path(folder).expanduser().is_dir())
 
 
 def _random_inputs(shapes: Sequence[Sequence[int]]) -> Tensor | tuple[Tensor, ...]:

@@ -19,8 +19,10 @@ from common.checkpoint_header import INDEX
 from common.cli import shorten
 from common.errors import UserError
 from common.formats import load_network
+from common.library_networks import LibraryNetwork, find_library_network, timm_factory
 from common.models import arguments_for, create_model, find_architecture, input_shape, is_registered
 from common.options import FACTORY, NetworkOptions
+from common.preprocessing import from_header
 from common.wrapped import plain_network
 
 
@@ -34,7 +36,7 @@ def model_from_options(
         shape: Shape (C, H, W) of the images; a registered network is built for it.
 
     Returns:
-        (network, its input shape (C, H, W)); the shape is None for a user's network.
+        (network, its input shape (C, H, W)); the shape is None if it is not known, as for a user's network.
 
     Raises:
         UserError: If no network is named, or it cannot be built or loaded.
@@ -48,12 +50,27 @@ def model_from_options(
         model = model_from_name(settings.arch, settings.weights, num_classes, shape, settings.shortcut)
     else:
         raise UserError(f"no network given: use --arch NAME, --checkpoint FILE or --model {FACTORY}")
+    return model, known_shape(model, factory)
+
+
+def known_shape(model: nn.Module, factory: Callable[[], nn.Module] | None = None) -> tuple[int, int, int] | None:
+    """Return the input shape (C, H, W) of a network: of its architecture, of the preprocessing that its file records, or of its library."""
     record = getattr(model, "architecture", None)
-    return model, (input_shape(model) if record and is_registered(record["arch"]) else None)
+    if record and is_registered(record["arch"]):
+        return input_shape(model)
+    how = from_header(getattr(model, "checkpoint_header", None))
+    if how is None and isinstance(factory, LibraryNetwork):
+        how = factory.expected()
+    return None if how is None else (len(how.mean), how.crop, how.crop)
 
 
 def model_from_factory(factory: Callable[[], nn.Module], weights: Path | str | None = None) -> nn.Module:
-    """Build a user's network and load weights if given: a state dict, or a checkpoint of this project. Raises UserError."""
+    """Build a user's network and load weights if given: a state dict, a checkpoint of this project, or weights of a library by name.
+
+    Raises UserError.
+    """
+    if weights and isinstance(factory, LibraryNetwork):
+        return factory.load(weights)
     if weights and _is_checkpoint(weights):
         return load_model(weights, factory)
     return load_weights(factory(), weights) if weights else factory()
@@ -110,13 +127,14 @@ def import_factory(name: str, num_classes: int | None = None) -> Callable[[], nn
     place, colon, attribute = name.rpartition(":")
     if not colon or not attribute:
         raise UserError(f"--model {name}: expected {FACTORY}")
+    by_name = timm_factory(name, attribute) if place == "timm" else None
     file = Path(place).expanduser().absolute() if place.endswith(".py") else None
     if file and not file.is_file():
         raise UserError(f"--model {name}: {place} is not a file; give the path of the file that defines {attribute}")
     folders = (str(file.parent), os.getcwd()) if file else (os.getcwd(),)
     try:
         with _first_on_path(*folders):
-            factory = getattr(_import_file(file) if file else importlib.import_module(place), attribute)
+            factory = by_name or getattr(_import_file(file) if file else importlib.import_module(place), attribute)
         if isinstance(factory, nn.Module) or not callable(factory):
             kind = type(factory).__name__
             raise UserError(
@@ -128,10 +146,10 @@ def import_factory(name: str, num_classes: int | None = None) -> Callable[[], nn
     except (Exception, SystemExit) as error:  # of the user's module, which is executed
         raise UserError(f"--model {name}: {_reason(error)}") from error
 
-    def build() -> nn.Module:
+    def build(classes: int | None = num_classes) -> nn.Module:
         try:
             with _first_on_path(*folders):
-                model = _call_factory(name, factory, parameters, num_classes)
+                model = _call_factory(name, factory, parameters, classes)
         except UserError:
             raise
         except (Exception, SystemExit) as error:  # of the user's code
@@ -140,7 +158,16 @@ def import_factory(name: str, num_classes: int | None = None) -> Callable[[], nn
             raise UserError(f"--model {name}: {attribute} returns a {type(model).__name__}, not a network (nn.Module)")
         return plain_network(model)
 
-    return build
+    return find_library_network(name, build, num_classes) or build
+
+
+def weights_file(model: str | None, weights: str) -> Path:
+    """Return the file of the option --weights, which may be the name of a library's weights for --model. Raises UserError.
+
+    A file that is named is not required to exist, unless the network is a library's.
+    """
+    factory = import_factory(model) if model else None
+    return factory.file(weights) if isinstance(factory, LibraryNetwork) else Path(weights)
 
 
 def factory_name(name: str) -> str:

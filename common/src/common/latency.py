@@ -23,6 +23,7 @@ from common.options import (
     FACTORY,
     LATENCY_BATCHES,
     LATENCY_REPEATS,
+    LIBRARIES,
     NO_INPUT_SHAPE,
     HardwareOptions,
     NetworkOptions,
@@ -161,7 +162,7 @@ class Latency:
                 "--checkpoint, --arch: exactly one is required; give --checkpoint FILE, --arch NAME or --model "
                 + FACTORY
             )
-        if self.model and not self.input_shape:
+        if self.model and not self.input_shape and not self.checkpoint and not self.model.startswith(LIBRARIES):
             raise UserError(f"--model {self.model}: {NO_INPUT_SHAPE}")
 
 
@@ -176,12 +177,11 @@ def latency(settings: Latency) -> None:
     from common.cost import count_cost
     from common.device import choose_device, set_threads
     from common.measure import measure_latency_series
-    from common.models import input_shape
 
     set_threads(settings.run.threads)
     device = choose_device(settings.run.device)
     networks = _networks(settings)
-    shape = settings.input_shape or input_shape(networks[DENSE])
+    shape = settings.input_shape or _known_shape(networks, settings)
     _check_shape(networks, shape)
     series = measure_latency_series(
         networks, shape, device=device, batch_sizes=settings.batch_size, repeats=settings.repeats
@@ -194,6 +194,18 @@ def latency(settings: Latency) -> None:
     )
     if settings.json:
         write_json(settings.json, {"milliseconds": series, "macs": macs, "environment": describe_environment(device)})
+
+
+def _known_shape(networks: Mapping[str, nn.Module], settings: Latency) -> Sequence[int]:
+    """Return the input shape that a network's file, its architecture or its library records. Raises UserError if none does."""
+    from common.factory import import_factory, known_shape
+
+    factory = import_factory(settings.model) if settings.model else None
+    shapes = (known_shape(model, factory) for model in reversed(list(networks.values())))  # files first
+    shape = next((shape for shape in shapes if shape is not None), None)
+    if shape is None:
+        raise UserError(f"--model {settings.model}: {NO_INPUT_SHAPE}" if settings.model else NO_INPUT_SHAPE)
+    return shape
 
 
 def _check_shape(networks: Mapping[str, nn.Module], shape: Sequence[int]) -> None:
@@ -222,7 +234,8 @@ def _networks(settings: Latency) -> dict[str, nn.Module]:
         asked = NetworkOptions(arch=settings.arch, model=settings.model)
         dense, known = model_from_options(asked, shape=settings.input_shape)
         shape = settings.input_shape or known
-        assert shape is not None  # of a registered network, and required otherwise
+        if shape is None:  # of a library's network without weights
+            raise UserError(f"--model {settings.model}: {NO_INPUT_SHAPE}")
         _check_shape({DENSE: dense.eval()}, shape)
         pruned = {
             f"widths in {n}s" if n > 1 else "any width": prune_uniformly(dense, shape, settings.target_macs, n)

@@ -22,6 +22,7 @@ from common.outputs import class_scores, first_output
 from common.progress import track
 
 BATCH_SIZE, BATCH_SIZE_ON_CUDA = 250, 2000  # of evaluation; the latter for images of up to 32 x 32 pixels
+BATCH_PIXELS = BATCH_SIZE * 64 * 64  # on a CPU: the feature maps of 20 images of 224 x 224 take some hundred MB
 
 
 @dataclass(frozen=True)
@@ -96,7 +97,7 @@ def evaluate(
 
     Args:
         images: Images with labels.
-        batch_size: Images per batch; None: 250, on CUDA up to 2000.
+        batch_size: Images per batch; None: 250, fewer if they are larger than 64 x 64, on CUDA up to 2000.
         reference: Class predictions of another network, shape (N,). If given, ``agreement`` is the percentage of images
             on which both networks predict the same class.
     """
@@ -125,9 +126,11 @@ def evaluate(
 
 
 def _batch_size(images: ImageSet, device: torch.device) -> int:
-    if device.type != "cuda" or len(images.image_shape) != 3:
+    if len(images.image_shape) != 3:
         return BATCH_SIZE
     _, height, width = images.image_shape
+    if device.type != "cuda":
+        return max(1, min(BATCH_SIZE, BATCH_PIXELS // (height * width)))
     return min(BATCH_SIZE_ON_CUDA, max(BATCH_SIZE, BATCH_SIZE_ON_CUDA * 32 * 32 // (height * width)))
 
 

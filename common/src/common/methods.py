@@ -48,11 +48,7 @@ class Decision:
 
 def save_network(path: Path, network: nn.Module, start: TrainedModel) -> None:
     """Save a checkpoint with the normalization, data set and classes of the starting network."""
-    data = start.data
-    normalize = None if data.prepared else (data.mean, data.std)
-    save_model(
-        path, network, normalize=normalize, dataset=data.name, classes=data.classes or None, factory=start.factory
-    )
+    save_model(path, network, **start.data.record(), factory=start.factory)
 
 
 Decide = Callable[[TrainedModel, Target | None, Stage], Decision]

@@ -5,9 +5,10 @@ from collections.abc import Collection
 from importlib.metadata import entry_points
 from typing import Any
 
-from common.cli import BETWEEN, IMAGE_SIDE, ROUNDING, SEED, THREADS, WORKERS, fraction, positive_int
+from common.cli import BETWEEN, GIB, IMAGE_SIDE, ROUNDING, SEED, THREADS, WORKERS, fraction, positive_int
 from common.errors import UserError
 from common.normalization import NORMALIZATION_NAMES, normalization
+from common.preprocessing import INTERPOLATIONS
 from common.settings import option, section, settings
 from common.training.train_options import GRAPHS, OPTIMIZERS, RANGES, SCHEDULES, TrainOptions, check_milestones
 
@@ -28,12 +29,15 @@ ARCHITECTURE_NAMES = (
     "lenet300_100",
     "lenet5",
     "fc4096",
+    "efficientnet_lite0",
+    "squeezenet1_1",
 )
 ARCHITECTURES_HELP = (
     f"{', '.join(ARCHITECTURE_NAMES)} (common.models; other networks, also torchvision's and timm's: --model)"
 )
 FACTORY = "PACKAGE.MODULE:FACTORY or FILE.py:FACTORY"
 METHOD_GROUP = "compression_papers.methods"  # of entry points
+LIBRARIES = ("torchvision.models:", "timm:", "timm.models:")  # beginnings of --model that name a network of a library
 NO_INPUT_SHAPE = "--input-shape: the network does not record its input shape; give it, e.g. --input-shape 3 224 224"
 LATENCY_BATCHES = (1, 64)  # images per forward pass
 LATENCY_REPEATS = 9
@@ -49,8 +53,8 @@ def model_option(more: str = "") -> Any:
     """Return the option --model. more: what else there is to it in a command."""
     return option(
         None,
-        f"your own network, as {FACTORY}: a function that returns it, e.g. mynet.py:build, torchvision.models:resnet18 or "
-        f"timm.models:resnet18 (called with num_classes if it accepts that){more}",
+        f"your own network, as {FACTORY}: a function that returns it, e.g. mynet.py:build (called with num_classes if it accepts that); "
+        f"or a network of a library by name, e.g. torchvision.models:mobilenet_v2 or timm:efficientnet_lite0{more}",
     )
 
 
@@ -60,12 +64,18 @@ def input_shape_option(more: str = "", **argument: Any) -> Any:
     return option(None, about + more, type=IMAGE_SIDE, nargs="+", metavar="SIZE", **argument)
 
 
+WEIGHTS_HELP = (
+    "state dict (.pth, .th, .safetensors), or the name of a library's own weights, pretrained or e.g. IMAGENET1K_V1, with their "
+    "preprocessing and classes"
+)
+
+
 @settings
 class NetworkOptions:
     """Network."""
 
     arch: str | None = option(None, f"architecture: {ARCHITECTURES_HELP}")
-    weights: str | None = option(None, "trained weights for --arch or --model: state dict (.pth, .th, .safetensors)")
+    weights: str | None = option(None, f"trained weights for --arch or --model: {WEIGHTS_HELP}")
     checkpoint: str | None = option(None, "trained network saved by this project (model.safetensors)")
     model: str | None = model_option("; replaces --arch")
     shortcut: str | None = option(
@@ -91,15 +101,21 @@ class ImageOptions:
     image_size: int | None = option(
         None,
         "height and width of the images of a folder, which are resized and cropped to it: up to 64 in memory, else read from "
-        "disk (default: small images of one size as they are, others 224)",
+        "disk (default: that of the network, else small images of one size as they are, others 224)",
         type=IMAGE_SIDE,
         metavar="N",
     )
     resize: int | None = option(
         None,
-        "shorter side of an image before its center is cropped to --image-size (default: 8/7 of it, for images in memory the same)",
+        "shorter side of an image before its center is cropped to --image-size (default: in the network's proportion, else 8/7 of it, "
+        "for images in memory the same)",
         type=IMAGE_SIDE,
         metavar="N",
+    )
+    interpolation: str | None = option(
+        None,
+        "interpolation of the images that are resized (default: that of the network, else bilinear)",
+        choices=INTERPOLATIONS,
     )
     channels: str | None = option(
         None,
@@ -109,9 +125,32 @@ class ImageOptions:
     )
     classes: str | None = option(
         None,
-        "file with the names of the network's classes in the order of its outputs, one per line (default: those of the folders, "
-        "sorted, or of the checkpoint)",
+        "file with the names of the network's classes in the order of its outputs, one per line, or their number (default: those of "
+        "the folders, sorted, or of the checkpoint)",
         metavar="FILE",
+    )
+    image_memory: float | None = option(
+        None,
+        "memory for decoded images of a folder, which are then decoded once; further ones are decoded whenever they are used (default: 2, "
+        "at most a quarter of the available memory)",
+        type=GIB,
+        metavar="GIB",
+        free=True,
+    )
+    labels: str | None = option(
+        None,
+        "CSV file with the class of each image of folder:PATH, a number from 0 or a name, for a folder without class folders; "
+        "without --split, all images are test images",
+        metavar="FILE",
+    )
+    label_columns: list[str] = option(
+        [],
+        "names of the columns of --labels with the files and with the classes (default: found by usual names, such as file and label)",
+        type=str,
+        metavar="COLUMN",
+    )
+    swap_split: bool = option(
+        False, "exchange the two parts of --split: test on the images that would be training images"
     )
 
 

@@ -53,7 +53,7 @@ FREE_OPTIONS = (
     "out",  # of commands that record it; a folder may be moved
 )
 # Options that name files; a moved file is recognized by its digest.
-INPUT_FILES = ("weights", "checkpoint", "pretrained", "original", "classes")
+INPUT_FILES = ("weights", "checkpoint", "pretrained", "original", "classes", "labels")
 # Options that name folders of inputs; their content is recorded by the fingerprint of the data and the digest of the weights.
 INPUT_FOLDERS = ("dataset_dir", "pretrain_dir")
 COMMIT = "COMPRESSION_COMMIT"  # environment variable: the commit of code that was copied without git
@@ -393,6 +393,8 @@ def _check_same_options(folder: Path, before: Mapping[str, Any], now: Mapping[st
             f"{folder}: contains a run of {before.get('package')}; choose another folder or use --force"
         )
     for name in sorted({*old, *new} - set(FREE_OPTIONS)):
+        if name not in old and not new[name]:
+            continue  # an option that did not exist when the run was started, and is not used
         if old.get(name) != new.get(name) and not _is_moved(name, before, now):
             flag = f"--{name.replace('_', '-')}"
             raise RunFolderError(

@@ -123,10 +123,14 @@ def measure(settings: MeasureSensitivity) -> None:
     from common.atomic import write_json
     from common.device import choose_device, set_threads
     from common.limits import Limits
+    from common.progress import activity
     from common.trained_model import open_trained_model
 
     set_threads(settings.run.threads)
-    trained = open_trained_model(settings.network, settings.data, device=choose_device(settings.run.device))
+    network = settings.network
+    name = network.checkpoint or network.model or network.arch
+    with activity(f"{name} on {settings.data.dataset}"):
+        trained = open_trained_model(network, settings.data, device=choose_device(settings.run.device))
     options, given = settings.sensitivity, changed_values(settings.limits)
     limits = Limits.of(trained.model, trained.all_groups, **given, option=option_name)
     trained = replace(trained, limits=limits)

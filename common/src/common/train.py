@@ -64,10 +64,9 @@ def train(settings: Train) -> None:
     from common.data import load_data
     from common.device import choose_device, set_threads
     from common.distributed import is_main, process_group
-    from common.factory import factory_name, import_factory, model_from_options
+    from common.factory import factory_name, import_factory, weights_file
     from common.progress import activity
     from common.runs import open_stage
-    from common.trained_model import with_classes_of
 
     options = train_options(settings.training, settings.running, settings.precision)
     factory, seed = settings.network.model, settings.repeat.seed
@@ -75,13 +74,16 @@ def train(settings: Train) -> None:
     device = choose_device(settings.run.device)
     if factory:
         import_factory(factory)  # before the images are read
+        if settings.network.weights:
+            weights_file(factory, settings.network.weights)
+    name = factory_name(factory) if factory else settings.network.arch
+    reading = f"{name} on {settings.data.dataset}"
     with process_group(device):
-        data = load_data(settings.data)
-        name = factory_name(factory) if factory else settings.network.arch
+        with activity(reading, print if is_main() else None):
+            data = load_data(settings.data)
         folder = Path(settings.out or f"runs/{data.name}/{name}-{seed}")
         torch.manual_seed(seed)
-        model, _ = model_from_options(settings.network, data.num_classes, data.input_shape)
-        data = with_classes_of(model, data, settings.network.weights)
+        model, data = _start(settings.network, data)
         run = open_stage(
             folder,
             "common",
@@ -109,6 +111,26 @@ def train(settings: Train) -> None:
             print(
                 f"{name} on {data.name}: top-1 {measured['top1']:.2f} %, {measured['macs']:,} MACs -> {run.model_path}"
             )
+
+
+def _start(network: NetworkOptions, data: DataBundle) -> tuple[nn.Module, DataBundle]:
+    """Return the network to train, and the data as it reads them.
+
+    A network with a library's own weights is given new layers for the classes of the data, unless they are its own.
+    """
+    from common.factory import import_factory, model_from_options
+    from common.library_networks import LibraryNetwork
+    from common.trained_model import with_classes_of, with_preprocessing_of
+
+    model, _ = model_from_options(network, data.num_classes, data.input_shape)
+    factory = import_factory(network.model, data.num_classes) if network.model else None
+    try:
+        data = with_classes_of(model, data, network.weights)
+    except UserError:
+        if not isinstance(factory, LibraryNetwork) or network.weights is None or not factory.is_own(network.weights):
+            raise
+        model = factory.with_new_classes(network.weights)
+    return model, with_preprocessing_of(model, data, network.weights)
 
 
 def train_baseline(
@@ -145,7 +167,7 @@ def train_baseline(
             tensorboard=tensorboard,
         )
     if is_main():
-        save_model(run.model_path, model, normalize=(data.mean, data.std), dataset=data.name, classes=data.classes)
+        save_model(run.model_path, model, **data.record())
         trained = read_trained_model(run.model_path, data, factory=factory, device=device, workers=workers)
         with phase("measure"):
             found = {"epochs": options.epochs, "baseline": trained.timed_metrics(latency)}

@@ -19,7 +19,7 @@ from common.cost import WidthCost
 from common.data import DataBundle, load_data
 from common.downloads import advise_weights
 from common.errors import UserError
-from common.factory import factory_name, import_factory, model_from_options
+from common.factory import factory_name, import_factory, model_from_options, weights_file
 from common.formats import load_network
 from common.layers import to_device
 from common.limits import Limits
@@ -28,6 +28,7 @@ from common.measure import Accuracy, OutputQuality, evaluate, measure_latency, m
 from common.module_state import check_finite, check_single_precision
 from common.options import DataOptions, NetworkOptions
 from common.outputs import class_scores
+from common.preprocessing import from_header
 from common.wrapped import plain_network
 
 CPU = torch.device("cpu")
@@ -194,20 +195,28 @@ def report_chance_level(trained: TrainedModel) -> bool:
     return True
 
 
-def with_normalization_of(model: nn.Module, data: DataBundle, file: object = "the network's file") -> DataBundle:
-    """Return the data with the normalization recorded in the network's checkpoint, if there is one and none was chosen.
+def with_preprocessing_of(model: nn.Module, data: DataBundle, file: object = "the network's file") -> DataBundle:
+    """Return the data as the network's file, or the library of the network, records: resized, cropped and normalized.
 
-    Raises UserError, naming ``file``, if it has another number of channels.
+    The user's choices come first. Raises UserError, naming ``file``, if the normalization has another number of channels.
     """
-    known = (getattr(model, "checkpoint_header", None) or {}).get("normalize")
-    if not known or data.normalized:
-        return data
+    header = getattr(model, "checkpoint_header", None) or {}
+    how, known = from_header(header, file), header.get("normalize")
     try:
-        return data.with_normalization(known["mean"], known["std"])
+        if how is not None:
+            return data.with_preprocessing(how)
+        return data if not known or data.normalized else data.with_normalization(known["mean"], known["std"])
     except UserError as error:
+        if not str(error).startswith("normalization: "):
+            raise
         raise UserError(
             f"{file}: the recorded normalization does not fit {data.name}: {error}; or use --normalize"
         ) from error
+
+
+def recorded_classes(model: nn.Module) -> int | None:
+    """Return the number of classes that a network's file, or the library of the network, records; None if it records none."""
+    return len((getattr(model, "checkpoint_header", None) or {}).get("classes") or ()) or None
 
 
 def with_classes_of(model: nn.Module, data: DataBundle, source: object) -> DataBundle:
@@ -215,8 +224,9 @@ def with_classes_of(model: nn.Module, data: DataBundle, source: object) -> DataB
 
     Raises UserError, naming ``source``, for classes that the network does not have.
     """
-    known = (getattr(model, "checkpoint_header", None) or {}).get("classes")
-    return data.with_classes(known, source) if known else data
+    header = getattr(model, "checkpoint_header", None) or {}
+    known = header.get("classes")
+    return data.with_classes(known, source, header.get("class_ids")) if known else data
 
 
 def check_trained_model(trained: TrainedModel) -> TrainedModel:
@@ -236,6 +246,8 @@ def check_trained_model(trained: TrainedModel) -> TrainedModel:
         return trained
     outputs = _count_scores(found, file)
     data = with_classes_of(trained.model, trained.data, file)
+    if data.numbered and outputs > data.num_classes:
+        data = data.with_classes([str(number) for number in range(outputs)], file)
     _check_outputs(outputs, data, file)
     record = getattr(trained.model, "architecture", None)
     classes = record["args"].get("num_classes", data.num_classes) if record else data.num_classes
@@ -333,7 +345,7 @@ def read_trained_model(file: Path, data: DataBundle, **more: Any) -> TrainedMode
     model = load_network(file, more.get("factory"))
     record = getattr(model, "architecture", None)
     name = more.pop("name", None) or (record["arch"] if record and record["arch"] else file.stem)
-    return check_trained_model(TrainedModel(name, model, with_normalization_of(model, data, file), file, **more))
+    return check_trained_model(TrainedModel(name, model, with_preprocessing_of(model, data, file), file, **more))
 
 
 def open_trained_model(
@@ -341,28 +353,32 @@ def open_trained_model(
     source: DataOptions,
     *,
     relabel: Callable[[TrainedModel], DataBundle] | None = None,
+    test_only: bool = False,
     **more: Any,
 ) -> TrainedModel:
     """Load and check the network and data of a command's options.
 
     Args:
         relabel: Function that returns the data with labels of the network's own classes, if those of the data are others.
+        test_only: Whether data without training images are accepted.
         more: Further fields of :class:`TrainedModel`.
     """
     file = network.checkpoint or network.weights
     if not file:
         raise UserError("no trained weights given: use --weights FILE (with --arch or --model) or --checkpoint FILE")
+    if network.weights and network.model:
+        file = str(weights_file(network.model, network.weights))
     if not Path(file).is_file():  # checked before the images are read
         arch = None if network.model or network.shortcut == "conv3x3" else network.arch
-        advice = advise_weights(file, arch, source.dataset) if network.weights == file else "give an existing file"
+        advice = advise_weights(file, arch, source.dataset) if network.weights else "give an existing file"
         raise UserError(f"{file}: no such file; {advice}")
     if network.model:
         import_factory(network.model)  # also before
-    data = load_data(source)
-    classes = data.num_classes if relabel is None else None
+    data = load_data(source, test_only)
+    classes = data.num_classes if relabel is None and not (data.numbered and network.model) else None
     model, _ = model_from_options(network, classes, data.input_shape)
-    data = with_normalization_of(model, data, file)
-    factory = import_factory(network.model, classes) if network.model else None
+    data = with_preprocessing_of(model, data, file)
+    factory = import_factory(network.model, recorded_classes(model) or classes) if network.model else None
     record = getattr(model, "architecture", None)
     name = factory_name(network.model) if network.model else (record["arch"] if record else Path(file).stem)
     trained = TrainedModel(name, model.eval(), data, Path(file), factory, workers=source.workers, **more)

@@ -194,7 +194,8 @@ def _estimate(
     with activity("a training step is timed"):
         recipe = dense_recipe(settings) if start is None else comparison.recipe
         model = untrained_network(settings, data) if start is None else start.copy()
-        speed = measure_speed(model, data.train, recipe, device, settings.data.workers)
+        images = data.train if start is None else start.data.train  # as the network expects them
+        speed = measure_speed(model, images, recipe, device, settings.data.workers)
     times = _time_estimate(settings, comparison, data, Share(count=processes, speed=speed))
     assert times is not None
     say(

@@ -18,7 +18,7 @@ from common.trained_model import (
     read_trained_model,
     report_chance_level,
     with_classes_of,
-    with_normalization_of,
+    with_preprocessing_of,
 )
 from common.training import TrainOptions
 from common.training.loop import DivergedError
@@ -91,15 +91,8 @@ def import_dense(
     stage = open_stage(out / "baseline", PACKAGE, options, device=device, fingerprint=data.fingerprint, force=force)
     if not stage.finished:
         model = load()
-        data = with_classes_of(model, with_normalization_of(model, data), file)
-        save_model(
-            stage.model_path,
-            model,
-            normalize=(data.mean, data.std),
-            dataset=data.name,
-            classes=data.classes,
-            factory=factory,
-        )
+        data = with_classes_of(model, with_preprocessing_of(model, data), file)
+        save_model(stage.model_path, model, **data.record(), factory=factory)
         arch = getattr(model, "architecture", {"arch": name})["arch"]
         trained = read_trained_model(stage.model_path, data, factory=factory, device=device, workers=workers)
         with phase("measure"):

@@ -14,7 +14,7 @@ from common.data import DataBundle
 from common.downloads import advise_weights
 from common.errors import UserError
 from common.executor import claim_file
-from common.factory import import_factory, model_from_factory, model_from_name
+from common.factory import import_factory, model_from_factory, model_from_name, weights_file
 from common.formats import load_network
 from common.limits import Limits
 from common.progress import activity, say
@@ -104,6 +104,9 @@ def _dense(settings: Compare, data: DataBundle, device: torch.device, seed: int)
     }
     if file is None:
         return train_dense(out, network.model or network.arch, data, dense_recipe(settings), device, seed, **how)
+    given = file
+    if network.weights and network.model:
+        file = str(weights_file(network.model, network.weights))
     if not Path(file).is_file():
         arch = None if network.model else network.arch
         advice = "give an existing file" if network.checkpoint else advise_weights(file, arch, settings.data.dataset)
@@ -113,7 +116,7 @@ def _dense(settings: Compare, data: DataBundle, device: torch.device, seed: int)
         if network.checkpoint:
             return load_network(file, factory)
         if factory:
-            return model_from_factory(factory, file)
+            return model_from_factory(factory, given)
         return model_from_name(network.arch, file, data.num_classes, data.input_shape)
 
     return import_dense(out, load, Path(file), file_digest(file), data, device, name=network.model, **how)

@@ -56,8 +56,10 @@ def command_arguments(settings: Compare) -> tuple[str, ...]:
         "split": data.images.split,
         "image-size": data.images.image_size,
         "resize": data.images.resize,
+        "interpolation": data.images.interpolation,
         "channels": data.images.channels,
         "classes": data.images.classes,
+        "labels": data.images.labels,
         "holdout": settings.holdout,
         "model": network.model,
         "weights": network.weights,
@@ -72,6 +74,10 @@ def command_arguments(settings: Compare) -> tuple[str, ...]:
     for name, value in given.items():
         if value is not None:
             argv += [f"--{name}", shlex.quote(str(value))]
+    if data.images.label_columns:
+        argv += ["--label-columns", *map(shlex.quote, data.images.label_columns)]
+    if data.images.swap_split:
+        argv.append("--swap-split")
     if not network.checkpoint and not network.model:
         argv += ["--arch", network.arch]
     argv += ["--finetune-epochs", str(tuning.finetune_epochs)]

@@ -14,7 +14,15 @@ from common.cli import (
     fraction_or_zero,
 )
 from common.errors import UserError
-from common.options import ARCHITECTURES_HELP, DataOptions, LimitOptions, RuntimeOptions, method_names, model_option
+from common.options import (
+    ARCHITECTURES_HELP,
+    WEIGHTS_HELP,
+    DataOptions,
+    LimitOptions,
+    RuntimeOptions,
+    method_names,
+    model_option,
+)
 from common.settings import command, option, section, settings
 from common.training.train_options import RANGES, SCHEDULES
 
@@ -48,7 +56,9 @@ class ComparedNetworkOptions:
 
     arch: str = option("resnet20", f"architecture: {ARCHITECTURES_HELP}")
     model: str | None = model_option("; used instead of --arch")
-    weights: str | None = option(None, "trained weights of --arch or --model (default: train a dense network first)")
+    weights: str | None = option(
+        None, f"trained weights of --arch or --model: {WEIGHTS_HELP} (default: train a dense network first)"
+    )
     checkpoint: str | None = option(None, "trained checkpoint of this project, used instead of --arch")
     baseline_epochs: int | None = option(
         None, "training epochs of the dense network (default: 6 for digits, else 30)", type=RANGES["epochs"]

@@ -120,13 +120,13 @@ def find_network(stage: str, network: NetworkOptions, data: DataBundle, out: Pat
         raise UserError(f"no trained network is given{hint}; use --checkpoint FILE, or {option} --weights FILE")
     from common.checkpoint import save_model
     from common.factory import model_from_options
-    from common.trained_model import with_classes_of
+    from common.trained_model import with_classes_of, with_preprocessing_of
 
     path = out / "dense.safetensors"
     model, _ = model_from_options(network, data.num_classes, data.input_shape)
-    data = with_classes_of(model, data, network.weights)
+    data = with_classes_of(model, with_preprocessing_of(model, data, network.weights), network.weights)
     if is_main():
-        save_model(path, model, normalize=(data.mean, data.std), dataset=data.name, classes=data.classes)
+        save_model(path, model, **data.record())
     barrier()
     return path
 

@@ -11,7 +11,7 @@ import numpy as np
 from torch import Tensor, nn
 
 from common.atomic import write_bytes
-from common.checkpoint import build_recorded_model, check_data_fields, load_recorded_tensors
+from common.checkpoint import build_recorded_model, check_data_fields, image_fields, load_recorded_tensors
 from common.errors import UserError
 from common.module_state import all_tensors, describe_state
 from common.replaced_layers import insert_replaced_layers, replaced_layer_table
@@ -286,6 +286,7 @@ def _about(model, arch, arch_args, normalize, dataset, classes, extra, factory) 
         "normalize": normalize or known.get("normalize"),
         "dataset": dataset or known.get("dataset"),
         "classes": list(classes) if classes is not None else known.get("classes"),
+        **image_fields(known),
         "extra": dict(extra or {}),
         **(describe_state(model) if isinstance(model, nn.Module) else {}),
     }

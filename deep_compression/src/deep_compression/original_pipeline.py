@@ -16,7 +16,7 @@ from common.data import DataBundle, load_data
 from common.device import choose_device, set_threads
 from common.distributed import barrier, is_main, process_group
 from common.errors import UserError
-from common.factory import factory_name, import_factory, model_from_factory, model_from_name
+from common.factory import factory_name, import_factory, model_from_factory, model_from_name, weights_file
 from common.formats import load_network
 from common.markdown import markdown_table
 from common.options import train_options
@@ -24,7 +24,7 @@ from common.runs import LOG, Stage, read_json
 from common.settings import flatten
 from common.tensor_files import write_tensor_file
 from common.train import train_baseline
-from common.trained_model import TrainedModel, read_trained_model
+from common.trained_model import TrainedModel, read_trained_model, with_classes_of, with_preprocessing_of
 from deep_compression import plots, stages
 from deep_compression.network_file import is_compressed
 from deep_compression.pruning import prunable_weights
@@ -68,16 +68,17 @@ def run(settings: OriginalPipeline) -> None:
 
 def base_file(settings: OriginalPipeline, stage: Stage, name: str, data: DataBundle, factory: stages.Factory) -> Path:
     """Return the dense network's file: --pretrained, the original code's file in --saved-dir, or a network trained here."""
-    given = Path(settings.pretrained) if settings.pretrained else stage.folder / BASE
+    given = weights_file(settings.model, settings.pretrained) if settings.pretrained else stage.folder / BASE
     if settings.pretrained and not given.is_file():
         raise UserError(f"--pretrained {given}: no such file")
     if given.is_file():
         if is_compressed(given) or given.suffix == ".safetensors":
             return given
-        model = model_from_factory(factory, given) if factory else _named(settings, given, data)
+        model = model_from_factory(factory, settings.pretrained or given) if factory else _named(settings, given, data)
+        data = with_classes_of(model, with_preprocessing_of(model, data, given), given)
         path = stage.folder / f"{name}_base" / "model.safetensors"
         if is_main():
-            save_model(path, model, normalize=(data.mean, data.std), dataset=data.name, classes=data.classes)
+            save_model(path, model, **data.record())
         barrier()
         return path
     options = {

@@ -9,6 +9,7 @@ from typing import Any
 from torch import nn
 
 from common.atomic import write_csv
+from common.checkpoint import image_fields
 from common.data import load_data
 from common.device import choose_device, set_threads
 from common.factory import factory_name, import_factory
@@ -20,7 +21,7 @@ from common.pipeline import Outcome, compress
 from common.runs import Stage, open_stage
 from common.settings import flatten
 from common.target import Target
-from common.trained_model import TrainedModel, check_trained_model, open_trained_model, with_normalization_of
+from common.trained_model import TrainedModel, check_trained_model, open_trained_model, with_preprocessing_of
 from model_preserving_id.folded import FoldedNetwork
 from model_preserving_id.iterate import LogRow
 from model_preserving_id.method import EXTENDED, METHOD, decide
@@ -76,7 +77,7 @@ def open_from_options(network: NetworkOptions, chosen: DataOptions, run: Hardwar
     data = load_data(chosen)
     factory = import_factory(network.model, data.num_classes)
     model = factory()
-    data = with_normalization_of(model, data)
+    data = with_preprocessing_of(model, data)
     name = factory_name(network.model)
     return check_trained_model(TrainedModel(name, model, data, factory=factory, workers=chosen.workers, **more))
 
@@ -188,8 +189,7 @@ def save_original_format(
     """Write the original code's file into the run folder: a dictionary of architecture name, arguments and tensors."""
     data = start.data
     normalize = {"mean": list(data.mean), "std": list(data.std)}
-    save_dict(
-        folder / name,
-        to_dict(model, normalize=normalize, dataset=data.name, dataset_dir=dataset_dir, classes=data.classes),
-    )
+    how = None if data.preprocessing is None else data.preprocessing.geometry
+    images = {"normalize": normalize, "classes": data.classes, **image_fields({}, data.class_ids, how)}
+    save_dict(folder / name, to_dict(model, **images, dataset=data.name, dataset_dir=dataset_dir))
     return folder / name

@@ -15,7 +15,7 @@ from common.methods import Decision, Method
 from common.pipeline import Outcome, compress
 from common.runs import Stage, open_stage
 from common.target import Target
-from common.trained_model import TrainedModel, check_trained_model, with_normalization_of
+from common.trained_model import TrainedModel, check_trained_model, with_preprocessing_of
 from model_preserving_id.alds import alds
 from model_preserving_id.calibration import calibration_images
 from model_preserving_id.command import print_result, save_original_format
@@ -139,7 +139,7 @@ def _open_model(
         return open_trained(args), dataset_dir
     model = as_network(net)
     dataset, dataset_dir = resolve_dataset(model, dataset, dataset_dir)
-    data = with_normalization_of(model, load_dataset(dataset, dataset_dir))
+    data = with_preprocessing_of(model, load_dataset(dataset, dataset_dir))
     record = getattr(model, "architecture", None)
     name = record["arch"] if record else "network"
     return check_trained_model(TrainedModel(name, model, data, device=device, workers=workers)), dataset_dir

@@ -25,7 +25,7 @@ from common.runs import STATE, Stage, open_stage, writable_folder
 from common.settings import flatten
 from common.target import Target
 from common.tensor_files import read_tensor_file, write_tensor_file
-from common.trained_model import TrainedModel, check_trained_model, with_normalization_of
+from common.trained_model import TrainedModel, check_trained_model, with_preprocessing_of
 from common.training import Hooks, best_test_top1, cross_entropy
 from model_preserving_id.command import print_result, round_accuracy
 from model_preserving_id.portable import as_network, resolve_arch, resolve_dataset
@@ -113,7 +113,7 @@ def _open_model(settings: FineTuneCompressed, device: torch.device) -> TrainedMo
     model = as_network(settings.pretrained)
     more = settings.more
     place = resolve_dataset(model, more.dataset, more.dataset_dir)
-    data = with_normalization_of(model, load_dataset(*place, more.normalize, **image_choices(more.images)))
+    data = with_preprocessing_of(model, load_dataset(*place, more.normalize, **image_choices(more.images)))
     named = partial(TrainedModel, settings.arch, data=data, device=device, workers=settings.workers)
     reference, file = None, settings.more.original
     if file is not None:

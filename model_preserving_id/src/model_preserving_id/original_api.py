@@ -14,7 +14,7 @@ from common.data import load_dataset
 from common.device import choose_device
 from common.errors import UserError
 from common.factory import model_from_name
-from common.trained_model import TrainedModel, check_trained_model, with_normalization_of
+from common.trained_model import TrainedModel, check_trained_model, with_preprocessing_of
 from model_preserving_id.command import build_limits, open_prune_stage, prune_into, save_original_format
 from model_preserving_id.portable import as_network, resolve_arch
 from model_preserving_id.settings import ChannelPruningOptions
@@ -159,7 +159,7 @@ def open_trained(args: argparse.Namespace, **more: Any) -> TrainedModel:
         model = as_network(file)
     else:
         model = model_from_name(arch, file, data.num_classes, data.input_shape)
-    data = with_normalization_of(model, data)
+    data = with_preprocessing_of(model, data)
     return check_trained_model(TrainedModel(arch, model, data, Path(file), None, device, args.workers, **more))
 
 

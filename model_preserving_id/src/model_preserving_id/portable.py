@@ -18,6 +18,7 @@ from common.replaced_layers import describe_replaced_layers, insert_replaced_lay
 from common.tensor_files import read_tensor_file, write_tensor_file
 
 FORMAT = "model-preserving-id-1"
+IMAGE_KEYS = ("normalize", "classes", "class_ids", "preprocessing")  # of a checkpoint's header
 
 
 def check_registered(model: nn.Module) -> dict[str, Any]:
@@ -66,7 +67,7 @@ def from_dict(content: Mapping[str, Any], path: Path | str = "the dictionary") -
     insert_replaced_layers(model, layers, path)
     load_recorded_tensors(model, tensors, {}, path)
     header = {key: content[key] for key in ("dataset", "dataset_dir") if isinstance(content.get(key), str)}
-    header |= {key: content[key] for key in ("normalize", "classes") if content.get(key)}
+    header |= {key: content[key] for key in IMAGE_KEYS if content.get(key)}
     model.checkpoint_header = header  # type: ignore[assignment]
     return model.eval()
 

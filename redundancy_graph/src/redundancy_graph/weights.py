@@ -13,11 +13,11 @@ from common.checkpoint import load_model, load_tensors, load_weights, read_state
 from common.data import DataBundle, load_dataset
 from common.data.registry import image_choices
 from common.errors import UserError
-from common.factory import factory_name, import_factory, model_from_factory, model_from_name
+from common.factory import factory_name, import_factory, model_from_factory, model_from_name, weights_file
 from common.models import arguments_for, create_model, find_architecture
 from common.runs import Stage
 from common.tensor_files import write_tensor_file
-from common.trained_model import TrainedModel, check_trained_model, with_normalization_of
+from common.trained_model import TrainedModel, check_trained_model, with_preprocessing_of
 from redundancy_graph.layer_names import LAYERS, has_original_names, tensors_from_original, tensors_to_original
 from redundancy_graph.settings import ORIGINAL_DATASET_DIRS, GeneratePruneInfo, PruneCifar10
 
@@ -31,7 +31,8 @@ def open_network(settings: GeneratePruneInfo | PruneCifar10, device: torch.devic
         import_factory(source.model)
     else:
         find_architecture(arch)
-    weights = Path(source.pretrained or Path(settings.pretrain_dir) / f"{arch}{SUFFIX}")
+    given = source.pretrained or str(Path(settings.pretrain_dir) / f"{arch}{SUFFIX}")
+    weights = weights_file(source.model, given)
     _require(weights)  # before the images are read
     data = _load_data(settings)
     factory = import_factory(source.model, data.num_classes) if source.model else None
@@ -43,6 +44,7 @@ def open_network(settings: GeneratePruneInfo | PruneCifar10, device: torch.devic
         normalize=source.normalize,
         factory=factory,
         name=name,
+        given=given,
         device=device,
         workers=source.workers,
     )
@@ -72,6 +74,7 @@ def read_network(
     normalize: str | None = None,
     factory: Callable[[], nn.Module] | None = None,
     name: str | None = None,
+    given: str | None = None,
     **more: Any,
 ) -> TrainedModel:
     """Read a trained network from safetensors, or from a state dict with the names of this repository or of the original code.
@@ -80,6 +83,7 @@ def read_network(
         normalize: Option with which ``data`` was loaded. If None, images are normalized as stored in the checkpoint; for CIFAR-10
             weights of the original code, as there.
         factory: Callable that builds a custom network, which file names call ``name``.
+        given: Name of a library's weights, whose file is ``weights``.
         more: Further fields of TrainedModel.
 
     Raises:
@@ -88,11 +92,10 @@ def read_network(
     _require(weights)
     if factory is None:
         find_architecture(arch)
-    model, is_original = _read_network(arch, weights, data, factory)
-    if normalize is None:
-        data = with_normalization_of(model, data)
-        if is_original and data.name == "cifar10":
-            data = data.with_normalization(*ORIGINAL_NORMALIZATION)
+    model, is_original = _read_network(arch, Path(given or weights), data, factory)
+    data = with_preprocessing_of(model, data)
+    if normalize is None and is_original and data.name == "cifar10":
+        data = data.with_normalization(*ORIGINAL_NORMALIZATION)
     return check_trained_model(TrainedModel(name or arch, model, data, weights, factory, **more))
 
 

@@ -176,7 +176,7 @@ def train_variant(
         )
         if is_main():
             file, factory = stage.model_path, custom_factory(space)
-            save_model(file, model, normalize=(data.mean, data.std), dataset=data.name, classes=data.classes)
+            save_model(file, model, **data.record())
             reloaded = read_trained_model(file, data, factory=factory, device=stage.device, workers=workers)
             metrics = reloaded.timed_metrics(latency)
             metrics["macs_paper"] = count_cost(load_trained(file, space), data.input_shape, PAPER).macs

@@ -62,9 +62,7 @@ def save_pruning_net(path: Path, net: PruningNet, data: DataBundle, scale_range:
         net,
         arch,
         arguments,
-        normalize=(data.mean, data.std),
-        dataset=data.name,
-        classes=data.classes,
+        **data.record(),
         extra={SCALES: list(scale_range), "network": space.arch},
     )
 

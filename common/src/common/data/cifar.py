@@ -3,7 +3,6 @@
 Learning Multiple Layers of Features from Tiny Images, A. Krizhevsky, 2009.
 """
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,12 +12,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from common.array_pickle import PickledArray, array_constructors
 from common.errors import UserError
-from common.plain_pickle import Constructors, PickleError, PlainPickle, latin1_encoder
+from common.plain_pickle import PickleError, PlainPickle
 
 CIFAR10_CLASSES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
 PIXELS = 3 * 32 * 32
-MAX_DIMENSIONS = 4
 
 
 @dataclass(frozen=True)
@@ -113,54 +112,14 @@ def read_binary_batch(path: Path, layout: CifarLayout) -> tuple[Tensor, Tensor]:
     return torch.from_numpy(rows[:, layout.label_bytes :].reshape(-1, 3, 32, 32).copy()), labels
 
 
-class _Array:
-    """Stand-in for a NumPy array in a pickle: keeps the state that the pickle sets."""
-
-    def __init__(self, *_: Any) -> None:
-        self.state: Any = None
-
-    def set_state(self, state: Any) -> None:
-        self.state = state
-
-    def bytes_array(self) -> np.ndarray | None:
-        """Return the array, read-only and without a copy, if it holds unsigned bytes and its shape matches; else None."""
-        if not (isinstance(self.state, tuple) and len(self.state) == 5):
-            return None
-        _, shape, kind, fortran, data = self.state
-        if not (isinstance(kind, _Kind) and kind.text in ("u1", b"u1") and type(data) is bytes):
-            return None
-        if not (isinstance(shape, tuple) and 1 <= len(shape) <= MAX_DIMENSIONS and all(type(n) is int for n in shape)):
-            return None
-        if min(shape) < 0 or math.prod(shape) != len(data):
-            return None
-        return np.frombuffer(data, dtype=np.uint8).reshape(shape, order="F" if fortran is True else "C")
-
-
-class _Kind:
-    """Stand-in for a NumPy dtype in a pickle."""
-
-    def __init__(self, text: Any = None, *_: Any) -> None:
-        self.text = text
-
-    def set_state(self, state: Any) -> None:
-        """Ignore byte order and alignment, which do not apply to single bytes."""
-
-
 def load_plain_pickle(path: Path) -> Any:
     """Read a pickle of plain values and arrays of unsigned bytes; keys are returned as text. Nothing is executed or imported.
 
     Raises UserError naming the file if it is truncated or contains anything else. Other arrays are not read.
     """
     raw = _require_file(path).read_bytes()
-    constructors: Constructors = {
-        ("numpy", "ndarray"): None,
-        ("numpy", "dtype"): _Kind,
-        ("numpy.core.multiarray", "_reconstruct"): _Array,
-        ("numpy._core.multiarray", "_reconstruct"): _Array,
-        ("_codecs", "encode"): latin1_encoder(len(raw)),
-    }
     try:
-        content = PlainPickle(raw, constructors).load()
+        content = PlainPickle(raw, array_constructors(len(raw))).load()
         if isinstance(content, dict):
             return {_text(key): _value(value) for key, value in content.items()}
     except (PickleError, UnicodeError) as error:
@@ -175,7 +134,7 @@ def _text(key: Any) -> Any:
 
 
 def _value(value: Any) -> Any:
-    return value.bytes_array() if isinstance(value, _Array) else value
+    return value.array() if isinstance(value, PickledArray) else value
 
 
 def _python_names(path: Path, layout: CifarLayout) -> list[str]:

@@ -1,8 +1,8 @@
-"""Image sets on disk, too large for memory: decoded by worker processes, augmented as for ImageNet."""
+"""Image sets on disk: decoded by worker processes, kept in memory while there is room, augmented as for ImageNet."""
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -14,12 +14,11 @@ from common.data.augment import apply_affine, pixel_affine, to_channels
 from common.data.batches import Batch, epoch_order, rank_parts
 from common.data.counter_rng import hash_key, random_uniforms
 from common.data.decode import all_gray, read_image
+from common.data.image_memory import KeptImages
 from common.data.listing import ImageListing
+from common.data.prepare import central_crop
 from common.errors import UserError
-from common.normalization import IMAGENET, check_mean_std, in_channels
-
-CROP = 224  # pixels
-RESIZE = 256  # pixels: the shorter side in evaluation
+from common.preprocessing import CROP, DEFAULT, Preprocessing
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,23 +26,36 @@ class FolderImages:
     """An image set on disk; images are returned as (3, 224, 224), or of other channels and another size.
 
     Training: a random crop of 8 to 100 % of the area with an aspect ratio of 3/4 to 4/3, resized, and a random flip.
-    Evaluation: the shorter side is resized to 256, then the center 224 x 224 is cropped. The pixels equal those of torchvision's
-    RandomResizedCrop(224) and Resize(256) + CenterCrop(224) on the same PIL images (a test compares them). torchvision itself
-    takes over four seconds to import and uses a global generator, so that images would depend on the number of workers.
+    Evaluation: by default, the shorter side is resized to 256, then the center 224 x 224 is cropped. The pixels equal those of
+    torchvision's RandomResizedCrop(224) and Resize(256) + CenterCrop(224) on the same PIL images (a test compares them). torchvision
+    itself takes over four seconds to import and uses a global generator, so that images would depend on the number of workers.
+
+    Attributes:
+        listing: All image files.
+        chosen: (N,) int64 positions in the listing.
+        preprocessing: How an image is resized, cropped and normalized.
+        kept: Images prepared for evaluation that are kept in memory; shared with the sets made from this one. None keeps nothing.
     """
 
     listing: ImageListing
-    chosen: np.ndarray  # (N,) int64 positions in the listing
-    mean: tuple[float, ...] = IMAGENET[0]
-    std: tuple[float, ...] = IMAGENET[1]
-    crop: int = CROP
-    resize: int = RESIZE
+    chosen: np.ndarray
+    preprocessing: Preprocessing = DEFAULT
     channels: int = 3
+    kept: KeptImages | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
-        mean, std = check_mean_std(self.mean, self.std, self.channels)
-        object.__setattr__(self, "mean", mean)
-        object.__setattr__(self, "std", std)
+        how = self.preprocessing
+        object.__setattr__(self, "preprocessing", how.normalized(how.mean, how.std, self.channels))
+
+    @property
+    def mean(self) -> tuple[float, ...]:
+        """Mean of each channel, of pixels from 0 to 1."""
+        return self.preprocessing.mean
+
+    @property
+    def std(self) -> tuple[float, ...]:
+        """Standard deviation of each channel."""
+        return self.preprocessing.std
 
     def __len__(self) -> int:
         return len(self.chosen)
@@ -56,7 +68,7 @@ class FolderImages:
     @property
     def image_shape(self) -> tuple[int, int, int]:
         """(C, H, W) of the images in a batch."""
-        return self.channels, self.crop, self.crop
+        return self.channels, self.preprocessing.crop, self.preprocessing.crop
 
     def subset(self, indices: Sequence[int] | np.ndarray | Tensor) -> "FolderImages":
         """Return the examples at these positions, in this order."""
@@ -64,12 +76,12 @@ class FolderImages:
 
     def normalized(self, mean: Sequence[float], std: Sequence[float]) -> "FolderImages":
         """Return the same images with another normalization; a single value applies to all channels."""
-        return replace(self, mean=tuple(mean), std=tuple(std))
+        return replace(self, preprocessing=self.preprocessing.normalized(mean, std, self.channels))
 
     def in_channels(self, channels: int) -> "FolderImages":
         """Return the same images converted to 1 or 3 channels."""
-        mean, std = in_channels((self.mean, self.std), channels)
-        return replace(self, channels=channels, mean=mean, std=std)
+        kept = None if self.kept is None else KeptImages(self.kept.room)
+        return replace(self, channels=channels, preprocessing=self.preprocessing.in_channels(channels), kept=kept)
 
     def is_gray(self) -> bool:
         """Return whether all image files have one channel."""
@@ -105,25 +117,51 @@ class FolderImages:
         channels_last: bool = False,
         min_part: int = 1,
     ) -> Iterator[Batch]:
-        """Yield this rank's batches of an epoch, decoded by `workers` processes (0: by this process)."""
+        """Yield this rank's batches of an epoch, decoded by `workers` processes (0: by this process), or from memory."""
         if workers < 0:
             raise UserError(f"--workers {workers} is negative; 0 reads images in the same process")
         device = torch.device(device)
         order = epoch_order(len(self), shuffle=shuffle, seed=seed, epoch=epoch)
         parts = rank_parts(len(self), batch_size, rank, world_size, min_part)
+        kept = None if augment else self.kept
+        known = {} if kept is None else kept.pixels
+        positions = [self.chosen[order[start:end].numpy()].tolist() for start, end, _ in parts]
+        missing = [[i for i, position in enumerate(part) if position not in known] for part in positions]
         loader = DataLoader(
-            _ImageFiles(self, hash_key(seed, epoch, 1) if augment else None),
-            batch_sampler=[order[start:end].tolist() for start, end, _ in parts],
-            num_workers=workers,
+            _ImageFiles(replace(self, kept=None), hash_key(seed, epoch, 1) if augment else None),
+            batch_sampler=[
+                order[part.start + torch.tensor(rows)].tolist()
+                for part, rows in zip(parts, missing, strict=True)
+                if rows
+            ],
+            num_workers=workers if any(missing) else 0,
             collate_fn=_collate,
-            pin_memory=device.type == "cuda",
+            pin_memory=device.type == "cuda" and kept is None,
             generator=torch.Generator(),  # otherwise the loader uses the global generator
         )
-        affine = pixel_affine(self.mean, self.std, device)
-        for (start, end, global_size), (pixels, labels) in zip(parts, _load_batches(loader), strict=True):
+        affine, loaded, labels = pixel_affine(self.mean, self.std, device), _load_batches(loader), self.labels
+        for (start, end, global_size), part, rows in zip(parts, positions, missing, strict=True):
+            pixels = next(loaded) if rows else None
+            if kept is not None:
+                pixels = _completed(kept, part, rows, pixels)
+            assert pixels is not None  # without memory, all images are decoded
             images = apply_affine(pixels.to(device, non_blocking=True), affine, channels_last)
-            indices = order[start:end].to(device, non_blocking=True)
-            yield Batch(images, labels.to(device, non_blocking=True), indices, global_size)
+            indices = order[start:end]
+            targets = labels[indices].to(device, non_blocking=True)
+            yield Batch(images, targets, indices.to(device, non_blocking=True), global_size)
+
+
+def _completed(kept: KeptImages, positions: Sequence[int], rows: Sequence[int], decoded: Tensor | None) -> Tensor:
+    """Return a batch (B, C, H, W) of images that were decoded, at ``rows``, and of kept ones; keep the decoded ones.
+
+    positions: of the batch's images in the listing.
+    """
+    for row, image in zip(rows, () if decoded is None else decoded, strict=True):
+        kept.add(positions[row], image)
+    if decoded is not None and len(rows) == len(positions):
+        return decoded
+    new = {} if decoded is None else dict(zip(rows, decoded, strict=True))
+    return torch.stack([new[row] if row in new else kept.pixels[position] for row, position in enumerate(positions)])
 
 
 class _ImageFiles(Dataset):
@@ -135,8 +173,8 @@ class _ImageFiles(Dataset):
     def __len__(self) -> int:
         return len(self.images)
 
-    def __getitem__(self, index: int) -> tuple[Tensor, int] | str:
-        """Return an image (C, H, W) uint8 and its label, or the error message.
+    def __getitem__(self, index: int) -> Tensor | str:
+        """Return an image (C, H, W) uint8, or the error message.
 
         (The message of an exception raised in a worker would include the traceback.)
         """
@@ -147,22 +185,23 @@ class _ImageFiles(Dataset):
         except UserError as error:
             return str(error)
         if self.key is None:
-            image = central_crop(image, images.resize, images.crop)
+            image = central_crop(image, images.preprocessing)
         else:
-            image = random_crop(image, self.key, index, images.crop)
+            image = random_crop(image, self.key, index, images.preprocessing.crop, images.preprocessing.interpolation)
         pixels = torch.from_numpy(np.asarray(image).copy()).permute(2, 0, 1)
-        return to_channels(pixels[None], images.channels)[0], int(images.listing.labels[position])
+        return to_channels(pixels[None], images.channels)[0]
 
 
-def _collate(items: list[tuple[Tensor, int] | str]) -> tuple[Tensor, Tensor] | str:
+def _collate(items: list[Tensor | str]) -> Tensor | str:
+    pixels = []
     for item in items:
         if isinstance(item, str):
             return item
-    pixels, labels = zip(*items, strict=True)
-    return torch.stack(pixels), torch.tensor(labels)
+        pixels.append(item)
+    return torch.stack(pixels)
 
 
-def _load_batches(loader: DataLoader) -> Iterator[tuple[Tensor, Tensor]]:
+def _load_batches(loader: DataLoader) -> Iterator[Tensor]:
     """Yield the loader's batches. Raises UserError for an unreadable image and for a killed worker."""
     try:
         for collated in loader:
@@ -178,25 +217,15 @@ def _load_batches(loader: DataLoader) -> Iterator[tuple[Tensor, Tensor]]:
         ) from error
 
 
-def central_crop(image: Image.Image, resize: int = RESIZE, crop: int = CROP) -> Image.Image:
-    """Resize the shorter side to `resize` and crop the center `crop` x `crop` pixels."""
-    width, height = image.size
-    short = min(width, height)
-    if short != resize:
-        longer = int(resize * max(width, height) / short)
-        image = image.resize((resize, longer) if width <= height else (longer, resize), Image.Resampling.BILINEAR)
-    width, height = image.size
-    top, left = round((height - crop) / 2), round((width - crop) / 2)
-    return image.crop((left, top, left + crop, top + crop))
-
-
-def random_crop(image: Image.Image, key: int, index: int, crop: int = CROP) -> Image.Image:
+def random_crop(
+    image: Image.Image, key: int, index: int, crop: int = CROP, interpolation: str = "bilinear"
+) -> Image.Image:
     """Crop at random, resize to `crop` x `crop` and flip at random; depends only on (key, index)."""
     uniforms = random_uniforms(key, index, 41)
     full_width, full_height = image.size
     top, left, height, width = random_box(full_width, full_height, uniforms[:40].reshape(10, 4))
     box = (left, top, left + width, top + height)
-    image = image.crop(box).resize((crop, crop), Image.Resampling.BILINEAR)
+    image = image.crop(box).resize((crop, crop), Image.Resampling[interpolation.upper()])
     return image.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if uniforms[40] < 0.5 else image
 
 

@@ -4,7 +4,7 @@ import hashlib
 import os
 import warnings
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from common.data import cifar, cub200, digits, idx
@@ -20,18 +19,22 @@ from common.data.batches import ImageSet
 from common.data.bundle import DataBundle
 from common.data.cache import cached_pixels
 from common.data.decode import MixedSizesError, count_sizes, decode_all, image_size
-from common.data.image_folder import CROP, RESIZE, FolderImages, central_crop
+from common.data.image_folder import FolderImages
+from common.data.image_memory import KeptImages, Room, memory_limit
+from common.data.labels import CLASSES_LIMIT, read_labels
 from common.data.listing import ImageListing, class_folders, is_utf8, list_and_split, list_train_and_test
 from common.data.memory import MemoryImages
+from common.data.prepare import central_crop
 from common.downloads import REMOTE_FILES, default_root, fetch_command
 from common.errors import UserError
 from common.normalization import IMAGENET, MEASURED, MeanStd, in_channels, parse_normalization
+from common.preprocessing import CROP, MEMORY_IMAGES, Preprocessing, chosen_preprocessing
 
 if TYPE_CHECKING:
     from common.options import DataOptions, ImageOptions
 
-# Images of one size are kept in memory up to this height and width, and up to this many bytes in total.
-MEMORY_PIXELS = 64
+# Images of one size are read into memory up to this height and width, and up to this many bytes in total.
+MEMORY_PIXELS = MEMORY_IMAGES
 MEMORY_BYTES = 2 * 1024**3
 CACHED_FROM = 2000  # images; fewer are decoded in half a second
 SAMPLED = 16  # images of each part whose sizes are read before the others
@@ -48,11 +51,17 @@ FASHION_CLASSES = [
 
 
 class LoadedDataset(NamedTuple):
-    """Training images, test images and class names, as read from disk."""
+    """Training images, test images and class names, as read from disk.
+
+    listings: Image files that can be prepared in any way; None for a data set whose images have one size.
+    preprocessing: How they were prepared; None if they were not resized.
+    """
 
     train: ImageSet
     test: ImageSet
     classes: list[str]
+    listings: tuple[ImageListing, ImageListing] | None = None
+    preprocessing: Preprocessing | None = None
 
 
 @dataclass(frozen=True)
@@ -71,8 +80,15 @@ def load_dataset(
     split: float | None = None,
     image_size: int | None = None,
     resize: int | None = None,
+    interpolation: str | None = None,
     channels: int | None = None,
     classes: str | os.PathLike | None = None,
+    image_memory: float | None = None,
+    preprocessing: Preprocessing | None = None,
+    labels: str | os.PathLike | None = None,
+    label_columns: Sequence[str] = (),
+    swap_split: bool = False,
+    test_only: bool = False,
 ) -> DataBundle:
     """Load a data set by name, or images from `folder:PATH` with PATH/train and PATH/test (or PATH/val), or with class folders.
 
@@ -85,8 +101,15 @@ def load_dataset(
         split: Fraction of each class of a folder without train and test to hold out as test images.
         image_size: Height and width to which the images of a folder are resized and cropped.
         resize: Shorter side before cropping; requires ``image_size``.
+        interpolation: Interpolation of resized images, one of INTERPOLATIONS; default: bilinear.
         channels: 1 converts images to gray, 3 repeats gray ones.
-        classes: File with the names of the network's classes in the order of its outputs.
+        classes: File with the names of the network's classes in the order of its outputs, or their number.
+        image_memory: GiB of memory for decoded images of a folder; default: 2, but at most a quarter of the available memory.
+        preprocessing: What the network expects; the arguments above come first.
+        labels: CSV file with the classes of the images of a folder without class folders: see :mod:`common.data.labels`.
+        label_columns: Names of its columns with the files and with the classes.
+        swap_split: Exchange the training and the test images of ``split``.
+        test_only: Whether data without training images are accepted.
 
     Returns:
         Training and test images, class names, input shape (C, H, W) and fingerprint.
@@ -94,10 +117,15 @@ def load_dataset(
     Raises:
         UserError: For an unknown name, and for missing or damaged data.
     """
-    size = _image_size(image_size, resize)
-    if _is_folder(name):
-        numeric = name.startswith(NUMERIC_FOLDER)
-        loaded, default = load_image_folder(_folder(name), numeric, split, size), IMAGENET
+    chosen_preprocessing(preprocessing, image_size, resize, interpolation)  # checked before the images are listed
+    _check_parts(name, split, labels, label_columns, swap_split)
+    numbered = False
+    if labels is not None:
+        labeled = read_labels(_folder(name), os.fspath(labels), label_columns)
+        loaded, default, numbered = _files(labeled.parts(split)), IMAGENET, labeled.numbered
+    elif _is_folder(name):
+        listings = _list_folder(_folder(name), name.startswith(NUMERIC_FOLDER), split)
+        loaded, default = _files(listings), IMAGENET
     elif name in DATASETS:
         source = DATASETS[name]
         if split is not None:
@@ -105,36 +133,102 @@ def load_dataset(
                 f"--split {split:g}: {name} has test images; leave --split out, or give --dataset folder:PATH"
             )
         loaded = source.load(default_root(name) if root is None else Path(root).expanduser())
-        loaded, default = _resized(name, loaded, size), source.normalization
+        default = source.normalization
     else:
         raise UserError(
             f"--dataset {name}: unknown data set; known: {', '.join(DATASETS)}, folder:PATH, numeric-folder:PATH"
         )
-    for part, images in (("training", loaded.train), ("test", loaded.test)):
-        if len(images) == 0:
+    names = None if classes is None else read_class_names(classes)
+    parts = PartChoice(labels, split, swap_split, test_only, numbered)
+    choice = ImageChoice(image_size, resize, interpolation, channels, names, classes, image_memory, normalize, parts)
+    return _prepared(name, loaded, default, choice, preprocessing)
+
+
+class PartChoice(NamedTuple):
+    """Which images are for training and for testing. numbered: whether labels are numbers of a network's outputs."""
+
+    labels: str | os.PathLike | None
+    split: float | None
+    swap_split: bool
+    test_only: bool
+    numbered: bool
+
+    def apply(self, found: LoadedDataset) -> LoadedDataset:
+        """Return the parts: without ``split``, all images that a CSV file lists are for testing. Raises UserError if one is missing."""
+        if self.labels is not None and self.split is None:
+            found = found._replace(train=found.train.subset([]))
+        if self.swap_split:
+            found = found._replace(train=found.test, test=found.train)
+        if self.labels is not None and not len(found.train) and not self.test_only:
+            raise UserError(
+                f"--labels {self.labels}: all images are test images; add --split 0.5, so that the others are used for statistics or training"
+            )
+        return found
+
+
+class ImageChoice(NamedTuple):
+    """The user's choices among the arguments of :func:`load_dataset`, which come before what a network expects."""
+
+    image_size: int | None
+    resize: int | None
+    interpolation: str | None
+    channels: int | None
+    names: list[str] | None
+    classes: str | os.PathLike | None
+    image_memory: float | None
+    normalize: str | None
+    parts: PartChoice
+
+
+def _prepared(
+    name: str, loaded: LoadedDataset, default: MeanStd, choice: ImageChoice, known: Preprocessing | None
+) -> DataBundle:
+    """Return the images of a data set as the user has chosen, or as the network expects them (``known``)."""
+    how = chosen_preprocessing(known, choice.image_size, choice.resize, choice.interpolation)
+    parts = choice.parts
+    found = parts.apply(_resized(name, loaded, how, choice))
+    for part, images in (("training", found.train), ("test", found.test)):
+        if len(images) == 0 and not (parts.labels is not None and parts.test_only):
             remedy = "fetch the data set again" if name in REMOTE_FILES else "add images, or choose another folder"
             raise UserError(f"{name}: no {part} images; {remedy}")
-    names = None if classes is None else read_class_names(classes)
-    chosen = {"image_size": image_size, "resize": resize, "channels": channels, "classes": names}
+    given: dict[str, Any] = {
+        **{field: getattr(choice, field) for field in ("image_size", "resize", "interpolation", "channels")},
+        "classes": choice.names,
+        "preprocessing": None if known is None or loaded.listings is None else known.geometry,
+        "labels": None if parts.labels is None else [_digest(part.labels) for part in (found.train, found.test)],
+        "numbered": parts.numbered or None,
+    }
     fingerprints = [
-        loaded.train.fingerprint(),
-        loaded.test.fingerprint(),
+        found.train.fingerprint(),
+        found.test.fingerprint(),
         *(["numeric"] * name.startswith(NUMERIC_FOLDER)),
-        *(f"{option} {value}" for option, value in chosen.items() if value is not None),
+        *(f"{option} {value}" for option, value in given.items() if value is not None),
     ]
     digest = hashlib.sha256(" ".join(fingerprints).encode()).hexdigest()
-    bundle = DataBundle(name, loaded.train, loaded.test, loaded.classes, loaded.train.image_shape, digest[:16])
-    if channels is not None:
-        bundle = bundle.in_channels(channels)
-    mean, std = _select_normalization(name, normalize, in_channels(default, bundle.input_shape[0]), bundle.train)
-    bundle = replace(bundle.with_normalization(mean, std), normalized=normalize is not None)
-    return bundle if names is None else bundle.with_classes(names, classes)
+    shape = found.test.image_shape
+    bundle = DataBundle(name, found.train, found.test, found.classes, shape, digest[:16], numbered=parts.numbered)
+    if choice.channels is not None:
+        bundle = bundle.in_channels(choice.channels)
+    default = default if known is None else (known.mean, known.std)
+    default = in_channels(default, bundle.input_shape[0])
+    mean, std = _select_normalization(name, choice.normalize, default, bundle.train)
+    bundle = bundle.with_normalization(mean, std)
+    if choice.names is not None:
+        bundle = bundle.with_classes(choice.names, choice.classes)
+    prepare = partial(_prepared, name, loaded, default, choice) if loaded.listings else None
+    return replace(
+        bundle,
+        normalized=choice.normalize is not None,
+        preprocessing=found.preprocessing,
+        expected=known,
+        prepare=prepare,
+    )
 
 
-def load_data(settings: "DataOptions") -> DataBundle:
-    """Load the data set selected by a command's options."""
+def load_data(settings: "DataOptions", test_only: bool = False) -> DataBundle:
+    """Load the data set selected by a command's options. test_only: whether data without training images are accepted."""
     chosen = image_choices(settings.images)
-    return load_dataset(settings.dataset, settings.dataset_dir, settings.normalize, **chosen)
+    return load_dataset(settings.dataset, settings.dataset_dir, settings.normalize, **chosen, test_only=test_only)
 
 
 def image_choices(images: "ImageOptions") -> dict[str, Any]:
@@ -143,17 +237,46 @@ def image_choices(images: "ImageOptions") -> dict[str, Any]:
         "split": images.split,
         "image_size": images.image_size,
         "resize": images.resize,
+        "interpolation": images.interpolation,
         "channels": None if images.channels is None else int(images.channels),
         "classes": images.classes,
+        "image_memory": images.image_memory,
+        "labels": images.labels,
+        "label_columns": images.label_columns,
+        "swap_split": images.swap_split,
     }
 
 
+def _check_parts(
+    name: str, split: float | None, labels: object, label_columns: Sequence[str], swap_split: bool
+) -> None:
+    """Raise UserError for options on parts and labels of a folder without what they apply to."""
+    if labels is not None and not name.startswith(FOLDER):
+        raise UserError(f"--labels {labels}: requires the folder of the images; give --dataset folder:PATH")
+    if label_columns and labels is None:
+        raise UserError(f"--label-columns {' '.join(label_columns)}: names columns of a file; add --labels FILE.csv")
+    if label_columns and len(label_columns) != 2:
+        raise UserError(
+            f"--label-columns {' '.join(label_columns)}: {len(label_columns)} names; give that of the files and that of the classes"
+        )
+    if swap_split and split is None:
+        raise UserError("--swap-split: exchanges the parts of --split; add --split 0.5")
+
+
+def _digest(labels: Tensor) -> str:
+    return hashlib.sha256(labels.numpy().astype("<i8").tobytes()).hexdigest()
+
+
 def read_class_names(file: str | os.PathLike) -> list[str]:
-    """Read names of classes, one per line; empty lines do not count.
+    """Read names of classes, one per line; empty lines do not count. A number N in place of a file: the names 0 to N - 1.
 
     Raises UserError for a missing or unsuitable file, and for fewer than two names or one that occurs twice.
     """
     path = Path(file).expanduser()
+    if str(file).isascii() and str(file).isdigit() and not path.exists():
+        if not 2 <= int(str(file)[:10]) <= CLASSES_LIMIT:
+            raise UserError(f"--classes {file}: a number of classes is from 2 to {CLASSES_LIMIT:,}")
+        return [str(number) for number in range(int(str(file)))]
     if not path.is_file():
         raise UserError(f"--classes {file}: no such file; give a text file with the name of one class per line")
     if path.stat().st_size > CLASSES_BYTES:
@@ -192,69 +315,82 @@ def find_test_folder(name: str) -> Path | None:
     return pair[1] if pair else None
 
 
-def _image_size(image_size: int | None, resize: int | None) -> tuple[int, int] | None:
-    """Return (shorter side before cropping, side after it) of an image; None to choose by the images."""
-    if image_size is None and resize is not None:
-        raise UserError(f"--resize {resize}: requires the size after cropping; add --image-size {CROP}")
-    if image_size is None:
-        return None
-    if resize is None:
-        resize = image_size if image_size <= MEMORY_PIXELS else round(image_size * RESIZE / CROP)
-    if resize < image_size:
-        raise UserError(f"--resize {resize}: smaller than --image-size {image_size}; give at least {image_size}")
-    return resize, image_size
+def _resized(name: str, loaded: LoadedDataset, how: Preprocessing | None, choice: ImageChoice) -> LoadedDataset:
+    """Return the images resized and cropped. Raises UserError if the user's choice does not apply to a data set in memory.
 
-
-def _resized(name: str, loaded: LoadedDataset, size: tuple[int, int] | None) -> LoadedDataset:
-    """Return images of another size. Raises UserError for a data set in memory, whose images have one."""
-    if size is None:
-        return loaded
-    if not isinstance(loaded.train, FolderImages) or not isinstance(loaded.test, FolderImages):
+    how: None to decide by the images.
+    """
+    listings = loaded.listings
+    room = Room(memory_limit(choice.image_memory))
+    if listings is None:
         _, height, width = loaded.train.image_shape
-        raise UserError(
-            f"--image-size {size[1]}: {name} has images of {width} x {height}; only those of folder:PATH, imagenet and cub200 "
-            "are resized"
-        )
-    train, test = (replace(part, resize=size[0], crop=size[1]) for part in (loaded.train, loaded.test))
-    return LoadedDataset(train, test, loaded.classes)
+        if choice.image_size is not None or choice.interpolation is not None:
+            given = f"image-size {choice.image_size}" if choice.image_size else f"interpolation {choice.interpolation}"
+            raise UserError(
+                f"--{given}: {name} has images of {width} x {height}; only those of folder:PATH, imagenet and cub200 "
+                "are resized"
+            )
+        if how is not None and (height, width) != (how.crop, how.crop):
+            warnings.warn(
+                f"{name}: its images have {width} x {height} pixels, and the network expects {how.crop} x {how.crop}; they are used "
+                "as they are",
+                stacklevel=4,
+            )
+        return loaded
+    if not _is_folder(name):
+        return _streamed(listings, room, how or Preprocessing(interpolation=choice.interpolation or "bilinear"))
+    return arrange_folder(_folder(name), listings, room, how, choice.interpolation)
 
 
-def load_image_folder(
-    path: Path, numeric: bool = False, split: float | None = None, size: tuple[int, int] | None = None
+def arrange_folder(
+    path: Path,
+    listings: tuple[ImageListing, ImageListing],
+    room: Room,
+    how: Preprocessing | None = None,
+    interpolation: str | None = None,
 ) -> LoadedDataset:
-    """Load PATH/train and PATH/test or PATH/val: in memory if the images are small and of one size, else streamed.
-
-    If both test and val exist, the first of them whose class folders are those of train is used.
+    """Arrange the images of a folder: in memory if they are small and of one size, else decoded while they are used.
 
     Args:
-        numeric: Sort class folders by number, not as text.
-        split: Fraction of each class to hold out, if the class folders are in PATH itself.
-        size: Shorter side before, and side after cropping the images; None: see above.
+        room: Memory for images that are decoded while they are used.
+        how: Resizing and cropping of the images; None: small images of one size are used as they are, others become 224 x 224.
+        interpolation: The user's choice.
 
     Raises:
-        UserError: For missing or inconsistent folders, and for small images of which a minority has another size.
+        UserError: For small images of which a minority has another size, and for an interpolation of images that are not resized.
     """
-    listings = _list_folder(path, numeric, split)
-    if size is not None:
-        resize, side = size
+    default = how or Preprocessing(interpolation=interpolation or "bilinear")
+    if how is not None:
+        side = how.crop
         if side > MEMORY_PIXELS or sum(map(len, listings)) * 3 * side * side > MEMORY_BYTES:
-            return _streamed(listings, resize, side)
-        return _in_memory(listings, partial(central_crop, resize=resize, crop=side), f"{resize} {side}")
+            return _streamed(listings, room, how)
+        return _in_memory(listings, how)
     height, width = _typical_size(listings)
     if max(height, width) > MEMORY_PIXELS:
-        return _streamed(listings)
+        return _streamed(listings, room, default)
     if sum(map(len, listings)) * 3 * height * width > MEMORY_BYTES:
         warnings.warn(
             f"{path}: {sum(map(len, listings)):,} images of {width} x {height} pixels do not fit in memory; they are "
             f"resized to {CROP} x {CROP}, which multiplies the cost of a network",
             stacklevel=2,
         )
-        return _streamed(listings)
+        return _streamed(listings, room, default)
     try:
-        return _in_memory(listings)
+        found = _in_memory(listings)
     except MixedSizesError:
         _report_mixed_sizes(path, listings)
-        return _streamed(listings)
+        return _streamed(listings, room, default)
+    if interpolation is not None:
+        raise UserError(
+            f"--interpolation {interpolation}: the images of {path} are not resized; add --image-size N, or leave it out"
+        )
+    return found
+
+
+def _files(listings: tuple[ImageListing, ImageListing]) -> LoadedDataset:
+    """Return image files that are prepared later."""
+    train, test = (FolderImages(listing, np.arange(len(listing))) for listing in listings)
+    return LoadedDataset(train, test, listings[0].classes, listings)
 
 
 def _list_folder(path: Path, numeric: bool, split: float | None) -> tuple[ImageListing, ImageListing]:
@@ -382,14 +518,14 @@ def _load_imagenet(root: Path) -> LoadedDataset:
     for place in _candidate_folders(root, "imagenet"):
         pair = _find_pair(place, pairs)
         if pair:
-            return _streamed(list_train_and_test(*pair))
+            return _files(list_train_and_test(*pair))
     raise _missing(root, "imagenet", "train and val, or ILSVRC2012_img_train and _val, with class folders")
 
 
 def _load_cub200(root: Path) -> LoadedDataset:
     for place in _candidate_folders(root, "cub200", ("", cub200.FOLDER)):
         if cub200.is_cub200(place):
-            return _streamed(cub200.read_cub200(place))
+            return _files(cub200.read_cub200(place))
     raise _missing(root, "cub200", f"{cub200.FOLDER} with {', '.join(cub200.LISTS)} and images")
 
 
@@ -421,38 +557,34 @@ def _select_normalization(name: str, normalize: str | None, default: MeanStd, tr
     )
 
 
-def _in_memory(
-    listings: tuple[ImageListing, ImageListing],
-    prepare: Callable[[Image.Image], Image.Image] | None = None,
-    about: str = "",
-) -> LoadedDataset:
+def _in_memory(listings: tuple[ImageListing, ImageListing], how: Preprocessing | None = None) -> LoadedDataset:
     """Decode all images, or read them from the cache. Raises MixedSizesError.
 
-    prepare: Function that resizes and crops every image. about: text that identifies it.
+    how: Resizing and cropping of every image; None: as they are.
     """
-    train, test = (
-        MemoryImages(_pixels(listing, prepare, about), torch.from_numpy(listing.labels)) for listing in listings
-    )
+    train, test = (MemoryImages(_pixels(listing, how), torch.from_numpy(listing.labels)) for listing in listings)
     if train.image_shape != test.image_shape:
         raise MixedSizesError(
             f"{listings[0].folder} and {listings[1].folder}: images of different sizes, {train.image_shape} and "
             f"{test.image_shape}; this data set requires images of one size"
         )
-    return LoadedDataset(train, test, listings[0].classes)
+    return LoadedDataset(train, test, listings[0].classes, preprocessing=how)
 
 
-def _pixels(listing: ImageListing, prepare: Callable[[Image.Image], Image.Image] | None, about: str) -> Tensor:
+def _pixels(listing: ImageListing, how: Preprocessing | None) -> Tensor:
     """Return the images (N, 3, H, W) uint8 of a listing."""
-    decode = partial(decode_all, listing) if prepare is None else partial(decode_all, listing, prepare)
-    if len(listing) < CACHED_FROM and prepare is None:
-        return torch.from_numpy(decode())
-    key = listing.cache_key()
-    return cached_pixels(hashlib.sha256(f"{key} {about}".encode()).hexdigest() if about else key, decode)
+    if how is None:
+        decode = partial(decode_all, listing)
+        return torch.from_numpy(decode()) if len(listing) < CACHED_FROM else cached_pixels(listing.cache_key(), decode)
+    plain = how.geometry == Preprocessing(how.resize, how.crop).geometry
+    about = f"{how.resize} {how.crop}" + ("" if plain else f" {how}") + (f" {how.mean}" if how.fit == "longer" else "")
+    key = hashlib.sha256(f"{listing.cache_key()} {about}".encode()).hexdigest()
+    return cached_pixels(key, partial(decode_all, listing, partial(central_crop, how=how)))
 
 
-def _streamed(listings: tuple[ImageListing, ImageListing], resize: int = RESIZE, crop: int = CROP) -> LoadedDataset:
-    train, test = (FolderImages(listing, np.arange(len(listing)), resize=resize, crop=crop) for listing in listings)
-    return LoadedDataset(train, test, listings[0].classes)
+def _streamed(listings: tuple[ImageListing, ImageListing], room: Room, how: Preprocessing) -> LoadedDataset:
+    train, test = (FolderImages(listing, np.arange(len(listing)), how, kept=KeptImages(room)) for listing in listings)
+    return LoadedDataset(train, test, listings[0].classes, preprocessing=how)
 
 
 def _candidate_folders(root: Path, name: str, inner: tuple[str, ...] = ("",)) -> list[Path]:

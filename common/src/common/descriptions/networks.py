@@ -30,6 +30,7 @@ from common.descriptions.run_records import (
     text,
 )
 from common.errors import UserError
+from common.preprocessing import from_header
 from common.runs import PROGRESS, STATE
 
 Shapes = Mapping[str, Sequence[int]]
@@ -108,11 +109,26 @@ def network_facts(header: Mapping[str, Any]) -> list[tuple[str, str]]:
     mean, std = numbers(normalize.get("mean")), numbers(normalize.get("std"))
     if mean and len(mean) == len(std) <= 8:
         found.append(("normalization", f"mean {_values(mean)}, std {_values(std)}"))
+    found += _image_facts(header)
     extra = table(header.get("extra"))
     found += (
         [("extra", ", ".join(f"{name} {str(value)[:60]}" for name, value in list(extra.items())[:8]))] if extra else []
     )
     return found
+
+
+def _image_facts(header: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return (name, text) of the preprocessing of image files, and the first names of the classes, if the header records them."""
+    found = []
+    try:
+        how = from_header(header)
+    except (UserError, KeyError, TypeError, ValueError):
+        return [("images", "damaged: the preprocessing is not valid")]
+    if how is not None:
+        found.append(("images", str(how)))
+    names = header.get("classes")
+    names = [text(name) or "" for name in names[:4]] if isinstance(names, list) else []
+    return [*found, ("classes", "; ".join(name[:40] for name in names) + "; ...")] if header.get("class_ids") else found
 
 
 def _values(values: Sequence[Number]) -> str:

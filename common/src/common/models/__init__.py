@@ -30,10 +30,12 @@ from common.models.arguments import (
     validate_arguments,
 )
 from common.models.densenet_cifar import CifarDenseNet
+from common.models.efficientnet_lite import EfficientNetLite0
 from common.models.fc import OneHiddenLayer
 from common.models.googlenet_cifar import CifarGoogLeNet
 from common.models.lenet import LeNet5, LeNet300100
 from common.models.mobilenet_v1 import MobileNetV1
+from common.models.mobilenet_v2 import mobilenet_v2
 from common.models.resnet_cifar import CifarResNet
 from common.models.shortcut import PadShortcut
 from common.models.vgg_cifar import POOL, CifarVGG
@@ -83,6 +85,8 @@ def _torchvision(name: str, **arguments: Any) -> nn.Module:
     return getattr(torchvision.models, name)(**arguments)
 
 
+WIDTH_MULT = Number(0.01, 16)
+TENSORFLOW: dict[str, Argument] = {"tensorflow": FLAG, "batch_norm": FLAG}
 RESNET: dict[str, Argument] = {**IMAGE_ARGUMENTS, "shortcut": Choice(("pad", "conv3x3"))}
 VGG: dict[str, Argument] = {
     **IMAGE_ARGUMENTS,
@@ -113,13 +117,16 @@ ARCHITECTURES: dict[str, Architecture] = {
             "zero_init_residual": FLAG,
         },
     ),
-    "mobilenet_v1": Architecture(MobileNetV1, IMAGENET, arguments=IMAGE_ARGUMENTS),
+    "mobilenet_v1": Architecture(
+        MobileNetV1, IMAGENET, arguments={**IMAGE_ARGUMENTS, "width_mult": WIDTH_MULT, **TENSORFLOW}
+    ),
     "mobilenet_v2": Architecture(
-        partial(_torchvision, "mobilenet_v2"),
+        mobilenet_v2,
         IMAGENET,
         arguments={
             "num_classes": NUM_CLASSES,
-            "width_mult": Number(0.01, 16),
+            "width_mult": WIDTH_MULT,
+            **TENSORFLOW,
             "round_nearest": Integer(1, 64),
             "dropout": PROBABILITY,
         },
@@ -132,6 +139,14 @@ ARCHITECTURES: dict[str, Architecture] = {
     "lenet300_100": Architecture(LeNet300100, (1, 28, 28), arguments=VECTOR_ARGUMENTS),
     "lenet5": Architecture(LeNet5, (1, 28, 28), arguments={**IMAGE_ARGUMENTS, "image_size": Integer(1, 2**14)}),
     "fc4096": Architecture(OneHiddenLayer, (1, 28, 28), arguments={**VECTOR_ARGUMENTS, "hidden": WIDTH}),
+    "efficientnet_lite0": Architecture(
+        EfficientNetLite0, IMAGENET, arguments={**IMAGE_ARGUMENTS, "dropout": PROBABILITY}
+    ),
+    "squeezenet1_1": Architecture(
+        partial(_torchvision, "squeezenet1_1"),
+        IMAGENET,
+        arguments={"num_classes": NUM_CLASSES, "dropout": PROBABILITY},
+    ),
 }
 
 

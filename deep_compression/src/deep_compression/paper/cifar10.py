@@ -92,7 +92,7 @@ def dense_file(arch: str, weights: str, data: DataBundle, path: Path) -> Path:
     from common.factory import model_from_name
 
     model = model_from_name(arch, weights, data.num_classes, data.input_shape)
-    save_model(path, model, normalize=(data.mean, data.std), dataset=data.name, classes=data.classes)
+    save_model(path, model, **data.record())
     return path
 
 

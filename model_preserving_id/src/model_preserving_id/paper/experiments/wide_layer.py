@@ -18,7 +18,7 @@ from common.device import choose_device, set_threads
 from common.errors import UserError
 from common.plots import figure
 from common.runs import describe_environment, writable_folder
-from common.trained_model import with_normalization_of
+from common.trained_model import with_preprocessing_of
 from model_preserving_id.activations import eval_mode
 from model_preserving_id.calibration import calibration_images
 from model_preserving_id.gram import Gram
@@ -35,7 +35,7 @@ def run(settings: WideLayer, command: str) -> None:
     device = choose_device(settings.run.device)
     model = load_model(settings.checkpoint).to(device)
     chosen = settings.data
-    data = with_normalization_of(model, load_data(chosen))
+    data = with_preprocessing_of(model, load_data(chosen))
     first, second = find_layers(model)
     count_cost(model, data.input_shape)  # raises an error if the input shape does not match
     calibration = calibration_images(
