@@ -20,6 +20,7 @@ from common.data.idx import read_idx
 from common.data.split import stratified_split
 from common.errors import UserError
 from common.testing import assert_bounded
+from common.testing.data_files import idx_bytes, python2_pickle, write_cifar_python, write_idx_set
 
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
 RANDOM = np.random.default_rng(0)
@@ -46,56 +47,6 @@ def write_folder_set(root: Path, classes: list[str], test: str = "test", **optio
     write_image_folder(root / "train", classes, **options)
     write_image_folder(root / test, classes, **options)
     return root
-
-
-def idx_bytes(array: np.ndarray) -> bytes:
-    return struct.pack(f">HBB{array.ndim}I", 0, 8, array.ndim, *array.shape) + array.tobytes()
-
-
-def write_idx_set(folder: Path, packed: bool = False, labels: int = 10) -> dict[str, np.ndarray]:
-    folder.mkdir(parents=True)
-    arrays = {}
-    for prefix, count in (("train", 40), ("t10k", 20)):
-        arrays[f"{prefix}-images-idx3-ubyte"] = RANDOM.integers(0, 256, (count, 28, 28), dtype=np.uint8)
-        arrays[f"{prefix}-labels-idx1-ubyte"] = (np.arange(count) % labels).astype(np.uint8)
-    for name, array in arrays.items():
-        raw = idx_bytes(array)
-        (folder / (f"{name}.gz" if packed else name)).write_bytes(gzip.compress(raw) if packed else raw)
-    return arrays
-
-
-def python2_pickle(content: dict[bytes, object]) -> bytes:
-    """Pickle a dictionary like Python 2 (the official archives): text as byte strings, numpy's old module names."""
-
-    def value(item: object) -> bytes:
-        if isinstance(item, bytes):
-            return b"T" + struct.pack("<i", len(item)) + item
-        if isinstance(item, int):
-            return b"J" + struct.pack("<i", item)
-        if isinstance(item, list):
-            return b"](" + b"".join(map(value, item)) + b"e"
-        assert isinstance(item, np.ndarray)
-        array = b"cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85U\x01b\x87R"
-        kind = b"cnumpy\ndtype\nU\x02u1K\x00K\x01\x87R(K\x03U\x01|NNN" + b"J\xff\xff\xff\xff" * 2 + b"K\x00tb"
-        shape = b"(" + b"".join(map(value, item.shape)) + b"t"
-        return array + b"(K\x01" + shape + kind + b"\x89" + value(item.tobytes()) + b"tb"
-
-    return b"\x80\x02}(" + b"".join(value(key) + value(item) for key, item in content.items()) + b"u."
-
-
-def write_cifar_python(root: Path, name: str = "cifar10", pickled=python2_pickle) -> list[np.ndarray]:
-    layout = LAYOUTS[name]
-    folder = root / layout.python_folder
-    folder.mkdir(parents=True)
-    arrays = []
-    for file in (*layout.train_files, layout.test_file):
-        pixels = RANDOM.integers(0, 256, (20, 3072), dtype=np.uint8)
-        labels = [number % layout.num_classes for number in range(20)]
-        (folder / file).write_bytes(pickled({b"data": pixels, layout.label_key.encode(): labels, b"batch_label": b"x"}))
-        arrays.append(pixels)
-    names = [f"class{number}".encode() for number in range(layout.num_classes)]
-    (folder / layout.names_file).write_bytes(pickled({layout.names_key.encode(): names}))
-    return arrays
 
 
 def python3_pickle(content: dict) -> bytes:
@@ -297,7 +248,7 @@ def test_torchvision_cifar_layout_is_read(tmp_path, name, pickled):
     assert np.array_equal(data.train.images.numpy().reshape(-1, 3072), np.concatenate(arrays[:-1]))
     assert np.array_equal(data.test.images.numpy().reshape(-1, 3072), arrays[-1])
     assert data.test.labels.tolist() == [number % data.num_classes for number in range(20)]
-    assert data.classes[1] == "class1" and data.input_shape == (3, 32, 32)
+    assert data.classes[1] == ("automobile" if name == "cifar10" else "class1") and data.input_shape == (3, 32, 32)
     assert data.fingerprint == load_dataset(name, tmp_path / LAYOUTS[name].python_folder).fingerprint
 
 

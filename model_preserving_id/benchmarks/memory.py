@@ -43,7 +43,7 @@ class Case(NamedTuple):
 
 
 HALF = {"keep": 0.5, "compensation": "weights"}
-MANY = HALF | {"solve_inputs": 18000}
+MANY = HALF | {"reconstruction_images": 18000}
 IMAGENET = {"target_macs": 0.5, "score": "frobenius", "compensation": "none"}
 CASES = {
     "imagenet": [
