@@ -5,13 +5,14 @@ import shlex
 import subprocess
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
+import torch
 
 from common import evaluate
 from common.campaign.plan import find_weights, read_plan
-from common.data import DATASETS, load_dataset
+from common.data import DATASETS, MemoryImages, load_dataset
+from common.data.registry import LoadedDataset
 from common.downloads import REMOTE_FILES, advise_weights
 from common.errors import UserError
 from common.fetch import Fetch
@@ -102,7 +103,8 @@ def test_advised_download_is_found_by_data_set(tmp_path, name):
 
 @pytest.mark.parametrize(("name", "remedy"), [("digits", "add images"), ("mnist", "fetch the data set again")])
 def test_empty_data_set_is_advised_to_be_fetched_if_it_can_be(monkeypatch, name, remedy):
-    empty = replace(DATASETS[name], load=lambda root: SimpleNamespace(train=[], test=[]))
+    nothing = MemoryImages(torch.zeros(0, 1, 28, 28, dtype=torch.uint8), torch.zeros(0, dtype=torch.int64))
+    empty = replace(DATASETS[name], load=lambda root: LoadedDataset(nothing, nothing, []))
     monkeypatch.setitem(DATASETS, name, empty)
     with pytest.raises(UserError, match=f"{name}: no training images; {remedy}"):
         load_dataset(name)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from common import CompressionReport, compress, load_network
 from common.errors import UserError
-from common.testing.pages import read_blocks
+from common.testing.pages import read_commands
 
 IMAGES = torch.randn(40, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 LABELS = (IMAGES.mean((1, 2, 3)) > 0).long()
@@ -135,10 +135,10 @@ def test_function_is_found_in_either_order_of_imports(first: str) -> None:
 
 def run_page_of_compress(name: str) -> dict:
     """Run the Python block of a how-to page, and return its variables. The only change is the method: the default one is not installed here."""
-    blocks = read_blocks(Path(__file__).resolve().parents[2] / "docs" / "how-to" / f"{name}.md")
-    (code,) = [code for language, code in blocks if language == "python"]
-    for _, text in blocks:
-        for file, content in re.findall(r"^cat > (\S+) <<'END'\n(.*?)^END$", text, re.M | re.S):
+    commands = read_commands(Path(__file__).resolve().parents[2] / "docs" / "how-to" / f"{name}.md")
+    (code,) = [command.text for command in commands if command.language == "python"]
+    for command in commands:
+        for file, content in re.findall(r"^cat > (\S+) <<'END'\n(.*?)^END$", command.text, re.M | re.S):
             Path(file).write_text(content, encoding="utf-8")
     scope: dict = {}
     exec(code.replace("target_macs=0.5", 'target_macs=0.5, method="l1_norm", latency=False'), scope)

@@ -36,7 +36,7 @@ def sixth(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(str(home))
     monkeypatch.setitem(ARCHITECTURES, "tiny", Architecture(lambda num_classes=4: tiny(), (3, 8, 8)))
     for module in ("common.trained_model", "compare.command"):
-        monkeypatch.setattr(f"{module}.load_data", lambda settings: bundle())
+        monkeypatch.setattr(f"{module}.load_data", lambda *settings: bundle())
     torch.manual_seed(0)
     model = tiny()
     model.architecture = {"arch": "tiny", "args": {"num_classes": 4}}
