@@ -103,7 +103,7 @@ def test_advised_download_is_found_by_data_set(tmp_path, name):
 
 @pytest.mark.parametrize(("name", "remedy"), [("digits", "add images"), ("mnist", "fetch the data set again")])
 def test_empty_data_set_is_advised_to_be_fetched_if_it_can_be(monkeypatch, name, remedy):
-    nothing = MemoryImages(torch.zeros(0, 1, 28, 28, dtype=torch.uint8), torch.zeros(0, dtype=torch.int64))
+    nothing = MemoryImages(torch.zeros(0, 3, 32, 32, dtype=torch.uint8), torch.zeros(0, dtype=torch.int64))
     empty = replace(DATASETS[name], load=lambda root: LoadedDataset(nothing, nothing, []))
     monkeypatch.setitem(DATASETS, name, empty)
     with pytest.raises(UserError, match=f"{name}: no training images; {remedy}"):

@@ -94,6 +94,17 @@ def test_status_with_results_depends_on_data_set_and_epochs(tmp_path, results, e
     assert statuses(checkout(tmp_path, **results))[0] == expected
 
 
+@pytest.mark.parametrize(
+    ("images", "expected"), [(500, "shortened: 500 of 5,000 calibration images"), (5000, "in full: 1 of 2 runs")]
+)
+def test_status_counts_calibration_images_if_the_plan_has_them(tmp_path, images, expected):
+    root = checkout(tmp_path, run_vgg16_5={"dataset": "cifar10", "images": images})
+    file = root / "docs" / ADDITIONS.name
+    first, jobs, rest = file.read_text(encoding="utf-8").partition("[[jobs]]\n")
+    file.write_text(f"{first}{jobs}images = 5000\n{rest}", encoding="utf-8")
+    assert statuses(root)[0] == expected
+
+
 def test_result_of_command_must_contain_text(tmp_path):
     root = checkout(tmp_path, other_a={"methods": ["pca"]})
     assert statuses(root)[1] == "not run"

@@ -6,15 +6,15 @@ the center, as all commands do, gives nearly the same pixels.
 
 from common.preprocessing import Preprocessing
 
-HALF = {"mean": (0.5,) * 3, "std": (0.5,) * 3}  # (x - 127.5) / 127.5
-LITE = {"mean": (127 / 255,) * 3, "std": (128 / 255,) * 3}  # (x - 127) / 128
-CAFFE = {"mean": (123 / 255, 117 / 255, 104 / 255), "std": (1 / 255,) * 3}  # x - (123, 117, 104), in RGB
+HALF = (0.5,) * 3  # as mean and standard deviation: (x - 127.5) / 127.5
 
 
 def of_tensorflow(size: int) -> Preprocessing:
     """Return the preprocessing of TensorFlow's MobileNets: the central 87.5 %, resized."""
-    return Preprocessing(round(size / 0.875), size, **HALF)
+    return Preprocessing(round(size / 0.875), size, mean=HALF, std=HALF)
 
 
-EFFICIENTNET_LITE0 = Preprocessing(256, 224, **LITE)
-SQUEEZENET = Preprocessing(256, 227, **CAFFE)
+# (x - 127) / 128
+EFFICIENTNET_LITE0 = Preprocessing(256, 224, mean=(127 / 255,) * 3, std=(128 / 255,) * 3)
+# x - (123, 117, 104), in RGB
+SQUEEZENET = Preprocessing(256, 227, mean=(123 / 255, 117 / 255, 104 / 255), std=(1 / 255,) * 3)

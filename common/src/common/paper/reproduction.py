@@ -31,8 +31,9 @@ class Row:
 
     Attributes:
         commands: One per run.
-        found: Per run, the largest number of epochs among its result files (inf if none is recorded), or None.
+        found: Per run, the largest number of epochs (or images) among its result files (inf if none is recorded), or None.
         epochs: Epochs of a complete run, or None.
+        images: Calibration images of a complete run, which are counted instead of epochs; or None.
         tested: Whether a test runs the command on small data.
         cpu, gpu: Estimated hours of all runs, or None.
     """
@@ -47,6 +48,7 @@ class Row:
     tested: bool
     cpu: float | None
     gpu: float | None
+    images: int | None = None
 
     @property
     def status(self) -> str:
@@ -54,9 +56,10 @@ class Row:
         done = [epochs for epochs in self.found if epochs is not None]
         if not done:
             return SMALL if self.tested else NOT_RUN
-        complete = [epochs for epochs in done if self.epochs is None or epochs >= self.epochs]
+        full, unit = (self.images, "calibration images") if self.images else (self.epochs, "epochs")
+        complete = [count for count in done if full is None or count >= full]
         if not complete:
-            return f"shortened: {max(done):g} of {self.epochs:g} epochs"
+            return f"shortened: {max(done):,.0f} of {full:,.0f} {unit}"
         return FULL if len(complete) == len(self.found) else f"{FULL}: {len(complete)} of {len(self.found)} runs"
 
 
@@ -104,15 +107,17 @@ def _row_of_job(root: Path, job: Job, more: Mapping[str, str]) -> Row:
     scripts = [f"run_{tag}.sh" for tag in job.tags]
     tested = _has_test(root, more.get("test")) or _runs_in_tests(root / job.package / "tests", scripts)
     epochs = next((float(options[name]) for name in ("epochs", "finetune-epochs") if name in options), job.epochs)
-    found = _epochs_of_results(root / job.package / "results", patterns, dataset)
+    images = int(more["images"]) if "images" in more else None
+    counted = "images" if images else "epochs"
+    found = _largest_in_results(root / job.package / "results", patterns, dataset, counted=counted)
     command = tuple(REFERENCE.sub(lambda match: _path(match[1]), word) for word in _without_outputs(job.command))
     published = more.get("published", "")
-    return Row(job.package, dataset, network, published, (command,), (found,), epochs, tested, cpu, gpu)
+    return Row(job.package, dataset, network, published, (command,), (found,), epochs, tested, cpu, gpu, images)
 
 
 def _row_of_command(root: Path, entry: Mapping[str, Any]) -> Row:
     package, dataset, epochs = entry["package"], entry["dataset"], entry.get("epochs")
-    found = _epochs_of_results(root / package / "results", [entry["results"]], dataset, entry.get("contains", ""))
+    found = _largest_in_results(root / package / "results", [entry["results"]], dataset, entry.get("contains", ""))
     command = tuple(entry["run"].split())
     tested = _has_test(root, entry.get("test"))
     return Row(
@@ -159,13 +164,15 @@ def _path(reference: str) -> str:
     return {"data": f"data/{name}", "weights": f"data/weights/{name}.safetensors"}.get(kind, f"runs/{reference}")
 
 
-def _epochs_of_results(folder: Path, patterns: Iterable[str], dataset: str, contains: str = "") -> float | None:
-    """Return the largest number of epochs among matching result files of a data set; inf if not recorded, None if no file."""
+def _largest_in_results(
+    folder: Path, patterns: Iterable[str], dataset: str, contains: str = "", counted: str = "epochs"
+) -> float | None:
+    """Return the largest ``counted`` value among matching result files of a data set; inf if not recorded, None if no file."""
     found: list[float] = []
     for file in sorted({file for pattern in patterns for file in folder.glob(pattern)}):
         content = read_json(file)
         if content.get("dataset", dataset) == dataset and contains in file.read_text(encoding="utf-8"):
-            found.append(float(content.get("epochs") or "inf"))
+            found.append(float(content.get(counted) or "inf"))
     return max(found, default=None)
 
 
