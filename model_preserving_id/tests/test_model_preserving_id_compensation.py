@@ -114,11 +114,13 @@ def test_paused_repeated_and_untraced_passes_are_bit_identical(how, residual, mo
     states, kinds = [], []
     opened = paired_calls.open_layers
     monkeypatch.setattr(paired_calls, "open_layers", lambda *args: kinds.append(opened(*args)) or kinds[-1])
-    for model, memory in ((resnet(), MEMORY), (resnet(), 0), (branching(resnet()), MEMORY)):
+    last = ["layer3.0.conv2"]
+    some = len(x) * 2 * TracedNetwork(resnet().eval(), last, x).paused_bytes(last)  # not enough for the layers before
+    for model, memory in ((resnet(), MEMORY), (resnet(), 0), (resnet(), some), (branching(resnet()), MEMORY)):
         folded = pruned(model, x, residual=residual)
         compensate(folded, x.split(8), how, memory=memory)
         states.append(folded.model.state_dict())
-    assert [type(one) for one in kinds] == 4 * [TracedNetwork] + 2 * [HookedNetwork]
+    assert [type(one) for one in kinds] == 6 * [TracedNetwork] + 2 * [HookedNetwork]
     for other in states[1:]:
         assert [name for name, tensor in states[0].items() if not torch.equal(tensor, other[name])] == []
 
@@ -169,7 +171,7 @@ def test_layer_called_twice_is_solved_from_both_calls():
 
     torch.manual_seed(2)
     model, x = Twice().eval(), torch.randn(40, 6)
-    assert TracedNetwork(model, ["out"], x).paused_bytes == float("inf")
+    assert TracedNetwork(model, ["out"], x).paused_bytes(["out"]) == float("inf")
     with torch.no_grad():
         errors = [
             float((prune_network(model, x[:1], x, kept={"first": 5}, compensation=how)(x) - model(x)).square().mean())

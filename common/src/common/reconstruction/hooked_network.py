@@ -17,10 +17,7 @@ class HookedNetwork:
 
     Attributes:
         order: The named layers, in the order in which their calls are complete.
-        paused_bytes: Infinity.
     """
-
-    paused_bytes = math.inf
 
     def __init__(self, network: nn.Module, names: Collection[str], example: Tensor) -> None:
         self.network = network
@@ -29,6 +26,10 @@ class HookedNetwork:
         called = [call.name for call in calls]
         self.order = list(dict.fromkeys(called))
         self.enters_sum = {call.name: call.added is not None for call in calls if called.count(call.name) == 1}
+
+    def paused_bytes(self, names: Collection[str]) -> float:
+        """Return infinity: a forward pass cannot be paused."""
+        return math.inf
 
     def layers_in_order(self, batch: Tensor, names: Collection[str]) -> Iterator[LayerCall]:
         """Return the calls of the named layers from one forward pass, which ends once a layer that is called once is complete."""

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from common.models import PadShortcut
+from common.models.same_padding import SamePad2d
 
 ADDITIONS = (operator.add, operator.iadd, torch.add, "add", "add_")
 BatchNorm: TypeAlias = nn.BatchNorm1d | nn.BatchNorm2d
@@ -52,7 +53,6 @@ class TracedNetwork:
 
     Attributes:
         order: The named layers, in the order in which a forward pass pauses at them.
-        paused_bytes: Memory of a paused pass per example; infinity if a layer is called several times.
 
     Raises:
         Exception: Of any type, if torch.fx cannot trace the network (data-dependent control flow, for example), the graph's output
@@ -70,14 +70,21 @@ class TracedNetwork:
         called = [node.target for node in calls]
         if set(called) != set(names):
             raise ValueError(f"the graph calls {called}, not all of {names}")
-        numbers = max(math.prod(run.shapes[node.all_input_nodes[0]]) + math.prod(run.shapes[node]) for node in calls)
-        once = len(called) == len(names)
-        self.paused_bytes = PAUSED * numbers * next(network.parameters()).element_size() if once else math.inf
+        item = next(network.parameters()).element_size()
+        self._bytes = {
+            node.target: item * (math.prod(run.shapes[node.all_input_nodes[0]]) + math.prod(run.shapes[node]))
+            for node in calls
+        }
+        self._calls_each_layer_once = len(called) == len(names)
         self.paths = {node: _find_path_to_sum(node, run) for node in calls}
         for call, path in self.paths.items():
             if path.sum is not None:
                 self._run_right_before(path.sum, call, path.nodes)
         self.order = list(dict.fromkeys(node.target for node in self.graph.nodes if node in self.paths))
+
+    def paused_bytes(self, names: Collection[str]) -> float:
+        """Return the memory per example of a pass that pauses at these layers; infinity if a layer is called several times."""
+        return PAUSED * max(self._bytes[name] for name in names) if self._calls_each_layer_once else math.inf
 
     def layers_in_order(self, batch: Tensor, names: Collection[str]) -> Iterator[LayerCall]:
         """Run a forward pass up to the last named layer. It pauses before each, and then runs the layer with its current weight.
@@ -123,7 +130,7 @@ def match_parameters(batch: Tensor, network: nn.Module) -> Tensor:
 
 
 class _Tracer(fx.Tracer):
-    """Keeps calls of the named layers, wherever they are nested, and of batch norms and option-A shortcuts."""
+    """Keeps calls of the named layers, wherever they are nested, of batch norms, and of modules that compute with sizes."""
 
     def __init__(self, names: Collection[str]) -> None:
         super().__init__()
@@ -132,7 +139,7 @@ class _Tracer(fx.Tracer):
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         if any(name.startswith(f"{module_qualified_name}.") for name in self.names):
             return False
-        kept = module_qualified_name in self.names or isinstance(m, (PadShortcut, *BATCH_NORMS))
+        kept = module_qualified_name in self.names or isinstance(m, (PadShortcut, SamePad2d, *BATCH_NORMS))
         return kept or super().is_leaf_module(m, module_qualified_name)
 
 

@@ -38,17 +38,15 @@ def calls_by_layer(
         names: The layers.
         example: A batch of the shape that the networks read.
         inputs: Batches of images.
-        memory: Bytes for paused forward passes. If all images fit, they advance from layer to layer together; otherwise both
-            networks run again for each layer.
+        memory: Bytes for paused forward passes. From the first layer on at which all images fit, they advance from layer to layer
+            together; before it, both networks run again for each layer, up to that layer.
     """
     before, after = (open_layers(network, names, example) for network in (unpruned, pruned))
-    if sum(map(len, inputs)) * (before.paused_bytes + after.paused_bytes) <= memory:
-        paused = [(before.layers_in_order(x, after.order), after.layers_in_order(x, after.order)) for x in inputs]
-        for name in after.order:
-            yield name, ((next(dense), next(now)) for dense, now in paused)
-    else:
-        for name in after.order:
-            both = (
-                zip(before.layers_in_order(x, [name]), after.layers_in_order(x, [name]), strict=True) for x in inputs
-            )
-            yield name, chain.from_iterable(both)
+    order, count = after.order, sum(map(len, inputs))
+    while order and count * (before.paused_bytes(order) + after.paused_bytes(order)) > memory:
+        name, *order = order
+        both = (zip(before.layers_in_order(x, [name]), after.layers_in_order(x, [name]), strict=True) for x in inputs)
+        yield name, chain.from_iterable(both)
+    paused = [(before.layers_in_order(x, order), after.layers_in_order(x, order)) for x in inputs]
+    for name in order:
+        yield name, ((next(dense), next(now)) for dense, now in paused)
