@@ -126,6 +126,19 @@ def test_fewer_rows_than_channels_warn():
         prune_network(model, x[:1], x, keep=0.5)
 
 
+def test_group_with_fewer_rows_than_channels_is_left_alone_if_the_others_meet_the_target():
+    """A layer read after global pooling has one row per image: on these images, few channels seem to be enough."""
+    torch.manual_seed(0)
+    layers = (nn.Conv2d(3, 64, 3), nn.ReLU(), nn.Conv2d(64, 32, 1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    model, x = nn.Sequential(*layers, nn.Linear(32, 4)).eval(), torch.randn(20, *SHAPE)
+    with pytest.warns(UserWarning, match=r"not pruned: 2: 20 rows of activations cannot distinguish 32 channels"):
+        smaller = prune_network(model, x[:1], x, target_macs=0.505)
+    assert smaller[0].out_channels <= 32 and smaller[2].out_channels == 32
+    with pytest.warns(UserWarning, match=r"^2: 20 rows"):  # no other group can meet the target
+        smaller = prune_network(model, x[:1], x, target_macs=0.6, ignored_layers=["0"])
+    assert smaller[0].out_channels == 64 and smaller[2].out_channels < 32
+
+
 @pytest.mark.parametrize("residual", ["exact", "conv", "keep"])
 def test_selection_does_not_depend_on_image_order(residual):
     """Only images are passed, so labels have no effect; another order of the images gives the same channels."""

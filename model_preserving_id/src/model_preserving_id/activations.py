@@ -132,18 +132,26 @@ def gather_statistics(
 
 def warn_if_few_rows(statistics: Mapping[str, GramStatistics]) -> None:
     """Warn once if a consumer read fewer rows than it has channels: the decomposition is then not identifiable."""
-    few = [
-        (group, min(found.rows.values()), len(found.stacked()))
-        for group, found in statistics.items()
-        if min(found.rows.values()) < len(found.stacked())
-    ]
+    few = groups_with_few_rows(statistics)
     if few:
-        group, rows, channels = few[0]
-        more = f" (and {len(few) - 1} more)" if len(few) > 1 else ""
-        warnings.warn(
-            f"{group}{more}: {rows} rows of activations cannot distinguish {channels} channels; give more images",
-            stacklevel=4,
-        )
+        warnings.warn(f"{_describe_few(statistics, few)}; give more images", stacklevel=4)
+
+
+def groups_with_few_rows(statistics: Mapping[str, GramStatistics]) -> list[str]:
+    """Return the groups of which a consumer read fewer rows than it has channels, as after global pooling: one row per image."""
+    return [group for group, found in statistics.items() if min(found.rows.values()) < len(found.stacked())]
+
+
+def warn_left_alone(statistics: Mapping[str, GramStatistics], few: Sequence[str]) -> None:
+    """Warn that these groups are not pruned."""
+    warnings.warn(f"not pruned: {_describe_few(statistics, few)}; give more images", stacklevel=4)
+
+
+def _describe_few(statistics: Mapping[str, GramStatistics], few: Sequence[str]) -> str:
+    found = statistics[few[0]]
+    more = f" (and {len(few) - 1} more)" if len(few) > 1 else ""
+    rows, channels = min(found.rows.values()), len(found.stacked())
+    return f"{few[0]}{more}: {rows} rows of activations cannot distinguish {channels} channels"
 
 
 @contextmanager

@@ -12,7 +12,13 @@ from common.limits import Limits
 from common.module_state import check_finite
 from common.target import Target
 from common.wrapped import plain_network
-from model_preserving_id.activations import GramStatistics, gather_statistics, warn_if_few_rows
+from model_preserving_id.activations import (
+    GramStatistics,
+    gather_statistics,
+    groups_with_few_rows,
+    warn_if_few_rows,
+    warn_left_alone,
+)
 from model_preserving_id.channel_ranking import ChannelRanking, rank_groups
 from model_preserving_id.compensate import check_compensation, compensate
 from model_preserving_id.folded import FoldedNetwork
@@ -105,8 +111,18 @@ def prune_one_shot(
 ) -> None:
     """Prune all groups, in place, with statistics of the unpruned network. Options as in :func:`prune_network`."""
     statistics = gather_statistics(folded.model, folded.consumer_inputs(), inputs, device=folded.device)
-    warn_if_few_rows(statistics)
     rankings = rank_groups(folded, statistics)
+    if target is not None:
+        few = groups_with_few_rows(statistics)
+        rest = {name: one for name, one in rankings.items() if name not in few}
+        if (
+            few
+            and folded.macs({name: one.widths[0] for name, one in rest.items()}) <= target.fraction * folded.dense_macs
+        ):
+            warn_left_alone(statistics, few)
+            rankings = rest
+    if len(rankings) == len(statistics):
+        warn_if_few_rows(statistics)
     if kept is not None:
         widths = widths_from_counts(rankings, kept)
     elif target is not None:
