@@ -10,7 +10,15 @@ from typing import TYPE_CHECKING
 from common.cli import EPOCHS, TARGET_BYTES, TARGET_MACS, fraction_or_zero
 from common.errors import UserError
 from common.export import FORMATS, check_format
-from common.options import DataOptions, HardwareOptions, LimitOptions, NetworkOptions, RepeatOptions, method_names
+from common.options import (
+    CalibrationOptions,
+    DataOptions,
+    HardwareOptions,
+    LimitOptions,
+    NetworkOptions,
+    RepeatOptions,
+    method_names,
+)
 from common.settings import changed_values, command, flatten, option, option_name, section, settings
 
 if TYPE_CHECKING:
@@ -44,6 +52,7 @@ class Compress:
         "by its agreement with the dense network",
     )
     limits: LimitOptions = section(LimitOptions)
+    calibration: CalibrationOptions = section(CalibrationOptions)
     run: HardwareOptions = section(HardwareOptions)
     repeat: RepeatOptions = section(RepeatOptions)
     out: str = option("runs/compress", "folder for the network and the report", metavar="DIR", free=True)
@@ -92,6 +101,7 @@ def compress(settings: Compress) -> None:
     set_threads(settings.run.threads)
     start = _open(settings, choose_device(settings.run.device))
     within = Limits.of(start.model, start.all_groups, **changed_values(settings.limits), option=option_name)
+    start = replace(start, limits=within, **changed_values(settings.calibration))
     stage = open_stage(
         settings.out,
         "common",
@@ -104,9 +114,7 @@ def compress(settings: Compress) -> None:
         recipe=recipe,
     )
     tuning, latency = FineTuning(recipe, log_test=not settings.unlabeled), not settings.no_latency
-    _, report = compress_trained(
-        method, replace(start, limits=within), target, stage, tuning, latency=latency, log=print
-    )
+    _, report = compress_trained(method, start, target, stage, tuning, latency=latency, log=print)
     _print_and_write(report, settings)
 
 

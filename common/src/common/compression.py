@@ -33,7 +33,13 @@ from common.pipeline import compress as run_pipeline
 from common.progress import activity, format_duration, note
 from common.runs import DECISION, Stage, open_stage, read_json
 from common.target import Axis, Target
-from common.trained_model import TrainedModel, check_trained_model, count_outputs, with_preprocessing_of
+from common.trained_model import (
+    CALIBRATION_IMAGES,
+    TrainedModel,
+    check_trained_model,
+    count_outputs,
+    with_preprocessing_of,
+)
 from common.training import Hooks, TrainOptions, mean_loss
 from common.training.step_time import measure_speed
 from common.wrapped import plain_network
@@ -178,6 +184,7 @@ def compress(
     min_channels: int = 1,
     max_pruned: float = 1.0,
     round_to: int = 1,
+    calibration_images: int = CALIBRATION_IMAGES,
     out: Path | str | None = None,
     device: str = "auto",
     seed: int = 0,
@@ -205,6 +212,7 @@ def compress(
         min_channels: Smallest number of channels that a pruned layer keeps.
         max_pruned: Largest fraction of a layer's channels that may be removed.
         round_to: Number that the widths of pruned layers are multiples of, e.g. 8.
+        calibration_images: Number of examples from which methods that do not train take their statistics.
         out: Run folder; default: a temporary folder.
         device: "auto", "cpu", "cuda" or "cuda:N".
         seed: Random seed.
@@ -235,7 +243,7 @@ def compress(
         start = replace(start, data=_with_all_classes(start))
     start = check_trained_model(start)
     limits = Limits.of(start.model, start.all_groups, ignored_layers, only, min_channels, max_pruned, round_to)
-    start = replace(start, limits=limits)
+    start = replace(start, limits=limits, calibration_images=calibration_images)
     folder = Path(tempfile.mkdtemp(prefix="compress-") if out is None else out)
     described = {
         "method": method,
@@ -244,6 +252,7 @@ def compress(
         "seed": seed,
         "weights": start.digest,
         "limits": limits.identity(),
+        "calibration_images": calibration_images if calibration_images != CALIBRATION_IMAGES else None,
         "training": recipe.identity() if recipe.epochs else None,
     }
     stage = open_stage(

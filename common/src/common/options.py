@@ -187,6 +187,18 @@ class DataOptions:
 
 
 @settings
+class CalibrationOptions:
+    """Statistics."""
+
+    calibration_images: int | None = option(
+        None,
+        "number of training images from which methods that do not train take their statistics (default: 200)",
+        type=positive_int,
+        metavar="N",
+    )
+
+
+@settings
 class LimitOptions:
     """Limits of pruning."""
 

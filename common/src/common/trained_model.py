@@ -34,6 +34,8 @@ from common.wrapped import plain_network
 CPU = torch.device("cpu")
 CHANCE_ERRORS = 2  # standard errors above chance up to which an accuracy counts as chance
 
+CALIBRATION_IMAGES = 200
+
 
 @dataclass(frozen=True)
 class TrainedModel:
@@ -50,6 +52,7 @@ class TrainedModel:
         reference: Network that accuracy and agreement are compared with, if it is not this one: the dense network of a
             chain.
         limits: Limits on the channels that may be removed.
+        calibration_images: Training images from which methods that do not train take their statistics, at most.
         metric: The user's measure of a network that is not a classifier: (network) -> value; None for a classifier.
         classifier: Whether the outputs are class scores.
     """
@@ -63,6 +66,7 @@ class TrainedModel:
     workers: int = 2
     reference: "TrainedModel | None" = None
     limits: Limits = field(default_factory=Limits)
+    calibration_images: int = CALIBRATION_IMAGES
     metric: Callable[[nn.Module], float] | None = None
     classifier: bool = True
 

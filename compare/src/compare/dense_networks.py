@@ -86,10 +86,10 @@ def untrained_network(settings: Compare, data: DataBundle) -> nn.Module:
 
 
 def _limited(settings: Compare, dense: TrainedModel) -> TrainedModel:
-    """Return the network with the limits of the options. Raises UserError if a pattern matches no layer."""
-    given = changed_values(settings.limits)
+    """Return the network with the limits and calibration images of the options. Raises UserError if a pattern matches no layer."""
+    given, more = changed_values(settings.limits), changed_values(settings.calibration)
     limits = Limits.of(dense.model, dense.all_groups, **given, option=option_name) if given else dense.limits
-    return replace(dense, limits=limits) if given else dense
+    return replace(dense, limits=limits, **more) if given or more else dense
 
 
 def _dense(settings: Compare, data: DataBundle, device: torch.device, seed: int) -> TrainedModel:

@@ -17,7 +17,7 @@ from common.pipeline import FineTuning, Outcome, compress
 from common.progress import note, part
 from common.runs import open_stage
 from common.target import Target
-from common.trained_model import TrainedModel, read_trained_model
+from common.trained_model import CALIBRATION_IMAGES, TrainedModel, read_trained_model
 from compare.breakdown import layer_widths, per_class
 from compare.changed_images import SHEET, changed_predictions, draw_sheet
 from compare.comparison_jobs import Comparison, ComparisonJob
@@ -65,7 +65,8 @@ def run_job(job: ComparisonJob, comparison: Comparison, dense: TrainedModel) -> 
     start, metrics, file = dense, {}, folder
     for number, name in enumerate(job.methods):
         if number:  # start from the output of the previous step
-            how = {"factory": dense.factory, "device": dense.device, "workers": dense.workers, "limits": dense.limits}
+            same = ("factory", "device", "workers", "limits", "calibration_images")
+            how = {field: getattr(dense, field) for field in same}
             start = read_trained_model(file, dense.data, name=dense.name, reference=dense, **how)
         target, relative_target = _step_target(job, number, comparison, dense, start)
         place = folder / f"step{number + 1}-{name}"
@@ -146,6 +147,7 @@ def _options(step: ChainStep, job: ComparisonJob, comparison: Comparison, dense:
         "start_digest": step.start.file_digest,
         "finetune": comparison.recipe.identity() | {name: value for name, value in more.items() if value},
         **({"limits": dense.limits.identity()} if dense.limits else {}),
+        **({} if dense.calibration_images == CALIBRATION_IMAGES else {"calibration_images": dense.calibration_images}),
     }
 
 

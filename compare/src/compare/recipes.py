@@ -89,6 +89,6 @@ def command_arguments(settings: Compare) -> tuple[str, ...]:
         argv += ["--baseline-learning-rate", str(network.baseline_learning_rate)]
     if tuning.weight_decay != 5e-4:
         argv += ["--weight-decay", str(tuning.weight_decay)]
-    for name, value in changed_values(settings.limits).items():
+    for name, value in (changed_values(settings.limits) | changed_values(settings.calibration)).items():
         argv += [option_name(name), *(shlex.quote(str(one)) for one in (value if isinstance(value, list) else [value]))]
     return (*argv, *(["--amp"] if tuning.amp else []))

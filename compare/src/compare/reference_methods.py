@@ -22,9 +22,7 @@ from common.reconstruction.paired_calls import calls_by_layer
 from common.reconstruction.refit import can_refit, refit_weight, remaining_inputs
 from common.runs import Stage
 from common.target import Target, uniform_widths
-from common.trained_model import TrainedModel
-
-RECONSTRUCTION_IMAGES = 200  # unlabeled training images, as many as extended ID uses in ``compare``
+from common.trained_model import CALIBRATION_IMAGES, TrainedModel
 
 
 def decide_by_score(score: Score, *, residual: bool = True, resolve: bool = False) -> Decide:
@@ -89,7 +87,7 @@ def resolve_weights(start: TrainedModel, kept: Mapping[str, Sequence[int]], seed
 def _images(start: TrainedModel, seed: int) -> list[Tensor]:
     """Sample training images by ``seed``, in batches (N, C, H, W), as extended ID samples its calibration images."""
     train = start.data.train
-    chosen = torch.from_numpy(np.random.default_rng(seed).permutation(len(train))[:RECONSTRUCTION_IMAGES])
+    chosen = torch.from_numpy(np.random.default_rng(seed).permutation(len(train))[: start.calibration_images])
     batches = train.subset(chosen).batches(
         RECALIBRATION_BATCH, device=start.device, workers=start.workers, channels_last=True
     )
@@ -100,7 +98,7 @@ def _method(label: str, score: Score, residual: bool = True, resolve: bool = Fal
     """Build a reference method whose label and note say which groups it prunes and how it reconstructs weights."""
     groups = "prunes all channel groups, including residual streams" if residual else "residual streams are not pruned"
     weights = (
-        f"the consumers' weights are re-solved by least squares with {RECONSTRUCTION_IMAGES} unlabeled training images, as in extended ID"
+        f"the consumers' weights are re-solved by least squares with {CALIBRATION_IMAGES} unlabeled training images, as in extended ID"
         if resolve
         else "weights are not re-solved"
     )

@@ -17,6 +17,7 @@ from common.errors import UserError
 from common.options import (
     ARCHITECTURES_HELP,
     WEIGHTS_HELP,
+    CalibrationOptions,
     DataOptions,
     LimitOptions,
     RuntimeOptions,
@@ -174,6 +175,7 @@ class Compare:
     network: ComparedNetworkOptions = section(ComparedNetworkOptions)
     results: ResultOptions = section(ResultOptions)
     limits: LimitOptions = section(LimitOptions)
+    calibration: CalibrationOptions = section(CalibrationOptions)
     tuning: FineTuneOptions = section(FineTuneOptions)
     execution: ExecutionOptions = section(ExecutionOptions)
     running: RuntimeOptions = section(RuntimeOptions)

@@ -11,7 +11,7 @@ from common.atomic import write_json
 from common.methods import Decision, Method
 from common.runs import Stage
 from common.target import Target
-from common.trained_model import TrainedModel
+from common.trained_model import CALIBRATION_IMAGES, TrainedModel
 from model_preserving_id.activations import gather_statistics
 from model_preserving_id.calibration import CalibrationImages, calibration_images
 from model_preserving_id.channel_ranking import rank_groups
@@ -23,7 +23,6 @@ from model_preserving_id.residual import is_residual_stream
 from model_preserving_id.settings import ChannelPruningOptions
 
 SENSITIVITY = "sensitivity.json"  # {group: {width: change of the outputs}}, if it was measured
-COMPARE_IMAGES = 200  # calibration images for ``compare``; each is read several times
 # Time of the variants per layer, in training steps of an example: about that of ResNet-20, and similar for all data sets.
 ITERATIVE, ONE_SHOT = 400.0, 150.0
 
@@ -98,7 +97,11 @@ def _prune_groups(
 def rank_channels(start: TrainedModel, seed: int) -> dict[str, Tensor]:
     """Return scores (C,) of every group's channels by the order of its interpolative decomposition: the first has the largest."""
     images = calibration_images(
-        start.data, min(COMPARE_IMAGES, len(start.data.train)), seed, device=start.device, workers=start.workers
+        start.data,
+        min(start.calibration_images, len(start.data.train)),
+        seed,
+        device=start.device,
+        workers=start.workers,
     )
     folded = FoldedNetwork(start.model, start.example, limits=start.limits, device=start.device)
     statistics = gather_statistics(folded.model, folded.consumer_inputs(), images, device=folded.device)
@@ -122,14 +125,16 @@ def decide_in_one_shot(start: TrainedModel, target: Target | None, stage: Stage)
 
 
 def _settings(method: str, start: TrainedModel, **more: Any) -> ChannelPruningOptions:
-    return ChannelPruningOptions(method=method, prune_batch_size=min(COMPARE_IMAGES, len(start.data.train)), **more)
+    return ChannelPruningOptions(
+        method=method, prune_batch_size=min(start.calibration_images, len(start.data.train)), **more
+    )
 
 
 METHOD = Method(
     "model-preserving ID (paper)",
     decide_iteratively,
     paper="Chee et al. 2022",
-    note=f"score |r_k+1| / |r_11| per MAC (the authors' code for CIFAR-10: singular values); {COMPARE_IMAGES} calibration images (original"
+    note=f"score |r_k+1| / |r_11| per MAC (the authors' code for CIFAR-10: singular values); {CALIBRATION_IMAGES} calibration images (original"
     " README: 5000);"
     " the last steps are smaller, to meet the target",
     variant="paper",
