@@ -38,7 +38,7 @@ PACKAGES = ("common", "compare", *PAPERS)
 NOT_PAGES = ("CHANGELOG.md", "reproduction.md")
 FAST = "--device cpu --threads 1"
 TRAIN = f"{FAST} --no-latency --epochs 1"
-CAMPAIGN = "--jobs 1 --device cpu --baseline-epochs 1 --finetune-epochs 0 --methods l1_norm"
+CAMPAIGN = "--jobs 1 --device cpu --methods l1_norm"
 SMALL = {  # options that are appended: {command, and optionally the next word: options}
     "train": TRAIN,
     "common.train": TRAIN,
@@ -143,7 +143,7 @@ NOT_RUN = (
     ("run_tests.sh", "it installs environments, and runs this test in one of them", "tests"),
     ("pytest -m cuda", "it needs a GPU", "GPU"),
     ("--weights pretrained", "it downloads weights of torchvision or timm", "connection"),
-    ("compression-papers convert", "the file is TensorFlow's", "weights that you supply"),
+    ("compression-papers convert mobilenet", "the file is TensorFlow's", "weights that you supply"),
     ("--checkpoint mobilenet_v2.safetensors", "the file is TensorFlow's", "weights that you supply"),
     ("campaign tables runs/cifar10", "it needs the results of a GPU", "GPU"),
     ("imagenet --dataset-dir data/imagenet", "AlexNet, VGG-16 and ResNet-50 at 224 pixels need a GPU", "GPU"),
