@@ -145,7 +145,7 @@ NOT_RUN = (
     ("--weights pretrained", "it downloads weights of torchvision or timm", "connection"),
     ("compression-papers convert mobilenet", "the file is TensorFlow's", "weights that you supply"),
     ("--checkpoint mobilenet_v2.safetensors", "the file is TensorFlow's", "weights that you supply"),
-    ("campaign tables runs/here", "the stored results are those of another machine's dense network", "are refused"),
+    ("campaign tables runs/here", "the stored results are those of another machine's dense network", "are rejected"),
     ("campaign tables runs/cifar10", "it needs the results of a GPU", "GPU"),
     ("imagenet --dataset-dir data/imagenet", "AlexNet, VGG-16 and ResNet-50 at 224 pixels need a GPU", "GPU"),
     ("cub200 --dataset-dir", "VGG-16 at 224 pixels needs a GPU", "GPU"),
