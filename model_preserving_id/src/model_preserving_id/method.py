@@ -90,7 +90,7 @@ def _prune_groups(
         options = IterationOptions(target, pruning.k, pruning.update_every, pruning.criterion)
         return iterate(folded, images, options, state=stage.progress, on_step=on_step)
     criterion = {"budget": {"target": target}, "frac": {"keep": pruning.k}, "eps": {"eps": pruning.eps}}[pruning.method]
-    prune_one_shot(folded, images, **criterion, score=pruning.criterion)  # type: ignore[arg-type]
+    prune_one_shot(folded, images, **criterion, score=pruning.criterion, selection=pruning.selection or "id")  # type: ignore[arg-type]
     return []
 
 

@@ -1,5 +1,6 @@
 """One-shot pruning of a network with unlabeled images. (Paper, section 3)"""
 
+import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -22,8 +23,9 @@ from model_preserving_id.activations import (
 from model_preserving_id.channel_ranking import ChannelRanking, rank_groups
 from model_preserving_id.compensate import check_compensation, compensate
 from model_preserving_id.folded import FoldedNetwork
+from model_preserving_id.output_selection import rank_by_outputs
 from model_preserving_id.sensitivity import SENSITIVITY_IMAGES, measure_sensitivity, take_images
-from model_preserving_id.settings import RECONSTRUCTION_IMAGES
+from model_preserving_id.settings import RECONSTRUCTION_IMAGES, SELECTIONS
 from model_preserving_id.width_allocation import (
     check_score,
     error_score,
@@ -48,6 +50,7 @@ def prune_network(
     ignored_layers: Sequence[str] = (),
     round_to: int = 1,
     score: str = "output-change",
+    selection: str = "id",
     compensation: str = "weights",
     reconstruction_images: int = RECONSTRUCTION_IMAGES,
     device: torch.device | str | None = None,
@@ -72,6 +75,7 @@ def prune_network(
         round_to: Widths are multiples of this number.
         score: Criterion that distributes ``target_macs`` over groups: ``"pivot"`` (the paper), ``"frobenius"``, or
             ``"output-change"``, the measured change of the network's outputs (default).
+        selection: Channels that stay: ``"id"`` (the paper), or ``"outputs"``: see :mod:`model_preserving_id.output_selection`.
         compensation: ``"none"`` (the paper), ``"t"`` or ``"weights"`` (default): see :mod:`model_preserving_id.compensate`.
         reconstruction_images: Number of images used for the compensation.
         device: Device for the computation; by default the network's.
@@ -83,6 +87,8 @@ def prune_network(
         raise UserError("prune_network: expected exactly one of kept, target_macs, keep and eps")
     check_compensation(compensation)
     check_score(score)
+    if selection not in SELECTIONS:
+        raise UserError(f"selection {selection}: expected one of {', '.join(SELECTIONS)}")
     target = None if target_macs is None else Target(target_macs)
     residual = residual or ("keep" if kept is None else "exact")
     model = plain_network(model)
@@ -92,7 +98,7 @@ def prune_network(
     folded = FoldedNetwork(model, example_input, residual=residual, limits=limits, device=device)
     if target is not None:
         target.require_groups(list(folded.groups.values()))
-    prune_one_shot(folded, inputs, kept, target, keep, eps, score)
+    prune_one_shot(folded, inputs, kept, target, keep, eps, score, selection)
     compensate(folded, inputs, compensation, count=reconstruction_images)
     pruned = folded.build_pruned().to(next(model.parameters()).device)
     if target is not None:
@@ -108,10 +114,16 @@ def prune_one_shot(
     keep: float | None = None,
     eps: float | None = None,
     score: str = "output-change",
+    selection: str = "id",
 ) -> None:
     """Prune all groups, in place, with statistics of the unpruned network. Options as in :func:`prune_network`."""
     statistics = gather_statistics(folded.model, folded.consumer_inputs(), inputs, device=folded.device)
-    rankings = rank_groups(folded, statistics)
+    if selection == "id":
+        rankings = rank_groups(folded, statistics)
+    else:
+        rankings, by_id = rank_by_outputs(folded, statistics)
+        if by_id:
+            warnings.warn(f"selected by ID, because of the layers that read them: {', '.join(by_id)}", stacklevel=3)
     if target is not None:
         few = groups_with_few_rows(statistics)
         rest = {name: one for name, one in rankings.items() if name not in few}

@@ -43,6 +43,7 @@ PACKAGE = "model_preserving_id"
 METHODS = ("iditer", "budget", "frac", "eps")
 SCORES = ("pivot", "sigma", "frobenius", "output-change")
 RESIDUAL_MODES = ("keep", "exact", "conv")
+SELECTIONS = ("id", "outputs")
 COMPENSATIONS = ("none", "t", "weights")
 RECONSTRUCTION_IMAGES = 1000  # default number of calibration images for the compensation
 CHECKPOINT = "checkpoint.pth.tar"
@@ -78,6 +79,12 @@ class ChannelPruningOptions:
         " outputs; output-change for budget, else pivot, if not given",
         choices=SCORES,
     )
+    selection: str | None = option(
+        None,
+        "channels that stay: those of the interpolative decomposition (id, the paper), or those without which the outputs of the layers"
+        " that read them change most (outputs, not for iditer); id, if not given",
+        choices=SELECTIONS,
+    )
     update_every: float = option(
         0.0,
         "fraction of the MACs after which iditer re-estimates the statistics; 0: after every step (the paper)",
@@ -110,6 +117,8 @@ class ChannelPruningOptions:
     def __post_init__(self) -> None:
         if self.method not in METHODS:
             raise UserError(f"--method {self.method}: expected one of {', '.join(METHODS)}")
+        if self.method == "iditer" and self.selection == "outputs":
+            raise UserError("--selection outputs: channels are selected once, in one pass; add --method budget")
         if self.method == "eps" and self.eps is None:
             raise UserError("--method eps: --eps is missing; add for example --eps 0.05")
         if self.eps is not None and self.method != "eps":
@@ -131,6 +140,7 @@ class ChannelPruningOptions:
         found = {
             "widths in one pass": self.method == "budget",
             f"score {self.criterion}": self.criterion not in ("pivot", "sigma"),
+            "channels selected by the outputs of the layers that read them": self.selection == "outputs",
             f"compensation {self.reconstruction}": self.reconstruction != "none",
             f"residual streams pruned ({self.residual})": self.residual != "keep",
             f"widths in multiples of {self.round_to}": self.round_to != 1,

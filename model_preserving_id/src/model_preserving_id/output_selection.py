@@ -1,0 +1,88 @@
+"""Select channels by the outputs of the layers that read them, not by their own values (not in the paper).
+
+ID keeps the channels from which all others can be reproduced. A consumer needs less: of 960 channels, a 1x1 convolution with 160
+outputs reads 160 directions. Here channels are removed one by one, always the one whose removal changes the consumers' outputs
+least, with the weights of the others re-solved by least squares: min over c of sum over consumers of ||w_c||^2 / (H^-1)_cc, with
+H = Z^T Z and w_c the columns that read c. (Hassibi and Stork 1993, Optimal Brain Surgeon, for whole channels)
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+import torch
+from torch import nn
+
+from common.channels.resize import CONVOLUTIONS
+from common.layers import weight_of
+from model_preserving_id.activations import ConsumerInput, GramStatistics
+from model_preserving_id.channel_ranking import ChannelRanking, rank_groups
+from model_preserving_id.folded import FoldedNetwork
+
+RIDGE = 1e-6  # relative to the mean of the diagonal of Z^T Z
+
+
+def rank_by_outputs(
+    folded: FoldedNetwork, statistics: Mapping[str, GramStatistics]
+) -> tuple[dict[str, ChannelRanking], list[str]]:
+    """Rank the channels of every group, and return the names of the groups that are ranked by ID.
+
+    These are groups that grouped convolutions or option-A shortcuts read: their channels cannot be chosen freely.
+    """
+    rankings, by_id = rank_groups(folded, statistics), []
+    modules = dict(folded.unpruned.named_modules())
+    for name, ranking in rankings.items():
+        inputs = folded.consumer_inputs([name])
+        if folded.groups[name].conv_groups > 1 or not all(_reads_freely(modules[one.consumer]) for one in inputs):
+            by_id.append(name)
+            continue
+        grams = [statistics[name].grams[one.consumer] / statistics[name].rows[one.consumer] for one in inputs]
+        order, error = eliminate(grams, [_columns(modules[one.consumer], one) for one in inputs])
+        rankings[name] = replace(ranking, order=order, pivot=error, frobenius=error)
+    return rankings, by_id
+
+
+def eliminate(grams: Sequence[np.ndarray], weights: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """Remove all channels one by one.
+
+    Args:
+        grams: Z^T Z / rows of each consumer, (C, C).
+        weights: The columns with which each consumer reads the channels, (rows, C).
+
+    Returns:
+        order: (C,) channels; the first k remain at width k.
+        error: (C + 1,) relative change of the consumers' outputs at every width, as root of the ratio of energies.
+    """
+    size = len(grams[0])
+    inverses, now = [], [weight.copy() for weight in weights]
+    for gram in grams:
+        ridge = RIDGE * max(float(np.trace(gram)) / size, np.finfo(float).tiny)
+        inverses.append(np.linalg.inv(gram + ridge * np.eye(size)))
+    alive = np.ones(size, dtype=bool)
+    order, lost = np.empty(size, dtype=np.int64), np.zeros(size + 1)
+    for width in range(size - 1, -1, -1):
+        change = sum(
+            np.square(w).sum(0) / np.maximum(np.diag(p), np.finfo(float).tiny)
+            for w, p in zip(now, inverses, strict=True)
+        )
+        channel = int(np.where(alive, change, np.inf).argmin())
+        order[width], lost[width] = channel, lost[width + 1] + change[channel]
+        alive[channel] = False
+        for w, p in zip(now, inverses, strict=True):
+            step = p[channel] / p[channel, channel]
+            w -= np.outer(w[:, channel], step)
+            w[:, channel] = 0.0
+            p -= np.outer(p[:, channel], step)
+            p[channel], p[:, channel], p[channel, channel] = 0.0, 0.0, 1.0
+    return order, np.sqrt(lost / lost[0]) if lost[0] > 0 else np.zeros(size + 1)
+
+
+def _reads_freely(module: nn.Module) -> bool:
+    return isinstance(module, nn.Linear) or (isinstance(module, CONVOLUTIONS) and module.groups == 1)
+
+
+def _columns(module: nn.Module, one: ConsumerInput) -> np.ndarray:
+    """Return a consumer's weight as (rows, C): outputs, kernel positions, and positions within a flattened map as rows."""
+    weight = weight_of(module).detach().double().cpu()
+    read = weight[:, one.positions.reshape(-1)].unflatten(1, tuple(one.positions.shape))  # (outputs, C, s, *kernel)
+    return torch.movedim(read, 1, -1).reshape(-1, one.size).numpy()
