@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Sequence
+from functools import partial
 
 from common.cli import positive_int
 from common.options import DataOptions, HardwareOptions, NetworkOptions
@@ -35,7 +36,9 @@ def evaluate(settings: Evaluate) -> None:
     set_threads(settings.run.threads)
     network, device = settings.network, choose_device(settings.run.device)
     name = network.checkpoint or network.model or network.arch
-    with activity(f"{name} on {settings.data.dataset}") as doing:
+    # Into a pipe or a file goes only the result.
+    say = print if sys.stdout.isatty() else partial(print, file=sys.stderr, flush=True)
+    with activity(f"{name} on {settings.data.dataset}", say) as doing:
         trained = open_trained_model(network, settings.data, test_only=True, device=device)
         if trained.data.preprocessing is not None:
             doing.print(f"images: {trained.data.preprocessing}")
