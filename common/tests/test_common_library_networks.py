@@ -175,7 +175,7 @@ def test_commands_use_weights_and_preprocessing_by_name(tmp_path, capsys):
     words = ["--dataset", write_photos(tmp_path / "p", imagenet_ids()[:3]), "--workers", "0"]
     given = ["--model", NAME, "--weights", "pretrained", *words, "--no-latency"]
     assert evaluate.main([*given, "--json", "a.json"]) == 0
-    text = capsys.readouterr().out.splitlines()
+    text = capsys.readouterr().err.splitlines()
     assert text[0] == "images: 224 x 224, cropped after resizing the shorter side to 256 (bilinear)"
     assert text[1].endswith("evaluate 6 images")
     assert evaluate.main([*given, "--image-size", "64", "--resize", "70", "--json", "b.json"]) == 0
