@@ -29,9 +29,8 @@ from common.preprocessing import Preprocessing, from_fraction
 PRETRAINED = ("pretrained", "DEFAULT")
 TIMM = ("timm", "timm.models")
 TORCHVISION = "torchvision.models"
-IDS = Path(__file__).with_name(
-    "imagenet_ids.txt"
-)  # WordNet ids of ILSVRC's 1,000 classes, in their order: the names of its folders
+# WordNet ids of ILSVRC's 1,000 classes, in their order: the names of its folders.
+IDS = Path(__file__).with_name("imagenet_ids.txt")
 SECONDS = 20.0  # without an answer of a server
 TIMM_FITS = {"center": "shorter", "border": "longer", "squash": "both"}
 READ = "get_state_dict"  # torchvision's method of weights that downloads and unpickles their file

@@ -130,28 +130,22 @@ def gather_statistics(
     }
 
 
-def warn_if_few_rows(statistics: Mapping[str, GramStatistics]) -> None:
-    """Warn once if a consumer read fewer rows than it has channels: the decomposition is then not identifiable."""
-    few = groups_with_few_rows(statistics)
-    if few:
-        warnings.warn(f"{_describe_few(statistics, few)}; give more images", stacklevel=4)
-
-
 def groups_with_few_rows(statistics: Mapping[str, GramStatistics]) -> list[str]:
-    """Return the groups of which a consumer read fewer rows than it has channels, as after global pooling: one row per image."""
+    """Return the groups of which a consumer read fewer rows than it has channels, as after global pooling: one row per image.
+
+    Their decomposition is not identifiable.
+    """
     return [group for group, found in statistics.items() if min(found.rows.values()) < len(found.stacked())]
 
 
-def warn_left_alone(statistics: Mapping[str, GramStatistics], few: Sequence[str]) -> None:
-    """Warn that these groups are not pruned."""
-    warnings.warn(f"not pruned: {_describe_few(statistics, few)}; give more images", stacklevel=4)
-
-
-def _describe_few(statistics: Mapping[str, GramStatistics], few: Sequence[str]) -> str:
-    found = statistics[few[0]]
+def warn_of_few_rows(statistics: Mapping[str, GramStatistics], few: Sequence[str], what: str = "") -> None:
+    """Warn once of the groups ``few``; ``what`` is done with them."""
+    rows, channels = min(statistics[few[0]].rows.values()), len(statistics[few[0]].stacked())
     more = f" (and {len(few) - 1} more)" if len(few) > 1 else ""
-    rows, channels = min(found.rows.values()), len(found.stacked())
-    return f"{few[0]}{more}: {rows} rows of activations cannot distinguish {channels} channels"
+    warnings.warn(
+        f"{what}{few[0]}{more}: {rows} rows of activations cannot distinguish {channels} channels; give more images",
+        stacklevel=4,
+    )
 
 
 @contextmanager

@@ -21,7 +21,7 @@ from common.models import PadShortcut
 from common.outputs import first_output
 from common.target import Target
 from common.tensor_files import read_tensor_file, write_tensor_file
-from model_preserving_id.activations import GramStatistics, gather_statistics, warn_if_few_rows
+from model_preserving_id.activations import GramStatistics, gather_statistics, groups_with_few_rows, warn_of_few_rows
 from model_preserving_id.channel_ranking import ChannelRanking, rank_groups
 from model_preserving_id.folded import FoldedNetwork
 from model_preserving_id.sensitivity import SENSITIVITY_IMAGES, measure_sensitivity, take_images
@@ -95,8 +95,9 @@ def iterate(
     while True:
         start = time.monotonic()
         found, agreement = measure_statistics(folded, inputs, stale, progress.predictions)
-        if not statistics:
-            warn_if_few_rows(found)
+        few = groups_with_few_rows(found)
+        if few and not statistics:
+            warn_of_few_rows(found, few)
         changed = {name: statistics[name] for name in pruned} | found
         changed = {
             name: one.restricted(folded.kept[name]) if name in folded.kept else one for name, one in changed.items()

@@ -17,8 +17,7 @@ from model_preserving_id.activations import (
     GramStatistics,
     gather_statistics,
     groups_with_few_rows,
-    warn_if_few_rows,
-    warn_left_alone,
+    warn_of_few_rows,
 )
 from model_preserving_id.channel_ranking import ChannelRanking, rank_groups
 from model_preserving_id.compensate import check_compensation, compensate
@@ -124,17 +123,14 @@ def prune_one_shot(
         rankings, by_id = rank_by_outputs(folded, statistics)
         if by_id:
             warnings.warn(f"selected by ID, because of the layers that read them: {', '.join(by_id)}", stacklevel=3)
-    if target is not None:
-        few = groups_with_few_rows(statistics)
-        rest = {name: one for name, one in rankings.items() if name not in few}
-        if (
-            few
-            and folded.macs({name: one.widths[0] for name, one in rest.items()}) <= target.fraction * folded.dense_macs
-        ):
-            warn_left_alone(statistics, few)
-            rankings = rest
-    if len(rankings) == len(statistics):
-        warn_if_few_rows(statistics)
+    few = groups_with_few_rows(statistics)
+    rest = {name: one for name, one in rankings.items() if name not in few}
+    smallest = folded.macs({name: one.widths[0] for name, one in rest.items()})
+    if few and target is not None and smallest <= target.fraction * folded.dense_macs:
+        warn_of_few_rows(statistics, few, "not pruned: ")
+        rankings = rest
+    elif few:
+        warn_of_few_rows(statistics, few)
     if kept is not None:
         widths = widths_from_counts(rankings, kept)
     elif target is not None:
