@@ -493,6 +493,31 @@ def test_exit_message_is_kept_and_stopped_job_is_not_restarted(tmp_path):
     assert process.returncode == 75
 
 
+def test_status_sums_the_seconds_of_all_calls(tmp_path, capsys):
+    """The first call stops after half a second, the second one finishes; a third job's campaign was killed in between."""
+    body = "import pathlib, time; mark = pathlib.Path('called'); time.sleep(0.5 * (not mark.exists()))"
+    script(tmp_path, "twice.py", "--out", f"{body}; first = not mark.exists(); mark.touch(); sys.exit(75 * first)")
+    script(tmp_path, "once.py", "--out")
+    file, out = plan(tmp_path, job("a", "python twice.py") + job("b", "python once.py --out {out}")), tmp_path / "out"
+    for status in (75, 0):
+        process = campaign(file, out)
+        printed, _ = process.communicate(timeout=120)
+        assert process.returncode == status, printed
+        if status:
+            assert json.loads((out / "jobs/a/asked").read_text())["seconds"] >= 0.5
+    record = json.loads((out / "jobs/a/done").read_text())
+    assert 0.5 <= record["seconds"] < 60 and "seconds" not in json.loads((out / "jobs/a/asked").read_text())
+    (out / "jobs/a/done").write_text(json.dumps({**record, "seconds": 720.0}))
+    (out / "runs/b/net").mkdir(parents=True)
+    (out / "runs/b/net/metrics.json").write_text('{"seconds": 564.6}')
+    assert main(["status", str(out)]) == 0
+    rows = {line.split("|")[1].strip(): line for line in capsys.readouterr().out.splitlines()}
+    assert "0.20 h" in rows["a"] and "0.16 h" in rows["b"]
+    for damaged in ("{", "[]"):
+        (out / "runs/b/net/metrics.json").write_text(damaged)
+        assert main(["status", str(out)]) == 0 and "0.16 h" not in capsys.readouterr().out
+
+
 def test_damaged_record_raises_or_is_rewritten(tmp_path, capsys):
     script(tmp_path, "x.py", "--out")
     file, out = plan(tmp_path, job("a", "python x.py --out {out}")), tmp_path / "out"

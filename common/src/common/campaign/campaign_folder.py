@@ -1,8 +1,8 @@
 """The campaign folder: requests, outputs and states of the jobs.
 
 runs/NAME/           output of the job's command: {out}
-jobs/NAME/done       written last: command, options, seconds, device, commit
-jobs/NAME/asked      digest of the options with which the job was started
+jobs/NAME/done       written last: command, options, seconds of all calls, device, commit
+jobs/NAME/asked      digest of the options with which the job was started, seconds of the calls that did not finish it
 jobs/NAME/failed     reason of the last failure
 jobs/NAME/log.txt    printed output of all attempts
 jobs/NAME/lock       held by the process that runs the job
@@ -108,7 +108,8 @@ class CampaignFolder:
             (self.job(job.name) / DONE).unlink(missing_ok=True)
             if output.exists() and not shared:
                 self.move_to_stale(output, job.out)
-        write_json(self.job(job.name) / REQUESTED, {"identity": identity})
+            before = None
+        write_json(self.job(job.name) / REQUESTED, {**(before or {}), "identity": identity})
 
     def move_to_stale(self, output: Path, name: str) -> Path:
         """Move an output to stale/NAME-0, -1, ..."""
@@ -119,9 +120,20 @@ class CampaignFolder:
         shutil.move(output, place)
         return place
 
+    def earlier_seconds(self, name: str) -> float:
+        """Return the seconds of the calls that did not finish a job."""
+        seconds = (self.record(name, REQUESTED) or {}).get("seconds")
+        return float(seconds) if isinstance(seconds, int | float) else 0.0
+
+    def add_seconds(self, name: str, identity: str, seconds: float) -> None:
+        """Add the duration of a call that did not finish a job: stopped, failed or killed."""
+        total = round(self.earlier_seconds(name) + seconds, 1)
+        write_json(self.job(name) / REQUESTED, {"identity": identity, "seconds": total})
+
     def finish(self, name: str, record: Mapping[str, Any]) -> None:
         (self.job(name) / FAILED).unlink(missing_ok=True)
         write_json(self.job(name) / DONE, {**record, "at": time.strftime("%Y-%m-%d %H:%M:%S")})
+        write_json(self.job(name) / REQUESTED, {"identity": record["identity"]})  # another run counts from zero
 
     def fail(self, name: str, why: str) -> None:
         write_text(self.job(name) / FAILED, f"{why}\n")

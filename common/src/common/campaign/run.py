@@ -42,6 +42,7 @@ class Runner:
     ran: set[str] = field(default_factory=set)
     stopped: set[str] = field(default_factory=set)
     claims: dict[str, ExitStack] = field(default_factory=dict)
+    started: dict[str, float] = field(default_factory=dict)  # time.monotonic()
     stopping: bool = False
 
     # --- states
@@ -128,6 +129,7 @@ class Runner:
         if plain and not shared and output.exists() and any(name.partition("=")[0] in SPEED_UPS for name in names):
             self.folder.move_to_stale(output, job.out)  # a run with other options cannot resume it
         pool.start(job, run_job, self._job_spec(job, plain=plain))
+        self.started[job.name] = time.monotonic()
         seconds = self.estimates.remaining_seconds(job, output)
         about = "" if seconds is None else f" (about {_duration(seconds)})"
         self.log(f"{_now()} started   {job.name}{about}")
@@ -147,6 +149,9 @@ class Runner:
                 self._record_result(job, result)
 
     def _record_result(self, job: Job, result: JobResult) -> None:
+        if result.state != "finished":
+            duration = time.monotonic() - self.started[job.name]
+            self.folder.add_seconds(job.name, self.identities[job.name], duration)
         if result.state == "finished":
             done: CommandResult = result.value
             if not self.quick and {name for name, _ in self.extra} <= SAME_EPOCH:
@@ -158,7 +163,7 @@ class Runner:
                     "command": " ".join(done.command),
                     "package": job.package,
                     "kept": self.folder.kept(job),
-                    "seconds": round(done.seconds, 1),
+                    "seconds": round(self.folder.earlier_seconds(job.name) + done.seconds, 1),
                     "device": done.device,
                     "commit": done.commit,
                 },
