@@ -24,6 +24,7 @@ from common.measure import evaluate
 from common.models import create_model
 from common.runs import STATE
 from common.testing import noise_images, random_network, torchrun
+from common.testing.gradients import FLOAT32_ERROR, smooth_gradients
 from common.testing.steps import forbid_synchronization, run_training_steps, step_and_batch
 from common.training import Hooks, TrainOptions, fit, make_optimizer
 
@@ -108,7 +109,13 @@ def test_logits_equal_cpu(arch):
 @pytest.mark.parametrize("arch", NETWORKS)
 def test_training_learns_without_memory_growth(arch, digits):
     memory = []
-    hooks = Hooks(after_epoch=lambda epoch: memory.append(torch.cuda.memory_allocated(DEVICE)) or {})
+
+    def after_epoch(epoch: int) -> dict[str, float]:
+        # not memory_allocated: it counts blocks, and a cached block may be 1 MiB larger than the tensor that it serves
+        memory.append(torch.cuda.memory_stats(DEVICE)["requested_bytes.all.current"])
+        return {}
+
+    hooks = Hooks(after_epoch=after_epoch)
     model = create_model(arch)
     rows = fit(model, digits, replace(OPTIONS, learning_rate=0.02), device=DEVICE, hooks=hooks)
     assert rows[-1]["train_loss"] < rows[0]["train_loss"]
@@ -120,21 +127,11 @@ def test_training_step_does_not_synchronize(arch):
     run_training_steps(create_model(arch), Hooks(), DEVICE)
 
 
-@pytest.mark.parametrize("arch", ["vgg16", "resnet20"])
+@pytest.mark.parametrize("arch", list(FLOAT32_ERROR))
 def test_gradients_equal_cpu(arch):
-    found = {}
-    for device in (torch.device("cpu"), DEVICE):
-        torch.manual_seed(0)
-        model = create_model(arch)
-        images, labels = torch.randn(32, 3, 32, 32), torch.arange(32) % 10
-        model.to(device, memory_format=torch.channels_last).train()
-        with exact_float32():
-            loss = nn.functional.cross_entropy(model(images.to(device)), labels.to(device))
-            loss.backward()
-        found[device.type] = flat(p.grad for p in model.parameters())
-        weights = [m.weight for m in model.modules() if isinstance(m, nn.Conv2d) and m.kernel_size != (1, 1)]
-        assert all(weight.is_contiguous(memory_format=torch.channels_last) for weight in weights)
-    assert difference(found[DEVICE.type], found["cpu"]) < 1e-3
+    """The activations are smooth: with ReLU, float32 changes the gradients of these networks by 0.1 to 1 % on any device."""
+    found, expected = smooth_gradients(arch, DEVICE), smooth_gradients(arch, dtype=torch.float64)
+    assert difference(found, expected) < FLOAT32_ERROR[arch]
 
 
 def test_bfloat16_training_matches_float32(digits):

@@ -16,7 +16,8 @@ from common.models import create_model
 from common.pipeline import FineTuning
 from common.runs import STATE
 from common.testing import check_resume_after_kill, torchrun
-from common.training import Hooks, TrainOptions, fit, learning_rate
+from common.testing.gradients import FLOAT32_ERROR, smooth_gradients
+from common.training import Hooks, TrainOptions, fit, learning_rate, make_optimizer
 from common.training.loop import memory_format
 
 OPTIONS = TrainOptions(epochs=3, batch_size=100, learning_rate=0.05, nesterov=True, warmup_epochs=1)
@@ -55,6 +56,49 @@ def test_schedules_give_expected_learning_rates(schedule, more, expected):
     options = TrainOptions(epochs=90, learning_rate=1.0, schedule=schedule, **more)
     for epoch, rate in expected.items():
         assert learning_rate(options, epoch) == pytest.approx(rate, abs=1e-12)
+
+
+def test_first_step_skipped_by_scaler_keeps_network_finite(monkeypatch):
+    """Stand-in for float16 on a GPU, where the first steps overflow: torch allocates a fused optimizer's momentum uninitialized."""
+    monkeypatch.setattr(torch.utils.deterministic, "fill_uninitialized_memory", True)  # with NaN
+    found, images, labels = [], torch.randn(8, 3, 32, 32), torch.arange(8)
+    before = parameters(small())
+    torch.use_deterministic_algorithms(True)
+    try:
+        for fused in (True, False):
+            model = small()
+            optimizer, scaler = make_optimizer(model, OPTIONS, fused=fused), torch.amp.GradScaler("cpu")
+            for step in range(4):
+                optimizer.zero_grad()
+                scaler.scale(F.cross_entropy(model(images), labels)).backward()
+                if step in (0, 2):
+                    model.conv1.weight.grad[0] = torch.inf
+                scaler.step(optimizer)
+                scaler.update()
+                assert step > 0 or torch.equal(parameters(model), before)
+            found.append(parameters(model))
+            assert scaler.get_scale() == 2.0**14
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert not torch.equal(found[0], before) and torch.allclose(*found, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("arch", list(FLOAT32_ERROR))
+def test_bound_of_gradients_on_gpu_distinguishes_float32_from_tensorfloat32(arch, monkeypatch):
+    expected = smooth_gradients(arch, dtype=torch.float64)
+
+    def error() -> float:
+        return float((smooth_gradients(arch) - expected).norm() / expected.norm())
+
+    assert error() < FLOAT32_ERROR[arch] / 5
+    convolution = F.conv2d
+
+    def rounded(x: torch.Tensor) -> torch.Tensor:
+        bits = x.detach().contiguous().view(torch.int32)
+        return x + (((bits + 0x1000) & ~0x1FFF).view(torch.float32) - x.detach())
+
+    monkeypatch.setattr(F, "conv2d", lambda x, weight, *more: convolution(rounded(x), rounded(weight), *more))
+    assert error() > 3 * FLOAT32_ERROR[arch]
 
 
 def test_warm_up_rises_before_schedule_falls():

@@ -231,7 +231,12 @@ def make_optimizer(
         return torch.optim.Adam(parameters, lr=start, weight_decay=options.weight_decay, **more)
     nesterov = options.nesterov and options.momentum > 0
     momentum, decay = options.momentum, options.weight_decay
-    return torch.optim.SGD(parameters, lr=start, momentum=momentum, weight_decay=decay, nesterov=nesterov, **more)
+    sgd = torch.optim.SGD(parameters, lr=start, momentum=momentum, weight_decay=decay, nesterov=nesterov, **more)
+    if fused and momentum:
+        # A fused first step that the gradient scaler skips would leave the momentum that it allocates uninitialized.
+        for _, p in trainable:
+            sgd.state[p]["momentum_buffer"] = torch.zeros_like(p)
+    return sgd
 
 
 def amp_dtype(device: torch.device) -> torch.dtype:
