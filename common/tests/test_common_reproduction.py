@@ -83,7 +83,8 @@ def test_status_without_results_depends_on_tests(tmp_path):
 @pytest.mark.parametrize(
     ("results", "expected"),
     [
-        ({"run_vgg16_5": {"dataset": "cifar10", "epochs": 3}}, "shortened: 3 of 90 epochs"),
+        ({"run_vgg16_5": {"dataset": "cifar10", "epochs": 3}}, "shortened: 3 of 90 epochs, 1 of 2 runs"),
+        ({f"run_vgg16_{p}": {"dataset": "cifar10", "epochs": 3} for p in (5, 50)}, "shortened: 3 of 90 epochs"),
         ({"run_vgg16_5": {"dataset": "cifar10", "epochs": 90}}, "in full: 1 of 2 runs"),
         ({f"run_vgg16_{p}": {"dataset": "cifar10", "epochs": 90} for p in (5, 50)}, "in full"),
         ({"run_vgg16_5": {"dataset": "digits", "epochs": 90}}, "not run"),
@@ -95,7 +96,8 @@ def test_status_with_results_depends_on_data_set_and_epochs(tmp_path, results, e
 
 
 @pytest.mark.parametrize(
-    ("images", "expected"), [(500, "shortened: 500 of 5,000 calibration images"), (5000, "in full: 1 of 2 runs")]
+    ("images", "expected"),
+    [(500, "shortened: 500 of 5,000 calibration images, 1 of 2 runs"), (5000, "in full: 1 of 2 runs")],
 )
 def test_status_counts_calibration_images_if_the_plan_has_them(tmp_path, images, expected):
     root = checkout(tmp_path, run_vgg16_5={"dataset": "cifar10", "images": images})

@@ -60,7 +60,7 @@ def make_run(threshold: float | None, **more) -> dict:
 
 
 def test_results_table_has_rows_of_both_sources(tmp_path, monkeypatch):
-    """Option-A shortcuts are named, a published row is shown once, and more time than the dense network is called slower."""
+    """Option-A shortcuts are named and follow, missing runs are named, and more time than the dense network is called slower."""
     monkeypatch.setattr(tables, "RESULTS", tmp_path)
     assert "No result files" in tables.results_table()
     slow = {"1": 1.2, "64": 30.0}
@@ -70,12 +70,15 @@ def test_results_table_has_rows_of_both_sources(tmp_path, monkeypatch):
         (tmp_path / f"run-{name}.json").write_text(json.dumps(run))
     table, _, note = tables.results_table().partition("\n\n")
     lines = table.splitlines()
-    assert len(lines) == 2 + 5
-    assert lines[2].count("41.96") == 1 and "README of March 2023 (published)" in lines[2] and "93.07" in lines[2]
-    assert "40.00" in lines[3] and "20.00" in lines[3] and "0.50" in lines[3] and "120 (slower) | 75" in lines[3]
+    assert len(lines) == 2 + 6 + 3
+    assert lines[4].count("41.96") == 1 and "README of March 2023 (published)" in lines[4] and "93.07" in lines[4]
+    assert "40.00" in lines[5] and "20.00" in lines[5] and "0.50" in lines[5] and "120 (slower) | 75" in lines[5]
+    for published, missing, threshold in ((2, 3, "| 0.75 |"), (6, 7, "| 0.65 |")):
+        assert threshold in lines[published] and threshold in lines[missing] and "not finished" in lines[missing]
+    assert len({line.count("|") for line in lines}) == 1
     kinds = ["3x3" if "3x3 shortcuts" in line else "A" if "option-A shortcuts" in line else "?" for line in lines[2:]]
-    assert kinds == ["3x3", "3x3", "A", "A", "A"]
-    assert "target 0.6" in lines[6] and "1.0 / 40" in note
+    assert kinds == 6 * ["3x3"] + 3 * ["A"]
+    assert "target 0.6" in lines[10] and "1.0 / 40" in note
 
 
 def test_runs_of_earlier_commits_are_labeled_by_their_weights(tmp_path):
@@ -118,10 +121,14 @@ def test_prune_info_becomes_a_row_beside_the_published_one(tmp_path, monkeypatch
     (folder / "config.json").write_text(json.dumps(config))
     file = tables.add_result(folder, tmp_path)
     assert file.name == "prune-info-vgg16-0.8.json" and json.loads(file.read_text())["commit"] == "abc"
-    assert tables.removed_table().splitlines()[2] == "| VGG-16 | 0.8 | 42.16 | 23.90 |  | 77.11 | 50.00 |"
+    row = "| VGG-16 | 0.8 | 42.16 | 23.90 |  | 77.11 | 50.00 | 93.72 → 93.56 (−0.16) | not finished |"
+    assert tables.removed_table().splitlines()[2] == row
+    (tmp_path / "run-vgg16-0.8.json").write_text(json.dumps(make_run(0.8, arch="vgg16", shortcut=None)))
+    row = row.replace("not finished", "90.00 → 89.50 (−0.50)")
+    assert tables.removed_table().splitlines()[2] == row
     settings = [{"name": tables.AS_ORIGINAL, "removed": {"0.8": 27.126}}]
     (tmp_path / "settings-vgg16-weights.json").write_text(json.dumps({"settings": settings}))
-    assert tables.removed_table().splitlines()[2] == "| VGG-16 | 0.8 | 42.16 | 23.90 | 27.13 | 77.11 | 50.00 |"
+    assert tables.removed_table().splitlines()[2] == row.replace("23.90 |  |", "23.90 | 27.13 |")
 
 
 def test_readme_statements_on_removed_macs_are_true():
@@ -136,6 +143,22 @@ def test_readme_statements_on_removed_macs_are_true():
         else:
             assert here > published
             assert abs(original - published) < 2.5 or threshold == "0.75"
+
+
+def test_readme_statements_on_accuracy_are_true():
+    """Drops in points after 40 epochs: VGG-16's are the published ones, ResNet-56's are larger."""
+    runs = [json.loads(file.read_text()) for file in tables.RESULTS.glob("run-*.json")]
+    drops = {}
+    for run in runs:
+        if run["epochs"] == 40:
+            printed = tables.find_published(run["arch"], run["dataset"], run["options"]["threshold"])
+            dense, small = run["baseline"], run["compressed"]
+            drops[run["arch"], printed.threshold] = dense["top1"] - small["top1"], printed.drop
+            assert printed.top1 is not None
+            assert (small["top1"] > printed.top1) == (run["arch"] == "vgg16")
+    assert sorted(drops) == [("resnet56", 0.7), ("resnet56", 0.75), ("vgg16", 0.7), ("vgg16", 0.75), ("vgg16", 0.8)]
+    for (arch, _), (here, published) in drops.items():
+        assert here - published > 0.7 if arch == "resnet56" else abs(here - published) < 0.1
 
 
 def test_digits_value_is_that_of_the_stored_comparison(tmp_path, monkeypatch):

@@ -59,7 +59,8 @@ class Row:
         full, unit = (self.images, "calibration images") if self.images else (self.epochs, "epochs")
         complete = [count for count in done if full is None or count >= full]
         if not complete:
-            return f"shortened: {max(done):,.0f} of {full:,.0f} {unit}"
+            runs = "" if len(done) == len(self.found) else f", {len(done)} of {len(self.found)} runs"
+            return f"shortened: {max(done):,.0f} of {full:,.0f} {unit}{runs}"
         return FULL if len(complete) == len(self.found) else f"{FULL}: {len(complete)} of {len(self.found)} runs"
 
 

@@ -25,11 +25,12 @@ DIGITS = HOME.parent / "compare" / "results" / "digits.json"  # run_digits.sh co
 TITLES = {row.arch: row.table.partition(" (")[0] for row in reversed(PUBLISHED)}
 SHORTCUTS = {"conv3x3": "3x3 shortcuts", "pad": "option-A shortcuts"}
 AS_ORIGINAL = "B1, B2 and B6, as the original code"  # a setting of benchmarks/settings.py
+UNFINISHED = "not finished"
 FLOPS = "FLOPs removed, counted by thop (%)"
 
 
 def results_table() -> str:
-    """All runs, below the published row of the same network and threshold; networks of the authors first."""
+    """All runs, networks of the authors first, below the published row of the same network and threshold."""
     runs = sorted(_read("run-*.json"), key=_order)
     if not runs:
         return (
@@ -46,9 +47,10 @@ def results_table() -> str:
     ]
     header += [*LATENCY_COLUMNS, "epochs"]
     rows: list[list[Any]] = []
-    for run in runs:
-        printed = _published_cells(run)
-        rows += [*([printed] if printed and printed not in rows else []), _cells(run)]
+    for arch, dataset in dict.fromkeys((run["arch"], run["dataset"]) for run in runs):
+        own = [run for run in runs if (run["arch"], run["dataset"]) == (arch, dataset)]
+        rows += _authors_rows(arch, dataset, [run for run in own if _shortcut(run) != "pad"])
+        rows += [_cells(run) for run in own if _shortcut(run) == "pad"]
     return markdown_table(header, rows) + dense_latency_note(runs)
 
 
@@ -56,15 +58,28 @@ def _order(run: Mapping[str, Any]) -> tuple[Any, ...]:
     return run["arch"], run["dataset"], _shortcut(run) or "", -(run["options"]["threshold"] or 0)
 
 
-def _published_cells(run: Mapping[str, Any]) -> list[Any] | None:
-    threshold = run["options"]["threshold"]
-    printed = find_published(run["arch"], run["dataset"], threshold) if threshold else None
-    if printed is None or printed.top1 is None:
-        return None
-    authors = network_title(run["arch"], "conv3x3" if _shortcut(run) else None)
-    cells = [authors, threshold, f"{printed.source} (published)", f"{printed.top1 + printed.drop:.2f}", ""]
-    cells += [f"{printed.top1:.2f}", f"{printed.drop:.2f}", "", "", f"{printed.flops_drop:.2f}"]
-    return [*cells, f"{printed.params_drop:.2f}", "", "", printed.epochs]
+def _authors_rows(arch: str, dataset: str, runs: Sequence[Mapping[str, Any]]) -> list[list[Any]]:
+    """Return the published rows of a network, each above the run with its threshold, and the other runs; none without runs."""
+    if not runs:
+        return []
+    title = network_title(arch, _shortcut(runs[0]))
+    printed = {row.threshold for row in PUBLISHED if (row.arch, row.dataset) == (arch, dataset) and row.top1}
+    thresholds = {*printed, *(run["options"]["threshold"] for run in runs)} - {None}
+    rows = []
+    for threshold in [*sorted(thresholds, reverse=True), None]:
+        row = find_published(arch, dataset, threshold) if threshold else None
+        own = [_cells(run) for run in runs if run["options"]["threshold"] == threshold]
+        if row is not None and row.top1 is not None:
+            rows.append(_published_cells(row, title))
+            own = own or [[title, threshold, "this repository", "", "", UNFINISHED, *[""] * 8]]
+        rows += own
+    return rows
+
+
+def _published_cells(row: Published, title: str) -> list[Any]:
+    assert row.top1 is not None
+    cells = [title, row.threshold, f"{row.source} (published)", f"{row.top1 + row.drop:.2f}", "", f"{row.top1:.2f}"]
+    return [*cells, f"{row.drop:.2f}", "", "", f"{row.flops_drop:.2f}", _number(row.params_drop), "", "", row.epochs]
 
 
 def _cells(run: Mapping[str, Any]) -> list[Any]:
@@ -96,22 +111,33 @@ def _removed(dense: Mapping[str, Any], small: Mapping[str, Any], quantity: str) 
 
 
 def removed_table() -> str:
-    """MACs and parameters removed from the authors' networks, next to the published values; nothing is trained."""
+    """MACs and parameters removed from the authors' networks, and top-1 after fine-tuning, next to the published values."""
     reports = sorted(_read("prune-info-*.json"), key=lambda report: (report["arch"], -report["threshold"]))
     header = ["network", "threshold", f"{FLOPS}, published", "MACs removed, this repository (%)"]
     header += [
         "MACs removed with B1, B2 and B6 (%)",
         "params removed, published (%)",
         "params removed, this repository (%)",
+        "top-1, dense → fine-tuned (drop), published (%)",
+        "top-1, this repository (%)",
     ]
+    runs = {(run["arch"], _shortcut(run), run["options"]["threshold"]): run for run in _read("run-*.json")}
     rows = []
     for report in reports:
         printed = find_published(report["arch"], report["dataset"], report["threshold"])
         row = [network_title(report["arch"], report["shortcut"]), report["threshold"]]
         flops, params = (printed.flops_drop, printed.params_drop) if printed else (None, None)
         row += [_number(flops), _number(report["macs_removed"]), _number(_as_original(report))]
-        rows.append([*row, _number(params), _number(report["params_removed"])])
+        row += [_number(params), _number(report["params_removed"])]
+        row.append(_dense_and_top1(printed.top1 + printed.drop, printed.top1) if printed and printed.top1 else "")
+        run = runs.get((report["arch"], report["shortcut"], report["threshold"]))
+        row.append(_dense_and_top1(run["baseline"]["top1"], run["compressed"]["top1"]) if run else UNFINISHED)
+        rows.append(row)
     return markdown_table(header, rows)
+
+
+def _dense_and_top1(dense: float, top1: float) -> str:
+    return f"{dense:.2f} → {top1:.2f} ({top1 - dense:+.2f})".replace("-", "−")
 
 
 def _as_original(report: Mapping[str, Any]) -> float | None:
@@ -141,8 +167,10 @@ def quick_table() -> str:
         minutes = [run["seconds"] / 60 for run in runs]
         top1 = " / ".join(f"{run['compressed']['top1']:.2f}" for run in runs)
         recipe = f"`--epochs {runs[0]['epochs']} --adjust {runs[0]['options']['adjust']}`"
-        name = f"fine-tuning with {recipe}, {SHORTCUTS[_shortcut(runs[0]) or '']}"
-        time = f"{min(minutes):.0f} to {max(minutes):.0f} minutes per threshold on one core"
+        thresholds = " / ".join(f"{run['options']['threshold']:g}" for run in runs)
+        name = f"fine-tuning with {recipe}, {SHORTCUTS[_shortcut(runs[0]) or '']}, at {thresholds}"
+        time = " to ".join(dict.fromkeys(f"{value:.0f}" for value in (min(minutes), max(minutes))))
+        time += f" minutes per threshold, {runs[0]['device']}"
         rows.append([name, time, f"top-1 {top1} % (dense {runs[0]['baseline']['top1']:.2f} %)"])
     rows.append(
         ["`bash ../run_digits.sh`: all methods on digits, no download", "[root README](../README.md)", _digits()]
