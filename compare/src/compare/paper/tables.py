@@ -20,6 +20,7 @@ from compare.charts import figure_svg
 from compare.findings import findings, pluralize
 from compare.result_set import (
     ResultGroup,
+    ResultRecord,
     ResultSet,
     absent_methods,
     add_chain_labels,
@@ -35,7 +36,13 @@ HOME = Path(__file__).resolve().parents[3]  # the package's folder in a checkout
 RESULTS, README = HOME / "results", HOME / "README.md"
 DROPPED = ("per_class", "widths", "classes", "changed", "label_so_far", "config")
 PLOTTED = ("digits", "resnet20")
-COMPARISONS = ("digits", "resnet56", "resnet56-tuned", "resnet20")
+COMPARISONS = (
+    "resnet56-40",
+    "digits",
+    "resnet56",
+    "resnet56-tuned",
+    "resnet20",
+)  # the newest first: its notes are shown
 NONE = "Not run yet."
 TEST_IMAGES = {  # {data fingerprint: number of images} of results that do not record it
     "57e4e77651d07bc7": 500,  # digits
@@ -137,8 +144,10 @@ def result_table(name: str) -> str:
     notes = [line[0].upper() + line[1:] for line in table_notes(result_set).splitlines()]
     lines = "\n".join(f"- {line}" for line in [seeds_note(result_set), *findings(result_set), *notes])
     threads = pluralize(environment["threads"], "thread")
-    minutes = sum(result.get("cpu_seconds", 0.0) for result in result_set.results) / 60
-    time = f"{minutes:.1f} minutes of CPU time, {threads} per process, on {environment['device']}"
+    on_cpu = environment["device"].startswith("cpu")
+    minutes = sum(result.get("cpu_seconds" if on_cpu else "seconds", 0.0) for result in result_set.results) / 60
+    time = "of CPU time" if on_cpu else "in total, of results that may have been computed at the same time"
+    time = f"{minutes:.1f} minutes {time}, {threads} per process, on {environment['device']}"
     return f"{comparison_table(result_set)}\n{lines}\n\nAll results: {time}."
 
 
@@ -162,7 +171,10 @@ def short_table(name: str) -> str:
 def notes_list() -> str:
     """Format the notes on all methods of the comparisons."""
     found = [result_set for name in COMPARISONS if (result_set := read_result_file(name))]
-    results = [result for result_set in found for result in result_set.results]
+    latest: dict[str, ResultRecord] = {}
+    for result in (result for result_set in found for result in result_set.results):
+        latest.setdefault(result["label"], result)
+    results = list(latest.values())
     return "\n".join(f"- {line}." for line in method_notes(ResultSet(RESULTS, results, [], []))) if results else NONE
 
 
@@ -282,6 +294,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "compare.digits": lambda: result_table("digits"),
     "compare.resnet56": lambda: result_table("resnet56"),
     "compare.resnet56-tuned": lambda: result_table("resnet56-tuned"),
+    "compare.resnet56-40": lambda: result_table("resnet56-40"),
     "compare.resnet20": lambda: result_table("resnet20"),
     "compare.notes": notes_list,
     "compare.recipe": learning_rate_table,
