@@ -18,6 +18,7 @@ from common.reporting.results import tables_command
 from common.runs import read_json
 from compare.charts import figure_svg
 from compare.findings import findings, pluralize
+from compare.paper import imagenet
 from compare.result_set import (
     ResultGroup,
     ResultRecord,
@@ -300,6 +301,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "compare.recipe": learning_rate_table,
     "compare.recipes": recipe_table,
     "compare.sweep": sweep_table,
+    "compare.imagenet": imagenet.all_tables,
+    "compare.imagenet.short": imagenet.short_table,
     "compare.digits.short": lambda: short_table("digits"),
     "compare.resnet56.short": lambda: short_table("resnet56"),
     "compare.resnet20.short": lambda: short_table("resnet20"),
@@ -317,7 +320,7 @@ def draw_plots() -> list[Path]:
     files = {RESULTS / f"{name}.svg": figure_svg(one) for name, one in found.items() if one}
     for file, text in files.items():
         write_text(file, text)
-    return list(files)
+    return [*files, *imagenet.draw(RESULTS / "imagenet.png")]
 
 
 if __name__ == "__main__":

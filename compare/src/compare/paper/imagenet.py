@@ -1,0 +1,324 @@
+"""Networks for ImageNet, pruned without training: two comparisons of one network whose halves of the images exchange roles.
+
+    python -m compare.paper.imagenet runs/mobilenet_v2-a runs/mobilenet_v2-b --name mobilenet_v2
+
+adds two finished comparisons to ``results/imagenet-NAME.json``. Every network is read back from its file and evaluated on the half
+with which it was not pruned, so that every image is evaluated once, and which images are right is kept: differences between
+methods are tested image by image. :mod:`compare.paper.tables` makes tables and a plot of these files.
+"""
+
+import shlex
+import statistics
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from common.atomic import write_json
+from common.data import DataBundle, load_data
+from common.errors import UserError
+from common.formats import load_network
+from common.markdown import markdown_table
+from common.measure import evaluate
+from common.progress import track
+from common.runs import read_json
+from common.settings import REQUIRED, command, option, parse, settings
+from common.trained_model import with_preprocessing_of
+from compare.result_set import read_results
+from compare.settings import PACKAGE, Compare
+from compare.significance import LEVEL
+
+RESULTS = Path(__file__).resolve().parents[3] / "results"
+PREFIX = "imagenet-"
+NETWORK = "model.safetensors"
+
+
+@dataclass(frozen=True)
+class Pruned:
+    """One method at one target, on the images of both halves.
+
+    Attributes:
+        right: (N,) bool, whether the predicted class is the label.
+        agrees: (N,) bool, whether it is that of the dense network.
+        macs: Fraction of the dense MACs that is left, of each half.
+        seconds: CPU time for pruning, measuring and evaluating, of each half.
+    """
+
+    label: str
+    target: float
+    right: np.ndarray
+    agrees: np.ndarray
+    macs: tuple[float, ...]
+    seconds: tuple[float, ...]
+
+    @property
+    def top1(self) -> float:
+        return 100 * float(self.right.mean())
+
+
+@dataclass(frozen=True)
+class NetworkResults:
+    """The results of one network: ``right`` (N,) of the dense one, and of every method at every target."""
+
+    name: str
+    right: np.ndarray
+    macs: int
+    pruned: tuple[Pruned, ...]
+    unfinished: tuple[str, ...]  # results of one half only, or targets that a method cannot reach
+
+    @property
+    def top1(self) -> float:
+        return 100 * float(self.right.mean())
+
+    def at(self, target: float) -> dict[str, Pruned]:
+        """Return {label: result} of a target."""
+        return {one.label: one for one in self.pruned if one.target == target}
+
+    def best_at(self, target: float) -> Pruned | None:
+        return max(self.at(target).values(), key=lambda one: one.top1, default=None)
+
+
+@settings
+class Add:
+    """Add two finished comparisons of one network, whose halves of the images exchange roles, to results/imagenet-NAME.json."""
+
+    runs: list[str] = option(REQUIRED, "folders of the two comparisons", "runs", nargs=2, metavar="RUN")
+    name: str = option(REQUIRED, "name of the network")
+
+
+def add_halves(folders: Sequence[Path | str], name: str, results: Path = RESULTS) -> Path:
+    """Evaluate all networks of two comparisons, image by image, and write ``results/imagenet-NAME.json``.
+
+    Raises:
+        UserError: If a folder has no finished result, or the two have the same test images or different dense networks.
+    """
+    halves = [_read_half(Path(folder)) for folder in folders]
+    prints = [half["data_fingerprint"] for half in halves]
+    if len(set(prints)) < len(prints):
+        raise UserError(
+            f"{folders[-1]}: has the test images of {folders[0]}; run the second comparison with --swap-split"
+        )
+    if len({half["dense"]["macs"] for half in halves}) > 1:
+        raise UserError(f"{folders[-1]}: another dense network than in {folders[0]}")
+    file = results / f"{PREFIX}{name}.json"
+    write_json(file, {"network": name, "halves": halves})
+    return file
+
+
+def _read_half(folder: Path) -> dict[str, Any]:
+    result_set = read_results(folder)
+    if not result_set.results:
+        raise UserError(f"{folder}: no finished result; run python -m compare first")
+    config = result_set.results[0]["config"]
+    data = _test_images(folder, config["command"])
+    predicted = _predictions(folder / "baseline" / NETWORK, data)
+    labels = data.test.labels
+    rows = []
+    for result in track(result_set.results, "evaluate"):
+        own = _predictions(folder / result["folder"] / NETWORK, data)
+        rows.append(
+            {
+                **{key: result[key] for key in ("folder", "method", "label", "target", "commit", "cpu_seconds")},
+                **{key: result["compressed"][key] for key in ("macs", "params", "top1", "agreement")},
+                "right": _pack(own == labels),
+                "agrees": _pack(own == predicted),
+            }
+        )
+    dense = result_set.baselines[0]["baseline"]
+    return {
+        "command": config["command"],
+        "environment": config["environment"],
+        "data_fingerprint": config["data_fingerprint"],
+        "images": len(labels),
+        "dense": {"top1": dense["top1"], "macs": dense["macs"], "right": _pack(predicted == labels)},
+        "rows": rows,
+        "unreachable": [one["folder"] for one in result_set.unreachable],
+    }
+
+
+def _test_images(folder: Path, words: str) -> DataBundle:
+    """Load the test images of a comparison's command, prepared as the dense network's file records."""
+    options = parse(Compare, shlex.split(words)[3:], package=PACKAGE)
+    return with_preprocessing_of(load_network(folder / "baseline" / NETWORK), load_data(options.data))
+
+
+def _predictions(file: Path, data: DataBundle) -> Tensor:
+    if not file.is_file():
+        raise UserError(f"{file}: no such file; the comparison must be complete")
+    return evaluate(load_network(file), data.test, workers=0).predictions
+
+
+def _pack(flags: Tensor) -> str:
+    return np.packbits(flags.cpu().numpy()).tobytes().hex()
+
+
+def _unpack(digits: str, count: int) -> np.ndarray:
+    return np.unpackbits(np.frombuffer(bytes.fromhex(digits), np.uint8), count=count).astype(bool)
+
+
+def read_network(file: Path) -> NetworkResults:
+    """Read a file of :func:`add_halves`. Methods come in the order of the first half."""
+    record = read_json(file)
+    halves = record["halves"]
+    rows = [{(row["label"], row["target"]): row for row in half["rows"]} for half in halves]
+    counts, macs = [half["images"] for half in halves], halves[0]["dense"]["macs"]
+    pruned = []
+    for label, target in rows[0]:
+        found = [half[label, target] for half in rows if (label, target) in half]
+        if len(found) < len(rows):
+            continue
+        flags = {
+            key: np.concatenate([_unpack(one[key], count) for one, count in zip(found, counts, strict=True)])
+            for key in ("right", "agrees")
+        }
+        left = tuple(one["macs"] / macs for one in found)
+        pruned.append(Pruned(label, target, **flags, macs=left, seconds=tuple(one["cpu_seconds"] for one in found)))
+    complete = {(one.label, one.target) for one in pruned}
+    unfinished = sorted(
+        {f"{label} at {100 * target:g} %" for half in rows for label, target in half if (label, target) not in complete}
+    )
+    right = np.concatenate([_unpack(half["dense"]["right"], count) for half, count in zip(halves, counts, strict=True)])
+    return NetworkResults(record["network"], right, macs, tuple(pruned), tuple(unfinished))
+
+
+def read_networks(results: Path = RESULTS) -> list[NetworkResults]:
+    """Read all files of :func:`add_halves`, by the MACs of the dense networks."""
+    return sorted(map(read_network, results.glob(f"{PREFIX}*.json")), key=lambda one: one.macs)
+
+
+def paired_p_value(a: np.ndarray, b: np.ndarray) -> float:
+    """Return the p-value of McNemar's exact two-sided test that two networks are equally often right on the same images.
+
+    Args:
+        a, b: (N,) bool, whether the first and the second network are right.
+    """
+    from scipy.special import bdtr  # the distribution function of the binomial distribution
+
+    only_a, only_b = int((a & ~b).sum()), int((b & ~a).sum())
+    return min(1.0, 2 * float(bdtr(min(only_a, only_b), only_a + only_b, 0.5))) if only_a + only_b else 1.0
+
+
+def network_table(one: NetworkResults) -> str:
+    """Format the results of a network: one row per method, top-1 and agreement at every target, CPU time, and what the tests say."""
+    targets = sorted({result.target for result in one.pruned}, reverse=True)
+    best = {target: one.best_at(target) for target in targets}
+    rows: list[list[object]] = [["dense", *[f"{one.top1:.1f}"] * len(targets), ""]]
+    for label in dict.fromkeys(result.label for result in one.pruned):
+        found = {target: one.at(target).get(label) for target in targets}
+        cells = [_cell(found[target], best[target]) for target in targets]
+        seconds = statistics.mean(s for result in found.values() if result for s in result.seconds)
+        rows.append([label, *cells, f"{seconds:.0f}"])
+    header = ["method", *(f"{100 * target:g} % of the MACs" for target in targets), "CPU time (s)"]
+    lines = [f"- {_finding(one, target)}" for target in targets]
+    if one.unfinished:
+        lines.append(f"- Without a result on both halves: {', '.join(one.unfinished)}.")
+    return f"{markdown_table(header, rows)}\n" + "\n".join(lines)
+
+
+def _cell(result: Pruned | None, best: Pruned | None) -> str:
+    if result is None or best is None:
+        return ""
+    text = f"{result.top1:.1f} ({100 * result.agrees.mean():.1f})"
+    return text if _is_worse(result, best) else f"**{text}**"
+
+
+def _is_worse(result: Pruned, best: Pruned) -> bool:
+    return result is not best and paired_p_value(best.right, result.right) < LEVEL
+
+
+def _finding(one: NetworkResults, target: float) -> str:
+    best = one.best_at(target)
+    assert best is not None
+    others = [other.label for other in one.at(target).values() if other is not best and not _is_worse(other, best)]
+    equal = (
+        f"; not significantly less accurate: {', '.join(others)}"
+        if others
+        else "; all others are significantly less accurate"
+    )
+    p = paired_p_value(one.right, best.right)
+    loss = f"{one.top1 - best.top1:.1f} points below the dense network" + ("" if p < LEVEL else ", not significantly")
+    return f"At {100 * target:g} % of the MACs, {best.label} is the most accurate: {best.top1:.1f} %, {loss}{equal}."
+
+
+def all_tables(results: Path = RESULTS) -> str:
+    """Format the tables of all networks, under headings."""
+    found = read_networks(results)
+    return (
+        "\n".join(f"### {one.name}, {one.macs / 1e6:.0f} million MACs\n\n{network_table(one)}\n" for one in found)
+        or "Not run yet."
+    )
+
+
+def short_table(target: float = 0.8, results: Path = RESULTS) -> str:
+    """Format one row per network: top-1 of the dense network and, at one target, of every method."""
+    found = read_networks(results)
+    if not found:
+        return "Not run yet."
+    labels = list(dict.fromkeys(result.label for one in found for result in one.pruned if result.target == target))
+    rows: list[list[object]] = []
+    for one in found:
+        best = one.best_at(target)
+        rows.append([one.name, f"{one.top1:.1f}", *(_top1(one.at(target).get(label), best) for label in labels)])
+    return markdown_table(["network", "dense", *labels], rows)
+
+
+def _top1(result: Pruned | None, best: Pruned | None) -> str:
+    if result is None or best is None:
+        return ""
+    return f"{result.top1:.1f}" if _is_worse(result, best) else f"**{result.top1:.1f}**"
+
+
+def draw(file: Path, results: Path = RESULTS) -> list[Path]:
+    """Draw top-1 against MACs, one panel per network; return the file, or nothing without results."""
+    found = read_networks(results)
+    if not found:
+        return []
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    columns = min(2, len(found))
+    figure, panels = plt.subplots(
+        -(-len(found) // columns), columns, figsize=(5.2 * columns, 3.6 * -(-len(found) // columns)), squeeze=False
+    )
+    labels = list(dict.fromkeys(result.label for one in found for result in one.pruned))
+    for panel, one in zip(panels.flat, found, strict=False):
+        panel.axhline(one.top1, color="0.6", linestyle=":", linewidth=1)
+        for i, label in enumerate(labels):
+            points = sorted((100 * statistics.mean(r.macs), r.top1) for r in one.pruned if r.label == label)
+            if points:
+                panel.plot(
+                    *zip(*points, strict=True),
+                    marker="os^vDP*X<>"[i % 10],
+                    markersize=4,
+                    linewidth=1.2,
+                    color=f"C{i}",
+                    label=label,
+                )
+        panel.set_title(f"{one.name} (dense {one.top1:.1f} %)", fontsize=10)
+        panel.set_xlabel("MACs (%)")
+        panel.set_ylabel("top-1 (%)")
+        panel.set_ylim(0, None)
+    for panel in list(panels.flat)[len(found) :]:
+        panel.axis("off")
+    handles, names = max((panel.get_legend_handles_labels() for panel in panels.flat), key=lambda pair: len(pair[1]))
+    figure.legend(handles, names, loc="lower center", ncols=2 if columns == 1 else 3, fontsize=8, frameon=False)
+    figure.tight_layout(rect=(0, 0.04 + 0.03 * -(-len(names) // (2 if columns == 1 else 3)), 1, 1))
+    figure.savefig(file, dpi=110, metadata={"Software": None})
+    plt.close(figure)
+    return [file]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    return command(
+        Add, lambda given: print(add_halves(given.runs, given.name)), argv, "python -m compare.paper.imagenet", PACKAGE
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

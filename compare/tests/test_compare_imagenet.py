@@ -1,0 +1,107 @@
+"""Two comparisons whose halves of the images exchange roles: evaluated image by image, tested in pairs, as table and plot."""
+
+import csv
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from scipy.stats import binomtest
+
+from common.checkpoint import save_model
+from common.errors import UserError
+from common.models import create_model
+from common.runs import read_json
+from compare.paper import imagenet
+
+IMAGES, CLASSES = 24, 3
+
+
+@pytest.fixture(scope="module")
+def halves(tmp_path_factory):
+    """Folders of two comparisons of ResNet-20 on 24 images with a table of labels, the second with exchanged halves."""
+    home = tmp_path_factory.mktemp("halves")
+    generator = np.random.default_rng(0)
+    (home / "images").mkdir()
+    with open(home / "labels.csv", "w", newline="") as file:
+        table = csv.writer(file)
+        table.writerow(["file", "label"])
+        for i in range(IMAGES):
+            Image.fromarray(generator.integers(0, 256, (32, 32, 3), dtype=np.uint8)).save(
+                home / "images" / f"{i:02}.png"
+            )
+            table.writerow([f"{i:02}.png", i % CLASSES])
+    torch.manual_seed(0)
+    save_model(home / "dense.safetensors", create_model("resnet20", num_classes=CLASSES))
+    words = ["--checkpoint", str(home / "dense.safetensors"), "--dataset", f"folder:{home / 'images'}", "--labels"]
+    words += [
+        str(home / "labels.csv"),
+        "--split",
+        "0.5",
+        "--methods",
+        "random",
+        "l1_norm",
+        "--target-macs",
+        "0.9",
+        "0.7",
+    ]
+    words += ["--finetune-epochs", "0", "--seeds", "0", "--no-latency", "--no-report", "--jobs", "1"]
+    folders = [home / "a", home / "b"]
+    for folder, swap in zip(folders, ([], ["--swap-split"]), strict=True):
+        subprocess.run([sys.executable, "-m", "compare", *words, *swap, "--out", str(folder)], check=True)
+    return folders
+
+
+def test_every_image_is_evaluated_once_with_a_network_pruned_without_it(halves, tmp_path):
+    file = imagenet.add_halves(halves, "resnet20", tmp_path)
+    found, record = imagenet.read_network(file), read_json(file)
+    assert {(one.label, one.target) for one in found.pruned} == {
+        (n, t) for n in ("random", "L1 norm") for t in (0.9, 0.7)
+    }
+    assert len(found.right) == IMAGES
+    for one in found.pruned:  # equal to what compare measured on the two halves
+        measured = [
+            next(r for r in h["rows"] if (r["label"], r["target"]) == (one.label, one.target)) for h in record["halves"]
+        ]
+        assert one.top1 == pytest.approx(sum(row["top1"] for row in measured) / 2, abs=1e-3)
+        assert 100 * one.agrees.mean() == pytest.approx(sum(row["agreement"] for row in measured) / 2, abs=1e-3)
+        assert all(0.98 * one.target <= part <= one.target for part in one.macs)
+    dense = sum(half["dense"]["top1"] for half in record["halves"]) / 2
+    assert found.top1 == pytest.approx(dense, abs=1e-3)
+    table = imagenet.all_tables(tmp_path)
+    assert table.count("| random |") == 1 and "90 % of the MACs" in table and "At 70 % of the MACs" in table
+    (plot,) = imagenet.draw(tmp_path / "plot.png", tmp_path)
+    assert Image.open(plot).size[0] > 300
+
+
+def test_same_half_twice_is_rejected(halves, tmp_path):
+    with pytest.raises(UserError, match="--swap-split"):
+        imagenet.add_halves([halves[0], halves[0]], "resnet20", tmp_path)
+    with pytest.raises(UserError, match="no finished result"):
+        imagenet.add_halves([halves[0], tmp_path], "resnet20", tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("only_a", "only_b", "both"), [(0, 0, 5), (3, 1, 4), (12, 2, 7), (2, 12, 7), (40, 40, 0)])
+def test_p_value_is_that_of_mcnemar(only_a, only_b, both):
+    a = np.array([True] * only_a + [False] * only_b + [True] * both + [False] * 3)
+    b = np.array([False] * only_a + [True] * only_b + [True] * both + [False] * 3)
+    expected = binomtest(only_a, only_a + only_b).pvalue if only_a + only_b else 1.0
+    assert imagenet.paired_p_value(a, b) == pytest.approx(expected, rel=1e-12)
+
+
+def test_table_marks_what_is_not_worse_than_the_best():
+    right = np.arange(100) < 90
+    best, close, far = right.copy(), right.copy(), right.copy()
+    close[:4], far[:10] = False, False  # 4 of 4 discordant images: p = 0.125; 10 of 10: p = 0.002
+    pruned = tuple(
+        imagenet.Pruned(label, 0.8, flags, flags, (0.8, 0.79), (1.0, 3.0))
+        for label, flags in (("best", best), ("close", close), ("far", far))
+    )
+    table = imagenet.network_table(imagenet.NetworkResults("net", right, 10**6, pruned, ()))
+    assert "| best | **90.0 (90.0)** | 2 |" in table and "| close | **86.0 (86.0)** | 2 |" in table
+    assert "| far | 80.0 (80.0) | 2 |" in table
+    assert "best is the most accurate: 90.0 %, 0.0 points below the dense network, not significantly" in table
+    assert "not significantly less accurate: close." in table
