@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from common.errors import UserError
+from model_preserving_id import prune
 from model_preserving_id.activations import gather_statistics
 from model_preserving_id.folded import FoldedNetwork
 from model_preserving_id.output_selection import eliminate, rank_by_outputs
@@ -27,7 +28,7 @@ def error_of(z: np.ndarray, weight: np.ndarray, kept: tuple[int, ...]) -> float:
 def test_errors_are_those_of_the_best_weights_and_first_removal_is_optimal() -> None:
     rng = np.random.default_rng(0)
     z, weight = rng.normal(size=(400, 7)) @ rng.normal(size=(7, 7)), rng.normal(size=(2, 7))
-    order, error = eliminate([z.T @ z / len(z)], [weight])
+    order, error = eliminate([z.T @ z / len(z)], [weight], ridge=1e-6)
     dense = float(np.square(z @ weight.T).sum() / len(z))
     for width in range(1, 7):
         assert error[width] ** 2 * dense == pytest.approx(error_of(z, weight, tuple(order[:width])), rel=1e-3)
@@ -38,11 +39,46 @@ def test_errors_are_those_of_the_best_weights_and_first_removal_is_optimal() -> 
 def test_errors_of_several_consumers_are_summed() -> None:
     rng = np.random.default_rng(1)
     zs, weights = rng.normal(size=(2, 300, 5)), rng.normal(size=(2, 3, 5))
-    order, error = eliminate([z.T @ z / len(z) for z in zs], list(weights))
+    order, error = eliminate([z.T @ z / len(z) for z in zs], list(weights), ridge=1e-6)
     total = sum(np.square(z @ w.T).sum() / len(z) for z, w in zip(zs, weights, strict=True))
     kept = tuple(order[:3])
     expected = sum(error_of(z, w, kept) for z, w in zip(zs, weights, strict=True))
     assert error[3] ** 2 * total == pytest.approx(expected, rel=1e-3)
+
+
+def test_channel_that_is_silent_on_the_images_costs_the_weights_that_read_it() -> None:
+    rng = np.random.default_rng(2)
+    z, weight = rng.normal(size=(400, 6)), rng.normal(size=(3, 6))
+    z[:, 2], weight[:, 2] = 0.0, 10.0  # silent, but read with large weights
+    weight[:, 4] = 0.01  # active, but hardly read
+    gram = z.T @ z / len(z)
+    without, _ = eliminate([gram], [weight], ridge=1e-6)
+    order, _ = eliminate([gram], [weight])
+    assert without[-1] == 2 and order[-1] == 4 and 2 in order[:3]
+
+
+@pytest.mark.parametrize("sizes", [(10,), (4, 4, 2), (1,) * 10])
+def test_sensitivity_is_measured_on_other_images_than_the_statistics(sizes, monkeypatch) -> None:
+    used: dict[str, torch.Tensor] = {}
+    gather, measure = prune.gather_statistics, prune.measure_sensitivity
+
+    def gathered(model, inputs, batches, **more):
+        used["statistics"] = torch.cat(list(batches))
+        return gather(model, inputs, batches, **more)
+
+    def measured(folded, rankings, statistics, images):
+        used["images"] = torch.cat(list(images))
+        used["held out from"] = used["statistics"]
+        return measure(folded, rankings, statistics, images)
+
+    monkeypatch.setattr(prune, "gather_statistics", gathered)
+    monkeypatch.setattr(prune, "measure_sensitivity", measured)
+    model, _ = blind_network()
+    x = torch.randn(10, *SHAPE)
+    prune_network(model, x[:1], x.split(sizes), target_macs=0.63, selection="outputs")
+    assert torch.equal(used["images"], x[:3]) and torch.equal(used["held out from"], x[3:])
+    prune_network(model, x[:1], x.split(sizes), target_macs=0.63, selection="id")
+    assert torch.equal(used["images"], x) and torch.equal(used["held out from"], x)
 
 
 def blind_network() -> tuple[nn.Sequential, torch.Tensor]:

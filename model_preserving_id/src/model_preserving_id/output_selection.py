@@ -4,6 +4,9 @@ ID keeps the channels from which all others can be reproduced. A consumer needs 
 outputs reads 160 directions. Here channels are removed one by one, always the one whose removal changes the consumers' outputs
 least, with the weights of the others re-solved by least squares: min over c of sum over consumers of ||w_c||^2 / (H^-1)_cc, with
 H = Z^T Z and w_c the columns that read c. (Hassibi and Stork 1993, Optimal Brain Surgeon, for whole channels)
+
+A channel may be silent on the calibration images and needed by others: 500 images do not contain all 1,000 classes of ImageNet. A
+ridge added to H treats every channel as if it had at least that much variance, so that it costs at least the weights that read it.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,7 +22,7 @@ from model_preserving_id.activations import ConsumerInput, GramStatistics
 from model_preserving_id.channel_ranking import ChannelRanking, rank_groups
 from model_preserving_id.folded import FoldedNetwork
 
-RIDGE = 1e-6  # relative to the mean of the diagonal of Z^T Z
+RIDGE = 0.1  # relative to the mean of the diagonal of Z^T Z; of 1e-6, 0.01, 0.1 and 1, the best on MobileNetV2 and other images
 
 
 def rank_by_outputs(
@@ -42,12 +45,15 @@ def rank_by_outputs(
     return rankings, by_id
 
 
-def eliminate(grams: Sequence[np.ndarray], weights: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+def eliminate(
+    grams: Sequence[np.ndarray], weights: Sequence[np.ndarray], ridge: float = RIDGE
+) -> tuple[np.ndarray, np.ndarray]:
     """Remove all channels one by one.
 
     Args:
         grams: Z^T Z / rows of each consumer, (C, C).
         weights: The columns with which each consumer reads the channels, (rows, C).
+        ridge: Added to the diagonals of Z^T Z, relative to their mean.
 
     Returns:
         order: (C,) channels; the first k remain at width k.
@@ -56,8 +62,8 @@ def eliminate(grams: Sequence[np.ndarray], weights: Sequence[np.ndarray]) -> tup
     size = len(grams[0])
     inverses, now = [], [weight.copy() for weight in weights]
     for gram in grams:
-        ridge = RIDGE * max(float(np.trace(gram)) / size, np.finfo(float).tiny)
-        inverses.append(np.linalg.inv(gram + ridge * np.eye(size)))
+        added = ridge * max(float(np.trace(gram)) / size, np.finfo(float).tiny)
+        inverses.append(np.linalg.inv(gram + added * np.eye(size)))
     alive = np.ones(size, dtype=bool)
     order, lost = np.empty(size, dtype=np.int64), np.zeros(size + 1)
     for width in range(size - 1, -1, -1):

@@ -23,7 +23,7 @@ from model_preserving_id.channel_ranking import ChannelRanking, rank_groups
 from model_preserving_id.compensate import check_compensation, compensate
 from model_preserving_id.folded import FoldedNetwork
 from model_preserving_id.output_selection import rank_by_outputs
-from model_preserving_id.sensitivity import SENSITIVITY_IMAGES, measure_sensitivity, take_images
+from model_preserving_id.sensitivity import SENSITIVITY_IMAGES, WithoutFirst, measure_sensitivity, take_images
 from model_preserving_id.settings import RECONSTRUCTION_IMAGES, SELECTIONS
 from model_preserving_id.width_allocation import (
     check_score,
@@ -34,6 +34,8 @@ from model_preserving_id.width_allocation import (
     widths_from_fraction,
     widths_from_target,
 )
+
+HELD_OUT = 0.3  # fraction of the images on which sensitivities are measured, if channels are selected by the outputs
 
 
 def prune_network(
@@ -117,12 +119,9 @@ def prune_one_shot(
 ) -> None:
     """Prune all groups, in place, with statistics of the unpruned network. Options as in :func:`prune_network`."""
     statistics = gather_statistics(folded.model, folded.consumer_inputs(), inputs, device=folded.device)
-    if selection == "id":
-        rankings = rank_groups(folded, statistics)
-    else:
-        rankings, by_id = rank_by_outputs(folded, statistics)
-        if by_id:
-            warnings.warn(f"selected by ID, because of the layers that read them: {', '.join(by_id)}", stacklevel=3)
+    rankings, by_id = _rank(folded, statistics, selection)
+    if by_id:
+        warnings.warn(f"selected by ID, because of the layers that read them: {', '.join(by_id)}", stacklevel=3)
     few = groups_with_few_rows(statistics)
     rest = {name: one for name, one in rankings.items() if name not in few}
     smallest = folded.macs({name: one.widths[0] for name, one in rest.items()})
@@ -135,9 +134,12 @@ def prune_one_shot(
         widths = widths_from_counts(rankings, kept)
     elif target is not None:
         if score == "output-change":
-            step_score = sensitivity_score(
-                measure_sensitivity(folded, rankings, statistics, take_images(inputs, SENSITIVITY_IMAGES))
-            )
+            if selection == "id":
+                images = take_images(inputs, SENSITIVITY_IMAGES)
+                sensitivity = measure_sensitivity(folded, rankings, statistics, images)
+            else:
+                sensitivity = _measure_on_others(folded, list(rankings), inputs, selection)
+            step_score = sensitivity_score(sensitivity)
         else:
             step_score = error_score(rankings, score)
         widths = widths_from_target(rankings, folded.macs, folded.dense_macs, target, step_score)
@@ -147,6 +149,31 @@ def prune_one_shot(
         assert eps is not None
         widths = widths_from_eps(rankings, eps)
     prune_all(folded, rankings, statistics, widths)
+
+
+def _rank(
+    folded: FoldedNetwork, statistics: Mapping[str, GramStatistics], selection: str
+) -> tuple[dict[str, ChannelRanking], list[str]]:
+    """Return the rankings by ``selection``, and the groups that are ranked by ID although it is another one."""
+    return (rank_groups(folded, statistics), []) if selection == "id" else rank_by_outputs(folded, statistics)
+
+
+def _measure_on_others(
+    folded: FoldedNetwork, names: Sequence[str], inputs: Iterable[Tensor], selection: str
+) -> dict[str, list[float]]:
+    """Measure the sensitivities of these groups on other images than those that T and the rankings are computed from.
+
+    On the same images, layers with few rows per image seem to need fewer channels than they do: the last layers, if they are
+    small maps of hundreds of channels.
+    """
+    count = min(SENSITIVITY_IMAGES, int(HELD_OUT * sum(map(len, inputs))))
+    if not count:
+        inputs, images = inputs, take_images(inputs, SENSITIVITY_IMAGES)
+    else:
+        inputs, images = WithoutFirst(inputs, count), take_images(inputs, count)
+    statistics = gather_statistics(folded.model, folded.consumer_inputs(names), inputs, device=folded.device)
+    rankings = _rank(folded, statistics, selection)[0]
+    return measure_sensitivity(folded, {name: rankings[name] for name in names}, statistics, images)
 
 
 def prune_all(

@@ -4,7 +4,7 @@ It is measured at a few widths, without labels, and interpolated. Pivot errors, 
 do not show which layer is more important to the network.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TypeAlias
 
 import numpy as np
@@ -117,6 +117,21 @@ def compute_outputs(model, images: Iterable[Tensor]) -> Tensor:
     device = next(model.parameters()).device
     with eval_mode(model):
         return torch.cat([first_output(model(batch.to(device))).double().cpu() for batch in images])
+
+
+class WithoutFirst:
+    """Batches without their first ``count`` images; they can be read several times."""
+
+    def __init__(self, batches: Iterable[Tensor], count: int) -> None:
+        self.batches, self.count = batches, count
+
+    def __iter__(self) -> Iterator[Tensor]:
+        left = self.count
+        for batch in self.batches:
+            rest = batch[left:]
+            left = max(0, left - len(batch))
+            if len(rest):
+                yield rest
 
 
 def take_images(batches: Iterable[Tensor], count: int) -> list[Tensor]:
