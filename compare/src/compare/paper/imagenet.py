@@ -253,25 +253,6 @@ def all_tables(results: Path = RESULTS) -> str:
     )
 
 
-def short_table(target: float = 0.8, results: Path = RESULTS) -> str:
-    """Format one row per network: top-1 of the dense network and, at one target, of every method."""
-    found = read_networks(results)
-    if not found:
-        return "Not run yet."
-    labels = list(dict.fromkeys(result.label for one in found for result in one.pruned if result.target == target))
-    rows: list[list[object]] = []
-    for one in found:
-        best = one.best_at(target)
-        rows.append([one.name, f"{one.top1:.1f}", *(_top1(one.at(target).get(label), best) for label in labels)])
-    return markdown_table(["network", "dense", *labels], rows)
-
-
-def _top1(result: Pruned | None, best: Pruned | None) -> str:
-    if result is None or best is None:
-        return ""
-    return f"{result.top1:.1f}" if _is_worse(result, best) else f"**{result.top1:.1f}**"
-
-
 def draw(file: Path, results: Path = RESULTS) -> list[Path]:
     """Draw top-1 against MACs, one panel per network; return the file, or nothing without results."""
     found = read_networks(results)

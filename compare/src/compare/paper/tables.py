@@ -302,7 +302,6 @@ TABLES: dict[str, Callable[[], str]] = {
     "compare.recipes": recipe_table,
     "compare.sweep": sweep_table,
     "compare.imagenet": imagenet.all_tables,
-    "compare.imagenet.short": imagenet.short_table,
     "compare.digits.short": lambda: short_table("digits"),
     "compare.resnet56.short": lambda: short_table("resnet56"),
     "compare.resnet20.short": lambda: short_table("resnet20"),
