@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from common import cli
 from common.atomic import write_json
 from common.data import DataBundle, load_data
 from common.errors import UserError
@@ -26,7 +27,7 @@ from common.markdown import markdown_table
 from common.measure import evaluate
 from common.progress import track
 from common.runs import read_json
-from common.settings import REQUIRED, command, option, parse, settings
+from common.settings import parse
 from common.trained_model import with_preprocessing_of
 from compare.result_set import read_results
 from compare.settings import PACKAGE, Compare
@@ -80,14 +81,6 @@ class NetworkResults:
 
     def best_at(self, target: float) -> Pruned | None:
         return max(self.at(target).values(), key=lambda one: one.top1, default=None)
-
-
-@settings
-class Add:
-    """Add two finished comparisons of one network, whose halves of the images exchange roles, to results/imagenet-NAME.json."""
-
-    runs: list[str] = option(REQUIRED, "folders of the two comparisons", "runs", nargs=2, metavar="RUN")
-    name: str = option(REQUIRED, "name of the network")
 
 
 def add_halves(folders: Sequence[Path | str], name: str, results: Path = RESULTS) -> Path:
@@ -296,9 +289,18 @@ def draw(file: Path, results: Path = RESULTS) -> list[Path]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    return command(
-        Add, lambda given: print(add_halves(given.runs, given.name)), argv, "python -m compare.paper.imagenet", PACKAGE
-    )
+    def body(argv: Sequence[str] | None) -> None:
+        parser = cli.Parser(
+            prog="python -m compare.paper.imagenet",
+            description="Add two finished comparisons of one network, whose halves of the images exchange roles, to results/.",
+            package=PACKAGE,
+        )
+        parser.add_argument("runs", nargs=2, metavar="RUN", help="folders of the two comparisons")
+        parser.add_argument("--name", required=True, help="name of the network: results/imagenet-NAME.json")
+        args = parser.parse_args(argv)
+        print(add_halves(args.runs, args.name))
+
+    return cli.run(body, argv)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,6 @@ from common.reporting.results import tables_command
 from common.runs import read_json
 from compare.charts import figure_svg
 from compare.findings import findings, pluralize
-from compare.paper import imagenet
 from compare.result_set import (
     ResultGroup,
     ResultRecord,
@@ -291,6 +290,13 @@ def sweep_table() -> str:
     return markdown_table(["penalty", "computed by", "held-out top-1 (%)", "agreement (%)", "MACs", "loss"], rows)
 
 
+def imagenet_tables() -> str:
+    """Format the tables of the networks for ImageNet."""
+    from compare.paper import imagenet  # imports torch
+
+    return imagenet.all_tables()
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "compare.digits": lambda: result_table("digits"),
     "compare.resnet56": lambda: result_table("resnet56"),
@@ -301,7 +307,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "compare.recipe": learning_rate_table,
     "compare.recipes": recipe_table,
     "compare.sweep": sweep_table,
-    "compare.imagenet": imagenet.all_tables,
+    "compare.imagenet": imagenet_tables,
     "compare.digits.short": lambda: short_table("digits"),
     "compare.resnet56.short": lambda: short_table("resnet56"),
     "compare.resnet20.short": lambda: short_table("resnet20"),
@@ -319,6 +325,8 @@ def draw_plots() -> list[Path]:
     files = {RESULTS / f"{name}.svg": figure_svg(one) for name, one in found.items() if one}
     for file, text in files.items():
         write_text(file, text)
+    from compare.paper import imagenet  # imports torch
+
     return [*files, *imagenet.draw(RESULTS / "imagenet.png")]
 
 
