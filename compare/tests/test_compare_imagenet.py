@@ -1,6 +1,8 @@
 """Two comparisons whose halves of the images exchange roles: evaluated image by image, tested in pairs, as table and plot."""
 
 import csv
+import json
+import shutil
 import subprocess
 import sys
 
@@ -10,6 +12,7 @@ import torch
 from PIL import Image
 from scipy.stats import binomtest
 
+from common.atomic import write_json
 from common.checkpoint import save_model
 from common.errors import UserError
 from common.models import create_model
@@ -76,9 +79,34 @@ def test_every_image_is_evaluated_once_with_a_network_pruned_without_it(halves, 
     assert Image.open(plot).size[0] > 300
 
 
+def digest_of(folder):
+    return read_json(next(folder.glob("seed0/*/config.json")))["options"]["start_digest"]
+
+
+def test_results_of_one_half_and_unreachable_targets_are_named(halves, tmp_path):
+    file = imagenet.add_halves(halves, "ResNet-20, 3 classes", tmp_path)
+    assert file.name == "imagenet-resnet_20_3_classes.json"
+    record = read_json(file)
+    del record["halves"][1]["rows"][0]
+    record["halves"][0]["unreachable"] = ["seed0/decore-macs0.9"]
+    write_json(file, record)
+    found = imagenet.read_network(file)
+    gone = record["halves"][0]["rows"][0]
+    assert (gone["label"], gone["target"]) not in {(one.label, one.target) for one in found.pruned}
+    assert found.unfinished == (f"{gone['label']} at {100 * gone['target']:g} %", "seed0/decore-macs0.9")
+    assert "Without a result on both halves: " in imagenet.network_table(found)
+
+
 def test_same_half_twice_is_rejected(halves, tmp_path):
     with pytest.raises(UserError, match="--swap-split"):
         imagenet.add_halves([halves[0], halves[0]], "resnet20", tmp_path)
+    changed = tmp_path / "changed"
+    shutil.copytree(halves[1], changed)
+    for file in changed.glob("seed0/*/config.json"):
+        write_json(file, json.loads(file.read_text().replace(digest_of(halves[1]), "0" * 16)))
+    with pytest.raises(UserError, match="another dense network"):
+        imagenet.add_halves([halves[0], changed], "resnet20", tmp_path)
+    shutil.rmtree(changed)
     with pytest.raises(UserError, match="no finished result"):
         imagenet.add_halves([halves[0], tmp_path], "resnet20", tmp_path)
     assert not list(tmp_path.iterdir())

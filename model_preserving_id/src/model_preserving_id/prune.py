@@ -164,14 +164,11 @@ def _measure_on_others(
     """Measure the sensitivities of these groups on other images than those that T and the rankings are computed from.
 
     On the same images, layers with few rows per image seem to need fewer channels than they do: the last layers, if they are
-    small maps of hundreds of channels.
+    small maps of hundreds of channels. Fewer than four images are not divided.
     """
     count = min(SENSITIVITY_IMAGES, int(HELD_OUT * sum(map(len, inputs))))
-    if not count:
-        inputs, images = inputs, take_images(inputs, SENSITIVITY_IMAGES)
-    else:
-        inputs, images = WithoutFirst(inputs, count), take_images(inputs, count)
-    statistics = gather_statistics(folded.model, folded.consumer_inputs(names), inputs, device=folded.device)
+    images, others = take_images(inputs, count or SENSITIVITY_IMAGES), WithoutFirst(inputs, count)
+    statistics = gather_statistics(folded.model, folded.consumer_inputs(names), others, device=folded.device)
     rankings = _rank(folded, statistics, selection)[0]
     return measure_sensitivity(folded, {name: rankings[name] for name in names}, statistics, images)
 

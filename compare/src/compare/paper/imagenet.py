@@ -1,12 +1,13 @@
 """Networks for ImageNet, pruned without training: two comparisons of one network whose halves of the images exchange roles.
 
-    python -m compare.paper.imagenet runs/mobilenet_v2-a runs/mobilenet_v2-b --name mobilenet_v2
+    python -m compare.paper.imagenet runs/mobilenet_v2-a runs/mobilenet_v2-b --name MobileNetV2
 
-adds two finished comparisons to ``results/imagenet-NAME.json``. Every network is read back from its file and evaluated on the half
+adds two finished comparisons to ``results/imagenet-mobilenetv2.json``. Every network is read back from its file and evaluated on the half
 with which it was not pruned, so that every image is evaluated once, and which images are right is kept: differences between
 methods are tested image by image. :mod:`compare.paper.tables` makes tables and a plot of these files.
 """
 
+import re
 import shlex
 import statistics
 import sys
@@ -69,7 +70,7 @@ class NetworkResults:
     right: np.ndarray
     macs: int
     pruned: tuple[Pruned, ...]
-    unfinished: tuple[str, ...]  # results of one half only, or targets that a method cannot reach
+    unfinished: tuple[str, ...]  # results of one half only, and folders of targets that cannot be reached
 
     @property
     def top1(self) -> float:
@@ -84,7 +85,10 @@ class NetworkResults:
 
 
 def add_halves(folders: Sequence[Path | str], name: str, results: Path = RESULTS) -> Path:
-    """Evaluate all networks of two comparisons, image by image, and write ``results/imagenet-NAME.json``.
+    """Evaluate all networks of two comparisons, image by image, and write a file in ``results``.
+
+    Args:
+        name: Name of the network in the table; the name of the file has its letters and digits.
 
     Raises:
         UserError: If a folder has no finished result, or the two have the same test images or different dense networks.
@@ -95,9 +99,9 @@ def add_halves(folders: Sequence[Path | str], name: str, results: Path = RESULTS
         raise UserError(
             f"{folders[-1]}: has the test images of {folders[0]}; run the second comparison with --swap-split"
         )
-    if len({half["dense"]["macs"] for half in halves}) > 1:
+    if len({half["dense"]["digest"] for half in halves}) > 1:
         raise UserError(f"{folders[-1]}: another dense network than in {folders[0]}")
-    file = results / f"{PREFIX}{name}.json"
+    file = results / f"{PREFIX}{re.sub(r'[^a-z0-9]+', '_', name.lower())}.json"
     write_json(file, {"network": name, "halves": halves})
     return file
 
@@ -127,7 +131,12 @@ def _read_half(folder: Path) -> dict[str, Any]:
         "environment": config["environment"],
         "data_fingerprint": config["data_fingerprint"],
         "images": len(labels),
-        "dense": {"top1": dense["top1"], "macs": dense["macs"], "right": _pack(predicted == labels)},
+        "dense": {
+            "digest": config["options"]["start_digest"],
+            "top1": dense["top1"],
+            "macs": dense["macs"],
+            "right": _pack(predicted == labels),
+        },
         "rows": rows,
         "unreachable": [one["folder"] for one in result_set.unreachable],
     }
@@ -171,11 +180,12 @@ def read_network(file: Path) -> NetworkResults:
         left = tuple(one["macs"] / macs for one in found)
         pruned.append(Pruned(label, target, **flags, macs=left, seconds=tuple(one["cpu_seconds"] for one in found)))
     complete = {(one.label, one.target) for one in pruned}
-    unfinished = sorted(
-        {f"{label} at {100 * target:g} %" for half in rows for label, target in half if (label, target) not in complete}
-    )
+    unfinished = {
+        f"{label} at {100 * target:g} %" for half in rows for label, target in half if (label, target) not in complete
+    }
+    unfinished |= {folder for half in halves for folder in half["unreachable"]}
     right = np.concatenate([_unpack(half["dense"]["right"], count) for half, count in zip(halves, counts, strict=True)])
-    return NetworkResults(record["network"], right, macs, tuple(pruned), tuple(unfinished))
+    return NetworkResults(record["network"], right, macs, tuple(pruned), tuple(sorted(unfinished)))
 
 
 def read_networks(results: Path = RESULTS) -> list[NetworkResults]:
@@ -257,9 +267,8 @@ def draw(file: Path, results: Path = RESULTS) -> list[Path]:
     import matplotlib.pyplot as plt
 
     columns = min(2, len(found))
-    figure, panels = plt.subplots(
-        -(-len(found) // columns), columns, figsize=(5.2 * columns, 3.6 * -(-len(found) // columns)), squeeze=False
-    )
+    rows, legend_columns = -(-len(found) // columns), columns + 1
+    figure, panels = plt.subplots(rows, columns, figsize=(5.2 * columns, 3.6 * rows), squeeze=False)
     labels = list(dict.fromkeys(result.label for one in found for result in one.pruned))
     for panel, one in zip(panels.flat, found, strict=False):
         panel.axhline(one.top1, color="0.6", linestyle=":", linewidth=1)
@@ -281,8 +290,8 @@ def draw(file: Path, results: Path = RESULTS) -> list[Path]:
     for panel in list(panels.flat)[len(found) :]:
         panel.axis("off")
     handles, names = max((panel.get_legend_handles_labels() for panel in panels.flat), key=lambda pair: len(pair[1]))
-    figure.legend(handles, names, loc="lower center", ncols=2 if columns == 1 else 3, fontsize=8, frameon=False)
-    figure.tight_layout(rect=(0, 0.04 + 0.03 * -(-len(names) // (2 if columns == 1 else 3)), 1, 1))
+    figure.legend(handles, names, loc="lower center", ncols=legend_columns, fontsize=8, frameon=False)
+    figure.tight_layout(rect=(0, 0.04 + 0.03 * -(-len(names) // legend_columns), 1, 1))
     figure.savefig(file, dpi=110, metadata={"Software": None})
     plt.close(figure)
     return [file]
@@ -296,7 +305,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             package=PACKAGE,
         )
         parser.add_argument("runs", nargs=2, metavar="RUN", help="folders of the two comparisons")
-        parser.add_argument("--name", required=True, help="name of the network: results/imagenet-NAME.json")
+        parser.add_argument("--name", required=True, help="name of the network in the table")
         args = parser.parse_args(argv)
         print(add_halves(args.runs, args.name))
 
