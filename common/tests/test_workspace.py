@@ -454,17 +454,18 @@ def test_weights_have_record_and_matching_table_row():
     }
     assert rows.keys() == records.keys() == {file.name for file in (ROOT / "weights").glob("*.safetensors")}
     for name, record in records.items():
-        options = record["options"]
+        # A dense network's record is of common.train, a pruned network's is a row of compare, whose recipe is a group of options.
+        options = {**record["options"], **record["options"].get("finetune", {})}
         values = [
             f"{record['baseline']['top1']:.2f} %",
             f"{options['epochs']} epochs",
             f"batch {options['batch_size']}",
-        ]
-        values += [
-            f"seed {options['seed']}",
+            f"seed {record['seed']}",
             f"learning rate {options['learning_rate']}",
             f"{record['seconds'] / 3600:.1f} h",
         ]
+        if "compressed" in record:
+            values.append(f"{record['compressed']['top1']:.2f} %")
         assert all(value in rows[name] for value in values), (name, values)
 
 
