@@ -138,7 +138,7 @@ def test_iterative_pruning_follows_paper(network, inputs):
     options = IterationOptions(Target(0.6), keep=0.8, update_every=0.0)
     folded = FoldedNetwork(network, X)
     rows, again = iterate(folded, inputs, options), iterate(FoldedNetwork(network, X), inputs, options)
-    drop = lambda rows: [{k: v for k, v in row.items() if k != "seconds"} for row in rows]  # noqa: E731
+    drop = lambda rows: [{k: v for k, v in row.items() if "seconds" not in k} for row in rows]  # noqa: E731
     assert drop(rows) == drop(again)
     macs = [folded.dense_macs, *(row["macs"] for row in rows)]
     assert all(b < a for a, b in pairwise(macs)) and 0.98 * 0.6 <= macs[-1] / macs[0] <= 0.6
@@ -224,6 +224,29 @@ def test_interrupted_iteration_is_bit_identical(network, inputs, tmp_path):
     (tmp_path / "progress.pt").write_bytes(b"damaged")
     with pytest.raises(UserError, match="damaged"):
         iterate(FoldedNetwork(network, X), inputs, options, state=tmp_path / "progress.pt")
+
+
+def test_targets_share_the_steps_that_do_not_depend_on_them(tmp_path):
+    layers = [torch.nn.Conv2d(3, 64, 3)] + [torch.nn.Conv2d(64, 64, 1) for _ in range(7)]
+    network = torch.nn.Sequential(*(m for layer in layers for m in (layer, torch.nn.ReLU())), torch.nn.Flatten())
+    images = torch.rand(20, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    shared = tmp_path / "steps.pt"
+    taken = {}
+
+    def prune(target, shared=None):
+        folded, steps = FoldedNetwork(network, images[:1]), []
+        options = IterationOptions(Target(target), keep=0.95)
+        rows = iterate(folded, [images], options, shared=shared, on_step=lambda _, row: steps.append(row))
+        taken[target] = len(steps)
+        return rows, folded.build_pruned().state_dict()
+
+    for target in (0.9, 0.8, 0.6, 0.85):  # the last one is larger than one before
+        alone, together = prune(target), prune(target, shared)
+        for row, other in zip(alone[0], together[0], strict=True):
+            assert {**row, "seconds": 0, "cpu_seconds": 0} == {**other, "seconds": 0, "cpu_seconds": 0}
+        assert all(torch.equal(tensor, together[1][name]) for name, tensor in alone[1].items())
+        rows = len(alone[0])
+        assert taken[target] == rows if target in (0.9, 0.85) else 0 < taken[target] < 0.8 * rows
 
 
 def test_iteration_on_one_layer_equals_one_shot(network, inputs):

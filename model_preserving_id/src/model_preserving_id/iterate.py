@@ -31,6 +31,7 @@ from model_preserving_id.width_allocation import (
     check_score,
     error_score,
     find_best_step,
+    free_below,
     leads_to_target,
     nearest_fraction,
     sensitivity_score,
@@ -72,28 +73,33 @@ def iterate(
     options: IterationOptions,
     *,
     state: Path | None = None,
+    shared: Path | None = None,
     on_step: Callable[[FoldedNetwork, LogRow], None] | None = None,
 ) -> list[LogRow]:
     """Prune groups, in place, until the MACs are within [0.98, 1.00] of the target, and return one row per step.
 
+    Far from their targets, runs that differ in nothing else take the same steps: a run starts where an earlier one was.
+
     Rows: iteration, layer, before, after (channels), error, score, macs, macs_left (fraction), agreement (percentage of the
-    inputs with the same predicted class as the unpruned network; None between updates), seconds.
+    inputs with the same predicted class as the unpruned network; None between updates), seconds, cpu_seconds (of this process).
 
     Args:
         inputs: Batches of images, without labels, read several times.
         state: File to resume from after an interruption; the result is bit-identical.
-        on_step: Called after each step.
+        shared: File of the last state that does not depend on the target, for runs with other targets; the result is
+            bit-identical, and the rows have the seconds of the run that took the step.
+        on_step: Called after each step that this run takes.
 
     Raises:
         UserError: With the nearest reachable fraction if the target cannot be met.
     """
-    progress = _Progress(folded, state)
+    progress = _Progress(folded, options.target, state, shared)
     goal = options.target.fraction * folded.dense_macs
     statistics: dict[str, GramStatistics] = {}
     rankings: dict[str, ChannelRanking] = {}
     stale, pruned = list(folded.groups), set[str]()
     while True:
-        start = time.monotonic()
+        clock = _Clock()
         found, agreement = measure_statistics(folded, inputs, stale, progress.predictions)
         few = groups_with_few_rows(found)
         if few and not statistics:
@@ -105,10 +111,7 @@ def iterate(
         statistics |= changed
         rankings |= rank_groups(folded, changed)
         if progress.rows:
-            progress.rows[-1] |= {
-                "agreement": agreement,
-                "seconds": round(progress.rows[-1]["seconds"] + time.monotonic() - start, 2),
-            }
+            progress.rows[-1] |= {"agreement": agreement, **clock.seconds(progress.rows[-1])}
         if folded.macs() <= goal:
             return progress.rows
         if options.score == "output-change" and not progress.sensitivity:
@@ -119,7 +122,7 @@ def iterate(
             sensitivity_score(progress.sensitivity) if progress.sensitivity else error_score(rankings, options.score)
         )
         in_order = {name: rankings[name] for name in folded.groups}
-        pruned = prune_until_update(folded, in_order, statistics, step_score, options, progress.rows, on_step)
+        pruned = _prune_until_update(folded, in_order, statistics, step_score, options, progress, on_step)
         stale = folded.downstream(pruned)
         progress.save()
 
@@ -153,20 +156,23 @@ def measure_statistics(
     return statistics, round(100.0 * float((classes == predictions[0]).double().mean()), 4) if len(classes) else None
 
 
-def prune_until_update(
+def _prune_until_update(
     folded: FoldedNetwork,
     rankings: Mapping[str, ChannelRanking],
     statistics: Mapping[str, GramStatistics],
     step_score: StepScore,
     options: IterationOptions,
-    rows: list[LogRow],
+    progress: "_Progress",
     on_step: Callable[[FoldedNetwork, LogRow], None] | None = None,
 ) -> set[str]:
     """Prune step by step until the target is met or an update is due, and return the names of the pruned groups."""
     target, dense, before = options.target, folded.dense_macs, folded.macs()
     pruned: set[str] = set()
     while folded.macs() > target.fraction * dense:
-        start = time.monotonic()
+        clock = _Clock()
+        if progress.shared is not None:
+            free = free_below(rankings, folded.widths(), folded.macs, dense, options.keep)
+            progress.free_below = min(progress.free_below, free)
         search = partial(
             find_best_step,
             rankings,
@@ -184,15 +190,15 @@ def prune_until_update(
             target.raise_unreachable("no sequence of steps", [nearest])
         folded.narrow_group(step.group, rankings[step.group].kept(step.after), statistics[step.group])
         pruned.add(step.group)
-        rows.append(_row(len(rows) + 1, step, dense, time.monotonic() - start))
+        progress.rows.append(_row(len(progress.rows) + 1, step, dense) | clock.seconds())
         if on_step:
-            on_step(folded, rows[-1])
+            on_step(folded, progress.rows[-1])
         if before - folded.macs() >= options.update_every * dense:
             break
     return pruned
 
 
-def _row(iteration: int, step: WidthStep, dense_macs: int, seconds: float) -> LogRow:
+def _row(iteration: int, step: WidthStep, dense_macs: int) -> LogRow:
     return {
         "iteration": iteration,
         "layer": step.group,
@@ -203,24 +209,44 @@ def _row(iteration: int, step: WidthStep, dense_macs: int, seconds: float) -> Lo
         "macs": step.macs,
         "macs_left": round(step.macs / dense_macs, 6),
         "agreement": None,
-        "seconds": round(seconds, 2),
     }
 
 
-class _Progress:
-    """State of an interrupted ``iterate``: rows, kept channels, folded weights, predictions and sensitivity of the unpruned network."""
+class _Clock:
+    """Seconds since it was made."""
 
-    def __init__(self, folded: FoldedNetwork, file: Path | None) -> None:
-        self.folded, self.file = folded, file
+    def __init__(self) -> None:
+        self.start, self.cpu = time.monotonic(), time.process_time()
+
+    def seconds(self, before: LogRow | None = None) -> LogRow:
+        """Return the values ``seconds`` and ``cpu_seconds`` of a row, with those that it had ``before``."""
+        now = {"seconds": time.monotonic() - self.start, "cpu_seconds": time.process_time() - self.cpu}
+        return {name: round(value + (before or {}).get(name, 0.0), 2) for name, value in now.items()}
+
+
+class _Progress:
+    """State of ``iterate``: rows, kept channels, folded weights, predictions and sensitivity of the unpruned network.
+
+    ``free_below``: all steps so far are the same for targets below this fraction of the MACs.
+    """
+
+    def __init__(self, folded: FoldedNetwork, target: Target, file: Path | None, shared: Path | None) -> None:
+        self.folded, self.target, self.file, self.shared = folded, target, file, shared
         self.rows: list[LogRow] = []
         self.predictions: list[Tensor] = []
         self.sensitivity: dict[str, list[float]] = {}
+        self.free_below = 1.0
         if file is not None and file.is_file():
             self._restore(file)
+        elif shared is not None and shared.is_file():
+            self._restore(shared, shared=True)
 
-    def _restore(self, file: Path) -> None:
+    def _restore(self, file: Path, shared: bool = False) -> None:
         try:
             content = read_tensor_file(file)
+            if shared and not self.target.fraction < content["free_below"]:
+                return
+            self.free_below = content["free_below"]
             self.rows, self.predictions, self.sensitivity = content["rows"], content["decisions"], content["damage"]
             self.folded.kept = content["kept"]
             for name, tensor in content["weights"].items():
@@ -229,8 +255,9 @@ class _Progress:
             raise RunFolderError(f"{file}: the file is damaged; delete it to start again") from error
 
     def save(self) -> None:
-        """Write the state, atomically."""
-        if self.file is None:
+        """Write the state, atomically; also for runs with other targets, as long as it does not depend on this one."""
+        files = [self.file, self.shared if self.target.fraction < self.free_below else None]
+        if files == [None, None]:
             return
         consumers = {one.consumer for one in self.folded.consumer_inputs(self.folded.kept)}
         content = {
@@ -238,9 +265,12 @@ class _Progress:
             "decisions": self.predictions,
             "damage": self.sensitivity,
             "kept": self.folded.kept,
+            "free_below": self.free_below,
             "weights": {name: self._tensor(name).cpu() for name in sorted(consumers)},
         }
-        write_tensor_file(self.file, content)
+        for file in files:
+            if file is not None:
+                write_tensor_file(file, content)
 
     def _tensor(self, consumer: str) -> Tensor:
         module = self.folded.model.get_submodule(consumer)

@@ -22,6 +22,7 @@ from model_preserving_id.prune import prune_one_shot
 from model_preserving_id.residual import is_residual_stream
 from model_preserving_id.settings import ChannelPruningOptions
 
+STEPS = "steps.pt"  # in the shared folder: the steps of iditer that do not depend on the target
 SENSITIVITY = "sensitivity.json"  # {group: {width: change of the outputs}}, if it was measured
 # Time of the variants per layer, in training steps of an example: about that of ResNet-20, and similar for all data sets.
 ITERATIVE, ONE_SHOT = 400.0, 150.0
@@ -63,15 +64,25 @@ def decide(
     folded = FoldedNetwork(
         start.model, start.example, residual=pruning.residual, limits=start.limits, device=start.device
     )
-    rows = _prune_groups(folded, images, pruning, target, stage, on_step)
+    taken: list[
+        LogRow
+    ] = []  # the steps of this call; others are those of interrupted calls and of runs with other targets
+
+    def after_step(folded: FoldedNetwork, row: LogRow) -> None:
+        taken.append(row)
+        if on_step:
+            on_step(folded, row)
+
+    rows = _prune_groups(folded, images, pruning, target, stage, after_step)
+    earlier = rows[: len(rows) - len(taken)]
     if folded.sensitivity:
         write_json(stage.folder / SENSITIVITY, folded.sensitivity)
     compensate(folded, images, pruning.reconstruction, count=pruning.reconstruction_images)
     report = {
         "images": len(images.image_set),
         "picks": len(rows),
-        "pruning_seconds": round(time.monotonic() - began, 1),
-        "pruning_cpu_seconds": round(time.process_time() - cpu, 1),
+        "pruning_seconds": round(time.monotonic() - began + sum(row["seconds"] for row in earlier), 1),
+        "pruning_cpu_seconds": round(time.process_time() - cpu + sum(row["cpu_seconds"] for row in earlier), 1),
     }
     return folded.decision(recalibrate=images if pruning.recalibrate_bn else (), report=report, log=rows)
 
@@ -82,13 +93,14 @@ def _prune_groups(
     pruning: ChannelPruningOptions,
     target: Target | None,
     stage: Stage,
-    on_step: OnStep | None,
+    on_step: OnStep,
 ) -> list[LogRow]:
     """Prune the groups, in place, and return one row per step of ``iditer``; no rows for the other methods."""
     if pruning.method == "iditer":
         assert target is not None
         options = IterationOptions(target, pruning.k, pruning.update_every, pruning.criterion)
-        return iterate(folded, images, options, state=stage.progress, on_step=on_step)
+        shared = stage.shared / STEPS if stage.shared else None
+        return iterate(folded, images, options, state=stage.progress, shared=shared, on_step=on_step)
     criterion = {"budget": {"target": target}, "frac": {"keep": pruning.k}, "eps": {"eps": pruning.eps}}[pruning.method]
     prune_one_shot(folded, images, **criterion, score=pruning.criterion, selection=pruning.selection or "id")  # type: ignore[arg-type]
     return []

@@ -110,17 +110,20 @@ def _step(
     leads_on: Callable[[Mapping[str, int]], bool],
 ) -> WidthStep | None:
     name, before = one.group, widths[one.group]
-    lower = [w for w in one.widths if w < before]
-    if not lower:
-        return None
-    first = min(one.at_most(int(keep * before)), lower[-1])
-    for after in (w for w in lower if w >= first):
+    first = _first_width(one, before, keep)
+    for after in (w for w in one.widths if first <= w < before):
         then = macs({**widths, name: after})
         if floor <= then < now and leads_on({**widths, name: after}):
             error = step_score(name, before, after)
             cost = now - (macs({**widths, name: 0}) if per_layer else then)
             return WidthStep(name, before, after, error, error / cost, then)
     return None
+
+
+def _first_width(one: ChannelRanking, before: int, keep: float) -> int:
+    """Return the width after a step that is not shortened: at least one channel is removed, if any can be."""
+    lower = [w for w in one.widths if w < before]
+    return min(one.at_most(int(keep * before)), lower[-1]) if lower else before
 
 
 def leads_to_target(
@@ -130,12 +133,24 @@ def leads_to_target(
 
     This is assumed if the target is many steps away or the search takes too long.
     """
-    now = macs(widths) / dense_macs
-    steps = [now - macs(lowered) / dense_macs for _, lowered in _lowered(rankings, widths)]
-    if steps and now - target.fraction > FAR * max(steps):
+    if target.fraction < _far_below(rankings, widths, macs, dense_macs):
         return True
     seen = _search_fractions(rankings, widths, macs, dense_macs, target)
     return len(seen) > SEARCHED or target.is_met_by(seen[-1])
+
+
+def free_below(
+    rankings: Mapping[str, ChannelRanking], widths: Mapping[str, int], macs: Macs, dense_macs: int, keep: float
+) -> float:
+    """Return the fraction of the MACs below which a target does not influence the next step of :func:`find_best_step`."""
+    next_widths = [{**widths, name: _first_width(one, widths[name], keep)} for name, one in rankings.items()]
+    return min(_far_below(rankings, after, macs, dense_macs) for after in next_widths)
+
+
+def _far_below(rankings: Mapping[str, ChannelRanking], widths: Mapping[str, int], macs: Macs, dense_macs: int) -> float:
+    """Return the fraction of the MACs below which a target is many steps away from these widths."""
+    now = macs(widths) / dense_macs
+    return now - FAR * max((now - macs(lowered) / dense_macs for _, lowered in _lowered(rankings, widths)), default=now)
 
 
 def nearest_fraction(
