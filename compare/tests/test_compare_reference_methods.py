@@ -6,6 +6,7 @@ import torch
 from compare_helpers import bundle, tiny
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torchvision.models import squeezenet1_1
 
 from common.channels import channel_groups, masked
 from common.checkpoint import load_model
@@ -231,6 +232,14 @@ def test_torch_pruning_keeps_group_that_overshoots_target(tmp_path):
         dense = count_cost(model, (3, 32, 32)).macs
         small = torch_pruning.decide(trained(model), Target(target), open_stage(tmp_path, "test", {})).model
         assert 0.98 * target <= count_cost(small, (3, 32, 32)).macs / dense <= target
+
+
+def test_torch_pruning_keeps_classes_of_network_that_pools_its_last_convolution(tmp_path):
+    # The output of SqueezeNet is that of a pooling, not of a layer with weights.
+    torch.manual_seed(0)
+    model = squeezenet1_1(num_classes=10)
+    small = torch_pruning.decide(trained(model), Target(0.9), open_stage(tmp_path, "test", {})).model
+    assert small(X).shape == (1, 10)
 
 
 def test_torch_pruning_prunes_residual_streams_with_option_a_shortcuts(tmp_path, resnet20):

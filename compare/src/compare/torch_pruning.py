@@ -15,8 +15,8 @@ from torch import nn
 from common.channels.example import one_line
 from common.channels.resize import output_rows
 from common.channels.shortcut_node import ShortcutPruner, show_shortcuts_as_nodes
+from common.channels.trace import trace
 from common.cost import layer_macs
-from common.cost.calls import LAYERS
 from common.data import DataBundle
 from common.errors import UserError
 from common.methods import Decision, Method
@@ -86,7 +86,8 @@ def _pruned(
     per_weight = _macs_per_weight(model, data.input_shape)
     dense = macs = measured_at = _macs(model, per_weight)
     low, high = target.min_fraction * dense, target.fraction * dense
-    kept_layers = {name for name, widths in allowed.items() if len(widths) == 1}
+    kept_layers = _output_layers(model, torch.zeros(1, *data.input_shape))
+    kept_layers |= {name for name, widths in allowed.items() if len(widths) == 1}
     _compute_gradients(model, data, seed)
     while True:
         pruner = _pruner(model, data.input_shape, kept_layers, round_to)
@@ -167,10 +168,7 @@ def _groups(pruner: tp.pruner.BasePruner) -> Iterator[tp.dependency.Group]:
 
 def _pruner(model: nn.Module, shape: Sequence[int], kept_layers: Set[str], round_to: int) -> tp.pruner.BasePruner:
     example = torch.zeros(1, *shape)
-    ignored = [
-        *_last_layers(model, example),
-        *(module for name, module in model.named_modules() if name in kept_layers),
-    ]
+    ignored = [module for name, module in model.named_modules() if name in kept_layers]
     shortcuts = show_shortcuts_as_nodes(model)
     pruner = tp.pruner.BasePruner(
         model,
@@ -207,20 +205,10 @@ def _others(width: int, removed: Sequence[int]) -> torch.Tensor:
     return torch.tensor(sorted(set(range(width)) - set(removed)), dtype=torch.int64)
 
 
-def _last_layers(model: nn.Module, example: torch.Tensor) -> list[nn.Module]:
-    """Return the classifier, the last linear layer, and all modules whose output is one of the network's outputs."""
-    produced: list[tuple[nn.Module, object]] = []
-    hooks = [
-        module.register_forward_hook(lambda module, inputs, output: produced.append((module, output)))
-        for module in model.modules()
-        if isinstance(module, LAYERS)
-    ]
-    with torch.no_grad():
-        outputs = tp.utils.flatten_as_list(model(example))
-    for hook in hooks:
-        hook.remove()
-    found = [module for module in model.modules() if isinstance(module, nn.Linear)][-1:]
-    return [*found, *(module for module, output in produced if any(output is one for one in outputs))]
+def _output_layers(model: nn.Module, example: torch.Tensor) -> set[str]:
+    """Return the layers whose channels are the network's outputs, such as the classes; the library would prune them as well."""
+    coupled = (channels for channels in trace(model, example) if channels.reaches_output)
+    return {part.module for channels in coupled for part in channels.slices if part.side == "out"}
 
 
 def _compute_gradients(model: nn.Module, data: DataBundle, seed: int) -> None:
