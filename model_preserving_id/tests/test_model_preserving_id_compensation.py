@@ -12,7 +12,7 @@ from common.reconstruction.layers_in_order import TracedNetwork
 from common.reconstruction.refit import RIDGE
 from model_preserving_id import prune_network
 from model_preserving_id.activations import gather_statistics
-from model_preserving_id.compensate import MEMORY, compensate
+from model_preserving_id.compensate import compensate
 from model_preserving_id.folded import FoldedNetwork
 
 SHAPE = (3, 16, 16)
@@ -109,20 +109,41 @@ def test_network_with_different_graph_is_not_traced():
 
 @pytest.mark.parametrize("how", ["t", "weights"])
 @pytest.mark.parametrize("residual", ["keep", "conv"])
-def test_paused_repeated_and_untraced_passes_are_bit_identical(how, residual, monkeypatch):
+def test_paused_and_untraced_passes_are_bit_identical(how, residual, monkeypatch):
     x = torch.randn(24, *SHAPE)
     states, kinds = [], []
     opened = paired_calls.open_layers
     monkeypatch.setattr(paired_calls, "open_layers", lambda *args: kinds.append(opened(*args)) or kinds[-1])
-    last = ["layer3.0.conv2"]
-    some = len(x) * 2 * TracedNetwork(resnet().eval(), last, x).paused_bytes(last)  # not enough for the layers before
-    for model, memory in ((resnet(), MEMORY), (resnet(), 0), (resnet(), some), (branching(resnet()), MEMORY)):
+    for model in (resnet(), branching(resnet())):
         folded = pruned(model, x, residual=residual)
-        compensate(folded, x.split(8), how, memory=memory)
+        compensate(folded, x.split(8), how)
         states.append(folded.model.state_dict())
-    assert [type(one) for one in kinds] == 6 * [TracedNetwork] + 2 * [HookedNetwork]
-    for other in states[1:]:
-        assert [name for name, tensor in states[0].items() if not torch.equal(tensor, other[name])] == []
+    assert [type(one) for one in kinds] == 2 * [TracedNetwork] + 2 * [HookedNetwork]
+    assert [name for name, tensor in states[0].items() if not torch.equal(tensor, states[1][name])] == []
+
+
+def test_layers_with_large_maps_are_called_with_the_images_that_fit():
+    x = torch.randn(40, *SHAPE)
+    dense, model = resnet().eval(), resnet().eval()
+    names = [f"layer{i}.0.conv2" for i in (1, 2, 3)]
+    traced = TracedNetwork(model, names, x)
+    memory = 20 * 2 * traced.paused_bytes(names)  # 20 images at the largest maps, 40 where they are half as large
+    with torch.no_grad():
+        images = {}
+        for name, calls in paired_calls.calls_by_layer(dense, model, names, x, x.split(8), memory):
+            layer = model.get_submodule(name)
+            expected = []
+            hook = layer.register_forward_pre_hook(lambda module, args, to=expected: to.append(args[0]))
+            model(x)  # in which the weights before this layer have been solved
+            hook.remove()
+            inputs = torch.cat([now.input for _, now in calls])
+            images[name] = len(inputs)
+            assert torch.allclose(inputs, expected[0][: len(inputs)], atol=1e-5)
+            layer.weight *= 0.5
+    assert list(images) == names
+    assert images["layer1.0.conv2"] == 20 and images["layer2.0.conv2"] == images["layer3.0.conv2"] == 40
+    few = paired_calls.calls_by_layer(dense, model, names, x, x.split(8), 0)
+    assert [sum(len(now.input) for _, now in calls) for _, calls in few] == 3 * [paired_calls.FEWEST]
 
 
 def test_only_consumers_of_pruned_groups_change():

@@ -49,8 +49,8 @@ def compensate(
         inputs: Batches of images, without labels; the first ``count`` images are used.
         compensation: ``none``, ``t`` or ``weights``. Layers that ``weights`` cannot solve (grouped, one- and
             three-dimensional convolutions) are solved by ``t``.
-        memory: Bytes for paused forward passes. If all images fit, they advance from layer to layer together; otherwise both
-            networks run again for each layer.
+        memory: Bytes for paused forward passes. Layers with larger feature maps are re-solved from fewer images: see
+            :func:`common.reconstruction.paired_calls.calls_by_layer`.
     """
     check_compensation(compensation)
     pruned = folded.pruned_groups

@@ -1,6 +1,7 @@
 """The calls of layers in two networks, from input to output: the unpruned network, and the one whose weights are re-solved."""
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
 
 from torch import Tensor, nn
@@ -8,7 +9,9 @@ from torch import Tensor, nn
 from common.reconstruction.hooked_network import HookedNetwork
 from common.reconstruction.layers_in_order import LayerCall, TracedNetwork
 
-MEMORY = 2 * 2**30  # bytes; if the paused forward passes of both networks fit, each network is run only once
+MEMORY = 2 * 2**30  # bytes of the paused forward passes of both networks
+FEWEST = 16  # images, whatever they need
+MORE = 1.5  # times as many images are worth running the layers before again
 
 OrderedNetwork = TracedNetwork | HookedNetwork
 Calls = Iterator[tuple[LayerCall, LayerCall]]
@@ -38,15 +41,40 @@ def calls_by_layer(
         names: The layers.
         example: A batch of the shape that the networks read.
         inputs: Batches of images.
-        memory: Bytes for paused forward passes. From the first layer on at which all images fit, they advance from layer to layer
-            together; before it, both networks run again for each layer, up to that layer.
+        memory: Bytes for paused forward passes, which advance from layer to layer together. The first layers, whose feature maps
+            are the largest, are called with the first images, as many as fit and at least ``FEWEST``; where all or ``MORE``
+            times as many fit, these start. If passes cannot pause, both networks run again for each layer, up to that layer.
     """
     before, after = (open_layers(network, names, example) for network in (unpruned, pruned))
-    order, count = after.order, sum(map(len, inputs))
-    while order and count * (before.paused_bytes(order) + after.paused_bytes(order)) > memory:
-        name, *order = order
-        both = (zip(before.layers_in_order(x, [name]), after.layers_in_order(x, [name]), strict=True) for x in inputs)
-        yield name, chain.from_iterable(both)
-    paused = [(before.layers_in_order(x, order), after.layers_in_order(x, order)) for x in inputs]
-    for name in order:
-        yield name, ((next(dense), next(now)) for dense, now in paused)
+    order, total = list(before.order), sum(map(len, inputs))
+
+    def needed(layers: Sequence[str]) -> float:
+        return before.paused_bytes(layers) + after.paused_bytes(layers)
+
+    def fitting(layers: Sequence[str]) -> int:
+        return min(total, max(FEWEST, int(memory / needed(layers))))
+
+    if order and math.isinf(needed(order)):
+        for name in order:
+            both = (
+                zip(before.layers_in_order(x, [name]), after.layers_in_order(x, [name]), strict=True) for x in inputs
+            )
+            yield name, chain.from_iterable(both)
+        return
+    while order:
+        count = fitting(order)
+        more = (i for i in range(1, len(order)) if count < total and fitting(order[i:]) >= min(total, MORE * count))
+        end = next(more, len(order))
+        now, order = order[:end], order[end:]
+        paused = [(before.layers_in_order(x, now), after.layers_in_order(x, now)) for x in _first(inputs, count)]
+        for name in now:
+            yield name, ((next(dense), next(smaller)) for dense, smaller in paused)
+
+
+def _first(batches: Iterable[Tensor], count: int) -> Iterator[Tensor]:
+    """Yield the first ``count`` images, in the given batches."""
+    for batch in batches:
+        if count <= 0:
+            return
+        yield batch[:count]
+        count -= len(batch)
