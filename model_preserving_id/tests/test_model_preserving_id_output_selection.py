@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from common.errors import UserError
+from common.target import Target
 from model_preserving_id import prune
 from model_preserving_id.activations import gather_statistics
 from model_preserving_id.folded import FoldedNetwork
@@ -79,6 +80,35 @@ def test_sensitivity_is_measured_on_other_images_than_the_statistics(sizes, monk
     assert torch.equal(used["images"], x[:3]) and torch.equal(used["held out from"], x[3:])
     prune_network(model, x[:1], x.split(sizes), target_macs=0.63, selection="id")
     assert torch.equal(used["images"], x) and torch.equal(used["held out from"], x)
+
+
+def test_targets_share_the_sensitivities(tmp_path, monkeypatch) -> None:
+    counts, measure = [], prune.measure_sensitivity
+    monkeypatch.setattr(prune, "measure_sensitivity", lambda *args: counts.append(1) or measure(*args))
+    model, x = blind_network()
+
+    def kept(target: float, shared=None) -> tuple[dict, dict]:
+        folded = FoldedNetwork(model, x[:1])
+        prune.prune_one_shot(folded, [x], target=Target(target), selection="outputs", shared=shared)
+        return folded.kept, folded.sensitivity
+
+    expected = [kept(target) for target in (0.75, 0.63)]
+    assert [kept(target, tmp_path / "shared.json") for target in (0.75, 0.63)] == expected and len(counts) == 3
+    (tmp_path / "shared.json").write_text('{"measured": {}}')
+    with pytest.raises(UserError, match=r"shared\.json: the file is damaged"):
+        kept(0.63, tmp_path / "shared.json")
+
+
+def test_default_selection_is_the_extended_methods() -> None:
+    assert ChannelPruningOptions(method="budget").channel_selection == "outputs"
+    assert {ChannelPruningOptions(method=m).channel_selection for m in ("iditer", "frac")} == {"id"}
+    model, x = blind_network()
+    by_default, by_outputs = (
+        prune_network(model, x[:1], x, target_macs=0.63, **more) for more in ({}, {"selection": "outputs"})
+    )
+    by_id = prune_network(model, x[:1], x, target_macs=0.63, selection="id")
+    same = [torch.equal(by_default[0].weight, other[0].weight) for other in (by_outputs, by_id)]
+    assert same == [True, False]
 
 
 def blind_network() -> tuple[nn.Sequential, torch.Tensor]:

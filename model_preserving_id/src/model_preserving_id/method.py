@@ -102,7 +102,14 @@ def _prune_groups(
         shared = stage.shared / STEPS if stage.shared else None
         return iterate(folded, images, options, state=stage.progress, shared=shared, on_step=on_step)
     criterion = {"budget": {"target": target}, "frac": {"keep": pruning.k}, "eps": {"eps": pruning.eps}}[pruning.method]
-    prune_one_shot(folded, images, **criterion, score=pruning.criterion, selection=pruning.selection or "id")  # type: ignore[arg-type]
+    prune_one_shot(
+        folded,
+        images,
+        **criterion,  # type: ignore[arg-type]
+        score=pruning.criterion,
+        selection=pruning.channel_selection,
+        shared=stage.shared / SENSITIVITY if stage.shared else None,
+    )
     return []
 
 

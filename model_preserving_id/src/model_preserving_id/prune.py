@@ -3,14 +3,17 @@
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
+from common.atomic import write_json
 from common.cost import count_cost
-from common.errors import UserError
+from common.errors import RunFolderError, UserError
 from common.limits import Limits
 from common.module_state import check_finite
+from common.runs import read_json
 from common.target import Target
 from common.wrapped import plain_network
 from model_preserving_id.activations import (
@@ -51,7 +54,7 @@ def prune_network(
     ignored_layers: Sequence[str] = (),
     round_to: int = 1,
     score: str = "output-change",
-    selection: str = "id",
+    selection: str | None = None,
     compensation: str = "weights",
     reconstruction_images: int = RECONSTRUCTION_IMAGES,
     device: torch.device | str | None = None,
@@ -77,6 +80,7 @@ def prune_network(
         score: Criterion that distributes ``target_macs`` over groups: ``"pivot"`` (the paper), ``"frobenius"``, or
             ``"output-change"``, the measured change of the network's outputs (default).
         selection: Channels that stay: ``"id"`` (the paper), or ``"outputs"``: see :mod:`model_preserving_id.output_selection`.
+            The default is ``"outputs"`` if ``target_macs`` is given, else ``"id"``.
         compensation: ``"none"`` (the paper), ``"t"`` or ``"weights"`` (default): see :mod:`model_preserving_id.compensate`.
         reconstruction_images: Number of images used for the compensation.
         device: Device for the computation; by default the network's.
@@ -88,6 +92,7 @@ def prune_network(
         raise UserError("prune_network: expected exactly one of kept, target_macs, keep and eps")
     check_compensation(compensation)
     check_score(score)
+    selection = selection or ("id" if target_macs is None else "outputs")
     if selection not in SELECTIONS:
         raise UserError(f"selection {selection}: expected one of {', '.join(SELECTIONS)}")
     target = None if target_macs is None else Target(target_macs)
@@ -116,8 +121,12 @@ def prune_one_shot(
     eps: float | None = None,
     score: str = "output-change",
     selection: str = "id",
+    shared: Path | None = None,
 ) -> None:
-    """Prune all groups, in place, with statistics of the unpruned network. Options as in :func:`prune_network`."""
+    """Prune all groups, in place, with statistics of the unpruned network. Options as in :func:`prune_network`.
+
+    shared: File of the sensitivities, which do not depend on the target: read if it exists, else written.
+    """
     statistics = gather_statistics(folded.model, folded.consumer_inputs(), inputs, device=folded.device)
     rankings, by_id = _rank(folded, statistics, selection)
     if by_id:
@@ -134,11 +143,15 @@ def prune_one_shot(
         widths = widths_from_counts(rankings, kept)
     elif target is not None:
         if score == "output-change":
-            if selection == "id":
-                images = take_images(inputs, SENSITIVITY_IMAGES)
-                sensitivity = measure_sensitivity(folded, rankings, statistics, images)
-            else:
-                sensitivity = _measure_on_others(folded, list(rankings), inputs, selection)
+            sensitivity = _read_sensitivity(folded, shared, list(rankings))
+            if sensitivity is None:
+                if selection == "id":
+                    images = take_images(inputs, SENSITIVITY_IMAGES)
+                    sensitivity = measure_sensitivity(folded, rankings, statistics, images)
+                else:
+                    sensitivity = _measure_on_others(folded, list(rankings), inputs, selection)
+                if shared is not None:
+                    write_json(shared, {"measured": folded.sensitivity, "sensitivity": sensitivity})
             step_score = sensitivity_score(sensitivity)
         else:
             step_score = error_score(rankings, score)
@@ -156,6 +169,22 @@ def _rank(
 ) -> tuple[dict[str, ChannelRanking], list[str]]:
     """Return the rankings by ``selection``, and the groups that are ranked by ID although it is another one."""
     return (rank_groups(folded, statistics), []) if selection == "id" else rank_by_outputs(folded, statistics)
+
+
+def _read_sensitivity(folded: FoldedNetwork, file: Path | None, names: Sequence[str]) -> dict[str, list[float]] | None:
+    """Read the sensitivities of these groups; None without a file, or if it is of other groups."""
+    if file is None or not file.is_file():
+        return None
+    try:
+        content = read_json(file)
+        measured = {name: {int(width): x for width, x in one.items()} for name, one in content["measured"].items()}
+        sensitivity = {name: [float(x) for x in content["sensitivity"][name]] for name in content["sensitivity"]}
+    except (KeyError, TypeError, ValueError, AttributeError, UserError) as error:
+        raise RunFolderError(f"{file}: the file is damaged; delete it to start again") from error
+    if list(sensitivity) != list(names):
+        return None
+    folded.sensitivity |= measured
+    return sensitivity
 
 
 def _measure_on_others(

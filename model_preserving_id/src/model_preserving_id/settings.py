@@ -82,7 +82,7 @@ class ChannelPruningOptions:
     selection: str | None = option(
         None,
         "channels that stay: those of the interpolative decomposition (id, the paper), or those without which the outputs of the layers"
-        " that read them change most (outputs, not for iditer); id, if not given",
+        " that read them change most (outputs, not for iditer); outputs for budget, else id, if not given",
         choices=SELECTIONS,
     )
     update_every: float = option(
@@ -135,12 +135,17 @@ class ChannelPruningOptions:
         return self.score or ("output-change" if self.method == "budget" else "pivot")
 
     @property
+    def channel_selection(self) -> str:
+        """``--selection``, or its default for this method."""
+        return self.selection or ("outputs" if self.method == "budget" else "id")
+
+    @property
     def differences(self) -> list[str]:
         """How these settings differ from the paper's method; empty if they do not."""
         found = {
             "widths in one pass": self.method == "budget",
             f"score {self.criterion}": self.criterion not in ("pivot", "sigma"),
-            "channels selected by the outputs of the layers that read them": self.selection == "outputs",
+            "channels selected by the outputs of the layers that read them": self.channel_selection == "outputs",
             f"compensation {self.reconstruction}": self.reconstruction != "none",
             f"residual streams pruned ({self.residual})": self.residual != "keep",
             f"widths in multiples of {self.round_to}": self.round_to != 1,
