@@ -66,7 +66,8 @@ def eliminate(
     """
     tiny = np.finfo(float).tiny
     size = len(grams[0])
-    squares, inverses = [weight.T @ weight for weight in weights], []
+    squares = [weight.T @ weight for weight in weights]
+    inverses: list[np.ndarray] = []
     for gram in grams:
         added = ridge * max(float(np.trace(gram)) / size, tiny)
         inverses.append(np.linalg.inv(gram + added * np.eye(size)))
