@@ -103,6 +103,10 @@ def test_run_becomes_table_row(place, monkeypatch):
     monkeypatch.setattr(tables, "RESULTS", place / "results")
     assert tables.add_result(place / "budget", tables.RESULTS).name == "run-budget.json"
     (row,) = tables.runs_table().splitlines()[2:]
-    cells = ["resnet20", "extended", "`--method budget --score output-change --compensation weights`"]
+    cells = [
+        "resnet20",
+        "extended",
+        "`--method budget --score output-change --selection outputs --compensation weights`",
+    ]
     cells += ["200", "94.40", "54.40", "55.80", "39.47", "38.54"]
     assert row.strip("| ").split(" | ")[:9] == cells

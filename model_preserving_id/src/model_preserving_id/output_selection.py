@@ -75,9 +75,10 @@ def eliminate(
     order, lost = np.empty(size, dtype=np.int64), np.zeros(size + 1)
     for width in range(size - 1, -1, -1):
         if alive.sum() < COMPACT * len(alive):
-            squares, inverses = ([one[np.ix_(alive, alive)] for one in each] for each in (squares, inverses))
+            squares, inverses = ([one[np.ix_(alive, alive)] for one in matrices] for matrices in (squares, inverses))
             channels, alive = channels[alive], alive[alive]
-        change = sum(np.diag(s) / np.maximum(np.diag(p), tiny) for s, p in zip(squares, inverses, strict=True))
+        each = [np.diag(s) / np.maximum(np.diag(p), tiny) for s, p in zip(squares, inverses, strict=True)]
+        change = np.sum(each, axis=0)
         i = int(np.where(alive, change, np.inf).argmin())
         order[width], lost[width] = channels[i], lost[width + 1] + max(change[i], 0.0)
         alive[i] = False

@@ -135,7 +135,8 @@ def runs_table() -> str:
         runs, key=lambda run: (pruning_of(run).variant == "extended", run["arch"], -run["compressed"]["macs"])
     ):
         dense, small, pruning = run["baseline"], run["compressed"], pruning_of(run)
-        settings = f"`--method {pruning.method} --score {pruning.criterion} --compensation {pruning.reconstruction}`"
+        selection = f" --selection {pruning.channel_selection}" if pruning.method == "budget" else ""
+        settings = f"`--method {pruning.method} --score {pruning.criterion}{selection} --compensation {pruning.reconstruction}`"
         remaining = [f"{100 * small[cost] / dense[cost]:.2f}" for cost in ("macs", "params")]
         seconds = f"{run['pruning_cpu_seconds']:.0f}" if "pruning_cpu_seconds" in run else ""
         rows.append(
