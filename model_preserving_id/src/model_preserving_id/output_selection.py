@@ -83,11 +83,9 @@ def eliminate(
         order[width], lost[width] = channels[i], lost[width + 1] + max(change[i], 0.0)
         alive[i] = False
         for s, p in zip(squares, inverses, strict=True):
-            step, row = (
-                p[i] / p[i, i],
-                s[i].copy(),
-            )  # w_j becomes w_j - step_j w_i, and s is the matrix of the w_j . w_k
-            s -= np.outer(row, step) + np.outer(step, row) - row[i] * np.outer(step, step)
+            step = p[i] / p[i, i]  # w_j becomes w_j - step_j w_i; s is the matrix of the products of the w_j and w_k
+            half = np.outer(s[i] - 0.5 * s[i, i] * step, step)
+            s -= half + half.T
             p -= np.outer(p[:, i], step)
             s[i], s[:, i], p[i], p[:, i], p[i, i] = 0.0, 0.0, 0.0, 0.0, 1.0
     return order, np.sqrt(lost / lost[0]) if lost[0] > 0 else np.zeros(size + 1)
