@@ -164,7 +164,8 @@ EXTENDED = Method(
     "model-preserving ID (extended)",
     decide_in_one_shot,
     paper="Chee et al. 2022",
-    note="differs from the paper: one pass, widths by the measured change of the outputs, weights re-solved by least squares",
+    note="differs from the paper: one pass, channels selected by the outputs of the layers that read them, widths by the measured change"
+    " of the outputs, weights re-solved by least squares",
     variant="extended",
     default=False,
     examples=lambda recipe, images, layers: ONE_SHOT * layers,

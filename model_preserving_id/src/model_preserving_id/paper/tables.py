@@ -23,7 +23,7 @@ README = HOME / "README.md"
 CURVE = RESULTS / "curve-resnet56.png"
 NAMES = {
     "paper": "ID (paper)",
-    "id-weights": "ID (extended): our widths, re-solved weights †",
+    "id-weights": "ID, our widths, re-solved weights †",
     "l1-weights": "largest L1 norm, re-solved weights †",
     "random-weights": "random channels, re-solved weights †",
     "id-t": "ID with re-solved T, our widths †",

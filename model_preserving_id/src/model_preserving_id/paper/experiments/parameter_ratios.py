@@ -155,7 +155,9 @@ class RatioExperiment:
         """Prune with ID to 50 % of the MACs."""
         if not self.half:
             self.half.append(
-                prune_network(self.model, self.example, self.images, target_macs=0.5, residual=self.residual)
+                prune_network(
+                    self.model, self.example, self.images, target_macs=0.5, residual=self.residual, selection="id"
+                )
             )
         return self.half[0]
 
