@@ -161,6 +161,18 @@ def test_file_of_network_comes_before_default_and_options_before_file(tmp_path):
     assert len({load_dataset(folder).fingerprint, data.fingerprint, chosen.fingerprint}) == 3
 
 
+def test_fingerprint_is_that_of_what_is_done_to_the_images(tmp_path):
+    """A comparison that resumes reads the dense network's file, which records the user's choices, not the file that was given."""
+    folder = f"folder:{write_photos(tmp_path)}"
+    given, choices = Preprocessing(50, 40, "bicubic"), {"image_size": 72, "resize": 72}
+    first = load_dataset(folder, **choices, preprocessing=given)
+    again = load_dataset(folder, **choices, preprocessing=first.preprocessing)
+    assert again.fingerprint == first.fingerprint == load_dataset(folder, preprocessing=first.preprocessing).fingerprint
+    unknown = load_dataset(folder, **choices)
+    assert unknown.fingerprint == load_dataset(folder, **choices, preprocessing=unknown.preprocessing).fingerprint
+    assert len({first.fingerprint, unknown.fingerprint, load_dataset(folder, preprocessing=given).fingerprint}) == 3
+
+
 def test_other_images_keep_classes_channels_and_parts(tmp_path):
     how = Preprocessing(80, 72, "bicubic")
     data = load_dataset(f"folder:{write_photos(tmp_path)}")

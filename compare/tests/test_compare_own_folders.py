@@ -8,9 +8,14 @@ from PIL import Image
 from torch import nn
 
 from common import compress
+from common.checkpoint import save_model
+from common.models import create_model
+from common.preprocessing import Preprocessing
+from common.runs import read_json
 from common.settings import parse
 from compare.recipes import command_arguments
 from compare.settings import Compare
+from compare.settings import main as compare_main
 
 
 def gray_network() -> nn.Module:
@@ -42,3 +47,20 @@ def test_call_reads_gray_flat_folder_with_network_of_one_channel(tmp_path: Path)
     small, report = compress(gray_network(), tmp_path, "random", target_macs=0.5, latency=False)
     assert report.examples == 4 and small[0].in_channels == 1
     assert 0.49 <= report.metrics["compressed"]["macs"] / report.metrics["baseline"]["macs"] <= 0.5
+
+
+def test_comparison_resumes_with_other_sizes_than_the_network_records(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    for name in ("cat", "dog"):
+        (tmp_path / "photos" / name).mkdir(parents=True)
+        for number in range(8):
+            image = Image.fromarray(random.integers(0, 256, (50, 50, 3), dtype=np.uint8))
+            image.save(tmp_path / "photos" / name / f"{number}.png")
+    model = create_model("lenet5", num_classes=2, in_channels=3, image_size=40)
+    recorded = Preprocessing(50, 40, "bicubic").geometry
+    save_model(tmp_path / "net.safetensors", model, preprocessing=recorded)
+    words = f"--checkpoint {tmp_path}/net.safetensors --dataset folder:{tmp_path}/photos --split 0.5 --image-size 40 --resize 40"
+    words += f" --target-macs 0.5 --seeds 0 --finetune-epochs 0 --no-latency --no-report --out {tmp_path}/out --methods"
+    assert compare_main([*words.split(), "random"]) == compare_main([*words.split(), "l1_norm"]) == 0
+    fingerprints = {read_json(file)["data_fingerprint"] for file in tmp_path.glob("out/seed0/*/config.json")}
+    assert len(fingerprints) == 1 and len(list(tmp_path.glob("out/seed0/*/metrics.json"))) == 2

@@ -191,10 +191,12 @@ def _prepared(
         if len(images) == 0 and not (parts.labels is not None and parts.test_only):
             remedy = "fetch the data set again" if name in REMOTE_FILES else "add images, or choose another folder"
             raise UserError(f"{name}: no {part} images; {remedy}")
+    geometry = found.preprocessing.geometry if loaded.listings and found.preprocessing else None
+    sizes = () if geometry else ("image_size", "resize", "interpolation")
     given: dict[str, Any] = {
-        **{field: getattr(choice, field) for field in ("image_size", "resize", "interpolation", "channels")},
+        **{field: getattr(choice, field) for field in (*sizes, "channels")},
         "classes": choice.names,
-        "preprocessing": None if known is None or loaded.listings is None else known.geometry,
+        "preprocessing": geometry,  # what is done to the images, whoever has chosen it
         "labels": None if parts.labels is None else [_digest(part.labels) for part in (found.train, found.test)],
         "numbered": parts.numbered or None,
     }
