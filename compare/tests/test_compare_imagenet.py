@@ -75,6 +75,8 @@ def test_every_image_is_evaluated_once_with_a_network_pruned_without_it(halves, 
     assert found.top1 == pytest.approx(dense, abs=1e-3)
     table = imagenet.all_tables(tmp_path)
     assert table.count("| random |") == 1 and "90 % of the MACs" in table and "At 70 % of the MACs" in table
+    short = imagenet.short_table(results=tmp_path, target=found.pruned[0].target)
+    assert f"| dense | {found.top1:.1f} |" in short and len(short.splitlines()) <= 3 + len(found.pruned)
     (plot,) = imagenet.draw(tmp_path / "plot.png", tmp_path)
     assert Image.open(plot).size[0] > 300
 

@@ -37,6 +37,8 @@ from compare.significance import LEVEL
 RESULTS = Path(__file__).resolve().parents[3] / "results"
 PREFIX = "imagenet-"
 NETWORK = "model.safetensors"
+SHORT_TARGET = 0.8  # of the table with one column per network
+AT_CHANCE = 1.0  # top-1 (%) up to which a method is left out of it
 
 
 @dataclass(frozen=True)
@@ -222,10 +224,10 @@ def network_table(one: NetworkResults) -> str:
     return f"{markdown_table(header, rows)}\n" + "\n".join(lines)
 
 
-def _cell(result: Pruned | None, best: Pruned | None) -> str:
+def _cell(result: Pruned | None, best: Pruned | None, agreement: bool = True) -> str:
     if result is None or best is None:
         return ""
-    text = f"{result.top1:.1f} ({100 * result.agrees.mean():.1f})"
+    text = f"{result.top1:.1f}" + (f" ({100 * result.agrees.mean():.1f})" if agreement else "")
     return text if _is_worse(result, best) else f"**{text}**"
 
 
@@ -254,6 +256,22 @@ def all_tables(results: Path = RESULTS) -> str:
         "\n".join(f"### {one.name}, {one.macs / 1e6:.0f} million MACs\n\n{network_table(one)}\n" for one in found)
         or "Not run yet."
     )
+
+
+def short_table(target: float = SHORT_TARGET, results: Path = RESULTS) -> str:
+    """Format top-1 at one target: a row per method, without those of which all networks are at 1 % or less; a column per network."""
+    found = read_networks(results)
+    if not found:
+        return "Not run yet."
+    at = [one.at(target) for one in found]
+    labels = dict.fromkeys(label for row in at for label in row)
+    rows = [["dense", *(f"{one.top1:.1f}" for one in found)]]
+    for label in labels:
+        pruned = [row.get(label) for row in at]
+        if any(one is not None and one.top1 > AT_CHANCE for one in pruned):
+            best = [one.best_at(target) for one in found]
+            rows.append([label, *(_cell(one, b, agreement=False) for one, b in zip(pruned, best, strict=True))])
+    return markdown_table([f"top-1 (%) with {100 * target:g} % of the MACs", *(one.name for one in found)], rows)
 
 
 def draw(file: Path, results: Path = RESULTS) -> list[Path]:

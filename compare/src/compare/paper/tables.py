@@ -297,6 +297,13 @@ def imagenet_tables() -> str:
     return imagenet.all_tables()
 
 
+def imagenet_short() -> str:
+    """Format one target of the networks for ImageNet."""
+    from compare.paper import imagenet  # imports torch
+
+    return imagenet.short_table()
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "compare.digits": lambda: result_table("digits"),
     "compare.resnet56": lambda: result_table("resnet56"),
@@ -308,6 +315,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "compare.recipes": recipe_table,
     "compare.sweep": sweep_table,
     "compare.imagenet": imagenet_tables,
+    "compare.imagenet.short": imagenet_short,
     "compare.digits.short": lambda: short_table("digits"),
     "compare.resnet56.short": lambda: short_table("resnet56"),
     "compare.resnet20.short": lambda: short_table("resnet20"),
