@@ -64,9 +64,8 @@ def decide(
     folded = FoldedNetwork(
         start.model, start.example, residual=pruning.residual, limits=start.limits, device=start.device
     )
-    taken: list[
-        LogRow
-    ] = []  # the steps of this call; others are those of interrupted calls and of runs with other targets
+    # Other steps than those of this call are of interrupted calls, and of runs with other targets.
+    taken: list[LogRow] = []
 
     def after_step(folded: FoldedNetwork, row: LogRow) -> None:
         taken.append(row)

@@ -143,16 +143,7 @@ def prune_one_shot(
         widths = widths_from_counts(rankings, kept)
     elif target is not None:
         if score == "output-change":
-            sensitivity = _read_sensitivity(folded, shared, list(rankings))
-            if sensitivity is None:
-                if selection == "id":
-                    images = take_images(inputs, SENSITIVITY_IMAGES)
-                    sensitivity = measure_sensitivity(folded, rankings, statistics, images)
-                else:
-                    sensitivity = _measure_on_others(folded, list(rankings), inputs, selection)
-                if shared is not None:
-                    write_json(shared, {"measured": folded.sensitivity, "sensitivity": sensitivity})
-            step_score = sensitivity_score(sensitivity)
+            step_score = sensitivity_score(_sensitivity(folded, rankings, statistics, inputs, selection, shared))
         else:
             step_score = error_score(rankings, score)
         widths = widths_from_target(rankings, folded.macs, folded.dense_macs, target, step_score)
@@ -169,6 +160,28 @@ def _rank(
 ) -> tuple[dict[str, ChannelRanking], list[str]]:
     """Return the rankings by ``selection``, and the groups that are ranked by ID although it is another one."""
     return (rank_groups(folded, statistics), []) if selection == "id" else rank_by_outputs(folded, statistics)
+
+
+def _sensitivity(
+    folded: FoldedNetwork,
+    rankings: Mapping[str, ChannelRanking],
+    statistics: Mapping[str, GramStatistics],
+    inputs: Iterable[Tensor],
+    selection: str,
+    shared: Path | None,
+) -> dict[str, list[float]]:
+    """Read the sensitivities of the ranked groups, or measure and write them."""
+    sensitivity = _read_sensitivity(folded, shared, list(rankings))
+    if sensitivity is not None:
+        return sensitivity
+    if selection == "id":
+        images = take_images(inputs, SENSITIVITY_IMAGES)
+        sensitivity = measure_sensitivity(folded, rankings, statistics, images)
+    else:
+        sensitivity = _measure_on_others(folded, list(rankings), inputs, selection)
+    if shared is not None:
+        write_json(shared, {"measured": folded.sensitivity, "sensitivity": sensitivity})
+    return sensitivity
 
 
 def _read_sensitivity(folded: FoldedNetwork, file: Path | None, names: Sequence[str]) -> dict[str, list[float]] | None:
