@@ -20,6 +20,7 @@ from common.atomic import write_json
 from common.batchnorm import recalibrate_batch_norm
 from common.cost import count_cost
 from common.data import load_dataset
+from common.data.batches import take_images
 from common.device import set_threads
 from common.factory import model_from_name
 from common.limits import Limits
@@ -34,7 +35,7 @@ from model_preserving_id.folded import FoldedNetwork
 from model_preserving_id.iterate import IterationOptions, iterate
 from model_preserving_id.paper.tables import CHOICES, RESULTS
 from model_preserving_id.prune import prune_all
-from model_preserving_id.sensitivity import SENSITIVITY_IMAGES, compute_outputs, measure_sensitivity, take_images
+from model_preserving_id.sensitivity import SENSITIVITY_IMAGES, compute_outputs, measure_sensitivity
 from model_preserving_id.width_allocation import (
     error_score,
     sensitivity_score,

@@ -27,6 +27,7 @@ from common.channels import channel_groups, keep_channels, top_channels
 from common.checkpoint import load_model, save_model
 from common.cost import count_cost
 from common.data import DataBundle, load_dataset
+from common.data.batches import take_images
 from common.device import set_threads
 from common.factory import model_from_name
 from common.measure import evaluate
@@ -40,7 +41,7 @@ from model_preserving_id.folded import FoldedNetwork
 from model_preserving_id.paper.tables import RESULTS
 from model_preserving_id.prune import prune_all
 from model_preserving_id.residual import is_residual_stream
-from model_preserving_id.sensitivity import SENSITIVITY_IMAGES, measure_sensitivity, take_images
+from model_preserving_id.sensitivity import SENSITIVITY_IMAGES, measure_sensitivity
 from model_preserving_id.width_allocation import sensitivity_score, widths_from_target
 
 COMPENSATED = {"id": "none", "id-t": "t", "id-weights": "weights", "l1-weights": "weights", "random-weights": "weights"}

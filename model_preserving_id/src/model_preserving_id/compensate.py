@@ -15,6 +15,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
+from common.data.batches import take_images
 from common.errors import UserError
 from common.layers import weight_of
 from common.models import PadShortcut
@@ -24,7 +25,6 @@ from common.reconstruction.refit import can_refit, refit_weight, remaining_input
 from model_preserving_id.activations import ConsumerInput, GramStatistics, eval_mode, input_rows
 from model_preserving_id.folded import FoldedNetwork
 from model_preserving_id.gram import Gram
-from model_preserving_id.sensitivity import take_images
 from model_preserving_id.settings import COMPENSATIONS, RECONSTRUCTION_IMAGES
 
 

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from common.data.batches import take_images
 from common.errors import RunFolderError, UserError
 from common.layers import weight_of
 from common.models import PadShortcut
@@ -24,7 +25,7 @@ from common.tensor_files import read_tensor_file, write_tensor_file
 from model_preserving_id.activations import GramStatistics, gather_statistics, groups_with_few_rows, warn_of_few_rows
 from model_preserving_id.channel_ranking import ChannelRanking, rank_groups
 from model_preserving_id.folded import FoldedNetwork
-from model_preserving_id.sensitivity import SENSITIVITY_IMAGES, measure_sensitivity, take_images
+from model_preserving_id.sensitivity import SENSITIVITY_IMAGES, measure_sensitivity
 from model_preserving_id.width_allocation import (
     StepScore,
     WidthStep,

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from common.atomic import write_json
 from common.cost import count_cost
+from common.data.batches import take_images
 from common.errors import RunFolderError, UserError
 from common.limits import Limits
 from common.module_state import check_finite
@@ -26,7 +27,7 @@ from model_preserving_id.channel_ranking import ChannelRanking, rank_groups
 from model_preserving_id.compensate import check_compensation, compensate
 from model_preserving_id.folded import FoldedNetwork
 from model_preserving_id.output_selection import rank_by_outputs
-from model_preserving_id.sensitivity import SENSITIVITY_IMAGES, WithoutFirst, measure_sensitivity, take_images
+from model_preserving_id.sensitivity import SENSITIVITY_IMAGES, WithoutFirst, measure_sensitivity
 from model_preserving_id.settings import RECONSTRUCTION_IMAGES, SELECTIONS
 from model_preserving_id.width_allocation import (
     check_score,

@@ -132,15 +132,3 @@ class WithoutFirst:
             left = max(0, left - len(batch))
             if len(rest):
                 yield rest
-
-
-def take_images(batches: Iterable[Tensor], count: int) -> list[Tensor]:
-    """Return the first ``count`` images, in the given batches."""
-    chosen: list[Tensor] = []
-    left = count
-    for batch in batches:
-        chosen.append(batch[:left])
-        left -= len(chosen[-1])
-        if left <= 0:
-            break
-    return chosen

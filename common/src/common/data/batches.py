@@ -1,6 +1,6 @@
 """Assignment of examples to batches and ranks: the same for every device, number of workers and number of processes."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -128,3 +128,15 @@ def rank_parts(size: int, batch_size: int, rank: int = 0, world_size: int = 1, m
         first = start + rank * part + min(rank, larger)
         parts.append(Part(first, first + part + (rank < larger), end - start))
     return parts
+
+
+def take_images(batches: Iterable[Tensor], count: int) -> list[Tensor]:
+    """Return the first ``count`` images, in the given batches."""
+    chosen: list[Tensor] = []
+    left = count
+    for batch in batches:
+        chosen.append(batch[:left])
+        left -= len(chosen[-1])
+        if left <= 0:
+            break
+    return chosen

@@ -1,11 +1,12 @@
 """The calls of layers in two networks, from input to output: the unpruned network, and the one whose weights are re-solved."""
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import chain
 
 from torch import Tensor, nn
 
+from common.data.batches import take_images
 from common.reconstruction.hooked_network import HookedNetwork
 from common.reconstruction.layers_in_order import LayerCall, TracedNetwork
 
@@ -66,15 +67,6 @@ def calls_by_layer(
         more = (i for i in range(1, len(order)) if count < total and fitting(order[i:]) >= min(total, MORE * count))
         end = next(more, len(order))
         now, order = order[:end], order[end:]
-        paused = [(before.layers_in_order(x, now), after.layers_in_order(x, now)) for x in _first(inputs, count)]
+        paused = [(before.layers_in_order(x, now), after.layers_in_order(x, now)) for x in take_images(inputs, count)]
         for name in now:
             yield name, ((next(dense), next(smaller)) for dense, smaller in paused)
-
-
-def _first(batches: Iterable[Tensor], count: int) -> Iterator[Tensor]:
-    """Yield the first ``count`` images, in the given batches."""
-    for batch in batches:
-        if count <= 0:
-            return
-        yield batch[:count]
-        count -= len(batch)
