@@ -99,6 +99,31 @@ def test_results_of_one_half_and_unreachable_targets_are_named(halves, tmp_path)
     assert "Without a result on both halves: " in imagenet.network_table(found)
 
 
+def test_results_of_other_methods_stay_in_the_file(halves, tmp_path):
+    file = imagenet.add_halves(halves, "resnet20", tmp_path)
+    fresh = record = read_json(file)
+    for half in record["halves"]:  # as if another comparison, on another machine, had one method only
+        half["rows"] = [
+            {**row, "method": "older", "label": "older"} for row in half["rows"] if row["method"] == "random"
+        ]
+        half["runs"][0]["environment"]["device"] = "cpu (another)"
+    write_json(file, record)
+    assert imagenet.add_halves(halves, "resnet20", tmp_path) == file
+    rows = {(row["method"], row["target"]): row for row in read_json(file)["halves"][0]["rows"]}
+    assert set(rows) == {(name, target) for name in ("older", "random", "l1_norm") for target in (0.9, 0.7)}
+    assert rows["older", 0.9]["right"] == rows["random", 0.9]["right"]
+    found = imagenet.read_network(file)
+    assert {one.machines for one in found.pruned if one.label == "older"} == {("cpu (another)",)}
+    assert "- CPU times on cpu (another): older; on cpu (" in imagenet.network_table(found)
+    again = read_json(imagenet.add_halves(halves, "resnet20", tmp_path))
+    assert [len(half["runs"]) for half in again["halves"]] == [2, 2]  # runs without results are not kept
+    fresh["halves"][0]["dense"]["right"] = "00" * 2
+    write_json(file, fresh)
+    with pytest.raises(UserError, match="another network or other images"):
+        imagenet.add_halves(halves, "resnet20", tmp_path)
+    assert read_json(file) == fresh
+
+
 def test_same_half_twice_is_rejected(halves, tmp_path):
     with pytest.raises(UserError, match="--swap-split"):
         imagenet.add_halves([halves[0], halves[0]], "resnet20", tmp_path)

@@ -4,7 +4,8 @@
 
 adds two finished comparisons to ``results/imagenet-mobilenetv2.json``. Every network is read back from its file and evaluated on the half
 with which it was not pruned, so that every image is evaluated once, and which images are right is kept: differences between
-methods are tested image by image. :mod:`compare.paper.tables` makes tables and a plot of these files.
+methods are tested image by image. Results that the file has and the two comparisons have not stay in it.
+:mod:`compare.paper.tables` makes tables and a plot of these files.
 """
 
 import re
@@ -50,6 +51,7 @@ class Pruned:
         agrees: (N,) bool, whether it is that of the dense network.
         macs: Fraction of the dense MACs that is left, of each half.
         seconds: CPU time for pruning, measuring and evaluating, of each half.
+        machines: On which, without repeats.
     """
 
     label: str
@@ -58,6 +60,7 @@ class Pruned:
     agrees: np.ndarray
     macs: tuple[float, ...]
     seconds: tuple[float, ...]
+    machines: tuple[str, ...] = ()
 
     @property
     def top1(self) -> float:
@@ -93,7 +96,8 @@ def add_halves(folders: Sequence[Path | str], name: str, results: Path = RESULTS
         name: Name of the network in the table; the name of the file has its letters and digits.
 
     Raises:
-        UserError: If a folder has no finished result, or the two have the same test images or different dense networks.
+        UserError: If a folder has no finished result; if the two have the same test images or different dense networks, or other
+            images or another network than the results in the file.
     """
     halves = [_read_half(Path(folder)) for folder in folders]
     prints = [half["data_fingerprint"] for half in halves]
@@ -104,8 +108,26 @@ def add_halves(folders: Sequence[Path | str], name: str, results: Path = RESULTS
     if len({half["dense"]["digest"] for half in halves}) > 1:
         raise UserError(f"{folders[-1]}: another dense network than in {folders[0]}")
     file = results / f"{PREFIX}{re.sub(r'[^a-z0-9]+', '_', name.lower())}.json"
+    if file.is_file():
+        halves = [_with_earlier(one, two, file) for one, two in zip(halves, read_json(file)["halves"], strict=True)]
     write_json(file, {"network": name, "halves": halves})
     return file
+
+
+def _with_earlier(half: dict[str, Any], earlier: dict[str, Any], file: Path) -> dict[str, Any]:
+    """Add the results that only ``earlier`` has. The dense network must be the same, and right for the same images."""
+    if half["dense"] != earlier["dense"] or half["images"] != earlier["images"]:
+        raise UserError(f"{file}: its results are of another network or other images; delete it to start again")
+    new = {(row["method"], row["target"]) for row in half["rows"]}
+    rows = [row for row in earlier["rows"] if (row["method"], row["target"]) not in new]
+    used = sorted({row["run"] for row in rows})
+    place = {run: i for i, run in enumerate(used)}
+    rows = [{**row, "run": place[row["run"]]} for row in rows]
+    rows += [{**row, "run": row["run"] + len(used)} for row in half["rows"]]
+    runs = [earlier["runs"][run] for run in used] + half["runs"]
+    finished = {row["folder"] for row in rows}
+    unreachable = {*half["unreachable"], *earlier["unreachable"]} - finished
+    return {**half, "runs": runs, "rows": rows, "unreachable": sorted(unreachable)}
 
 
 def _read_half(folder: Path) -> dict[str, Any]:
@@ -125,12 +147,12 @@ def _read_half(folder: Path) -> dict[str, Any]:
                 **{key: result["compressed"][key] for key in ("macs", "params", "top1", "agreement")},
                 "right": _pack(own == labels),
                 "agrees": _pack(own == predicted),
+                "run": 0,
             }
         )
     dense = result_set.baselines[0]["baseline"]
     return {
-        "command": config["command"],
-        "environment": config["environment"],
+        "runs": [{key: config[key] for key in ("command", "environment")}],
         "data_fingerprint": config["data_fingerprint"],
         "images": len(labels),
         "dense": {
@@ -180,7 +202,11 @@ def read_network(file: Path) -> NetworkResults:
             for key in ("right", "agrees")
         }
         left = tuple(one["macs"] / macs for one in found)
-        pruned.append(Pruned(label, target, **flags, macs=left, seconds=tuple(one["cpu_seconds"] for one in found)))
+        machines = dict.fromkeys(
+            half["runs"][one["run"]]["environment"]["device"] for one, half in zip(found, halves, strict=True)
+        )
+        seconds = tuple(one["cpu_seconds"] for one in found)
+        pruned.append(Pruned(label, target, **flags, macs=left, seconds=seconds, machines=tuple(machines)))
     complete = {(one.label, one.target) for one in pruned}
     unfinished = {
         f"{label} at {100 * target:g} %" for half in rows for label, target in half if (label, target) not in complete
@@ -208,7 +234,7 @@ def paired_p_value(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def network_table(one: NetworkResults) -> str:
-    """Format the results of a network: one row per method, top-1 and agreement at every target, CPU time, and what the tests say."""
+    """Format the results of a network: a row per method, top-1 and agreement at every target, CPU time, and what the tests say."""
     targets = sorted({result.target for result in one.pruned}, reverse=True)
     best = {target: one.best_at(target) for target in targets}
     rows: list[list[object]] = [["dense", *[f"{one.top1:.1f}"] * len(targets), ""]]
@@ -219,6 +245,12 @@ def network_table(one: NetworkResults) -> str:
         rows.append([label, *cells, f"{seconds:.0f}"])
     header = ["method", *(f"{100 * target:g} % of the MACs" for target in targets), "CPU time (s)"]
     lines = [f"- {_finding(one, target)}" for target in targets]
+    on: dict[str, dict[str, None]] = {}
+    for result in one.pruned:
+        for machine in result.machines:
+            on.setdefault(machine, {})[result.label] = None
+    if len(on) > 1:
+        lines.append("- CPU times on " + "; on ".join(f"{machine}: {', '.join(on[machine])}" for machine in on) + ".")
     if one.unfinished:
         lines.append(f"- Without a result on both halves: {', '.join(one.unfinished)}.")
     return f"{markdown_table(header, rows)}\n" + "\n".join(lines)
