@@ -10,8 +10,9 @@ from pathlib import Path
 from common import cli
 from common.cost import count_cost
 from common.device import set_threads
-from common.latency import DENSE, format_gains, latency_gains, uniform_network
-from common.measure import measure_latency_series
+from common.errors import UserError
+from common.latency import DENSE, describe_control, format_gains, latency_gains, uniform_network
+from common.measure import measure_latency
 from common.models import create_model, input_shape
 from common.reporting.benchmark import BenchmarkValue, write_benchmark
 
@@ -28,7 +29,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _main(argv: Sequence[str] | None) -> None:
     parser = cli.Parser(prog="python benchmarks/latency.py", description=__doc__.splitlines()[0])
     parser.add_argument("--threads", type=int, default=2, help="number of CPU threads")
-    parser.add_argument("--repeats", type=int, default=15, help="number of measurements; the median is reported")
+    parser.add_argument("--seconds", type=float, default=60, help="longest duration, per network")
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the result file")
     args = parser.parse_args(argv)
     set_threads(args.threads)
@@ -40,19 +41,21 @@ def _main(argv: Sequence[str] | None) -> None:
             "any width": uniform_network(arch, 0.5),
         }
         shape = input_shape(networks[DENSE])
-        series = measure_latency_series(networks, shape, repeats=args.repeats)
-        found = latency_gains(series, {name: count_cost(model, shape).macs for name, model in networks.items()})
-        print(f"{NAMES[arch]}, {args.threads} threads\n{format_gains(found)}")
+        measured = measure_latency(networks, shape, reference=DENSE, seconds=args.seconds)
+        if measured.disturbed:
+            raise UserError(f"not an idle machine, nothing is written: {measured.disturbed}")
+        found = latency_gains(measured, {name: count_cost(model, shape).macs for name, model in networks.items()})
+        print(f"{NAMES[arch]}, {args.threads} threads; {describe_control(measured)}\n{format_gains(found)}")
         for gain in found:
             bound = floor if gain.batch == 64 and gain.network == "widths multiples of 8" else 0.0
             quantity = f"{NAMES[arch]}, {100 * (1 - gain.macs_saved):.0f} % of the MACs, {gain.network}, batch {gain.batch}: fraction of the MACs saving realized as latency"
             values.append(BenchmarkValue(quantity, "dense network", round(gain.ratio, 4), bound, unit="%"))
         everything |= {
-            f"{arch} {name}, batch {batch}": times
-            for name, by_batch in series.items()
-            for batch, times in by_batch.items()
+            f"{arch} {name}, batch {batch}": [1000 * seconds for seconds in times]
+            for batch, timing in measured.timings.items()
+            for name, times in timing.series.items()
         }
-    command = f"python benchmarks/latency.py --threads {args.threads} --repeats {args.repeats}"
+    command = f"python benchmarks/latency.py --threads {args.threads} --seconds {args.seconds:g}"
     write_benchmark(args.out / "speed-latency.json", command, "ms per batch", everything, values)
 
 

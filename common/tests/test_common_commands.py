@@ -241,8 +241,12 @@ def test_open_stage_raises_for_other_run_unless_forced(tmp_path):
 
 def test_latency_is_positive_for_all_networks():
     models = {"a": tiny(), "b": tiny()}
-    result = measure_latency(models, (3, 32, 32), batch_sizes=(1, 4), repeats=3)
-    assert set(result) == {"a", "b"} and all(ms > 0 for series in result.values() for ms in series.values())
+    result = measure_latency(models, (3, 32, 32), batch_sizes=(1, 4), seconds=0.1)
+    for name in models:
+        assert set(result.milliseconds(name)) == {"1", "4"} and all(ms > 0 for ms in result.milliseconds(name).values())
+    record = result.record("b")["4"]
+    assert 0 < record["low"] <= record["ratio"] <= record["high"] and record["rounds"] >= 5
+    assert record["control_low"] <= record["control"] <= record["control_high"]
 
 
 def test_figures_are_written_atomically(tmp_path):

@@ -16,10 +16,11 @@ from common.data import load_dataset
 from common.errors import UserError
 from common.export import export_network, first_test_images
 from common.limits import Limits
-from common.measure import measure_latency_series
+from common.measure import LatencyTimes, measure_latency
 from common.models import create_model
 from common.outputs import named_outputs
 from common.target import Target, uniform_widths
+from common.timing import Timing
 
 X = torch.zeros(1, 3, 32, 32)
 
@@ -268,14 +269,19 @@ def test_uniform_network_keeps_equal_groups():
 
 
 def test_latency_gains_use_medians():
-    series = {"dense": {"1": [2.0, 100.0, 2.0], "64": [10.0]}, "small": {"1": [1.0, 1.0, 50.0], "64": [10.0]}}
-    one, many = latency.latency_gains(series, {"dense": 100, "small": 40})
-    assert (one.dense_ms, one.ms, one.latency_saved, one.macs_saved) == (2.0, 1.0, 0.5, pytest.approx(0.6))
-    assert one.ratio == pytest.approx(0.5 / 0.6) and many.ratio == 0.0
-    assert "| small | 1 | 2.00 | 1.00 | 50.0 | 60.0 | 0.83 |" in latency.format_gains([one, many])
+    ms = {"dense": [2.0, 100.0, 2.0], "small": [1.0, 50.0, 50.0], "control": [2.0, 100.0, 2.0]}
+    timing = Timing({name: [one / 1000 for one in series] for name, series in ms.items()}, "dense", others=0.0)
+    (one,) = latency.latency_gains(LatencyTimes({"1": timing}), {"dense": 100, "small": 40})
+    assert (one.dense_ms, one.ms, one.macs_saved) == (2.0, 50.0, pytest.approx(0.6))
+    assert one.latency_saved == 0.5  # the median of the ratios 0.5, 0.5 and 25: both networks slowed down in one round
+    assert one.ratio == pytest.approx(0.5 / 0.6)
+    assert "| small | 1 | 2.00 | 50.00 | as dense (± 2450) | 60.0 | 0.83 |" in latency.format_gains([one])
+    busy = Timing(timing.series, "dense", others=0.8)
+    (one,) = latency.latency_gains(LatencyTimes({"1": busy}), {"dense": 100, "small": 40})
+    assert "| busy machine | 60.0 |  |" in latency.format_gains([one])
 
 
-def test_networks_are_timed_alternately(monkeypatch):
+def test_networks_are_timed_alternately_in_changing_order():
     order = []
 
     class Recorder(nn.Module):
@@ -284,20 +290,38 @@ def test_networks_are_timed_alternately(monkeypatch):
             self.name = name
 
         def forward(self, x):
-            order.append((self.name, len(x)))
+            assert torch.is_inference_mode_enabled() and not self.training
+            if not order or order[-1] != self.name:
+                order.append(self.name)
+            time.sleep(0.002)
             return x
 
-    series = measure_latency_series({"a": Recorder("a"), "b": Recorder("b")}, (3, 4, 4), batch_sizes=(2,), repeats=3)
-    assert order == [("a", 2), ("b", 2)] * 5 and [len(v["2"]) for v in series.values()] == [3, 3]
+    models = {"a": Recorder("a"), "b": Recorder("b")}
+    timed = measure_latency(models, (3, 4, 4), batch_sizes=(2,), seconds=0.2)
+    series = timed.timings["2"].series
+    assert set(series) == {"a", "b", "control"} and len({len(one) for one in series.values()}) == 1
+    rounds = len(series["a"])
+    assert order.count("b") >= rounds >= 5 and timed.milliseconds("b")["2"] >= 2.0
 
 
 def test_latency_command_prints_table_and_reports_errors(tmp_path, capsys):
     save_model(tmp_path / "m.safetensors", pruned())
-    words = ["--checkpoint", str(tmp_path / "m.safetensors"), "--batch-size", "1", "--repeats", "1", "--device", "cpu"]
+    words = [
+        "--checkpoint",
+        str(tmp_path / "m.safetensors"),
+        "--batch-size",
+        "1",
+        "--seconds",
+        "0.1",
+        "--device",
+        "cpu",
+    ]
     assert latency.main([*words, "--json", str(tmp_path / "l.json")]) == 0
-    assert "latency/MACs saved" in capsys.readouterr().out
-    assert set(json.loads((tmp_path / "l.json").read_text())["milliseconds"]) == {
+    printed = capsys.readouterr().out
+    assert "latency/MACs saved" in printed and "the dense network against itself: batch 1: " in printed
+    assert set(json.loads((tmp_path / "l.json").read_text())["milliseconds"]["1"]) == {
         "dense",
+        "control",
         str(tmp_path / "m.safetensors"),
     }
     assert latency.main(["--batch-size", "1"]) == 2

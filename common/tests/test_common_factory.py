@@ -120,7 +120,7 @@ def test_checkpoint_of_factory_in_file_is_read_by_all_commands(own_file, capsys)
     shape = ["--input-shape", "3", "16", "16"]
     assert show_channels(["--model", own_file, "--checkpoint", file, *shape]) == 0
     assert export.main(["--model", own_file, "--checkpoint", file, *shape, "--format", "pt2", "--out", "m.pt2"]) == 0
-    timing = ["--model", own_file, "--repeats", "1", "--batch-size", "1", *shape]
+    timing = ["--model", own_file, "--seconds", "0.1", "--batch-size", "1", *shape]
     assert latency.main([*timing, "--checkpoint", file]) == 0
     assert "0.0 |" in capsys.readouterr().out
     assert latency.main([*timing, "--round-to", "1", "--target-macs", "0.5"]) == 0

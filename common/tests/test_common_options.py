@@ -48,9 +48,9 @@ COMMANDS = {
     ),
     "Latency": (
         latency.main,
-        "--arch lenet5 --target-macs 0.5 --round-to 1 --batch-size 1 --repeats 1 --json {out}/latency.json",
-        "--checkpoint {network} --dense {network} --batch-size 1 --repeats 1",
-        "--checkpoint {own} --model test_common_options:tiny --input-shape 3 32 32 --batch-size 1 --repeats 1",
+        "--arch lenet5 --target-macs 0.5 --round-to 1 --batch-size 1 --seconds 0.1 --json {out}/latency.json",
+        "--checkpoint {network} --dense {network} --batch-size 1 --seconds 0.1",
+        "--checkpoint {own} --model test_common_options:tiny --input-shape 3 32 32 --batch-size 1 --seconds 0.1",
     ),
     "MeasureSensitivity": (
         sensitivity.main,

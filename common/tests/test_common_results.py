@@ -9,7 +9,7 @@ import pytest
 from common import markdown
 from common.errors import UserError
 from common.reporting import results
-from common.reporting.latency import LATENCY_COLUMNS, dense_latency_note, latency_cells
+from common.reporting.latency import LATENCY_COLUMNS, dense_latency_note, latency_cells, relative_cell
 
 TEXT = """# Title
 
@@ -185,11 +185,21 @@ def test_padded_table_aligns_columns():
 
 
 def test_latency_is_a_percentage_of_dense_and_slower_networks_are_called_slower():
-    run = {"baseline": {"latency_ms": {"1": 2.0, "64": 50.0}}, "compressed": {"latency_ms": {"1": 2.2, "64": 40.0}}}
-    assert latency_cells(run) == ["110 (slower)", "80"] and len(LATENCY_COLUMNS) == 2
+    records = {"1": {"ratio": 1.1, "low": 1.08, "high": 1.13}, "64": {"ratio": 0.8, "low": 0.79, "high": 0.81}}
+    run = {"baseline": {"latency_ms": {"1": 2.0, "64": 50.0}}, "compressed": {}, "latency": records}
+    assert latency_cells(run) == ["110 ± 3 (slower)", "80 ± 1"] and len(LATENCY_COLUMNS) == 2
     assert latency_cells({"baseline": {}, "compressed": {}}) == ["", ""]
-    note = dense_latency_note([run, {"baseline": {}}, run])
+    without = {"baseline": run["baseline"], "compressed": {"latency_ms": {"1": 1.0, "64": 2.0}}}  # of older versions
+    assert latency_cells(without) == ["", ""]
+    note = dense_latency_note([run, without, run])
     assert (
         note == "\nDense networks take, in the order of the rows, 2.0 / 50; 2.0 / 50 ms for batches of 1 / 64 images."
     )
     assert dense_latency_note([]) == ""
+
+
+def test_latency_that_says_nothing_is_not_a_number():
+    within = {"ratio": 0.97, "low": 0.93, "high": 1.01}
+    assert relative_cell(within) == "as dense (± 4)"
+    assert relative_cell({**within, "disturbed": "busy machine: other processes used 1.0 cores"}) == "busy machine"
+    assert relative_cell(None) == ""

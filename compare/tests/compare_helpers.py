@@ -187,6 +187,7 @@ def _sides(pruned: float, top1: float, macs: float, size: float, epochs: int) ->
         "baseline": _side(99.0, 1.0, 1.0, 1.0),
         "after_cut": _side(pruned, macs, size, 0.2 + 0.8 * macs),
         "compressed": _side(top1 if epochs else pruned, macs, size, 0.2 + 0.8 * macs),
+        "latency": {"1": _relative((0.2 + 0.8 * macs) ** 0.5), "64": _relative(0.2 + 0.8 * macs)},
         "kept": {"macs": macs, "params": size, "bytes": size},
     }
 
@@ -203,6 +204,10 @@ def _side(top1: float, macs: float, size: float, time: float) -> dict:
         "agreement": round(top1 * 0.99, 2),
         "latency_ms": {"1": 3 * time**0.5, "64": 60 * time},
     }
+
+
+def _relative(ratio: float) -> dict:
+    return {"ratio": round(ratio, 4), "low": round(0.99 * ratio, 4), "high": round(1.01 * ratio, 4), "rounds": 20}
 
 
 def _write(folder: Path, metrics: dict, seed: int, epochs: int) -> None:

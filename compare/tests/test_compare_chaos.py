@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 from compare_helpers import BYTES, LEADING, bundle, tiny
 
-from common import executor, pipeline, trained_model
+from common import executor
 from common.models import ARCHITECTURES, Architecture
 from common.testing import check_full_disk_and_kills
-from compare import charts, command, sweep, trial
+from common.testing.fixed_latency import fixed_latency
+from compare import charts, command, latency, sweep, trial
 from compare.settings import main
 
 RUN = [
@@ -31,15 +32,11 @@ RUN += ["--seeds", "0", "1", "--target-macs", "0.5", "--target-bytes", "0.5", "-
 PRELOAD = ["test_compare_chaos", "compare.command", "compare.page", "compare.charts", "altair"]
 
 
-def untimed(models, *args, **kwargs):
-    return {name: {"1": 1.0, "64": 2.0} for name in models}
-
-
 def run_compare(words: list[str]) -> int:
     ARCHITECTURES["tiny"] = Architecture(lambda num_classes=4: tiny(), (3, 8, 8))
     command.load_data = lambda options: bundle()
     command.installed_methods = lambda: {"leading": LEADING, "bytes": BYTES}
-    pipeline.measure_latency = trained_model.measure_latency = untimed
+    latency.measure_latency = fixed_latency
     charts.javascript = lambda: "// no plots: two seconds for each process"
     return main(words)
 

@@ -22,7 +22,8 @@ from common.models import ARCHITECTURES, Architecture
 from common.runs import read_json
 from common.settings import parse
 from common.target import Target
-from compare import command, comparison_jobs, job_loop, job_runner
+from common.testing.fixed_latency import fixed_latency
+from compare import command, comparison_jobs, job_loop, job_runner, text_report
 from compare.comparison_jobs import Comparison, ComparisonJob
 from compare.dense import import_dense, train_dense
 from compare.plan import UNREACHABLE
@@ -39,10 +40,7 @@ def tiny_network(monkeypatch):
     monkeypatch.setitem(ARCHITECTURES, "tiny", Architecture(lambda num_classes=4: tiny(), (3, 8, 8)))
     monkeypatch.setattr(command, "load_data", lambda args: bundle())
     monkeypatch.setattr(command, "installed_methods", lambda: {"leading": LEADING, "bytes": BYTES})
-    for module in ("pipeline", "trained_model"):
-        monkeypatch.setattr(
-            f"common.{module}.measure_latency", lambda models, *a, **k: {name: {"1": 1.0, "64": 2.0} for name in models}
-        )
+    monkeypatch.setattr("compare.latency.measure_latency", fixed_latency)
 
 
 def run(out, *argv):
@@ -609,7 +607,7 @@ def test_custom_network_is_compressed(tmp_path, monkeypatch):
 @pytest.mark.parametrize("option", ["--weights", "--checkpoint"])
 def test_file_of_common_train_is_read_with_its_normalization(tmp_path, monkeypatch, option):
     data = bundle().with_normalization((0.1, 0.2, 0.3), (0.5, 0.6, 0.7))
-    start = train_dense(tmp_path / "dense", "x", data, RECIPE, CPU, 0, factory=Custom, latency=False)
+    start = train_dense(tmp_path / "dense", "x", data, RECIPE, CPU, 0, factory=Custom)
     monkeypatch.setitem(ARCHITECTURES, "test_compare_command:Custom", None)
     argv = ["--model", "test_compare_command:Custom", option, str(start.file), "--target-macs", "0.5"]
     assert run(tmp_path / "out", *argv, "--finetune-epochs", "0", "--no-latency") == 0
@@ -789,3 +787,29 @@ def test_force_does_not_delete_results_of_running_command(tmp_path, capsys):
         assert run(tmp_path, *argv, "--force") == 2
     testing.single_error_line(2, capsys.readouterr().err, f"{tmp_path}: another command seed0-leading")
     assert before == {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+
+
+def test_latency_of_all_networks_is_measured_at_the_end_against_the_dense_one(tmp_path, monkeypatch):
+    """One measurement with a control; it is repeated only if a network is added or changed."""
+    calls = []
+
+    def timed(models, *args, **kwargs):
+        calls.append(list(models))
+        return fixed_latency(models, *args, **kwargs)
+
+    monkeypatch.setattr("compare.latency.measure_latency", timed)
+    argv = ["--target-macs", "0.5", "--target-bytes", "0.5", "--finetune-epochs", "0"]
+    assert run(tmp_path, *argv) == 0
+    names = ["seed0/leading-macs0.5", "seed0/bytes-bytes0.5"]
+    assert [sorted(one) for one in calls] == [sorted(["dense", *names])]
+    written = json.loads((tmp_path / "latency.json").read_text())
+    assert set(written["results"]) == set(names) and written["dense_ms"] == {"1": 1.0, "64": 2.0}
+    results = read_results(tmp_path)
+    for result in results.results:
+        assert result["latency"]["64"]["ratio"] == 1.0 and result["compressed"]["latency_ms"] == {"1": 1.0, "64": 2.0}
+    assert "2.0 ms (as dense (± 0 %))" in text_report.comparison_table(results)
+    assert run(tmp_path, *argv) == 0 and len(calls) == 1
+    assert run(tmp_path, *argv[:1], "0.5", "0.7", *argv[2:]) == 0 and len(calls) == 2
+    assert "seed0/leading-macs0.7" in calls[1]
+    (tmp_path / "latency.json").write_text('{"environment": 7}')
+    assert run(tmp_path, *argv) == 2

@@ -18,6 +18,7 @@ from common.runs import open_stage, read_json
 from common.settings import parse
 from common.target import Target
 from common.testing import write_image_folder
+from common.testing.fixed_latency import fixed_latency
 from common.training import TrainOptions
 from decore import investigate, method, policy_stage
 from decore.agents import Agents
@@ -30,9 +31,7 @@ from decore.settings import PruneModel, main_investigate, main_prune
 def no_latency():
     """Skip latency measurements, which are slow and not tested here."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(
-            "common.pipeline.measure_latency", lambda models, *args, **kwargs: {name: {"64": 1.0} for name in models}
-        )
+        patch.setattr("common.pipeline.measure_latency", fixed_latency)
         yield
 
 
@@ -89,9 +88,17 @@ def test_run_writes_folder_and_second_call_skips_it(place, tmp_path, capsys):
     metrics = read_json(folder / "metrics.json")
     assert metrics["schema"] == 1 and metrics["package"] == "decore" and metrics["penalty"] == 0
     assert 0.98 * 0.7 <= metrics["compressed"]["macs"] / metrics["baseline"]["macs"] <= 0.7
-    assert {"top1", "top5", "loss", "macs", "params", "nonzero_params", "bytes", "latency_ms", "agreement"} == set(
-        metrics["compressed"]
-    )
+    assert {
+        "top1",
+        "top5",
+        "loss",
+        "macs",
+        "params",
+        "nonzero_params",
+        "bytes",
+        "latency_ms",
+        "agreement",
+    } == set(metrics["compressed"])
     assert metrics["compressed"]["bytes"] == (folder / "model.safetensors").stat().st_size
     widths = {name: int(entry.split("/")[0]) for name, entry in metrics["kept"].items()}
     assert load_model(folder / "model.safetensors").conv1.out_channels == widths["conv1"]

@@ -14,6 +14,7 @@ from common.testing import (
     write_image_folder,
     write_invalid_inputs,
 )
+from common.testing.fixed_latency import fixed_latency
 from decore.settings import main_investigate, main_prune
 
 HERE = Path(__file__).resolve().parents[1]
@@ -135,9 +136,7 @@ def test_invalid_input_exits_with_one_line_and_status_2(name, place, capsys, tmp
 @pytest.mark.parametrize("main", [PRUNE, POLICIES])
 def test_full_disk_exits_with_one_line_and_no_partial_files(main, place, capsys, tmp_path, monkeypatch):
     """All files are written by one function, which fails at its last step, for the first file and for later ones."""
-    monkeypatch.setattr(
-        "common.pipeline.measure_latency", lambda models, *args, **kwargs: {name: {} for name in models}
-    )
+    monkeypatch.setattr("common.pipeline.measure_latency", fixed_latency)
     for allowed in (0, 2, 5):
         out = tmp_path / str(allowed)
         with full_disk(after=allowed):

@@ -11,6 +11,7 @@ from common.checkpoint import load_model
 from common.cost import count_cost
 from common.runs import read_json
 from common.testing import random_network, write_image_folder
+from common.testing.fixed_latency import fixed_latency
 from decore import Agents
 
 HOME = Path(__file__).resolve().parents[1]
@@ -35,9 +36,7 @@ def every_network():
 def no_latency(monkeypatch):
     """Skip latency measurements, which are slow and not tested here."""
     for module in ("common.pipeline", "common.trained_model"):
-        monkeypatch.setattr(
-            f"{module}.measure_latency", lambda models, *args, **kwargs: {n: {"64": 1.0} for n in models}
-        )
+        monkeypatch.setattr(f"{module}.measure_latency", fixed_latency)
 
 
 @pytest.mark.parametrize("arch", MACS)

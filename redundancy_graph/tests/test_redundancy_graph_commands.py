@@ -15,6 +15,7 @@ from common.errors import UserError
 from common.models import create_model
 from common.settings import build_parser, flatten, parse
 from common.testing import write_cub200, write_image_folder
+from common.testing.fixed_latency import fixed_latency
 from redundancy_graph import generate, networks
 from redundancy_graph.layer_names import tensors_to_original
 from redundancy_graph.settings import (
@@ -108,8 +109,7 @@ class Place:
 @pytest.fixture(autouse=True)
 def quick_latency(monkeypatch):
     """Skip latency measurements, which are tested in common."""
-    one = {"baseline": {"1": 1.0, "64": 1.0}, "compressed": {"1": 1.0, "64": 1.0}}
-    monkeypatch.setattr("common.pipeline.measure_latency", lambda *args, **kwargs: json.loads(json.dumps(one)))
+    monkeypatch.setattr("common.pipeline.measure_latency", fixed_latency)
 
 
 @pytest.fixture(scope="module")
@@ -121,8 +121,7 @@ def place(tmp_path_factory):
 def pruned(place):
     """Generate prune info at three thresholds and fine-tune two networks."""
     with pytest.MonkeyPatch.context() as patch:
-        one = {"baseline": {"1": 1.0, "64": 1.0}, "compressed": {"1": 1.0, "64": 1.0}}
-        patch.setattr("common.pipeline.measure_latency", lambda *args, **kwargs: json.loads(json.dumps(one)))
+        patch.setattr("common.pipeline.measure_latency", fixed_latency)
         assert place.generate("--threshold", "[0.6", "0.65", "0.7]", "--plots") == 0
         assert place.prune("--threshold", "[0.6", "0.7]", "--plots") == 0
     return place

@@ -63,16 +63,15 @@ def test_results_table_has_rows_of_both_sources(tmp_path, monkeypatch):
     """Option-A shortcuts are named and follow, missing runs are named, and more time than the dense network is called slower."""
     monkeypatch.setattr(tables, "RESULTS", tmp_path)
     assert "No result files" in tables.results_table()
-    slow = {"1": 1.2, "64": 30.0}
-    authors = make_run(0.7, shortcut="conv3x3")
-    authors["compressed"] = {**authors["compressed"], "latency_ms": slow}
+    slow = {"1": {"ratio": 1.2, "low": 1.19, "high": 1.23}, "64": {"ratio": 0.75, "low": 0.74, "high": 0.76}}
+    authors = make_run(0.7, shortcut="conv3x3", latency=slow)
     for name, run in (("a", make_run(0.7)), ("b", make_run(None)), ("c", make_run(0.5)), ("d", authors)):
         (tmp_path / f"run-{name}.json").write_text(json.dumps(run))
     table, _, note = tables.results_table().partition("\n\n")
     lines = table.splitlines()
     assert len(lines) == 2 + 6 + 3
     assert lines[4].count("41.96") == 1 and "README of March 2023 (published)" in lines[4] and "93.07" in lines[4]
-    assert "40.00" in lines[5] and "20.00" in lines[5] and "0.50" in lines[5] and "120 (slower) | 75" in lines[5]
+    assert "40.00" in lines[5] and "20.00" in lines[5] and "0.50" in lines[5] and "120 ± 3 (slower) | 75 ± 1" in lines[5]
     for published, missing, threshold in ((2, 3, "| 0.75 |"), (6, 7, "| 0.65 |")):
         assert threshold in lines[published] and threshold in lines[missing] and "not finished" in lines[missing]
     assert len({line.count("|") for line in lines}) == 1

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from functools import partial
 
 from common.cli import positive_int
-from common.options import DataOptions, HardwareOptions, NetworkOptions
+from common.options import LATENCY_SECONDS_OF_A_RESULT, DataOptions, HardwareOptions, NetworkOptions
 from common.settings import command, option, section, settings
 
 
@@ -54,8 +54,10 @@ def evaluate(settings: Evaluate) -> None:
         if not settings.no_latency:
             shape = trained.data.input_shape
             with phase("measure the latency"):
-                timed = measure.measure_latency({"model": trained.copy()}, shape, device=trained.device)
-            metrics["latency_ms"] = timed["model"]
+                timed = measure.measure_latency(
+                    {"model": trained.copy()}, shape, device=trained.device, seconds=LATENCY_SECONDS_OF_A_RESULT
+                )
+            metrics["latency_ms"] = timed.milliseconds("model")
     print(format_metrics(metrics))
     if settings.json:
         write_json(settings.json, metrics)

@@ -2,17 +2,16 @@
 
 The pruned networks are read from files (``--checkpoint``), or built by pruning all layers of ``--arch`` or ``--model``
 uniformly to ``--target-macs``, with widths that are multiples of ``--round-to``. Latency does not depend on the weights. The networks are
-timed alternately.
+timed alternately (:mod:`common.timing`).
 """
 
 from __future__ import annotations
 
-import statistics
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from common.atomic import write_json
 from common.cli import ROUNDING, TARGET_MACS, Range, positive_int, shorten
@@ -22,7 +21,7 @@ from common.options import (
     ARCHITECTURES_HELP,
     FACTORY,
     LATENCY_BATCHES,
-    LATENCY_REPEATS,
+    LATENCY_SECONDS,
     LIBRARIES,
     NO_INPUT_SHAPE,
     HardwareOptions,
@@ -30,11 +29,14 @@ from common.options import (
     input_shape_option,
     model_option,
 )
+from common.reporting.latency import relative_cell
 from common.runs import describe_environment
 from common.settings import command, option, section, settings
 
 if TYPE_CHECKING:
     from torch import nn
+
+    from common.measure import LatencyTimes
 
 DENSE = "dense"
 DENSE_LIMIT = 250_000_000  # parameters of a dense network that is built from the architecture named in a file
@@ -47,7 +49,7 @@ class LatencyGain:
     Attributes:
         dense_ms: Median milliseconds per batch of the dense network.
         ms: Median milliseconds per batch of this network.
-        latency_saved: Fraction of the latency, 1 - t'/t.
+        relative: The network's time relative to the dense one's: :meth:`common.timing.Timing.record`.
         macs_saved: Fraction of the MACs, 1 - m'/m.
     """
 
@@ -55,8 +57,13 @@ class LatencyGain:
     batch: int
     dense_ms: float
     ms: float
-    latency_saved: float
+    relative: Mapping[str, Any]
     macs_saved: float
+
+    @property
+    def latency_saved(self) -> float:
+        """Fraction of the latency, 1 - t'/t."""
+        return 1 - self.relative["ratio"]
 
     @property
     def ratio(self) -> float:
@@ -92,30 +99,30 @@ def prune_uniformly(model: nn.Module, shape: Sequence[int], target_macs: float, 
     return keep_channels(model, example, equal)
 
 
-def latency_gains(series: Mapping[str, Mapping[str, Sequence[float]]], macs: Mapping[str, int]) -> list[LatencyGain]:
+def latency_gains(measured: LatencyTimes, macs: Mapping[str, int]) -> list[LatencyGain]:
     """Compute the savings of all networks except ``dense``, by batch size.
 
     Args:
-        series: Milliseconds, as returned by :func:`common.measure.measure_latency_series`.
+        measured: The times, relative to those of ``dense``.
         macs: MACs of each network.
     """
-    medians = {name: {b: statistics.median(v) for b, v in by_batch.items()} for name, by_batch in series.items()}
+    dense = measured.milliseconds(DENSE)
     found = []
-    for name in (one for one in series if one != DENSE):
-        for batch, ms in medians[name].items():
-            dense = medians[DENSE][batch]
-            found.append(LatencyGain(name, int(batch), dense, ms, 1 - ms / dense, 1 - macs[name] / macs[DENSE]))
+    for name in (one for one in macs if one != DENSE):
+        relative, saved = measured.record(name), 1 - macs[name] / macs[DENSE]
+        for batch, ms in measured.milliseconds(name).items():
+            found.append(LatencyGain(name, int(batch), dense[batch], ms, relative[batch], saved))
     return found
 
 
 def format_gains(found: Sequence[LatencyGain]) -> str:
-    """Format saved latency and saved MACs as a Markdown table."""
+    """Format latency and saved MACs as a Markdown table."""
     header = [
         "network",
         "batch",
         "dense (ms)",
         "pruned (ms)",
-        "latency saved (%)",
+        "latency vs dense (%)",
         "MACs saved (%)",
         "latency/MACs saved",
     ]
@@ -127,9 +134,9 @@ def format_gains(found: Sequence[LatencyGain]) -> str:
                 g.batch,
                 f"{g.dense_ms:.2f}",
                 f"{g.ms:.2f}",
-                f"{100 * g.latency_saved:.1f}",
+                relative_cell(g.relative),
                 f"{100 * g.macs_saved:.1f}",
-                f"{g.ratio:.2f}",
+                "" if g.relative.get("disturbed") else f"{g.ratio:.2f}",
             ]
             for g in found
         ],
@@ -152,7 +159,11 @@ class Latency:
         [1, 8], "layer widths are multiples of these numbers (without --checkpoint)", type=ROUNDING
     )
     batch_size: list[int] = option(list(LATENCY_BATCHES), "images per batch", type=positive_int)
-    repeats: int = option(LATENCY_REPEATS, "repeats, of which the median is reported", type=Range(int, 1, 10_000))
+    seconds: float = option(
+        LATENCY_SECONDS,
+        "longest duration of the measurement; it ends earlier if it is precise",
+        type=Range(float, 0.1, 86_400),
+    )
     run: HardwareOptions = section(HardwareOptions)
     json: str | None = option(None, "file for the milliseconds of every repeat")
 
@@ -176,24 +187,39 @@ def latency(settings: Latency) -> None:
 
     from common.cost import count_cost
     from common.device import choose_device, set_threads
-    from common.measure import measure_latency_series
+    from common.measure import measure_latency
 
     set_threads(settings.run.threads)
     device = choose_device(settings.run.device)
     networks = _networks(settings)
     shape = settings.input_shape or _known_shape(networks, settings)
     _check_shape(networks, shape)
-    series = measure_latency_series(
-        networks, shape, device=device, batch_sizes=settings.batch_size, repeats=settings.repeats
+    measured = measure_latency(
+        networks, shape, reference=DENSE, device=device, batch_sizes=settings.batch_size, seconds=settings.seconds
     )
     macs = {name: count_cost(model, shape).macs for name, model in networks.items()}
-    found = latency_gains(series, macs)
-    print(pad_table(format_gains(found)), end="")
+    print(pad_table(format_gains(latency_gains(measured, macs))), end="")
     print(
-        f"{torch.get_num_threads()} threads, {device.type}, channels-last, median of {settings.repeats} repeats, interleaved with the dense network"
+        f"{torch.get_num_threads()} threads, {device.type}, channels-last, medians, interleaved with the dense network; "
+        f"{describe_control(measured)}"
     )
     if settings.json:
-        write_json(settings.json, {"milliseconds": series, "macs": macs, "environment": describe_environment(device)})
+        series = {
+            batch: {name: [round(1000 * s, 4) for s in seconds] for name, seconds in timing.series.items()}
+            for batch, timing in measured.timings.items()
+        }
+        record = {"milliseconds": series, "macs": macs, "environment": describe_environment(device)}
+        write_json(settings.json, record)
+
+
+def describe_control(measured: LatencyTimes) -> str:
+    """Say how well the machine measures: the dense network's time relative to its own, in the same rounds."""
+    parts = [
+        f"batch {batch}: {100 * timing.control.value:.1f} ± {100 * timing.control.spread:.1f} %, {len(timing.series[DENSE])} rounds"
+        for batch, timing in measured.timings.items()
+    ]
+    text = f"the dense network against itself: {'; '.join(parts)}"
+    return f"{text}; {measured.disturbed}" if measured.disturbed else text
 
 
 def _known_shape(networks: Mapping[str, nn.Module], settings: Latency) -> Sequence[int]:

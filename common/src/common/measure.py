@@ -3,10 +3,9 @@
 All values are measured on the network after it has been reloaded from disk.
 """
 
-import statistics
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -17,9 +16,10 @@ from common.cost import count_cost
 from common.data import ImageSet
 from common.device import exact_float32
 from common.layers import to_device
-from common.options import LATENCY_BATCHES, LATENCY_REPEATS
+from common.options import LATENCY_BATCHES, LATENCY_SECONDS
 from common.outputs import class_scores, first_output
 from common.progress import track
+from common.timing import FEWEST, Timing, time_calls
 
 BATCH_SIZE, BATCH_SIZE_ON_CUDA = 250, 2000  # of evaluation; the latter for images of up to 32 x 32 pixels
 BATCH_PIXELS = BATCH_SIZE * 64 * 64  # on a CPU: the feature maps of 20 images of 224 x 224 take some hundred MB
@@ -134,59 +134,62 @@ def _batch_size(images: ImageSet, device: torch.device) -> int:
     return min(BATCH_SIZE_ON_CUDA, max(BATCH_SIZE, BATCH_SIZE_ON_CUDA * 32 * 32 // (height * width)))
 
 
+@dataclass(frozen=True)
+class LatencyTimes:
+    """Times of several networks, channels-last, by batch size: {"64": timing}."""
+
+    timings: Mapping[str, Timing]
+
+    def milliseconds(self, name: str) -> dict[str, float]:
+        """Return the median milliseconds per batch of a network, by batch size."""
+        return {batch: round(1000 * timing.seconds(name), 4) for batch, timing in self.timings.items()}
+
+    def record(self, name: str) -> dict[str, dict[str, Any]]:
+        """Return, by batch size, a network's time relative to the reference, with its interval and the control."""
+        return {batch: timing.record(name) for batch, timing in self.timings.items()}
+
+    @property
+    def disturbed(self) -> str:
+        """Why these are not times of an idle machine; empty if they are."""
+        return next((timing.disturbed for timing in self.timings.values() if timing.disturbed), "")
+
+
+@torch.no_grad()
 def measure_latency(
     models: Mapping[str, nn.Module],
     input_shape: Sequence[int],
     *,
+    reference: str | None = None,
     device: torch.device | str = "cpu",
     batch_sizes: Sequence[int] = LATENCY_BATCHES,
-    repeats: int = LATENCY_REPEATS,
-) -> dict[str, dict[str, float]]:
-    """Measure milliseconds per batch, the median of ``repeats``, networks interleaved: {network: {batch size: ms}}."""
-    series = measure_latency_series(models, input_shape, device=device, batch_sizes=batch_sizes, repeats=repeats)
-    return {
-        name: {batch: round(statistics.median(values), 4) for batch, values in by_batch.items()}
-        for name, by_batch in series.items()
-    }
+    seconds: float = LATENCY_SECONDS,
+    fewest: int = FEWEST,
+) -> LatencyTimes:
+    """Time networks against each other, in inference mode (see :mod:`common.timing`).
 
-
-@torch.no_grad()
-def measure_latency_series(
-    models: Mapping[str, nn.Module],
-    input_shape: Sequence[int],
-    *,
-    device: torch.device | str = "cpu",
-    batch_sizes: Sequence[int] = LATENCY_BATCHES,
-    repeats: int = LATENCY_REPEATS,
-) -> dict[str, dict[str, list[float]]]:
-    """Measure milliseconds of every repeat, channels-last, networks interleaved: {network: {batch size: [ms, ...]}}."""
+    Args:
+        input_shape: Shape of one example.
+        reference: Name of the network to which the others are compared; default: the first.
+        seconds: Longest duration, for all batch sizes together, unless ``fewest`` rounds take longer.
+    """
     device = torch.device(device)
-    result: dict[str, dict[str, list[float]]] = {name: {} for name in models}
     for model in models.values():
         to_device(model, device).eval()
+    wait = partial(torch.cuda.synchronize, device) if device.type == "cuda" else lambda: None
+    timings = {}
     for batch_size in batch_sizes:
         batch = torch.randn(batch_size, *input_shape, device=device)
         if batch.dim() == 4:
             batch = batch.contiguous(memory_format=torch.channels_last)
-        times: dict[str, list[float]] = {name: [] for name in models}
-        for repeat in range(repeats + 2):  # the first two warm up
-            for name, model in models.items():
-                seconds = _time_once(model, batch, device)
-                if repeat >= 2:
-                    times[name].append(1000 * seconds)
-        for name, values in times.items():
-            result[name][str(batch_size)] = values
-    return result
-
-
-def _time_once(model: nn.Module, batch: Tensor, device: torch.device) -> float:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    start = time.perf_counter()
-    model(batch)
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter() - start
+        with torch.inference_mode():
+            timings[str(batch_size)] = time_calls(
+                {name: partial(model, batch) for name, model in models.items()},
+                reference or next(iter(models)),
+                seconds=seconds / len(batch_sizes),
+                fewest=fewest,
+                synchronize=wait,
+            )
+    return LatencyTimes(timings)
 
 
 def model_metrics(

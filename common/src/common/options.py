@@ -40,7 +40,8 @@ METHOD_GROUP = "compression_papers.methods"  # of entry points
 LIBRARIES = ("torchvision.models:", "timm:", "timm.models:")  # beginnings of --model that name a network of a library
 NO_INPUT_SHAPE = "--input-shape: the network does not record its input shape; give it, e.g. --input-shape 3 224 224"
 LATENCY_BATCHES = (1, 64)  # images per forward pass
-LATENCY_REPEATS = 9
+LATENCY_SECONDS = 20.0  # longest measurement of a table; of a single result:
+LATENCY_SECONDS_OF_A_RESULT = 4.0
 SHORTCUTS = ("pad", "conv3x3")
 
 

@@ -24,6 +24,7 @@ from common.formats import load_network
 from common.log import Log, epoch_logger
 from common.measure import Accuracy, OutputQuality, measure_latency
 from common.methods import Decision, Method
+from common.options import LATENCY_SECONDS_OF_A_RESULT
 from common.progress import phase
 from common.runs import DECISION, LOG, METRICS, Stage
 from common.target import Target
@@ -245,10 +246,15 @@ def _measure_outcome(
     accuracy = start.quality_of(network)
     baseline, compressed = dense.metrics(), start.metrics(network, accuracy, size)
     pruned = dict(compressed) if pruned is None else pruned | {"bytes": size}
+    relative = {}
     if latency:
         timed = measure_latency(
-            {"baseline": dense.copy(), "compressed": network}, start.data.input_shape, device=start.device
+            {"baseline": dense.copy(), "compressed": network},
+            start.data.input_shape,
+            device=start.device,
+            seconds=LATENCY_SECONDS_OF_A_RESULT,
         )
-        baseline["latency_ms"], compressed["latency_ms"] = timed["baseline"], timed["compressed"]
-    metrics = {"baseline": baseline, "after_cut": pruned, "compressed": compressed}
+        baseline["latency_ms"], compressed["latency_ms"] = map(timed.milliseconds, ("baseline", "compressed"))
+        relative = {"latency": timed.record("compressed")}
+    metrics = {"baseline": baseline, "after_cut": pruned, "compressed": compressed, **relative}
     return Outcome(start, decision, network, accuracy, metrics, rows)

@@ -26,7 +26,7 @@ from common.limits import Limits
 from common.log import Log
 from common.measure import Accuracy, OutputQuality, evaluate, measure_latency, model_metrics, output_change
 from common.module_state import check_finite, check_single_precision
-from common.options import DataOptions, NetworkOptions
+from common.options import LATENCY_SECONDS_OF_A_RESULT, DataOptions, NetworkOptions
 from common.outputs import class_scores
 from common.preprocessing import from_header
 from common.wrapped import plain_network
@@ -164,8 +164,12 @@ class TrainedModel:
 
     def timed_metrics(self, latency: bool = True) -> dict[str, Any]:
         """Return the entry of this network in metrics.json, with its latency if ``latency``."""
-        timed = measure_latency({"": self.copy()}, self.data.input_shape, device=self.device)[""] if latency else None
-        return self.metrics() | ({} if timed is None else {"latency_ms": timed})
+        if not latency:
+            return self.metrics()
+        timed = measure_latency(
+            {"": self.copy()}, self.data.input_shape, device=self.device, seconds=LATENCY_SECONDS_OF_A_RESULT
+        )
+        return self.metrics() | {"latency_ms": timed.milliseconds("")}
 
 
 def print_result(label: str, metrics: Mapping[str, Mapping[str, Any]], log: Log) -> None:

@@ -35,6 +35,7 @@ from compare.dense_networks import (
 )
 from compare.estimate import TimeEstimate
 from compare.job_loop import run_all
+from compare.latency import time_results
 from compare.plan import (
     CLAIMS,
     FAILED,
@@ -94,6 +95,9 @@ def _compute_and_report(settings: Compare, argv: Sequence[str] | None, out: Path
     missing = missing_results(plan.jobs, out, [accepted] * len(plan.jobs))
     if failed and not read_results(out).results:
         raise UserError(missing)
+    if not settings.execution.no_latency:
+        device = choose_device(settings.execution.device)
+        time_results(out, device, settings.network.model, lambda: comparison_data(settings).input_shape)
     if not settings.execution.no_report:
         print_report(out)
     return missing
@@ -168,7 +172,6 @@ def _open(settings: Compare, plan: Plan, quiet: bool = False) -> tuple[Compariso
         command_arguments(settings),
         settings.data.workers,
         settings.execution.force,
-        not settings.execution.no_latency,
         or_default(settings.tuning.distill, finetune_defaults(settings.data.dataset).distill),
         settings.tuning.recalibrate,
     )
@@ -218,7 +221,6 @@ def _time_estimate(settings: Compare, comparison: Comparison, data: DataBundle, 
         len(data.train),
         len(data.test),
         share.speed,
-        comparison.latency,
         share.count,
         time.time() if settings.execution.force else 0.0,
     )

@@ -67,7 +67,6 @@ class Comparison:
     command: tuple[str, ...] = ()
     workers: int = 2
     force: bool = False
-    latency: bool = True
     distill: float = 0.0
     recalibrate: int = 0
 

@@ -36,7 +36,6 @@ def train_dense(
     seed: int,
     factory: Factory | None = None,
     force: bool = False,
-    latency: bool = True,
     workers: int = 2,
 ) -> TrainedModel:
     """Train the dense network of a seed in OUT/seedS/baseline, unless that is finished."""
@@ -48,7 +47,7 @@ def train_dense(
         torch.manual_seed(seed)
         model = build_dense(arch, data, factory)
         try:
-            train_baseline(stage, model, data, recipe, device, seed, workers, factory=factory, latency=latency)
+            train_baseline(stage, model, data, recipe, device, seed, workers, factory=factory, latency=False)
         except DivergedError as error:
             raise UserError(
                 f"dense network {arch}, {error.label}: the loss is not finite with --baseline-learning-rate {recipe.learning_rate:g}; "
@@ -75,7 +74,6 @@ def import_dense(
     device: torch.device,
     factory: Factory | None = None,
     force: bool = False,
-    latency: bool = True,
     workers: int = 2,
     name: str | None = None,
 ) -> TrainedModel:
@@ -96,6 +94,6 @@ def import_dense(
         arch = getattr(model, "architecture", {"arch": name})["arch"]
         trained = read_trained_model(stage.model_path, data, factory=factory, device=device, workers=workers)
         with phase("measure"):
-            found = {"arch": arch, "baseline": trained.timed_metrics(latency)}
+            found = {"arch": arch, "baseline": trained.metrics()}
         stage.finish(found | ({"at_chance": True} if report_chance_level(trained) else {}))
     return read_trained_model(stage.model_path, data, name=name, factory=factory, device=device, workers=workers)

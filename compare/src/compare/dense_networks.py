@@ -99,7 +99,6 @@ def _dense(settings: Compare, data: DataBundle, device: torch.device, seed: int)
     how: dict[str, Any] = {
         "factory": factory,
         "force": settings.execution.force,
-        "latency": not settings.execution.no_latency,
         "workers": settings.data.workers,
     }
     if file is None:

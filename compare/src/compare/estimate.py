@@ -12,7 +12,6 @@ from pathlib import Path
 
 from common.errors import UserError
 from common.methods import Method
-from common.options import LATENCY_BATCHES, LATENCY_REPEATS
 from common.runs import METRICS, read_record
 from common.training import TrainOptions
 from common.training.step_time import Speed
@@ -45,7 +44,6 @@ class TimeEstimate:
         distill: Whether fine-tuning runs the dense network, too.
         train, test: Numbers of images.
         speed: Time of a training step of the dense network, and its number of layers.
-        latency: Whether latency is measured.
         processes: Number of processes that share the work.
         since: Time before which results do not count, because they are computed again.
     """
@@ -58,7 +56,6 @@ class TimeEstimate:
     train: int
     test: int
     speed: Speed
-    latency: bool = True
     processes: int = 1
     since: float = 0.0
 
@@ -98,7 +95,7 @@ class TimeEstimate:
         missing = [file for file in files if not (file.is_file() and file.stat().st_mtime >= self.since)]
         known = [seconds for file in {*files} - {*missing} if (seconds := _read_seconds([file])) is not None]
         tests = (self.training.epochs / self.training.evaluate_every + 1) * self.test * FORWARD
-        examples = self.training.epochs * self.train + tests + self._latency()
+        examples = self.training.epochs * self.train + tests
         return len(missing) * (
             sum(known) / len(known) if known else OVERHEAD + examples * self.speed.second_per_example
         )
@@ -122,12 +119,8 @@ class TimeEstimate:
                 examples += method.examples(self.recipe, self.train, self.speed.layers)
             if method.axis == "macs":
                 examples += self.recipe.epochs * self.train * (size + TEACHER * self.distill)
-            examples += MEASURED * self.test * FORWARD + self._latency()
+            examples += MEASURED * self.test * FORWARD
         return OVERHEAD * len(job.methods) + examples * self.speed.second_per_example
-
-    def _latency(self) -> float:
-        """Return the examples that are timed, of two networks, in training steps."""
-        return 2 * FORWARD * (LATENCY_REPEATS + 2) * sum(LATENCY_BATCHES) if self.latency else 0.0
 
 
 def _read_seconds(files: Sequence[Path]) -> float | None:

@@ -7,7 +7,7 @@ one seed there is no ranking unless the number of test images is known.
 from collections.abc import Callable, Sequence
 
 from compare.result_set import ResultGroup, ResultRecord, ResultSet, chain_groups, single_method_groups
-from compare.significance import LEVEL, Verdict, compare_groups, compare_metrics, is_above_dense, is_slower
+from compare.significance import LEVEL, Verdict, compare_groups, compare_metrics, latency_verdict
 
 AXES = {"macs": "MACs", "bytes": "bytes"}
 TEST = f"Differences between methods are two-sided paired t-tests over the seeds at the {100 * LEVEL:g} % level, not corrected for their number."
@@ -190,14 +190,12 @@ def _latency(groups: Sequence[ResultGroup]) -> list[str]:
             f"A batch of {batch} on {count_threads(timed[0].first)} takes {min(here):.0f} to {max(here):.0f} % of the dense network's time at "
             f"{100 * target:g} % of the MACs"
         )
-        above = [g for g in timed if is_above_dense(g, metric)]
-        if above:
-            count = f"{len(above)} of {len(timed)} (up to {max(100 * g.mean(metric) for g in above):.0f} %)"
-            if all(len(g.results) == 1 for g in above):
-                line += f"; rows of all targets that are slower than the dense network: {count}"
-            else:
-                slower = sum(is_slower(g, metric) for g in above)
-                line += f"; rows of all targets with a mean above the dense network's: {count}, significantly: {slower}"
+        slower = [g for g in timed if latency_verdict(g, batch) == "higher"]
+        if slower:
+            line += (
+                f"; rows of all targets that are slower than the dense network: {len(slower)} of {len(timed)} "
+                f"(up to {max(100 * g.mean(metric) for g in slower):.0f} %)"
+            )
         lines.append(line + ".")
     return lines
 

@@ -114,7 +114,7 @@ def _facts(result_set: ResultSet) -> dict[str, str]:
     }
     if images:
         facts["test images"] = f"{images:,}"
-    if "latency_ms" in first["compressed"]:
+    if "latency" in first:
         device = first["config"]["environment"]["device"].split(" ")[0][:12].upper()
         facts["latency on"] = f"{count_threads(first)}, {device}"
     return facts

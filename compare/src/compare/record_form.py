@@ -55,9 +55,12 @@ def width(value: Any) -> bool:
 
 
 PERCENT, COUNT, FRACTION, SECONDS = number(0, 100), number(0, 1e18), number(1e-12, 1e3), number(0, 1e12)
-LATENCY = OptionalEntry({"1": OptionalEntry(number(1e-9, 1e9)), "64": OptionalEntry(number(1e-9, 1e9))})
+TIMES = {"1": OptionalEntry(number(1e-9, 1e9)), "64": OptionalEntry(number(1e-9, 1e9))}
+RATIO = number(1e-9, 1e9)
+RELATIVE = {"ratio": RATIO, "low": RATIO, "high": RATIO, "disturbed": OptionalEntry(text)}
+RELATIVES = {"1": OptionalEntry(RELATIVE), "64": OptionalEntry(RELATIVE)}
 SIZE = {"macs": COUNT, "params": COUNT, "nonzero_params": COUNT, "bytes": COUNT}
-DENSE = {"top1": PERCENT, **SIZE, "latency_ms": LATENCY}
+DENSE = {"top1": PERCENT, **SIZE, "latency_ms": OptionalEntry(TIMES)}
 NETWORK = {**DENSE, "agreement": PERCENT}
 TARGETS = {"macs": OptionalEntry(number(1e-12, 1)), "bytes": OptionalEntry(number(1e-12, 1))}
 BASELINE = {"baseline": DENSE}
@@ -86,6 +89,7 @@ RESULT = {  # metrics.json of a result
     "baseline": DENSE,
     "after_cut": {"top1": PERCENT, "agreement": PERCENT},
     "compressed": NETWORK,
+    "latency": OptionalEntry(RELATIVES),
     "test_images": OptionalEntry(whole(1, 10**12)),  # missing in results of older versions
 }
 CLASS = whole(0, 10**6)
@@ -111,6 +115,11 @@ CONFIG_OF_RESULT = {  # config.json of a result
     "environment": {"device": text, "threads": whole(0, 10**6), "python": text, "versions": {ANY: or_none(text)}},
     "data_fingerprint": or_none(text),
 }  # fmt: skip
+LATENCY_FILE = {  # latency.json
+    "environment": {"device": text},
+    "dense_ms": TIMES,
+    "results": OptionalEntry({ANY: {"digest": text, "ms": TIMES, "relative": RELATIVES}}),
+}
 UNREACHABLE_TARGET = {"reason": text}
 PLAN = {  # plan.json
     "jobs": [{"methods": [text], "targets": TARGETS, "seed": whole(0, 2**63), "accept_unreachable": flag}],

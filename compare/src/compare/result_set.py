@@ -14,6 +14,7 @@ from compare.plan import UNREACHABLE_NAMES, planned_missing
 from compare.record_form import (
     BASELINE,
     CONFIG_OF_RESULT,
+    LATENCY_FILE,
     REPORTED,
     RESULT,
     UNREACHABLE_TARGET,
@@ -25,6 +26,7 @@ from compare.settings import PACKAGE
 ResultRecord = dict[str, Any]  # metrics.json, with ``folder``, ``config`` and ``label_so_far``
 ReadMetric = Callable[[ResultRecord], float | None]
 NOT_RUN, NOT_DEFAULT, UNREACHED = "not run", "not run by default", "no target reached"
+LATENCY = "latency.json"  # the times of all networks, measured at the end
 EXTENDED = "_extended"  # suffix of the name of a paper's extended variant
 SHOWN = 24  # the largest number of images with changed predictions that a result keeps
 LONGEST_NAME = 120  # letters in a report
@@ -42,8 +44,8 @@ METRIC_READERS: dict[str, ReadMetric] = {
     "nonzero_params": lambda result: result["compressed"]["nonzero_params"],
     "bytes": lambda result: result["compressed"]["bytes"],
     "bytes_kept": lambda result: result["kept"]["bytes"],
-    "ms_batch1": lambda result: result["compressed"].get("latency_ms", {}).get("1"),
-    "ms_batch64": lambda result: result["compressed"].get("latency_ms", {}).get("64"),
+    "ms_batch1": lambda result: _milliseconds(result, "1"),
+    "ms_batch64": lambda result: _milliseconds(result, "64"),
     "latency1_kept": lambda result: _relative_latency(result, "1"),
     "latency64_kept": lambda result: _relative_latency(result, "64"),
     "seconds": lambda result: result["seconds"],
@@ -62,10 +64,19 @@ def binomial_error(percent: float, count: int) -> float:
     return 100 * sqrt(p * (1 - p) / count)
 
 
+def latency_record(result: ResultRecord, batch: str) -> dict[str, Any] | None:
+    """Return what was measured of a latency (:meth:`common.timing.Timing.record`); None if nothing was, or without a control."""
+    return result.get("latency", {}).get(batch)
+
+
 def _relative_latency(result: ResultRecord, batch: str) -> float | None:
-    """Return the latency as a fraction of the dense network's, timed alternately; None if it was not measured."""
-    now, dense = (result[side].get("latency_ms", {}).get(batch) for side in ("compressed", "baseline"))
-    return None if now is None or dense is None else now / dense
+    """Return the latency as a fraction of the dense network's; None if it was not measured, or not on an idle machine."""
+    record = latency_record(result, batch)
+    return None if record is None or record.get("disturbed") else record["ratio"]
+
+
+def _milliseconds(result: ResultRecord, batch: str) -> float | None:
+    return None if _relative_latency(result, batch) is None else result["compressed"].get("latency_ms", {}).get(batch)
 
 
 @dataclass(frozen=True)
@@ -183,8 +194,35 @@ def read_results(out: Path) -> ResultSet:
             check_form(file, result, BASELINE)
         (results if "method" in result else baselines).append(result)
     add_chain_labels(results)
+    _add_latency(results, baselines, read_latency(out))
     unreachable = [_read_unreachable(file, out) for file in _unreachable(out)]
     return ResultSet(out, results, baselines, unreachable, missing=printable(planned_missing(out)))
+
+
+def read_latency(out: Path) -> dict[str, Any] | None:
+    """Read the times of a comparison; None if none were measured. Raises UserError if the file is damaged."""
+    file = out / LATENCY
+    if not file.is_file():
+        return None
+    record = read_record(file)
+    check_form(file, record, LATENCY_FILE, "delete it")
+    return record
+
+
+def _add_latency(
+    results: Sequence[ResultRecord], baselines: Sequence[ResultRecord], record: Mapping[str, Any] | None
+) -> None:
+    """Add the times to the results that they were measured of, in place."""
+    if record is None:
+        return
+    for dense in baselines:
+        dense["baseline"] = {**dense["baseline"], "latency_ms": record["dense_ms"]}
+    for result in results:
+        timed = record["results"].get(result["folder"])
+        if timed is not None:
+            result["baseline"] = {**result["baseline"], "latency_ms": record["dense_ms"]}
+            result["compressed"] = {**result["compressed"], "latency_ms": timed["ms"]}
+            result["latency"] = timed["relative"]
 
 
 def _read(file: Path) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from math import hypot, sqrt
 from statistics import NormalDist
 from typing import Literal
 
-from compare.result_set import METRIC_READERS, ResultGroup, ResultRecord, binomial_error
+from compare.result_set import METRIC_READERS, ResultGroup, ResultRecord, binomial_error, latency_record
 
 LEVEL = 0.05  # p-values below it are called a difference
 SMALLEST_STD = 1e-9  # below it, all differences are equal: nothing is known about their variation
@@ -77,16 +77,12 @@ def _compare(values: dict[int, float], others: dict[int, float], test_images: in
     return verdict(differences)
 
 
-def is_above_dense(group: ResultGroup, metric: str) -> bool:
-    """Whether a latency, as a fraction of the dense network's, is above 100 % as shown."""
-    values = group.values(metric)
-    return bool(values) and round(100 * statistics.mean(values)) > 100
-
-
-def is_slower(group: ResultGroup, metric: str) -> bool:
-    """Whether a latency is above the dense network's: of a single network as measured, with several seeds significantly."""
-    values = group.values(metric)
-    return is_above_dense(group, metric) and (len(values) == 1 or verdict([v - 1 for v in values]) == "higher")
+def latency_verdict(group: ResultGroup, batch: str) -> Verdict:
+    """Compare a latency with the dense network's: it is higher or lower if the interval of every seed's network is."""
+    records = [record for result in group.results if (record := latency_record(result, batch)) is not None]
+    if records and all(record["low"] > 1 for record in records):
+        return "higher"
+    return "lower" if records and all(record["high"] < 1 for record in records) else "not significant"
 
 
 def _by_seed(results: Sequence[ResultRecord], metric: str) -> dict[int, float]:

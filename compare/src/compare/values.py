@@ -9,13 +9,20 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from compare.result_set import ResultGroup, ResultSet, binomial_error, chain_groups, single_method_groups
-from compare.significance import is_above_dense, is_slower
+from common.reporting.latency import BATCHES, relative_cell
+from compare.result_set import (
+    ResultGroup,
+    ResultSet,
+    binomial_error,
+    chain_groups,
+    latency_record,
+    single_method_groups,
+)
+from compare.significance import latency_verdict
 
 DENSE = "dense baseline"
 MARK = " (!)"
 SIZES = ("macs", "nonzero_params", "bytes")
-LATENCIES = {"latency1_kept": "1", "latency64_kept": "64"}  # {metric: batch size}
 COLUMNS = (
     "network",
     "target",
@@ -83,9 +90,13 @@ def _dense_cells(result_set: ResultSet) -> tuple[Cell, ...]:
     noise = statistics.stdev(tops) if len(tops) > 1 else binomial_error(tops[0], count) if count else None
     top1 = Cell(with_noise(statistics.mean(tops), noise), value=statistics.mean(tops))
     sizes = [_size(name, [side[name] for side in sides], sides[0][name], 1.0) for name in SIZES]
-    times = (_dense_ms(sides, batch) for batch in LATENCIES.values())
+    times = (_dense_ms(sides, batch) if _is_timed(result_set, batch) else None for batch in BATCHES)
     latency = [Cell() if ms is None else Cell(f"{ms:,.1f} ms", "100 %", 1.0) for ms in times]
     return (Cell(DENSE), Cell(), Cell(str(len(sides))), top1, Cell(), Cell(), *sizes, *latency)
+
+
+def _is_timed(result_set: ResultSet, batch: str) -> bool:
+    return any(latency_record(result, batch) is not None for result in result_set.results)
 
 
 def _dense_ms(sides: Sequence[Mapping[str, Any]], batch: str) -> float | None:
@@ -104,7 +115,7 @@ def _cells(group: ResultGroup, sides: Sequence[Mapping[str, Any]]) -> list[Cell]
         *tuned,
         Cell(format_accuracy(group, "agreement"), value=group.mean("agreement")),
         *(_size(name, _measured(group, name), sides[0][name], group.fraction_kept(name)) for name in SIZES),
-        *(latency_cell(group, metric, _dense_ms(sides, batch)) for metric, batch in LATENCIES.items()),
+        *(latency_cell(group, batch, _dense_ms(sides, batch)) for batch in BATCHES),
     ]
 
 
@@ -143,24 +154,37 @@ def format_percent(fraction: float) -> str:
     return f"{percent:,.{max(0, 2 - max(0, int(math.log10(max(percent, 1e-9)))))}f} %"
 
 
-def latency_cell(group: ResultGroup, metric: str, dense_ms: float | None) -> Cell:
-    """Format a latency: "137.3 ms (75 %)".
+def latency_cell(group: ResultGroup, batch: str, dense_ms: float | None) -> Cell:
+    """Format a latency: "137.3 ms (75 ± 1 %)".
 
     Measured is the percentage: the network is timed alternately with the dense network. Milliseconds measured at different
     times depend more on the machine's load than on the network, so those shown are the percentage of the dense network's.
     """
+    text, metric = format_latency(group, batch), f"latency{batch}_kept"
     if not group.has(metric):
-        return Cell()
-    ms = f"{group.mean(metric) * dense_ms:,.1f} ms" if dense_ms else ""
-    relative = format_latency(group, metric)
-    return Cell(ms, relative, group.mean(metric)) if ms else Cell(relative, value=group.mean(metric))
+        return Cell(text)
+    value = group.mean(metric)
+    return Cell(f"{value * dense_ms:,.1f} ms", text, value) if dense_ms else Cell(text, value=value)
 
 
-def format_latency(group: ResultGroup, metric: str) -> str:
-    """Format a latency as a percentage of the dense network's: "75 %", "109 ± 3 %, slower", "111 ± 7 %, n.s."."""
-    mark = ", slower" if is_slower(group, metric) else ", n.s." if is_above_dense(group, metric) else ""
-    std = group.std(metric)
-    return f"{with_noise(100 * group.mean(metric), None if std is None else 100 * std, 0)} %{mark}"
+def format_latency(group: ResultGroup, batch: str) -> str:
+    """Format a latency as a percentage of the dense network's: "75 ± 1 %", "109 ± 3 %, slower", "as dense (± 3 %)", "busy machine".
+
+    The spread is the standard deviation over the seeds; of a single network, that of the interval which contains the median with a
+    probability of 95 %. It stands in place of the value where the two networks do not differ.
+    """
+    metric = f"latency{batch}_kept"
+    if not group.has(metric):
+        records = [record for result in group.results if (record := latency_record(result, batch))]
+        return relative_cell(records[0] if records else None)
+    std, value = group.std(metric), 100 * group.mean(metric)
+    record = latency_record(group.first, batch)
+    if std is None and record is not None:
+        std = max(record["high"] - record["ratio"], record["ratio"] - record["low"])
+    spread = "" if std is None else f" ± {100 * std:.0f}"
+    if latency_verdict(group, batch) not in ("higher", "lower"):
+        return f"as dense ({spread.strip()} %)"
+    return f"{value:.0f}{spread} %" + (", slower" if value > 100 else "")
 
 
 def format_target(group: ResultGroup) -> str:

@@ -15,7 +15,7 @@ from common.device import choose_device, set_threads
 from common.distributed import barrier, is_main, process_group
 from common.errors import UserError
 from common.evaluate import format_metrics
-from common.options import NetworkOptions
+from common.options import LATENCY_SECONDS_OF_A_RESULT, NetworkOptions
 from common.runs import read_json
 from common.settings import subcommands
 from deep_compression.settings import (
@@ -183,7 +183,13 @@ def evaluate(settings: EvaluateFile) -> None:
         accuracy = replace(network, reference=baseline).measure(network.copy())
     values = network.metrics(network.model, accuracy or network.accuracy, network.bytes)
     if not settings.no_latency:
-        values["latency_ms"] = measure_latency(models, data.input_shape, device=device)["compressed"]
+        reference = "baseline" if settings.baseline else "compressed"
+        timed = measure_latency(
+            models, data.input_shape, reference=reference, device=device, seconds=LATENCY_SECONDS_OF_A_RESULT
+        )
+        values["latency_ms"] = timed.milliseconds("compressed")
+        if settings.baseline:
+            values["latency"] = timed.record("compressed")
     print(format_metrics(values))
     if settings.json:
         write_json(settings.json, values)

@@ -28,7 +28,7 @@ from common.testing.resume import LIMIT, start_fork_server
 Main = Callable[[list[str]], int | None]
 FULL = 100  # bytes that still fit into a file
 ATTEMPTS = 4  # per requested kill, since a command may finish first
-MEASURED = {"latency_ms", "commit", "environment", "device", "threads", "at"}  # and the keys with "seconds"
+MEASURED = {"latency", "latency_ms", "commit", "environment", "device", "threads", "at"}  # and the keys with "seconds"
 UNCOMPARED = {".log", ".html", ".md", ".lock"}  # contain times, or append
 KILLED = -signal.SIGXFSZ
 KILLS = "CHAOS_KILLS"  # environment variable for a longer test
