@@ -292,6 +292,7 @@ fraction_or_zero = Range(float, 0, 1)
 BELOW_ONE = Range(float, 0, 1, below=True)
 BETWEEN = Range(float, 0, 1, above=True, below=True)
 TARGET_MACS = Range(float, 0.01, 1, below=True)
+TARGET_LATENCY = Range(float, 0.01, 1, below=True)
 TARGET_BYTES = Range(float, 0.001, 1, below=True)
 LEARNING_RATE = Range(float, 0, 1000)
 WEIGHT = Range(float, 0, 1000)  # of a term of a loss, or of the weight decay

@@ -7,10 +7,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from common.cli import EPOCHS, TARGET_BYTES, TARGET_MACS, fraction_or_zero
+from common.cli import EPOCHS, TARGET_BYTES, TARGET_LATENCY, TARGET_MACS, fraction_or_zero, positive_int
 from common.errors import UserError
 from common.export import FORMATS, check_format
 from common.options import (
+    LATENCY_BATCH_HELP,
+    TARGET_LATENCY_HELP,
     CalibrationOptions,
     DataOptions,
     HardwareOptions,
@@ -25,7 +27,7 @@ if TYPE_CHECKING:
     import torch
 
     from common.compression import CompressionReport
-    from common.target import Target
+    from common.target import Axis, Target
     from common.trained_model import TrainedModel
 
 PROG = "python -m common.compress_command"
@@ -39,8 +41,13 @@ class Compress:
     data: DataOptions = section(DataOptions)
     target_macs: float | None = option(None, "fraction of the MACs to keep", type=TARGET_MACS, metavar="F")
     target_bytes: float | None = option(None, "fraction of the file's bytes to keep", type=TARGET_BYTES, metavar="F")
-    tolerance: float = option(
-        0.1, "how far below the target the result may be, relative to it", type=fraction_or_zero, metavar="F"
+    target_latency: float | None = option(None, TARGET_LATENCY_HELP, type=TARGET_LATENCY, metavar="F")
+    latency_batch_size: int = option(1, LATENCY_BATCH_HELP, type=positive_int, metavar="N")
+    tolerance: float | None = option(
+        None,
+        "how far below the target the result may be, relative to it (default: 0.1; of a latency, 0.05)",
+        type=fraction_or_zero,
+        metavar="F",
     )
     method: str = option(
         "model_preserving_id_extended", f"installed method: {', '.join(method_names())}", metavar="NAME"
@@ -62,10 +69,7 @@ class Compress:
     no_latency: bool = option(False, "skip the latency measurement", free=True)
 
     def __post_init__(self) -> None:
-        if (self.target_macs is None) == (self.target_bytes is None):
-            raise UserError(
-                "target: give one of --target-macs and --target-bytes, the fraction to keep, such as --target-macs 0.5"
-            )
+        _target(self)
         if self.unlabeled and self.train:
             raise UserError("--train and --unlabeled exclude each other; fine-tuning requires labels")
         if self.export:
@@ -92,10 +96,7 @@ def compress(settings: Compress) -> None:
     from common.runs import open_stage
 
     method, target = find_method(installed_methods(), settings.method), _target(settings)
-    if method.axis != target.axis:
-        raise UserError(
-            f"--target-{target.axis}: method {settings.method} has the target --target-{method.axis}; give that"
-        )
+    method.check_axis(target, settings.method, option_name)
     recipe = replace(TRAINING, epochs=settings.train)
     check_labels(method, settings.method, not settings.unlabeled, recipe)
     set_threads(settings.run.threads)
@@ -139,12 +140,14 @@ def _open(settings: Compress, device: torch.device) -> TrainedModel:
 
 
 def _target(settings: Compress) -> Target:
-    from common.target import Target
+    from common.target import only_target
 
-    if settings.target_macs is not None:
-        return Target(settings.target_macs, "macs", settings.tolerance)
-    assert settings.target_bytes is not None  # checked with the options
-    return Target(settings.target_bytes, "bytes", settings.tolerance)
+    given: dict[Axis, float | None] = {
+        "macs": settings.target_macs,
+        "bytes": settings.target_bytes,
+        "latency": settings.target_latency,
+    }
+    return only_target(given, settings.tolerance, settings.latency_batch_size, option_name)
 
 
 def _print_and_write(report: CompressionReport, settings: Compress) -> None:

@@ -32,7 +32,7 @@ from common.pipeline import FineTuning
 from common.pipeline import compress as run_pipeline
 from common.progress import activity, format_duration, note
 from common.runs import DECISION, Stage, open_stage, read_json
-from common.target import Axis, Target
+from common.target import Axis, Target, only_target
 from common.trained_model import (
     CALIBRATION_IMAGES,
     TrainedModel,
@@ -174,7 +174,9 @@ def compress(
     *,
     target_macs: float | None = None,
     target_bytes: float | None = None,
-    tolerance: float = 0.1,
+    target_latency: float | None = None,
+    latency_batch_size: int = 1,
+    tolerance: float | None = None,
     test: OwnData | None = None,
     train: int | TrainOptions = 0,
     metric: Callable[[nn.Module], float] | None = None,
@@ -199,9 +201,13 @@ def compress(
             :func:`common.data.own_data.own_data`. Methods choose by these; a part that is not used otherwise measures the
             result. Labels are optional for methods that do not train with them.
         method: Name of an installed method.
-        target_macs: Fraction of the MACs to keep; either this or ``target_bytes``.
+        target_macs: Fraction of the MACs to keep; this, ``target_bytes`` or ``target_latency``.
         target_bytes: Fraction of the file's bytes to keep.
-        tolerance: How far below the target the result may be, relative to it. (Comparisons use 0.02.)
+        target_latency: Fraction of the dense network's time on this machine to keep, with the threads that torch has now, as
+            measured (:mod:`common.latency_target`).
+        latency_batch_size: Images per forward pass of ``target_latency``.
+        tolerance: How far below the target the result may be, relative to it; default: 0.1, and 0.05 for a latency. (Comparisons
+            use 0.02.)
         test: Examples for measuring; default: a fifth of ``data``.
         train: Epochs of fine-tuning, or its recipe.
         metric: Function (network) -> value that measures a network which is not a classifier.
@@ -224,9 +230,9 @@ def compress(
         UserError: If an argument is invalid, the method needs labels that are not given, or the target cannot be reached.
     """
     began = time.monotonic()
-    chosen, target = find_method(installed_methods(), method), _target(target_macs, target_bytes, tolerance)
-    if target.axis != chosen.axis:
-        raise UserError(f"{method}: its target is target_{chosen.axis}, not target_{target.axis}")
+    given: dict[Axis, float | None] = {"macs": target_macs, "bytes": target_bytes, "latency": target_latency}
+    chosen, target = find_method(installed_methods(), method), only_target(given, tolerance, latency_batch_size)
+    chosen.check_axis(target, method)
     model = copy_network(plain_network(model)).cpu().eval()
     classifier = metric is None and loss is None
     bundle, labeled = own_data(data, test, seed=seed, targets=not classifier)
@@ -249,6 +255,7 @@ def compress(
         "method": method,
         f"target_{target.axis}": target.fraction,
         "tolerance": target.tolerance,
+        "latency_batch_size": target.batch_size if target.axis == "latency" else None,
         "seed": seed,
         "weights": start.digest,
         "limits": limits.identity(),
@@ -283,7 +290,7 @@ def compress_trained(
         log: As of :func:`compress`.
     """
     began = time.monotonic() if began is None else began
-    aim = f"{100 * target.fraction:g} % of the {'MACs' if target.axis == 'macs' else 'bytes'}"
+    aim = f"{100 * target.fraction:g} % of the {target.what}"
     with activity(f"{method.label}, {aim}", log) as doing:
         if log is not None and not stage.finished:
             for line in _plan(method, start, aim, tuning, start.data.labeled):
@@ -324,17 +331,6 @@ def _plan(method: Method, start: TrainedModel, aim: str, tuning: FineTuning, lab
     dense = start.metrics()
     quality = f"top-1 {dense['top1']:.2f} %, " if labeled and "top1" in dense else ""
     return [line, f"dense network: {quality}{dense['macs']:,} MACs, {dense['bytes']:,} bytes"]
-
-
-def _target(macs: float | None, size: float | None, tolerance: float) -> Target:
-    """Return the only target that is given. Raises UserError for none or two."""
-    axes: list[tuple[float | None, Axis]] = [(macs, "macs"), (size, "bytes")]
-    given = [Target(float(value), axis, tolerance) for value, axis in axes if value is not None]
-    if len(given) != 1:
-        raise UserError(
-            "target: give one of target_macs and target_bytes, a fraction in (0, 1], such as target_macs=0.5"
-        )
-    return given[0]
 
 
 def check_labels(chosen: Method, name: str, labeled: bool, recipe: TrainOptions | None) -> None:

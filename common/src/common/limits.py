@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from common.channels import ChannelGroup
-    from common.cost import WidthCost
+    from common.cost.widths import TargetCost
     from common.target import Target
 
 ROUNDING = 1e-9  # of a number of channels
@@ -188,13 +188,13 @@ class Limits:
             found[name] = sorted(size - total for total in sums)
         return found
 
-    def require_reachable(self, target: Target, groups: Sequence[ChannelGroup], cost: WidthCost) -> None:
-        """Raise UserError, with the smallest possible target, if the limits keep more MACs than the target. groups: all of them."""
-        least = cost.macs({group.name: self.widths(group)[0] for group in groups}) / cost.dense
+    def require_reachable(self, target: Target, groups: Sequence[ChannelGroup], cost: TargetCost) -> None:
+        """Raise UserError, with the smallest possible target, if the limits keep more than the target. groups: all of them."""
+        least = cost.of({group.name: self.widths(group)[0] for group in groups}) / cost.dense
         if least > target.fraction:
             possible = math.ceil(least * 10**DIGITS - ROUNDING) / 10**DIGITS
             raise UserError(
-                f"--target-macs {target.fraction:g}: the limits on layers keep at least {least:.4f} of the MACs; the smallest "
+                f"{target.option}: the limits on layers keep at least {least:.4f} of the {target.what}; the smallest "
                 f"possible target is {possible:g}"
             )
 

@@ -105,6 +105,18 @@ class Method:
     shares: bool = False
     scores: Callable[[TrainedModel, int], Mapping[str, Tensor]] | None = None
 
+    def check_axis(self, target: Target, name: str, option: Callable[[str], str] = str) -> None:
+        """Raise UserError if the method cannot aim at a target. option: from a parameter's name to its name in messages."""
+        accepted = accepted_axes(self.axis)
+        if target.axis not in accepted:
+            others = " or ".join(option(f"target_{axis}") for axis in accepted)
+            raise UserError(f"{option(f'target_{target.axis}')}: method {name} has the target {others}; give that")
+
+
+def accepted_axes(axis: Axis) -> tuple[Axis, ...]:
+    """Return the targets that a method of this axis can aim at: one that removes channels can aim at MACs or latency."""
+    return ("macs", "latency") if axis == "macs" else (axis,)
+
 
 def installed_methods() -> dict[str, Method]:
     """Return all installed methods by entry-point name, sorted; warn about methods that cannot be loaded."""

@@ -21,6 +21,7 @@ from common.channels.shortcuts import restore_shortcuts
 from common.cost import count_cost
 from common.distributed import barrier, is_main
 from common.formats import load_network
+from common.latency_target.meet import decide_for_latency
 from common.log import Log, epoch_logger
 from common.measure import Accuracy, OutputQuality, measure_latency
 from common.methods import Decision, Method
@@ -113,10 +114,15 @@ def compress(
     report_chance_level(start.reference or start)
     if target is not None and method.axis == "macs":
         target.require_groups(start.groups, start.all_groups)
-        if start.limits:
+        if start.limits and target.axis == "macs":
             start.limits.require_reachable(target, start.all_groups, start.cost)
     with phase("prune"):
-        decision = method.decide(start, target, stage)
+        if target is not None and target.axis == "latency":
+            met = decide_for_latency(method.decide, apply_decision, start, target, stage)
+            start = met.start
+            decision = replace(met.decision, report={**met.decision.report, "latency_target": met.report})
+        else:
+            decision = method.decide(start, target, stage)
         if training and training.recalibrate and method.axis != "bytes" and not decision.recalibrate:
             decision = replace(decision, recalibrate=recalibration_images(start, training.recalibrate, stage.seed))
         if is_main():
@@ -140,7 +146,7 @@ def compress(
             outcome = _measure_outcome(start, decision, rows, file, pruned, latency)
             if start.limits:
                 start.limits.check_network(start.model, outcome.network, start.all_groups)
-            if checked is not None:
+            if checked is not None and checked.axis != "latency":
                 _check_target(checked, start, decision, outcome.metrics["compressed"], stage.log)
             stage.finish({**outcome.metrics, **decision.report, "file": file.name, **details(outcome)})
         barrier()

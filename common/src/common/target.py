@@ -15,11 +15,12 @@ from common.progress import track
 
 if TYPE_CHECKING:
     from common.channels import ChannelGroup
-    from common.cost import WidthCost
+    from common.cost.widths import TargetCost
 
 Axis = Literal["macs", "bytes", "latency"]
 K = TypeVar("K")
-TOLERANCE = 0.02  # a target F is met by fractions in [(1 - tolerance) F, F]
+TOLERANCE, LATENCY_TOLERANCE = 0.02, 0.05  # a target F is met by fractions in [(1 - tolerance) F, F]
+WIDE_TOLERANCE = 0.1  # of one result, which is not compared with others
 ROUNDING = 1e-9  # of a fraction, such as the product of the targets of a chain
 STEPS = 40  # of a bisection
 AXIS_NAMES = {"macs": "MACs", "bytes": "bytes", "latency": "latency"}
@@ -32,6 +33,8 @@ class Target:
     Attributes:
         fraction: Largest fraction that meets the target, in (0, 1].
         tolerance: Relative difference of the smallest one, in [0, 1).
+        batch_size: Images per forward pass, if the target is a latency.
+        asked: Fraction that the user asked for, if another one is aimed at; messages name it.
 
     Raises:
         UserError: If a number is out of range.
@@ -40,12 +43,24 @@ class Target:
     fraction: float
     axis: Axis = "macs"
     tolerance: float = TOLERANCE
+    batch_size: int = 1
+    asked: float | None = None
 
     def __post_init__(self) -> None:
         if not 0 <= self.tolerance < 1:
             raise UserError(f"tolerance {self.tolerance:g}: not in [0, 1)")
         if not 0 < self.fraction <= 1:
             raise UserError(f"--target-{self.axis} {self.fraction:g}: not in (0, 1]")
+
+    @property
+    def option(self) -> str:
+        """The option as it was given: "--target-macs 0.5"."""
+        return f"--target-{self.axis} {self.fraction if self.asked is None else self.asked:g}"
+
+    @property
+    def what(self) -> str:
+        """What is kept: MACs, bytes or latency."""
+        return AXIS_NAMES[self.axis] if self.asked is None else f"predicted {AXIS_NAMES[self.axis]}"
 
     @property
     def min_fraction(self) -> float:
@@ -65,16 +80,16 @@ class Target:
                 else "the network has none that can be traced and removed"
             )
             raise UserError(
-                f"--target-{self.axis} {self.fraction:g}: no channel group can be pruned: {reason}; python -m common.channels "
+                f"{self.option}: no channel group can be pruned: {reason}; python -m common.channels "
                 "lists the groups of a network"
             )
 
     def check(self, fraction: float) -> None:
         """Raise UserError if a finished network, which keeps ``fraction``, misses the target."""
         if not self.min_fraction - ROUNDING <= fraction <= self.fraction + ROUNDING:
-            window = f"{self.min_fraction:.4g} to {self.fraction:.4g} of the {AXIS_NAMES[self.axis]}"
+            window = f"{self.min_fraction:.4g} to {self.fraction:.4g} of the {self.what}"
             raise UserError(
-                f"--target-{self.axis} {self.fraction:g}: the network keeps {fraction:.4f}, not {window}: its cost is not the "
+                f"{self.option}: the network keeps {fraction:.4f}, not {window}: its cost is not the "
                 "one that its channel groups predict"
             )
 
@@ -85,8 +100,8 @@ class Target:
         """
         found = [value if isinstance(value, str) else f"{value:.4f}" for value in near]
         nearest = f"; the nearest keep {' and '.join(found)}" if found else ""
-        window = f"{self.min_fraction:.4g} to {self.fraction:.4g} of the {AXIS_NAMES[self.axis]}"
-        raise UserError(f"--target-{self.axis} {self.fraction:g}: {what} keeps {window}{nearest}")
+        window = f"{self.min_fraction:.4g} to {self.fraction:.4g} of the {self.what}"
+        raise UserError(f"{self.option}: {what} keeps {window}{nearest}")
 
     def bisect(self, candidates: Sequence[K], fraction_at: Callable[[K], float], what: str) -> K:
         """Return the last candidate that does not exceed the target; ``fraction_at`` must increase over the candidates.
@@ -155,14 +170,41 @@ class Target:
         return grid
 
 
+def only_target(
+    given: Mapping[Axis, float | None],
+    tolerance: float | None = None,
+    batch_size: int = 1,
+    option: Callable[[str], str] = str,
+) -> Target:
+    """Return the only target that is given.
+
+    Args:
+        given: Fraction by axis; None: not given.
+        tolerance: None: 0.1, and 0.05 for a latency.
+        option: Function from a parameter's name to its name in error messages.
+
+    Raises:
+        UserError: For none or several.
+    """
+    found = [(axis, value) for axis, value in given.items() if value is not None]
+    if len(found) != 1:
+        names = [option(f"target_{axis}") for axis in given]
+        raise UserError(
+            f"target: give one of {', '.join(names[:-1])} and {names[-1]}, the fraction to keep, such as {option('target_macs')} 0.5"
+        )
+    axis, value = found[0]
+    default = LATENCY_TOLERANCE if axis == "latency" else WIDE_TOLERANCE
+    return Target(float(value), axis, default if tolerance is None else tolerance, batch_size)
+
+
 def uniform_widths(
     groups: Sequence[ChannelGroup],
-    cost: WidthCost,
+    cost: TargetCost,
     target: Target,
     limits: Limits | None = None,
     exact: bool = True,
 ) -> dict[str, int]:
-    """Return widths {group: width} at an equal fraction of all groups, within the limits, whose MACs meet the target.
+    """Return widths {group: width} at an equal fraction of all groups, within the limits, whose cost meets the target.
 
     The largest fraction that fits is rounded down in every group; then single steps are added, always to the group with
     the smallest remaining fraction, while they fit. A step leads to the next width that the limits allow. If limits make the steps
@@ -173,14 +215,14 @@ def uniform_widths(
         exact: Whether to raise an error if the MACs are below 0.98 of the target.
 
     Raises:
-        UserError: If the target cannot be met; the message has the nearest fraction of the MACs.
+        UserError: If the target cannot be met; the message has the nearest fraction.
     """
     target.require_groups(groups)
     ladders = {group.name: (limits or Limits()).widths(group) for group in groups}
     budget = target.fraction * cost.dense
     widths = _largest_that_fits(ladders, cost, budget)
     _widen(ladders, cost, budget, widths)
-    macs = cost.macs(widths)
+    macs = cost.of(widths)
     if macs > budget or (exact and not target.is_met_by(macs / cost.dense)):
         if limits:
             return search_widths(ladders, widths, cost, target, "no network of equal widths within the limits")
@@ -189,7 +231,7 @@ def uniform_widths(
 
 
 def search_widths(
-    ladders: Mapping[str, Sequence[int]], widths: Mapping[str, int], cost: WidthCost, target: Target, what: str
+    ladders: Mapping[str, Sequence[int]], widths: Mapping[str, int], cost: TargetCost, target: Target, what: str
 ) -> dict[str, int]:
     """Return widths that meet the target, changed from the given ones by single steps, or pairs of opposite steps.
 
@@ -207,7 +249,7 @@ def search_widths(
     tried: set[float] = set()
 
     def distance(candidate: Mapping[str, int]) -> float:
-        fraction = cost.macs(candidate) / cost.dense
+        fraction = cost.of(candidate) / cost.dense
         tried.add(fraction)
         return max(fraction - target.fraction, target.min_fraction - fraction, 0.0)
 
@@ -246,13 +288,13 @@ def _steps(ladders: Mapping[str, Sequence[int]], widths: Mapping[str, int], dire
             yield {**widths, name: ladder[place]}
 
 
-def _largest_that_fits(ladders: Mapping[str, Sequence[int]], cost: WidthCost, budget: float) -> dict[str, int]:
+def _largest_that_fits(ladders: Mapping[str, Sequence[int]], cost: TargetCost, budget: float) -> dict[str, int]:
     low, high = 0.0, 1.0
-    if cost.macs(_widths(ladders, high)) <= budget:
+    if cost.of(_widths(ladders, high)) <= budget:
         return _widths(ladders, high)
     for _ in range(STEPS):
         middle = (low + high) / 2
-        low, high = (middle, high) if cost.macs(_widths(ladders, middle)) <= budget else (low, middle)
+        low, high = (middle, high) if cost.of(_widths(ladders, middle)) <= budget else (low, middle)
     return _widths(ladders, low)
 
 
@@ -261,13 +303,13 @@ def _widths(ladders: Mapping[str, Sequence[int]], fraction: float) -> dict[str, 
     return {name: ladder[max(0, bisect_right(ladder, fraction * ladder[-1]) - 1)] for name, ladder in ladders.items()}
 
 
-def _widen(ladders: Mapping[str, Sequence[int]], cost: WidthCost, budget: float, widths: dict[str, int]) -> None:
+def _widen(ladders: Mapping[str, Sequence[int]], cost: TargetCost, budget: float, widths: dict[str, int]) -> None:
     """Widen groups by single steps, in place, while the MACs stay within the budget."""
     fits = True
     while fits:
         fits = False
         for name in sorted(widths, key=lambda n: widths[n] / ladders[n][-1]):
             wider = next((width for width in ladders[name] if width > widths[name]), None)
-            if wider is not None and cost.macs({**widths, name: wider}) <= budget:
+            if wider is not None and cost.of({**widths, name: wider}) <= budget:
                 widths[name], fits = wider, True
                 break

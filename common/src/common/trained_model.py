@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -29,7 +29,12 @@ from common.module_state import check_finite, check_single_precision
 from common.options import LATENCY_SECONDS_OF_A_RESULT, DataOptions, NetworkOptions
 from common.outputs import class_scores
 from common.preprocessing import from_header
+from common.target import Target
 from common.wrapped import plain_network
+
+if TYPE_CHECKING:
+    from common.cost.widths import TargetCost
+    from common.latency_target.predict import WidthLatency
 
 CPU = torch.device("cpu")
 CHANCE_ERRORS = 2  # standard errors above chance up to which an accuracy counts as chance
@@ -55,6 +60,7 @@ class TrainedModel:
         calibration_images: Training images from which methods that do not train take their statistics, at most.
         metric: The user's measure of a network that is not a classifier: (network) -> value; None for a classifier.
         classifier: Whether the outputs are class scores.
+        latency: Predicted time as a function of the widths, if the target is a latency.
     """
 
     name: str
@@ -69,6 +75,7 @@ class TrainedModel:
     calibration_images: int = CALIBRATION_IMAGES
     metric: Callable[[nn.Module], float] | None = None
     classifier: bool = True
+    latency: "WidthLatency | None" = None
 
     @property
     def example(self) -> Tensor:
@@ -103,6 +110,21 @@ class TrainedModel:
     def cost(self) -> WidthCost:
         """MACs as a function of the widths of the groups."""
         return WidthCost(self.model, self.data.input_shape, self.all_groups)
+
+    def cost_of(self, target: Target) -> "TargetCost":
+        """Return what a target for channels is a fraction of, as a function of the widths: MACs, or the predicted time."""
+        if target.axis == "latency":
+            assert self.latency is not None
+            return self.latency
+        return self.cost
+
+    def for_latency(self, latency: "WidthLatency", limits: Limits) -> "TrainedModel":
+        """Return this network with predicted times and other limits; what was measured of it is kept."""
+        other = replace(self, latency=latency, limits=limits)
+        for name in ("accuracy", "quality", "all_groups", "cost", "digest"):
+            if name in vars(self):
+                vars(other)[name] = vars(self)[name]
+        return other
 
     @cached_property
     def digest(self) -> str:

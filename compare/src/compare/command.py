@@ -174,6 +174,7 @@ def _open(settings: Compare, plan: Plan, quiet: bool = False) -> tuple[Compariso
         settings.execution.force,
         or_default(settings.tuning.distill, finetune_defaults(settings.data.dataset).distill),
         settings.tuning.recalibrate,
+        settings.results.latency_batch_size,
     )
     data = comparison_data(settings)
     return comparison, data, dense_networks(settings, data, device, quiet)
@@ -231,8 +232,8 @@ def default_jobs(settings: Compare, threads: int | None = None) -> int:
 
     threads: of each process, if that is not an option.
     """
-    if choose_device(settings.execution.device).type != "cpu":
-        return 1
+    if choose_device(settings.execution.device).type != "cpu" or settings.results.target_latency:
+        return 1  # a latency is measured on a machine that does nothing else
     each = settings.execution.threads or threads or 1
     return max(1, min(len(settings.results.seeds), torch.get_num_threads() // each))
 

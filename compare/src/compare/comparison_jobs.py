@@ -12,6 +12,7 @@ from common.training.train_options import TrainOptions
 
 if TYPE_CHECKING:
     from common.methods import Method
+    from common.target import Axis
 
 # Training options of the dense network, for each data set; fine-tuning starts from them.
 DIGITS = TrainOptions(epochs=6, batch_size=64, learning_rate=0.1, weight_decay=5e-4, nesterov=True, warmup_epochs=1)
@@ -29,7 +30,7 @@ class ComparisonJob:
 
     Attributes:
         methods: Names of the methods, applied in sequence.
-        targets: Fraction of the dense network to keep at the end, by axis: {"macs": 0.5}, {"bytes": 0.05}.
+        targets: Fraction of the dense network to keep at the end, by axis: {"macs": 0.5}, {"bytes": 0.05}, {"latency": 0.6}.
         seed: Random seed.
     """
 
@@ -59,6 +60,7 @@ class Comparison:
         command: Arguments that repeat the comparison, without those that select single results.
         distill: Weight of the distillation loss (distance to the dense network's outputs) in fine-tuning.
         recalibrate: Number of training images on which batch norm is recalibrated.
+        latency_batch_size: Images per forward pass, for targets of latency.
     """
 
     out: Path
@@ -69,6 +71,7 @@ class Comparison:
     force: bool = False
     distill: float = 0.0
     recalibrate: int = 0
+    latency_batch_size: int = 1
 
 
 def comparison_jobs(
@@ -77,9 +80,12 @@ def comparison_jobs(
     target_macs: Sequence[float],
     target_bytes: Sequence[float],
     chains: Sequence[Sequence[str]] = (),
+    target_latency: Sequence[float] = (),
 ) -> list[ComparisonJob]:
     """List all jobs, ordered by seed and target: an interrupted comparison has complete results for the first ones."""
-    targets = {"macs": target_macs, "bytes": target_bytes}
+    from common.methods import accepted_axes  # torch begins here
+
+    targets: dict[Axis, Sequence[float]] = {"macs": target_macs, "latency": target_latency, "bytes": target_bytes}
     found = []
     for seed in seeds:
         for axis, values in targets.items():
@@ -87,7 +93,7 @@ def comparison_jobs(
                 ComparisonJob((name,), {axis: value}, seed)
                 for value in values
                 for name, method in methods.items()
-                if method.axis == axis
+                if axis in accepted_axes(method.axis)
             ]
         found += [
             ComparisonJob(tuple(chain), aims, seed)
@@ -98,7 +104,7 @@ def comparison_jobs(
 
 
 def chain_targets(
-    chain: Sequence[str], methods: Mapping[str, Method], targets: Mapping[str, Sequence[float]]
+    chain: Sequence[str], methods: Mapping[str, Method], targets: Mapping[Axis, Sequence[float]]
 ) -> Iterator[dict[str, float]]:
     """Yield the targets of a chain: all combinations of the MACs and bytes targets that its methods can aim at."""
     if len(chain) < 2:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from compare.result_set import ResultGroup, ResultRecord, ResultSet, chain_groups, single_method_groups
 from compare.significance import LEVEL, Verdict, compare_groups, compare_metrics, latency_verdict
 
-AXES = {"macs": "MACs", "bytes": "bytes"}
+AXES = {"macs": "MACs", "latency": "latency", "bytes": "bytes"}
 TEST = f"Differences between methods are two-sided paired t-tests over the seeds at the {100 * LEVEL:g} % level, not corrected for their number."
 TEST_SET = "A difference must also exceed what sampling the {:,} test images explains (z-test)."
 ONE_SEED = "One seed: the methods are not ranked."
@@ -23,7 +23,7 @@ def findings(result_set: ResultSet) -> list[str]:
     """Return the sentences, the most important first."""
     groups = single_method_groups(result_set)
     several = [g for g in groups if len(g.results) > 1 or g.test_images]
-    macs, sizes = ([g for g in several if g.first["axis"] == axis] for axis in AXES)
+    macs, sizes = ([g for g in several if g.first["axis"] == axis] for axis in ("macs", "bytes"))
     lines = [line for target in _targets(macs) for line in _most_accurate(_at(macs, target), target)]
     lines += _before_finetuning(macs) + _changed_by_finetuning(macs) + _best_reference(macs)
     lines += [line for target in _targets(sizes) for line in _most_accurate(_at(sizes, target), target)]

@@ -16,7 +16,7 @@ from common.methods import Method
 from common.pipeline import FineTuning, Outcome, compress
 from common.progress import note, part
 from common.runs import open_stage
-from common.target import Target
+from common.target import LATENCY_TOLERANCE, Axis, Target
 from common.trained_model import CALIBRATION_IMAGES, TrainedModel, read_trained_model
 from compare.breakdown import layer_widths, per_class
 from compare.changed_images import SHEET, changed_predictions, draw_sheet
@@ -122,6 +122,8 @@ def run_step(step: ChainStep, job: ComparisonJob, comparison: Comparison, dense:
 
     training = FineTuning(comparison.recipe, comparison.distill, comparison.recalibrate, log_test=False)
     target = Target(step.relative_target, step.method.axis)
+    if "latency" in job.targets:
+        target = Target(step.relative_target, "latency", LATENCY_TOLERANCE, comparison.latency_batch_size)
     return compress(
         step.method,
         step.start,
@@ -147,6 +149,7 @@ def _options(step: ChainStep, job: ComparisonJob, comparison: Comparison, dense:
         "start_digest": step.start.file_digest,
         "finetune": comparison.recipe.identity() | {name: value for name, value in more.items() if value},
         **({"limits": dense.limits.identity()} if dense.limits else {}),
+        **({"latency_batch_size": comparison.latency_batch_size} if "latency" in job.targets else {}),
         **({} if dense.calibration_images == CALIBRATION_IMAGES else {"calibration_images": dense.calibration_images}),
     }
 
@@ -156,9 +159,14 @@ def _description(step: ChainStep, job: ComparisonJob, outcome: Outcome) -> dict[
     measured, baseline = outcome.metrics["compressed"], outcome.metrics["baseline"]
     dense = step.start.reference or step.start
     kept = {axis: measured[axis] / baseline[axis] for axis in ("macs", "params", "bytes")}
-    aims: dict[str, Target] = {step.method.axis: Target(round(step.target, 9))}
+    axis: Axis = step.method.axis
+    aims: dict[str, Target] = {axis: Target(round(step.target, 9))}
     if step.number == len(job.methods):  # the last step of a chain: its other targets
         aims = {axis: Target(target) for axis, target in job.targets.items()} | aims
+    reached = outcome.decision.report.get("latency_target")
+    if reached:
+        axis, kept["latency"] = "latency", reached["ratio"]
+        aims = {axis: Target(round(step.target, 9), axis, LATENCY_TOLERANCE)}
     found = outcome.accuracy
     assert isinstance(found, Accuracy)  # compare runs classifiers only
     return {
@@ -167,7 +175,7 @@ def _description(step: ChainStep, job: ComparisonJob, outcome: Outcome) -> dict[
         "variant": step.method.variant,
         "chain": list(job.methods) if job.is_chain else None,
         "step": step.number,
-        "axis": step.method.axis,
+        "axis": axis,
         "targets": dict(job.targets),
         "target": round(step.target, 6),
         "kept": {axis: round(value, 6) for axis, value in kept.items()},

@@ -14,7 +14,7 @@ from common.runs import METRICS, read_record
 from compare.comparison_jobs import ComparisonJob, chain_targets, comparison_jobs, select_methods
 from compare.record_form import PLAN as FORM
 from compare.record_form import check_form
-from compare.settings import BYTES_TARGETS, Compare
+from compare.settings import BYTES_TARGETS, MACS_TARGETS, Compare
 
 if TYPE_CHECKING:
     from common.methods import Method
@@ -26,7 +26,7 @@ UNREACHABLE = "unreachable.json"  # the target and the reason, in the folder of 
 UNREACHABLE_NAMES = (UNREACHABLE, "refused.json")  # the second: in folders of older versions
 SHOWN = 8  # names in a message
 UNREACHED, UNTRIED = "unreachable", "not computed yet"
-AXES = {"macs": "MACs", "bytes": "bytes"}
+AXES = {"macs": "MACs", "latency": "latency", "bytes": "bytes"}
 
 
 @dataclass(frozen=True)
@@ -51,15 +51,23 @@ def make_plan(settings: Compare, installed: Mapping[str, Method]) -> Plan:
     chains = [chain.split(",") for chain in settings.results.chain]
     single = {} if chains and not settings.results.methods else select_methods(installed, settings.results.methods)
     selected = single | {name: find_method(installed, name) for chain in chains for name in chain}
-    macs, size = settings.results.target_macs, settings.results.target_bytes
+    macs, size, latency = (
+        settings.results.target_macs,
+        settings.results.target_bytes,
+        settings.results.target_latency,
+    )
+    if macs is None:
+        macs = [] if latency else list(MACS_TARGETS)
     if size is None:
         named = {*(settings.results.methods or []), *(name for chain in chains for name in chain)}
         asked = any(selected[name].axis == "bytes" for name in named & selected.keys())
         size = list(BYTES_TARGETS) if asked or settings.data.dataset == "digits" else []
-    jobs = comparison_jobs(selected, settings.results.seeds, macs, size, chains)
+    jobs = comparison_jobs(selected, settings.results.seeds, macs, size, chains, latency)
     jobs = [job for job in jobs if job.is_chain or job.methods[0] in single]
     if not jobs:
-        raise UserError("nothing to do: no target fits the selected methods; use --target-macs or --target-bytes")
+        raise UserError(
+            "nothing to do: no target fits the selected methods; use --target-macs, --target-latency or --target-bytes"
+        )
     for chain in chains:
         if not any(True for _ in chain_targets(chain, selected, {"macs": macs, "bytes": size})):
             raise UserError(f"--chain {','.join(chain)}: no target fits; use --target-macs and --target-bytes")

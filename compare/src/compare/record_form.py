@@ -62,7 +62,7 @@ RELATIVES = {"1": OptionalEntry(RELATIVE), "64": OptionalEntry(RELATIVE)}
 SIZE = {"macs": COUNT, "params": COUNT, "nonzero_params": COUNT, "bytes": COUNT}
 DENSE = {"top1": PERCENT, **SIZE, "latency_ms": OptionalEntry(TIMES)}
 NETWORK = {**DENSE, "agreement": PERCENT}
-TARGETS = {"macs": OptionalEntry(number(1e-12, 1)), "bytes": OptionalEntry(number(1e-12, 1))}
+TARGETS = {axis: OptionalEntry(number(1e-12, 1)) for axis in ("macs", "latency", "bytes")}
 BASELINE = {"baseline": DENSE}
 RESULT = {  # metrics.json of a result
     "method": text,
@@ -73,7 +73,7 @@ RESULT = {  # metrics.json of a result
     "seed": whole(0, 2**63),
     "chain": or_none([text]),
     "step": or_none(whole(1, 1000)),
-    "axis": one_of("macs", "bytes"),
+    "axis": one_of("macs", "latency", "bytes"),
     "targets": TARGETS,
     "target": number(1e-12, 1e3),
     "missed": [text],

@@ -36,7 +36,7 @@ def decide_by_score(score: Score, *, residual: bool = True, resolve: bool = Fals
     def decide(start: TrainedModel, target: Target | None, stage: Stage) -> Decision:
         assert target is not None
         groups = start.groups if residual else inner_groups(start.groups)
-        widths = uniform_widths(groups, start.cost, target, start.limits)
+        widths = uniform_widths(groups, start.cost_of(target), target, start.limits)
         generator = torch.Generator().manual_seed(stage.seed)
         scores = {group.name: score(start.model, group, generator).tolist() for group in groups}
         kept = {g.name: top_channels(scores[g.name], widths[g.name], conv_groups=g.conv_groups) for g in groups}

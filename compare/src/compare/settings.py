@@ -9,13 +9,17 @@ from common.cli import (
     PROCESSES,
     SEED,
     TARGET_BYTES,
+    TARGET_LATENCY,
     TARGET_MACS,
     THREADS,
     fraction_or_zero,
+    positive_int,
 )
 from common.errors import UserError
 from common.options import (
     ARCHITECTURES_HELP,
+    LATENCY_BATCH_HELP,
+    TARGET_LATENCY_HELP,
     WEIGHTS_HELP,
     CalibrationOptions,
     DataOptions,
@@ -28,7 +32,7 @@ from common.settings import command, option, section, settings
 from common.training.train_options import RANGES, SCHEDULES
 
 PACKAGE = "compare"
-BYTES_TARGETS = (0.1, 0.05, 0.03)
+MACS_TARGETS, BYTES_TARGETS = (0.7, 0.5, 0.3), (0.1, 0.05, 0.03)
 
 
 @dataclass(frozen=True)
@@ -81,8 +85,11 @@ class ResultOptions:
         None,
         f"methods to run: {', '.join(method_names())}; all: all of them (default: one variant of each paper, and the main reference methods)",
     )
-    target_macs: list[float] = option(
-        [0.7, 0.5, 0.3], "fractions of the dense MACs to keep", type=TARGET_MACS, nargs="*"
+    target_macs: list[float] | None = option(
+        None,
+        f"fractions of the dense MACs to keep (default: {' '.join(map(str, MACS_TARGETS))}; none with --target-latency)",
+        type=TARGET_MACS,
+        nargs="*",
     )
     target_bytes: list[float] | None = option(
         None,
@@ -91,6 +98,13 @@ class ResultOptions:
         type=TARGET_BYTES,
         nargs="*",
     )
+    target_latency: list[float] = option(
+        [],
+        f"{TARGET_LATENCY_HELP.replace('fraction', 'fractions', 1)}; for the methods that target MACs",
+        type=TARGET_LATENCY,
+        nargs="*",
+    )
+    latency_batch_size: int = option(1, LATENCY_BATCH_HELP, type=positive_int)
     seeds: list[int] = option([0, 1, 2], "random seeds; one dense network and one result per seed", type=SEED)
     chain: list[str] = option(
         [], "methods to apply in sequence; may be repeated", action="append", type=str, metavar="A,B,C"

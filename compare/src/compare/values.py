@@ -189,7 +189,7 @@ def format_latency(group: ResultGroup, batch: str) -> str:
 
 def format_target(group: ResultGroup) -> str:
     """Format the target of a group: "50 % MACs"; for a chain, its targets at the end and the number of the step."""
-    names, chain = {"macs": "MACs", "bytes": "bytes"}, group.first["chain"]
+    names, chain = {"macs": "MACs", "latency": "latency", "bytes": "bytes"}, group.first["chain"]
     aims = (
         f"{100 * target:g} % {names[axis]}" for axis, target in sorted(group.first["targets"].items(), reverse=True)
     )

@@ -10,6 +10,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+from common.cost.widths import TargetCost
 from common.limits import Limits
 from common.methods import Decision, Method
 from common.pipeline import recalibration_images
@@ -54,19 +55,27 @@ def decide(
     options = options or (default_options or paper_options)(start, stage)
     policy = run_policy_phase(start, options, stage, policy_folder, tensorboard)
     limits = replace(start.limits, round_to=math.lcm(start.limits.round_to, options.round_to))
-    min_weight, kept = select_channels(policy, options, target, limits)
+    cost = None if target is None else start.cost_of(target)
+    min_weight, kept = select_channels(policy, options, target, limits, cost)
     report = {"penalty": policy.metrics["penalty"], "policy": policy.metrics, "least_weight": min_weight}
     images = recalibration_images(start, options.bn_images, options.seed) if options.bn_images else ()
     return Decision(kept, policy.model, images, report)
 
 
 def select_channels(
-    policy: Policy, options: DecoreOptions, target: Target | None, limits: Limits
+    policy: Policy,
+    options: DecoreOptions,
+    target: Target | None,
+    limits: Limits,
+    cost: TargetCost | None = None,
 ) -> tuple[float, dict[str, list[int]]]:
-    """Select channels by target or threshold, within the limits: the smallest kept weight and {group: kept channels}."""
+    """Select channels by target or threshold, within the limits: the smallest kept weight and {group: kept channels}.
+
+    cost: What the target is a fraction of; None: the MACs.
+    """
     weights, groups = policy.agents.weights_by_group(), policy.agents.groups
     if target is not None:
-        return meet_target(groups, weights, policy.cost, target, limits)
+        return meet_target(groups, weights, cost or policy.cost, target, limits)
     kept = select_by_probability(groups, weights, options.threshold, limits)
     return min(min(weights[name][i] for i in indices) for name, indices in kept.items()), kept
 

@@ -5,7 +5,7 @@ from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 
 from common.channels import ChannelGroup, top_channels
-from common.cost import WidthCost
+from common.cost.widths import TargetCost
 from common.limits import Limits
 from common.target import Target, search_widths
 
@@ -66,13 +66,13 @@ def _widths(
 def meet_target(
     groups: Sequence[ChannelGroup],
     weights: Mapping[str, Sequence[float]],
-    cost: WidthCost,
+    cost: TargetCost,
     target: Target,
     limits: Limits = UNLIMITED,
 ) -> tuple[float, dict[str, list[int]]]:
-    """Select the channels that meet a target of MACs.
+    """Select the channels that meet a target of MACs or latency.
 
-    The kept sets are nested: MACs increase as the smallest kept weight decreases, and bisection finds the largest set that fits.
+    The kept sets are nested: the cost increases as the smallest kept weight decreases, and bisection finds the largest set that fits.
     If limits make the steps from set to set too coarse, the widths of that set are changed by single steps.
 
     Returns:
@@ -84,7 +84,7 @@ def meet_target(
     candidates = sorted({w for of_group in weights.values() for w in of_group}, reverse=True)
 
     def fraction_at(min_weight: float) -> float:
-        return cost.macs(_widths(groups, weights, min_weight, limits)) / cost.dense
+        return cost.of(_widths(groups, weights, min_weight, limits)) / cost.dense
 
     if limits:
         last = candidates[max(0, bisect_right(candidates, target.fraction, key=fraction_at) - 1)]

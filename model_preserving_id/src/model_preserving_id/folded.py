@@ -13,6 +13,7 @@ from common.channels.attention import is_called
 from common.channels.resize import TRANSPOSED
 from common.channels.shortcuts import restore_shortcuts
 from common.cost import WidthCost, count_cost
+from common.cost.widths import TargetCost
 from common.errors import UserError
 from common.layers import weight_of
 from common.limits import Limits
@@ -35,6 +36,7 @@ class FoldedNetwork:
         kept: By name, the kept channels; groups that are not listed are not pruned.
         cost: MACs at any widths.
         dense_macs: MACs of the given network.
+        target_cost: What a target is a fraction of, at any widths: MACs, or predicted seconds.
         sensitivity: Measured sensitivities, {group: {width: sensitivity}}; see :mod:`model_preserving_id.sensitivity`.
     """
 
@@ -46,6 +48,7 @@ class FoldedNetwork:
         residual: str = "exact",
         limits: Limits | None = None,
         device: torch.device | str | None = None,
+        target_cost: TargetCost | None = None,
     ) -> None:
         self.given, self.residual, self.limits = model, residual, limits or Limits()
         home = next(model.parameters()).device
@@ -58,6 +61,7 @@ class FoldedNetwork:
         groups = channel_groups(self.model, self.example)
         self.cost = WidthCost(self.model, example.shape[1:], groups)
         self.dense_macs = count_cost(model, example.shape[1:]).macs
+        self.target_cost: TargetCost = target_cost or self.cost
         self.groups = self._select_groups(groups)
         self._inputs_of = {name: consumer_inputs([group]) for name, group in self.groups.items()}
         self.kept: dict[str, list[int]] = {}
@@ -155,6 +159,15 @@ class FoldedNetwork:
     def macs(self, widths: Mapping[str, int] | None = None) -> int:
         """Return the MACs at these widths, or at the current ones."""
         return self.cost.macs(self.widths() if widths is None else widths)
+
+    def spent(self, widths: Mapping[str, int] | None = None) -> float:
+        """Return the MACs or predicted seconds at these widths, or at the current ones."""
+        return self.target_cost.of(self.widths() if widths is None else widths)
+
+    @property
+    def dense_spent(self) -> float:
+        """MACs or predicted seconds of the given network."""
+        return self.dense_macs if self.target_cost is self.cost else self.target_cost.dense
 
     def downstream(self, names: Iterable[str]) -> list[str]:
         """Return the groups whose statistics change when these are pruned: a consumer follows the first consumer of one of them."""

@@ -95,7 +95,7 @@ def iterate(
         UserError: With the nearest reachable fraction if the target cannot be met.
     """
     progress = _Progress(folded, options.target, state, shared)
-    goal = options.target.fraction * folded.dense_macs
+    goal = options.target.fraction * folded.dense_spent
     statistics: dict[str, GramStatistics] = {}
     rankings: dict[str, ChannelRanking] = {}
     stale, pruned = list(folded.groups), set[str]()
@@ -113,7 +113,7 @@ def iterate(
         rankings |= rank_groups(folded, changed)
         if progress.rows:
             progress.rows[-1] |= {"agreement": agreement, **clock.seconds(progress.rows[-1])}
-        if folded.macs() <= goal:
+        if folded.spent() <= goal:
             return progress.rows
         if options.score == "output-change" and not progress.sensitivity:
             progress.sensitivity = measure_sensitivity(
@@ -167,39 +167,42 @@ def _prune_until_update(
     on_step: Callable[[FoldedNetwork, LogRow], None] | None = None,
 ) -> set[str]:
     """Prune step by step until the target is met or an update is due, and return the names of the pruned groups."""
-    target, dense, before = options.target, folded.dense_macs, folded.macs()
+    target, dense, before = options.target, folded.dense_spent, folded.spent()
     pruned: set[str] = set()
-    while folded.macs() > target.fraction * dense:
+    while folded.spent() > target.fraction * dense:
         clock = _Clock()
         if progress.shared is not None:
-            free = free_below(rankings, folded.widths(), folded.macs, dense, options.keep)
+            free = free_below(rankings, folded.widths(), folded.spent, dense, options.keep)
             progress.free_below = min(progress.free_below, free)
         search = partial(
             find_best_step,
             rankings,
             folded.widths(),
-            folded.macs,
+            folded.spent,
             step_score,
             options.keep,
             floor=target.min_fraction * dense,
             per_layer=options.score in PAPER_SCORES,
         )
         # The search for a way to the target may miss one: then any step above the target's lower bound is taken.
-        step = search(leads_on=lambda widths: leads_to_target(rankings, widths, folded.macs, dense, target)) or search()
+        step = (
+            search(leads_on=lambda widths: leads_to_target(rankings, widths, folded.spent, dense, target)) or search()
+        )
         if step is None:
-            nearest = nearest_fraction(rankings, folded.widths(), folded.macs, dense, target)
+            nearest = nearest_fraction(rankings, folded.widths(), folded.spent, dense, target)
             target.raise_unreachable("no sequence of steps", [nearest])
         folded.narrow_group(step.group, rankings[step.group].kept(step.after), statistics[step.group])
         pruned.add(step.group)
-        progress.rows.append(_row(len(progress.rows) + 1, step, dense) | clock.seconds())
+        progress.rows.append(_row(len(progress.rows) + 1, step, folded) | clock.seconds())
         if on_step:
             on_step(folded, progress.rows[-1])
-        if before - folded.macs() >= options.update_every * dense:
+        if before - folded.spent() >= options.update_every * dense:
             break
     return pruned
 
 
-def _row(iteration: int, step: WidthStep, dense_macs: int) -> LogRow:
+def _row(iteration: int, step: WidthStep, folded: FoldedNetwork) -> LogRow:
+    macs = folded.macs()
     return {
         "iteration": iteration,
         "layer": step.group,
@@ -207,8 +210,8 @@ def _row(iteration: int, step: WidthStep, dense_macs: int) -> LogRow:
         "after": step.after,
         "error": step.error,
         "score": step.score,
-        "macs": step.macs,
-        "macs_left": round(step.macs / dense_macs, 6),
+        "macs": macs,
+        "macs_left": round(macs / folded.dense_macs, 6),
         "agreement": None,
     }
 

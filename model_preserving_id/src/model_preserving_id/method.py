@@ -62,7 +62,12 @@ def decide(
     stage.log(f"{start.name} on {data.name}: {pruning.label} with {len(images.image_set)} images; {variant}")
     began, cpu = time.monotonic(), time.process_time()
     folded = FoldedNetwork(
-        start.model, start.example, residual=pruning.residual, limits=start.limits, device=start.device
+        start.model,
+        start.example,
+        residual=pruning.residual,
+        limits=start.limits,
+        device=start.device,
+        target_cost=start.cost_of(target) if target is not None and target.axis == "latency" else None,
     )
     # Other steps than those of this call are of interrupted calls, and of runs with other targets.
     taken: list[LogRow] = []

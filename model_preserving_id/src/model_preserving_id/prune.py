@@ -134,8 +134,8 @@ def prune_one_shot(
         warnings.warn(f"selected by ID, because of the layers that read them: {', '.join(by_id)}", stacklevel=3)
     few = groups_with_few_rows(statistics)
     rest = {name: one for name, one in rankings.items() if name not in few}
-    smallest = folded.macs({name: one.widths[0] for name, one in rest.items()})
-    if few and target is not None and smallest <= target.fraction * folded.dense_macs:
+    smallest = folded.spent({name: one.widths[0] for name, one in rest.items()})
+    if few and target is not None and smallest <= target.fraction * folded.dense_spent:
         warn_of_few_rows(statistics, few, "not pruned: ")
         rankings = rest
     elif few:
@@ -147,7 +147,7 @@ def prune_one_shot(
             step_score = sensitivity_score(_sensitivity(folded, rankings, statistics, inputs, selection, shared))
         else:
             step_score = error_score(rankings, score)
-        widths = widths_from_target(rankings, folded.macs, folded.dense_macs, target, step_score)
+        widths = widths_from_target(rankings, folded.spent, folded.dense_spent, target, step_score)
     elif keep is not None:
         widths = widths_from_fraction(rankings, keep)
     else:

@@ -1,6 +1,6 @@
-"""Choose the number of channels per group: from a fraction, an error bound or a target of MACs. Nothing is pruned here.
+"""Choose the number of channels per group: from a fraction, an error bound or a target. Nothing is pruned here.
 
-Each step removes channels of one group. Its score is its error over the MACs that it saves in the complete network. The
+Each step removes channels of one group. Its score is its error over the MACs, or the predicted time, that it saves in the complete network. The
 paper's ``iditer`` is the same loop with statistics that are re-estimated on the way. (Paper, section 4)
 """
 
@@ -14,20 +14,20 @@ from model_preserving_id.settings import SCORES
 
 FAR = 4  # steps of the group that saves the most MACs
 SEARCHED = 500  # widths; also bounds the depth of the recursion
-Macs = Callable[[Mapping[str, int]], int]  # MACs of the network at these widths
+CostOf = Callable[[Mapping[str, int]], float]  # MACs or predicted seconds of the network at these widths
 StepScore = Callable[[str, int, int], float]  # (group, width before, width after) -> error of the step
 
 
 @dataclass(frozen=True)
 class WidthStep:
-    """Prune one group from ``before`` to ``after`` channels: error, score = error / MACs saved, MACs of the resulting network."""
+    """Prune one group from ``before`` to ``after`` channels: error, score = error / cost saved, cost of the resulting network."""
 
     group: str
     before: int
     after: int
     error: float
     score: float
-    macs: int
+    cost: float
 
 
 def widths_from_fraction(rankings: Mapping[str, ChannelRanking], keep: float) -> dict[str, int]:
@@ -73,7 +73,7 @@ def sensitivity_score(sensitivity: Mapping[str, Mapping[int, float] | list[float
 def find_best_step(
     rankings: Mapping[str, ChannelRanking],
     widths: Mapping[str, int],
-    macs: Macs,
+    cost: CostOf,
     step_score: StepScore,
     keep: float,
     floor: float = 0.0,
@@ -89,10 +89,10 @@ def find_best_step(
     per_layer: Divide by the MACs of the layers that produce or read the group (the paper), not by the MACs saved.
     leads_on: Whether widths are allowed; a step that leads to others is shortened, or not taken.
     """
-    now = macs(widths)
+    now = cost(widths)
     best = None
     for one in rankings.values():
-        step = _step(one, widths, macs, step_score, keep, floor, now, per_layer, leads_on)
+        step = _step(one, widths, cost, step_score, keep, floor, now, per_layer, leads_on)
         if step is not None and (best is None or step.score < best.score):
             best = step
     return best
@@ -101,22 +101,22 @@ def find_best_step(
 def _step(
     one: ChannelRanking,
     widths: Mapping[str, int],
-    macs: Macs,
+    cost: CostOf,
     step_score: StepScore,
     keep: float,
     floor: float,
-    now: int,
+    now: float,
     per_layer: bool,
     leads_on: Callable[[Mapping[str, int]], bool],
 ) -> WidthStep | None:
     name, before = one.group, widths[one.group]
     first = _first_width(one, before, keep)
     for after in (w for w in one.widths if first <= w < before):
-        then = macs({**widths, name: after})
+        then = cost({**widths, name: after})
         if floor <= then < now and leads_on({**widths, name: after}):
             error = step_score(name, before, after)
-            cost = now - (macs({**widths, name: 0}) if per_layer else then)
-            return WidthStep(name, before, after, error, error / cost, then)
+            saved = now - (cost({**widths, name: 0}) if per_layer else then)
+            return WidthStep(name, before, after, error, error / saved, then)
     return None
 
 
@@ -127,50 +127,50 @@ def _first_width(one: ChannelRanking, before: int, keep: float) -> int:
 
 
 def leads_to_target(
-    rankings: Mapping[str, ChannelRanking], widths: Mapping[str, int], macs: Macs, dense_macs: int, target: Target
+    rankings: Mapping[str, ChannelRanking], widths: Mapping[str, int], cost: CostOf, dense: float, target: Target
 ) -> bool:
     """Return whether these widths or smaller ones meet the target.
 
     This is assumed if the target is many steps away or the search takes too long.
     """
-    if target.fraction < _far_below(rankings, widths, macs, dense_macs):
+    if target.fraction < _far_below(rankings, widths, cost, dense):
         return True
-    seen = _search_fractions(rankings, widths, macs, dense_macs, target)
+    seen = _search_fractions(rankings, widths, cost, dense, target)
     return len(seen) > SEARCHED or target.is_met_by(seen[-1])
 
 
 def free_below(
-    rankings: Mapping[str, ChannelRanking], widths: Mapping[str, int], macs: Macs, dense_macs: int, keep: float
+    rankings: Mapping[str, ChannelRanking], widths: Mapping[str, int], cost: CostOf, dense: float, keep: float
 ) -> float:
     """Return the fraction of the MACs below which a target does not influence the next step of :func:`find_best_step`."""
     next_widths = [{**widths, name: _first_width(one, widths[name], keep)} for name, one in rankings.items()]
-    return min(_far_below(rankings, after, macs, dense_macs) for after in next_widths)
+    return min(_far_below(rankings, after, cost, dense) for after in next_widths)
 
 
-def _far_below(rankings: Mapping[str, ChannelRanking], widths: Mapping[str, int], macs: Macs, dense_macs: int) -> float:
+def _far_below(rankings: Mapping[str, ChannelRanking], widths: Mapping[str, int], cost: CostOf, dense: float) -> float:
     """Return the fraction of the MACs below which a target is many steps away from these widths."""
-    now = macs(widths) / dense_macs
-    return now - FAR * max((now - macs(lowered) / dense_macs for _, lowered in _lowered(rankings, widths)), default=now)
+    now = cost(widths) / dense
+    return now - FAR * max((now - cost(lowered) / dense for _, lowered in _lowered(rankings, widths)), default=now)
 
 
 def nearest_fraction(
-    rankings: Mapping[str, ChannelRanking], widths: Mapping[str, int], macs: Macs, dense_macs: int, target: Target
+    rankings: Mapping[str, ChannelRanking], widths: Mapping[str, int], cost: CostOf, dense: float, target: Target
 ) -> float:
     """Return the fraction of the MACs nearest to the target, among those that were tried: these widths and smaller ones."""
-    seen = _search_fractions(rankings, widths, macs, dense_macs, target)
+    seen = _search_fractions(rankings, widths, cost, dense, target)
     return min(seen, key=lambda fraction: abs(fraction - target.fraction) * (not target.is_met_by(fraction)))
 
 
 def _search_fractions(
-    rankings: Mapping[str, ChannelRanking], widths: Mapping[str, int], macs: Macs, dense_macs: int, target: Target
+    rankings: Mapping[str, ChannelRanking], widths: Mapping[str, int], cost: CostOf, dense: float, target: Target
 ) -> list[float]:
     """Return the fractions of the MACs at these widths and smaller ones, until one meets the target or SEARCHED were tried."""
-    seen = [macs(widths) / dense_macs]
+    seen = [cost(widths) / dense]
 
     def search(above: Mapping[str, int], groups: Mapping[str, ChannelRanking]) -> bool:
         rest = dict(groups)
         for name, lowered in _lowered(groups, above):
-            seen.append(macs(lowered) / dense_macs)
+            seen.append(cost(lowered) / dense)
             while next(iter(rest)) != name:  # groups are lowered in this order only
                 del rest[next(iter(rest))]
             if len(seen) > SEARCHED or target.is_met_by(seen[-1]):
@@ -180,7 +180,7 @@ def _search_fractions(
         return False
 
     if seen[0] > target.fraction:
-        saved = {name: seen[0] - macs(lowered) / dense_macs for name, lowered in _lowered(rankings, widths)}
+        saved = {name: seen[0] - cost(lowered) / dense for name, lowered in _lowered(rankings, widths)}
         search(widths, {name: rankings[name] for name in sorted(saved, key=lambda name: saved[name], reverse=True)})
     return seen
 
@@ -195,8 +195,8 @@ def _lowered(rankings: Mapping[str, ChannelRanking], widths: Mapping[str, int]) 
 
 def widths_from_target(
     rankings: Mapping[str, ChannelRanking],
-    macs: Macs,
-    dense_macs: int,
+    cost: CostOf,
+    dense: float,
     target: Target,
     step_score: StepScore,
     keep: float = 0.95,
@@ -206,10 +206,10 @@ def widths_from_target(
     Raises UserError with the nearest fraction found if the target cannot be met.
     """
     widths = {name: one.size for name, one in rankings.items()}
-    while macs(widths) > target.fraction * dense_macs:
-        step = find_best_step(rankings, widths, macs, step_score, keep, floor=target.min_fraction * dense_macs)
+    while cost(widths) > target.fraction * dense:
+        step = find_best_step(rankings, widths, cost, step_score, keep, floor=target.min_fraction * dense)
         if step is None:
-            return swap_widths(rankings, widths, macs, dense_macs, target)
+            return swap_widths(rankings, widths, cost, dense, target)
         widths[step.group] = step.after
     return widths
 
@@ -221,7 +221,7 @@ def check_score(score: str) -> None:
 
 
 def swap_widths(
-    rankings: Mapping[str, ChannelRanking], widths: Mapping[str, int], macs: Macs, dense_macs: int, target: Target
+    rankings: Mapping[str, ChannelRanking], widths: Mapping[str, int], cost: CostOf, dense: float, target: Target
 ) -> dict[str, int]:
     """Return widths that meet the target, with one group one width down and, if necessary, another group one width up.
 
@@ -229,7 +229,7 @@ def swap_widths(
     """
     seen: list[float] = []
     for candidate in _neighbors(rankings, widths):
-        seen.append(macs(candidate) / dense_macs)
+        seen.append(cost(candidate) / dense)
         if target.is_met_by(seen[-1]):
             return candidate
     target.raise_unreachable("no choice of widths", [min(seen, key=lambda fraction: abs(fraction - target.fraction))])

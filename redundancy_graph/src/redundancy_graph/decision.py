@@ -79,14 +79,16 @@ def decide_within_limits(
         counts = {one.group: len(decide_group(one, threshold).kept) for one in similarities}
         return {name: start.limits.at_least(groups[name], count) for name, count in counts.items()}
 
+    cost = start.cost_of(target)
+
     def fraction_at(threshold: float) -> float:
-        return start.cost.macs(widths_at(threshold)) / start.cost.dense
+        return cost.of(widths_at(threshold)) / cost.dense
 
     thresholds = np.unique(np.concatenate([one.similarity.ravel() for one in similarities])).tolist()
     threshold = thresholds[max(0, bisect_right(thresholds, target.fraction, key=fraction_at) - 1)]
     ladders = {one.group: start.limits.widths(groups[one.group]) for one in similarities}
     what = "no choice of filters within the limits"
-    widths = search_widths(ladders, widths_at(threshold), start.cost, target, what)
+    widths = search_widths(ladders, widths_at(threshold), cost, target, what)
     return threshold, {one.group: _resize(one, threshold, widths[one.group]) for one in similarities}
 
 
@@ -123,16 +125,21 @@ def add_vgg_hidden_layer(
 
 def count_macs(start: TrainedModel, kept: Mapping[str, Sequence[int]], vgg_hidden: str) -> int:
     """Count the MACs of the network with these filters, {group: filters}, without building it."""
+    return start.cost.macs(_all_widths(start, kept, vgg_hidden))
+
+
+def _all_widths(start: TrainedModel, kept: Mapping[str, Sequence[int]], vgg_hidden: str) -> dict[str, int]:
     all_kept = add_vgg_hidden_layer(kept, start.all_groups, vgg_hidden)
-    return start.cost.macs({name: len(indices) for name, indices in all_kept.items()})
+    return {name: len(indices) for name, indices in all_kept.items()}
 
 
 def find_threshold(
     start: TrainedModel, similarities: Sequence[GroupSimilarity], target: Target, vgg_hidden: str = "512"
 ) -> float:
-    """Find the threshold that meets a target of MACs. Raises UserError, with the nearest fractions, if there is none."""
+    """Find the threshold that meets a target of MACs or latency. Raises UserError, with the nearest fractions, if there is none."""
     values = [np.unique(one.similarity[np.triu_indices(len(one.similarity), 1)]) for one in similarities]
     widths: dict[tuple[int, int], int] = {}
+    cost = start.cost_of(target)
 
     def width(i: int, threshold: float) -> int:
         key = (i, int(np.searchsorted(values[i], threshold)))  # the graph is constant between neighboring similarities
@@ -142,7 +149,7 @@ def find_threshold(
 
     def fraction_at(threshold: float) -> float:
         kept = {one.group: range(width(i, threshold)) for i, one in enumerate(similarities)}
-        return count_macs(start, kept, vgg_hidden) / start.cost.dense
+        return cost.of(_all_widths(start, kept, vgg_hidden)) / cost.dense
 
     candidates = np.unique(np.concatenate(values)).tolist()
     return target.scan(fraction_at, candidates, "no threshold", describe=lambda t, f: f"{f:.4f} (--threshold {t!r})")

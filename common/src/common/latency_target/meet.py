@@ -1,0 +1,210 @@
+"""Meet a latency target: a method decides with predicted times, its network is timed, and the method aims again if it missed."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import nn
+
+from common.channels import ChannelGroup
+from common.channels.resize import width
+from common.cost.widths import WidthCost
+from common.errors import UserError
+from common.latency_target.predict import predict_latency, time_networks
+from common.latency_target.table import LatencyTable
+from common.limits import Limits
+from common.measure import measure_latency
+from common.methods import Decide, Decision
+from common.runs import Stage
+from common.target import Target, uniform_widths
+from common.timing import Timing
+from common.trained_model import TrainedModel
+
+ATTEMPTS = 6
+SMALLEST = 0.01  # fraction to aim at
+MARGIN = 0.5  # where in the allowed range a method aims, from its lower end 0 to its upper end 1
+AIM_TOLERANCE = 0.02
+STEPS = (1, 8, 16, 32)  # multiples of which widths may be faster, per MAC, on this machine
+BETTER = 0.02  # relative gain from which a larger step is chosen
+HALF = 0.5  # of the MACs of the networks with which that is measured
+SECONDS = 10.0  # for timing a decision
+
+
+Apply = Callable[[TrainedModel, Decision], nn.Module]
+
+
+@dataclass(frozen=True)
+class Met:
+    """A decision whose network meets a latency target.
+
+    Attributes:
+        start: The network that was compressed, with the predicted times and the limits that were used.
+        network: The decided network.
+        report: Entry ``latency_target`` of metrics.json.
+    """
+
+    start: TrainedModel
+    decision: Decision
+    network: nn.Module
+    report: Mapping[str, Any]
+
+
+def decide_for_latency(
+    decide: Decide,
+    apply: Apply,
+    start: TrainedModel,
+    target: Target,
+    stage: Stage,
+) -> Met:
+    """Let a method decide until its network meets the target as measured.
+
+    Args:
+        decide: The method's function; its target is a fraction of the predicted time. Each attempt has a folder of its own.
+        apply: Builds the network of a decision.
+
+    Raises:
+        UserError: If the target is not met after ``ATTEMPTS`` attempts, with the nearest measured fractions, or if the method cannot
+            reach it as predicted, with the nearest predicted ones. Then single channels were tried as well.
+    """
+    table, shape = LatencyTable(target.batch_size, start.device), start.data.input_shape
+    steps = [start.limits.round_to]
+    if start.limits.round_to == 1:
+        steps = [favored_step(start.model, shape, start.all_groups, table, start.limits), 1]
+    for step in dict.fromkeys(steps):
+        try:
+            return _decide(decide, apply, start, target, stage, table, step)
+        except _MissedError as error:
+            missed = error
+            if step > 1:
+                stage.log(f"latency: not with widths that are multiples of {step}: {error}")
+    raise UserError(str(missed)) from missed
+
+
+class _MissedError(UserError):
+    """A target that was not met with widths that are multiples of a number."""
+
+
+def _decide(
+    decide: Decide, apply: Apply, start: TrainedModel, target: Target, stage: Stage, table: LatencyTable, step: int
+) -> Met:
+    """Decide with widths that are multiples of ``step``. Raises _MissedError."""
+    shape, limits = start.data.input_shape, replace(start.limits, round_to=step)
+    latency = predict_latency(start.model, shape, start.all_groups, table, limits)
+    stage.log(
+        f"latency: predicted within {100 * latency.error:.0f} % for {latency.timed} networks that were timed, batch size "
+        f"{target.batch_size}, widths that are multiples of {step}"
+    )
+    start = start.for_latency(latency, limits)
+    wanted = target.fraction * (1 - target.tolerance * (1 - MARGIN))
+    tried: list[tuple[float, float]] = []
+    aimed = wanted
+    for attempt in range(1, ATTEMPTS + 1):
+        aim = Target(min(1.0, aimed), "latency", AIM_TOLERANCE, target.batch_size, target.fraction)
+        folder = stage.folder / f"widths-{step}" / f"attempt-{attempt}"
+        folder.mkdir(parents=True, exist_ok=True)
+        own = replace(stage, folder=folder, shared=(stage.shared or stage.folder) / f"widths-{step}")
+        try:
+            decision = decide(start, aim, own)
+        except UserError as error:
+            raise _MissedError(str(error)) from error
+        network = apply(start, decision)
+        predicted = latency.of(widths_of(network, start.all_groups)) / latency.dense
+        timed = time_against(start.model, network, shape, target.batch_size, start.device)
+        found = timed.ratio("network")
+        stage.log(
+            f"latency, attempt {attempt}: {100 * found.value:.1f} ± {100 * found.spread:.1f} % of the dense network's time "
+            f"(predicted: {100 * predicted:.1f} %)" + (f"; {timed.disturbed}" if timed.disturbed else "")
+        )
+        if target.is_met_by(found.value):
+            report = {
+                "target": target.fraction,
+                "batch_size": target.batch_size,
+                "predicted": round(predicted, 4),
+                "attempts": attempt,
+                "round_to": step,
+                **timed.record("network"),
+            }
+            return Met(start, decision, network, report)
+        tried.append((aim.fraction, found.value))
+        aimed = next_aim(tried, wanted)
+    measured = [found for _, found in tried]
+    below, above = (sorted(one for one in measured if sign * (one - target.fraction) > 0) for sign in (-1, 1))
+    try:
+        target.raise_unreachable("no network of this method, as measured,", [*below[-1:], *above[:1]])
+    except UserError as error:
+        raise _MissedError(str(error)) from error
+
+
+def next_aim(tried: Sequence[tuple[float, float]], wanted: float) -> float:
+    """Return the fraction to aim at next, given (aimed at, measured) so far: on the line through the last two, if it rises.
+
+    A method whose own costs are MACs, not times, aims at a fraction of the MACs; it gets there as well.
+    """
+    (aimed, found) = tried[-1]
+    if len(tried) > 1:
+        before, measured = tried[-2]
+        if (found - measured) * (aimed - before) > 0:
+            return min(1.0, max(SMALLEST, aimed + (wanted - found) * (aimed - before) / (found - measured)))
+    return min(1.0, max(SMALLEST, aimed * wanted / found))
+
+
+def time_against(
+    dense: nn.Module, network: nn.Module, input_shape: Sequence[int], batch_size: int, device: torch.device
+) -> Timing:
+    """Time a network against the dense one, for one batch size."""
+    timed = measure_latency(
+        {"dense": dense, "network": network}, input_shape, device=device, batch_sizes=[batch_size], seconds=SECONDS
+    )
+    return timed.timings[str(batch_size)]
+
+
+def widths_of(network: nn.Module, groups: Sequence[ChannelGroup]) -> dict[str, int]:
+    """Return the channels of every group that a pruned network has left, by the width of a layer that produces only them."""
+    found = {}
+    for group in groups:
+        for name in group.producers:
+            if name in group.outputs:
+                continue
+            try:
+                found[group.name] = width(network.get_submodule(name), "out")
+            except (AttributeError, StopIteration):
+                continue
+            break
+    return found
+
+
+def favored_step(
+    model: nn.Module,
+    input_shape: Sequence[int],
+    groups: Sequence[ChannelGroup],
+    table: LatencyTable,
+    limits: Limits,
+) -> int:
+    """Return the number of which widths should be multiples on this machine: measured with networks of equal widths at half the MACs.
+
+    It is the one with the least time per MAC; a larger one must gain ``BETTER``.
+    """
+    cost = WidthCost(model, input_shape, groups)
+    usable = [group for group in groups if limits.allows(group)]
+    networks: dict[int, dict[str, int]] = {}
+    for step in STEPS:
+        try:
+            stepped = replace(limits, round_to=step)
+            widths = uniform_widths(usable, cost, Target(HALF), stepped, exact=False)
+        except UserError:
+            continue
+        if widths not in networks.values() and cost.of(widths) >= (1 - 4 * AIM_TOLERANCE) * HALF * cost.dense:
+            networks[step] = widths
+    if len(networks) < 2:
+        return next(iter(networks), 1)
+    timed = time_networks(model, input_shape, groups, [{}, *networks.values()], table)
+    per_mac = {
+        step: timed.seconds(str(i)) / cost.of(widths) for i, (step, widths) in enumerate(networks.items(), start=1)
+    }
+    best, least = 1, math.inf
+    for step, seconds in per_mac.items():
+        if seconds < (1 - BETTER) * least:
+            best, least = step, seconds
+    return best
