@@ -3,7 +3,7 @@
 import pytest
 
 from common.errors import UserError
-from redundancy_graph.settings import milestones, parse_thresholds, run_label
+from redundancy_graph.settings import SelectionOptions, milestones, parse_thresholds, run_label
 
 
 @pytest.mark.parametrize(
@@ -21,9 +21,10 @@ def test_invalid_threshold_raises(words):
 
 
 def test_file_names_equal_original_code():
-    assert run_label("vgg16", 0.70, None) == "vgg16-0.7"
-    assert run_label("resnet56", 0.65, None) == "resnet56-0.65"
-    assert run_label("resnet56", None, 0.5) == "resnet56-macs0.5"
+    assert run_label("vgg16", 0.70, SelectionOptions()) == "vgg16-0.7"
+    assert run_label("resnet56", 0.65, SelectionOptions()) == "resnet56-0.65"
+    assert run_label("resnet56", None, SelectionOptions(target_macs=0.5)) == "resnet56-macs0.5"
+    assert run_label("resnet56", None, SelectionOptions(target_latency=0.6)) == "resnet56-latency0.6"
 
 
 @pytest.mark.parametrize(

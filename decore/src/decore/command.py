@@ -10,7 +10,7 @@ from common.distributed import is_main, process_group
 from common.log import Log, log_to
 from common.pipeline import FineTuning, Outcome, compress
 from common.runs import describe_environment, open_stage
-from common.target import Target
+from common.target import LATENCY_TOLERANCE, Target
 from common.trained_model import TrainedModel, open_trained_model, print_result
 from common.training import best_test_top1
 from decore import plots
@@ -37,7 +37,7 @@ def prune_model(settings: PruneModel, command: str) -> None:
     options_by_penalty = settings.options_by_penalty()
     with process_group(choose_device(settings.run.device)):
         start, saved = open_trained(settings), Path(settings.saved_dir)
-        penalties = run_labels(start.name, settings.penalty, settings.pruning.target_macs)
+        penalties = run_labels(start.name, settings.penalty, settings.pruning)
         policies = list(run_labels(start.name, settings.penalty))
         with log_to([saved / f"{label}.log" for label in penalties]) as log:
             log(f"{command}\n{describe_environment(start.device)}")
@@ -101,5 +101,7 @@ def prune_one(
         variant, decide=partial(decide, options=options, policy_folder=policy_folder, tensorboard=tensorboard)
     )
     target = None if options.target_macs is None else Target(options.target_macs)
+    if options.target_latency is not None:
+        target = Target(options.target_latency, "latency", LATENCY_TOLERANCE, options.latency_batch_size)
     training = FineTuning(options.recipe, options.distill, tensorboard=tensorboard)
     compress(method, start, target, stage, training, latency=not settings.no_latency, details=details)

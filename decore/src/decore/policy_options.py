@@ -61,6 +61,7 @@ class DecoreOptions:
         agent_init: Initial weight of every agent.
         threshold: Channels with p >= threshold are kept, unless ``target_macs`` is given.
         target_macs: Fraction of the dense MACs to keep; sets the threshold.
+        target_latency: Fraction of the dense network's time to keep, for batches of ``latency_batch_size``; sets the threshold.
         bn_images: Number of training images for recalibrating batch norm after pruning (not in the paper); 0 keeps the
             statistics.
         distill: Fraction of the fine-tuning loss that is distillation from the dense network (not in the paper).
@@ -75,6 +76,8 @@ class DecoreOptions:
     agent_init: float = INITIAL_WEIGHT
     threshold: float = 0.5
     target_macs: float | None = None
+    target_latency: float | None = None
+    latency_batch_size: int = 1
     round_to: int = 1
     bn_images: int = 0
     distill: float = 0.0
@@ -110,6 +113,8 @@ class DecoreOptions:
         """Return all options that the result of the run depends on, besides network and data."""
         names = ("threshold", "target_macs", "round_to", "bn_images", "distill", "seed")
         own = {name: getattr(self, name) for name in names}
+        if self.target_latency is not None:
+            own |= {"target_latency": self.target_latency, "latency_batch_size": self.latency_batch_size}
         return {**own, "finetune": self.recipe.identity(), "policy": self.policy_identity()}
 
     def select_policy_images(self, train: "ImageSet") -> "ImageSet":

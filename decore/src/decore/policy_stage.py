@@ -42,14 +42,15 @@ class Policy:
 
 
 def network_identity(trained: TrainedModel) -> dict[str, Any]:
-    """Return network and data that a result depends on, besides the options."""
+    """Return network and data that a result depends on, besides the options. Agents do not depend on multiples of widths."""
+    limits = replace(trained.limits, round_to=1)
     return {
         "arch": trained.name,
         "dataset": trained.data.name,
         "weights_digest": trained.digest,
         "mean": trained.data.mean,
         "std": trained.data.std,
-        **({"limits": trained.limits.identity()} if trained.limits else {}),
+        **({"limits": limits.identity()} if limits else {}),
     }
 
 

@@ -10,6 +10,7 @@ from common.cli import (
     IMAGES_OR_ZERO,
     LEARNING_RATE,
     ROUNDING,
+    TARGET_LATENCY,
     TARGET_MACS,
     WEIGHT,
     Range,
@@ -19,6 +20,8 @@ from common.cli import (
 )
 from common.errors import UserError
 from common.options import (
+    LATENCY_BATCH_HELP,
+    TARGET_LATENCY_HELP,
     DataOptions,
     HardwareOptions,
     NetworkOptions,
@@ -115,6 +118,13 @@ class AgentPruningOptions:
         type=TARGET_MACS,
         metavar="F",
     )
+    target_latency: float | None = option(
+        None,
+        f"{TARGET_LATENCY_HELP}; sets the threshold so that 0.95 F to F are kept",
+        type=TARGET_LATENCY,
+        metavar="F",
+    )
+    latency_batch_size: int = option(1, LATENCY_BATCH_HELP, type=positive_int, metavar="N")
     round_to: int = option(1, "round the numbers of kept channels up to multiples of this", type=ROUNDING)
     bn_images: int = option(
         0,
@@ -122,6 +132,10 @@ class AgentPruningOptions:
         "no recalibration)",
         type=IMAGES_OR_ZERO,
     )
+
+    def __post_init__(self) -> None:
+        if self.target_macs is not None and self.target_latency is not None:
+            raise UserError("--target-macs and --target-latency exclude each other; give one")
 
 
 @settings
@@ -196,6 +210,8 @@ class PruneModel:
             agent_init=agents.agent_init,
             threshold=pruning.threshold,
             target_macs=pruning.target_macs,
+            target_latency=pruning.target_latency,
+            latency_batch_size=pruning.latency_batch_size,
             round_to=pruning.round_to,
             bn_images=pruning.bn_images,
             distill=phases.distill,
@@ -251,9 +267,15 @@ class Pretrained:
     out: str = option(PRETRAINED, "file to write")
 
 
-def run_labels(name: str, penalties: Sequence[float | str], target_macs: float | None = None) -> dict[str, float | str]:
-    """Return {label of the run's files: its penalty}. The label is ``<arch>-<penalty>``, with ``-macs<F>`` for a target."""
-    ending = "" if target_macs is None else f"-macs{target_macs:g}"
+def run_labels(
+    name: str, penalties: Sequence[float | str], pruning: AgentPruningOptions | None = None
+) -> dict[str, float | str]:
+    """Return {label of the run's files: its penalty}: ``<arch>-<penalty>``, with ``-macs<F>`` or ``-latency<F>`` for a target."""
+    ending = ""
+    if pruning is not None and pruning.target_macs is not None:
+        ending = f"-macs{pruning.target_macs:g}"
+    elif pruning is not None and pruning.target_latency is not None:
+        ending = f"-latency{pruning.target_latency:g}"
     return {f"{name}-{p if p == AUTO else format(p, 'g')}{ending}": p for p in penalties}
 
 

@@ -20,7 +20,6 @@ from common.options import DataOptions, HardwareOptions, NetworkOptions
 from common.pipeline import Outcome, compress
 from common.runs import Stage, open_stage
 from common.settings import flatten
-from common.target import Target
 from common.trained_model import TrainedModel, check_trained_model, open_trained_model, with_preprocessing_of
 from model_preserving_id.folded import FoldedNetwork
 from model_preserving_id.iterate import LogRow
@@ -133,8 +132,7 @@ def prune_into(
 
     variant = METHOD if pruning.variant == "paper" else EXTENDED
     method = replace(variant, decide=partial(decide, pruning, on_step=steps.record))
-    target = Target(pruning.target_macs) if pruning.method in ("iditer", "budget") else None
-    return compress(method, start, target, stage, latency=latency, details=details)
+    return compress(method, start, pruning.target(), stage, latency=latency, details=details)
 
 
 def print_result(name: str, metrics: Mapping[str, Mapping[str, Any]], log: Log) -> None:

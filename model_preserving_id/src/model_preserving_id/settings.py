@@ -3,6 +3,7 @@
 import os
 from collections.abc import Sequence
 from importlib.util import find_spec
+from typing import TYPE_CHECKING
 
 from common import cli
 from common.cli import (
@@ -14,6 +15,7 @@ from common.cli import (
     IMAGES,
     LEARNING_RATE,
     ROUNDING,
+    TARGET_LATENCY,
     TARGET_MACS,
     WEIGHT,
     WORKERS,
@@ -27,7 +29,9 @@ from common.options import (
     ARCHITECTURE_NAMES,
     DATASET_DIR_HELP,
     DATASETS_HELP,
+    LATENCY_BATCH_HELP,
     NORMALIZE_HELP,
+    TARGET_LATENCY_HELP,
     DataOptions,
     HardwareOptions,
     ImageOptions,
@@ -37,6 +41,9 @@ from common.options import (
 )
 from common.settings import REQUIRED, command, option, section, settings
 from common.training.train_options import SCHEDULES, TrainOptions
+
+if TYPE_CHECKING:
+    from common.target import Target
 
 PACKAGE = "model_preserving_id"
 
@@ -68,6 +75,13 @@ class ChannelPruningOptions:
     target_macs: float = option(
         0.5, "fraction of the MACs to keep; the result has 0.98 F to F", type=TARGET_MACS, metavar="F"
     )
+    target_latency: float | None = option(
+        None,
+        f"{TARGET_LATENCY_HELP}, instead of --target-macs; met within 0.95 F to F",
+        type=TARGET_LATENCY,
+        metavar="F",
+    )
+    latency_batch_size: int = option(1, LATENCY_BATCH_HELP, type=positive_int, metavar="N")
     prune_batch_size: int | None = option(
         None,
         "number of calibration images (training images); 5000, or all if there are fewer, if not given",
@@ -119,10 +133,22 @@ class ChannelPruningOptions:
             raise UserError(f"--method {self.method}: expected one of {', '.join(METHODS)}")
         if self.method == "iditer" and self.selection == "outputs":
             raise UserError("--selection outputs: channels are selected once, in one pass; add --method budget")
+        if self.target_latency is not None and self.method not in ("iditer", "budget"):
+            raise UserError(f"--target-latency: not used by --method {self.method}; use --method iditer or budget")
         if self.method == "eps" and self.eps is None:
             raise UserError("--method eps: --eps is missing; add for example --eps 0.05")
         if self.eps is not None and self.method != "eps":
             raise UserError(f"--eps {self.eps:g}: not used by --method {self.method}; use --method eps")
+
+    def target(self) -> "Target | None":
+        """Return the target of ``iditer`` and ``budget``; None for the other methods."""
+        from common.target import LATENCY_TOLERANCE, Target
+
+        if self.method not in ("iditer", "budget"):
+            return None
+        if self.target_latency is not None:
+            return Target(self.target_latency, "latency", LATENCY_TOLERANCE, self.latency_batch_size)
+        return Target(self.target_macs)
 
     @property
     def reconstruction(self) -> str:
@@ -162,6 +188,8 @@ class ChannelPruningOptions:
     @property
     def label(self) -> str:
         """Method and target, for the name of the run folder."""
+        if self.target_latency is not None:
+            return f"{self.method}-latency{self.target_latency:g}"
         target = {"iditer": self.target_macs, "budget": self.target_macs, "frac": self.k, "eps": self.eps}
         return f"{self.method}-{target[self.method]:g}"
 

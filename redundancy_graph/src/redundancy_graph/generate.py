@@ -10,16 +10,25 @@ import numpy as np
 from common.atomic import write_json
 from common.device import choose_device, set_threads
 from common.errors import UserError
+from common.latency_target.meet import decide_for_latency
 from common.log import Log, log_to
+from common.methods import Decision
+from common.pipeline import apply_decision
 from common.runs import Stage, describe_environment, open_stage
 from common.settings import flatten
-from common.target import Target
+from common.target import LATENCY_TOLERANCE, Target
 from common.trained_model import TrainedModel
-from redundancy_graph.decision import GroupDecision, decide_group, find_threshold, summarize
-from redundancy_graph.group_similarity import measure_similarities, prunable_groups
+from redundancy_graph.decision import (
+    GroupDecision,
+    add_vgg_hidden_layer,
+    decide_group,
+    find_threshold,
+    summarize,
+)
+from redundancy_graph.group_similarity import GroupSimilarity, measure_similarities, prunable_groups
 from redundancy_graph.layer_names import to_original
 from redundancy_graph.prune_info import write_prune_info
-from redundancy_graph.settings import PACKAGE, REPORT, GeneratePruneInfo, PruneCifar10, run_labels
+from redundancy_graph.settings import PACKAGE, REPORT, GeneratePruneInfo, PruneCifar10, SelectionOptions, run_labels
 from redundancy_graph.weights import open_network
 
 
@@ -55,7 +64,7 @@ def generate(
     Returns:
         {label: file}.
     """
-    selection, target_macs, began = settings.selection, settings.selection.target_macs, time.monotonic()
+    selection, began = settings.selection, time.monotonic()
     files = {label: folder / f"{label}.json" for label in thresholds}
     stages = {
         label: _open_stage(start, label, threshold, settings, folder, force) for label, threshold in thresholds.items()
@@ -76,15 +85,14 @@ def generate(
     for label in chosen:
         threshold = thresholds[label]
         if threshold is None:
-            assert target_macs is not None
-            threshold = find_threshold(start, similarities, Target(target_macs), selection.vgg_hidden)
+            threshold = choose_threshold(start, similarities, selection, stages[label])
         decisions = [decide_group(one, threshold) for one in similarities]
         if settings.plotting.plots:
             _plot(stages[label].folder, start, decisions, similarities, threshold, settings.plotting.plot_layer, log)
         if label not in missing:
             continue
         print_decisions(decisions, start.arch, log)
-        summary = summarize(start, decisions, threshold, target_macs, selection.vgg_hidden)
+        summary = summarize(start, decisions, threshold, selection.target_macs, selection.vgg_hidden)
         macs = f"{summary['macs']:,} of {summary['dense_macs']:,} MACs, removes {summary['macs_removed']} %"
         log(f"{label}: threshold {threshold!r} keeps {macs} and {summary['params_removed']} % of the parameters")
         seconds = round(time.monotonic() - began, 1)
@@ -92,6 +100,27 @@ def generate(
         write_prune_info(files[label], decisions, start.arch)
         log(f"pruning information saved: {files[label]}")
     return files
+
+
+def choose_threshold(
+    start: TrainedModel, similarities: Sequence[GroupSimilarity], selection: SelectionOptions, stage: Stage
+) -> float:
+    """Return the threshold that meets the target of MACs, or of latency as measured. Raises UserError if there is none."""
+    if selection.target_latency is None:
+        assert selection.target_macs is not None
+        return find_threshold(start, similarities, Target(selection.target_macs), selection.vgg_hidden)
+
+    def decide(start: TrainedModel, target: Target | None, stage: Stage) -> Decision:
+        assert target is not None
+        threshold = find_threshold(start, similarities, target, selection.vgg_hidden)
+        kept = {one.group: decide_group(one, threshold).kept for one in similarities}
+        return Decision(
+            add_vgg_hidden_layer(kept, start.all_groups, selection.vgg_hidden), report={"threshold": threshold}
+        )
+
+    target = Target(selection.target_latency, "latency", LATENCY_TOLERANCE, selection.latency_batch_size)
+    met = decide_for_latency(decide, apply_decision, start, target, stage, snap=False)
+    return float(met.decision.report["threshold"])
 
 
 def print_decisions(decisions: Sequence[GroupDecision], arch: str | None, log: Log) -> None:
@@ -104,7 +133,11 @@ def print_decisions(decisions: Sequence[GroupDecision], arch: str | None, log: L
 
 def _selection_options(settings: GeneratePruneInfo | PruneCifar10) -> dict[str, Any]:
     """Return the options that decisions depend on, besides network, images and threshold."""
-    selection = {name: value for name, value in flatten(settings.selection).items() if name != "target_macs"}
+    selection = {
+        name: value
+        for name, value in flatten(settings.selection).items()
+        if name not in ("target_macs", "target_latency", "latency_batch_size")
+    }
     return {"mini_batch": settings.mini_batch, "seed": settings.repeat.seed, **selection}
 
 
@@ -128,6 +161,11 @@ def _open_stage(
         "dataset": start.data.name,
         "threshold": threshold,
         "target_macs": settings.selection.target_macs,
+        **(
+            {}
+            if settings.selection.target_latency is None
+            else {name: getattr(settings.selection, name) for name in ("target_latency", "latency_batch_size")}
+        ),
         "weights_digest": start.file_digest,
         "mean": start.data.mean,
         "std": start.data.std,

@@ -42,7 +42,7 @@ def prune_and_finetune(settings: PruneCifar10, command: str) -> None:
         start = open_network(settings, device)
         check_plot_layer(start, settings.plotting.plot_layer)
         thresholds = run_labels(start.name, settings)
-        if settings.selection.target_macs is None and not settings.generate:
+        if not settings.selection.has_target and not settings.generate:
             _require_prune_info(settings, thresholds)
         with log_to([Path(settings.log_dir) / f"{label}.log" for label in thresholds]) as log:
             log(f"{command}\n{describe_environment(device)}")

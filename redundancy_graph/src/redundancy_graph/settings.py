@@ -9,6 +9,7 @@ from common.cli import (
     EPOCHS,
     IMAGES,
     LEARNING_RATE,
+    TARGET_LATENCY,
     TARGET_MACS,
     WEIGHT,
     WORKERS,
@@ -22,7 +23,9 @@ from common.normalization import normalization
 from common.options import (
     ARCHITECTURES_HELP,
     DATASETS_HELP,
+    LATENCY_BATCH_HELP,
     NORMALIZE_HELP,
+    TARGET_LATENCY_HELP,
     HardwareOptions,
     ImageOptions,
     PrecisionOptions,
@@ -119,6 +122,13 @@ class SelectionOptions:
         type=TARGET_MACS,
         metavar="F",
     )
+    target_latency: float | None = option(
+        None,
+        f"{TARGET_LATENCY_HELP}, and at least 0.95 F; the threshold is chosen automatically (replaces --threshold)",
+        type=TARGET_LATENCY,
+        metavar="F",
+    )
+    latency_batch_size: int = option(1, LATENCY_BATCH_HELP, type=positive_int, metavar="N")
     similarity_layer: str = option(
         SIMILARITY_LAYERS[0],
         "for filters that can only be pruned together (those of a residual stream): compare the feature maps of the first of their layers, or of all of them",
@@ -137,6 +147,15 @@ class SelectionOptions:
         "size of VGG's hidden linear layer: 512 units, or as many as filters kept in the last convolution (shrunk, as in the original code)",
         choices=VGG_HIDDEN,
     )
+
+    def __post_init__(self) -> None:
+        if self.target_macs is not None and self.target_latency is not None:
+            raise UserError("--target-macs and --target-latency exclude each other; give one")
+
+    @property
+    def has_target(self) -> bool:
+        """Whether the threshold is chosen for a target."""
+        return self.target_macs is not None or self.target_latency is not None
 
 
 @settings
@@ -248,17 +267,19 @@ def milestones(epochs: int, adjust: int) -> tuple[int, ...]:
     return tuple(range(adjust, epochs, adjust))
 
 
-def run_label(name: str, threshold: float | None, target_macs: float | None) -> str:
+def run_label(name: str, threshold: float | None, selection: SelectionOptions) -> str:
     """Return the label of the files of one pruned network: ``<arch>-<threshold>``, or ``<arch>-macs<F>`` for a target."""
-    return f"{name}-{threshold!r}" if target_macs is None else f"{name}-macs{target_macs!r}"
+    if threshold is not None:
+        return f"{name}-{threshold!r}"
+    latency = selection.target_latency
+    return f"{name}-macs{selection.target_macs!r}" if latency is None else f"{name}-latency{latency!r}"
 
 
 def run_labels(name: str, settings: GeneratePruneInfo | PruneCifar10) -> dict[str, float | None]:
     """Return {label: threshold}, one entry per network; None if the threshold must be found for a target."""
-    target = settings.selection.target_macs
-    if target is not None:
-        return {run_label(name, None, target): None}
-    return {run_label(name, threshold, None): threshold for threshold in settings.threshold}
+    if settings.selection.has_target:
+        return {run_label(name, None, settings.selection): None}
+    return {run_label(name, threshold, settings.selection): threshold for threshold in settings.threshold}
 
 
 def main_generate(argv: Sequence[str] | None = None) -> int:

@@ -57,12 +57,14 @@ def decide_for_latency(
     start: TrainedModel,
     target: Target,
     stage: Stage,
+    snap: bool = True,
 ) -> Met:
     """Let a method decide until its network meets the target as measured.
 
     Args:
         decide: The method's function; its target is a fraction of the predicted time. Each attempt has a folder of its own.
         apply: Builds the network of a decision.
+        snap: Whether widths should be multiples of what is fast on this machine.
 
     Raises:
         UserError: If the target is not met after ``ATTEMPTS`` attempts, with the nearest measured fractions, or if the method cannot
@@ -70,7 +72,7 @@ def decide_for_latency(
     """
     table, shape = LatencyTable(target.batch_size, start.device), start.data.input_shape
     steps = [start.limits.round_to]
-    if start.limits.round_to == 1:
+    if snap and start.limits.round_to == 1:
         steps = [favored_step(start.model, shape, start.all_groups, table, start.limits), 1]
     for step in dict.fromkeys(steps):
         try:
