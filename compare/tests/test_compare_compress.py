@@ -102,10 +102,10 @@ def test_constraints_hold() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({}, "give one of target_macs and target_bytes"),
+        ({}, "give one of target_macs, target_bytes and target_latency"),
         ({"target_macs": 0.5, "target_bytes": 0.5}, "give one of target_macs"),
         ({"target_macs": 1.5}, r"1.5: not in \(0, 1\]"),
-        ({"target_bytes": 0.5}, "its target is target_macs"),
+        ({"target_bytes": 0.5}, "has the target target_macs or target_latency"),
         ({"target_macs": 0.5, "method": "best"}, "'best' is not installed; available: "),
         ({"target_macs": 0.5, "only": ["head.*"]}, r"only 'head.\*': no layer has such a name"),
         ({"target_macs": 0.5, "only": "first.*"}, "give a list of patterns"),

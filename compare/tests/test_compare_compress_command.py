@@ -12,6 +12,8 @@ from torch import Tensor, nn
 
 from common import CompressionReport
 from common.command_line import main
+from common.runs import read_json
+from common.testing.fixed_latency import take_macs_for_latency
 
 
 class Network(nn.Module):
@@ -100,9 +102,25 @@ def test_network_with_other_classes_is_compressed_without_labels(folder: Path, c
 def test_target_of_other_method_raises(folder: Path, capsys) -> None:
     words = [word if word != "--target-macs" else "--target-bytes" for word in WORDS.split()]
     assert main([*words, "w2.pth"]) == 2
-    assert "--target-bytes: method l1_norm has the target --target-macs; give that" in capsys.readouterr().err
+    assert (
+        "--target-bytes: method l1_norm has the target --target-macs or --target-latency; give that"
+        in capsys.readouterr().err
+    )
 
 
 def test_compare_names_itself_as_typed(capsys) -> None:
     assert main(["compare", "--nonsense"]) == 2
     assert capsys.readouterr().err == "error: unrecognized arguments: --nonsense (see compression-papers compare -h)\n"
+
+
+def test_latency_target_is_met_and_reported(folder: Path, capsys, monkeypatch) -> None:
+    take_macs_for_latency(monkeypatch)
+    words = [*WORDS.replace("--target-macs 0.5", "--target-latency 0.6 --latency-batch-size 4").split(), "w2.pth"]
+    assert main(words) == 0
+    assert "60 % of the latency" in capsys.readouterr().out
+    metrics = read_json(folder / "small" / "metrics.json")
+    reached = metrics["latency_target"]
+    assert 0.95 * 0.6 <= reached["ratio"] <= 0.6 and reached["batch_size"] == 4 and reached["attempts"] == 1
+    assert metrics["compressed"]["macs"] / metrics["baseline"]["macs"] == pytest.approx(reached["ratio"], abs=1e-4)
+    assert main([*words[:-3], "elsewhere", *words[-2:], "--target-macs", "0.5"]) == 2
+    assert "give one of --target-macs, --target-bytes and --target-latency" in capsys.readouterr().err

@@ -14,6 +14,7 @@ from common.atomic import write_json
 from common.models import ARCHITECTURES, create_model
 from common.runs import read_json
 from common.testing import check_options_honored, command_names, write_image_folder
+from common.testing.fixed_latency import take_macs_for_latency
 from compare import settings, sweep
 
 MODEL = "test_compare_options:tiny"
@@ -24,6 +25,7 @@ COMMANDS = {
         f"--arch lenet5 {JOB} --baseline-epochs 0 --out {{out}}/trained",
         f"--arch lenet5 --weights {{root}}/lenet5.pth {JOB} --out {{out}}/read --no-report",
         f"--model {MODEL} {JOB} --baseline-epochs 0 --out {{out}}/own --no-report",
+        f"--arch lenet5 --weights {{root}}/lenet5.pth {JOB} --target-macs --target-latency 0.6 --latency-batch-size 4 --out {{out}}/read",
     ),
     "Sweep": (sweep.main, "--values 1 --out {out}/sweep -- python x.py {{value}} {{out}}"),
 }
@@ -65,6 +67,7 @@ def test_command_honors_its_options(name, places, monkeypatch):
     nni.Experiment.return_value.run.side_effect = lambda port: run_trial(out)
     for module in ("nni", "nni.experiment"):
         monkeypatch.setitem(sys.modules, module, nni)
+    take_macs_for_latency(monkeypatch)
     main, *runs = COMMANDS[name]
     with mock.patch.dict(os.environ):
         found = check_options_honored(main, [run.format(**places).split() for run in runs])

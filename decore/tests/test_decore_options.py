@@ -7,6 +7,7 @@ from decore_helpers import small_net
 from common.checkpoint import save_model
 from common.models import create_model
 from common.testing import check_options_honored, command_names, write_image_folder
+from common.testing.fixed_latency import take_macs_for_latency
 from decore.settings import main_investigate, main_pretrained, main_prune
 
 OWN = "--model decore_helpers:small_net --checkpoint {own} {data}"
@@ -16,6 +17,7 @@ COMMANDS = {
         main_prune,
         f"{OWN} --epochs 0 --plots --no-latency --saved-dir {{out}}/own",
         f"{NAMED} --epochs 0 --no-latency --saved-dir {{out}}/named",
+        f"{NAMED} --epochs 2 --policy-epochs 1 --agent-init 0 --target-latency 0.95 --latency-batch-size 4 --no-latency --saved-dir {{out}}/latency",
     ),
     "InvestigatePolicies": (
         main_investigate,
@@ -45,7 +47,8 @@ def files(tmp_path_factory):
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_command_honors_its_options(name, files):
+def test_command_honors_its_options(name, files, monkeypatch):
+    take_macs_for_latency(monkeypatch)
     main, *runs = COMMANDS[name]
     assert check_options_honored(main, [run.format(**files).split() for run in runs]) == name
 

@@ -11,6 +11,7 @@ from torch import nn
 from common.checkpoint import save_model
 from common.models import create_model
 from common.testing import check_options_honored, command_names, write_image_folder
+from common.testing.fixed_latency import take_macs_for_latency
 from model_preserving_id.paper import diagrams
 from model_preserving_id.paper.experiments import conv3d, missing_class, ratios, wide
 from model_preserving_id.settings import prune_main, train_main
@@ -23,6 +24,7 @@ COMMANDS = {
         prune_main,
         f"{NAMED} --method iditer --k 0.5 --target-macs 0.6 --log-interval 9 --no-latency --out {{out}}/iditer",
         f"{OWN} --method budget --target-macs 0.6 --no-latency --out {{out}}/budget",
+        f"{OWN} --method budget --target-latency 0.6 --latency-batch-size 4 --no-latency --out {{out}}/latency",
         f"{OWN} --method frac --k 0.5 --no-latency --out {{out}}/frac",
         f"{OWN} --method eps --eps 0.1 --no-latency --out {{out}}/eps",
     ),
@@ -89,6 +91,7 @@ def test_command_honors_its_options(name, places, monkeypatch):
     # one of two processes, without waiting for the other
     monkeypatch.setattr(torch.multiprocessing, "spawn", lambda body, args, nprocs: body(0, *args))
     monkeypatch.setattr("model_preserving_id.finetune.process_group", lambda device: nullcontext())
+    take_macs_for_latency(monkeypatch)
     main, *runs = COMMANDS[name]
     with mock.patch.dict(os.environ):
         found = check_options_honored(main, [run.format(**places).split() for run in runs], PROMISED.get(name))

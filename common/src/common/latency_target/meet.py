@@ -103,14 +103,10 @@ def _decide(
     tried: list[tuple[float, float]] = []
     aimed = wanted
     for attempt in range(1, ATTEMPTS + 1):
-        aim = Target(min(1.0, aimed), "latency", AIM_TOLERANCE, target.batch_size, target.fraction)
         folder = stage.folder / f"widths-{step}" / f"attempt-{attempt}"
         folder.mkdir(parents=True, exist_ok=True)
         own = replace(stage, folder=folder, shared=(stage.shared or stage.folder) / f"widths-{step}")
-        try:
-            decision = decide(start, aim, own)
-        except UserError as error:
-            raise _MissedError(str(error)) from error
+        decision = _decide_near(decide, start, target, aimed / wanted, own)
         network = apply(start, decision)
         predicted = latency.of(widths_of(network, start.all_groups)) / latency.dense
         timed = time_against(start.model, network, shape, target.batch_size, start.device)
@@ -129,7 +125,7 @@ def _decide(
                 **timed.record("network"),
             }
             return Met(start, decision, network, report)
-        tried.append((aim.fraction, found.value))
+        tried.append((aimed, found.value))
         aimed = next_aim(tried, wanted)
     measured = [found for _, found in tried]
     below, above = (sorted(one for one in measured if sign * (one - target.fraction) > 0) for sign in (-1, 1))
@@ -137,6 +133,22 @@ def _decide(
         target.raise_unreachable("no network of this method, as measured,", [*below[-1:], *above[:1]])
     except UserError as error:
         raise _MissedError(str(error)) from error
+
+
+def _decide_near(decide: Decide, start: TrainedModel, target: Target, factor: float, stage: Stage) -> Decision:
+    """Let a method decide for ``factor`` times the target: in the middle of what is allowed, or where it can.
+
+    Raises _MissedError, with what the method says, if it cannot reach any of it.
+    """
+    middle = 1 - target.tolerance * (1 - MARGIN)
+    said = None
+    for fraction, tolerance in ((middle, min(AIM_TOLERANCE, target.tolerance)), (1.0, target.tolerance)):
+        aim = min(1.0, fraction * factor * target.fraction)
+        try:
+            return decide(start, Target(aim, "latency", tolerance, target.batch_size, target.fraction), stage)
+        except UserError as error:
+            said = error
+    raise _MissedError(str(said)) from said
 
 
 def next_aim(tried: Sequence[tuple[float, float]], wanted: float) -> float:

@@ -1,8 +1,14 @@
-"""A stand-in for :func:`common.measure.measure_latency`, for tests of what surrounds it."""
+"""Stand-ins for measured latencies, for tests of what surrounds them."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from types import SimpleNamespace
 from typing import Any
 
+from torch import nn
+
+from common.channels import ChannelGroup
+from common.cost import WidthCost, count_cost
+from common.latency_target import meet
 from common.measure import LatencyTimes
 from common.timing import CONTROL, Timing
 
@@ -17,3 +23,20 @@ def fixed_latency(models: Iterable[str], *args: Any, **kwargs: Any) -> LatencyTi
             for batch, seconds in (("1", 0.001), ("64", 0.002))
         }
     )
+
+
+def take_macs_for_latency(monkeypatch: Any) -> None:
+    """Make the time of a network that of its MACs, predicted and measured, for tests of commands with a latency target."""
+    monkeypatch.setattr(meet, "favored_step", lambda *args: 1)
+    monkeypatch.setattr(meet, "predict_latency", _predict)
+    monkeypatch.setattr(meet, "time_against", _measure)
+
+
+def _predict(model: nn.Module, shape: Sequence[int], groups: Sequence[ChannelGroup], *args: Any) -> SimpleNamespace:
+    cost = WidthCost(model, shape, groups)
+    return SimpleNamespace(of=cost.of, dense=cost.dense, error=0.0, timed=1)
+
+
+def _measure(dense: nn.Module, network: nn.Module, shape: Sequence[int], *args: Any) -> Timing:
+    ratio = count_cost(network, shape).macs / count_cost(dense, shape).macs
+    return Timing({"dense": [1.0] * 9, "network": [ratio] * 9, CONTROL: [1.0] * 9}, "dense", others=0.0)
