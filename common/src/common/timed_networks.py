@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from common.cli import ROUNDING, TARGET_MACS, shorten
 from common.errors import UserError, one_line
@@ -29,6 +29,11 @@ DENSE = "dense"
 DENSE_LIMIT = 250_000_000  # parameters of a dense network that is built from the architecture named in a file
 
 
+def round_to_option(default: list[int]) -> Any:
+    """Return the option --round-to, which has another default in each command."""
+    return option(default, "layer widths are multiples of these numbers (without --checkpoint)", type=ROUNDING)
+
+
 @settings
 class TimedNetworks:
     """Networks to time."""
@@ -41,9 +46,7 @@ class TimedNetworks:
     model: str | None = model_option("; pruned uniformly if no --checkpoint is given")
     input_shape: list[int] | None = input_shape_option(" (default: that of the registered network)")
     target_macs: float = option(0.5, "fraction of the MACs to keep (without --checkpoint)", type=TARGET_MACS)
-    round_to: list[int] = option(
-        [1, 8], "layer widths are multiples of these numbers (without --checkpoint)", type=ROUNDING
-    )
+    round_to: list[int] = round_to_option([1, 8])
 
     def __post_init__(self) -> None:
         if bool(self.checkpoint or self.model) == bool(self.arch):

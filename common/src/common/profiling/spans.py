@@ -1,0 +1,82 @@
+"""Observe the layers of a forward pass, and the functions between them.
+
+A layer is a convolution, a linear layer, an attention with its projections, or a module without children. Everything else that a network
+computes with tensors is a function between layers: ``F.relu``, an addition, padding. Functions within a layer belong to the layer.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+from torch.overrides import TorchFunctionMode
+from torch.utils.hooks import RemovableHandle
+
+from common.cost.calls import is_layer
+
+Begin = Callable[[], None]  # () before a layer or function
+End = Callable[[str, nn.Module | None, tuple[Any, ...], Any], None]  # (name, layer or None, inputs, output) after it
+FUNCTION = " (function)"  # suffix of the name of a function between layers
+
+
+def layers(model: nn.Module) -> dict[str, nn.Module]:
+    """Return the layers of a network by name; no layer contains another one."""
+    found: dict[str, nn.Module] = {}
+    inner: set[nn.Module] = set()
+    for name, module in model.named_modules():
+        if module not in inner and is_layer(module):
+            found[name or type(module).__name__] = module
+            inner.update(module.modules())
+    return found
+
+
+@contextmanager
+def observed(model: nn.Module, begin: Begin, end: End) -> Iterator[None]:
+    """Call ``begin`` and ``end`` around every layer, and every function between layers, of the passes within this context."""
+    functions = _Functions(begin, end)
+    with ExitStack() as stack:
+        for name, module in layers(model).items():
+            for handle in _hooks(name, module, functions):
+                stack.callback(handle.remove)
+        stack.enter_context(functions)
+        yield
+
+
+def _hooks(name: str, module: nn.Module, functions: "_Functions") -> tuple[RemovableHandle, RemovableHandle]:
+    def before(module: nn.Module, inputs: tuple[Any, ...]) -> None:
+        functions.inside = True
+        functions.begin()
+
+    def after(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+        functions.end(name, module, inputs, output)
+        functions.inside = False
+
+    return module.register_forward_pre_hook(before), module.register_forward_hook(after)
+
+
+class _Functions(TorchFunctionMode):
+    """Observe functions outside layers. torch does not call it again for what such a function calls itself."""
+
+    def __init__(self, begin: Begin, end: End) -> None:
+        super().__init__()
+        self.begin, self.end = begin, end
+        self.inside = False  # a layer is being computed
+
+    def __torch_function__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
+        name = getattr(func, "__name__", "")
+        if self.inside or name == "__get__":  # an attribute, such as the shape
+            return func(*args, **(kwargs or {}))
+        self.begin()
+        output = func(*args, **(kwargs or {}))
+        self.end(name.strip("_") + FUNCTION, None, args, output)
+        return output
+
+
+def tensors_in(values: Any) -> list[torch.Tensor]:
+    """Return the tensors in a value, also in lists, tuples and dictionaries."""
+    if isinstance(values, torch.Tensor):
+        return [values]
+    if isinstance(values, dict):
+        values = list(values.values())
+    return [found for value in values for found in tensors_in(value)] if isinstance(values, list | tuple) else []
