@@ -80,7 +80,8 @@ def profile(settings: Profile) -> None:
     machine = measure_machine(device, wait)
     batch_size = settings.batch_size
     networks, timing = time_layers(models, shape, batch_size=batch_size, seconds=settings.seconds, device=device)
-    about = f"{device.type}, {torch.get_num_threads()} threads, batches of {batch_size}"
+    threads = torch.get_num_threads()
+    about = f"{device.type}, {threads} thread{'s' * (threads > 1)}, batches of {batch_size}"
     _print_profile(settings, networks, timing, machine, about)
     if settings.json:
         record = profile_record(networks, machine)

@@ -46,6 +46,11 @@ def layer_speed(work: LayerWork, seconds: float, machine: Machine) -> LayerSpeed
     return LayerSpeed(machine.bound(work.intensity), gflops, gflops / machine.attainable(work.intensity))
 
 
+def layer_seconds(work: LayerWork, machine: Machine) -> float:
+    """Return the seconds that a layer takes on the roofline."""
+    return work.flops / machine.attainable(work.intensity) / 1e9 if work.bytes else 0.0
+
+
 def slowest_layers(network: NetworkTimes, top: int) -> list[str]:
     """Return the names of the slowest layers, the slowest first."""
     return sorted(network.work, key=lambda name: -network.seconds[name])[:top]
@@ -185,11 +190,13 @@ def explain(dense: NetworkTimes, pruned: NetworkTimes, machine: Machine, ratio: 
         places = ("in layers with MACs", "in layers without", BETWEEN)
         parts = ", ".join(f"{1000 * ms:.2f} {place}" for ms, place in zip(missing, places, strict=True))
         yield f"With time as with MACs, the pruned network would take {1000 * sum(missing):.2f} ms less: {parts}."
-    bound = [_bound_by_memory(one, machine) for one in (dense, pruned)]
-    yield (
-        f"Memory bounds {bound[0][0]} of {bound[0][1]} layers with MACs in the dense network and {bound[1][0]} of {bound[1][1]} in the "
-        "pruned one."
-    )
+    best = [sum(layer_seconds(work, machine) for work in one.work.values()) for one in (dense, pruned)]
+    if best[0]:
+        yield (
+            f"On the roofline, the layers would take {1000 * best[0]:.2f} / {1000 * best[1]:.2f} ms, dense / pruned: "
+            f"{100 * saved_fraction(*best):.1f} % saved. Memory bounds {_bound_by_memory(dense, machine)} layers with MACs in the "
+            f"dense network and {_bound_by_memory(pruned, machine)} in the pruned one."
+        )
 
 
 def _of(part: Part, dense: NetworkTimes, pruned: NetworkTimes) -> str:
@@ -207,9 +214,9 @@ def _kinds_without(network: NetworkTimes) -> dict[str, float]:
     return found
 
 
-def _bound_by_memory(network: NetworkTimes, machine: Machine) -> tuple[int, int]:
-    multiplying = [work for work in network.work.values() if work.macs]
-    return sum(machine.bound(work.intensity) == MEMORY for work in multiplying), len(multiplying)
+def _bound_by_memory(network: NetworkTimes, machine: Machine) -> str:
+    bounds = [machine.bound(work.intensity) for work in network.work.values() if work.macs]
+    return f"{bounds.count(MEMORY)} of {len(bounds)}"
 
 
 def profile_record(networks: Mapping[str, NetworkTimes], machine: Machine) -> dict[str, Any]:

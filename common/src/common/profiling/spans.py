@@ -1,7 +1,8 @@
 """Observe the layers of a forward pass, and the functions between them.
 
 A layer is a convolution, a linear layer, an attention with its projections, or a module without children. Everything else that a network
-computes with tensors is a function between layers: ``F.relu``, an addition, padding. Functions within a layer belong to the layer.
+computes with tensors is a function between layers: ``F.relu``, an addition, padding. Functions within a layer belong to the layer; the
+others are named by the block that calls them, such as ``layer1.0: relu``.
 """
 
 from collections.abc import Callable, Iterator
@@ -17,33 +18,39 @@ from common.cost.calls import is_layer
 
 Begin = Callable[[], None]  # () before a layer or function
 End = Callable[[str, nn.Module | None, tuple[Any, ...], Any], None]  # (name, layer or None, inputs, output) after it
-FUNCTION = " (function)"  # suffix of the name of a function between layers
+SEPARATOR = ": "  # between a block and the function that it calls
 
 
-def layers(model: nn.Module) -> dict[str, nn.Module]:
-    """Return the layers of a network by name; no layer contains another one."""
-    found: dict[str, nn.Module] = {}
+def layers_and_blocks(model: nn.Module) -> tuple[dict[str, nn.Module], dict[str, nn.Module]]:
+    """Return the layers of a network by name, none of which contains another one, and the modules that contain layers."""
+    layers: dict[str, nn.Module] = {}
+    blocks: dict[str, nn.Module] = {}
     inner: set[nn.Module] = set()
     for name, module in model.named_modules():
-        if module not in inner and is_layer(module):
-            found[name or type(module).__name__] = module
-            inner.update(module.modules())
-    return found
+        if module not in inner:
+            (layers if is_layer(module) else blocks)[name or type(module).__name__] = module
+            inner.update(module.modules() if is_layer(module) else ())
+    blocks.pop(type(model).__name__, None)  # the network itself
+    return layers, blocks
 
 
 @contextmanager
 def observed(model: nn.Module, begin: Begin, end: End) -> Iterator[None]:
     """Call ``begin`` and ``end`` around every layer, and every function between layers, of the passes within this context."""
     functions = _Functions(begin, end)
+    layers, blocks = layers_and_blocks(model)
     with ExitStack() as stack:
-        for name, module in layers(model).items():
-            for handle in _hooks(name, module, functions):
+        for name, module in layers.items():
+            for handle in _layer_hooks(name, module, functions):
+                stack.callback(handle.remove)
+        for name, module in blocks.items():
+            for handle in _block_hooks(name, module, functions):
                 stack.callback(handle.remove)
         stack.enter_context(functions)
         yield
 
 
-def _hooks(name: str, module: nn.Module, functions: "_Functions") -> tuple[RemovableHandle, RemovableHandle]:
+def _layer_hooks(name: str, module: nn.Module, functions: "_Functions") -> tuple[RemovableHandle, RemovableHandle]:
     def before(module: nn.Module, inputs: tuple[Any, ...]) -> None:
         functions.inside = True
         functions.begin()
@@ -55,6 +62,13 @@ def _hooks(name: str, module: nn.Module, functions: "_Functions") -> tuple[Remov
     return module.register_forward_pre_hook(before), module.register_forward_hook(after)
 
 
+def _block_hooks(name: str, module: nn.Module, functions: "_Functions") -> tuple[RemovableHandle, RemovableHandle]:
+    return (
+        module.register_forward_pre_hook(lambda module, inputs: functions.blocks.append(name + SEPARATOR)),
+        module.register_forward_hook(lambda module, inputs, output: functions.leave()),
+    )
+
+
 class _Functions(TorchFunctionMode):
     """Observe functions outside layers. torch does not call it again for what such a function calls itself."""
 
@@ -62,6 +76,11 @@ class _Functions(TorchFunctionMode):
         super().__init__()
         self.begin, self.end = begin, end
         self.inside = False  # a layer is being computed
+        self.blocks = [""]  # names of the blocks that are being computed, the innermost last
+
+    def leave(self) -> None:
+        """Leave a block."""
+        self.blocks.pop()
 
     def __torch_function__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
         name = getattr(func, "__name__", "")
@@ -69,7 +88,7 @@ class _Functions(TorchFunctionMode):
             return func(*args, **(kwargs or {}))
         self.begin()
         output = func(*args, **(kwargs or {}))
-        self.end(name.strip("_") + FUNCTION, None, args, output)
+        self.end(self.blocks[-1] + name.strip("_"), None, args, output)
         return output
 
 

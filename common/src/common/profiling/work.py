@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from common.channels.resize import CONVOLUTIONS, TRANSPOSED, width
-from common.profiling.spans import FUNCTION, observed, tensors_in
+from common.profiling.spans import SEPARATOR, observed, tensors_in
 
 CONVOLUTION, LINEAR, NORMALIZATION, ACTIVATION, ADDITION = (
     "convolution",
@@ -107,7 +107,7 @@ def kind_of(name: str, module: nn.Module | None) -> str:
     """Return the kind of a layer, or by its name that of a function between layers."""
     if isinstance(module, NORMALIZATIONS):
         return NORMALIZATION
-    text = (name.removesuffix(FUNCTION) if module is None else type(module).__name__).lower()
+    text = (name.rpartition(SEPARATOR)[2] if module is None else type(module).__name__).lower()
     return next((kind for part, kind in WORDS.items() if part in text), OTHER)
 
 
