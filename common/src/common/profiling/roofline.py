@@ -30,11 +30,11 @@ class Machine:
         return self.gflops / self.gbytes
 
     def bound(self, intensity: float) -> str:
-        """Return what bounds a layer with so many operations per byte."""
+        """Return what bounds a layer of this intensity, in operations per byte."""
         return MEMORY if intensity < self.balance else ARITHMETIC
 
     def attainable(self, intensity: float) -> float:
-        """Return the 10^9 operations per second that the roofline allows."""
+        """Return the 10^9 operations per second that the roofline allows at this intensity."""
         return min(self.gflops, intensity * self.gbytes)
 
 
