@@ -88,7 +88,7 @@ class _Functions(TorchFunctionMode):
             return func(*args, **(kwargs or {}))
         self.begin()
         output = func(*args, **(kwargs or {}))
-        self.end(self.blocks[-1] + name.strip("_"), None, args, output)
+        self.end(self.blocks[-1] + name.strip("_"), None, (*args, kwargs or {}), output)
         return output
 
 
