@@ -148,8 +148,14 @@ def test_time_of_the_hooks_is_not_between_layers(monkeypatch):
     assert found["dense"].between < 1.1 and found["dense"].hooks > 4.0
 
 
+def test_layer_with_a_part_is_one_layer():
+    """The weight of the convolution is computed by a module within it."""
+    model = nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Conv2d(3, 6, 3)), nn.ReLU())
+    assert list(layer_work(model.eval(), torch.zeros(1, 3, 8, 8))) == ["0", "1"]
+
+
 def test_hooks_are_removed():
-    model = Residual().eval()
+    model = create_model("resnet20").eval()
     with observed(model, lambda: None, lambda *_: None):
         assert any(module._forward_hooks for module in model.modules())
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
