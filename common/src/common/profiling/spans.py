@@ -46,18 +46,19 @@ def observed(model: nn.Module, begin: Begin, end: End) -> Iterator[None]:
         for name, module in blocks.items():
             for handle in _block_hooks(name, module, functions):
                 stack.callback(handle.remove)
-        stack.enter_context(functions)
+        stack.callback(functions.stop)
+        functions.start()
         yield
 
 
 def _layer_hooks(name: str, module: nn.Module, functions: "_Functions") -> tuple[RemovableHandle, RemovableHandle]:
     def before(module: nn.Module, inputs: tuple[Any, ...]) -> None:
-        functions.inside = True
+        functions.stop()
         functions.begin()
 
     def after(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
         functions.end(name, module, inputs, output)
-        functions.inside = False
+        functions.start()
 
     return module.register_forward_pre_hook(before), module.register_forward_hook(after)
 
@@ -70,13 +71,28 @@ def _block_hooks(name: str, module: nn.Module, functions: "_Functions") -> tuple
 
 
 class _Functions(TorchFunctionMode):
-    """Observe functions outside layers. torch does not call it again for what such a function calls itself."""
+    """Observe functions while it is started: outside layers, which it would slow down.
+
+    torch does not call it again for what such a function calls itself.
+    """
 
     def __init__(self, begin: Begin, end: End) -> None:
         super().__init__()
         self.begin, self.end = begin, end
-        self.inside = False  # a layer is being computed
+        self.started = False
         self.blocks = [""]  # names of the blocks that are being computed, the innermost last
+
+    def start(self) -> None:
+        """Observe functions from now on."""
+        if not self.started:
+            self.__enter__()
+            self.started = True
+
+    def stop(self) -> None:
+        """Observe no functions from now on."""
+        if self.started:
+            self.__exit__(None, None, None)
+            self.started = False
 
     def leave(self) -> None:
         """Leave a block."""
@@ -84,7 +100,7 @@ class _Functions(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
         name = getattr(func, "__name__", "")
-        if self.inside or name == "__get__":  # an attribute, such as the shape
+        if name == "__get__":  # an attribute, such as the shape
             return func(*args, **(kwargs or {}))
         self.begin()
         output = func(*args, **(kwargs or {}))
