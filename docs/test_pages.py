@@ -44,6 +44,7 @@ SMALL = {  # options that are appended: {command, and optionally the next word: 
     "common.train": TRAIN,
     "compress": f"{FAST} --no-latency",
     "sensitivity": FAST,
+    "profile": f"{FAST} --seconds 0.1 --batch-size 1",
     "compare": f"{FAST} --baseline-epochs 1 --finetune-epochs 0 --no-latency --jobs 1 --seeds 0 --target-macs 0.5"
     " --target-bytes 0.05 --methods l1_norm deep_compression_extended",
     "compare --dataset cifar10": f"{FAST} --finetune-epochs 0 --no-latency --jobs 1 --target-macs 0.5 --methods l1_norm",

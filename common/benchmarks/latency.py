@@ -11,10 +11,11 @@ from common import cli
 from common.cost import count_cost
 from common.device import set_threads
 from common.errors import UserError
-from common.latency import DENSE, describe_control, format_gains, latency_gains, uniform_network
+from common.latency import describe_control, format_gains, latency_gains
 from common.measure import measure_latency
 from common.models import create_model, input_shape
 from common.reporting.benchmark import BenchmarkValue, write_benchmark
+from common.timed_networks import DENSE, uniform_network
 
 FLOORS = {"vgg16": 0.85, "resnet56": 0.60}
 NAMES = {"vgg16": "VGG-16", "resnet56": "ResNet-56"}

@@ -51,7 +51,10 @@ def test_help_lists_subcommands_in_columns(capsys) -> None:
         (["xyz"], "error: xyz: unknown subcommand; the subcommands are compress, "),
         ([], "error: the following arguments are required: SUBCOMMAND ... (see compression-papers -h)"),
         (["--nonsense", "train"], "error: unrecognized arguments: --nonsense"),
-        (["compress", "--model", "a:b"], "error: target: give one of --target-macs and --target-bytes"),
+        (
+            ["compress", "--model", "a:b"],
+            "error: target: give one of --target-macs, --target-bytes and --target-latency",
+        ),
         (["compress", "--target-macs", "0.5", "--target-bytes", "0.5"], "error: target: give one of --target-macs"),
         (
             ["compress", "--target-macs", "0.5", "--export", "a.pb"],

@@ -20,6 +20,7 @@ from common.measure import LatencyTimes, measure_latency
 from common.models import create_model
 from common.outputs import named_outputs
 from common.target import Target, uniform_widths
+from common.timed_networks import uniform_network
 from common.timing import Timing
 
 X = torch.zeros(1, 3, 32, 32)
@@ -254,7 +255,7 @@ def test_uniform_widths_are_multiples_and_meet_target(arch, round_to):
 
 def test_uniform_network_meets_target_macs():
     dense = count_cost(create_model("resnet20"), (3, 32, 32)).macs
-    small = latency.uniform_network("resnet20", 0.5, 8)
+    small = uniform_network("resnet20", 0.5, 8)
     assert 0.45 <= count_cost(small, (3, 32, 32)).macs / dense <= 0.5
     widths = {m.out_channels for m in small.modules() if isinstance(m, nn.Conv2d)}
     assert widths and all(width % 8 == 0 for width in widths)
@@ -263,7 +264,7 @@ def test_uniform_network_meets_target_macs():
 @pytest.mark.filterwarnings("ignore:conv. is not listed")
 def test_uniform_network_keeps_equal_groups():
     """AlexNet has convolutions with two groups."""
-    small = latency.uniform_network("alexnet", 0.6, 8)
+    small = uniform_network("alexnet", 0.6, 8)
     dense = count_cost(create_model("alexnet"), (3, 224, 224)).macs
     assert 0.55 <= count_cost(small, (3, 224, 224)).macs / dense <= 0.6
 

@@ -8,7 +8,7 @@ from tensorflow_files import random_network, write_js
 from test_common_results import TEXT
 from torch import nn
 
-from common import compress_command, convert, evaluate, export, fetch, latency, sensitivity, show, train
+from common import compress_command, convert, evaluate, export, fetch, latency, profile, sensitivity, show, train
 from common.campaign.settings import main as campaign
 from common.channels import __main__ as channels
 from common.checkpoint import save_model
@@ -49,6 +49,13 @@ COMMANDS = {
     "Latency": (
         latency.main,
         "--arch lenet5 --target-macs 0.5 --round-to 1 --batch-size 1 --seconds 0.1 --json {out}/latency.json",
+        "--checkpoint {network} --dense {network} --batch-size 1 --seconds 0.1",
+        "--checkpoint {own} --model test_common_options:tiny --input-shape 3 32 32 --batch-size 1 --seconds 0.1",
+    ),
+    "Profile": (
+        profile.main,
+        "--arch lenet5 --target-macs 0.5 --round-to 1 --fold-batch-norm --batch-size 1 --seconds 0.1 --top 2 --json {out}/profile.json "
+        "--plot {out}/profile.svg",
         "--checkpoint {network} --dense {network} --batch-size 1 --seconds 0.1",
         "--checkpoint {own} --model test_common_options:tiny --input-shape 3 32 32 --batch-size 1 --seconds 0.1",
     ),

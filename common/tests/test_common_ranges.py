@@ -26,6 +26,11 @@ CONFLICTS = [
     ("common.train.Train", "--epochs 0", "--epochs 0: nothing is trained"),
     ("common.evaluate.Evaluate", "--checkpoint a --weights b", "--checkpoint and --weights exclude each other"),
     ("common.latency.Latency", "--checkpoint a --arch lenet5", "exactly one is required"),
+    (
+        "common.profile.Profile",
+        "--arch lenet5 --plot p.gif",
+        "--plot p.gif: give the name of a .png, .svg or .pdf file",
+    ),
     ("common.show.Show", "runs --plot curves.gif", "--plot curves.gif: give the name of a .png, .svg or .pdf file"),
     ("common.show.Show", "runs --columns train_loss", "--columns: names the curves of a plot; add --plot FILE"),
     ("compare.settings.Compare", "--checkpoint a --weights b", "--checkpoint and --weights exclude each other"),

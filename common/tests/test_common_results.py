@@ -9,7 +9,8 @@ import pytest
 from common import markdown
 from common.errors import UserError
 from common.reporting import results
-from common.reporting.latency import LATENCY_COLUMNS, dense_latency_note, latency_cells, relative_cell
+from common.reporting.latency import LATENCY_COLUMNS, dense_latency_note, latency_cells
+from common.timing import relative_text
 
 TEXT = """# Title
 
@@ -200,6 +201,6 @@ def test_latency_is_a_percentage_of_dense_and_slower_networks_are_called_slower(
 
 def test_latency_that_says_nothing_is_not_a_number():
     within = {"ratio": 0.97, "low": 0.93, "high": 1.01}
-    assert relative_cell(within) == "as dense (± 4)"
-    assert relative_cell({**within, "disturbed": "busy machine: other processes used 1.0 cores"}) == "busy machine"
-    assert relative_cell(None) == ""
+    assert relative_text(within) == "as dense (± 4)"
+    assert relative_text({**within, "disturbed": "busy machine: other processes used 1.0 cores"}) == "busy machine"
+    assert relative_text(None) == ""

@@ -15,6 +15,7 @@ NAMES = (
     "evaluate",
     "export",
     "latency",
+    "profile",
     "sensitivity",
     "show",
     "fetch",

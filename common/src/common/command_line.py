@@ -32,6 +32,7 @@ SUBCOMMANDS: Mapping[str, Subcommand] = {
     "convert": Subcommand("common.convert", "turn a network of TensorFlow into a file of this project"),
     "show": Subcommand("common.show", "describe a file, or list the runs below a folder"),
     "latency": Subcommand("common.latency", "time pruned networks next to the dense one"),
+    "profile": Subcommand("common.profile", "time each layer of pruned networks next to the dense one"),
     "sensitivity": Subcommand("common.sensitivity", "show what removing a part of each layer's channels changes"),
     "channels": Subcommand("common.channels.__main__", "list the channels of a network that can be removed, by group"),
     "fetch": Subcommand("common.fetch", "download data sets and trained weights"),

@@ -100,6 +100,23 @@ class Timing:
         return ""
 
 
+def relative_text(record: Mapping[str, Any] | None) -> str:
+    """Format a record of :meth:`Timing.record`: "81 ± 1", "104 ± 2 (slower)", "as dense (± 3)", "busy machine".
+
+    The spread is that of the interval that contains the median with a probability of 95 %. If it contains 100 %, it is given instead of
+    the value; and so is what disturbed the measurement, if anything did.
+    """
+    if not record:
+        return ""
+    if record.get("disturbed"):
+        return str(record["disturbed"]).split(":")[0]
+    value, low, high = (100 * record[key] for key in ("ratio", "low", "high"))
+    spread = f"{max(high - value, value - low):.0f}"
+    if low <= 100 <= high:
+        return f"as dense (± {spread})"
+    return f"{value:.0f} ± {spread}" + (" (slower)" if low > 100 else "")
+
+
 def median_interval(values: Sequence[float], confidence: float = 0.95) -> Ratio:
     """Return the median and an interval for it, from the order of the values alone (the sign test's).
 

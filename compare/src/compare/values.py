@@ -9,7 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from common.reporting.latency import BATCHES, relative_cell
+from common.options import LATENCY_BATCHES
+from common.timing import relative_text
 from compare.result_set import (
     ResultGroup,
     ResultSet,
@@ -21,6 +22,7 @@ from compare.result_set import (
 from compare.significance import latency_verdict
 
 DENSE = "dense baseline"
+BATCHES = tuple(map(str, LATENCY_BATCHES))  # as in the files of results
 MARK = " (!)"
 SIZES = ("macs", "nonzero_params", "bytes")
 COLUMNS = (
@@ -176,7 +178,7 @@ def format_latency(group: ResultGroup, batch: str) -> str:
     metric = f"latency{batch}_kept"
     if not group.has(metric):
         records = [record for result in group.results if (record := latency_record(result, batch))]
-        return relative_cell(records[0] if records else None)
+        return relative_text(records[0] if records else None)
     std, value = group.std(metric), 100 * group.mean(metric)
     record = latency_record(group.first, batch)
     if std is None and record is not None:

@@ -86,11 +86,7 @@ def trace_calls(model: nn.Module, input_shape: Sequence[int]) -> list[Call]:
 
         return hook
 
-    recorded = [
-        (name, module)
-        for name, module in model.named_modules()
-        if isinstance(module, LAYERS) or _has_projections(module) or not any(module.children())
-    ]
+    recorded = [(name, module) for name, module in model.named_modules() if is_layer(module)]
     handles = [module.register_forward_hook(record(name)) for name, module in recorded]
     try:
         run_example(model, input_shape)
@@ -98,6 +94,11 @@ def trace_calls(model: nn.Module, input_shape: Sequence[int]) -> list[Call]:
         for handle in handles:
             handle.remove()
     return calls
+
+
+def is_layer(module: nn.Module) -> bool:
+    """Return whether a module is a convolution, a linear layer or an attention with projections, or has no children."""
+    return isinstance(module, LAYERS) or _has_projections(module) or not any(module.children())
 
 
 def _has_projections(module: nn.Module) -> TypeGuard[HeadAttention | nn.MultiheadAttention]:
