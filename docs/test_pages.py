@@ -80,7 +80,7 @@ SMALL = {  # options that are appended: {command, and optionally the next word: 
     "kmeans.py": "--repeats 1 --threads 1",
     "shared_step.py": "--repeats 1 --threads 1",
     "training_step.py": "--repeats 1 --threads 1",
-    "latency.py": "--repeats 1 --threads 1",
+    "latency.py": "--seconds 1 --threads 1",
     "joint_step.py": "--repeats 1",
     "similarity.py": "--repeats 1 --images 10",
     "decomposition.py": "--repeats 1 --slow-repeats 1 --threads 1",
