@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from common.target import Target
     from common.trained_model import TrainedModel
 
+ONE_TARGET = "target: give one of --target-macs and --target-bytes, the fraction to keep, such as --target-macs 0.5"
 PROG = "python -m common.compress_command"
 
 
@@ -62,10 +63,8 @@ class Compress:
     no_latency: bool = option(False, "skip the latency measurement", free=True)
 
     def __post_init__(self) -> None:
-        if (self.target_macs is None) == (self.target_bytes is None):
-            raise UserError(
-                "target: give one of --target-macs and --target-bytes, the fraction to keep, such as --target-macs 0.5"
-            )
+        if self.target_macs is not None and self.target_bytes is not None:
+            raise UserError(ONE_TARGET)
         if self.unlabeled and self.train:
             raise UserError("--train and --unlabeled exclude each other; fine-tuning requires labels")
         if self.export:
@@ -92,10 +91,11 @@ def compress(settings: Compress) -> None:
     from common.runs import open_stage
 
     method, target = find_method(installed_methods(), settings.method), _target(settings)
-    if method.axis != target.axis:
-        raise UserError(
-            f"--target-{target.axis}: method {settings.method} has the target --target-{method.axis}; give that"
-        )
+    if target is None and method.axis is not None:
+        raise UserError(ONE_TARGET)
+    if target is not None and method.axis != target.axis:
+        other = f"the target --target-{method.axis}; give that" if method.axis else "no target; omit the option"
+        raise UserError(f"--target-{target.axis}: method {settings.method} has {other}")
     recipe = replace(TRAINING, epochs=settings.train)
     check_labels(method, settings.method, not settings.unlabeled, recipe)
     set_threads(settings.run.threads)
@@ -138,13 +138,14 @@ def _open(settings: Compress, device: torch.device) -> TrainedModel:
         ) from error
 
 
-def _target(settings: Compress) -> Target:
+def _target(settings: Compress) -> Target | None:
     from common.target import Target
 
     if settings.target_macs is not None:
         return Target(settings.target_macs, "macs", settings.tolerance)
-    assert settings.target_bytes is not None  # checked with the options
-    return Target(settings.target_bytes, "bytes", settings.tolerance)
+    if settings.target_bytes is not None:
+        return Target(settings.target_bytes, "bytes", settings.tolerance)
+    return None
 
 
 def _print_and_write(report: CompressionReport, settings: Compress) -> None:

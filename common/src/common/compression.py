@@ -32,7 +32,7 @@ from common.pipeline import FineTuning
 from common.pipeline import compress as run_pipeline
 from common.progress import activity, format_duration, note
 from common.runs import DECISION, Stage, open_stage, read_json
-from common.target import Axis, Target
+from common.target import AXIS_NAMES, Axis, Target
 from common.trained_model import (
     CALIBRATION_IMAGES,
     TrainedModel,
@@ -45,6 +45,7 @@ from common.training.step_time import measure_speed
 from common.wrapped import plain_network
 
 PACKAGE = "common"
+NO_TARGET = "no target"  # of a method without one
 DEFAULT = "model_preserving_id_extended"
 TRAINING = TrainOptions(epochs=0, learning_rate=0.01, batch_size=64)  # of fine-tuning, with the epochs of ``train``
 
@@ -56,7 +57,7 @@ class CompressionReport:
     Attributes:
         method: Label of the method.
         note: What must accompany its results.
-        target: Requested fraction and its axis, e.g. "50 % of the MACs".
+        target: Requested fraction and its axis, e.g. "50 % of the MACs"; "no target" if the method has none.
         metrics: Entries of the dense and the compressed network, as in metrics.json.
         widths: (layer, channels before, channels after) of every layer that became narrower.
         kept: Indices of the kept channels, by channel group.
@@ -199,7 +200,7 @@ def compress(
             :func:`common.data.own_data.own_data`. Methods choose by these; a part that is not used otherwise measures the
             result. Labels are optional for methods that do not train with them.
         method: Name of an installed method.
-        target_macs: Fraction of the MACs to keep; either this or ``target_bytes``.
+        target_macs: Fraction of the MACs to keep; either this or ``target_bytes``, except for methods without a target (int8).
         target_bytes: Fraction of the file's bytes to keep.
         tolerance: How far below the target the result may be, relative to it. (Comparisons use 0.02.)
         test: Examples for measuring; default: a fifth of ``data``.
@@ -224,9 +225,8 @@ def compress(
         UserError: If an argument is invalid, the method needs labels that are not given, or the target cannot be reached.
     """
     began = time.monotonic()
-    chosen, target = find_method(installed_methods(), method), _target(target_macs, target_bytes, tolerance)
-    if target.axis != chosen.axis:
-        raise UserError(f"{method}: its target is target_{chosen.axis}, not target_{target.axis}")
+    chosen = find_method(installed_methods(), method)
+    target = _target(chosen, method, target_macs, target_bytes, tolerance)
     model = copy_network(plain_network(model)).cpu().eval()
     classifier = metric is None and loss is None
     bundle, labeled = own_data(data, test, seed=seed, targets=not classifier)
@@ -247,8 +247,7 @@ def compress(
     folder = Path(tempfile.mkdtemp(prefix="compress-") if out is None else out)
     described = {
         "method": method,
-        f"target_{target.axis}": target.fraction,
-        "tolerance": target.tolerance,
+        **({f"target_{target.axis}": target.fraction, "tolerance": target.tolerance} if target else {}),
         "seed": seed,
         "weights": start.digest,
         "limits": limits.identity(),
@@ -268,7 +267,7 @@ def compress(
 def compress_trained(
     method: Method,
     start: TrainedModel,
-    target: Target,
+    target: Target | None,
     stage: Stage,
     tuning: FineTuning,
     *,
@@ -283,7 +282,7 @@ def compress_trained(
         log: As of :func:`compress`.
     """
     began = time.monotonic() if began is None else began
-    aim = f"{100 * target.fraction:g} % of the {'MACs' if target.axis == 'macs' else 'bytes'}"
+    aim = NO_TARGET if target is None else f"{100 * target.fraction:g} % of the {AXIS_NAMES[target.axis]}"
     with activity(f"{method.label}, {aim}", log) as doing:
         if log is not None and not stage.finished:
             for line in _plan(method, start, aim, tuning, start.data.labeled):
@@ -312,10 +311,10 @@ def compress_trained(
 def _plan(method: Method, start: TrainedModel, aim: str, tuning: FineTuning, labeled: bool) -> list[str]:
     """Return what is going to be done, about how long it takes by a measured training step, and the dense network."""
     recipe, images = tuning.recipe, len(start.data.train)
-    epochs = 0 if method.axis == "bytes" else recipe.epochs
+    epochs = recipe.epochs if method.is_tuned else 0
     trained = [f"{method.label} trains with labels"] * method.trains
     trained += [f"the pruned network is fine-tuned for {epochs} epoch{'s' * (epochs > 1)}"] * bool(epochs)
-    line = f"{start.name}: {method.label}, to {aim}; {' and '.join(trained) or 'nothing is trained'}"
+    line = f"{start.name}: {method.label}, {'' if aim == NO_TARGET else 'to '}{aim}; {' and '.join(trained) or 'nothing is trained'}"
     if start.classifier or tuning.loss is not None:
         hooks = Hooks() if tuning.loss is None else Hooks(loss=mean_loss(tuning.loss))
         speed = measure_speed(start.copy(), start.data.train, recipe, start.device, start.workers, hooks)
@@ -326,14 +325,20 @@ def _plan(method: Method, start: TrainedModel, aim: str, tuning: FineTuning, lab
     return [line, f"dense network: {quality}{dense['macs']:,} MACs, {dense['bytes']:,} bytes"]
 
 
-def _target(macs: float | None, size: float | None, tolerance: float) -> Target:
-    """Return the only target that is given. Raises UserError for none or two."""
+def _target(method: Method, name: str, macs: float | None, size: float | None, tolerance: float) -> Target | None:
+    """Return the only target that is given; None for a method without one. Raises UserError for none or two, or another axis."""
     axes: list[tuple[float | None, Axis]] = [(macs, "macs"), (size, "bytes")]
     given = [Target(float(value), axis, tolerance) for value, axis in axes if value is not None]
+    if method.axis is None:
+        if given:
+            raise UserError(f"{name}: it has no target; omit target_{given[0].axis}")
+        return None
     if len(given) != 1:
         raise UserError(
             "target: give one of target_macs and target_bytes, a fraction in (0, 1], such as target_macs=0.5"
         )
+    if given[0].axis != method.axis:
+        raise UserError(f"{name}: its target is target_{method.axis}, not target_{given[0].axis}")
     return given[0]
 
 

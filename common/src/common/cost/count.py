@@ -32,6 +32,8 @@ class Cost:
 def count_cost(model: nn.Module, input_shape: Sequence[int], rule: str = "conv_linear") -> Cost:
     """Count MACs and parameters for one example in eval mode, and restore the network's mode.
 
+    A network of an ONNX file has the cost that the file records.
+
     Args:
         input_shape: Shape of one example without the batch dimension, e.g. (C, H, W).
         rule: ``conv_linear`` (half of torch's FlopCounterMode) or a paper's rule: see :data:`common.cost.RULES`.
@@ -42,6 +44,9 @@ def count_cost(model: nn.Module, input_shape: Sequence[int], rule: str = "conv_l
     if rule not in RULES:
         raise UserError(f"unknown rule {rule!r}; known rules: {', '.join(RULES)}")
     model = plain_network(model)
+    recorded = getattr(model, "recorded_cost", None)  # of a network that a runtime runs
+    if isinstance(recorded, Cost):
+        return recorded
     macs, uncounted = RULES[rule](model, tuple(input_shape))
     params = sum(p.numel() for p in model.parameters())
     nonzero = sum(int(torch.count_nonzero(p)) for p in model.parameters())
