@@ -71,9 +71,7 @@ def test_results_table_has_rows_of_both_sources(tmp_path, monkeypatch):
     lines = table.splitlines()
     assert len(lines) == 2 + 6 + 3
     assert lines[4].count("41.96") == 1 and "README of March 2023 (published)" in lines[4] and "93.07" in lines[4]
-    assert (
-        "40.00" in lines[5] and "20.00" in lines[5] and "0.50" in lines[5] and "120 ± 3 (slower) | 75 ± 1" in lines[5]
-    )
+    assert "40.00" in lines[5] and "20.00" in lines[5] and "0.50" in lines[5] and "120 ± 3 (slower) | 75 ± 1" in lines[5]
     for published, missing, threshold in ((2, 3, "| 0.75 |"), (6, 7, "| 0.65 |")):
         assert threshold in lines[published] and threshold in lines[missing] and "not finished" in lines[missing]
     assert len({line.count("|") for line in lines}) == 1

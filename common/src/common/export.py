@@ -183,8 +183,9 @@ def _write_onnx(model: nn.Module, inputs: Any, file: Path) -> Callable[[Any], An
 
     from common.fold import fold_batch_norm
     from common.outputs import named_outputs
+    from common.runtimes.onnx_file import record_of, with_record
 
-    given = _named_inputs(inputs)
+    given, dense = _named_inputs(inputs), model
     model = fold_batch_norm(model)
 
     class Flat(torch.nn.Module):
@@ -218,6 +219,8 @@ def _write_onnx(model: nn.Module, inputs: Any, file: Path) -> Callable[[Any], An
             output_names=names,
             dynamic_axes=axes,
         )
+        if isinstance(inputs, torch.Tensor):
+            file.write_bytes(with_record(file.read_bytes(), record_of(dense, inputs.shape[1:])))
     onnx.checker.check_model(onnx.load(str(file)), full_check=True)
     session = onnxruntime.InferenceSession(file.read_bytes(), providers=["CPUExecutionProvider"])
 

@@ -44,7 +44,9 @@ def _pairs(model: nn.Module, modules: Mapping[str, nn.Module]) -> list[tuple[str
         before = node.args[0] if node.op == "call_module" and node.args else None
         if not isinstance(before, fx.Node) or before.op != "call_module" or len(before.users) > 1:
             continue
-        if called[node.target] == called[before.target] == 1 and _fits(modules[before.target], modules[node.target]):
+        if called[node.target] == called[before.target] == 1 and _fits(
+            modules[str(before.target)], modules[str(node.target)]
+        ):
             found.append((str(before.target), str(node.target)))
     return found
 
@@ -54,4 +56,4 @@ def _fits(layer: nn.Module, norm: nn.Module) -> bool:
     if type(norm) is not NORMS.get(type(layer)) or norm.running_mean is None:
         return False
     outputs = layer.out_features if isinstance(layer, nn.Linear) else layer.out_channels
-    return norm.num_features == outputs and (norm.affine or not isinstance(layer, nn.Linear))
+    return norm.num_features == outputs and (bool(norm.affine) or not isinstance(layer, nn.Linear))

@@ -9,7 +9,7 @@ network ─► export (batch norm folded) ─► ranges of activations ─► Qu
 import io
 import logging
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -21,7 +21,6 @@ import torch
 from torch import Tensor, nn
 
 from common.channels.example import copy_network
-from common.cost import count_cost
 from common.errors import UserError
 from common.export import export_network
 from common.methods import Decision
@@ -29,7 +28,7 @@ from common.outputs import class_scores, first_output
 from common.pipeline import recalibration_images
 from common.progress import track
 from common.runs import Stage
-from common.runtimes.onnx_file import COSTS, OnnxNetwork, with_record
+from common.runtimes.onnx_file import OnnxNetwork, record_of, with_record
 from common.target import Target
 from common.trained_model import TrainedModel
 
@@ -95,13 +94,10 @@ def save(path: Path, network: nn.Module, start: TrainedModel) -> None:
 
 def describe(start: TrainedModel) -> dict[str, Any]:
     """Return what the file records: the cost, and the data as in a checkpoint."""
-    cost = count_cost(start.model, start.data.input_shape)
     data = start.data.record()
     if data["normalize"] is not None:
         data["normalize"] = dict(zip(("mean", "std"), map(list, data["normalize"]), strict=True))
-    architecture = None if start.factory else getattr(start.model, "architecture", None)
-    found = {"cost": {name: getattr(cost, name) for name in COSTS}, "architecture": architecture, **data}
-    return {name: value for name, value in found.items() if value}
+    return record_of(start.model, start.data.input_shape) | {name: value for name, value in data.items() if value}
 
 
 def quantize(model: nn.Module, images: Tensor) -> list[Candidate]:

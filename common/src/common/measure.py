@@ -144,9 +144,9 @@ class LatencyTimes:
         """Return the median milliseconds per batch of a network, by batch size."""
         return {batch: round(1000 * timing.seconds(name), 4) for batch, timing in self.timings.items()}
 
-    def record(self, name: str) -> dict[str, dict[str, Any]]:
-        """Return, by batch size, a network's time relative to the reference, with its interval and the control."""
-        return {batch: timing.record(name) for batch, timing in self.timings.items()}
+    def record(self, name: str, reference: str | None = None) -> dict[str, dict[str, Any]]:
+        """Return, by batch size, a network's time relative to the reference, or another one, with its interval and the control."""
+        return {batch: timing.record(name, reference) for batch, timing in self.timings.items()}
 
     @property
     def disturbed(self) -> str:
@@ -181,6 +181,8 @@ def measure_latency(
         batch = torch.randn(batch_size, *input_shape, device=device)
         calls = {name: partial(model, _in_its_format(model, batch)) for name, model in models.items()}
         with torch.inference_mode():
+            for call in calls.values():
+                call()  # compiles, or opens a session
             timings[str(batch_size)] = time_calls(
                 calls,
                 reference or next(iter(models)),

@@ -4,7 +4,7 @@ The metadata are one entry of text, which other programs ignore: nothing of this
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from common.checkpoint import check_data_fields
 from common.checkpoint_header import HEADER_LIMIT, METADATA
 from common.cli import shorten
-from common.cost.count import Cost
+from common.cost.count import Cost, count_cost
 from common.errors import UserError, one_line
 from common.models import is_registered
 
@@ -82,6 +82,19 @@ def open_session(content: bytes, threads: int) -> Any:
     for name, value in THREAD_SETTINGS.items():
         options.add_session_config_entry(name, value)
     return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+
+
+def record_of(model: nn.Module, input_shape: Sequence[int]) -> dict[str, Any]:
+    """Return what the file of a network records: its cost, its architecture, and what its checkpoint records of the data.
+
+    input_shape: Shape of one example.
+    """
+    cost, header = count_cost(model, input_shape), getattr(model, "checkpoint_header", None) or {}
+    found = {"cost": {name: getattr(cost, name) for name in COSTS}, **{name: header.get(name) for name in DATA_FIELDS}}
+    architecture = getattr(model, "architecture", None)
+    if architecture is not None and is_registered(architecture["arch"]):
+        found["architecture"] = architecture
+    return {name: value for name, value in found.items() if value}
 
 
 def with_record(content: bytes, record: Mapping[str, Any]) -> bytes:
