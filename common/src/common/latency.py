@@ -238,7 +238,7 @@ def latency(settings: Latency) -> None:
         f"{describe_control(measured)}"
     )
     if len(settings.runtime) > 1:
-        print(f"the dense network takes {describe_dense(measured, settings.runtime)}")
+        print(f"the dense network takes, in milliseconds, {describe_dense(measured, settings.runtime)}")
     if settings.json:
         milliseconds = {
             batch: {name: [round(1000 * s, 4) for s in seconds] for name, seconds in timing.series.items()}
@@ -286,8 +286,11 @@ def _in_runtimes(
 def describe_dense(measured: LatencyTimes, runtimes: Sequence[str]) -> str:
     """Return the dense network's milliseconds in each runtime, with which runtimes are compared."""
     times = {runtime: measured.milliseconds(series_name(DENSE, runtime)) for runtime in dict.fromkeys(runtimes)}
-    parts = [f"{', '.join(f'{ms:.2f} (batch {batch})' for batch, ms in each.items())} in {name}" for name, each in times.items()]
-    return f"{'; '.join(parts)}; milliseconds"
+    parts = [
+        f"{', '.join(f'{ms:.2f} (batch {batch})' for batch, ms in each.items())} in {name}"
+        for name, each in times.items()
+    ]
+    return "; ".join(parts)
 
 
 def describe_control(measured: LatencyTimes) -> str:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from common.export import export_network
-from common.runtimes.onnx_file import OnnxNetwork
+from common.runtimes.onnx_file import OnnxNetwork, parse_onnx
 
 EXAMPLES = 3  # random inputs with which an export is checked
 
@@ -27,7 +27,9 @@ def in_compile(model: nn.Module, input_shape: Sequence[int]) -> nn.Module:
 
 def in_onnxruntime(model: nn.Module, input_shape: Sequence[int]) -> nn.Module:
     """Return the exported network, run by ONNX Runtime."""
-    return model if isinstance(model, OnnxNetwork) else OnnxNetwork(onnx_bytes(model, input_shape))
+    return (
+        model if isinstance(model, OnnxNetwork) else parse_onnx(onnx_bytes(model, input_shape), "the exported network")
+    )
 
 
 def in_openvino(model: nn.Module, input_shape: Sequence[int]) -> nn.Module:

@@ -116,11 +116,15 @@ def read_onnx(path: Path) -> OnnxNetwork:
         raise UserError(
             f"{path}: the package {missing} is not installed; in the checkout, pip install -e './common[export]'"
         )
-    import onnx
-
     if path.stat().st_size > SIZE_LIMIT:
         raise UserError(f"{path}: larger than {SIZE_LIMIT} bytes, the limit for ONNX files")
-    content = path.read_bytes()
+    return parse_onnx(path.read_bytes(), path)
+
+
+def parse_onnx(content: bytes, path: object) -> OnnxNetwork:
+    """Return the network of the bytes of an ONNX file. Raises UserError, naming ``path``, as :func:`read_onnx`."""
+    import onnx
+
     try:
         proto = onnx.load_from_string(content)
         others = any(onnx.external_data_helper.uses_external_data(tensor) for tensor in proto.graph.initializer)
@@ -139,7 +143,7 @@ def read_onnx(path: Path) -> OnnxNetwork:
     return network.eval()
 
 
-def _parse_record(text: str | None, path: Path) -> dict[str, Any]:
+def _parse_record(text: str | None, path: object) -> dict[str, Any]:
     """Return what a file records; empty if it is not of this project. Raises UserError if it is damaged."""
     if text is None:
         return {}
