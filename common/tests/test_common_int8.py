@@ -6,12 +6,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from torch import nn
-
-onnx = pytest.importorskip("onnx")
-pytest.importorskip("onnxruntime")
 
 from common import int8
 from common.cost import count_cost

@@ -7,12 +7,10 @@ import sys
 import time
 from collections import Counter
 
+import onnx
 import pytest
 import torch
 from torch import nn
-
-onnx = pytest.importorskip("onnx")
-pytest.importorskip("onnxruntime")
 
 from common import latency, runtimes
 from common.checkpoint import load_model, save_model

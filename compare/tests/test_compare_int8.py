@@ -2,11 +2,11 @@
 
 import json
 import sys
+from importlib.util import find_spec
 
 import pytest
 import torch
-
-pytest.importorskip("onnxruntime")
+from compare_helpers import BYTES, LEADING, bundle, tiny
 
 from common import compress
 from common.compress_command import Compress
@@ -18,8 +18,8 @@ from compare.comparison_jobs import chain_targets, comparison_jobs
 from compare.int8 import INT8
 from compare.result_set import read_results
 from compare.values import table_rows
-from compare_helpers import BYTES, LEADING, bundle, tiny
 
+pytestmark = pytest.mark.skipif(find_spec("onnxruntime") is None, reason="needs onnxruntime")
 METHODS = {"int8": INT8, "leading": LEADING, "bytes": BYTES}
 TARGETS = {"macs": [0.7, 0.5], "bytes": [0.1]}
 

@@ -9,7 +9,7 @@ network ─► export (batch norm folded) ─► ranges of activations ─► Qu
 import io
 import logging
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -129,14 +129,16 @@ def _ranges(file: Path, images: Tensor) -> Iterator[tuple[str, Any]]:
     """Yield (name, ranges of all activations) for each way to choose them from images (N, C, H, W)."""
     from onnxruntime.quantization import CalibrationMethod
 
-    yield "minmax", _collect(file, images, CalibrationMethod.MinMax, {})
+    minmax = _collect(file, images, CalibrationMethod.MinMax, {})
+    yield "minmax", _silent(minmax.compute_data)
+    histograms = _collect(file, images, CalibrationMethod.Percentile, {"num_bins": BINS, "symmetric": False})
     for percentile in PERCENTILES:
-        options = {"percentile": percentile, "num_bins": BINS, "symmetric": False}
-        yield f"percentile {percentile}", _collect(file, images, CalibrationMethod.Percentile, options)
+        histograms.collector.percentile = percentile
+        yield f"percentile {percentile}", _silent(histograms.compute_data)
 
 
 def _collect(file: Path, images: Tensor, method: Any, options: Mapping[str, Any]) -> Any:
-    """Return ONNX Runtime's ranges of all activations. The images are read in batches: histograms keep no activations."""
+    """Return ONNX Runtime's calibrator, which has seen all images. They are read in batches: histograms keep no activations."""
     from onnxruntime.quantization import CalibrationDataReader, create_calibrator
 
     class Batch(CalibrationDataReader):
@@ -156,10 +158,14 @@ def _collect(file: Path, images: Tensor, method: Any, options: Mapping[str, Any]
         extra_options=dict(options),
     )
     for batch in track(images.split(BATCH), "calibrate"):
-        with redirect_stdout(io.StringIO()):  # ONNX Runtime prints
-            calibrator.collect_data(Batch(batch.contiguous().numpy()))
+        _silent(calibrator.collect_data, Batch(batch.contiguous().numpy()))
+    return calibrator
+
+
+def _silent(function: Callable[..., Any], *arguments: Any) -> Any:
+    """Call a function of ONNX Runtime's quantizer, which prints its progress."""
     with redirect_stdout(io.StringIO()):
-        return calibrator.compute_data()
+        return function(*arguments)
 
 
 def _op_types() -> list[str]:
