@@ -93,7 +93,11 @@ class ResultOptions:
     )
     seeds: list[int] = option([0, 1, 2], "random seeds; one dense network and one result per seed", type=SEED)
     chain: list[str] = option(
-        [], "methods to apply in sequence; may be repeated; int8 comes last and has no target", action="append", type=str, metavar="A,B,C"
+        [],
+        "methods to apply in sequence; may be repeated; int8 comes last and has no target",
+        action="append",
+        type=str,
+        metavar="A,B,C",
     )
 
 
