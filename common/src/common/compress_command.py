@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     import torch
 
     from common.compression import CompressionReport
-    from common.target import Axis, Target
+    from common.target import Target
     from common.trained_model import TrainedModel
 
 PROG = "python -m common.compress_command"
@@ -94,8 +94,11 @@ def compress(settings: Compress) -> None:
     from common.pipeline import FineTuning
     from common.progress import note
     from common.runs import open_stage
+    from common.target import AXES, no_target_message
 
     method, target = find_method(installed_methods(), settings.method), _target(settings)
+    if target is None and method.axis is not None:
+        raise UserError(no_target_message(AXES, option_name))
     method.check_axis(target, settings.method, option_name)
     recipe = replace(TRAINING, epochs=settings.train)
     check_labels(method, settings.method, not settings.unlabeled, recipe)
@@ -139,14 +142,10 @@ def _open(settings: Compress, device: torch.device) -> TrainedModel:
         ) from error
 
 
-def _target(settings: Compress) -> Target:
-    from common.target import only_target
+def _target(settings: Compress) -> Target | None:
+    from common.target import AXES, only_target
 
-    given: dict[Axis, float | None] = {
-        "macs": settings.target_macs,
-        "bytes": settings.target_bytes,
-        "latency": settings.target_latency,
-    }
+    given = {axis: getattr(settings, f"target_{axis}") for axis in AXES}
     return only_target(given, settings.tolerance, settings.latency_batch_size, option_name)
 
 

@@ -32,7 +32,7 @@ from common.pipeline import FineTuning
 from common.pipeline import compress as run_pipeline
 from common.progress import activity, format_duration, note
 from common.runs import DECISION, Stage, open_stage, read_json
-from common.target import Axis, Target, only_target
+from common.target import AXES, Axis, Target, no_target_message, only_target
 from common.trained_model import (
     CALIBRATION_IMAGES,
     TrainedModel,
@@ -45,6 +45,7 @@ from common.training.step_time import measure_speed
 from common.wrapped import plain_network
 
 PACKAGE = "common"
+NO_TARGET = "no target"  # of a method without one
 DEFAULT = "model_preserving_id_extended"
 TRAINING = TrainOptions(epochs=0, learning_rate=0.01, batch_size=64)  # of fine-tuning, with the epochs of ``train``
 
@@ -56,7 +57,7 @@ class CompressionReport:
     Attributes:
         method: Label of the method.
         note: What must accompany its results.
-        target: Requested fraction and its axis, e.g. "50 % of the MACs".
+        target: Requested fraction and its axis, e.g. "50 % of the MACs"; "no target" if the method has none.
         metrics: Entries of the dense and the compressed network, as in metrics.json.
         widths: (layer, channels before, channels after) of every layer that became narrower.
         kept: Indices of the kept channels, by channel group.
@@ -201,7 +202,8 @@ def compress(
             :func:`common.data.own_data.own_data`. Methods choose by these; a part that is not used otherwise measures the
             result. Labels are optional for methods that do not train with them.
         method: Name of an installed method.
-        target_macs: Fraction of the MACs to keep; this, ``target_bytes`` or ``target_latency``.
+        target_macs: Fraction of the MACs to keep; this, ``target_bytes`` or ``target_latency``, except for methods without a target
+            (int8).
         target_bytes: Fraction of the file's bytes to keep.
         target_latency: Fraction of the dense network's time on this machine to keep, with the threads that torch has now, as
             measured (:mod:`common.latency_target`).
@@ -232,6 +234,8 @@ def compress(
     began = time.monotonic()
     given: dict[Axis, float | None] = {"macs": target_macs, "bytes": target_bytes, "latency": target_latency}
     chosen, target = find_method(installed_methods(), method), only_target(given, tolerance, latency_batch_size)
+    if target is None and chosen.axis is not None:
+        raise UserError(no_target_message(AXES))
     chosen.check_axis(target, method)
     model = copy_network(plain_network(model)).cpu().eval()
     classifier = metric is None and loss is None
@@ -253,9 +257,8 @@ def compress(
     folder = Path(tempfile.mkdtemp(prefix="compress-") if out is None else out)
     described = {
         "method": method,
-        f"target_{target.axis}": target.fraction,
-        "tolerance": target.tolerance,
-        "latency_batch_size": target.batch_size if target.axis == "latency" else None,
+        **({f"target_{target.axis}": target.fraction, "tolerance": target.tolerance} if target else {}),
+        "latency_batch_size": target.batch_size if target and target.axis == "latency" else None,
         "seed": seed,
         "weights": start.digest,
         "limits": limits.identity(),
@@ -275,7 +278,7 @@ def compress(
 def compress_trained(
     method: Method,
     start: TrainedModel,
-    target: Target,
+    target: Target | None,
     stage: Stage,
     tuning: FineTuning,
     *,
@@ -290,7 +293,7 @@ def compress_trained(
         log: As of :func:`compress`.
     """
     began = time.monotonic() if began is None else began
-    aim = f"{100 * target.fraction:g} % of the {target.what}"
+    aim = NO_TARGET if target is None else f"{100 * target.fraction:g} % of the {target.what}"
     with activity(f"{method.label}, {aim}", log) as doing:
         if log is not None and not stage.finished:
             for line in _plan(method, start, aim, tuning, start.data.labeled):
@@ -319,10 +322,10 @@ def compress_trained(
 def _plan(method: Method, start: TrainedModel, aim: str, tuning: FineTuning, labeled: bool) -> list[str]:
     """Return what is going to be done, about how long it takes by a measured training step, and the dense network."""
     recipe, images = tuning.recipe, len(start.data.train)
-    epochs = 0 if method.axis == "bytes" else recipe.epochs
+    epochs = recipe.epochs if method.is_tuned else 0
     trained = [f"{method.label} trains with labels"] * method.trains
     trained += [f"the pruned network is fine-tuned for {epochs} epoch{'s' * (epochs > 1)}"] * bool(epochs)
-    line = f"{start.name}: {method.label}, to {aim}; {' and '.join(trained) or 'nothing is trained'}"
+    line = f"{start.name}: {method.label}, {'' if aim == NO_TARGET else 'to '}{aim}; {' and '.join(trained) or 'nothing is trained'}"
     if start.classifier or tuning.loss is not None:
         hooks = Hooks() if tuning.loss is None else Hooks(loss=mean_loss(tuning.loss))
         speed = measure_speed(start.copy(), start.data.train, recipe, start.device, start.workers, hooks)

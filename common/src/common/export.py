@@ -47,7 +47,8 @@ def export_network(
         inputs: A batch (N, C, H, W), N > 1, for tracing and comparing; a tuple of several inputs, or {keyword: input}. The
             exported network accepts any batch size.
         out: File to write. It is not written if an output y differs by more than 1e-5 max(1, max|y|) or an error occurs.
-        format: ``onnx`` (compared in onnxruntime; requires the extra ``export``) or ``pt2`` (torch.export).
+        format: ``onnx`` (compared in onnxruntime; requires the extra ``export``; batch norm is folded into the layers in front of
+            it) or ``pt2`` (torch.export).
         log: Function that receives lines on the progress.
 
     Raises:
@@ -56,8 +57,11 @@ def export_network(
     import torch
 
     from common.outputs import named_outputs
+    from common.runtimes.onnx_file import OnnxNetwork
 
     check_format(format)
+    if isinstance(model, OnnxNetwork):
+        raise UserError("the network is run from an ONNX file, which is exported already; copy that file")
     model = model.cpu().eval()
     inputs = _map(inputs, lambda tensor: tensor.contiguous())
     count = _batch_size(inputs)
@@ -177,9 +181,12 @@ def _write_onnx(model: nn.Module, inputs: Any, file: Path) -> Callable[[Any], An
     import onnxruntime
     import torch
 
+    from common.fold import fold_batch_norm
     from common.outputs import named_outputs
+    from common.runtimes.onnx_file import record_of, with_record
 
-    given = _named_inputs(inputs)
+    given, dense = _named_inputs(inputs), model
+    model = fold_batch_norm(model)
 
     class Flat(torch.nn.Module):
         """The network with tensors as inputs and a tuple of tensors as outputs, as ONNX has them."""
@@ -212,6 +219,8 @@ def _write_onnx(model: nn.Module, inputs: Any, file: Path) -> Callable[[Any], An
             output_names=names,
             dynamic_axes=axes,
         )
+        if isinstance(inputs, torch.Tensor):
+            file.write_bytes(with_record(file.read_bytes(), record_of(dense, inputs.shape[1:])))
     onnx.checker.check_model(onnx.load(str(file)), full_check=True)
     session = onnxruntime.InferenceSession(file.read_bytes(), providers=["CPUExecutionProvider"])
 

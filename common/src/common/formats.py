@@ -17,9 +17,13 @@ GROUP = "compression_papers.formats"
 
 
 def load_network(path: Path | str, factory: Callable[[], nn.Module] | None = None) -> nn.Module:
-    """Load a network, in eval mode, from a checkpoint or a file in an installed package's format. Raises UserError."""
+    """Load a network, in eval mode, from a checkpoint, an ONNX file or a file in an installed package's format. Raises UserError."""
     if not Path(path).is_file():
         raise UserError(f"{path}: no such file")
+    if Path(path).suffix == ".onnx":
+        from common.runtimes.onnx_file import read_onnx  # onnx and ONNX Runtime begin here
+
+        return read_onnx(Path(path))
     for point in entry_points(group=GROUP):
         model = point.load()(Path(path), factory)
         if model is not None:

@@ -144,9 +144,9 @@ class LatencyTimes:
         """Return the median milliseconds per batch of a network, by batch size."""
         return {batch: round(1000 * timing.seconds(name), 4) for batch, timing in self.timings.items()}
 
-    def record(self, name: str) -> dict[str, dict[str, Any]]:
-        """Return, by batch size, a network's time relative to the reference, with its interval and the control."""
-        return {batch: timing.record(name) for batch, timing in self.timings.items()}
+    def record(self, name: str, reference: str | None = None) -> dict[str, dict[str, Any]]:
+        """Return, by batch size, a network's time relative to the reference, or another one, with its interval and the control."""
+        return {batch: timing.record(name, reference) for batch, timing in self.timings.items()}
 
     @property
     def disturbed(self) -> str:
@@ -165,7 +165,7 @@ def measure_latency(
     seconds: float = LATENCY_SECONDS,
     fewest: int = FEWEST,
 ) -> LatencyTimes:
-    """Time networks against each other, in inference mode (see :mod:`common.timing`).
+    """Time networks against each other, in inference mode, also in several runtimes (see :mod:`common.timing`).
 
     Args:
         input_shape: Shape of one example.
@@ -179,17 +179,24 @@ def measure_latency(
     timings = {}
     for batch_size in batch_sizes:
         batch = torch.randn(batch_size, *input_shape, device=device)
-        if batch.dim() == 4:
-            batch = batch.contiguous(memory_format=torch.channels_last)
+        calls = {name: partial(model, _in_its_format(model, batch)) for name, model in models.items()}
         with torch.inference_mode():
+            for call in calls.values():
+                call()  # compiles, or opens a session
             timings[str(batch_size)] = time_calls(
-                {name: partial(model, batch) for name, model in models.items()},
+                calls,
                 reference or next(iter(models)),
                 seconds=seconds / len(batch_sizes),
                 fewest=fewest,
                 synchronize=wait,
             )
     return LatencyTimes(timings)
+
+
+def _in_its_format(model: nn.Module, batch: Tensor) -> Tensor:
+    """Return a batch as a network reads it without copying: channels-last, unless it has a memory format of its own."""
+    known = getattr(model, "memory_format", torch.channels_last if batch.dim() == 4 else torch.preserve_format)
+    return batch.contiguous(memory_format=known) if known is not torch.preserve_format else batch
 
 
 def model_metrics(

@@ -72,8 +72,8 @@ class Method:
         decide: Function that returns the :class:`Decision` for a trained network and a target. It keeps its files and
             progress in the stage's folder and parts, and makes choices on training images only. Raises UserError, with
             the nearest reachable value, for an unreachable target.
-        axis: The quantity that a target is a fraction of. A method for ``bytes`` is not followed by training, and must
-            be the last in a chain.
+        axis: The quantity that a target is a fraction of; None for a method that has no target. Only a method for ``macs`` is followed
+            by training. Those for ``bytes`` come after it in a chain, and a method without a target is the last.
         save: Function that writes the compressed network.
         suffix: Suffix of the file that ``save`` writes; :func:`common.formats.load_network` must be able to read it.
         weights: "inherited" from the trained network, "generated" by another network, or trained from "scratch".
@@ -92,7 +92,7 @@ class Method:
 
     label: str
     decide: Decide
-    axis: Axis = "macs"
+    axis: Axis | None = "macs"
     save: Callable[[Path, nn.Module, TrainedModel], None] = save_network
     suffix: str = ".safetensors"
     weights: Literal["inherited", "generated", "scratch"] = "inherited"
@@ -105,17 +105,23 @@ class Method:
     shares: bool = False
     scores: Callable[[TrainedModel, int], Mapping[str, Tensor]] | None = None
 
-    def check_axis(self, target: Target, name: str, option: Callable[[str], str] = str) -> None:
+    @property
+    def is_tuned(self) -> bool:
+        """Whether training may follow: it would undo the codes of a method that targets bytes, or has no target."""
+        return self.axis not in ("bytes", None)
+
+    def check_axis(self, target: Target | None, name: str, option: Callable[[str], str] = str) -> None:
         """Raise UserError if the method cannot aim at a target. option: from a parameter's name to its name in messages."""
         accepted = accepted_axes(self.axis)
-        if target.axis not in accepted:
+        if target is not None and target.axis not in accepted:
             others = " or ".join(option(f"target_{axis}") for axis in accepted)
-            raise UserError(f"{option(f'target_{target.axis}')}: method {name} has the target {others}; give that")
+            has = f"the target {others}; give that" if accepted else "no target; omit the option"
+            raise UserError(f"{option(f'target_{target.axis}')}: method {name} has {has}")
 
 
-def accepted_axes(axis: Axis) -> tuple[Axis, ...]:
+def accepted_axes(axis: Axis | None) -> tuple[Axis, ...]:
     """Return the targets that a method of this axis can aim at: one that removes channels can aim at MACs or latency."""
-    return ("macs", "latency") if axis == "macs" else (axis,)
+    return ("macs", "latency") if axis == "macs" else () if axis is None else (axis,)
 
 
 def installed_methods() -> dict[str, Method]:

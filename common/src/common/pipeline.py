@@ -98,8 +98,8 @@ def compress(
     """Compress a network in a run folder and return its metrics. A finished run is read, an interrupted one resumes.
 
     Args:
-        target: None if the method's own options determine how much is kept.
-        training: Fine-tuning; None for no training. Ignored for methods whose axis is ``bytes``.
+        target: None if the method has no target, or its own options determine how much is kept.
+        training: Fine-tuning; None for no training. Ignored for methods that are not tuned (:attr:`common.methods.Method.is_tuned`).
         latency: Whether to measure the latency of both networks (interleaved).
         accept_missed: Whether to finish a network that misses the target, because the caller reports it.
         details: Function that returns further entries of metrics.json.
@@ -123,7 +123,7 @@ def compress(
             decision = replace(met.decision, report={**met.decision.report, "latency_target": met.report})
         else:
             decision = method.decide(start, target, stage)
-        if training and training.recalibrate and method.axis != "bytes" and not decision.recalibrate:
+        if training and training.recalibrate and method.is_tuned and not decision.recalibrate:
             decision = replace(decision, recalibrate=recalibration_images(start, training.recalibrate, stage.seed))
         if is_main():
             kept = {name: [int(channel) for channel in channels] for name, channels in decision.kept.items()}
@@ -131,7 +131,7 @@ def compress(
         network, checked = apply_decision(start, decision), None if accept_missed else target
         if checked is not None and checked.axis == "macs":  # before the fine-tuning, which does not change the MACs
             _check_target(checked, start, decision, {"macs": count_cost(network, start.data.input_shape).macs})
-        tuning = training if training and training.recipe.epochs and method.axis != "bytes" else None
+        tuning = training if training and training.recipe.epochs and method.is_tuned else None
         pruned = start.metrics(network, start.quality_of(network)) if tuning and is_main() else None
     rows = []
     if tuning:
@@ -144,7 +144,9 @@ def compress(
             file = stage.folder / f"model{method.suffix}"
             method.save(file, network, start)
             outcome = _measure_outcome(start, decision, rows, file, pruned, latency)
-            if start.limits:
+            if (
+                start.limits and method.axis is not None
+            ):  # otherwise nothing was pruned, and the file has no layers to check
                 start.limits.check_network(start.model, outcome.network, start.all_groups)
             if checked is not None and checked.axis != "latency":
                 _check_target(checked, start, decision, outcome.metrics["compressed"], stage.log)

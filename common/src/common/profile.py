@@ -20,6 +20,8 @@ from common.settings import command, option, section, settings
 from common.timed_networks import DENSE, TimedNetworks, open_networks, round_to_option
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from common.profiling.roofline import Machine
     from common.profiling.times import NetworkTimes
     from common.timing import Timing
@@ -66,7 +68,6 @@ def profile(settings: Profile) -> None:
     import torch
 
     from common.device import choose_device, set_threads
-    from common.profiling.fold import fold_batch_norm
     from common.profiling.report import profile_record
     from common.profiling.roofline import measure_machine
     from common.profiling.times import time_layers
@@ -75,7 +76,7 @@ def profile(settings: Profile) -> None:
     device = choose_device(settings.run.device)
     models, shape = open_networks(settings)
     if settings.fold_batch_norm:
-        models = {name: fold_batch_norm(name, model) for name, model in models.items()}
+        models = {name: _folded(name, model) for name, model in models.items()}
     wait = partial(torch.cuda.synchronize, device) if device.type == "cuda" else lambda: None
     machine = measure_machine(device, wait)
     batch_size = settings.batch_size
@@ -94,6 +95,23 @@ def profile(settings: Profile) -> None:
         from common.profiling.plot import plot_layers
 
         plot_layers(settings.plot, networks, machine, settings.top, about)
+
+
+def _folded(name: str, model: nn.Module) -> nn.Module:
+    """Fold batch norm. Raises UserError, with the network's name, if it has some and none of it can be folded."""
+    from torch import nn
+
+    from common.fold import fold_batch_norm
+
+    folded = fold_batch_norm(model)
+    before, after = (
+        sum(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in net.modules()) for net in (model, folded)
+    )
+    if before and before == after:
+        raise UserError(
+            f"--fold-batch-norm: no batch norm of the network {name} can be folded into the layer before it"
+        )
+    return folded
 
 
 def _print_profile(

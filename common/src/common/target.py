@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from common.cost.widths import TargetCost
 
 Axis = Literal["macs", "bytes", "latency"]
+AXES: tuple[Axis, ...] = ("macs", "bytes", "latency")
 K = TypeVar("K")
 TOLERANCE, LATENCY_TOLERANCE = 0.02, 0.05  # a target F is met by fractions in [(1 - tolerance) F, F]
 WIDE_TOLERANCE = 0.1  # of one result, which is not compared with others
@@ -175,8 +176,8 @@ def only_target(
     tolerance: float | None = None,
     batch_size: int = 1,
     option: Callable[[str], str] = str,
-) -> Target:
-    """Return the only target that is given.
+) -> Target | None:
+    """Return the only target that is given; None without any.
 
     Args:
         given: Fraction by axis; None: not given.
@@ -184,17 +185,22 @@ def only_target(
         option: Function from a parameter's name to its name in error messages.
 
     Raises:
-        UserError: For none or several.
+        UserError: For several.
     """
     found = [(axis, value) for axis, value in given.items() if value is not None]
-    if len(found) != 1:
-        names = [option(f"target_{axis}") for axis in given]
-        raise UserError(
-            f"target: give one of {', '.join(names[:-1])} and {names[-1]}, the fraction to keep, such as {option('target_macs')} 0.5"
-        )
+    if len(found) > 1:
+        raise UserError(no_target_message(list(given), option))
+    if not found:
+        return None
     axis, value = found[0]
     default = LATENCY_TOLERANCE if axis == "latency" else WIDE_TOLERANCE
     return Target(float(value), axis, default if tolerance is None else tolerance, batch_size)
+
+
+def no_target_message(axes: Sequence[Axis], option: Callable[[str], str] = str) -> str:
+    """Return the error message if none or several of the targets are given. option: as of :func:`only_target`."""
+    names = [option(f"target_{axis}") for axis in axes]
+    return f"target: give one of {', '.join(names[:-1])} and {names[-1]}, the fraction to keep, such as {option('target_macs')} 0.5"
 
 
 def uniform_widths(

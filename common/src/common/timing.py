@@ -62,9 +62,9 @@ class Timing:
         """Return the median."""
         return statistics.median(self.series[name])
 
-    def ratio(self, name: str) -> Ratio:
-        """Return the time of a call over that of the reference."""
-        pairs = zip(self.series[name], self.series[self.reference], strict=True)
+    def ratio(self, name: str, reference: str | None = None) -> Ratio:
+        """Return the time of a call over that of the reference, or of another call."""
+        pairs = zip(self.series[name], self.series[reference or self.reference], strict=True)
         return median_interval([one / reference for one, reference in pairs])
 
     @property
@@ -72,9 +72,11 @@ class Timing:
         """Time of the reference over its own."""
         return self.ratio(CONTROL)
 
-    def record(self, name: str) -> dict[str, Any]:
-        """Return what metrics.json records of a call: its ratio to the reference, and what the control and the system say."""
-        ratio, control = self.ratio(name), self.control
+    def record(self, name: str, reference: str | None = None) -> dict[str, Any]:
+        """Return what metrics.json records of a call: its ratio to the reference, or to another call, and what the control and the
+        system say.
+        """
+        ratio, control = self.ratio(name, reference), self.control
         found = {
             "ratio": ratio.value,
             "low": ratio.low,

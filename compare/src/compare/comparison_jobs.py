@@ -30,7 +30,8 @@ class ComparisonJob:
 
     Attributes:
         methods: Names of the methods, applied in sequence.
-        targets: Fraction of the dense network to keep at the end, by axis: {"macs": 0.5}, {"bytes": 0.05}, {"latency": 0.6}.
+        targets: Fraction of the dense network to keep at the end, by axis: {"macs": 0.5}, {"bytes": 0.05}, {"latency": 0.6}; empty if the
+            methods have none.
         seed: Random seed.
     """
 
@@ -95,6 +96,7 @@ def comparison_jobs(
                 for name, method in methods.items()
                 if axis in accepted_axes(method.axis)
             ]
+        found += [ComparisonJob((name,), {}, seed) for name, method in methods.items() if method.axis is None]
         found += [
             ComparisonJob(tuple(chain), aims, seed)
             for chain in chains
@@ -112,9 +114,12 @@ def chain_targets(
             f"--chain {','.join(chain)}: a chain needs two methods or more (A,B); use --methods for single methods"
         )
     axes = {methods[name].axis for name in chain}
-    if "bytes" in axes and any(methods[name].axis == "macs" for name in chain[_first(chain, methods, "bytes") :]):
+    early = next((name for name in chain[:-1] if methods[name].axis is None), None)
+    if early:
+        raise UserError(f"--chain {','.join(chain)}: {early} writes a file that no other method reads; it comes last")
+    if "bytes" in axes and any(methods[name].axis != "bytes" for name in chain[_first(chain, methods, "bytes") :]):
         raise UserError(
-            f"--chain {','.join(chain)}: pruning would undo a method that targets bytes; such a method comes last"
+            f"--chain {','.join(chain)}: another method would undo one that targets bytes; such a method comes last"
         )
     for macs in targets["macs"] if "macs" in axes else [None]:
         for size in targets["bytes"] if "bytes" in axes else [None]:

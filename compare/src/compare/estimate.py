@@ -117,7 +117,7 @@ class TimeEstimate:
             size = job.targets.get("macs", 1.0) if method.axis == "macs" else 1.0
             if first or not method.shares:
                 examples += method.examples(self.recipe, self.train, self.speed.layers)
-            if method.axis == "macs":
+            if method.is_tuned:
                 examples += self.recipe.epochs * self.train * (size + TEACHER * self.distill)
             examples += MEASURED * self.test * FORWARD
         return OVERHEAD * len(job.methods) + examples * self.speed.second_per_example

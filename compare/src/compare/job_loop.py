@@ -96,7 +96,7 @@ def _job_record(job: ComparisonJob) -> dict[str, Any]:
 
 
 def _summary(metrics: dict[str, Any]) -> str:
-    pruned, small, axis = metrics["after_cut"], metrics["compressed"], metrics["axis"]
+    pruned, small, axis = metrics["after_cut"], metrics["compressed"], metrics["axis"] or "bytes"
     kept = f"{100 * metrics['kept'][axis]:.2f} % of the {'MACs' if axis == 'macs' else axis}"
     arrow = f"{pruned['top1']:.2f} -> {small['top1']:.2f} %" if metrics["finetune_epochs"] else f"{small['top1']:.2f} %"
     return f"{kept}, top-1 {arrow}" + (", target MISSED" if metrics["missed"] else "")

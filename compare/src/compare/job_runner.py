@@ -16,7 +16,7 @@ from common.methods import Method
 from common.pipeline import FineTuning, Outcome, compress
 from common.progress import note, part
 from common.runs import open_stage
-from common.target import LATENCY_TOLERANCE, Axis, Target
+from common.target import LATENCY_TOLERANCE, Target
 from common.trained_model import CALIBRATION_IMAGES, TrainedModel, read_trained_model
 from compare.breakdown import layer_widths, per_class
 from compare.changed_images import SHEET, changed_predictions, draw_sheet
@@ -30,7 +30,7 @@ class ChainStep:
 
     Attributes:
         start: The network to compress.
-        target: Target as a fraction of the *dense* network's MACs or bytes.
+        target: Target as a fraction of the *dense* network's MACs or bytes; None for a method without one.
         relative_target: Target as a fraction of ``start``; differs from ``target`` in a chain.
         number: Position in the chain, from 1; None for a job with one method.
     """
@@ -39,8 +39,8 @@ class ChainStep:
     method: Method
     start: TrainedModel
     folder: Path
-    target: float
-    relative_target: float
+    target: float | None
+    relative_target: float | None
     number: int | None = None
 
 
@@ -58,7 +58,7 @@ def run_job(job: ComparisonJob, comparison: Comparison, dense: TrainedModel) -> 
     """
     folder = comparison.out / f"seed{job.seed}" / job.name
     if not job.is_chain:
-        (name,), (target,) = job.methods, job.targets.values()
+        (name,), target = job.methods, next(iter(job.targets.values()), None)
         return run_step(
             ChainStep(name, comparison.methods[name], dense, folder, target, target), job, comparison, dense
         )
@@ -79,9 +79,11 @@ def run_job(job: ComparisonJob, comparison: Comparison, dense: TrainedModel) -> 
 
 def _step_target(
     job: ComparisonJob, number: int, comparison: Comparison, dense: TrainedModel, start: TrainedModel
-) -> tuple[float, float]:
+) -> tuple[float, float] | tuple[None, None]:
     """Return a step's target as a fraction of the dense network and of ``start``; the remaining steps have equal factors."""
     axis = comparison.methods[job.methods[number]].axis
+    if axis is None:
+        return None, None
     dense_size, now = (net.bytes if axis == "bytes" else net.cost.dense for net in (dense, start))
     left = sum(comparison.methods[name].axis == axis for name in job.methods[number:])
     relative_target = (job.targets[axis] * dense_size / now) ** (1 / left)
@@ -116,14 +118,15 @@ def run_step(step: ChainStep, job: ComparisonJob, comparison: Comparison, dense:
         return {
             **described,
             "command": _command(job, comparison),
-            "finetune_epochs": 0 if step.method.axis == "bytes" else comparison.recipe.epochs,
+            "finetune_epochs": comparison.recipe.epochs if step.method.is_tuned else 0,
             "cpu_seconds": round(time.process_time() - cpu, 1),
         }
 
     training = FineTuning(comparison.recipe, comparison.distill, comparison.recalibrate, log_test=False)
-    target = Target(step.relative_target, step.method.axis)
-    if "latency" in job.targets:
-        target = Target(step.relative_target, "latency", LATENCY_TOLERANCE, comparison.latency_batch_size)
+    axis, fraction = step.method.axis, step.relative_target
+    target = None if axis is None or fraction is None else Target(fraction, axis)
+    if target is not None and "latency" in job.targets:
+        target = Target(target.fraction, "latency", LATENCY_TOLERANCE, comparison.latency_batch_size)
     return compress(
         step.method,
         step.start,
@@ -159,14 +162,14 @@ def _description(step: ChainStep, job: ComparisonJob, outcome: Outcome) -> dict[
     measured, baseline = outcome.metrics["compressed"], outcome.metrics["baseline"]
     dense = step.start.reference or step.start
     kept = {axis: measured[axis] / baseline[axis] for axis in ("macs", "params", "bytes")}
-    axis: Axis = step.method.axis
-    aims: dict[str, Target] = {axis: Target(round(step.target, 9))}
+    axis, target = step.method.axis, step.target
+    aims: dict[str, Target] = {} if axis is None or target is None else {axis: Target(round(target, 9))}
     if step.number == len(job.methods):  # the last step of a chain: its other targets
-        aims = {axis: Target(target) for axis, target in job.targets.items()} | aims
+        aims = {name: Target(fraction) for name, fraction in job.targets.items()} | aims
     reached = outcome.decision.report.get("latency_target")
     if reached:
         axis, kept["latency"] = "latency", reached["ratio"]
-        aims = {axis: Target(round(step.target, 9), axis, LATENCY_TOLERANCE)}
+        aims = {axis: Target(reached["target"], axis, LATENCY_TOLERANCE)}
     found = outcome.accuracy
     assert isinstance(found, Accuracy)  # compare runs classifiers only
     return {
@@ -177,9 +180,9 @@ def _description(step: ChainStep, job: ComparisonJob, outcome: Outcome) -> dict[
         "step": step.number,
         "axis": axis,
         "targets": dict(job.targets),
-        "target": round(step.target, 6),
+        "target": None if target is None else round(target, 6),
         "kept": {axis: round(value, 6) for axis, value in kept.items()},
-        "missed": [axis for axis, target in aims.items() if not target.is_met_by(round(kept[axis], 9))],
+        "missed": [name for name, aim in aims.items() if not aim.is_met_by(round(kept[name], 9))],
         "weights": step.method.weights,
         "trains": step.method.trains,
         "paper": step.method.paper,
@@ -190,7 +193,7 @@ def _description(step: ChainStep, job: ComparisonJob, outcome: Outcome) -> dict[
         "test_images": len(found.predictions),
         "changed": changed_predictions(dense.data.test.labels, found.predictions, dense.accuracy.predictions),
         "classes": dense.data.classes,
-        "widths": layer_widths(outcome.network, dense.model),
+        "widths": layer_widths(step.start.model if axis is None else outcome.network, dense.model),
     }
 
 

@@ -214,8 +214,9 @@ def _classes(groups: Sequence[ResultGroup]) -> dict[str, Any] | None:
 
 def _at_middle_targets(groups: Sequence[ResultGroup]) -> list[ResultGroup]:
     """Return the groups at the middle target of their axis, for sections that have room for one target."""
-    axes = {g.first["axis"] for g in groups}
-    targets = {
+    axes = {g.first["axis"] for g in groups} - {None}
+    targets: dict[str | None, float | None] = {None: None}  # methods without a target have one result
+    targets |= {
         axis: middle_target(list({g.first["target"] for g in groups if g.first["axis"] == axis})) for axis in axes
     }
     return [g for g in groups if g.first["target"] == targets[g.first["axis"]]]

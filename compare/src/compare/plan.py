@@ -26,6 +26,7 @@ UNREACHABLE = "unreachable.json"  # the target and the reason, in the folder of 
 UNREACHABLE_NAMES = (UNREACHABLE, "refused.json")  # the second: in folders of older versions
 SHOWN = 8  # names in a message
 UNREACHED, UNTRIED = "unreachable", "not computed yet"
+NO_TARGET = "no target"
 AXES = {"macs": "MACs", "latency": "latency", "bytes": "bytes"}
 
 
@@ -86,7 +87,10 @@ def describe_plan(plan: Plan, settings: Compare, dense: TrainOptions | None, tun
     for job in jobs:
         if job.seed == seeds[0]:
             of = kinds.setdefault(job.methods, [])
-            of.append(" and ".join(f"{100 * target:g} % of the {AXES[axis]}" for axis, target in job.targets.items()))
+            of.append(
+                " and ".join(f"{100 * target:g} % of the {AXES[axis]}" for axis, target in job.targets.items())
+                or NO_TARGET
+            )
     by_targets: dict[tuple[str, ...], list[str]] = {}
     for methods, aims in kinds.items():
         by_targets.setdefault(tuple(aims), []).append(" + ".join(methods))
@@ -123,7 +127,7 @@ def _describe_training(
         parts.append(f"the dense network ({name}, {_count(dense.epochs, 'epoch')}{each})")
     trains = [name for name in plan.methods if name in used and plan.methods[name].trains]
     parts += [f"something of their own by {', '.join(trains)}"] * bool(trains)
-    pruned = any(plan.methods[job.methods[-1]].axis == "macs" for job in plan.jobs)
+    pruned = any(plan.methods[name].is_tuned for name in used)
     parts += [f"every pruned network ({_count(tuning.epochs, 'epoch')} of fine-tuning)"] * bool(
         tuning.epochs and pruned
     )

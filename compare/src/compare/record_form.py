@@ -73,9 +73,9 @@ RESULT = {  # metrics.json of a result
     "seed": whole(0, 2**63),
     "chain": or_none([text]),
     "step": or_none(whole(1, 1000)),
-    "axis": one_of("macs", "latency", "bytes"),
+    "axis": or_none(one_of("macs", "latency", "bytes")),  # None: the method has no target
     "targets": TARGETS,
-    "target": number(1e-12, 1e3),
+    "target": or_none(number(1e-12, 1e3)),
     "missed": [text],
     "finetune_epochs": COUNT,
     "weights": text,

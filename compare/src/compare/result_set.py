@@ -251,7 +251,7 @@ def _check_result(file: Path, result: ResultRecord, others: Sequence[ResultRecor
     """Raise UserError, naming the file, unless a result has the entries that tables read and is no copy of another one."""
     check_form(file, result, RESULT)
     chain = result["chain"]
-    if result["axis"] not in result["targets"]:
+    if result["axis"] is not None and (result["axis"] not in result["targets"] or result["target"] is None):
         raise damaged(file, f"no target for {result['axis']!r}")
     if chain and not 1 <= (result["step"] or 0) <= len(chain):
         raise damaged(file, f"'step' is {result['step']}, of {len(chain)} steps")

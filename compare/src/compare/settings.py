@@ -107,7 +107,11 @@ class ResultOptions:
     latency_batch_size: int = option(1, LATENCY_BATCH_HELP, type=positive_int)
     seeds: list[int] = option([0, 1, 2], "random seeds; one dense network and one result per seed", type=SEED)
     chain: list[str] = option(
-        [], "methods to apply in sequence; may be repeated", action="append", type=str, metavar="A,B,C"
+        [],
+        "methods to apply in sequence; may be repeated; int8 comes last and has no target",
+        action="append",
+        type=str,
+        metavar="A,B,C",
     )
 
 

@@ -107,7 +107,7 @@ def _dense_ms(sides: Sequence[Mapping[str, Any]], batch: str) -> float | None:
 
 
 def _cells(group: ResultGroup, sides: Sequence[Mapping[str, Any]]) -> list[Cell]:
-    target = group.first["target"]
+    target = group.first["target"] or 0.0
     top1 = top1_cell(group)
     tuned = [top1_cell(group, "pruned_top1"), top1] if group.finetuned else [top1, Cell(value=top1.value)]
     return [

@@ -33,7 +33,7 @@ def run_method(
     options = {"target": fraction, "arch": start.arch}
     stage = open_stage(folder, "test", options, fingerprint=start.data.fingerprint, log=_silent, recipe=recipe, **more)
     training = FineTuning(recipe, log_test=False) if finetune else None
-    target = None if fraction is None else Target(fraction, method.axis)
+    target = None if fraction is None or method.axis is None else Target(fraction, method.axis)
     return compress(method, start, target, stage, training, latency=False)
 
 
