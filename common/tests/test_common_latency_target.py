@@ -217,8 +217,10 @@ def test_one_target_of_three():
     assert only_target({"macs": 0.5, "bytes": None}).tolerance == 0.1
     with pytest.raises(UserError, match="one of macs and latency|target_macs and target_latency"):
         only_target({"macs": 0.5, "latency": 0.6})
+    words = lambda name: "--" + name.replace("_", "-")  # noqa: E731
     with pytest.raises(UserError, match="--target-macs, --target-bytes and --target-latency"):
-        only_target({"macs": None, "bytes": None, "latency": None}, option=lambda n: "--" + n.replace("_", "-"))
+        only_target({"macs": 0.1, "bytes": 0.2, "latency": None}, option=words)
+    assert only_target({"macs": None, "bytes": None, "latency": None}) is None
     assert replace(Target(0.5, "latency"), asked=0.52).option == "--target-latency 0.52"
 
 

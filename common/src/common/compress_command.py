@@ -42,7 +42,7 @@ class Compress:
     target_macs: float | None = option(None, "fraction of the MACs to keep", type=TARGET_MACS, metavar="F")
     target_bytes: float | None = option(None, "fraction of the file's bytes to keep", type=TARGET_BYTES, metavar="F")
     target_latency: float | None = option(None, TARGET_LATENCY_HELP, type=TARGET_LATENCY, metavar="F")
-    latency_batch_size: int = option(1, LATENCY_BATCH_HELP, type=positive_int, metavar="N")
+    latency_batch_size: int | None = option(None, LATENCY_BATCH_HELP, type=positive_int, metavar="N")
     tolerance: float | None = option(
         None,
         "how far below the target the result may be, relative to it (default: 0.1; of a latency, 0.05)",
@@ -146,7 +146,7 @@ def _target(settings: Compress) -> Target | None:
     from common.target import AXES, only_target
 
     given = {axis: getattr(settings, f"target_{axis}") for axis in AXES}
-    return only_target(given, settings.tolerance, settings.latency_batch_size, option_name)
+    return only_target(given, settings.tolerance, settings.latency_batch_size or 1, option_name)
 
 
 def _print_and_write(report: CompressionReport, settings: Compress) -> None:

@@ -174,7 +174,7 @@ def _open(settings: Compare, plan: Plan, quiet: bool = False) -> tuple[Compariso
         settings.execution.force,
         or_default(settings.tuning.distill, finetune_defaults(settings.data.dataset).distill),
         settings.tuning.recalibrate,
-        settings.results.latency_batch_size,
+        settings.results.latency_batch_size or 1,
     )
     data = comparison_data(settings)
     return comparison, data, dense_networks(settings, data, device, quiet)

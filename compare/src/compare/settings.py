@@ -104,7 +104,7 @@ class ResultOptions:
         type=TARGET_LATENCY,
         nargs="*",
     )
-    latency_batch_size: int = option(1, LATENCY_BATCH_HELP, type=positive_int)
+    latency_batch_size: int | None = option(None, LATENCY_BATCH_HELP, type=positive_int)
     seeds: list[int] = option([0, 1, 2], "random seeds; one dense network and one result per seed", type=SEED)
     chain: list[str] = option(
         [],

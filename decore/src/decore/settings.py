@@ -124,7 +124,7 @@ class AgentPruningOptions:
         type=TARGET_LATENCY,
         metavar="F",
     )
-    latency_batch_size: int = option(1, LATENCY_BATCH_HELP, type=positive_int, metavar="N")
+    latency_batch_size: int | None = option(None, LATENCY_BATCH_HELP, type=positive_int, metavar="N")
     round_to: int = option(1, "round the numbers of kept channels up to multiples of this", type=ROUNDING)
     bn_images: int = option(
         0,
@@ -211,7 +211,7 @@ class PruneModel:
             threshold=pruning.threshold,
             target_macs=pruning.target_macs,
             target_latency=pruning.target_latency,
-            latency_batch_size=pruning.latency_batch_size,
+            latency_batch_size=pruning.latency_batch_size or 1,
             round_to=pruning.round_to,
             bn_images=pruning.bn_images,
             distill=phases.distill,

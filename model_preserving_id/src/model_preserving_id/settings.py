@@ -81,7 +81,7 @@ class ChannelPruningOptions:
         type=TARGET_LATENCY,
         metavar="F",
     )
-    latency_batch_size: int = option(1, LATENCY_BATCH_HELP, type=positive_int, metavar="N")
+    latency_batch_size: int | None = option(None, LATENCY_BATCH_HELP, type=positive_int, metavar="N")
     prune_batch_size: int | None = option(
         None,
         "number of calibration images (training images); 5000, or all if there are fewer, if not given",
@@ -147,7 +147,7 @@ class ChannelPruningOptions:
         if self.method not in ("iditer", "budget"):
             return None
         if self.target_latency is not None:
-            return Target(self.target_latency, "latency", LATENCY_TOLERANCE, self.latency_batch_size)
+            return Target(self.target_latency, "latency", LATENCY_TOLERANCE, self.latency_batch_size or 1)
         return Target(self.target_macs)
 
     @property

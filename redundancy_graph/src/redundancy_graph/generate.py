@@ -118,7 +118,7 @@ def choose_threshold(
             add_vgg_hidden_layer(kept, start.all_groups, selection.vgg_hidden), report={"threshold": threshold}
         )
 
-    target = Target(selection.target_latency, "latency", LATENCY_TOLERANCE, selection.latency_batch_size)
+    target = Target(selection.target_latency, "latency", LATENCY_TOLERANCE, selection.latency_batch_size or 1)
     met = decide_for_latency(decide, apply_decision, start, target, stage, snap=False)
     return float(met.decision.report["threshold"])
 

@@ -128,7 +128,7 @@ class SelectionOptions:
         type=TARGET_LATENCY,
         metavar="F",
     )
-    latency_batch_size: int = option(1, LATENCY_BATCH_HELP, type=positive_int, metavar="N")
+    latency_batch_size: int | None = option(None, LATENCY_BATCH_HELP, type=positive_int, metavar="N")
     similarity_layer: str = option(
         SIMILARITY_LAYERS[0],
         "for filters that can only be pruned together (those of a residual stream): compare the feature maps of the first of their layers, or of all of them",
