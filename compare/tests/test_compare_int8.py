@@ -96,7 +96,7 @@ def test_one_call_quantizes_without_target():
     assert small(images).shape == (40, 4) and report.file.name == "model.onnx"
     assert "int8, no target" in str(report) and report.metrics["compressed"]["agreement"] >= 87.5
     for options in ({"target_macs": 0.5}, {"target_bytes": 0.5}):
-        with pytest.raises(UserError, match="int8: it has no target"):
+        with pytest.raises(UserError, match="method int8 has no target"):
             compress(tiny().eval(), images, "int8", latency=False, **options)
     with pytest.raises(UserError, match="target: give one of"):
         compress(tiny().eval(), images, "l1_norm", latency=False)

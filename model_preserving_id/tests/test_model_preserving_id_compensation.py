@@ -195,7 +195,11 @@ def test_layer_called_twice_is_solved_from_both_calls():
     assert TracedNetwork(model, ["out"], x).paused_bytes(["out"]) == float("inf")
     with torch.no_grad():
         errors = [
-            float((prune_network(model, x[:1], x, kept={"first": 5, "again": 7}, compensation=how)(x) - model(x)).square().mean())
+            float(
+                (prune_network(model, x[:1], x, kept={"first": 5, "again": 7}, compensation=how)(x) - model(x))
+                .square()
+                .mean()
+            )
             for how in ("none", "weights")
         ]
     assert errors[1] < 0.95 * errors[0]
