@@ -1,5 +1,7 @@
 """Generated tables are up to date, here and in the README of the root."""
 
+import re
+
 import pytest
 
 from common.testing import check_generated_docs
@@ -32,7 +34,9 @@ def test_runs_have_latency_as_percentage_of_dense_at_both_batch_sizes():
     header, _, *rows = [line.split(" | ") for line in results_table().splitlines() if line.startswith("|")]
     first = header.index("latency vs dense, batch 1 (%)")
     ours = [row[first : first + 2] for row in rows if "this repository" in row[1]]
-    assert header[first + 1] == "latency vs dense, batch 64 (%)" and ["109 (slower)", "89"] in ours
+    assert header[first + 1] == "latency vs dense, batch 64 (%)"
+    measured = re.compile(r"\d+ ± \d+( \(slower\))?|as dense \(± \d+\)")  # with the spread, on an idle machine
+    assert len(ours) > 5 and all(measured.fullmatch(cell) for row in ours for cell in row)
     assert not any("ms" in cell or "→" in cell for row in ours for cell in row)
 
 
