@@ -813,3 +813,16 @@ def test_latency_of_all_networks_is_measured_at_the_end_against_the_dense_one(tm
     assert "seed0/leading-macs0.7" in calls[1]
     (tmp_path / "latency.json").write_text('{"environment": 7}')
     assert run(tmp_path, *argv) == 2
+
+
+def test_results_are_reported_although_their_latency_cannot_be_measured(tmp_path, monkeypatch, capsys):
+    argv = ["--target-macs", "0.5", "--target-bytes", "--finetune-epochs", "0"]
+
+    def fails(*args, **kwargs):
+        raise UserError("no such runtime")
+
+    monkeypatch.setattr("compare.latency.measure_latency", fails)
+    assert run(tmp_path, *argv) == 0
+    printed = capsys.readouterr()
+    assert "latency was not measured: no such runtime" in printed.out + printed.err and "leading" in printed.out
+    assert not (tmp_path / "latency.json").exists() and (tmp_path / "report.md").is_file()

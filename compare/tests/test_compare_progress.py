@@ -160,9 +160,7 @@ def estimate(out, targets, seeds, seconds, processes=1, **more):
         took = seconds.get((job.methods[0], job.targets["macs"], job.seed))
         if took:
             write_json(result_folders(job, out)[-1] / "metrics.json", {"seconds": took})
-    return TimeEstimate(out, methods, RECIPE, None, False, 1000, 100, Speed(0.01, 20), False, processes, **more).left(
-        jobs
-    )
+    return TimeEstimate(out, methods, RECIPE, None, False, 1000, 100, Speed(0.01, 20), processes, **more).left(jobs)
 
 
 def test_results_predict_those_of_same_method_and_target(tmp_path):

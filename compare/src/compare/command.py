@@ -97,7 +97,12 @@ def _compute_and_report(settings: Compare, argv: Sequence[str] | None, out: Path
         raise UserError(missing)
     if not settings.execution.no_latency:
         device = choose_device(settings.execution.device)
-        time_results(out, device, settings.network.model, lambda: comparison_data(settings).input_shape)
+        try:
+            time_results(out, device, settings.network.model, lambda: comparison_data(settings).input_shape)
+        except RunFolderError:  # a damaged file, which the report could not read either
+            raise
+        except UserError as error:  # the results are there, and are reported
+            say(f"latency was not measured: {error}")
     if not settings.execution.no_report:
         print_report(out)
     return missing

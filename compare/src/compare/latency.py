@@ -12,7 +12,6 @@ from typing import Any
 import torch
 
 from common.atomic import write_json
-from common.errors import UserError
 from common.factory import import_factory, known_shape
 from common.formats import load_network
 from common.measure import measure_latency
@@ -28,16 +27,18 @@ TOGETHER = 12  # networks that are timed, and in memory, at the same time
 def time_results(
     out: Path, device: torch.device, factory: str | None, shape_of_data: Callable[[], Sequence[int]]
 ) -> None:
-    """Time the network of every result, and write ``latency.json``; nothing is done if it has them all.
+    """Time the network of every result that is there, and write ``latency.json``; nothing is done if it has them all.
 
     Args:
         factory: PACKAGE.MODULE:FACTORY of a network that is not registered.
         shape_of_data: Returns the shape of one example, for networks that do not record it.
     """
     result_set = read_results(out)
-    if not result_set.results:
+    places = {one["folder"]: out / one["folder"] / one.get("file", "") for one in result_set.results}
+    files = {folder: file for folder, file in places.items() if file.is_file()}  # others were moved away
+    dense_file = _dense_file(result_set)
+    if not files or dense_file is None:
         return
-    files = {one["folder"]: out / one["folder"] / one["file"] for one in result_set.results}
     digests = {folder: _digest(file) for folder, file in files.items()}
     environment = describe_environment(device)
     known = read_latency(out)
@@ -46,7 +47,7 @@ def time_results(
         if timed == digests:
             return
     build = import_factory(factory) if factory else None
-    dense = load_network(_dense_file(result_set), build)
+    dense = load_network(dense_file, build)
     found: dict[str, dict[str, Any]] = {}
     dense_ms: dict[str, float] = {}
     input_shape = known_shape(dense, build) or shape_of_data()
@@ -64,12 +65,10 @@ def time_results(
     write_json(out / LATENCY, {"environment": environment, "dense_ms": dense_ms, "results": found})
 
 
-def _dense_file(result_set: ResultSet) -> Path:
-    """Return the file of a dense network; those of all seeds have the same shapes."""
+def _dense_file(result_set: ResultSet) -> Path | None:
+    """Return the file of a dense network, if there is one; those of all seeds have the same shapes."""
     files = [*result_set.out.glob("baseline/model.*"), *sorted(result_set.out.glob("seed*/baseline/model.*"))]
-    if not files:
-        raise UserError(f"{result_set.out}: no file of a dense network, with which the others are timed")
-    return files[0]
+    return files[0] if files else None
 
 
 def _digest(file: Path) -> str:
