@@ -1,5 +1,6 @@
 """Meet a latency target: a method decides with predicted times, its network is timed, and the method aims again if it missed."""
 
+import copy
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -11,7 +12,7 @@ from torch import nn
 from common.channels import ChannelGroup
 from common.channels.resize import width
 from common.cost.widths import WidthCost
-from common.errors import UserError
+from common.errors import RunFolderError, UserError
 from common.latency_target.predict import predict_latency, time_networks
 from common.latency_target.table import LatencyTable
 from common.limits import Limits
@@ -30,7 +31,6 @@ STEPS = (1, 8, 16, 32)  # multiples of which widths may be faster, per MAC, on t
 BETTER = 0.02  # relative gain from which a larger step is chosen
 HALF = 0.5  # of the MACs of the networks with which that is measured
 SECONDS = 10.0  # for timing a decision
-
 
 Apply = Callable[[TrainedModel, Decision], nn.Module]
 
@@ -146,6 +146,8 @@ def _decide_near(decide: Decide, start: TrainedModel, target: Target, factor: fl
         aim = min(1.0, fraction * factor * target.fraction)
         try:
             return decide(start, Target(aim, "latency", tolerance, target.batch_size, target.fraction), stage)
+        except RunFolderError:  # not about the target
+            raise
         except UserError as error:
             said = error
     raise _MissedError(str(said)) from said
@@ -167,10 +169,9 @@ def next_aim(tried: Sequence[tuple[float, float]], wanted: float) -> float:
 def time_against(
     dense: nn.Module, network: nn.Module, input_shape: Sequence[int], batch_size: int, device: torch.device
 ) -> Timing:
-    """Time a network against the dense one, for one batch size."""
-    timed = measure_latency(
-        {"dense": dense, "network": network}, input_shape, device=device, batch_sizes=[batch_size], seconds=SECONDS
-    )
+    """Time a copy of a network against one of the dense network, for one batch size."""
+    models = {"dense": copy.deepcopy(dense), "network": copy.deepcopy(network)}
+    timed = measure_latency(models, input_shape, device=device, batch_sizes=[batch_size], seconds=SECONDS)
     return timed.timings[str(batch_size)]
 
 
