@@ -87,7 +87,7 @@ def compress(settings: Compress) -> None:
     """Read the network and the data, compress, and print and write the report."""
     from dataclasses import replace
 
-    from common.compression import TRAINING, check_labels, compress_trained
+    from common.compression import DEFAULT, TRAINING, check_labels, compress_trained
     from common.device import choose_device, set_threads
     from common.limits import Limits
     from common.methods import find_method, installed_methods
@@ -96,7 +96,10 @@ def compress(settings: Compress) -> None:
     from common.runs import open_stage
     from common.target import AXES, no_target_message
 
-    method, target = find_method(installed_methods(), settings.method), _target(settings)
+    target = _target(settings)
+    if target is None and settings.method == DEFAULT:
+        raise UserError(no_target_message(AXES, option_name))
+    method = find_method(installed_methods(), settings.method)
     if target is None and method.axis is not None:
         raise UserError(no_target_message(AXES, option_name))
     method.check_axis(target, settings.method, option_name)
