@@ -171,6 +171,11 @@ class Target:
         return grid
 
 
+def latency_target(fraction: float, batch_size: int | None = None) -> Target:
+    """Return a target of latency, with its tolerance. batch_size: images per forward pass; None: 1."""
+    return Target(fraction, "latency", LATENCY_TOLERANCE, batch_size or 1)
+
+
 def only_target(
     given: Mapping[Axis, float | None],
     tolerance: float | None = None,

@@ -16,7 +16,7 @@ from common.methods import Method
 from common.pipeline import FineTuning, Outcome, compress
 from common.progress import note, part
 from common.runs import open_stage
-from common.target import LATENCY_TOLERANCE, Target
+from common.target import Target, latency_target
 from common.trained_model import CALIBRATION_IMAGES, TrainedModel, read_trained_model
 from compare.breakdown import layer_widths, per_class
 from compare.changed_images import SHEET, changed_predictions, draw_sheet
@@ -126,7 +126,7 @@ def run_step(step: ChainStep, job: ComparisonJob, comparison: Comparison, dense:
     axis, fraction = step.method.axis, step.relative_target
     target = None if axis is None or fraction is None else Target(fraction, axis)
     if target is not None and "latency" in job.targets:
-        target = Target(target.fraction, "latency", LATENCY_TOLERANCE, comparison.latency_batch_size)
+        target = latency_target(target.fraction, comparison.latency_batch_size)
     return compress(
         step.method,
         step.start,
@@ -169,7 +169,7 @@ def _description(step: ChainStep, job: ComparisonJob, outcome: Outcome) -> dict[
     reached = outcome.decision.report.get("latency_target")
     if reached:
         axis, kept["latency"] = "latency", reached["ratio"]
-        aims = {axis: Target(reached["target"], axis, LATENCY_TOLERANCE)}
+        aims = {axis: latency_target(reached["target"])}
     found = outcome.accuracy
     assert isinstance(found, Accuracy)  # compare runs classifiers only
     return {

@@ -10,7 +10,7 @@ from common.distributed import is_main, process_group
 from common.log import Log, log_to
 from common.pipeline import FineTuning, Outcome, compress
 from common.runs import describe_environment, open_stage
-from common.target import LATENCY_TOLERANCE, Target
+from common.target import Target, latency_target
 from common.trained_model import TrainedModel, open_trained_model, print_result
 from common.training import best_test_top1
 from decore import plots
@@ -102,6 +102,6 @@ def prune_one(
     )
     target = None if options.target_macs is None else Target(options.target_macs)
     if options.target_latency is not None:
-        target = Target(options.target_latency, "latency", LATENCY_TOLERANCE, options.latency_batch_size)
+        target = latency_target(options.target_latency, options.latency_batch_size)
     training = FineTuning(options.recipe, options.distill, tensorboard=tensorboard)
     compress(method, start, target, stage, training, latency=not settings.no_latency, details=details)

@@ -142,12 +142,12 @@ class ChannelPruningOptions:
 
     def target(self) -> "Target | None":
         """Return the target of ``iditer`` and ``budget``; None for the other methods."""
-        from common.target import LATENCY_TOLERANCE, Target
+        from common.target import Target, latency_target
 
         if self.method not in ("iditer", "budget"):
             return None
         if self.target_latency is not None:
-            return Target(self.target_latency, "latency", LATENCY_TOLERANCE, self.latency_batch_size or 1)
+            return latency_target(self.target_latency, self.latency_batch_size)
         return Target(self.target_macs)
 
     @property

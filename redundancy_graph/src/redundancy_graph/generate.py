@@ -16,7 +16,7 @@ from common.methods import Decision
 from common.pipeline import apply_decision
 from common.runs import Stage, describe_environment, open_stage
 from common.settings import flatten
-from common.target import LATENCY_TOLERANCE, Target
+from common.target import Target, latency_target
 from common.trained_model import TrainedModel
 from redundancy_graph.decision import (
     GroupDecision,
@@ -118,7 +118,7 @@ def choose_threshold(
             add_vgg_hidden_layer(kept, start.all_groups, selection.vgg_hidden), report={"threshold": threshold}
         )
 
-    target = Target(selection.target_latency, "latency", LATENCY_TOLERANCE, selection.latency_batch_size or 1)
+    target = latency_target(selection.target_latency, selection.latency_batch_size)
     met = decide_for_latency(decide, apply_decision, start, target, stage, snap=False)
     return float(met.decision.report["threshold"])
 

@@ -41,13 +41,11 @@ class Met:
 
     Attributes:
         start: The network that was compressed, with the predicted times and the limits that were used.
-        network: The decided network.
         report: Entry ``latency_target`` of metrics.json.
     """
 
     start: TrainedModel
     decision: Decision
-    network: nn.Module
     report: Mapping[str, Any]
 
 
@@ -124,7 +122,7 @@ def _decide(
                 "round_to": step,
                 **timed.record("network"),
             }
-            return Met(start, decision, network, report)
+            return Met(start, decision, report)
         tried.append((aimed, found.value))
         aimed = next_aim(tried, wanted)
     measured = [found for _, found in tried]

@@ -6,7 +6,6 @@ and additions read and write them. a, b and c are fitted to whole networks of eq
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 
 import numpy as np
 import torch
@@ -17,8 +16,9 @@ from common.cost.calls import Call, trace_calls
 from common.cost.widths import LayerCost, WidthCost
 from common.latency_target.table import Interpolation, LatencyTable, LayerForm, layer_form
 from common.limits import Limits
+from common.measure import measure_latency
 from common.progress import activity
-from common.timing import Timing, time_calls
+from common.timing import Timing
 
 FRACTIONS = (0.85, 0.7, 0.55, 0.4, 0.25)  # widths of the networks to which the prediction is fitted
 SECONDS = 10.0  # for timing them
@@ -147,20 +147,14 @@ def time_networks(
     seconds: float = SECONDS,
 ) -> Timing:
     """Time networks of the given widths against the first one; their names are "0", "1", ..."""
-    example = torch.zeros(1, *input_shape)
-    batch = torch.randn(table.batch_size, *input_shape, device=table.device)
-    if batch.dim() == 4:
-        batch = batch.contiguous(memory_format=torch.channels_last)
-    by_name = {group.name: group for group in groups}
-    calls = {}
+    example, by_name = torch.zeros(1, *input_shape), {group.name: group for group in groups}
+    models = {}
     for i, widths in enumerate(networks):
         kept = {
             name: top_channels([0] * by_name[name].size, count, conv_groups=by_name[name].conv_groups)
             for name, count in widths.items()
             if count < by_name[name].size
         }
-        network = keep_channels(model, example, kept).eval().to(table.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        calls[str(i)] = partial(network, batch)
-    wait = torch.cuda.synchronize if table.device.type == "cuda" else lambda: None
-    with torch.inference_mode():
-        return time_calls(calls, "0", seconds=seconds, synchronize=wait)
+        models[str(i)] = keep_channels(model, example, kept)
+    timed = measure_latency(models, input_shape, device=table.device, batch_sizes=[table.batch_size], seconds=seconds)
+    return timed.timings[str(table.batch_size)]
