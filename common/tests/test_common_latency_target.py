@@ -78,6 +78,9 @@ def test_layers_are_measured_once_and_kept_in_a_file(cache, clock, monkeypatch):
     again.measure({form: (16, 24)})
     assert again.lookup(form, (16, 24))(16, 20) == pytest.approx(1e-9 * 16 * 20)
     assert LatencyTable(8).file != first.file
+    in_onnxruntime = LatencyTable(4, runtime="onnxruntime")
+    assert in_onnxruntime.file != first.file and not in_onnxruntime.times
+    assert str(in_onnxruntime.machine["runtime"]).startswith("onnxruntime 1.")
     first.file.write_text('{"times": {"x": {"8": 1}}}')
     with pytest.raises(UserError, match="delete the file"):
         LatencyTable(4)
@@ -136,7 +139,7 @@ def start(network, tmp_path, monkeypatch):
         attempts.append(limits.round_to)
         return SimpleNamespace(of=lambda kept: 0.3 + 0.7 * cost.macs(kept) / cost.dense, dense=1.0, error=0.01, timed=6)
 
-    def measured(dense, model, shape, batch_size, device):
+    def measured(dense, model, shape, target, device):
         ratio = 0.5 + 0.5 * cost.macs(widths_of(model, groups)) / cost.dense
         series = {"dense": [1.0] * 9, "network": [ratio] * 9, CONTROL: [1.0] * 9}
         return Timing(series, "dense", others=0.0)

@@ -10,6 +10,7 @@ from collections import Counter
 import onnx
 import pytest
 import torch
+from onnx import numpy_helper
 from torch import nn
 
 from common import latency, runtimes
@@ -23,7 +24,8 @@ from common.formats import load_network
 from common.measure import measure_latency
 from common.models import create_model
 from common.runtimes import network_in
-from common.runtimes.onnx_file import OnnxNetwork, with_record
+from common.runtimes.onnx_file import OnnxNetwork, parse_onnx, with_record
+from common.runtimes.single_layer import COPIES, layer_bytes
 
 SHAPE = (3, 8, 8)
 IMAGES = torch.randn(5, *SHAPE, generator=torch.Generator().manual_seed(0))
@@ -99,6 +101,38 @@ def test_networks_of_runtimes_have_same_outputs_for_all_batch_sizes():
     for images in (IMAGES, IMAGES[:1], IMAGES.contiguous(memory_format=torch.channels_last)):
         assert torch.allclose(network(images), model(images), atol=1e-5)
     assert torch.equal(copy.deepcopy(network)(IMAGES), network(IMAGES))
+
+
+@pytest.mark.parametrize(
+    "layer, shape",
+    [
+        (nn.Conv2d(4, 8, 3, stride=2, padding=1, bias=False), (4, 9, 9)),
+        (nn.Conv2d(6, 6, 3, groups=6, dilation=2), (6, 7, 8)),
+        (nn.Linear(5, 3), (5,)),
+        (nn.Linear(5, 3), (7, 5)),
+        (nn.Linear(5, 3, bias=False), (7, 5)),
+        (nn.Linear(1200, 1000), (1200,)),
+    ],
+)
+def test_single_layers_compute_what_layers_with_their_weights_do(layer, shape):
+    """Copies of a small layer have different weights; a large one has no copies. Of a map, the first position is read."""
+    content, copies = layer_bytes(layer, (2, *shape))
+    assert copies == (1 if layer.weight.numel() > 10**6 else COPIES)
+    weights = {
+        one.name: torch.tensor(numpy_helper.to_array(one)) for one in onnx.load_from_string(content).graph.initializer
+    }
+    images = torch.randn(2, *shape)
+    found = parse_onnx(content, "the layer")(images)
+    results = list(found.values()) if copies > 1 else [found]
+    for number, result in enumerate(results):
+        weight = weights[f"weight_{number}"]
+        state = {"weight": weight if weight.shape == layer.weight.shape else weight.T}
+        if layer.bias is not None:
+            state["bias"] = weights[f"bias_{number}"]
+        expected = torch.func.functional_call(layer, state, images)
+        expected = expected[:, :, :1, :1] if isinstance(layer, nn.Conv2d) else expected
+        assert torch.allclose(result, expected, atol=1e-4)
+    assert copies == 1 or not torch.equal(results[0], results[1])
 
 
 def test_session_has_the_threads_of_torch_which_do_not_spin():

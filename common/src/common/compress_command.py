@@ -12,6 +12,8 @@ from common.errors import UserError
 from common.export import FORMATS, check_format
 from common.options import (
     LATENCY_BATCH_HELP,
+    LATENCY_RUNTIME_HELP,
+    LATENCY_RUNTIMES,
     TARGET_LATENCY_HELP,
     CalibrationOptions,
     DataOptions,
@@ -43,6 +45,7 @@ class Compress:
     target_bytes: float | None = option(None, "fraction of the file's bytes to keep", type=TARGET_BYTES, metavar="F")
     target_latency: float | None = option(None, TARGET_LATENCY_HELP, type=TARGET_LATENCY, metavar="F")
     latency_batch_size: int | None = option(None, LATENCY_BATCH_HELP, type=positive_int, metavar="N")
+    latency_runtime: str | None = option(None, LATENCY_RUNTIME_HELP, choices=LATENCY_RUNTIMES)
     tolerance: float | None = option(
         None,
         "how far below the target the result may be, relative to it (default: 0.1; of a latency, 0.05)",
@@ -146,10 +149,13 @@ def _open(settings: Compress, device: torch.device) -> TrainedModel:
 
 
 def _target(settings: Compress) -> Target | None:
+    from common.runtimes import TORCH
     from common.target import AXES, only_target
 
     given = {axis: getattr(settings, f"target_{axis}") for axis in AXES}
-    return only_target(given, settings.tolerance, settings.latency_batch_size or 1, option_name)
+    return only_target(
+        given, settings.tolerance, settings.latency_batch_size or 1, settings.latency_runtime or TORCH, option_name
+    )
 
 
 def _print_and_write(report: CompressionReport, settings: Compress) -> None:

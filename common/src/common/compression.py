@@ -32,6 +32,7 @@ from common.pipeline import FineTuning
 from common.pipeline import compress as run_pipeline
 from common.progress import activity, format_duration, note
 from common.runs import DECISION, Stage, open_stage, read_json
+from common.runtimes import TORCH
 from common.target import AXES, Axis, Target, no_target_message, only_target
 from common.trained_model import (
     CALIBRATION_IMAGES,
@@ -177,6 +178,7 @@ def compress(
     target_bytes: float | None = None,
     target_latency: float | None = None,
     latency_batch_size: int = 1,
+    latency_runtime: str = TORCH,
     tolerance: float | None = None,
     test: OwnData | None = None,
     train: int | TrainOptions = 0,
@@ -208,6 +210,7 @@ def compress(
         target_latency: Fraction of the dense network's time on this machine to keep, with the threads that torch has now, as
             measured (:mod:`common.latency_target`).
         latency_batch_size: Images per forward pass of ``target_latency``.
+        latency_runtime: Runtime in which it is measured: "torch", "onnxruntime" or "openvino".
         tolerance: How far below the target the result may be, relative to it; default: 0.1, and 0.05 for a latency. (Comparisons
             use 0.02.)
         test: Examples for measuring; default: a fifth of ``data``.
@@ -233,7 +236,8 @@ def compress(
     """
     began = time.monotonic()
     given: dict[Axis, float | None] = {"macs": target_macs, "bytes": target_bytes, "latency": target_latency}
-    chosen, target = find_method(installed_methods(), method), only_target(given, tolerance, latency_batch_size)
+    target = only_target(given, tolerance, latency_batch_size, latency_runtime)
+    chosen = find_method(installed_methods(), method)
     if target is None and chosen.axis is not None:
         raise UserError(no_target_message(AXES))
     chosen.check_axis(target, method)
@@ -258,7 +262,7 @@ def compress(
     described = {
         "method": method,
         **({f"target_{target.axis}": target.fraction, "tolerance": target.tolerance} if target else {}),
-        "latency_batch_size": target.batch_size if target and target.axis == "latency" else None,
+        **(target.conditions if target else {"latency_batch_size": None}),
         "seed": seed,
         "weights": start.digest,
         "limits": limits.identity(),

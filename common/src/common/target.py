@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Literal, NoReturn, TypeVar
 from common.errors import UserError
 from common.limits import Limits
 from common.progress import track
+from common.runtimes import TORCH, check_runtime
 
 if TYPE_CHECKING:
     from common.channels import ChannelGroup
@@ -35,6 +36,7 @@ class Target:
         fraction: Largest fraction that meets the target, in (0, 1].
         tolerance: Relative difference of the smallest one, in [0, 1).
         batch_size: Images per forward pass, if the target is a latency.
+        runtime: Runtime in which a latency is measured.
         asked: Fraction that the user asked for, if another one is aimed at; messages name it.
 
     Raises:
@@ -46,12 +48,14 @@ class Target:
     tolerance: float = TOLERANCE
     batch_size: int = 1
     asked: float | None = None
+    runtime: str = TORCH
 
     def __post_init__(self) -> None:
         if not 0 <= self.tolerance < 1:
             raise UserError(f"tolerance {self.tolerance:g}: not in [0, 1)")
         if not 0 < self.fraction <= 1:
             raise UserError(f"--target-{self.axis} {self.fraction:g}: not in (0, 1]")
+        check_runtime(self.runtime)
 
     @property
     def option(self) -> str:
@@ -62,6 +66,12 @@ class Target:
     def what(self) -> str:
         """What is kept: MACs, bytes or latency."""
         return AXIS_NAMES[self.axis] if self.asked is None else f"predicted {AXIS_NAMES[self.axis]}"
+
+    @property
+    def conditions(self) -> dict[str, int | str | None]:
+        """What a latency depends on, as the options of a run."""
+        found: dict[str, int | str | None] = {"latency_batch_size": self.batch_size if self.axis == "latency" else None}
+        return found if self.runtime == TORCH else {**found, "latency_runtime": self.runtime}
 
     @property
     def min_fraction(self) -> float:
@@ -171,15 +181,16 @@ class Target:
         return grid
 
 
-def latency_target(fraction: float, batch_size: int | None = None) -> Target:
-    """Return a target of latency, with its tolerance. batch_size: images per forward pass; None: 1."""
-    return Target(fraction, "latency", LATENCY_TOLERANCE, batch_size or 1)
+def latency_target(fraction: float, batch_size: int | None = None, runtime: str | None = None) -> Target:
+    """Return a target of latency, with its tolerance. batch_size: images per forward pass; None: 1. runtime: None: PyTorch."""
+    return Target(fraction, "latency", LATENCY_TOLERANCE, batch_size or 1, runtime=runtime or TORCH)
 
 
 def only_target(
     given: Mapping[Axis, float | None],
     tolerance: float | None = None,
     batch_size: int = 1,
+    runtime: str = TORCH,
     option: Callable[[str], str] = str,
 ) -> Target | None:
     """Return the only target that is given; None without any.
@@ -187,6 +198,7 @@ def only_target(
     Args:
         given: Fraction by axis; None: not given.
         tolerance: None: 0.1, and 0.05 for a latency.
+        batch_size, runtime: Of a latency.
         option: Function from a parameter's name to its name in error messages.
 
     Raises:
@@ -199,7 +211,7 @@ def only_target(
         return None
     axis, value = found[0]
     default = LATENCY_TOLERANCE if axis == "latency" else WIDE_TOLERANCE
-    return Target(float(value), axis, default if tolerance is None else tolerance, batch_size)
+    return Target(float(value), axis, default if tolerance is None else tolerance, batch_size, runtime=runtime)
 
 
 def no_target_message(axes: Sequence[Axis], option: Callable[[str], str] = str) -> str:

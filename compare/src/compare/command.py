@@ -21,6 +21,7 @@ from common.interruption import Stopped
 from common.methods import installed_methods
 from common.progress import activity, format_duration, say, terminal_setup, use_line
 from common.runs import CONFIG, METRICS, read_record, writable_folder
+from common.runtimes import TORCH
 from common.settings import parse
 from common.training.step_time import Speed, measure_speed
 from compare import report, text_report
@@ -180,6 +181,7 @@ def _open(settings: Compare, plan: Plan, quiet: bool = False) -> tuple[Compariso
         or_default(settings.tuning.distill, finetune_defaults(settings.data.dataset).distill),
         settings.tuning.recalibrate,
         settings.results.latency_batch_size or 1,
+        settings.results.latency_runtime or TORCH,
     )
     data = comparison_data(settings)
     return comparison, data, dense_networks(settings, data, device, quiet)

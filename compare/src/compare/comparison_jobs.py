@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from common.errors import UserError
+from common.runtimes import TORCH
 from common.training.train_options import TrainOptions
 
 if TYPE_CHECKING:
@@ -61,7 +62,7 @@ class Comparison:
         command: Arguments that repeat the comparison, without those that select single results.
         distill: Weight of the distillation loss (distance to the dense network's outputs) in fine-tuning.
         recalibrate: Number of training images on which batch norm is recalibrated.
-        latency_batch_size: Images per forward pass, for targets of latency.
+        latency_batch_size, latency_runtime: Images per forward pass, and runtime, of targets of latency.
     """
 
     out: Path
@@ -73,6 +74,7 @@ class Comparison:
     distill: float = 0.0
     recalibrate: int = 0
     latency_batch_size: int = 1
+    latency_runtime: str = TORCH
 
 
 def comparison_jobs(

@@ -126,7 +126,7 @@ def run_step(step: ChainStep, job: ComparisonJob, comparison: Comparison, dense:
     axis, fraction = step.method.axis, step.relative_target
     target = None if axis is None or fraction is None else Target(fraction, axis)
     if target is not None and "latency" in job.targets:
-        target = latency_target(target.fraction, comparison.latency_batch_size)
+        target = latency_target(target.fraction, comparison.latency_batch_size, comparison.latency_runtime)
     return compress(
         step.method,
         step.start,
@@ -152,9 +152,13 @@ def _options(step: ChainStep, job: ComparisonJob, comparison: Comparison, dense:
         "start_digest": step.start.file_digest,
         "finetune": comparison.recipe.identity() | {name: value for name, value in more.items() if value},
         **({"limits": dense.limits.identity()} if dense.limits else {}),
-        **({"latency_batch_size": comparison.latency_batch_size} if "latency" in job.targets else {}),
+        **(_latency_conditions(comparison) if "latency" in job.targets else {}),
         **({} if dense.calibration_images == CALIBRATION_IMAGES else {"calibration_images": dense.calibration_images}),
     }
+
+
+def _latency_conditions(comparison: Comparison) -> dict[str, Any]:
+    return latency_target(1.0, comparison.latency_batch_size, comparison.latency_runtime).conditions
 
 
 def _description(step: ChainStep, job: ComparisonJob, outcome: Outcome) -> dict[str, Any]:

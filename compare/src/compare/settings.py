@@ -19,6 +19,8 @@ from common.errors import UserError
 from common.options import (
     ARCHITECTURES_HELP,
     LATENCY_BATCH_HELP,
+    LATENCY_RUNTIME_HELP,
+    LATENCY_RUNTIMES,
     TARGET_LATENCY_HELP,
     WEIGHTS_HELP,
     CalibrationOptions,
@@ -105,6 +107,7 @@ class ResultOptions:
         nargs="*",
     )
     latency_batch_size: int | None = option(None, LATENCY_BATCH_HELP, type=positive_int)
+    latency_runtime: str | None = option(None, LATENCY_RUNTIME_HELP, choices=LATENCY_RUNTIMES)
     seeds: list[int] = option([0, 1, 2], "random seeds; one dense network and one result per seed", type=SEED)
     chain: list[str] = option(
         [],

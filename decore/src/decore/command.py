@@ -102,6 +102,6 @@ def prune_one(
     )
     target = None if options.target_macs is None else Target(options.target_macs)
     if options.target_latency is not None:
-        target = latency_target(options.target_latency, options.latency_batch_size)
+        target = latency_target(options.target_latency, options.latency_batch_size, options.latency_runtime)
     training = FineTuning(options.recipe, options.distill, tensorboard=tensorboard)
     compress(method, start, target, stage, training, latency=not settings.no_latency, details=details)

@@ -6,6 +6,8 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from common.errors import UserError
+from common.runtimes import TORCH
+from common.target import latency_target
 from common.training.train_options import TrainOptions
 
 if TYPE_CHECKING:
@@ -61,7 +63,8 @@ class DecoreOptions:
         agent_init: Initial weight of every agent.
         threshold: Channels with p >= threshold are kept, unless ``target_macs`` is given.
         target_macs: Fraction of the dense MACs to keep; sets the threshold.
-        target_latency: Fraction of the dense network's time to keep, for batches of ``latency_batch_size``; sets the threshold.
+        target_latency: Fraction of the dense network's time to keep, for batches of ``latency_batch_size``
+            in ``latency_runtime``; sets the threshold.
         bn_images: Number of training images for recalibrating batch norm after pruning (not in the paper); 0 keeps the
             statistics.
         distill: Fraction of the fine-tuning loss that is distillation from the dense network (not in the paper).
@@ -78,6 +81,7 @@ class DecoreOptions:
     target_macs: float | None = None
     target_latency: float | None = None
     latency_batch_size: int = 1
+    latency_runtime: str = TORCH
     round_to: int = 1
     bn_images: int = 0
     distill: float = 0.0
@@ -114,7 +118,8 @@ class DecoreOptions:
         names = ("threshold", "target_macs", "round_to", "bn_images", "distill", "seed")
         own = {name: getattr(self, name) for name in names}
         if self.target_latency is not None:
-            own |= {"target_latency": self.target_latency, "latency_batch_size": self.latency_batch_size}
+            target = latency_target(self.target_latency, self.latency_batch_size, self.latency_runtime)
+            own |= {"target_latency": self.target_latency, **target.conditions}
         return {**own, "finetune": self.recipe.identity(), "policy": self.policy_identity()}
 
     def select_policy_images(self, train: "ImageSet") -> "ImageSet":

@@ -21,6 +21,8 @@ from common.cli import (
 from common.errors import UserError
 from common.options import (
     LATENCY_BATCH_HELP,
+    LATENCY_RUNTIME_HELP,
+    LATENCY_RUNTIMES,
     TARGET_LATENCY_HELP,
     DataOptions,
     HardwareOptions,
@@ -31,6 +33,7 @@ from common.options import (
     TrainingOptions,
     train_options,
 )
+from common.runtimes import TORCH
 from common.settings import command, option, section, settings
 from decore.policy_options import AUTO, INITIAL_WEIGHT, PACKAGE, RECIPE, DecoreOptions, PolicyOptions
 
@@ -125,6 +128,7 @@ class AgentPruningOptions:
         metavar="F",
     )
     latency_batch_size: int | None = option(None, LATENCY_BATCH_HELP, type=positive_int, metavar="N")
+    latency_runtime: str | None = option(None, LATENCY_RUNTIME_HELP, choices=LATENCY_RUNTIMES)
     round_to: int = option(1, "round the numbers of kept channels up to multiples of this", type=ROUNDING)
     bn_images: int = option(
         0,
@@ -212,6 +216,7 @@ class PruneModel:
             target_macs=pruning.target_macs,
             target_latency=pruning.target_latency,
             latency_batch_size=pruning.latency_batch_size or 1,
+            latency_runtime=pruning.latency_runtime or TORCH,
             round_to=pruning.round_to,
             bn_images=pruning.bn_images,
             distill=phases.distill,

@@ -30,6 +30,8 @@ from common.options import (
     DATASET_DIR_HELP,
     DATASETS_HELP,
     LATENCY_BATCH_HELP,
+    LATENCY_RUNTIME_HELP,
+    LATENCY_RUNTIMES,
     NORMALIZE_HELP,
     TARGET_LATENCY_HELP,
     DataOptions,
@@ -82,6 +84,7 @@ class ChannelPruningOptions:
         metavar="F",
     )
     latency_batch_size: int | None = option(None, LATENCY_BATCH_HELP, type=positive_int, metavar="N")
+    latency_runtime: str | None = option(None, LATENCY_RUNTIME_HELP, choices=LATENCY_RUNTIMES)
     prune_batch_size: int | None = option(
         None,
         "number of calibration images (training images); 5000, or all if there are fewer, if not given",
@@ -147,7 +150,7 @@ class ChannelPruningOptions:
         if self.method not in ("iditer", "budget"):
             return None
         if self.target_latency is not None:
-            return latency_target(self.target_latency, self.latency_batch_size)
+            return latency_target(self.target_latency, self.latency_batch_size, self.latency_runtime)
         return Target(self.target_macs)
 
     @property

@@ -118,7 +118,7 @@ def choose_threshold(
             add_vgg_hidden_layer(kept, start.all_groups, selection.vgg_hidden), report={"threshold": threshold}
         )
 
-    target = latency_target(selection.target_latency, selection.latency_batch_size)
+    target = _latency_target(selection)
     met = decide_for_latency(decide, apply_decision, start, target, stage, snap=False)
     return float(met.decision.report["threshold"])
 
@@ -131,12 +131,23 @@ def print_decisions(decisions: Sequence[GroupDecision], arch: str | None, log: L
         log(line + (f", {decision.coverage:.0%} of them similar to a kept one" if removed else ""))
 
 
+def _latency_target(selection: SelectionOptions) -> Target:
+    assert selection.target_latency is not None
+    return latency_target(selection.target_latency, selection.latency_batch_size, selection.latency_runtime)
+
+
+def _latency_options(selection: SelectionOptions) -> dict[str, Any]:
+    if selection.target_latency is None:
+        return {}
+    return {"target_latency": selection.target_latency, **_latency_target(selection).conditions}
+
+
 def _selection_options(settings: GeneratePruneInfo | PruneCifar10) -> dict[str, Any]:
     """Return the options that decisions depend on, besides network, images and threshold."""
     selection = {
         name: value
         for name, value in flatten(settings.selection).items()
-        if name not in ("target_macs", "target_latency", "latency_batch_size")
+        if name not in ("target_macs", "target_latency", "latency_batch_size", "latency_runtime")
     }
     return {"mini_batch": settings.mini_batch, "seed": settings.repeat.seed, **selection}
 
@@ -161,11 +172,7 @@ def _open_stage(
         "dataset": start.data.name,
         "threshold": threshold,
         "target_macs": settings.selection.target_macs,
-        **(
-            {}
-            if settings.selection.target_latency is None
-            else {name: getattr(settings.selection, name) for name in ("target_latency", "latency_batch_size")}
-        ),
+        **_latency_options(settings.selection),
         "weights_digest": start.file_digest,
         "mean": start.data.mean,
         "std": start.data.std,

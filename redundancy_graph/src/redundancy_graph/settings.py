@@ -24,6 +24,8 @@ from common.options import (
     ARCHITECTURES_HELP,
     DATASETS_HELP,
     LATENCY_BATCH_HELP,
+    LATENCY_RUNTIME_HELP,
+    LATENCY_RUNTIMES,
     NORMALIZE_HELP,
     TARGET_LATENCY_HELP,
     HardwareOptions,
@@ -129,6 +131,7 @@ class SelectionOptions:
         metavar="F",
     )
     latency_batch_size: int | None = option(None, LATENCY_BATCH_HELP, type=positive_int, metavar="N")
+    latency_runtime: str | None = option(None, LATENCY_RUNTIME_HELP, choices=LATENCY_RUNTIMES)
     similarity_layer: str = option(
         SIMILARITY_LAYERS[0],
         "for filters that can only be pruned together (those of a residual stream): compare the feature maps of the first of their layers, or of all of them",

@@ -19,6 +19,7 @@ from common.limits import Limits
 from common.measure import measure_latency
 from common.methods import Decide, Decision
 from common.runs import Stage
+from common.runtimes import TORCH, in_runtime
 from common.target import Target, uniform_widths
 from common.timing import Timing
 from common.trained_model import TrainedModel
@@ -68,7 +69,9 @@ def decide_for_latency(
         UserError: If the target is not met after ``ATTEMPTS`` attempts, with the nearest measured fractions, or if the method cannot
             reach it as predicted, with the nearest predicted ones. Then single channels were tried as well.
     """
-    table, shape = LatencyTable(target.batch_size, start.device), start.data.input_shape
+    if start.device.type != "cpu" and target.runtime != TORCH:
+        raise UserError(f"runtime {target.runtime}: it runs networks on the CPU; add --device cpu")
+    table, shape = LatencyTable(target.batch_size, start.device, runtime=target.runtime), start.data.input_shape
     steps = [start.limits.round_to]
     if snap and start.limits.round_to == 1:
         steps = [favored_step(start.model, shape, start.all_groups, table, start.limits), 1]
@@ -94,7 +97,7 @@ def _decide(
     latency = predict_latency(start.model, shape, start.all_groups, table, limits)
     stage.log(
         f"latency: predicted within {100 * latency.error:.0f} % for {latency.timed} networks that were timed, batch size "
-        f"{target.batch_size}, widths that are multiples of {step}"
+        f"{target.batch_size}, runtime {target.runtime}, widths that are multiples of {step}"
     )
     start = start.for_latency(latency, limits)
     wanted = target.fraction * (1 - target.tolerance * (1 - MARGIN))
@@ -107,7 +110,7 @@ def _decide(
         decision = _decide_near(decide, start, target, aimed / wanted, own)
         network = apply(start, decision)
         predicted = latency.of(widths_of(network, start.all_groups)) / latency.dense
-        timed = time_against(start.model, network, shape, target.batch_size, start.device)
+        timed = time_against(start.model, network, shape, target, start.device)
         found = timed.ratio("network")
         stage.log(
             f"latency, attempt {attempt}: {100 * found.value:.1f} ± {100 * found.spread:.1f} % of the dense network's time "
@@ -117,6 +120,7 @@ def _decide(
             report = {
                 "target": target.fraction,
                 "batch_size": target.batch_size,
+                **({} if target.runtime == TORCH else {"runtime": target.runtime}),
                 "predicted": round(predicted, 4),
                 "attempts": attempt,
                 "round_to": step,
@@ -143,7 +147,7 @@ def _decide_near(decide: Decide, start: TrainedModel, target: Target, factor: fl
     for fraction, tolerance in ((middle, min(AIM_TOLERANCE, target.tolerance)), (1.0, target.tolerance)):
         aim = min(1.0, fraction * factor * target.fraction)
         try:
-            return decide(start, Target(aim, "latency", tolerance, target.batch_size, target.fraction), stage)
+            return decide(start, replace(target, fraction=aim, tolerance=tolerance, asked=target.fraction), stage)
         except RunFolderError:  # not about the target
             raise
         except UserError as error:
@@ -165,12 +169,15 @@ def next_aim(tried: Sequence[tuple[float, float]], wanted: float) -> float:
 
 
 def time_against(
-    dense: nn.Module, network: nn.Module, input_shape: Sequence[int], batch_size: int, device: torch.device
+    dense: nn.Module, network: nn.Module, input_shape: Sequence[int], target: Target, device: torch.device
 ) -> Timing:
-    """Time a copy of a network against one of the dense network, for one batch size."""
-    models = {"dense": copy.deepcopy(dense), "network": copy.deepcopy(network)}
-    timed = measure_latency(models, input_shape, device=device, batch_sizes=[batch_size], seconds=SECONDS)
-    return timed.timings[str(batch_size)]
+    """Time a copy of a network against one of the dense network, for the batch size and in the runtime of a target."""
+    models = {
+        name: in_runtime(target.runtime, copy.deepcopy(model).eval(), input_shape)
+        for name, model in (("dense", dense), ("network", network))
+    }
+    timed = measure_latency(models, input_shape, device=device, batch_sizes=[target.batch_size], seconds=SECONDS)
+    return timed.timings[str(target.batch_size)]
 
 
 def widths_of(network: nn.Module, groups: Sequence[ChannelGroup]) -> dict[str, int]:

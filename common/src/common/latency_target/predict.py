@@ -18,6 +18,7 @@ from common.latency_target.table import Interpolation, LatencyTable, LayerForm, 
 from common.limits import Limits
 from common.measure import measure_latency
 from common.progress import activity
+from common.runtimes import in_runtime
 from common.timing import Timing
 
 FRACTIONS = (0.85, 0.7, 0.55, 0.4, 0.25)  # widths of the networks to which the prediction is fitted
@@ -155,6 +156,6 @@ def time_networks(
             for name, count in widths.items()
             if count < by_name[name].size
         }
-        models[str(i)] = keep_channels(model, example, kept)
+        models[str(i)] = in_runtime(table.runtime, keep_channels(model, example, kept).eval(), input_shape)
     timed = measure_latency(models, input_shape, device=table.device, batch_sizes=[table.batch_size], seconds=seconds)
     return timed.timings[str(table.batch_size)]

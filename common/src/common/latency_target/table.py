@@ -1,7 +1,7 @@
 """Times of single layers at several widths, measured once on this machine and kept in a file.
 
-An entry is the median seconds of one call of a convolution or linear layer with random weights and inputs, alone, channels-last. Widths are
-multiples of eight, at most seven on each side of a layer; between them, times are interpolated.
+An entry is the median seconds of one call of a convolution or linear layer with random weights and inputs, alone (in PyTorch,
+channels-last). Widths are multiples of eight, at most seven on each side of a layer; between them, times are interpolated.
 """
 
 import hashlib
@@ -23,6 +23,7 @@ from common.cost.calls import Call
 from common.errors import UserError
 from common.progress import track
 from common.runs import describe_environment, read_json
+from common.runtimes import TORCH, layer_in, runtime_version
 from common.timing import time_calls
 
 STEP = 8  # widths in the table are multiples of it
@@ -55,7 +56,7 @@ class LayerForm:
         """Name in the file."""
         return json.dumps(asdict(self), separators=(",", ":"))
 
-    def build(self, inputs: int, outputs: int) -> nn.Module:
+    def build(self, inputs: int, outputs: int) -> nn.Conv2d | nn.Linear:
         """Build a layer of these widths with random weights."""
         if self.kind == "linear":
             return nn.Linear(inputs, outputs, bias=self.bias).eval()
@@ -109,16 +110,22 @@ def levels(size: int, multiple: int = 1) -> list[int]:
 
 
 class LatencyTable:
-    """Measured times of layers for one batch size, number of threads and machine.
+    """Measured times of layers for one batch size, number of threads, runtime and machine.
 
     Attributes:
         file: Where they are kept.
         times: {name of a form: {(inputs, outputs): seconds}}.
     """
 
-    def __init__(self, batch_size: int, device: torch.device | str = "cpu", folder: Path | None = None) -> None:
-        self.batch_size, self.device = batch_size, torch.device(device)
-        self.machine = describe_machine(batch_size, self.device)
+    def __init__(
+        self,
+        batch_size: int,
+        device: torch.device | str = "cpu",
+        folder: Path | None = None,
+        runtime: str = TORCH,
+    ) -> None:
+        self.batch_size, self.device, self.runtime = batch_size, torch.device(device), runtime
+        self.machine = describe_machine(batch_size, self.device, runtime)
         key = hashlib.sha256(json.dumps(self.machine, sort_keys=True).encode()).hexdigest()[:12]
         self.file = (folder or cache_folder()) / f"latency-{key}.json"
         self.times: dict[str, dict[tuple[int, int], float]] = {}
@@ -143,20 +150,23 @@ class LatencyTable:
             points = list(grid(form, inputs, outputs))
             if not set(points) <= set(self.times.get(form.name, {})):
                 todo.append((form, points))
-        for form, points in track(todo, "latency table"):
-            self.times.setdefault(form.name, {}).update(self._measure(form, points))
-            self._write()
+        with torch.random.fork_rng(devices=[]):  # what follows does not depend on how much was measured
+            for form, points in track(todo, "latency table"):
+                self.times.setdefault(form.name, {}).update(self._measure(form, points))
+                self._write()
 
     def _measure(self, form: LayerForm, points: list[tuple[int, int]]) -> dict[tuple[int, int], float]:
         wait = torch.cuda.synchronize if self.device.type == "cuda" else lambda: None
         examples = {width: form.example(self.batch_size, width).to(self.device) for width in {one for one, _ in points}}
         calls: dict[str, Callable[[], object]] = {}
+        copies: dict[str, int] = {}
         for inputs, outputs in points:
-            layer = form.build(inputs, outputs).to(self.device)
-            calls[f"{inputs}x{outputs}"] = _call(layer, examples[inputs])
+            name = f"{inputs}x{outputs}"
+            layer, copies[name] = layer_in(self.runtime, form.build(inputs, outputs), examples[inputs])
+            calls[name] = _call(layer.to(self.device), examples[inputs])
         with torch.inference_mode():
             timed = time_calls(calls, list(calls)[-1], seconds=SECONDS * len(points), synchronize=wait)
-        return {point: timed.seconds(f"{point[0]}x{point[1]}") for point in points}
+        return {_widths(name): timed.seconds(name) / copies[name] for name in calls}
 
     def _write(self) -> None:
         times = {form: {f"{i}x{o}": s for (i, o), s in entries.items()} for form, entries in self.times.items()}
@@ -225,10 +235,10 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "compression-papers"
 
 
-def describe_machine(batch_size: int, device: torch.device) -> dict[str, object]:
+def describe_machine(batch_size: int, device: torch.device, runtime: str = TORCH) -> dict[str, object]:
     """Return what times of layers depend on, besides the layers."""
     environment = describe_environment(device)
-    return {
+    return ({} if runtime == TORCH else {"runtime": f"{runtime} {runtime_version(runtime)}"}) | {
         "device": environment["device"],
         "processor": _processor_details(),
         "threads": torch.get_num_threads(),

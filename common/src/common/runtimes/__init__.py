@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import import_module
+from importlib.metadata import version
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from common.errors import UserError
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
+
+TORCH = "torch"
 
 
 @dataclass(frozen=True)
@@ -30,7 +33,7 @@ class Runtime:
 
 
 RUNTIMES = {
-    "torch": Runtime(),
+    TORCH: Runtime(),
     "compile": Runtime(),
     "onnxruntime": Runtime(("onnx", "onnxruntime"), "export", reads_onnx=True),
     "openvino": Runtime(("onnx", "onnxruntime", "openvino"), "openvino", reads_onnx=True),
@@ -65,4 +68,33 @@ def network_in(name: str, model: nn.Module, input_shape: Sequence[int]) -> nn.Mo
     return import_module("common.runtimes.networks").NETWORKS[name](model, input_shape)
 
 
-__all__ = ["RUNTIMES", "Runtime", "check_runtime", "network_in"]
+def in_runtime(name: str, model: nn.Module, input_shape: Sequence[int]) -> nn.Module:
+    """Return a PyTorch network in a runtime, as :func:`network_in`, which is never None for these."""
+    found = network_in(name, model, input_shape)
+    assert found is not None
+    return found
+
+
+def layer_in(name: str, layer: nn.Conv2d | nn.Linear, example: Tensor) -> tuple[nn.Module, int]:
+    """Return single convolutions or linear layers like this one in a runtime that reads ONNX files, and how many one call runs.
+
+    In PyTorch, it is the layer itself.
+
+    Args:
+        layer: In eval mode on the CPU.
+        example: A batch that it reads.
+    """
+    if name == TORCH:
+        return layer, 1
+    from common.runtimes.single_layer import layer_bytes
+
+    content, copies = layer_bytes(layer, example.shape)
+    return import_module("common.runtimes.networks").FROM_ONNX[name](content), copies
+
+
+def runtime_version(name: str) -> str:
+    """Return the version of a runtime's package."""
+    return version("torch" if not RUNTIMES[name].requires else RUNTIMES[name].requires[-1])
+
+
+__all__ = ["RUNTIMES", "TORCH", "Runtime", "check_runtime", "layer_in", "network_in", "runtime_version"]

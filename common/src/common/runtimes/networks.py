@@ -2,6 +2,7 @@
 
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -79,4 +80,8 @@ NETWORKS: Mapping[str, Callable[[nn.Module, Sequence[int]], nn.Module]] = {
     "compile": in_compile,
     "onnxruntime": in_onnxruntime,
     "openvino": in_openvino,
+}
+FROM_ONNX: Mapping[str, Callable[[bytes], nn.Module]] = {
+    "onnxruntime": partial(parse_onnx, path="the layer"),
+    "openvino": OpenvinoNetwork,
 }
