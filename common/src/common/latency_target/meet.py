@@ -18,6 +18,7 @@ from common.latency_target.table import LatencyTable
 from common.limits import Limits
 from common.measure import measure_latency
 from common.methods import Decide, Decision
+from common.progress import note, say
 from common.runs import Stage
 from common.runtimes import TORCH, in_runtime
 from common.target import Target, uniform_widths
@@ -67,21 +68,22 @@ def decide_for_latency(
 
     Raises:
         UserError: If the target is not met after ``ATTEMPTS`` attempts, with the nearest measured fractions, or if the method cannot
-            reach it as predicted, with the nearest predicted ones. Then single channels were tried as well.
+            reach it as predicted, with the nearest predicted ones. Then smaller multiples, and single channels, were tried as well.
     """
     if start.device.type != "cpu" and target.runtime != TORCH:
         raise UserError(f"runtime {target.runtime}: it runs networks on the CPU; add --device cpu")
     table, shape = LatencyTable(target.batch_size, start.device, runtime=target.runtime), start.data.input_shape
     steps = [start.limits.round_to]
     if snap and start.limits.round_to == 1:
-        steps = [favored_step(start.model, shape, start.all_groups, table, start.limits), 1]
-    for step in dict.fromkeys(steps):
+        favored = favored_step(start.model, shape, start.all_groups, table, start.limits)
+        steps = [step for step in reversed(STEPS) if step <= favored]
+    for step in steps:
         try:
             return _decide(decide, apply, start, target, stage, table, step)
         except _MissedError as error:
             missed = error
             if step > 1:
-                stage.log(f"latency: not with widths that are multiples of {step}: {error}")
+                _tell(stage, f"latency: not with widths that are multiples of {step}: {error}")
     raise UserError(str(missed)) from missed
 
 
@@ -95,9 +97,10 @@ def _decide(
     """Decide with widths that are multiples of ``step``. Raises _MissedError."""
     shape, limits = start.data.input_shape, replace(start.limits, round_to=step)
     latency = predict_latency(start.model, shape, start.all_groups, table, limits)
-    stage.log(
+    _tell(
+        stage,
         f"latency: predicted within {100 * latency.error:.0f} % for {latency.timed} networks that were timed, batch size "
-        f"{target.batch_size}, runtime {target.runtime}, widths that are multiples of {step}"
+        f"{target.batch_size}, runtime {target.runtime}, widths that are multiples of {step}",
     )
     start = start.for_latency(latency, limits)
     wanted = target.fraction * (1 - target.tolerance * (1 - MARGIN))
@@ -112,9 +115,10 @@ def _decide(
         predicted = latency.of(widths_of(network, start.all_groups)) / latency.dense
         timed = time_against(start.model, network, shape, target, start.device)
         found = timed.ratio("network")
-        stage.log(
+        _tell(
+            stage,
             f"latency, attempt {attempt}: {100 * found.value:.1f} ± {100 * found.spread:.1f} % of the dense network's time "
-            f"(predicted: {100 * predicted:.1f} %)" + (f"; {timed.disturbed}" if timed.disturbed else "")
+            f"(predicted: {100 * predicted:.1f} %)" + (f"; {timed.disturbed}" if timed.disturbed else ""),
         )
         if target.is_met_by(found.value):
             report = {
@@ -135,6 +139,13 @@ def _decide(
         target.raise_unreachable("no network of this method, as measured,", [*below[-1:], *above[:1]])
     except UserError as error:
         raise _MissedError(str(error)) from error
+
+
+def _tell(stage: Stage, line: str) -> None:
+    """Log a line; where the messages of methods are kept for the bar alone, it is printed."""
+    stage.log(line)
+    if stage.log is note:
+        say(line)
 
 
 def _decide_near(decide: Decide, start: TrainedModel, target: Target, factor: float, stage: Stage) -> Decision:
