@@ -93,6 +93,7 @@ def compress(
     *,
     latency: bool = True,
     accept_missed: bool = False,
+    snap: bool = True,
     details: Callable[[Outcome], Mapping[str, Any]] = lambda outcome: {},
 ) -> dict[str, Any]:
     """Compress a network in a run folder and return its metrics. A finished run is read, an interrupted one resumes.
@@ -102,6 +103,7 @@ def compress(
         training: Fine-tuning; None for no training. Ignored for methods that are not tuned (:attr:`common.methods.Method.is_tuned`).
         latency: Whether to measure the latency of both networks (interleaved).
         accept_missed: Whether to finish a network that misses the target, because the caller reports it.
+        snap: Whether widths for a latency target are multiples of what is fast on this machine.
         details: Function that returns further entries of metrics.json.
 
     Raises:
@@ -118,7 +120,7 @@ def compress(
             start.limits.require_reachable(target, start.all_groups, start.cost)
     with phase("prune"):
         if target is not None and target.axis == "latency":
-            met = decide_for_latency(method.decide, apply_decision, start, target, stage)
+            met = decide_for_latency(method.decide, apply_decision, start, target, stage, snap)
             start = met.start
             decision = replace(met.decision, report={**met.decision.report, "latency_target": met.report})
         else:

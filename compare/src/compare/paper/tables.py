@@ -304,6 +304,27 @@ def imagenet_short() -> str:
     return imagenet.short_table()
 
 
+def latency_targets() -> str:
+    """Format the networks with a latency target next to those with a MACs target."""
+    from compare.paper import latency_target  # imports torch
+
+    return latency_target.latency_table()
+
+
+def deployed_files() -> str:
+    """Format what files of each network take, in PyTorch and in ONNX Runtime."""
+    from compare.paper import deployment  # imports torch
+
+    return deployment.deployment_table()
+
+
+def deployed_short() -> str:
+    """Format one column per network."""
+    from compare.paper import deployment  # imports torch
+
+    return deployment.short_table()
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "compare.digits": lambda: result_table("digits"),
     "compare.resnet56": lambda: result_table("resnet56"),
@@ -316,6 +337,9 @@ TABLES: dict[str, Callable[[], str]] = {
     "compare.sweep": sweep_table,
     "compare.imagenet": imagenet_tables,
     "compare.imagenet.short": imagenet_short,
+    "compare.latency-target": latency_targets,
+    "compare.deployment": deployed_files,
+    "compare.deployment.short": deployed_short,
     "compare.digits.short": lambda: short_table("digits"),
     "compare.resnet56.short": lambda: short_table("resnet56"),
     "compare.resnet20.short": lambda: short_table("resnet20"),
