@@ -132,9 +132,11 @@ def start(network, tmp_path, monkeypatch):
     monkeypatch.setattr(meet, "favored_step", lambda *args: 8)
     attempts = []
 
-    def predicted(model, shape, groups, table, limits):
-        attempts.append(limits.round_to)
-        return SimpleNamespace(of=lambda kept: 0.3 + 0.7 * cost.macs(kept) / cost.dense, dense=1.0, error=0.01, timed=6)
+    def predicted(model, shape, groups, table, limits, fitted=None):
+        if fitted is None:
+            attempts.append(limits.round_to)
+        of = lambda kept: 0.3 + 0.7 * cost.macs(kept) / cost.dense  # noqa: E731
+        return SimpleNamespace(of=of, dense=1.0, error=0.01, timed=6, fitted={})
 
     def measured(dense, model, shape, batch_size, device):
         ratio = 0.5 + 0.5 * cost.macs(widths_of(model, groups)) / cost.dense
@@ -150,7 +152,13 @@ def start(network, tmp_path, monkeypatch):
 
     data = SimpleNamespace(input_shape=SHAPE)
     return Start(
-        model=network, data=data, device=torch.device("cpu"), all_groups=groups, limits=Limits(), attempts=attempts
+        model=network,
+        data=data,
+        device=torch.device("cpu"),
+        all_groups=groups,
+        limits=Limits(),
+        attempts=attempts,
+        reference=None,
     )
 
 

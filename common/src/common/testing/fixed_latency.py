@@ -34,7 +34,7 @@ def take_macs_for_latency(monkeypatch: Any) -> None:
 
 def _predict(model: nn.Module, shape: Sequence[int], groups: Sequence[ChannelGroup], *args: Any) -> SimpleNamespace:
     cost = WidthCost(model, shape, groups)
-    return SimpleNamespace(of=cost.of, dense=cost.dense, error=0.0, timed=1)
+    return SimpleNamespace(of=cost.of, dense=cost.dense, error=0.0, timed=1, fitted={})
 
 
 def _measure(dense: nn.Module, network: nn.Module, shape: Sequence[int], *args: Any) -> Timing:
