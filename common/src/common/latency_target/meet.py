@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -98,7 +99,18 @@ def decide_for_latency(
             missed = error
             if step > 1:
                 stage.log(f"latency: not with widths that are multiples of {step}: {error}")
+        finally:
+            _remove_empty_folders(stage.folder)
     raise UserError(str(missed)) from missed
+
+
+def _remove_empty_folders(folder: Path) -> None:
+    """Remove the folders of attempts in which the method has left nothing."""
+    if is_main():
+        for name in (FOLDER.format("*") + "/*", FOLDER.format("*")):
+            for place in folder.glob(name):
+                if place.is_dir() and not any(place.iterdir()):
+                    place.rmdir()
 
 
 class _MissedError(UserError):
