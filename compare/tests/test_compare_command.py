@@ -807,7 +807,7 @@ def test_latency_of_all_networks_is_measured_at_the_end_against_the_dense_one(tm
     results = read_results(tmp_path)
     for result in results.results:
         assert result["latency"]["64"]["ratio"] == 1.0 and result["compressed"]["latency_ms"] == {"1": 1.0, "64": 2.0}
-    assert "2.0 ms (as dense (± 0 %))" in text_report.comparison_table(results)
+    assert "2.0 ms (as dense ± 0 %)" in text_report.comparison_table(results)
     assert run(tmp_path, *argv) == 0 and len(calls) == 1
     assert run(tmp_path, *argv[:1], "0.5", "0.7", *argv[2:]) == 0 and len(calls) == 2
     assert "seed0/leading-macs0.7" in calls[1]

@@ -167,7 +167,13 @@ def _decide(
         folder = stage.folder / place / f"attempt-{attempt}"
         folder.mkdir(parents=True, exist_ok=True)
         own = replace(stage, folder=folder, shared=(stage.shared or stage.folder) / place)
-        decision = _decide_near(decide, start, target, aimed / wanted / before, own)
+        try:
+            decision = _decide_near(decide, start, target, aimed / wanted / before, own)
+        except _MissedError as error:
+            if not tried:
+                raise
+            stage.log(f"latency, attempt {attempt}: {error}")
+            break
         network = apply(start, decision)
         widths = widths_of(network, groups)
         predicted = before * latency.of(widths) / latency.dense
