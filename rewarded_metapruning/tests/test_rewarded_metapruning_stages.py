@@ -470,7 +470,8 @@ def test_method_meets_latency_and_trains_once(one, dense, tmp_path, monkeypatch)
             return function(*args, **how)
 
         monkeypatch.setattr(module, name, counted)
-    take_macs_for_latency(monkeypatch, lambda macs: 0.4 + 0.6 * macs, lambda macs: 0.5 + 0.5 * macs)
+    predicted = lambda macs: 0.4 + 0.6 * macs  # noqa: E731
+    take_macs_for_latency(monkeypatch, predicted, lambda macs: 0.5 + 0.5 * macs)
     paper = replace(method.MetaPruningSettings(), **SMALL, final_epochs={"digits": 1})
     settings = {"paper": paper, "extended": replace(method.SHORT, **SMALL)}[one]
     tried = replace(method.METHOD, decide=partial(method.decide, settings))
@@ -480,6 +481,11 @@ def test_method_meets_latency_and_trains_once(one, dense, tmp_path, monkeypatch)
     assert 0.95 * 0.8 <= reached["ratio"] <= 0.8 and reached["attempts"] > 1
     assert reached["ratio"] == pytest.approx(0.5 + 0.5 * metrics["compressed"]["macs"] / 40_551_040, abs=1e-4)
     assert trained == {"net": 1, "network": one == "paper"}
+    searches = [read_search(file) for file in tmp_path.glob("widths-1/attempt-*/search/search.json")]
+    assert len(searches) == reached["attempts"]
+    for content in searches:
+        budget, times = content["budget"], [predicted(row["macs"] / 40_551_040) for row in content["candidates"]]
+        assert budget["rule"] == "latency" and budget["least"] <= min(times) <= max(times) <= budget["most"]
 
 
 def test_rotated_vector_matches_original_network():
