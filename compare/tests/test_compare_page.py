@@ -331,6 +331,25 @@ def test_page_with_one_seed_one_target_and_no_fine_tuning(tmp_path):
     assert {one["description"] for one in specifications(html)} >= {"Agreement with the dense network"}
 
 
+def test_targets_of_latency_have_plots_widths_and_findings(tmp_path):
+    """As those of MACs: a network that meets a latency has MACs, too."""
+
+    def of_latency(record: dict) -> None:
+        record["targets"] = {"latency": record["targets"].pop("macs")}
+        record |= {"axis": "latency", "kept": {**record["kept"], "latency": record["target"]}}
+
+    write_results(tmp_path, seeds=(0, 1), targets=(0.5,), chain=False)
+    for file in tmp_path.glob("seed*/*-macs0.5/metrics.json"):
+        edit(file, of_latency)
+    found = read_results(tmp_path)
+    titles = [plot.title for plot in charts.comparison_plots(found)]
+    assert any(title.startswith("Accuracy against MACs") for title in titles)
+    assert any(title.startswith("Accuracy against latency") for title in titles)
+    assert any(line.startswith("At 50 % of the latency") for line in findings.findings(found))
+    html = unescape(page.html_report(found))
+    assert "50 % of the latency" in html.partition("Layer")[2] and "layer1.0.conv1" in html
+
+
 def test_plots_have_point_per_target_with_name_and_command(results, html):
     """Every point is named when it is pointed at, with the methods that it hides, and its command can be copied."""
     plots = specifications(html)
