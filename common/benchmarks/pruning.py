@@ -47,7 +47,7 @@ def main() -> None:
         "keep": lambda: keep_channels(model, image, kept),
         "peer": lambda: prune_with_torch_pruning(model, image),
     }
-    times = time_interleaved(sides, args.repeats, warm_up=1)
+    times = time_interleaved(sides, args.repeats)
     medians = {name: statistics.median(series) for name, series in times.items()}
     rows = [[name, f"{medians[name]:.0f}", " ".join(f"{t:.0f}" for t in times[name])] for name in sides]
     print(markdown_table(["side", "ms (median)", "all"], rows))

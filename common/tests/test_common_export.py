@@ -276,7 +276,7 @@ def test_latency_gains_use_medians():
     assert (one.dense_ms, one.ms, one.macs_saved) == (2.0, 50.0, pytest.approx(0.6))
     assert one.latency_saved == 0.5  # the median of the ratios 0.5, 0.5 and 25: both networks slowed down in one round
     assert one.ratio == pytest.approx(0.5 / 0.6)
-    assert "| small | 1 | 2.00 | 50.00 | as dense (± 2450) | 60.0 | 0.83 |" in latency.format_gains([one])
+    assert "| small | 1 | 2.00 | 50.00 | as dense ± 2450 | 60.0 | 0.83 |" in latency.format_gains([one])
     busy = Timing(timing.series, "dense", others=0.8)
     (one,) = latency.latency_gains(LatencyTimes({"1": busy}), {"dense": 100, "small": 40})
     assert "| busy machine | 60.0 |  |" in latency.format_gains([one])

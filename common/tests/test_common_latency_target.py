@@ -1,7 +1,9 @@
 """Latency as a target: measured layers, predicted networks, and decisions that are measured."""
 
+import copy
 import json
 from dataclasses import replace
+from functools import partial
 from types import SimpleNamespace
 
 import numpy as np
@@ -9,18 +11,24 @@ import pytest
 import torch
 from torch import nn
 
+from common import pipeline
 from common.channels import channel_groups, keep_channels, top_channels
-from common.cost import WidthCost
+from common.cost import WidthCost, count_cost
+from common.data import load_dataset
 from common.errors import UserError
+from common.formats import load_network
 from common.latency_target import meet, predict, table
 from common.latency_target.meet import decide_for_latency, next_aim, widths_of
 from common.latency_target.predict import WidthLatency, predict_latency
 from common.latency_target.table import Interpolation, LatencyTable, LayerForm, grid, layer_form, levels
 from common.limits import Limits
-from common.methods import Decision
+from common.methods import Decision, Method
 from common.models import create_model
+from common.runs import LATENCY_TARGET, open_stage
 from common.target import Target, only_target, uniform_widths
+from common.testing.fixed_latency import take_macs_for_latency
 from common.timing import CONTROL, Timing
+from common.trained_model import TrainedModel
 
 SHAPE = (3, 32, 32)
 
@@ -132,12 +140,15 @@ def start(network, tmp_path, monkeypatch):
     """A trained network, as far as it is looked at, whose time is half constant and half in proportion to the MACs."""
     groups = channel_groups(network, torch.zeros(1, *SHAPE))
     cost = WidthCost(network, SHAPE, groups)
-    monkeypatch.setattr(meet, "favored_step", lambda *args: 8)
+    monkeypatch.setattr(meet, "known_step", lambda *args: 8)
     attempts = []
 
-    def predicted(model, shape, groups, table, limits):
-        attempts.append(limits.round_to)
-        return SimpleNamespace(of=lambda kept: 0.3 + 0.7 * cost.macs(kept) / cost.dense, dense=1.0, error=0.01, timed=6)
+    def predicted(model, shape, groups, table, limits, fitted=None):
+        if fitted is None:
+            attempts.append(limits.round_to)
+        own = WidthCost(model, shape, groups)
+        of = lambda kept: 0.3 + 0.7 * own.macs(kept) / cost.dense  # noqa: E731
+        return SimpleNamespace(of=of, dense=of({}), error=0.01, timed=6, fitted={})
 
     def measured(dense, model, shape, target, device):
         ratio = 0.5 + 0.5 * cost.macs(widths_of(model, groups)) / cost.dense
@@ -153,7 +164,13 @@ def start(network, tmp_path, monkeypatch):
 
     data = SimpleNamespace(input_shape=SHAPE)
     return Start(
-        model=network, data=data, device=torch.device("cpu"), all_groups=groups, limits=Limits(), attempts=attempts
+        model=network,
+        data=data,
+        device=torch.device("cpu"),
+        all_groups=groups,
+        limits=Limits(),
+        attempts=attempts,
+        reference=None,
     )
 
 
@@ -215,6 +232,80 @@ def test_next_aim_follows_the_line_through_the_last_two_networks():
     assert next_aim([(0.6, 0.8), (0.4, 0.79)], 0.1) == meet.SMALLEST
 
 
+def test_resumed_run_times_nothing_again_and_another_machine_does(start, stage, cache, monkeypatch):
+    target, folder = Target(0.7, "latency", 0.05, 4), stage[0].folder
+    first = decide_for_latency(uniform, build, start, target, stage[0])
+    written = json.loads((folder / LATENCY_TARGET).read_text())
+    assert [name for name in written["measured"] if name.startswith("attempt")] == [
+        f"attempt-8-{i + 1}" for i in range(first.report["attempts"])
+    ]
+    assert not list(folder.glob("widths-*"))  # the method has left nothing there
+    calls, measured = [], meet.time_against
+    monkeypatch.setattr(meet, "time_against", lambda *args: calls.append(args) or measured(*args))
+    again = decide_for_latency(uniform, build, start, target, stage[0])
+    assert not calls and again.report == first.report and again.decision == first.decision
+    written["measured"]["attempt-8-1"]["about"]["conv1"] += 1  # of another network
+    (folder / LATENCY_TARGET).write_text(json.dumps(written))
+    assert decide_for_latency(uniform, build, start, target, stage[0]).report == first.report and len(calls) == 1
+    written["machine"]["threads"] = 99
+    (folder / LATENCY_TARGET).write_text(json.dumps(written))
+    decide_for_latency(uniform, build, start, target, stage[0])
+    assert len(calls) == 1 + first.report["attempts"]
+
+
+def test_target_is_a_fraction_of_the_reference(start, stage, cache):
+    """A network that takes 80 % of its reference's time is compressed to 70 % of that."""
+    wide = uniform_widths(start.all_groups, WidthCost(start.model, SHAPE, start.all_groups), Target(0.6))
+    half = keep_channels(start.model, torch.zeros(1, *SHAPE), {name: range(width) for name, width in wide.items()})
+    groups = channel_groups(half, torch.zeros(1, *SHAPE))
+    smaller = type(start)(**{**vars(start), "model": half, "all_groups": groups, "reference": start})
+    met = decide_for_latency(uniform, build, smaller, Target(0.7, "latency", 0.05), stage[0])
+    cost = WidthCost(start.model, SHAPE, start.all_groups)
+    found = 0.5 + 0.5 * count_cost(met.network, SHAPE).macs / cost.dense
+    assert met.report["ratio"] == pytest.approx(found, abs=1e-4) and 0.95 * 0.7 <= found <= 0.7
+    with pytest.raises(
+        UserError, match=r"--target-latency 0.9: .* takes 0.[78]\d+ of the dense network's time already"
+    ):
+        decide_for_latency(uniform, build, smaller, Target(0.9, "latency", 0.05), stage[0])
+
+
+def test_force_deletes_what_attempts_have_left(start, stage, cache):
+    left = stage[0].folder / "widths-8" / "attempt-1" / "search"
+    left.mkdir(parents=True)
+    (left / "config.json").write_text("{}")
+    decide_for_latency(uniform, build, start, Target(0.7, "latency", 0.05), stage[0])
+    assert left.is_dir()
+    decide_for_latency(uniform, build, start, Target(0.7, "latency", 0.05), replace(stage[0], force=True))
+    assert not left.exists()
+
+
+def test_network_is_built_once_recalibrated_and_trained_when_the_target_is_met(tmp_path, network, monkeypatch):
+    data = load_dataset("digits")
+    data = replace(data, train=data.train.subset(torch.arange(64)), test=data.test.subset(torch.arange(16)))
+    dense = TrainedModel("resnet20", network, data)
+    take_macs_for_latency(monkeypatch, measured=lambda macs: 0.2 + 0.8 * macs)
+    built, trained, build = [], [], pipeline.build_network
+    monkeypatch.setattr(pipeline, "build_network", lambda *args: built.append(args) or build(*args))
+    assert (network.bn1.running_mean == 0).all()
+
+    def decide(start, target, stage, trains=False):
+        decision = uniform(start, target, stage)
+        if trains:
+            model = keep_channels(start.model, start.example, decision.kept)
+            return Decision(model=model, trained=lambda: trained.append(model) or copy.deepcopy(model))
+        return replace(decision, recalibrate=iter([batch.images for batch in data.train.batches(32)]))
+
+    target = Target(0.7, "latency", 0.05)
+    stage = open_stage(tmp_path / "once", "compare", {}, log=lambda line: None)
+    metrics = pipeline.compress(Method("m", decide), dense, target, stage, latency=False)
+    assert len(built) == metrics["latency_target"]["attempts"] > 1
+    small = load_network(tmp_path / "once" / metrics["file"])
+    assert (small.bn1.running_mean != 0).all()  # recalibrated, with images that can be read only once
+    stage = open_stage(tmp_path / "trained", "compare", {}, log=lambda line: None)
+    metrics = pipeline.compress(Method("m", partial(decide, trains=True)), dense, target, stage, latency=False)
+    assert len(trained) == 1 < metrics["latency_target"]["attempts"]
+
+
 def test_one_target_of_three():
     assert only_target({"macs": None, "latency": 0.6}, batch_size=8) == Target(0.6, "latency", 0.05, 8)
     assert only_target({"macs": 0.5, "bytes": None}).tolerance == 0.1
@@ -238,6 +329,7 @@ def test_step_that_is_fast_per_mac_is_favored(network, cache, monkeypatch):
 
     monkeypatch.setattr(meet, "time_networks", rounded)
     assert meet.favored_step(network, SHAPE, groups, LatencyTable(1), Limits()) == 16
+    assert meet.known_step(network, SHAPE, groups, LatencyTable(1), Limits()) == 16
     monkeypatch.setattr(
         meet,
         "time_networks",
@@ -246,3 +338,7 @@ def test_step_that_is_fast_per_mac_is_favored(network, cache, monkeypatch):
         ),
     )
     assert meet.favored_step(network, SHAPE, groups, LatencyTable(1), Limits()) == 1
+    assert (
+        meet.known_step(network, SHAPE, groups, LatencyTable(1), Limits()) == 16
+    )  # kept with the table, for this network
+    assert meet.known_step(network, SHAPE, groups, LatencyTable(1), Limits(min_channels=2)) == 1

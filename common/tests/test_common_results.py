@@ -201,6 +201,6 @@ def test_latency_is_a_percentage_of_dense_and_slower_networks_are_called_slower(
 
 def test_latency_that_says_nothing_is_not_a_number():
     within = {"ratio": 0.97, "low": 0.93, "high": 1.01}
-    assert relative_text(within) == "as dense (± 4)"
+    assert relative_text(within) == "as dense ± 4"
     assert relative_text({**within, "disturbed": "busy machine: other processes used 1.0 cores"}) == "busy machine"
     assert relative_text(None) == ""

@@ -580,3 +580,40 @@ def test_migration_renames_complete_names_once(package, old, new, tmp_path, migr
         migration["main"]([str(tmp_path)])
         assert file.read_text() == json.dumps({"seed": 0, "command": new}, indent=1)
         assert capsys.readouterr().out == printed
+
+
+def contradictions(record) -> list[str]:
+    """Return the latencies, in a result file or a part of it, that say that a network of the dense one's shapes has another speed."""
+    if isinstance(record, list):
+        return [text for part in record for text in contradictions(part)]
+    if not isinstance(record, dict):
+        return []
+    dense, small = record.get("baseline"), record.get("compressed")
+    if not isinstance(dense, dict) or not isinstance(small, dict):
+        return contradictions(list(record.values()))
+    if any(dense[size] != small[size] for size in ("macs", "params")):
+        return []
+    found = []
+    for batch, timed in (record.get("latency") or {}).items():
+        spread = max(timed["high"] - timed["ratio"], timed["ratio"] - timed["low"])
+        if not timed.get("disturbed") and abs(timed["ratio"] - 1) > spread + abs(timed["control"] - 1):
+            found.append(f"batch {batch}: {timed['ratio']} ± {spread:.4f}, control {timed['control']}")
+    return found
+
+
+def test_networks_of_the_dense_shapes_take_the_dense_time_in_stored_results():
+    """Deep Compression, for example, leaves the shapes alone. Results without a latency, or of a busy machine, say nothing."""
+    size = {"macs": 7, "params": 5}
+    timed = {"ratio": 1.03, "low": 1.01, "high": 1.05, "control": 0.99}
+
+    def result(kept=7, **changed):
+        record = {"baseline": size, "compressed": size | {"macs": kept}, "latency": {"64": timed | changed}}
+        return {"rows": [{"baseline": size, "compressed": size}, record]}
+
+    assert contradictions(result()) == []
+    assert contradictions(result(control=1.0)) == ["batch 64: 1.03 ± 0.0200, control 1.0"]
+    assert len(contradictions(result(ratio=0.8, low=0.79, high=0.81))) == 1
+    assert contradictions(result(kept=6, ratio=0.8)) == contradictions(result(ratio=0.8, disturbed="busy")) == []
+    files = sorted(ROOT.glob("[!.]*/results/*.json"))
+    found = {str(file.relative_to(ROOT)): contradictions(json.loads(file.read_text())) for file in files}
+    assert len(found) > 50 and {name: lines for name, lines in found.items() if lines} == {}

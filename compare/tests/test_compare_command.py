@@ -22,7 +22,7 @@ from common.models import ARCHITECTURES, Architecture
 from common.runs import read_json
 from common.settings import parse
 from common.target import Target
-from common.testing.fixed_latency import fixed_latency
+from common.testing.fixed_latency import fixed_latency, take_macs_for_latency
 from compare import command, comparison_jobs, job_loop, job_runner, text_report
 from compare.comparison_jobs import Comparison, ComparisonJob
 from compare.dense import import_dense, train_dense
@@ -286,6 +286,44 @@ def test_chain_passes_file_to_next_step_and_meets_target(tmp_path, monkeypatch):
     assert not (tmp_path / "seed0" / "a-macs0.4").exists()
     page = (tmp_path / "report.html").read_text()
     assert "2. A + B" in page
+
+
+def test_chain_meets_latency_of_dense_network_in_equal_parts(tmp_path, monkeypatch, capsys):
+    """Half of the time does not depend on the MACs. The step that targets bytes changes no shapes, and takes no part."""
+    of_macs = lambda macs: 0.5 + 0.5 * macs  # noqa: E731
+    take_macs_for_latency(monkeypatch, of_macs, of_macs)
+    methods = {name: Method(name, first_channels) for name in ("a", "b")} | {"bytes": BYTES}
+    monkeypatch.setattr(command, "installed_methods", lambda: methods)
+    argv = ["--chain", "a,b,bytes", "--target-latency", "0.7", "--target-bytes", "0.3", "--finetune-epochs", "0"]
+    assert run(tmp_path, *argv) == 0
+    folder = tmp_path / "seed0" / "a+b+bytes-latency0.7-bytes0.3"
+    names = ("step1-a", "step2-b", "step3-bytes")
+    steps = [json.loads((folder / name / "metrics.json").read_text()) for name in names]
+    latency = [step["kept"]["latency"] for step in steps]
+    first, second = 0.7**0.5, 0.7
+    assert 0.95 * first <= latency[0] <= first and 0.95 * second <= latency[1] <= second and latency[2] == latency[1]
+    for step in steps:  # against the dense network, also of the second step
+        assert step["kept"]["latency"] == pytest.approx(of_macs(step["kept"]["macs"]), abs=1e-4)
+    assert [step["target"] for step in steps] == pytest.approx([first, second, 0.3], abs=1e-6)
+    assert [step["axis"] for step in steps] == ["latency", "latency", "bytes"] and not steps[0]["missed"]
+    assert "latency_target" not in steps[2] and steps[2]["missed"] == ["bytes"]
+    assert "70 % latency, 30 % bytes (step 3 of 3)" in capsys.readouterr().out
+    before = (folder / "step2-b" / "metrics.json").read_bytes()
+    monkeypatch.setattr("common.latency_target.meet.time_against", None)
+    assert run(tmp_path, *argv) == 0 and (folder / "step2-b" / "metrics.json").read_bytes() == before
+
+
+def test_chain_that_cannot_meet_latency_is_one_line(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(command, "installed_methods", lambda: FOUR | {"bytes": BYTES})
+    argv = ["--target-latency", "0.5", "--target-bytes", "0.95", "--no-latency"]
+    status = run(tmp_path / "bytes", "--chain", "bytes,bytes", *argv)
+    line = testing.single_error_line(status, capsys.readouterr().err)
+    assert line == "error: --chain bytes,bytes: none of its methods removes channels; omit --target-latency"
+    take_macs_for_latency(monkeypatch, measured=lambda macs: 0.9)  # nothing becomes faster
+    status = run(tmp_path / "slow", "--chain", "leading,main", *argv[:2])
+    printed = capsys.readouterr()
+    assert "leading+main-latency0.5" in testing.single_error_line(status, printed.err.splitlines()[-1])
+    assert "the nearest keep 0.9000" in printed.out + printed.err
 
 
 FOUR = {  # a paper's two variants and two reference methods
@@ -807,7 +845,7 @@ def test_latency_of_all_networks_is_measured_at_the_end_against_the_dense_one(tm
     results = read_results(tmp_path)
     for result in results.results:
         assert result["latency"]["64"]["ratio"] == 1.0 and result["compressed"]["latency_ms"] == {"1": 1.0, "64": 2.0}
-    assert "2.0 ms (as dense (± 0 %))" in text_report.comparison_table(results)
+    assert "2.0 ms (as dense ± 0 %)" in text_report.comparison_table(results)
     assert run(tmp_path, *argv) == 0 and len(calls) == 1
     assert run(tmp_path, *argv[:1], "0.5", "0.7", *argv[2:]) == 0 and len(calls) == 2
     assert "seed0/leading-macs0.7" in calls[1]

@@ -139,7 +139,7 @@ def test_latency_is_percentage_of_dense_network_and_milliseconds_follow(results,
         for cell, batch, ms in zip(line, ("1", "64"), (3.0, 60.0), strict=True):
             ratios = [r["latency"][batch]["ratio"] for r in group.results]
             ratio = sum(ratios) / len(ratios)
-            shown = "as dense (± 0 %)" if ratio == 1 else f"{100 * ratio:.0f} ± 0 %"
+            shown = "as dense ± 0 %" if ratio == 1 else f"{100 * ratio:.0f} ± 0 %"
             assert cell.strip().startswith(f"{ratio * ms:.1f} ms ({shown}")
     assert "batch 1" in html and "3.0 ms <span" in html
 
@@ -227,9 +227,9 @@ def test_network_slower_than_dense_is_called_slower(results, batch):
     shown = {
         (1.04,): "104 ± 2 %, slower",
         (0.96,): "96 ± 2 %",
-        (1.01,): "as dense (± 2 %)",
+        (1.01,): "as dense ± 2 %",
         (1.08, 1.09, 1.1): "109 ± 1 %, slower",
-        (1.0, 1.1, 1.2): "as dense (± 10 %)",
+        (1.0, 1.1, 1.2): "as dense ± 10 %",
         (0.7, 0.8, 0.9): "80 ± 10 %",
     }
     for ratios, cell in shown.items():
@@ -329,6 +329,25 @@ def test_page_with_one_seed_one_target_and_no_fine_tuning(tmp_path):
     for one in specifications(html):  # one point per target, also if there is only one
         assert len(one["datasets"]["points"]) == (11 if one["description"].endswith("file size") else 8)
     assert {one["description"] for one in specifications(html)} >= {"Agreement with the dense network"}
+
+
+def test_targets_of_latency_have_plots_widths_and_findings(tmp_path):
+    """As those of MACs: a network that meets a latency has MACs, too."""
+
+    def of_latency(record: dict) -> None:
+        record["targets"] = {"latency": record["targets"].pop("macs")}
+        record |= {"axis": "latency", "kept": {**record["kept"], "latency": record["target"]}}
+
+    write_results(tmp_path, seeds=(0, 1), targets=(0.5,), chain=False)
+    for file in tmp_path.glob("seed*/*-macs0.5/metrics.json"):
+        edit(file, of_latency)
+    found = read_results(tmp_path)
+    titles = [plot.title for plot in charts.comparison_plots(found)]
+    assert any(title.startswith("Accuracy against MACs") for title in titles)
+    assert any(title.startswith("Accuracy against latency") for title in titles)
+    assert any(line.startswith("At 50 % of the latency") for line in findings.findings(found))
+    html = unescape(page.html_report(found))
+    assert "50 % of the latency" in html.partition("Layer")[2] and "layer1.0.conv1" in html
 
 
 def test_plots_have_point_per_target_with_name_and_command(results, html):

@@ -37,7 +37,7 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     sides = make_sides(args.arch, args.batch_size, args.amp)
-    times = time_interleaved(sides, args.repeats, warm_up=2)
+    times = time_interleaved(sides, args.repeats)
     medians = {name: statistics.median(series) for name, series in times.items()}
     rows = [[name, f"{medians[name]:.1f}", " ".join(f"{t:.0f}" for t in times[name])] for name in sides]
     print(markdown_table(["side", "ms per step (median)", "all"], rows))

@@ -1,13 +1,28 @@
 """Evolutionary search: unique candidates within the MACs window, origin of genes, reproducibility."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
+import torch
 
+from common.channels import channel_groups
 from common.errors import UserError
+from common.latency_target.meet import widths_of
+from common.models import create_model
 from common.target import Target
 from rewarded_metapruning.closed_form import space_cost
 from rewarded_metapruning.evaluator import CandidateMetrics
-from rewarded_metapruning.evolution import Evolution, MacsWindow, crossover, mutate, window_for_target
+from rewarded_metapruning.evolution import (
+    Evolution,
+    LatencyWindow,
+    MacsWindow,
+    crossover,
+    mutate,
+    window_for_target,
+    window_record,
+)
+from rewarded_metapruning.predicted_latency import SpaceLatency
 from rewarded_metapruning.ranking import RewardSettings, rank_candidates, run_search
 from rewarded_metapruning.recipes import EvolutionSettings
 from rewarded_metapruning.settings import CONV_LINEAR, PAPER
@@ -125,6 +140,49 @@ def test_proposals_stay_within_scale_range():
     pool = own.propose(0, [], set())
     later = own.propose(1, pool[:5], set(pool))
     assert {entry for nev in pool + later for entry in nev} <= set(range(14, 27))
+
+
+@pytest.fixture
+def latency():
+    """Predicted times of resnet20 that are no function of its MACs: half constant, half by the widths of its layers."""
+    space = find_space("resnet20")
+    groups = channel_groups(create_model("resnet20").eval(), torch.zeros(1, 3, 32, 32))
+    sizes = {group.name: group.size for group in groups}
+    time = lambda kept: 0.5 + 0.5 * sum((sizes | kept).values()) / sum(sizes.values())  # noqa: E731
+    return SpaceLatency(space, SimpleNamespace(of=time, dense=1.0), groups)
+
+
+def test_predicted_time_of_vector_is_that_of_its_network(latency):
+    space = find_space("resnet20")
+    vector = Evolution(space, MacsWindow(0, 10**9), SETTINGS).sample(1, [0])[0]
+    network = space.build(vector)
+    groups = channel_groups(create_model("resnet20").eval(), torch.zeros(1, 3, 32, 32))
+    expected = latency.latency.of(widths_of(network, groups))
+    assert latency.fractions(np.array([space.scale_indices(vector)])) == pytest.approx([expected]) and expected < 1
+
+
+def test_candidates_are_within_predicted_time(latency):
+    """All of mutants, crossovers and random vectors; their MACs are not those of a target with the same number."""
+    space = find_space("resnet20")
+    window = window_for_target(space_cost(space), Target(0.7, "latency", 0.02), latency=latency)
+    own = Evolution(space, window, SETTINGS)
+    first = own.propose(0, [], set())
+    pool = first + own.propose(1, first[:5], set(first))
+    times = latency.fractions(np.array([space.scale_indices(nev) for nev in pool]))
+    assert len(set(pool)) == 2 * SETTINGS.population and times.min() >= 0.98 * 0.7 and times.max() <= 0.7
+    macs = own.cost.macs(pool, CONV_LINEAR) / own.cost.macs([space.unpruned], CONV_LINEAR)[0]
+    assert macs.max() < 0.4
+    assert window_record(window) == {"rule": "latency", "least": pytest.approx(0.686), "most": 0.7}
+
+
+def test_unreachable_predicted_time_names_the_nearest(latency):
+    cost = space_cost(find_space("resnet20"))
+    message = r"--target-latency 0.5: no vector of resnet20 with entries 0 to 30 keeps .* predicted latency; .* 0.54"
+    with pytest.raises(UserError, match=message):
+        window_for_target(cost, Target(0.5, "latency", 0.02, asked=0.5), latency=latency)
+    window = LatencyWindow(0.1, 0.2, latency)
+    with pytest.raises(UserError, match="0.1 to 0.2 of the predicted latency is unreachable; choose one within 0.54"):
+        Evolution(find_space("resnet20"), window, SETTINGS)
 
 
 def test_unreachable_window_raises():

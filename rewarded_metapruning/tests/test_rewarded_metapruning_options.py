@@ -8,6 +8,7 @@ from rmp_helpers import write_image_folder
 from torch import nn
 
 from common.testing import check_options_honored, command_names
+from common.testing.fixed_latency import take_macs_for_latency
 from common.training import TrainOptions
 from rewarded_metapruning import cost, method, search, train_chosen, train_pruning_net
 from rewarded_metapruning.paper import diagrams, search_vs_random, seeded_comparison, seeded_variants, variants
@@ -28,6 +29,7 @@ COMMANDS = {
         search.main,
         f"{NAMED} {SEARCH} --net-cache {{named}} --out {{out}}/search --plots",
         f"{OWN} {SEARCH} --net-cache {{own}} --out {{out}}/search-own --macs-min 0",
+        f"{NAMED} {SEARCH} --net-cache {{named}} --out {{out}}/search-latency --target-latency 0.7 --latency-batch-size 4",
     ),
     "TrainChosen": (
         train_chosen.main,
@@ -79,6 +81,7 @@ def test_command_honors_options(name, places, monkeypatch):
     monkeypatch.setattr(seeded_variants, "PAPER_SETTINGS", short)
     both = [replace(one, decide=partial(method.decide, short)) for one in seeded_variants.METHODS]
     monkeypatch.setattr(seeded_variants, "METHODS", both)
+    take_macs_for_latency(monkeypatch)
     main, *runs = COMMANDS[name]
     assert check_options_honored(main, [run.format(**places).split() for run in runs]) == name
 

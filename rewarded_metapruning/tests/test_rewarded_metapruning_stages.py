@@ -18,9 +18,11 @@ from common.data import load_dataset
 from common.errors import UserError
 from common.formats import load_network
 from common.models import create_model
+from common.pipeline import compress
 from common.runs import open_stage
 from common.target import Target
 from common.testing import run_method, single_error_line
+from common.testing.fixed_latency import take_macs_for_latency
 from common.testing.limits import check_limits_obeyed, limited_start
 from common.trained_model import TrainedModel
 from common.training import TrainOptions
@@ -395,6 +397,95 @@ def test_unsupported_start_raises_before_training(dense, tmp_path):
     assert "names no architecture" in message(replace(dense, model=nameless))
     assert "--target-macs 0.005: no vector of resnet20" in message(dense, 0.005)
     assert not (tmp_path / "pruning-net").exists()
+
+
+def latency_search(root: Path, out: Path, *more: str) -> int:
+    return search.main([*search_words(root, out), "--target-latency", "0.8", "--latency-batch-size", "4", *more])
+
+
+def test_search_within_latency_aims_again_until_the_network_meets_it(root, tmp_path, monkeypatch, capsys):
+    """A network takes longer than predicted: the first attempt misses the target."""
+    predicted, measured = (lambda macs: 0.4 + 0.6 * macs), (lambda macs: 0.5 + 0.5 * macs)
+    take_macs_for_latency(monkeypatch, predicted, measured)
+    assert latency_search(root, tmp_path) == 0
+    content = read_search(tmp_path / "search.json")
+    reached, budget = content["latency_target"], content["budget"]
+    assert content["finished"] and reached["attempts"] > 1 and 0.95 * 0.8 <= reached["ratio"] <= 0.8
+    assert (reached["target"], reached["batch_size"], reached["round_to"]) == (0.8, 4, 1)
+    space = find_space("resnet-small", content["num_classes"], content["shape"])
+    dense = int(space_cost(space).macs([space.unpruned], CONV_LINEAR)[0])
+    fractions = [row["macs"] / dense for row in content["candidates"]]
+    assert len(fractions) == 18 and budget["rule"] == "latency" and budget["most"] < 0.8
+    assert all(budget["least"] <= predicted(macs) <= budget["most"] for macs in fractions)
+    assert reached["ratio"] == pytest.approx(measured(fractions[0]), abs=1e-4)
+    tested = [json.loads(line)["nev"] for line in (tmp_path / "tested-0.jsonl").read_text().splitlines()]
+    assert len(tested) == len({tuple(nev) for nev in tested})  # none is evaluated twice
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "config.json",
+        "log.csv",
+        "latency-target.json",
+        "search.json",
+        "tested-0.jsonl",
+    }
+    before = (tmp_path / "search.json").read_bytes()
+    monkeypatch.setattr("common.latency_target.meet.time_against", None)  # nothing is measured again
+    assert latency_search(root, tmp_path) == 0 and (tmp_path / "search.json").read_bytes() == before
+    capsys.readouterr()
+    status = latency_search(root, tmp_path, "--latency-batch-size", "8")
+    assert "--latency-batch-size 4, not 8" in single_error_line(status, capsys.readouterr().err)
+    words = [*common(root), *EVALUATE, "--nev-file", str(tmp_path / "search.json"), "--save", str(tmp_path / "final")]
+    assert train_chosen.main(words) == 0
+    said = f"whose network takes {100 * reached['ratio']:.1f} % of the unpruned network's time (measured by the search, batch size 4)"
+    assert said in capsys.readouterr().out
+
+
+def test_search_that_misses_latency_is_not_finished(root, tmp_path, monkeypatch, capsys):
+    """The nearest measured fraction is named, and the next stage does not take the vector for a result."""
+    take_macs_for_latency(monkeypatch, measured=lambda macs: 0.9)
+    status = latency_search(root, tmp_path, "--max_iters", "1")
+    message = "--target-latency 0.8: no network of this method, as measured, keeps 0.76 to 0.8 of the latency; the nearest keep 0.9000"
+    assert message in single_error_line(status, capsys.readouterr().err)
+    assert not read_search(tmp_path / "search.json")["finished"]
+    words = [*common(root), *EVALUATE, "--nev-file", str(tmp_path / "search.json"), "--save", str(tmp_path / "final")]
+    assert train_chosen.main(words) == 2 and "not finished" in capsys.readouterr().err
+    take_macs_for_latency(monkeypatch)
+    assert latency_search(root, tmp_path, "--max_iters", "1", "--force") == 0
+
+
+@pytest.mark.parametrize("more", [["--target-macs", "0.5"], ["--macs-max", "0.5"]])
+def test_limits_of_latency_and_macs_exclude_each_other(root, tmp_path, capsys, more):
+    status = latency_search(root, tmp_path, *more)
+    assert "exclude each other" in single_error_line(status, capsys.readouterr().err)
+
+
+@pytest.mark.parametrize("one", ["paper", "extended"])
+def test_method_meets_latency_and_trains_once(one, dense, tmp_path, monkeypatch):
+    """The predicted time is limited, not the MACs; the network is trained when it is met, and the PruningNet before the first attempt."""
+    trained = {"net": 0, "network": 0}
+    for module, name in ((method, "train_pruning_net"), (method, "train_variant")):
+        function, key = getattr(module, name), "net" if name == "train_pruning_net" else "network"
+
+        def counted(*args, function=function, key=key, **how):
+            trained[key] += not args[0].finished if key == "net" else 1
+            return function(*args, **how)
+
+        monkeypatch.setattr(module, name, counted)
+    predicted = lambda macs: 0.4 + 0.6 * macs  # noqa: E731
+    take_macs_for_latency(monkeypatch, predicted, lambda macs: 0.5 + 0.5 * macs)
+    paper = replace(method.MetaPruningSettings(), **SMALL, final_epochs={"digits": 1})
+    settings = {"paper": paper, "extended": replace(method.SHORT, **SMALL)}[one]
+    tried = replace(method.METHOD, decide=partial(method.decide, settings))
+    stage = open_stage(tmp_path, "compare", {}, log=lambda line: None)
+    metrics = compress(tried, dense, Target(0.8, "latency", 0.05), stage, latency=False)
+    reached = metrics["latency_target"]
+    assert 0.95 * 0.8 <= reached["ratio"] <= 0.8 and reached["attempts"] > 1
+    assert reached["ratio"] == pytest.approx(0.5 + 0.5 * metrics["compressed"]["macs"] / 40_551_040, abs=1e-4)
+    assert trained == {"net": 1, "network": one == "paper"}
+    searches = [read_search(file) for file in tmp_path.glob("widths-1/attempt-*/search/search.json")]
+    assert len(searches) == reached["attempts"]
+    for content in searches:
+        budget, times = content["budget"], [predicted(row["macs"] / 40_551_040) for row in content["candidates"]]
+        assert budget["rule"] == "latency" and budget["least"] <= min(times) <= max(times) <= budget["most"]
 
 
 def test_rotated_vector_matches_original_network():

@@ -36,6 +36,8 @@ class Decision:
         report: Entries for metrics.json: threshold, penalty, vector, ...
         log: Rows of log.csv, if nothing is trained afterwards.
         smaller: Explanation in case the network is smaller than the target's tolerance allows; empty: that is an error.
+        trained: Function that trains ``model`` and returns the result, which has the same shapes, for a method that trains what it has
+            decided. The pipeline calls it once, when a target of latency is met; None: ``model`` is final.
     """
 
     kept: Mapping[str, Sequence[int]] = field(default_factory=dict)
@@ -44,6 +46,7 @@ class Decision:
     report: Mapping[str, Any] = field(default_factory=dict)
     log: Sequence[Mapping[str, Any]] = ()
     smaller: str = ""
+    trained: Callable[[], nn.Module] | None = None
 
 
 def save_network(path: Path, network: nn.Module, start: TrainedModel) -> None:

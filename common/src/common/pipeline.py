@@ -118,19 +118,22 @@ def compress(
         target.require_groups(start.groups, start.all_groups)
         if start.limits and target.axis == "macs":
             start.limits.require_reachable(target, start.all_groups, start.cost)
+    network: nn.Module | None = None
     with phase("prune"):
         if target is not None and target.axis == "latency":
-            met = decide_for_latency(method.decide, apply_decision, start, target, stage, snap)
-            start = met.start
+            met = decide_for_latency(method.decide, build_network, start, target, stage, snap)
+            start, network = met.start, met.network
             decision = replace(met.decision, report={**met.decision.report, "latency_target": met.report})
         else:
             decision = method.decide(start, target, stage)
+        if decision.trained is not None:
+            decision, network = replace(decision, model=decision.trained(), trained=None), None
         if training and training.recalibrate and method.is_tuned and not decision.recalibrate:
             decision = replace(decision, recalibrate=recalibration_images(start, training.recalibrate, stage.seed))
         if is_main():
             kept = {name: [int(channel) for channel in channels] for name, channels in decision.kept.items()}
             write_json(stage.folder / DECISION, {"kept": kept, "report": decision.report})
-        network, checked = apply_decision(start, decision), None if accept_missed else target
+        network, checked = apply_decision(start, decision, network), None if accept_missed else target
         if checked is not None and checked.axis == "macs":  # before the fine-tuning, which does not change the MACs
             _check_target(checked, start, decision, {"macs": count_cost(network, start.data.input_shape).macs})
         tuning = training if training and training.recipe.epochs and method.is_tuned else None
@@ -173,8 +176,20 @@ def _check_target(
     target.check(fraction)
 
 
-def apply_decision(start: TrainedModel, decision: Decision) -> nn.Module:
+def apply_decision(start: TrainedModel, decision: Decision, network: nn.Module | None = None) -> nn.Module:
     """Prune a network as decided, recalibrate its batch norm, and return it in eval mode.
+
+    Args:
+        network: What :func:`build_network` has returned for the decision, if it was called.
+    """
+    network = build_network(start, decision) if network is None else network
+    if decision.recalibrate:
+        recalibrate_batch_norm(network, decision.recalibrate, start.device)
+    return network.eval()
+
+
+def build_network(start: TrainedModel, decision: Decision) -> nn.Module:
+    """Prune a network as decided, and return it in eval mode, without recalibration.
 
     Raises UserError, naming the group, if the decision violates ``start.limits`` or would untie weights.
     """
@@ -187,8 +202,6 @@ def apply_decision(start: TrainedModel, decision: Decision) -> nn.Module:
     else:
         network = copy.deepcopy(start.model) if decision.model is None else decision.model
     check_tied(network, tied_parameters(start.model))
-    if decision.recalibrate:
-        recalibrate_batch_norm(network, decision.recalibrate, start.device)
     return network.eval()
 
 

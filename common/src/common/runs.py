@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 NETWORKS = ("baseline", "after_cut", "compressed")  # keys of networks in metrics.json
 CONFIG, LOG, METRICS, MODEL, STATE = "config.json", "log.csv", "metrics.json", "model.safetensors", "state.pt"
 DECISION = "decision.json"  # kept channels by group
+LATENCY_TARGET = "latency-target.json"  # what was measured for a latency target
 PROGRESS = "progress.pt"  # a method's state for resuming its selection, as STATE is for training
 # Options that may differ when a run is resumed.
 FREE_OPTIONS = (
@@ -454,7 +455,7 @@ def _seconds_logged(log: Path) -> float:
 
 def _clear(folder: Path) -> None:
     # metrics.json first: without it, the run does not count as finished; config.json last: a killed _clear is noticed
-    for name in (METRICS, DECISION, PROGRESS, STATE, LOG, MODEL, CONFIG):
+    for name in (METRICS, DECISION, LATENCY_TARGET, PROGRESS, STATE, LOG, MODEL, CONFIG):
         (folder / name).unlink(missing_ok=True)
 
 

@@ -103,7 +103,7 @@ class Timing:
 
 
 def relative_text(record: Mapping[str, Any] | None) -> str:
-    """Format a record of :meth:`Timing.record`: "81 ± 1", "104 ± 2 (slower)", "as dense (± 3)", "busy machine".
+    """Format a record of :meth:`Timing.record`: "81 ± 1", "104 ± 2 (slower)", "as dense ± 3", "busy machine".
 
     The spread is that of the interval that contains the median with a probability of 95 %. If it contains 100 %, it is given instead of
     the value; and so is what disturbed the measurement, if anything did.
@@ -115,7 +115,7 @@ def relative_text(record: Mapping[str, Any] | None) -> str:
     value, low, high = (100 * record[key] for key in ("ratio", "low", "high"))
     spread = f"{max(high - value, value - low):.0f}"
     if low <= 100 <= high:
-        return f"as dense (± {spread})"
+        return f"as dense ± {spread}"
     return f"{value:.0f} ± {spread}" + (" (slower)" if low > 100 else "")
 
 

@@ -121,7 +121,7 @@ def method_styles(groups: Sequence[ResultGroup]) -> dict[str, Style]:
 def comparison_plots(result_set: ResultSet) -> list[Plot]:
     """Return the plots of a comparison."""
     groups = single_method_groups(result_set)
-    macs = [g for g in groups if g.first["axis"] == "macs"]
+    macs = [g for g in groups if g.first["axis"] in ("macs", "latency")]  # the methods that remove channels
     timed = [g for g in macs if g.has("latency64_kept")]
     top1 = (
         "top-1 (%)",

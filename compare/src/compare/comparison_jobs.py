@@ -110,7 +110,7 @@ def comparison_jobs(
 def chain_targets(
     chain: Sequence[str], methods: Mapping[str, Method], targets: Mapping[Axis, Sequence[float]]
 ) -> Iterator[dict[str, float]]:
-    """Yield the targets of a chain: all combinations of the MACs and bytes targets that its methods can aim at."""
+    """Yield the targets of a chain: all combinations of the MACs or latency and bytes targets that its methods can aim at."""
     if len(chain) < 2:
         raise UserError(
             f"--chain {','.join(chain)}: a chain needs two methods or more (A,B); use --methods for single methods"
@@ -123,9 +123,16 @@ def chain_targets(
         raise UserError(
             f"--chain {','.join(chain)}: another method would undo one that targets bytes; such a method comes last"
         )
-    for macs in targets["macs"] if "macs" in axes else [None]:
-        for size in targets["bytes"] if "bytes" in axes else [None]:
-            yield {axis: value for axis, value in (("macs", macs), ("bytes", size)) if value is not None}
+    latency = targets.get("latency", ())
+    if latency and "macs" not in axes:
+        raise UserError(f"--chain {','.join(chain)}: none of its methods removes channels; omit --target-latency")
+    shapes: list[dict[str, float]] = [{}]
+    if "macs" in axes:
+        shapes = [{"macs": value} for value in targets["macs"]] + [{"latency": value} for value in latency]
+    sizes: list[dict[str, float]] = [{"bytes": value} for value in targets["bytes"]] if "bytes" in axes else [{}]
+    for shape in shapes:
+        for size in sizes:
+            yield shape | size
 
 
 def _first(chain: Sequence[str], methods: Mapping[str, Method], axis: str) -> int:

@@ -23,8 +23,10 @@ def findings(result_set: ResultSet) -> list[str]:
     """Return the sentences, the most important first."""
     groups = single_method_groups(result_set)
     several = [g for g in groups if len(g.results) > 1 or g.test_images]
-    macs, sizes = ([g for g in several if g.first["axis"] == axis] for axis in ("macs", "bytes"))
-    lines = [line for target in _targets(macs) for line in _most_accurate(_at(macs, target), target)]
+    macs, times, sizes = ([g for g in several if g.first["axis"] == axis] for axis in AXES)
+    lines = [
+        line for of in (macs, times) for target in _targets(of) for line in _most_accurate(_at(of, target), target)
+    ]
     lines += _before_finetuning(macs) + _changed_by_finetuning(macs) + _best_reference(macs)
     lines += [line for target in _targets(sizes) for line in _most_accurate(_at(sizes, target), target)]
     lines += [line for g in sizes for line in _against_dense(g)]

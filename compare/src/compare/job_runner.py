@@ -16,7 +16,7 @@ from common.methods import Method
 from common.pipeline import FineTuning, Outcome, compress
 from common.progress import note, part
 from common.runs import open_stage
-from common.target import Target, latency_target
+from common.target import Axis, Target, latency_target
 from common.trained_model import CALIBRATION_IMAGES, TrainedModel, read_trained_model
 from compare.breakdown import layer_widths, per_class
 from compare.changed_images import SHEET, changed_predictions, draw_sheet
@@ -30,9 +30,10 @@ class ChainStep:
 
     Attributes:
         start: The network to compress.
-        target: Target as a fraction of the *dense* network's MACs or bytes; None for a method without one.
-        relative_target: Target as a fraction of ``start``; differs from ``target`` in a chain.
+        target: Target as a fraction of the *dense* network's MACs, bytes or time; None for a method without one.
+        aim: Target for the pipeline: as a fraction of the MACs or bytes of ``start``, or of the dense network's time.
         number: Position in the chain, from 1; None for a job with one method.
+        latency: Measured time of ``start`` relative to the dense network's, if the chain has a target of latency.
     """
 
     name: str
@@ -40,8 +41,9 @@ class ChainStep:
     start: TrainedModel
     folder: Path
     target: float | None
-    relative_target: float | None
+    aim: Target | None
     number: int | None = None
+    latency: float = 1.0
 
 
 def run_job(job: ComparisonJob, comparison: Comparison, dense: TrainedModel) -> dict[str, Any]:
@@ -59,18 +61,19 @@ def run_job(job: ComparisonJob, comparison: Comparison, dense: TrainedModel) -> 
     folder = comparison.out / f"seed{job.seed}" / job.name
     if not job.is_chain:
         (name,), target = job.methods, next(iter(job.targets.values()), None)
-        return run_step(
-            ChainStep(name, comparison.methods[name], dense, folder, target, target), job, comparison, dense
-        )
-    start, metrics, file = dense, {}, folder
+        aim = None if target is None else _aim(job, comparison, comparison.methods[name].axis, target)
+        return run_step(ChainStep(name, comparison.methods[name], dense, folder, target, aim), job, comparison, dense)
+    metrics: dict[str, Any] = {}
+    start, file, latency = dense, folder, 1.0
     for number, name in enumerate(job.methods):
         if number:  # start from the output of the previous step
             same = ("factory", "device", "workers", "limits", "calibration_images")
             how = {field: getattr(dense, field) for field in same}
             start = read_trained_model(file, dense.data, name=dense.name, reference=dense, **how)
-        target, relative_target = _step_target(job, number, comparison, dense, start)
+            latency = metrics["kept"].get("latency", 1.0)
+        target, aim = _step_target(job, number, comparison, dense, start, latency)
         place = folder / f"step{number + 1}-{name}"
-        step = ChainStep(name, comparison.methods[name], start, place, target, relative_target, number + 1)
+        step = ChainStep(name, comparison.methods[name], start, place, target, aim, number + 1, latency)
         with part(f"step {number + 1} of {len(job.methods)}, {name}"):
             metrics = run_step(step, job, comparison, dense)
         file = place / metrics["file"]
@@ -78,21 +81,39 @@ def run_job(job: ComparisonJob, comparison: Comparison, dense: TrainedModel) -> 
 
 
 def _step_target(
-    job: ComparisonJob, number: int, comparison: Comparison, dense: TrainedModel, start: TrainedModel
-) -> tuple[float, float] | tuple[None, None]:
-    """Return a step's target as a fraction of the dense network and of ``start``; the remaining steps have equal factors."""
+    job: ComparisonJob, number: int, comparison: Comparison, dense: TrainedModel, start: TrainedModel, latency: float
+) -> tuple[float | None, Target | None]:
+    """Return a step's target as a fraction of the dense network, and for the pipeline; the remaining steps have equal factors.
+
+    latency: measured time of ``start`` relative to the dense network's.
+    """
     axis = comparison.methods[job.methods[number]].axis
     if axis is None:
         return None, None
-    dense_size, now = (net.bytes if axis == "bytes" else net.cost.dense for net in (dense, start))
     left = sum(comparison.methods[name].axis == axis for name in job.methods[number:])
-    relative_target = (job.targets[axis] * dense_size / now) ** (1 / left)
+    timed = axis == "macs" and "latency" in job.targets
+    if timed:
+        now = latency
+    else:
+        now = start.bytes / dense.bytes if axis == "bytes" else start.cost.dense / dense.cost.dense
+    what = "latency" if timed else axis
+    relative_target = (job.targets[what] / now) ** (1 / left)
     if relative_target >= 1:
         raise UserError(
-            f"{job.name}: {job.methods[number]} starts from {now / dense_size:.4f} of the {axis}, "
-            f"less than the target of {job.targets[axis]:g}; choose a smaller target"
+            f"{job.name}: {job.methods[number]} starts from {now:.4f} of the {what}, "
+            f"less than the target of {job.targets[what]:g}; choose a smaller target"
         )
-    return relative_target * now / dense_size, relative_target
+    target = round(relative_target * now, 9)
+    return target, _aim(job, comparison, axis, target if timed else relative_target)
+
+
+def _aim(job: ComparisonJob, comparison: Comparison, axis: Axis | None, fraction: float) -> Target | None:
+    """Return the target of a method of this axis for the pipeline."""
+    if axis is None:
+        return None
+    if axis == "macs" and "latency" in job.targets:
+        return latency_target(fraction, comparison.latency_batch_size, comparison.latency_runtime)
+    return Target(fraction, axis)
 
 
 def run_step(step: ChainStep, job: ComparisonJob, comparison: Comparison, dense: TrainedModel) -> dict[str, Any]:
@@ -123,14 +144,10 @@ def run_step(step: ChainStep, job: ComparisonJob, comparison: Comparison, dense:
         }
 
     training = FineTuning(comparison.recipe, comparison.distill, comparison.recalibrate, log_test=False)
-    axis, fraction = step.method.axis, step.relative_target
-    target = None if axis is None or fraction is None else Target(fraction, axis)
-    if target is not None and "latency" in job.targets:
-        target = latency_target(target.fraction, comparison.latency_batch_size, comparison.latency_runtime)
     return compress(
         step.method,
         step.start,
-        target,
+        step.aim,
         stage,
         training,
         latency=False,  # that of all networks is measured at the end
@@ -170,10 +187,13 @@ def _description(step: ChainStep, job: ComparisonJob, outcome: Outcome) -> dict[
     aims: dict[str, Target] = {} if axis is None or target is None else {axis: Target(round(target, 9))}
     if step.number == len(job.methods):  # the last step of a chain: its other targets
         aims = {name: Target(fraction) for name, fraction in job.targets.items()} | aims
-    reached = outcome.decision.report.get("latency_target")
-    if reached:
-        axis, kept["latency"] = "latency", reached["ratio"]
-        aims = {axis: latency_target(reached["target"])}
+    if "latency" in job.targets:
+        reached = outcome.decision.report.get("latency_target")
+        kept["latency"] = reached["ratio"] if reached else step.latency  # other steps do not change the shapes
+        if reached:
+            axis, aims = "latency", {"latency": latency_target(reached["target"])}
+        elif "latency" in aims:
+            aims["latency"] = latency_target(job.targets["latency"])
     found = outcome.accuracy
     assert isinstance(found, Accuracy)  # compare runs classifiers only
     return {

@@ -15,7 +15,7 @@ from typing import Any
 
 from compare import charts
 from compare.changed_images import SHEET, read_sheet
-from compare.findings import any_finetuned, count_threads, findings, middle_target, pluralize
+from compare.findings import AXES, any_finetuned, count_threads, findings, middle_target, pluralize
 from compare.result_set import SHOWN, ResultGroup, ResultSet, chain_groups, single_method_groups, with_short_names
 from compare.text_report import (
     ABSENT,
@@ -156,12 +156,13 @@ def _step_name(group: ResultGroup) -> str:
 
 
 def _widths(groups: Sequence[ResultGroup]) -> dict[str, Any] | None:
-    """Return the mean fraction of each layer's channels that is kept at the middle MACs target, by method."""
-    macs = [g for g in groups if g.first["axis"] == "macs"]
-    if not macs:
+    """Return the mean fraction of each layer's channels that is kept at the middle target of MACs, or else of latency, by method."""
+    axis = next((axis for axis in ("macs", "latency") if any(g.first["axis"] == axis for g in groups)), None)
+    if axis is None:
         return None
-    target = middle_target(sorted({g.first["target"] for g in macs}))
-    shown = [g for g in macs if g.first["target"] == target]
+    pruned = [g for g in groups if g.first["axis"] == axis]
+    target = middle_target(sorted({g.first["target"] for g in pruned}))
+    shown = [g for g in pruned if g.first["target"] == target]
     styles = charts.method_styles(groups)
     layers = list(dict.fromkeys(layer for g in shown for layer in g.first["widths"]))
     prefix = common_prefix(layers)
@@ -171,7 +172,7 @@ def _widths(groups: Sequence[ResultGroup]) -> dict[str, Any] | None:
         dense = next(cell["dense"] for cell in cells if cell)
         rows.append({"name": layer.removeprefix(prefix), "dense": dense, "cells": cells})
     methods = [{"name": g.label, "color": styles[g.label].color} for g in shown]
-    return {"target": f"{100 * target:g} % of the MACs", "prefix": prefix, "methods": methods, "rows": rows}
+    return {"target": f"{100 * target:g} % of the {AXES[axis]}", "prefix": prefix, "methods": methods, "rows": rows}
 
 
 def _width(g: ResultGroup, layer: str) -> dict[str, Any] | None:

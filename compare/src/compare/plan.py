@@ -18,6 +18,7 @@ from compare.settings import BYTES_TARGETS, MACS_TARGETS, Compare
 
 if TYPE_CHECKING:
     from common.methods import Method
+    from common.target import Axis
     from common.training.train_options import TrainOptions
 
 FILE, CLAIMS = "plan.json", ".claims"
@@ -70,8 +71,11 @@ def make_plan(settings: Compare, installed: Mapping[str, Method]) -> Plan:
             "nothing to do: no target fits the selected methods; use --target-macs, --target-latency or --target-bytes"
         )
     for chain in chains:
-        if not any(True for _ in chain_targets(chain, selected, {"macs": macs, "bytes": size})):
-            raise UserError(f"--chain {','.join(chain)}: no target fits; use --target-macs and --target-bytes")
+        aims: dict[Axis, list[float]] = {"macs": macs, "latency": latency, "bytes": size}
+        if not any(True for _ in chain_targets(chain, selected, aims)):
+            raise UserError(
+                f"--chain {','.join(chain)}: no target fits; use --target-macs or --target-latency, and --target-bytes"
+            )
     used = {name for job in jobs for name in job.methods}
     return Plan(selected, jobs, [name for name in single if name not in used])
 

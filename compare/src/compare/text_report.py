@@ -103,7 +103,7 @@ def table_notes(result_set: ResultSet) -> str:
     if any(result["missed"] for result in result_set.results):
         lines.append("(!) misses the target F: not in [0.98 F, F]")
     if any("as dense" in format_latency(g, batch) for g in _groups(result_set) for batch in BATCHES):
-        lines.append("a latency 'as dense' differs from the dense network's by less than the spread in parentheses")
+        lines.append("a latency 'as dense' differs from the dense network's by less than the spread next to it")
     lines += [f"not in the table ({ABSENT}): {line}" for line in absent_lines(result_set)]
     lines += [f"target not reached: {one['folder']}: {one['reason']}" for one in result_set.unreachable]
     return "".join(f"{line}\n" for line in lines)

@@ -170,7 +170,7 @@ def latency_cell(group: ResultGroup, batch: str, dense_ms: float | None) -> Cell
 
 
 def format_latency(group: ResultGroup, batch: str) -> str:
-    """Format a latency as a percentage of the dense network's: "75 ± 1 %", "109 ± 3 %, slower", "as dense (± 3 %)", "busy machine".
+    """Format a latency as a percentage of the dense network's: "75 ± 1 %", "109 ± 3 %, slower", "as dense ± 3 %", "busy machine".
 
     The spread is the standard deviation over the seeds; of a single network, that of the interval which contains the median with a
     probability of 95 %. It stands in place of the value where the two networks do not differ.
@@ -185,7 +185,7 @@ def format_latency(group: ResultGroup, batch: str) -> str:
         std = max(record["high"] - record["ratio"], record["ratio"] - record["low"])
     spread = "" if std is None else f" ± {100 * std:.0f}"
     if latency_verdict(group, batch) not in ("higher", "lower"):
-        return f"as dense ({spread.strip()} %)"
+        return f"as dense{spread} %" if spread else "as dense"
     return f"{value:.0f}{spread} %" + (", slower" if value > 100 else "")
 
 

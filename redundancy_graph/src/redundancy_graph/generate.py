@@ -13,7 +13,7 @@ from common.errors import UserError
 from common.latency_target.meet import decide_for_latency
 from common.log import Log, log_to
 from common.methods import Decision
-from common.pipeline import apply_decision
+from common.pipeline import build_network
 from common.runs import Stage, describe_environment, open_stage
 from common.settings import flatten
 from common.target import Target, latency_target
@@ -119,7 +119,7 @@ def choose_threshold(
         )
 
     target = _latency_target(selection)
-    met = decide_for_latency(decide, apply_decision, start, target, stage, snap=False)
+    met = decide_for_latency(decide, build_network, start, target, stage, snap=False)
     return float(met.decision.report["threshold"])
 
 

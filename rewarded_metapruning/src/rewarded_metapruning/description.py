@@ -8,6 +8,7 @@ from common.descriptions.description import Description
 from common.descriptions.records import FINISHED, rows_table
 from common.descriptions.run_records import number, read_record, run_facts, table
 from common.runs import CONFIG
+from rewarded_metapruning.settings import LATENCY
 
 COLUMNS = ("rank", "top1", "macs", "params", "reward", "generation", "vector")
 VECTOR = 40  # letters of a vector
@@ -31,10 +32,19 @@ def describe(path: Path, content: Any) -> Description | None:
 def _circumstances(content: Mapping[str, Any]) -> dict[str, str]:
     budget, net = table(content.get("budget")), content.get("pruning_net")
     limits = [number(budget.get("least")), number(budget.get("most"))]
+    known, timed = None not in limits, budget.get("rule") == LATENCY
+    latency = table(content.get("latency_target"))
+    ratio, asked = number(latency.get("ratio")), number(latency.get("target"))
     return {
         "PruningNet": f"digest {net}" if isinstance(net, str) else "",
         "selected on": str(content.get("selected_on", "")),
-        "MACs allowed": f"{limits[0]:,} to {limits[1]:,}, rule {budget.get('rule')}" if None not in limits else "",
+        "MACs allowed": f"{limits[0]:,} to {limits[1]:,}, rule {budget.get('rule')}" if known and not timed else "",
+        "latency allowed": f"{limits[0]:.4g} to {limits[1]:.4g} of the unpruned network's, as predicted"
+        if known and timed
+        else "",
+        "latency of the best": f"{ratio:.4g} of the unpruned network's, as measured, for a target of {asked:g}"
+        if ratio is not None and asked is not None
+        else "",
     }
 
 

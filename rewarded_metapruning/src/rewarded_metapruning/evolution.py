@@ -13,9 +13,10 @@ import numpy as np
 from common.errors import UserError
 from common.target import Target
 from rewarded_metapruning.closed_form import SpaceCost, space_cost
+from rewarded_metapruning.predicted_latency import SpaceLatency
 from rewarded_metapruning.recipes import EvolutionSettings
 from rewarded_metapruning.scale import ALL_SCALES, FULL
-from rewarded_metapruning.settings import CONV_LINEAR, MILLION, PAPER
+from rewarded_metapruning.settings import CONV_LINEAR, LATENCY, MILLION, PAPER
 from rewarded_metapruning.space import NEV, SearchSpace
 
 PROPOSAL_ROUNDS = 60  # rounds of proposing mutants, or crossovers, before random vectors fill the generation
@@ -31,19 +32,62 @@ class MacsWindow:
     most: int
     rule: str = PAPER
 
-    def contains(self, macs: np.ndarray) -> np.ndarray:
-        return (self.least <= macs) & (macs <= self.most)
+    def costs(self, cost: SpaceCost, indices: np.ndarray) -> np.ndarray:
+        """Return the MACs (N,) of scale indices (N, genes)."""
+        return cost.macs_of_genes(indices, self.rule)
+
+    def text(self, least: float, most: float) -> str:
+        """Format a range of MACs."""
+        return f"{least / MILLION:.6g} to {most / MILLION:.6g} million MACs"
 
 
-def window_for_target(cost: SpaceCost, target: Target, scale_range: tuple[int, int] = ALL_SCALES) -> MacsWindow:
-    """Return the window of [0.98, 1.00] times the target, in MACs of convolutions and linear layers.
+@dataclass(frozen=True)
+class LatencyWindow:
+    """Allowed predicted time of a candidate, as a fraction of the unpruned network's: least <= fraction <= most."""
+
+    least: float
+    most: float
+    latency: SpaceLatency
+    rule: str = LATENCY
+
+    def costs(self, cost: SpaceCost, indices: np.ndarray) -> np.ndarray:
+        """Return the fractions (N,) of scale indices (N, genes)."""
+        return self.latency.fractions(indices)
+
+    def text(self, least: float, most: float) -> str:
+        """Format a range of fractions."""
+        return f"{least:.4g} to {most:.4g} of the predicted latency"
+
+
+Window = MacsWindow | LatencyWindow
+
+
+def window_record(window: Window) -> dict[str, float | str]:
+    """Return what search.json records of a window, as its "budget"."""
+    return {"rule": window.rule, "least": window.least, "most": window.most}
+
+
+def target_window(cost: SpaceCost, target: Target, latency: SpaceLatency | None = None) -> Window:
+    """Return the window of a target, [0.98, 1.00] of it: in MACs of convolutions and linear layers, or, with ``latency``, in time."""
+    if latency is not None:
+        return LatencyWindow(target.min_fraction, target.fraction, latency)
+    dense = int(cost.macs([cost.space.unpruned], CONV_LINEAR)[0])
+    return MacsWindow(math.ceil(target.min_fraction * dense), int(target.fraction * dense), CONV_LINEAR)
+
+
+def window_for_target(
+    cost: SpaceCost,
+    target: Target,
+    scale_range: tuple[int, int] = ALL_SCALES,
+    latency: SpaceLatency | None = None,
+) -> Window:
+    """Return :func:`target_window`.
 
     Raises:
         UserError: If no vector with entries within ``scale_range`` meets the target; the message has the nearest value.
     """
-    space, (low, high) = cost.space, scale_range
-    dense, least, most = (int(macs) for macs in _uniform_macs(cost, (FULL, low, high), CONV_LINEAR))
-    window = MacsWindow(math.ceil(target.min_fraction * dense), int(target.fraction * dense), CONV_LINEAR)
+    space, (low, high), window = cost.space, scale_range, target_window(cost, target, latency)
+    dense, least, most = _uniform_costs(cost, (FULL, low, high), window)
     if window.most < least or window.least > most:
         target.raise_unreachable(
             f"no vector of {space.arch} with entries {low} to {high}",
@@ -52,16 +96,16 @@ def window_for_target(cost: SpaceCost, target: Target, scale_range: tuple[int, i
     return window
 
 
-def _uniform_macs(cost: SpaceCost, entries: Sequence[int], rule: str) -> np.ndarray:
-    """Return the MACs of the vectors in which all genes have the same scale index, or the nearest allowed one."""
+def _uniform_costs(cost: SpaceCost, entries: Sequence[int], window: Window) -> list[float]:
+    """Return the costs of the vectors in which all genes have the same scale index, or the nearest allowed one."""
     indices = np.repeat(np.array(entries)[:, None], len(cost.space.genes), axis=1)
-    return cost.macs_of_genes(cost.space.restrict(indices), rule)
+    return window.costs(cost, cost.space.restrict(indices)).tolist()
 
 
-def middle_within_limits(cost: SpaceCost, target: Target) -> int:
-    """Return the largest scale index whose uniform vector, moved to allowed entries, fits the target."""
-    macs = _uniform_macs(cost, range(FULL + 1), CONV_LINEAR)
-    return max((index for index in range(FULL + 1) if macs[index] <= target.fraction * macs[FULL]), default=0)
+def largest_uniform(cost: SpaceCost, window: Window) -> int:
+    """Return the largest scale index whose uniform vector, moved to allowed entries, is not above a window."""
+    costs = _uniform_costs(cost, range(FULL + 1), window)
+    return max((index for index in range(FULL + 1) if costs[index] <= window.most), default=0)
 
 
 def mutate(
@@ -89,7 +133,7 @@ def crossover(random: np.random.Generator, parents: np.ndarray, count: int) -> n
 
 
 class Evolution:
-    """Propose generations of vectors whose MACs lie in a window.
+    """Propose generations of vectors whose MACs, or predicted times, lie in a window.
 
     Args:
         scale_range: Smallest and largest scale index of a gene.
@@ -101,7 +145,7 @@ class Evolution:
     def __init__(
         self,
         space: SearchSpace,
-        window: MacsWindow,
+        window: Window,
         settings: EvolutionSettings,
         seed: int = 0,
         scale_range: tuple[int, int] = ALL_SCALES,
@@ -153,7 +197,8 @@ class Evolution:
             if len(chosen) >= until:
                 return
             proposals = self.space.restrict(propose(max(2 * (until - len(chosen)), 16)))
-            for indices in proposals[self.window.contains(self.cost.macs_of_genes(proposals, self.window.rule))]:
+            costs = self.window.costs(self.cost, proposals)
+            for indices in proposals[(self.window.least <= costs) & (costs <= self.window.most)]:
                 nev = self.space.nev_from_indices(indices)
                 if nev not in seen and len(chosen) < until:
                     chosen[nev] = None
@@ -187,10 +232,10 @@ class Evolution:
         first = np.clip([self.space.description.scale_min, self.space.description.scale_max], low, high)
         indices = self.space.restrict(random.integers(first[0], first[1] + 1, (1, len(self.space.genes))))
         for _ in range(2 * (high - low + 1) * indices.shape[1]):
-            macs = int(self.cost.macs_of_genes(indices, self.window.rule)[0])
-            if self.window.least <= macs <= self.window.most:
+            cost = self.window.costs(self.cost, indices)[0]
+            if self.window.least <= cost <= self.window.most:
                 return self.space.nev_from_indices(indices[0])
-            step = -1 if macs > self.window.most else 1
+            step = -1 if cost > self.window.most else 1
             moved = [self.space.step(gene, index, step) for gene, index in enumerate(indices[0])]
             movable = np.array([gene for gene, to in enumerate(moved) if to is not None and low <= to <= high], int)
             if not len(movable):
@@ -201,16 +246,16 @@ class Evolution:
 
     def _check_reachable(self) -> None:
         space, window = self.space, self.window
-        ends = _uniform_macs(self.cost, self.scale_range, window.rule)
+        low, high = _uniform_costs(self.cost, self.scale_range, window)
         if window.least > window.most:
             raise UserError(
-                f"the MACs window {self._window_text()} is empty: its minimum is above its maximum; swap the values"
+                f"the window of {self._window_text()} is empty: its minimum is above its maximum; swap the values"
             )
-        if window.most < ends[0] or window.least > ends[1]:
+        if window.most < low or window.least > high:
             raise UserError(
-                f"{space.arch}: the MACs window {self._window_text()} is unreachable; choose one within {ends[0] / MILLION:.6g}"
-                f" to {ends[1] / MILLION:.6g} million MACs (entries {self.scale_range[0]} to {self.scale_range[1]})"
+                f"{space.arch}: the window of {self._window_text()} is unreachable; choose one within "
+                f"{window.text(low, high)} (entries {self.scale_range[0]} to {self.scale_range[1]})"
             )
 
     def _window_text(self) -> str:
-        return f"{self.window.least / MILLION:.6g} to {self.window.most / MILLION:.6g} million MACs"
+        return self.window.text(self.window.least, self.window.most)

@@ -33,7 +33,7 @@ from rewarded_metapruning.pruning_net_files import read_pruning_net, save_origin
 from rewarded_metapruning.pruning_net_training import is_weight, log
 from rewarded_metapruning.recipes import EvolutionSettings, find_recipe
 from rewarded_metapruning.scale import ALL_SCALES
-from rewarded_metapruning.search_file import check_finished, read_nev, read_scale_range
+from rewarded_metapruning.search_file import check_finished, latency_remark, read_nev, read_scale_range
 from rewarded_metapruning.settings import (
     CHOSEN,
     CONV_LINEAR,
@@ -83,7 +83,7 @@ def train_chosen(settings: TrainChosen, origin: str | None = None) -> None:
         require_file(vector.net_cache, "run train.py, or give the PruningNet's file with --net-cache")
     if vector.nev is None:
         require_file(vector.file, "run search.py, or give the vector with --nev")
-        remark = check_finished(vector.file, vector.unfinished)
+        remark = check_finished(vector.file, vector.unfinished) + latency_remark(vector.file, vector.rank)
     with process_group(device):
         data = load_images(settings.data, settings.network.name)
         space = build_space(arch, data)

@@ -19,8 +19,9 @@ from common.training import TrainOptions
 from rewarded_metapruning.closed_form import space_cost
 from rewarded_metapruning.custom_network import build_custom_space
 from rewarded_metapruning.evaluator import CandidateEvaluator
-from rewarded_metapruning.evolution import Evolution, middle_within_limits, window_for_target
+from rewarded_metapruning.evolution import Evolution, largest_uniform, target_window, window_for_target, window_record
 from rewarded_metapruning.final_training import Variant, load_trained, train_variant
+from rewarded_metapruning.predicted_latency import SpaceLatency
 from rewarded_metapruning.pruning_net_files import read_pruning_net
 from rewarded_metapruning.pruning_net_training import train_pruning_net
 from rewarded_metapruning.ranking import RewardSettings
@@ -83,7 +84,7 @@ SHORT = MetaPruningSettings(
 
 
 def decide(settings: MetaPruningSettings, start: TrainedModel, target: Target | None, stage: Stage) -> Decision:
-    """Train a PruningNet, search within the target, and return the best network: trained from scratch, or as generated.
+    """Train a PruningNet, search within the target, and return the best network: to be trained from scratch, or as generated.
 
     Raises:
         UserError: If the network is not supported or was pruned before, or if the target is unreachable.
@@ -92,8 +93,11 @@ def decide(settings: MetaPruningSettings, start: TrainedModel, target: Target | 
     space, held = build_start_space(start), start.data.holdout(settings.holdout, HOLDOUT_SEED)
     if start.limits:
         space = space.within_limits(start.limits, start.all_groups)
-    scale_range = ALL_SCALES if settings.spread is None else _scale_range(space, target, settings.spread)
-    window = window_for_target(space_cost(space), target, scale_range)  # checks the target before the training starts
+    predicted = None if start.latency is None else SpaceLatency(space, start.latency, start.all_groups)
+    narrow = settings.spread is not None
+    scale_range = _scale_range(space, target, settings.spread, predicted) if settings.spread is not None else ALL_SCALES
+    # The target is checked before the training starts.
+    window = window_for_target(space_cost(space), target, scale_range, predicted)
     evolution = Evolution(space, window, settings.evolution, stage.seed, scale_range)
     amp = stage.recipe is not None and stage.recipe.amp
     recipe = replace(settings.training, amp=amp, evaluate_every=max(settings.training.epochs, 1))
@@ -101,11 +105,11 @@ def decide(settings: MetaPruningSettings, start: TrainedModel, target: Target | 
     options |= {"limits on layers": start.limits.identity()} if start.limits else {}
     trained = {"limits": scale_range, **asdict(recipe)}
     meta = stage.substage(
-        "pruning-net",
+        f"pruning-net-{scale_range[0]}-{scale_range[1]}" if narrow and predicted else "pruning-net",
         options | trained,
         package=PACKAGE,
         fingerprint=held.fingerprint,
-        shared=settings.spread is None,  # all entries: the same for all targets
+        shared=not narrow or predicted is not None,  # all entries: the same for all targets; else for all attempts
     )
     train_pruning_net(meta, space, held, recipe, scale_range, start.workers)
     net = read_pruning_net(meta.model_path, space).net.to(stage.device)
@@ -124,16 +128,23 @@ def decide(settings: MetaPruningSettings, start: TrainedModel, target: Target | 
     )
     reward = RewardSettings.of_space(space)
     head = {"arch": space.arch, "selected_on": "holdout", "seed": stage.seed, **asdict(reward)}
-    head |= {"target": target.fraction}
+    head |= {"target": target.fraction} | ({"budget": window_record(window)} if predicted else {})
     nev = search(searched, head, evolution, reward, evaluator, settings.generations)[0].nev
     if final := settings.final_recipe(start.data.name):
-        network = train_from_scratch(nev, space, start, stage, options, replace(final, amp=amp))
-    else:
-        # The result uses all training images.
-        network = replace(evaluator, calibration=start.data.train).build_calibrated(nev)
+        recipe = replace(final, amp=amp)
+        network = named_as(space.build(nev), start)
+        trained_later = partial(train_from_scratch, nev, space, start, stage, options, recipe)
+        return Decision(model=network, report={"nev": list(nev)}, trained=trained_later)
+    # The result uses all training images.
+    network = replace(evaluator, calibration=start.data.train).build_calibrated(nev)
+    return Decision(model=named_as(network, start), report={"nev": list(nev)})
+
+
+def named_as(network: nn.Module, start: TrainedModel) -> nn.Module:
+    """Give a network the record of its architecture, with which it can be saved."""
     if start.arch is not None:
         network.architecture = start.model.architecture
-    return Decision(model=network, report={"nev": list(nev)})
+    return network
 
 
 def train_from_scratch(
@@ -143,14 +154,17 @@ def train_from_scratch(
     recipe = replace(recipe, evaluate_every=max(recipe.epochs, 1))  # the test images are not needed here
     variant, identity = Variant(CHOSEN, nev), options | recipe.identity()
     train_variant(variant, stage, identity, space, start.data, recipe, workers=start.workers, latency=False)
-    return load_trained(stage.folder / variant.folder / MODEL, space).to(stage.device)
+    return named_as(load_trained(stage.folder / variant.folder / MODEL, space).to(stage.device), start)
 
 
-def _scale_range(space: SearchSpace, target: Target, spread: int) -> tuple[int, int]:
+def _scale_range(
+    space: SearchSpace, target: Target, spread: int, latency: SpaceLatency | None = None
+) -> tuple[int, int]:
     """Return the scale indices around the uniform network of the target; with limits, around the one that they leave."""
-    if space.allowed is None:
+    if space.allowed is None and latency is None:
         return scale_range_around(target.fraction, spread)
-    middle = middle_within_limits(space_cost(space), target)
+    asked = replace(target, fraction=target.asked or target.fraction)  # the same for all attempts to meet a latency
+    middle = largest_uniform(space_cost(space), target_window(space_cost(space), asked, latency))
     return max(0, middle - spread), min(FULL, middle + spread)
 
 

@@ -52,6 +52,19 @@ def check_finished(path: Path | str, accept: bool) -> str:
     return f", the best so far: the search is not finished (generations: {content.get('generations')})"
 
 
+def latency_remark(path: Path | str, rank: int) -> str:
+    """Return what the search has measured of the vector's network, if it had a target of latency; else an empty text."""
+    found = read_search(path).get("latency_target")
+    if not isinstance(found, dict):
+        return ""
+    if rank != 1:
+        return ", whose latency was not measured: the search has timed the network of rank 1"
+    return (
+        f", whose network takes {100 * found.get('ratio', 0):.1f} % of the unpruned network's time (measured by the search, "
+        f"batch size {found.get('batch_size')})"
+    )
+
+
 def read_scale_range(path: Path | str) -> tuple[int, int]:
     """Return the smallest and largest entry that the search sampled; all entries if an older file does not record them."""
     content = read_search(path)

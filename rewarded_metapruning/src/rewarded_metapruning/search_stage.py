@@ -1,22 +1,29 @@
 """Stage 2: search for the encoding vectors with the highest reward, in one or several processes (torchrun)."""
 
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from common.atomic import write_csv
+import torch
+
+from common.atomic import write_csv, write_json
 from common.checkpoint import read_checkpoint
 from common.data import DataBundle
 from common.device import choose_device, set_threads
 from common.distributed import barrier, is_main, process_group
 from common.errors import UserError
+from common.latency_target.meet import decide_for_latency
+from common.methods import Decision
+from common.pipeline import build_network
 from common.runs import LOG, Stage, open_stage
-from common.target import Target
+from common.target import Target, latency_target
 from common.trained_model import TrainedModel
 from rewarded_metapruning.closed_form import SpaceCost, space_cost
 from rewarded_metapruning.evaluation_cache import PATTERN, EvaluationCache
 from rewarded_metapruning.evaluator import CandidateEvaluator
-from rewarded_metapruning.evolution import Evolution, MacsWindow, window_for_target
+from rewarded_metapruning.evolution import Evolution, MacsWindow, Window, window_for_target, window_record
+from rewarded_metapruning.predicted_latency import SpaceLatency
 from rewarded_metapruning.pruning_net import PruningNet
 from rewarded_metapruning.pruning_net_files import read_pruning_net
 from rewarded_metapruning.pruning_net_training import log
@@ -57,8 +64,10 @@ def search_command(settings: SearchWidths) -> None:
         reward, saved = build_reward_settings(options, space), read_pruning_net(cache, space)
         scale_range = resolve_scale_range(settings.scale_range, saved.scale_range or ALL_SCALES)
         saved.require_trained_on(scale_range)
-        window = select_window(options, space_cost(space), find_recipe(arch), scale_range)
-        evolution, net = Evolution(space, window, options.evolution, seed, scale_range), saved.net.to(device)
+        evolution, net = None, saved.net.to(device)
+        if options.target_latency is None:
+            window = select_window(options, space_cost(space), find_recipe(arch), scale_range)
+            evolution = Evolution(space, window, options.evolution, seed, scale_range)
         digest = digest_pruning_net(net, data)
         recorded = recorded_options(
             settings,
@@ -92,10 +101,14 @@ def search_command(settings: SearchWidths) -> None:
             "base_macs": reward.base_macs,
             "accuracy_power": reward.accuracy_power,
             "macs_power": reward.macs_power,
-            "budget": {"rule": window.rule, "least": window.least, "most": window.most},
             "pruning_net": digest,
         }
-        search(stage, head, evolution, reward, build_evaluator(settings, net, data, stage), options.max_iters)
+        evaluator = build_evaluator(settings, net, data, stage)
+        if evolution is None:
+            search_within_latency(settings, stage, head, space, data, scale_range, reward, evaluator)
+        else:
+            head |= {"budget": window_record(evolution.window)}
+            search(stage, head, evolution, reward, evaluator, options.max_iters)
         if options.plots and is_main():
             from rewarded_metapruning import plots
 
@@ -105,6 +118,49 @@ def search_command(settings: SearchWidths) -> None:
             log(f"plots: {folder / 'rewards.png'}, {folder / 'candidates.png'}")
 
 
+def search_within_latency(
+    settings: SearchWidths,
+    stage: Stage,
+    head: dict[str, Any],
+    space: SearchSpace,
+    data: DataBundle,
+    scale_range: tuple[int, int],
+    reward: RewardSettings,
+    evaluator: CandidateEvaluator,
+) -> None:
+    """Search until the network of the best vector meets --target-latency as measured, and add that to search.json.
+
+    Each attempt is a search among vectors whose predicted time is within the target; if the measured time of the best one is not, the
+    next attempt aims higher or lower. No candidate is evaluated twice.
+
+    Raises:
+        UserError: If the target is not met, with the nearest fractions; search.json is then marked as not finished.
+    """
+    options, file = settings.search, stage.folder / SEARCH_FILE
+    assert options.target_latency is not None
+    if stage.force and is_main():
+        delete_search_files(stage.folder)
+    barrier()
+    stage = replace(stage, force=False)
+    with torch.random.fork_rng(devices=[]):
+        dense = TrainedModel(space.arch, space.factory().eval(), data, device=torch.device(stage.device))
+
+    def decide(start: TrainedModel, target: Target | None, attempt: Stage) -> Decision:
+        assert target is not None and start.latency is not None
+        latency = SpaceLatency(space, start.latency, start.all_groups)
+        window = window_for_target(space_cost(space), target, scale_range, latency)
+        evolution = Evolution(space, window, options.evolution, stage.seed, scale_range)
+        within = head | {"budget": window_record(window)}
+        best = search(stage, within, evolution, reward, evaluator, options.max_iters, complete=False)[0]
+        return Decision(model=space.build(best.nev).eval())
+
+    target = latency_target(options.target_latency, options.latency_batch_size, options.latency_runtime)
+    met = decide_for_latency(decide, build_network, dense, target, stage, snap=False)
+    if is_main():
+        write_json(file, {**read_search(file), "finished": True, "latency_target": met.report})
+    barrier()
+
+
 def search(
     stage: Stage,
     head: dict[str, Any],
@@ -112,8 +168,12 @@ def search(
     reward: RewardSettings,
     evaluator: CandidateEvaluator,
     generations: int,
+    complete: bool = True,
 ) -> list[Candidate]:
-    """Run or resume a search, write search.json after every generation, and return the candidates, best first."""
+    """Run or resume a search, write search.json after every generation, and return the candidates, best first.
+
+    complete: whether the search is finished after all generations.
+    """
     file = stage.folder / SEARCH_FILE
     if stage.force and is_main():
         delete_search_files(stage.folder)
@@ -144,7 +204,7 @@ def search(
             f" {best.macs_paper:.3f} M), median of this generation {median.reward:.4f}, {row['seconds']:.1f} s"
         )
         if is_main():
-            write_search(file, {**head, "generations": number + 1}, candidates, number + 1 == generations)
+            write_search(file, {**head, "generations": number + 1}, candidates, complete and number + 1 == generations)
             write_csv(stage.folder / LOG, rows)
 
     candidates = rank_candidates(run_search(evolution, reward, cache.evaluate_all, generations, after_generation))
@@ -160,7 +220,7 @@ def search(
 
 def select_window(
     options: SearchOptions, cost: SpaceCost, recipe: MetaPruningRecipe, scale_range: tuple[int, int] = ALL_SCALES
-) -> MacsWindow:
+) -> Window:
     """Return the MACs window: of --target-macs, else of --macs-min and --macs-max, else of the recipe."""
     given = options.macs_min is not None or options.macs_max is not None
     if options.target_macs is not None or (recipe.macs_max is None and not given):

@@ -8,7 +8,18 @@ from dataclasses import fields, replace
 from typing import Any, TypeVar
 
 from common import cli, options
-from common.cli import BETWEEN, IMAGE_SIDE, IMAGES, TARGET_MACS, WORKERS, Range, fraction, positive_int, shorten
+from common.cli import (
+    BETWEEN,
+    IMAGE_SIDE,
+    IMAGES,
+    TARGET_LATENCY,
+    TARGET_MACS,
+    WORKERS,
+    Range,
+    fraction,
+    positive_int,
+    shorten,
+)
 from common.errors import UserError
 from common.options import HardwareOptions, RepeatOptions, RuntimeOptions, train_options
 from common.settings import flatten, option, parse, section, settings
@@ -28,6 +39,7 @@ BEST = ("model_best.pth.tar", "model_best.pth")  # in the original code and in i
 SEARCH_FILE = "search.json"
 HOLDOUT_SEED = 0  # the held-out images are the same for every --seed and every stage
 PAPER, CONV_LINEAR = "rewarded_metapruning", "conv_linear"  # rules of common.cost
+LATENCY = "latency"  # in place of a rule, where a candidate's predicted time is limited
 MILLION = 1e6
 UNPRUNED, RANDOM, CHOSEN = "unpruned", "random", "chosen"  # roles of the networks of stage 3
 INITS = ("scratch", "generated")
@@ -191,6 +203,14 @@ class SearchOptions:
         type=TARGET_MACS,
         metavar="F",
     )
+    target_latency: float | None = option(
+        None,
+        f"{options.TARGET_LATENCY_HELP}; candidates have at most this predicted time, and the best one is measured",
+        type=TARGET_LATENCY,
+        metavar="F",
+    )
+    latency_batch_size: int | None = option(None, options.LATENCY_BATCH_HELP, type=positive_int, metavar="N")
+    latency_runtime: str | None = option(None, options.LATENCY_RUNTIME_HELP, choices=options.LATENCY_RUNTIMES)
     base_acc: float = option(
         SMALL.base_accuracy, "base accuracy of the reward, in percent", type=REWARD_RANGES["base_accuracy"]
     )
@@ -216,7 +236,11 @@ class SearchOptions:
 
     def __post_init__(self) -> None:
         _ = self.evolution
-        if self.target_macs is not None and (self.macs_min is not None or self.macs_max is not None):
+        limited = self.macs_min is not None or self.macs_max is not None
+        if self.target_latency is not None and (self.target_macs is not None or limited):
+            other = "--target-macs" if self.target_macs is not None else "--macs-min/--macs-max"
+            raise UserError(f"--target-latency and {other} exclude each other; give one, not both")
+        if self.target_macs is not None and limited:
             raise UserError("--target-macs and --macs-min/--macs-max exclude each other; give one, not both")
         if self.macs_min is not None and self.macs_max is not None and self.macs_min > self.macs_max:
             raise UserError(
@@ -264,7 +288,7 @@ class SearchWidths:
 
     @property
     def differences(self) -> list[str]:
-        """How the stage differs from the paper's; the number of generations and the limits of MACs are settings."""
+        """How the stage differs from the paper's; the number of generations and the limits of MACs or latency are settings."""
         search, usual = self.search, SearchOptions()
         found = {
             "a narrow range of widths": resolve_scale_range(self.scale_range) != ALL_SCALES,

@@ -5,7 +5,8 @@ and additions read and write them. a, b and c are fitted to whole networks of eq
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -61,6 +62,11 @@ class WidthLatency:
         """Return the seconds if group ``name`` keeps ``kept[name]`` channels; groups not listed keep all."""
         return float(np.dot(self.weights, self.features(kept)))
 
+    @property
+    def fitted(self) -> dict[str, Any]:
+        """What the fit has found, for ``fitted`` of :func:`predict_latency`."""
+        return {"weights": list(self.weights), "error": self.error, "timed": self.timed}
+
     def features(self, kept: Mapping[str, int]) -> tuple[float, float, float]:
         """Return 1, the millions of elements, and the sum of the layers' seconds."""
         widths = {**self.sizes, **kept}
@@ -94,12 +100,14 @@ def predict_latency(
     groups: Sequence[ChannelGroup],
     table: LatencyTable,
     limits: Limits | None = None,
+    fitted: Mapping[str, Any] | None = None,
 ) -> WidthLatency:
     """Measure what the table lacks, time a few whole networks, and return the prediction for this network.
 
     Args:
         input_shape: Shape of one example.
         limits: On the widths of the timed networks, such as multiples of eight.
+        fitted: :attr:`WidthLatency.fitted` of an earlier prediction for the same network, in place of timing networks.
     """
     cost = WidthCost(model, input_shape, groups)
     calls: dict[str, list[Call]] = {}
@@ -127,6 +135,9 @@ def predict_latency(
     macs = sum(layer.cost.macs(cost.sizes) for layer in known)
     total = sum(layer.calls * layer.seconds(*map(float, layer.cost.channels(cost.sizes))) for layer in known)  # type: ignore[misc]
     predicted = WidthLatency(layers, cost.sizes, total / macs if macs else 1e-10)
+    if fitted is not None:
+        weights, error, timed = tuple(fitted["weights"]), fitted["error"], fitted["timed"]
+        return replace(predicted, weights=weights, error=error, timed=timed)
     usable = [group for group in groups if (limits or Limits()).allows(group)]
     networks: list[dict[str, int]] = [{}]
     for fraction in FRACTIONS:

@@ -115,6 +115,7 @@ class LatencyTable:
     Attributes:
         file: Where they are kept.
         times: {name of a form: {(inputs, outputs): seconds}}.
+        steps: {digest of a network: number of which its widths should be multiples}.
     """
 
     def __init__(
@@ -129,15 +130,17 @@ class LatencyTable:
         key = hashlib.sha256(json.dumps(self.machine, sort_keys=True).encode()).hexdigest()[:12]
         self.file = (folder or cache_folder()) / f"latency-{key}.json"
         self.times: dict[str, dict[tuple[int, int], float]] = {}
+        self.steps: dict[str, int] = {}
         self._read()
 
     def _read(self) -> None:
         if not self.file.is_file():
             return
         try:
-            content = read_json(self.file)["times"]
-            for form, entries in content.items():
+            content = read_json(self.file)
+            for form, entries in content["times"].items():
                 self.times[form] = {_widths(text): float(seconds) for text, seconds in entries.items()}
+            self.steps = {key: int(step) for key, step in content.get("steps", {}).items()}
         except (KeyError, TypeError, ValueError, AttributeError, UserError) as error:
             raise UserError(
                 f"{self.file}: the measured times are damaged; delete the file to measure them again"
@@ -168,10 +171,15 @@ class LatencyTable:
             timed = time_calls(calls, list(calls)[-1], seconds=SECONDS * len(points), synchronize=wait)
         return {_widths(name): timed.seconds(name) / copies[name] for name in calls}
 
+    def keep_step(self, key: str, step: int) -> None:
+        """Add an entry to :attr:`steps`, and write the file."""
+        self.steps[key] = step
+        self._write()
+
     def _write(self) -> None:
         times = {form: {f"{i}x{o}": s for (i, o), s in entries.items()} for form, entries in self.times.items()}
         self.file.parent.mkdir(parents=True, exist_ok=True)
-        write_json(self.file, {"machine": self.machine, "times": times})
+        write_json(self.file, {"machine": self.machine, "times": times, "steps": self.steps})
 
     def lookup(self, form: LayerForm, full: tuple[int, int]) -> "Interpolation":
         """Return the times of a measured layer at any widths up to ``full``."""

@@ -5,7 +5,6 @@ A result file contains the raw series, the resulting values and their targets.
 
 import statistics
 import sys
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ from common.device import set_threads
 from common.markdown import markdown_table
 from common.runs import describe_environment, read_json
 from common.settings import build, build_parser, option, settings
+from common.timing import time_calls
 
 
 @dataclass(frozen=True)
@@ -63,27 +63,17 @@ class BenchmarkValue:
 Series = dict[str, list[float]]
 
 
-def time_interleaved(sides: Mapping[str, Callable[[], Any]], repeats: int, warm_up: int = 1) -> Series:
-    """Time functions alternately.
+def time_interleaved(sides: Mapping[str, Callable[[], Any]], repeats: int) -> Series:
+    """Time functions against each other, in ``repeats`` rounds after a warm-up: see :func:`common.timing.time_calls`.
 
     Args:
         sides: {name: function}.
-        repeats: Number of timed calls per function.
-        warm_up: Number of untimed calls per function.
 
     Returns:
-        {name: milliseconds of each call}.
+        {name: milliseconds of a call, by round}.
     """
-    for _ in range(warm_up):
-        for call in sides.values():
-            call()
-    series: Series = {name: [] for name in sides}
-    for _ in range(repeats):
-        for name, call in sides.items():
-            start = time.perf_counter()
-            call()
-            series[name].append(1000 * (time.perf_counter() - start))
-    return series
+    timed = time_calls(sides, next(iter(sides)), fewest=repeats, most=repeats)
+    return {name: [1000 * seconds for seconds in timed.series[name]] for name in sides}
 
 
 def speedup(series: Mapping[str, Sequence[float]], name: str, other: str) -> float:

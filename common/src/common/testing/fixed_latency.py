@@ -1,6 +1,7 @@
 """Stand-ins for measured latencies, for tests of what surrounds them."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -25,18 +26,35 @@ def fixed_latency(models: Iterable[str], *args: Any, **kwargs: Any) -> LatencyTi
     )
 
 
-def take_macs_for_latency(monkeypatch: Any) -> None:
-    """Make the time of a network that of its MACs, predicted and measured, for tests of commands with a latency target."""
-    monkeypatch.setattr(meet, "favored_step", lambda *args: 1)
-    monkeypatch.setattr(meet, "predict_latency", _predict)
-    monkeypatch.setattr(meet, "time_against", _measure)
+def take_macs_for_latency(
+    monkeypatch: Any,
+    predicted: Callable[[float], float] = lambda macs: macs,
+    measured: Callable[[float], float] = lambda macs: macs,
+) -> None:
+    """Replace predicted and measured times, for tests of commands with a latency target.
+
+    predicted, measured: functions from the fraction of the MACs to that of the time; default: they are the same.
+    """
+    monkeypatch.setattr(meet, "known_step", lambda *args: 1)
+    monkeypatch.setattr(meet, "predict_latency", partial(_predict, predicted))
+    monkeypatch.setattr(meet, "time_against", partial(_measure, measured))
 
 
-def _predict(model: nn.Module, shape: Sequence[int], groups: Sequence[ChannelGroup], *args: Any) -> SimpleNamespace:
+def _predict(
+    time: Callable[[float], float],
+    model: nn.Module,
+    shape: Sequence[int],
+    groups: Sequence[ChannelGroup],
+    *args: Any,
+) -> SimpleNamespace:
     cost = WidthCost(model, shape, groups)
-    return SimpleNamespace(of=cost.of, dense=cost.dense, error=0.0, timed=1)
+    return SimpleNamespace(
+        of=lambda kept: time(cost.of(kept) / cost.dense), dense=time(1.0), error=0.0, timed=1, fitted={}
+    )
 
 
-def _measure(dense: nn.Module, network: nn.Module, shape: Sequence[int], *args: Any) -> Timing:
-    ratio = count_cost(network, shape).macs / count_cost(dense, shape).macs
+def _measure(
+    time: Callable[[float], float], dense: nn.Module, network: nn.Module, shape: Sequence[int], *args: Any
+) -> Timing:
+    ratio = time(count_cost(network, shape).macs / count_cost(dense, shape).macs)
     return Timing({"dense": [1.0] * 9, "network": [ratio] * 9, CONTROL: [1.0] * 9}, "dense", others=0.0)
