@@ -38,9 +38,19 @@ def test_networks_of_both_targets_take_the_same_time(home, monkeypatch, capsys):
     take_macs_for_latency(monkeypatch)
     results = home / "results"
     results.mkdir()
-    monkeypatch.setattr(latency_target.compare_targets, "__defaults__", (results,))
     words = ["--checkpoint", "dense.safetensors", "--dataset", "folder:images", "--method", "l1_norm", "--threads", "1"]
-    words += ["--target-latency", "0.6", "--latency-batch-size", "64", "--name", "Own network", "--out", "runs"]
+    words += [
+        "--target-latency",
+        "0.6",
+        "--latency-batch-size",
+        "64",
+        "--name",
+        "Own network",
+        "--out",
+        "runs",
+        "--results",
+        "results",
+    ]
     assert latency_target.main(words) == 0
     record = read_json(results / "latency-target-own_network.json")
     assert record["conditions"] == {"latency_batch_size": 64} and record["target"] == 0.6
@@ -63,12 +73,11 @@ def _busy(*args, **kwargs):
 
 
 def test_files_are_evaluated_and_timed_in_the_runtimes_that_run_them(home, monkeypatch, capsys):
-    monkeypatch.setattr(deployment.measure_files, "__defaults__", (home,))
     dense = create_model("resnet20", num_classes=2).eval()
     group = channel_groups(dense, torch.zeros(1, *SHAPE))[0]
     save_model(home / "pruned.safetensors", keep_channels(dense, torch.zeros(1, *SHAPE), {group.name: range(4)}))
     export_network(dense, torch.randn(3, *SHAPE), home / "dense.onnx", "onnx")
-    words = ["--dataset", "folder:images", "--threads", "1", "--name", "Own network"]
+    words = ["--dataset", "folder:images", "--threads", "1", "--name", "Own network", "--results", "."]
     for name, file in (("dense", "dense.safetensors"), ("pruned", "pruned.safetensors"), ("exported", "dense.onnx")):
         words += ["--network", name, file]
     assert deployment.main(words) == 0

@@ -16,9 +16,10 @@ from typing import Any
 
 from common import cli
 from common.atomic import write_json
+from common.cli import THREADS
 from common.errors import UserError
 from common.markdown import markdown_table
-from common.options import LATENCY_BATCHES, LATENCY_SECONDS, DataOptions, HardwareOptions
+from common.options import LATENCY_BATCHES, LATENCY_SECONDS, DataOptions
 from common.runs import describe_environment, read_json, typed_command
 from common.runtimes import TORCH
 from common.settings import REQUIRED, option, parse, section, settings
@@ -42,13 +43,16 @@ class Deployment:
         metavar=("NAME", "FILE"),
     )
     data: DataOptions = section(DataOptions)
-    run: HardwareOptions = section(HardwareOptions)
+    threads: int | None = option(None, "number of CPU threads (default: chosen by torch)", type=THREADS, free=True)
     seconds: float = option(LATENCY_SECONDS, "longest measurement of a batch size", type=float, free=True)
     name: str = option(REQUIRED, "name of the network in the table", free=True)
+    results: str | None = option(
+        None, "folder of the file of results (default: compare/results)", metavar="DIR", free=True
+    )
 
 
-def measure_files(given: Deployment, results: Path = RESULTS) -> Path:
-    """Evaluate and time the files, and write a file in ``results``.
+def measure_files(given: Deployment) -> Path:
+    """Evaluate and time the files, and write a file of results.
 
     Raises UserError if a file is not a network, two have one name, or the machine is not idle.
     """
@@ -64,15 +68,15 @@ def measure_files(given: Deployment, results: Path = RESULTS) -> Path:
     files = {name: Path(file) for name, file in given.network}
     if len(files) < len(given.network):
         raise UserError("--network: two have the same name")
-    set_threads(given.run.threads)
+    set_threads(given.threads)
     networks = {name: load_network(file).eval() for name, file in files.items()}
     first = next(iter(networks))
     data = with_preprocessing_of(networks[first], load_data(given.data))
     shape = data.input_shape
     rows: dict[str, dict[str, Any]] = {}
-    predictions = evaluate(networks[first], data.test).predictions
+    predictions = evaluate(networks[first], data.test, workers=given.data.workers).predictions
     for name, network in networks.items():
-        found = evaluate(network, data.test, reference=predictions)
+        found = evaluate(network, data.test, workers=given.data.workers, reference=predictions)
         rows[name] = {**found.entries(), "bytes": files[name].stat().st_size, "file": files[name].name, "times": {}}
     placed = {}
     for runtime in (ONNXRUNTIME, TORCH):
@@ -90,7 +94,7 @@ def measure_files(given: Deployment, results: Path = RESULTS) -> Path:
             batch: {"milliseconds": timed.milliseconds(key)[batch], **record}
             for batch, record in timed.record(key).items()
         }
-    file = results / f"{PREFIX}{re.sub(r'[^a-z0-9]+', '_', given.name.lower())}.json"
+    file = Path(given.results or RESULTS) / f"{PREFIX}{re.sub(r'[^a-z0-9]+', '_', given.name.lower())}.json"
     record = {
         "network": given.name,
         "images": len(data.test),

@@ -61,6 +61,9 @@ class LatencyAgainstMacs:
     repeat: RepeatOptions = section(RepeatOptions)
     name: str = option(REQUIRED, "name of the network in the table", free=True)
     out: str = option(REQUIRED, "folder for the networks", metavar="DIR", free=True)
+    results: str | None = option(
+        None, "folder of the file of results (default: compare/results)", metavar="DIR", free=True
+    )
 
 
 def by_macs(decide: Decide, start: TrainedModel) -> Decide:
@@ -73,8 +76,8 @@ def by_macs(decide: Decide, start: TrainedModel) -> Decide:
     return decide_by_macs
 
 
-def compare_targets(given: LatencyAgainstMacs, results: Path = RESULTS) -> Path:
-    """Make both networks, or read them if they are finished, time them, and write a file in ``results``.
+def compare_targets(given: LatencyAgainstMacs) -> Path:
+    """Make both networks, or read them if they are finished, time them, and write a file of results.
 
     Raises UserError if the machine is not idle at the end: the networks stay.
     """
@@ -118,7 +121,7 @@ def compare_targets(given: LatencyAgainstMacs, results: Path = RESULTS) -> Path:
     )
     if timed.disturbed:
         raise UserError(f"not an idle machine, nothing is written: {timed.disturbed}; run the same command again")
-    file = results / f"{PREFIX}{re.sub(r'[^a-z0-9]+', '_', given.name.lower())}.json"
+    file = Path(given.results or RESULTS) / f"{PREFIX}{re.sub(r'[^a-z0-9]+', '_', given.name.lower())}.json"
     first = rows["latency"]
     record: dict[str, Any] = {
         "network": given.name,
