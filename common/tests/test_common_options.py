@@ -40,7 +40,7 @@ COMMANDS = {
     "Evaluate": (
         evaluate.main,
         "--arch lenet5 --weights {weights} {data} --no-latency --json {out}/metrics.json",
-        "--model test_common_options:tiny --checkpoint {own} {data} --no-latency",
+        "--model test_common_options:tiny --checkpoint {own} {data} --no-latency --amp",
     ),
     "Export": (
         export.main,

@@ -111,7 +111,7 @@ def compress(settings: Compress) -> None:
     set_threads(settings.run.threads)
     start = _open(settings, choose_device(settings.run.device))
     within = Limits.of(start.model, start.all_groups, **changed_values(settings.limits), option=option_name)
-    start = replace(start, limits=within, **changed_values(settings.calibration))
+    start = start.changed(limits=within, **changed_values(settings.calibration))
     stage = open_stage(
         settings.out,
         "common",

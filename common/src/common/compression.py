@@ -22,13 +22,13 @@ from common.data.own_data import OwnData, own_data
 from common.device import choose_device
 from common.errors import UserError
 from common.formats import load_network
-from common.layers import weight_of
+from common.layers import to_device, weight_of
 from common.limits import Limits
 from common.log import Log
 from common.markdown import markdown_table, pad_table
 from common.measure import evaluate
 from common.methods import Method, find_method, installed_methods
-from common.pipeline import FineTuning
+from common.pipeline import FineTuning, Outcome
 from common.pipeline import compress as run_pipeline
 from common.progress import activity, format_duration, note
 from common.runs import DECISION, Stage, open_stage, read_json
@@ -36,6 +36,7 @@ from common.runtimes import TORCH
 from common.target import AXES, Axis, Target, no_target_message, only_target
 from common.trained_model import (
     CALIBRATION_IMAGES,
+    CPU,
     TrainedModel,
     check_trained_model,
     count_outputs,
@@ -257,7 +258,7 @@ def compress(
         start = replace(start, data=_with_all_classes(start))
     start = check_trained_model(start)
     limits = Limits.of(start.model, start.all_groups, ignored_layers, only, min_channels, max_pruned, round_to)
-    start = replace(start, limits=limits, calibration_images=calibration_images)
+    start = start.changed(limits=limits, calibration_images=calibration_images)
     folder = Path(tempfile.mkdtemp(prefix="compress-") if out is None else out)
     described = {
         "method": method,
@@ -302,9 +303,18 @@ def compress_trained(
         if log is not None and not stage.finished:
             for line in _plan(method, start, aim, tuning, start.data.labeled):
                 doing.print(line)
-        metrics = run_pipeline(method, start, target, stage, tuning, latency=latency)
+        networks: list[nn.Module] = []  # the one that was read back from the file and measured
+
+        def keep_network(outcome: Outcome) -> dict[str, Any]:
+            networks.append(outcome.network)
+            return {}
+
+        metrics = run_pipeline(method, start, target, stage, tuning, latency=latency, details=keep_network)
     file = stage.folder / metrics["file"]
-    network = load_network(file, start.factory)
+    if networks and start.metric is None:  # otherwise the user's code may have changed it
+        network = to_device(networks[0], CPU, torch.contiguous_format)
+    else:
+        network = load_network(file, start.factory)
     report = CompressionReport(
         method.label,
         method.note,

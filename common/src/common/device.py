@@ -6,6 +6,7 @@ import math
 import os
 import re
 import time
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -48,6 +49,23 @@ def local_device() -> torch.device:
     import torch
 
     return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)) % torch.cuda.device_count())
+
+
+def amp_dtype(device: torch.device) -> torch.dtype:
+    """Return the type of automatic mixed precision: bfloat16, or float16 on a GPU that only emulates bfloat16."""
+    import torch
+
+    if device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
+        return torch.float16
+    return torch.bfloat16
+
+
+def warn_of_slow_amp(device: torch.device, what: str) -> None:
+    """Warn that mixed precision makes ``what`` slower, if this machine's CPU has no instructions for it."""
+    import torch
+
+    if device.type == "cpu" and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        warnings.warn(f"--amp: this CPU has no bfloat16 instructions; {what} slower", stacklevel=3)
 
 
 @contextmanager

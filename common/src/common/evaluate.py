@@ -17,6 +17,7 @@ class Evaluate:
     data: DataOptions = section(DataOptions)
     run: HardwareOptions = section(HardwareOptions)
     batch_size: int | None = option(None, "images per batch; 250, on CUDA up to 2000, if not given", type=positive_int)
+    amp: bool = option(False, "measure the accuracy in automatic mixed precision (bfloat16)")
     json: str | None = option(None, "file for the results")
     no_latency: bool = option(False, "skip the latency measurement")
 
@@ -29,7 +30,7 @@ def evaluate(settings: Evaluate) -> None:
     """Read the network and the data, measure, and print the results."""
     from common import measure
     from common.atomic import write_json
-    from common.device import choose_device, set_threads
+    from common.device import amp_dtype, choose_device, set_threads
     from common.progress import activity, phase
     from common.trained_model import open_trained_model
 
@@ -49,8 +50,11 @@ def evaluate(settings: Evaluate) -> None:
                 device=trained.device,
                 batch_size=settings.batch_size,
                 workers=trained.workers,
+                amp=settings.amp,
             )
         metrics = trained.metrics(trained.model, accuracy, trained.bytes)
+        if settings.amp:
+            metrics["precision"] = str(amp_dtype(trained.device)).removeprefix("torch.")
         if not settings.no_latency:
             shape = trained.data.input_shape
             with phase("measure the latency"):
@@ -73,6 +77,7 @@ def format_metrics(metrics: dict) -> str:
         ("params", f"{metrics['params']:,} ({metrics['nonzero_params']:,} nonzero)"),
         ("bytes", f"{metrics['bytes']:,}"),
     ]
+    rows += [("precision", metrics["precision"])] if "precision" in metrics else []
     rows += [(f"latency, batch {n}", f"{ms:.2f} ms") for n, ms in metrics.get("latency_ms", {}).items()]
     width = max(len(name) for name, _ in rows)
     return "\n".join(f"{name:<{width}}  {value}" for name, value in rows)

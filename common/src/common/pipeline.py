@@ -198,7 +198,8 @@ def build_network(start: TrainedModel, decision: Decision) -> nn.Module:
         start.limits.check(decision.kept, start.all_groups)
         example = next(recalibration_images(start, 2, seed=0), start.example)  # real images: the check is stricter
         example = example.to(next(model.parameters()).device)
-        network = restore_shortcuts(keep_channels(model, example, decision.kept), start.model)
+        smaller = keep_channels(model, example, decision.kept, groups=start.groups_of(model))
+        network = restore_shortcuts(smaller, start.model)
     else:
         network = copy.deepcopy(start.model) if decision.model is None else decision.model
     check_tied(network, tied_parameters(start.model))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from common.cli import BETWEEN, IMAGES, SEED
@@ -133,7 +132,7 @@ def measure(settings: MeasureSensitivity) -> None:
         trained = open_trained_model(network, settings.data, device=choose_device(settings.run.device))
     options, given = settings.sensitivity, changed_values(settings.limits)
     limits = Limits.of(trained.model, trained.all_groups, **given, option=option_name)
-    trained = replace(trained, limits=limits)
+    trained = trained.changed(limits=limits)
     found = sensitivity(
         trained,
         options.fractions,

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from common.channels import ChannelGroup, channel_groups
+from common.channels import ChannelGroup, ChannelGroups, channel_groups
 from common.checkpoint import file_digest
 from common.cost import WidthCost
 from common.data import DataBundle, load_data
@@ -40,6 +40,14 @@ CPU = torch.device("cpu")
 CHANCE_ERRORS = 2  # standard errors above chance up to which an accuracy counts as chance
 
 CALIBRATION_IMAGES = 200
+KNOWN = (
+    "accuracy",
+    "quality",
+    "all_groups",
+    "cost",
+    "digest",
+    "file_digest",
+)  # computed once for a network and its images
 
 
 @dataclass(frozen=True)
@@ -102,7 +110,7 @@ class TrainedModel:
         return [group for group in self.all_groups if self.limits.allows(group)]
 
     @cached_property
-    def all_groups(self) -> list[ChannelGroup]:
+    def all_groups(self) -> ChannelGroups:
         """All channel groups."""
         return channel_groups(self.model, self.example)
 
@@ -120,11 +128,18 @@ class TrainedModel:
 
     def for_latency(self, latency: "WidthLatency", limits: Limits) -> "TrainedModel":
         """Return this network with predicted times and other limits; what was measured of it is kept."""
-        other = replace(self, latency=latency, limits=limits)
-        for name in ("accuracy", "quality", "all_groups", "cost", "digest"):
-            if name in vars(self):
-                vars(other)[name] = vars(self)[name]
+        return self.changed(latency=latency, limits=limits)
+
+    def changed(self, **fields: Any) -> "TrainedModel":
+        """Return this network with other fields that change neither the network nor its images; what is known of it is kept."""
+        other = replace(self, **fields)
+        vars(other).update({name: value for name, value in vars(self).items() if name in KNOWN})
         return other
+
+    def groups_of(self, model: nn.Module) -> ChannelGroups | None:
+        """Return all channel groups, which are also those of another network if it has the same layers, else None."""
+        layers = [[(name, type(module)) for name, module in one.named_modules()] for one in (self.model, model)]
+        return self.all_groups if layers[0] == layers[1] else None
 
     @cached_property
     def digest(self) -> str:
@@ -135,7 +150,7 @@ class TrainedModel:
             digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
         return digest.hexdigest()[:16]
 
-    @property
+    @cached_property
     def file_digest(self) -> str:
         """First 16 hex digits of the SHA-256 of the file, or :attr:`digest` if there is no file."""
         return self.digest if self.file is None else file_digest(self.file)

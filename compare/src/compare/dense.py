@@ -91,9 +91,10 @@ def import_dense(
         model = load()
         data = with_classes_of(model, with_preprocessing_of(model, data), file)
         save_model(stage.model_path, model, **data.record(), factory=factory)
-        arch = getattr(model, "architecture", {"arch": name})["arch"]
-        trained = read_trained_model(stage.model_path, data, factory=factory, device=device, workers=workers)
+    trained = read_trained_model(stage.model_path, data, name=name, factory=factory, device=device, workers=workers)
+    if not stage.finished:
+        arch = getattr(trained.model, "architecture", {"arch": name})["arch"]
         with phase("measure"):
             found = {"arch": arch, "baseline": trained.metrics()}
         stage.finish(found | ({"at_chance": True} if report_chance_level(trained) else {}))
-    return read_trained_model(stage.model_path, data, name=name, factory=factory, device=device, workers=workers)
+    return trained

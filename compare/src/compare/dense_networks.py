@@ -2,7 +2,6 @@
 
 import shutil
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -89,7 +88,7 @@ def _limited(settings: Compare, dense: TrainedModel) -> TrainedModel:
     """Return the network with the limits and calibration images of the options. Raises UserError if a pattern matches no layer."""
     given, more = changed_values(settings.limits), changed_values(settings.calibration)
     limits = Limits.of(dense.model, dense.all_groups, **given, option=option_name) if given else dense.limits
-    return replace(dense, limits=limits, **more) if given or more else dense
+    return dense.changed(limits=limits, **more) if given or more else dense
 
 
 def _dense(settings: Compare, data: DataBundle, device: torch.device, seed: int) -> TrainedModel:

@@ -43,6 +43,7 @@ class Agents(nn.Module):
         example_input: Batch of the shape that the network reads, e.g. (1, 3, 32, 32).
         init_weight: Initial weight of every agent.
         limits: Groups that they exclude have no agents.
+        groups: All channel groups of the network, if they are known.
 
     Attributes:
         groups: Channel groups that may be pruned, C channels in total.
@@ -60,9 +61,11 @@ class Agents(nn.Module):
         example_input: Tensor,
         init_weight: float = INITIAL_WEIGHT,
         limits: Limits = UNLIMITED,
+        groups: Sequence[ChannelGroup] | None = None,
     ) -> None:
         super().__init__()
-        self.groups: list[ChannelGroup] = [g for g in channel_groups(model, example_input) if limits.allows(g)]
+        found = channel_groups(model, example_input) if groups is None else groups
+        self.groups: list[ChannelGroup] = [group for group in found if limits.allows(group)]
         if not self.groups:
             raise UserError(
                 "the network has no removable channels; python -m common.channels lists the groups of a network"

@@ -79,8 +79,7 @@ def run_policy_phase(
     images = options.select_policy_images(trained.data.train)
     if not run.finished:
         model = copy.deepcopy(trained.model)
-        agents = Agents(model, trained.example, options.agent_init, trained.limits)
-        cost = create_width_cost(trained, agents)
+        agents = Agents(model, trained.example, options.agent_init, trained.limits, trained.all_groups)
         policy = options.policy
         if options.auto_penalty:
             policy = replace(policy, penalty=fit_penalty(trained, images, options, stage.log))
@@ -90,7 +89,7 @@ def run_policy_phase(
             images,
             options.policy_recipe,
             policy,
-            cost,
+            trained.cost,
             device=trained.device,
             seed=options.seed,
             workers=trained.workers,
@@ -123,15 +122,10 @@ def run_policy_phase(
 def read_policy(trained: TrainedModel, folder: Path) -> Policy:
     """Read a finished policy phase from its folder. Raises UserError for files that are missing or of another network."""
     model = load_model(folder / MODEL, trained.factory)
-    agents = Agents(model, trained.example, limits=trained.limits).load_weights(
+    agents = Agents(model, trained.example, limits=trained.limits, groups=trained.all_groups).load_weights(
         read_state_dict(folder / AGENTS).tensors
     )
-    metrics = read_json(folder / METRICS)
-    return Policy(model, agents, create_width_cost(trained, agents), metrics)
-
-
-def create_width_cost(trained: TrainedModel, agents: Agents) -> WidthCost:
-    return WidthCost(trained.model, trained.data.input_shape, agents.groups)
+    return Policy(model, agents, trained.cost, read_json(folder / METRICS))
 
 
 def save_agents(path: Path, agents: Agents) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from common.channels import ChannelGroup, channel_groups, keep_channels
+from common.channels import ChannelGroup, ChannelGroups, channel_groups, keep_channels
 from common.channels.attention import is_called
 from common.channels.resize import TRANSPOSED
 from common.channels.shortcuts import restore_shortcuts
@@ -32,7 +32,8 @@ class FoldedNetwork:
         model: The copy, in eval mode. :meth:`prune_group` changes its weights: the columns of removed channels are zero.
         unpruned: ``model`` before pruning; on its own device it uses the given network's tensors.
         limits: The groups that may be pruned, and their allowed widths.
-        groups: By name, in the order of execution.
+        all_groups: All channel groups of the copy; those of the given network if ``known_groups``, unless layers are replaced.
+        groups: Those that may be pruned, by name, in the order of execution.
         kept: By name, the kept channels; groups that are not listed are not pruned.
         cost: MACs at any widths.
         dense_macs: MACs of the given network.
@@ -49,6 +50,7 @@ class FoldedNetwork:
         limits: Limits | None = None,
         device: torch.device | str | None = None,
         target_cost: TargetCost | None = None,
+        known_groups: ChannelGroups | None = None,
     ) -> None:
         self.given, self.residual, self.limits = model, residual, limits or Limits()
         home = next(model.parameters()).device
@@ -58,11 +60,12 @@ class FoldedNetwork:
         self.unpruned = copy_network(model, example, residual, share_tensors).to(self.device).eval()
         self.model = copy_network(model, example, residual).to(self.device).eval()
         self.example = example.to(self.device)
-        groups = channel_groups(self.model, self.example)
-        self.cost = WidthCost(self.model, example.shape[1:], groups)
+        known = known_groups if residual != "conv" else None  # conv replaces layers
+        self.all_groups = channel_groups(self.model, self.example) if known is None else known
+        self.cost = WidthCost(self.model, example.shape[1:], self.all_groups)
         self.dense_macs = count_cost(model, example.shape[1:]).macs
         self.target_cost: TargetCost = target_cost or self.cost
-        self.groups = self._select_groups(groups)
+        self.groups = self._select_groups(self.all_groups)
         self._inputs_of = {name: consumer_inputs([group]) for name, group in self.groups.items()}
         self.kept: dict[str, list[int]] = {}
         self.sensitivity: dict[str, dict[int, float]] = {}
@@ -187,4 +190,6 @@ class FoldedNetwork:
     def build_pruned(self) -> nn.Module:
         """Build a new network without the removed channels, in eval mode, on the same device."""
         kept = self.decision().kept
-        return restore_shortcuts(keep_channels(self.model, self.example, kept), self.given).eval()
+        return restore_shortcuts(
+            keep_channels(self.model, self.example, kept, groups=self.all_groups), self.given
+        ).eval()

@@ -68,6 +68,7 @@ def decide(
         limits=start.limits,
         device=start.device,
         target_cost=start.cost_of(target) if target is not None and target.axis == "latency" else None,
+        known_groups=start.all_groups,
     )
     # Other steps than those of this call are of interrupted calls, and of runs with other targets.
     taken: list[LogRow] = []
@@ -126,7 +127,9 @@ def rank_channels(start: TrainedModel, seed: int) -> dict[str, Tensor]:
         device=start.device,
         workers=start.workers,
     )
-    folded = FoldedNetwork(start.model, start.example, limits=start.limits, device=start.device)
+    folded = FoldedNetwork(
+        start.model, start.example, limits=start.limits, device=start.device, known_groups=start.all_groups
+    )
     statistics = gather_statistics(folded.model, folded.consumer_inputs(), images, device=folded.device)
     orders = {name: one.order for name, one in rank_groups(folded, statistics).items()}
     return {name: -torch.from_numpy(order.argsort()).double() for name, order in orders.items()}

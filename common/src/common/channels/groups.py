@@ -1,7 +1,7 @@
 """Channel groups of a network, from its traced coupling, in a printable form."""
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -76,11 +76,18 @@ class ChannelGroups(list[ChannelGroup]):
 
     Attributes:
         excluded: Reasons, by name, why other sets of channels are not listed: they cannot be pruned.
+        slices: The channels of each set on every side of a module, by name, as traced.
     """
 
-    def __init__(self, groups: Iterable[ChannelGroup] = (), excluded: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        groups: Iterable[ChannelGroup] = (),
+        excluded: Mapping[str, str] | None = None,
+        slices: Mapping[str, Sequence[LayerSlice]] | None = None,
+    ) -> None:
         super().__init__(groups)
         self.excluded = dict(excluded or {})
+        self.slices = dict(slices or {})
 
 
 def groups_from_traces(model: nn.Module, traces: list[CoupledChannels]) -> ChannelGroups:
@@ -88,7 +95,7 @@ def groups_from_traces(model: nn.Module, traces: list[CoupledChannels]) -> Chann
 
     Channels that reach an output of the network are neither listed nor excluded.
     """
-    groups = ChannelGroups()
+    groups = ChannelGroups(slices={found.name: found.slices for found in traces})
     for found in traces:
         group = None if found.reaches_output else _group(model, found)
         if group is None:

@@ -39,18 +39,17 @@ def channel_groups(model: nn.Module, example_input: Inputs) -> ChannelGroups:
         UserError: If the network cannot be traced.
     """
     model = plain_network(model)
-    traces = trace(model, example_input)
-    groups = groups_from_traces(model, traces)
+    groups = groups_from_traces(model, trace(model, example_input))
     owner, structure = _structure(model, example_input)
     known = _known.setdefault(owner, {})
     if structure not in known:
         entangled = _entangled(model, groups)
-        attempts = _Attempts(model, example_input, {found.name: found.slices for found in traces})
+        attempts = _Attempts(model, example_input, groups.slices)
         known[structure] = entangled | attempts.fail([group for group in groups if group.name not in entangled])
     excluded = groups.excluded | known[structure]
     for name, reason in excluded.items():
         warnings.warn(f"{name} is not listed as a channel group: {reason}", stacklevel=2)
-    return ChannelGroups([group for group in groups if group.name not in excluded], excluded)
+    return ChannelGroups([group for group in groups if group.name not in excluded], excluded, groups.slices)
 
 
 def _structure(model: nn.Module, example_input: Inputs) -> tuple[object, object]:

@@ -21,7 +21,12 @@ from common.wrapped import plain_network
 
 
 def keep_channels(
-    model: nn.Module, example_input: Inputs, kept: Mapping[str, Sequence[int]], *, round_to: int = 1
+    model: nn.Module,
+    example_input: Inputs,
+    kept: Mapping[str, Sequence[int]],
+    *,
+    round_to: int = 1,
+    groups: ChannelGroups | None = None,
 ) -> nn.Module:
     """Prune a network to the given channels and return a new network; the given one is not modified.
 
@@ -36,16 +41,18 @@ def keep_channels(
             channels.
         round_to: Round widths up to a multiple of this number, by keeping those of the removed channels that have the
             largest L1 norms.
+        groups: The channel groups, if they are known, of this network or of one with the same layers, such as the network
+            before its weights changed. They are not traced again.
 
     Raises:
         UserError: If indices are invalid (names the group or layer), or if a tensor differs from the masked network's
             by more than 1e-9 of its largest value.
     """
     model = plain_network(model)
-    traces = trace(model, example_input)
-    groups = groups_from_traces(model, traces)
+    if groups is None:
+        groups = groups_from_traces(model, trace(model, example_input))
     chosen = _choose(model, groups, kept, round_to)
-    removed = removed_positions({found.name: found.slices for found in traces}, chosen)
+    removed = removed_positions(groups.slices, chosen)
     smaller = copy_network(model)
     if removed:
         remove_positions(smaller, removed)
@@ -64,9 +71,8 @@ def kept_entries(model: nn.Module, example_input: Inputs, kept: Mapping[str, Seq
     """
     numbered = copy_network(plain_network(model)).cpu().float().eval()
     example = map_tensors(lambda tensor: tensor.cpu(), example_input)
-    traces = trace(numbered, example)
-    chosen = _choose(numbered, groups_from_traces(numbered, traces), kept, round_to=1)
-    removed = removed_positions({found.name: found.slices for found in traces}, chosen)
+    groups = groups_from_traces(numbered, trace(numbered, example))
+    removed = removed_positions(groups.slices, _choose(numbered, groups, kept, round_to=1))
     numbered.double()
     for parameter in numbered.parameters():
         parameter.data = torch.arange(parameter.numel(), dtype=torch.float64).view_as(parameter)

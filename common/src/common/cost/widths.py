@@ -78,7 +78,7 @@ class LayerCost:
     # (outputs outside any group, name of the group of the others, outputs per channel)
     out: tuple[int, str | None, int | Fraction]
     reads: tuple[
-        int, tuple[tuple[str, Fraction], ...]
+        int, tuple[tuple[str, int | Fraction], ...]
     ]  # (inputs outside any group, ((group, positions per channel), ...))
     depthwise: bool
     across: tuple[str, int] | None = None  # (group, its size) to each channel of which the layer is applied
@@ -92,11 +92,11 @@ class LayerCost:
         out: tuple[int, str | None, int | Fraction] = (0, group.name, 1) if group else (out_width, None, 1)
         if group and name in group.outputs:
             covered = sum(map(len, group.outputs[name]))
-            out = (out_width - covered, group.name, Fraction(covered, group.size))
+            out = (out_width - covered, group.name, _ratio(covered, group.size))
         if is_depthwise(module):
             return LayerCost(macs // out_width, 1, out, (1, ()), True)
         reads = tuple(
-            (g.name, Fraction(sum(map(len, p)), g.size))
+            (g.name, _ratio(sum(map(len, p)), g.size))
             for g in groups
             for consumer, p in g.consumers
             if consumer == name
@@ -124,3 +124,8 @@ class LayerCost:
         if self.depthwise:
             return outputs, outputs
         return self.reads[0] + sum(widths[name] * positions for name, positions in self.reads[1]), outputs
+
+
+def _ratio(positions: int, channels: int) -> int | Fraction:
+    """Return the positions per channel: an integer if it is one, with which methods that try many widths compute faster."""
+    return Fraction(positions, channels) if positions % channels else positions // channels

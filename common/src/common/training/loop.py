@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from common.data import ImageSet, batch_count
+from common.device import amp_dtype
 from common.distributed import barrier, data_parallel, is_main, rank, sum_over_ranks, world_size
 from common.errors import UserError
 from common.interruption import Stopped, defer_signals, stop_requested
@@ -23,7 +24,7 @@ from common.measure import evaluate
 from common.progress import track
 from common.training.schedule import learning_rate
 from common.training.state import SavedState
-from common.training.step import GraphStep, Hooks, Stateful, Step, amp_dtype, can_capture, cuda_settings, make_optimizer
+from common.training.step import GraphStep, Hooks, Stateful, Step, can_capture, cuda_settings, make_optimizer
 from common.training.train_options import TrainOptions
 
 MIN_PART = 2  # batch norm cannot train on one example: a shorter last batch is merged into the previous one

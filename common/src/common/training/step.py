@@ -1,7 +1,6 @@
 """One optimizer step: mixed precision, gradient scaling, hooks and, on CUDA, capture as a graph."""
 
 import os
-import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -12,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from common.data import Batch
+from common.device import amp_dtype, warn_of_slow_amp
 from common.distributed import world_size
 from common.errors import UserError
 from common.outputs import class_scores
@@ -75,10 +75,8 @@ class Step:
         self.compiled_size: int | None = None
         self.loss_sum = torch.zeros((), dtype=torch.float64, device=device)
         self.correct = torch.zeros((), dtype=torch.int64, device=device)
-        if options.amp and device.type == "cpu" and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
-            warnings.warn(
-                "--amp: this CPU has no bfloat16 instructions; training is about twelve times slower", stacklevel=2
-            )
+        if options.amp:
+            warn_of_slow_amp(device, "training is about twelve times")
 
     def reset(self) -> None:
         self.loss_sum.zero_()
@@ -237,13 +235,6 @@ def make_optimizer(
         for _, p in trainable:
             sgd.state[p]["momentum_buffer"] = torch.zeros_like(p)
     return sgd
-
-
-def amp_dtype(device: torch.device) -> torch.dtype:
-    """Return bfloat16, or float16 on a GPU that only emulates bfloat16."""
-    if device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
-        return torch.float16
-    return torch.bfloat16
 
 
 @contextmanager
