@@ -316,7 +316,7 @@ def wait_for(what, seconds: float = 300.0) -> None:
 def uninterrupted(tmp_path_factory):
     """Run a plan of two jobs and a third that fails; return (plan, folder, output)."""
     root = tmp_path_factory.mktemp("campaign")
-    run = TRAIN.format(epochs=4)
+    run = TRAIN.format(epochs=6)
     text = job("one", run, keep=["model.safetensors"], priority=2) + job("two", f"{run} --checkpoint", needs=["one"])
     text += job("three", TRAIN.format(epochs=1) + " --seed 1", keep=["model.safetensors"])
     file = plan(root, text)
