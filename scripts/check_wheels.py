@@ -38,6 +38,8 @@ def main() -> int:
     packages = sorted(path.parent.name for path in ROOT.glob("[!.]*/pyproject.toml"))
     papers = [name for name in packages if name not in ("common", "compare")]
     with tempfile.TemporaryDirectory() as temporary:
+        # All environments are made at one place from the same files: torch is compiled for the first of them only.
+        os.environ["PYTHONPYCACHEPREFIX"] = str(Path(temporary) / "bytecode")
         wheels = Path(sys.argv[1] if len(sys.argv) > 1 else temporary).resolve()
         for folder in (*packages, "scripts/distribution"):
             run("uv", "build", "--quiet", "--wheel", "--out-dir", wheels, ROOT / folder)

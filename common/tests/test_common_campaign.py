@@ -316,9 +316,9 @@ def wait_for(what, seconds: float = 300.0) -> None:
 def uninterrupted(tmp_path_factory):
     """Run a plan of two jobs and a third that fails; return (plan, folder, output)."""
     root = tmp_path_factory.mktemp("campaign")
-    run = TRAIN.format(epochs=8)
+    run = TRAIN.format(epochs=6)
     text = job("one", run, keep=["model.safetensors"], priority=2) + job("two", f"{run} --checkpoint", needs=["one"])
-    text += job("three", TRAIN.format(epochs=3) + " --seed 1", keep=["model.safetensors"])
+    text += job("three", TRAIN.format(epochs=1) + " --seed 1", keep=["model.safetensors"])
     file = plan(root, text)
     process = campaign(file, root / "whole")
     printed, _ = process.communicate(timeout=300)

@@ -199,8 +199,6 @@ def test_full_disk_is_one_line_and_leaves_nothing(tmp_path, capsys, monkeypatch)
     "words",
     [
         ["common.train", "--arch", "resnet57", "--out", "out"],
-        ["common.evaluate", "--checkpoint", "none"],
-        ["common.channels", "--arch", "nothing"],
         ["common.fetch", "nothing"],
     ],
 )

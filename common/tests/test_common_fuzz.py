@@ -1,6 +1,6 @@
 """Damaged files of every format: one-line errors, or valid results, within bounds on memory and time.
 
-300 mutations of each format, and 10,000 with ``-m fuzz``. (Pickles of CIFAR: test_common_untrusted. ``.dcz``: deep_compression.)
+100 mutations of each format, and 10,000 with ``-m fuzz``. (Pickles of CIFAR: test_common_untrusted. ``.dcz``: deep_compression.)
 """
 
 import gzip
@@ -296,8 +296,8 @@ def fuzz(folder: Path, name: str, number: int) -> None:
 
 
 @pytest.mark.parametrize("name", FORMATS)
-def test_format_survives_300_mutations(tmp_path, name):
-    fuzz(tmp_path, name, 300)
+def test_format_survives_100_mutations(tmp_path, name):
+    fuzz(tmp_path, name, 100)
 
 
 @pytest.mark.fuzz

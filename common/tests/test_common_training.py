@@ -213,7 +213,7 @@ def fit_with_dropout(words: list[str]) -> None:
     torch.save(model.state_dict(), Path(words[-1]) / "done.pt")
 
 
-def test_training_resumes_bit_identical_after_ten_kills(tmp_path):
+def test_training_resumes_bit_identical_after_five_kills(tmp_path):
     """SIGKILL at seeded random times; the same call resumes. Dropout makes the result depend on the random state."""
     preload = ["common.training", "common.data", "sklearn.datasets"]
 
@@ -221,7 +221,7 @@ def test_training_resumes_bit_identical_after_ten_kills(tmp_path):
         state = torch.load(folder / "done.pt", weights_only=True)
         return [(name, tensor.numpy().tobytes()) for name, tensor in state.items()]
 
-    check_resume_after_kill(fit_with_dropout, [], bits, tmp_path, kills=10, preload=preload, between=(0.2, 0.9), seed=7)
+    check_resume_after_kill(fit_with_dropout, [], bits, tmp_path, kills=5, preload=preload, between=(0.2, 0.9), seed=7)
 
 
 def test_damaged_state_raises(few, tmp_path):

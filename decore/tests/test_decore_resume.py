@@ -49,7 +49,7 @@ def words(tmp_path) -> list[str]:
 
 def test_repeatedly_killed_run_ends_bit_identical(words, tmp_path):
     """Killed in the policy phase, pruning or fine-tuning: network and agents equal those of an uninterrupted run."""
-    check_resume_after_kill(untimed, words, results, tmp_path, kills=5, preload=PRELOAD)
+    check_resume_after_kill(untimed, words, results, tmp_path, kills=3, preload=PRELOAD)
 
 
 def test_run_survives_full_disk_and_kills(words, tmp_path):

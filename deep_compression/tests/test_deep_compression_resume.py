@@ -37,7 +37,7 @@ STAGES = {  # command: (module, arguments, files that must be identical, number 
             "lenet300_100_Shared04/encode/model.dcz",
             "lenet300_100_Shared09/encode/model.dcz",
         ],
-        2 * KILLS,
+        KILLS,
     ),
 }
 DIFFERENT = ("seconds", "network", "commit")  # keys of metrics.json that may differ

@@ -12,7 +12,7 @@ from common.testing import check_script_runs_plan, run_script
 HERE = Path(__file__).parents[1]
 
 
-@pytest.mark.parametrize("script", ["run_cifar10.sh", "run_imagenet.sh"])
+@pytest.mark.parametrize("script", [pytest.param("run_cifar10.sh", marks=pytest.mark.slow), "run_imagenet.sh"])
 def test_script_runs_its_plan(tmp_path, script):
     out = check_script_runs_plan(HERE / script, tmp_path, "--arch", "resnet20", per_class=6)
     assert list(out.glob("runs/graph/*/resnet20-0.7/metrics.json"))

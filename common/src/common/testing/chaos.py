@@ -39,7 +39,7 @@ def check_full_disk_and_kills(
     words: Sequence[str],
     root: Path,
     *,
-    kills: int = 5,
+    kills: int = 3,
     preload: Sequence[str] = (),
     seed: int = 7,
     timed: Sequence[str] = (),
