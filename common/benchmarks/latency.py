@@ -39,6 +39,7 @@ def _main(argv: Sequence[str] | None) -> None:
         networks = {
             DENSE: create_model(arch).eval(),
             "widths multiples of 8": uniform_network(arch, 0.5, 8),
+            "widths multiples of 16": uniform_network(arch, 0.5, 16),
             "any width": uniform_network(arch, 0.5),
         }
         shape = input_shape(networks[DENSE])

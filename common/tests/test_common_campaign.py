@@ -299,10 +299,10 @@ def results(out: Path) -> dict[str, object]:
     return found
 
 
-def child_of(process: subprocess.Popen) -> int:
-    """Return the process id of a campaign's worker."""
+def child_of(process: subprocess.Popen) -> int | None:
+    """Return the process id of a campaign's worker; None if it has not started."""
     children = psutil.Process(process.pid).children()
-    return next(child.pid for child in children if "spawn_main" in " ".join(child.cmdline()))
+    return next((child.pid for child in children if "spawn_main" in " ".join(child.cmdline())), None)
 
 
 def wait_for(what, seconds: float = 300.0) -> None:
@@ -367,11 +367,8 @@ def test_deadline_and_sigterm_stop_after_epoch_and_resume(uninterrupted, tmp_pat
     file, whole, _ = uninterrupted
     out = tmp_path / "stopped"
     log = out / "runs" / "one" / "log.csv"
-    process = campaign(file, out, "--nice")
+    process = campaign(file, out)
     wait_for(log.is_file)
-    child = child_of(process)
-    assert os.getsid(child) != os.getsid(process.pid) and os.getpriority(os.PRIO_PROCESS, child) == 19
-    assert os.getpriority(os.PRIO_PROCESS, process.pid) == os.getpriority(os.PRIO_PROCESS, 0)
     os.killpg(process.pid, signal.SIGTERM)  # also reaches the workers, which then get a second signal from the parent
     printed, _ = process.communicate(timeout=120)
     assert (
@@ -386,6 +383,15 @@ def test_deadline_and_sigterm_stop_after_epoch_and_resume(uninterrupted, tmp_pat
     last = campaign(file, out)
     last.communicate(timeout=300)
     assert results(out) == results(whole)
+
+
+def test_workers_have_lowest_priority_and_the_campaign_has_its_own(uninterrupted, tmp_path):
+    process = campaign(uninterrupted[0], tmp_path / "nice", "--nice")
+    wait_for(lambda: (child := child_of(process)) is not None and os.getpriority(os.PRIO_PROCESS, child) == 19)
+    assert os.getsid(child_of(process)) != os.getsid(process.pid)
+    assert os.getpriority(os.PRIO_PROCESS, process.pid) == os.getpriority(os.PRIO_PROCESS, 0)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate(timeout=120)
 
 
 def test_merged_pieces_restore_results(uninterrupted, tmp_path, capsys):

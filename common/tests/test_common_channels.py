@@ -30,7 +30,7 @@ SMALL = {  # pixels; coupling does not depend on the image size
     "squeezenet1_1": 64,
 }
 # Other depths of resnet20 and resnet56, and 138 million weights, which are flattened and read by linear layers as those of alexnet.
-SLOW = ("resnet32", "resnet44", "resnet110", "vgg16_imagenet")
+SLOW = ("resnet32", "resnet44", "resnet110", "vgg16_imagenet", "alexnet")
 UNREGISTERED = {
     "DenseNet": {"growth_rate": 8, "num_init_features": 16, "block_config": (2, 3, 2, 2)},
     "googlenet": {"aux_logits": False, "init_weights": False},

@@ -10,7 +10,7 @@ from common import evaluate as command
 from common.checkpoint import save_model
 from common.measure import _batch_size, evaluate, output_change
 from common.models import create_model
-from common.testing import noise_images, random_network
+from common.testing import noise_images, random_network, write_image_folder
 
 CPU = torch.device("cpu")
 
@@ -82,11 +82,12 @@ def test_mixed_precision_without_instructions_warns(monkeypatch):
 @pytest.mark.filterwarnings("ignore:--amp")
 def test_command_records_mixed_precision(tmp_path, capsys):
     file = tmp_path / "net.safetensors"
-    save_model(file, create_model("lenet5"))
+    save_model(file, create_model("resnet20", num_classes=2))
+    images = write_image_folder(tmp_path / "images", classes=2, train=1, test=4)
     found = {}
     for name, more in {"float32": [], "bfloat16": ["--amp"]}.items():
         place = tmp_path / f"{name}.json"
-        argv = ["--checkpoint", str(file), "--dataset", "digits", "--no-latency", "--json", str(place), *more]
+        argv = ["--checkpoint", str(file), "--dataset", f"folder:{images}", "--no-latency", "--json", str(place), *more]
         assert command.main(argv) == 0
         found[name] = json.loads(place.read_text())
         assert ("bfloat16" in capsys.readouterr().out) == bool(more)

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 from common.errors import UserError
 from common.runtimes import TORCH
-from common.target import latency_target
 from common.training.train_options import TrainOptions
 
 if TYPE_CHECKING:
@@ -118,6 +117,8 @@ class DecoreOptions:
         names = ("threshold", "target_macs", "round_to", "bn_images", "distill", "seed")
         own = {name: getattr(self, name) for name in names}
         if self.target_latency is not None:
+            from common.target import latency_target  # imports torch
+
             target = latency_target(self.target_latency, self.latency_batch_size, self.latency_runtime)
             own |= {"target_latency": self.target_latency, **target.conditions}
         return {**own, "finetune": self.recipe.identity(), "policy": self.policy_identity()}

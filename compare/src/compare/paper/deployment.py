@@ -16,11 +16,10 @@ from typing import Any
 
 from common import cli
 from common.atomic import write_json
-from common.cli import THREADS
+from common.cli import SECONDS, THREADS
 from common.errors import UserError
 from common.markdown import markdown_table
 from common.options import LATENCY_BATCHES, LATENCY_SECONDS, DataOptions
-from common.runs import describe_environment, read_json, typed_command
 from common.runtimes import TORCH
 from common.settings import REQUIRED, option, parse, section, settings
 from common.timing import relative_text
@@ -44,7 +43,7 @@ class Deployment:
     )
     data: DataOptions = section(DataOptions)
     threads: int | None = option(None, "number of CPU threads (default: chosen by torch)", type=THREADS, free=True)
-    seconds: float = option(LATENCY_SECONDS, "longest measurement of a batch size", type=float, free=True)
+    seconds: float = option(LATENCY_SECONDS, "longest measurement of a batch size", type=SECONDS, free=True)
     name: str = option(REQUIRED, "name of the network in the table", free=True)
     results: str | None = option(
         None, "folder of the file of results (default: compare/results)", metavar="DIR", free=True
@@ -62,6 +61,7 @@ def measure_files(given: Deployment) -> Path:
     from common.device import set_threads
     from common.formats import load_network
     from common.measure import evaluate, measure_latency
+    from common.runs import describe_environment, typed_command
     from common.runtimes import network_in
     from common.trained_model import with_preprocessing_of
 
@@ -108,6 +108,8 @@ def measure_files(given: Deployment) -> Path:
 
 def deployment_table(results: Path = RESULTS) -> str:
     """Format all files of :func:`measure_files`: a row per file; times in percent of the dense network's in ONNX Runtime."""
+    from common.runs import read_json
+
     rows: list[list[object]] = []
     for file in sorted(results.glob(f"{PREFIX}*.json")):
         one = read_json(file)
@@ -129,6 +131,8 @@ def deployment_table(results: Path = RESULTS) -> str:
 
 def short_table(results: Path = RESULTS) -> str:
     """Format a column per network: top-1, size of the file, and time in ONNX Runtime for a batch of one image, a row per kind of file."""
+    from common.runs import read_json
+
     found = [read_json(file) for file in sorted(results.glob(f"{PREFIX}*.json"))]
     if not found:
         return "Not run yet."

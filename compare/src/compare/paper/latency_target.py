@@ -9,19 +9,20 @@ more of them until the time fits. Then both are timed next to the dense network 
 ``results/latency-target-resnet56.json``.
 """
 
+from __future__ import annotations
+
 import re
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from common import cli
 from common.atomic import write_json
 from common.cli import EPOCHS, TARGET_LATENCY, positive_int
 from common.errors import UserError
 from common.markdown import markdown_table
-from common.methods import Decide, Decision, Method
 from common.options import (
     LATENCY_BATCH_HELP,
     LATENCY_RUNTIME_HELP,
@@ -33,12 +34,15 @@ from common.options import (
     NetworkOptions,
     RepeatOptions,
 )
-from common.runs import Stage, describe_environment, read_json, typed_command
 from common.runtimes import TORCH
 from common.settings import REQUIRED, changed_values, flatten, option, parse, section, settings
-from common.target import Target, latency_target
 from common.timing import relative_text
-from common.trained_model import TrainedModel
+
+if TYPE_CHECKING:
+    from common.methods import Decide, Decision, Method
+    from common.runs import Stage
+    from common.target import Target
+    from common.trained_model import TrainedModel
 
 RESULTS = Path(__file__).resolve().parents[3] / "results"
 PREFIX = "latency-target-"
@@ -69,6 +73,8 @@ class LatencyAgainstMacs:
 def by_macs(decide: Decide, start: TrainedModel) -> Decide:
     """Return a method that takes a fraction of the time as one of the MACs, without limits on the widths."""
 
+    from common.target import Target
+
     def decide_by_macs(_: TrainedModel, target: Target | None, stage: Stage) -> Decision:
         assert target is not None
         return decide(start, Target(target.fraction, "macs", target.tolerance), stage)
@@ -87,8 +93,9 @@ def compare_targets(given: LatencyAgainstMacs) -> Path:
     from common.measure import measure_latency
     from common.methods import find_method, installed_methods
     from common.pipeline import FineTuning, compress
-    from common.runs import open_stage
+    from common.runs import describe_environment, open_stage, typed_command
     from common.runtimes import in_runtime
+    from common.target import latency_target
     from common.trained_model import open_trained_model
 
     set_threads(given.run.threads)
@@ -149,6 +156,8 @@ def compare_targets(given: LatencyAgainstMacs) -> Path:
 
 def latency_table(results: Path = RESULTS) -> str:
     """Format all files of :func:`compare_targets`: two rows per network."""
+    from common.runs import read_json
+
     rows: list[list[object]] = []
     for file in sorted(results.glob(f"{PREFIX}*.json")):
         one = read_json(file)

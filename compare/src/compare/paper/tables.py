@@ -50,6 +50,11 @@ TEST_IMAGES = {  # {data fingerprint: number of images} of results that do not r
     "e93f168762a90928": 259,  # 20 % of the training images of digits
     "71ed2c333af446ae": 5_000,  # 10 % of the training images of CIFAR-10
 }
+NOT_SHORT = (
+    "L1 norm, inner groups",
+    "random, inner groups",
+    "random, re-solved weights",
+)  # rows of complete tables only
 BYTES = "targets bytes"  # reason for absence from a table of MACs targets
 
 
@@ -151,21 +156,24 @@ def result_table(name: str) -> str:
     return f"{comparison_table(result_set)}\n{lines}\n\nAll results: {time}."
 
 
-def short_table(name: str) -> str:
-    """Format the table of the root README: one row per method, top-1 before and after fine-tuning at each MACs target."""
+def short_table(name: str, complete: bool = True) -> str:
+    """Format a table of one row per method, without some variants of reference methods: top-1 before and after fine-tuning at each target.
+
+    complete: whether the methods that are not in the table are listed.
+    """
     result_set = read_result_file(name)
     if result_set is None:
         return NONE
     macs = [g for g in single_method_groups(result_set) if g.first["axis"] == "macs"]
     targets = sorted({g.first["target"] for g in macs}, reverse=True)
     rows = [[DENSE, *([dense_top1(result_set)] * len(targets))]]
-    for label in dict.fromkeys(g.label for g in macs):
+    for label in dict.fromkeys(g.label for g in macs if g.label not in NOT_SHORT):
         found = {g.first["target"]: g for g in macs if g.label == label}
         rows.append([label, *(_before_and_after(found[t]) if t in found else "" for t in targets)])
     table = markdown_table(["method", *(f"{100 * t:g} % of the MACs" for t in targets)], rows)
     others = {result["method"]: BYTES for result in result_set.results if result["axis"] == "bytes"}
     absent = absent_lines(replace(result_set, absent={**result_set.absent, **others}))
-    return f"{table}\nNot in the table ({ABSENT}): {'; '.join(absent)}." if absent else table
+    return f"{table}\nNot in the table ({ABSENT}): {'; '.join(absent)}." if absent and complete else table
 
 
 def notes_list() -> str:
@@ -340,6 +348,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "compare.latency-target": latency_targets,
     "compare.deployment": deployed_files,
     "compare.deployment.short": deployed_short,
+    "compare.resnet56.readme": lambda: short_table("resnet56", complete=False),
     "compare.digits.short": lambda: short_table("digits"),
     "compare.resnet56.short": lambda: short_table("resnet56"),
     "compare.resnet20.short": lambda: short_table("resnet20"),
