@@ -1,11 +1,11 @@
 """What an engineer gets: files of one network, dense, of 8-bit integers, pruned and compressed, read back, evaluated and timed.
 
     python -m compare.paper.deployment --name ResNet-56 --dataset cifar10 --threads 1 \\
-        --network "dense" dense.safetensors --network "dense, int8" runs/int8/model.onnx \\
-        --network "pruned" pruned.safetensors --network "pruned, int8" runs/pruned-int8/model.onnx
+        --network dense dense.safetensors --network int8 runs/int8/model.onnx \\
+        --network pruned pruned.safetensors --network "pruned, int8" runs/pruned-int8/model.onnx
 
 evaluates every file on the test images, times all networks of a batch size in one run, in PyTorch and in ONNX Runtime, each against
-the first network in ONNX Runtime, and writes ``results/deployment-resnet56.json``. An ONNX file has no time in PyTorch.
+the first network in ONNX Runtime, and writes ``results/deployment-resnet_56.json``. An ONNX file has no time in PyTorch.
 """
 
 import re
@@ -27,6 +27,7 @@ from common.timing import relative_text
 RESULTS = Path(__file__).resolve().parents[3] / "results"
 PREFIX = "deployment-"
 ONNXRUNTIME = "onnxruntime"
+SHORT = ("dense", "int8", "pruned", "pruned, int8", "pruned, Deep Compression")  # rows of the short table
 
 
 @settings
@@ -136,7 +137,7 @@ def short_table(results: Path = RESULTS) -> str:
     found = [read_json(file) for file in sorted(results.glob(f"{PREFIX}*.json"))]
     if not found:
         return "Not run yet."
-    kinds = dict.fromkeys(name for one in found for name in one["rows"])
+    kinds = [name for name in SHORT if any(name in one["rows"] for one in found)]
     rows: list[list[object]] = []
     for kind in kinds:
         cells = []

@@ -6,7 +6,7 @@
 Both networks take at most ``--target-latency`` of the dense network's time as measured, and at least 0.95 of that. For the first, the method
 decides with predicted times and with widths that this machine likes; for the second, it decides with MACs, and is asked for fewer or
 more of them until the time fits. Then both are timed next to the dense network in one run, which is written to
-``results/latency-target-resnet56.json``.
+``results/latency-target-resnet_56.json``.
 """
 
 from __future__ import annotations
