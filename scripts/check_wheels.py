@@ -83,7 +83,7 @@ def check_int8(folder: Path) -> None:
     """Run a chain that ends in int8 where everything is installed, and its file in an environment without anything of it."""
     out, alone = folder / "chain", folder / "alone"
     run(folder / "venv/bin/compression-papers", *CHAIN.split(), "--no-latency", "--no-report", "--out", out, cwd=folder)
-    (file,) = out.glob("seed0/*int8*/model.onnx")
+    (file,) = out.glob("seed0/*/step2-int8/model.onnx")
     run("uv", "venv", "--quiet", "--python", sys.executable, alone)
     versions = ("--constraint", ROOT / "constraints.txt")
     run("uv", "pip", "install", "--quiet", "--python", alone / "bin/python", *versions, "onnxruntime", "numpy")
