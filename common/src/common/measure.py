@@ -23,9 +23,8 @@ from common.progress import track
 from common.timing import FEWEST, Timing, time_calls
 
 BATCH_SIZE, BATCH_SIZE_ON_CUDA = 250, 2000  # of evaluation; the latter for images of up to 32 x 32 pixels
-BATCH_PIXELS = (
-    BATCH_SIZE * 32 * 32
-)  # on a CPU: the feature maps of five images of 224 x 224 fit in its caches better than those of 20
+# On a CPU: the feature maps of five images of 224 x 224 fit in its caches better than those of 20.
+BATCH_PIXELS = BATCH_SIZE * 32 * 32
 
 
 @dataclass(frozen=True)
