@@ -198,7 +198,8 @@ def only_target(
     Args:
         given: Fraction by axis; None: not given.
         tolerance: None: 0.1, and 0.05 for a latency.
-        batch_size, runtime: Of a latency.
+        batch_size: Images per forward pass, of a latency.
+        runtime: Runtime in which a latency is measured.
         option: Function from a parameter's name to its name in error messages.
 
     Raises:
