@@ -9,6 +9,7 @@ from common.cli import BETWEEN, GIB, IMAGE_SIDE, ROUNDING, SEED, THREADS, WORKER
 from common.errors import UserError
 from common.normalization import NORMALIZATION_NAMES, normalization
 from common.preprocessing import INTERPOLATIONS
+from common.runtimes import RUNTIMES
 from common.settings import option, section, settings
 from common.training.train_options import GRAPHS, OPTIMIZERS, RANGES, SCHEDULES, TrainOptions, check_milestones
 
@@ -41,7 +42,7 @@ LIBRARIES = ("torchvision.models:", "timm:", "timm.models:")  # beginnings of --
 NO_INPUT_SHAPE = "--input-shape: the network does not record its input shape; give it, e.g. --input-shape 3 224 224"
 TARGET_LATENCY_HELP = "fraction of the dense network's time on this machine to keep, as measured"
 LATENCY_BATCH_HELP = "images per forward pass of --target-latency (default: 1)"
-LATENCY_RUNTIMES = ("torch", "onnxruntime", "openvino")  # not compile: it takes seconds for each layer
+LATENCY_RUNTIMES = tuple(name for name in RUNTIMES if name != "compile")  # which takes seconds for each layer
 LATENCY_RUNTIME_HELP = "runtime in which --target-latency is measured (default: torch)"
 LATENCY_BATCHES = (1, 64)  # images per forward pass
 LATENCY_SECONDS = 20.0  # longest measurement of a table; of a single result:

@@ -97,4 +97,4 @@ def runtime_version(name: str) -> str:
     return version("torch" if not RUNTIMES[name].requires else RUNTIMES[name].requires[-1])
 
 
-__all__ = ["RUNTIMES", "TORCH", "Runtime", "check_runtime", "layer_in", "network_in", "runtime_version"]
+__all__ = ["RUNTIMES", "TORCH", "Runtime", "check_runtime", "in_runtime", "layer_in", "network_in", "runtime_version"]

@@ -8,21 +8,26 @@ evaluates every file on the test images, times all networks of a batch size in o
 the first network in ONNX Runtime, and writes ``results/deployment-resnet_56.json``. An ONNX file has no time in PyTorch.
 """
 
-import re
+from __future__ import annotations
+
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from common import cli
 from common.atomic import write_json
 from common.cli import SECONDS, THREADS
 from common.errors import UserError
 from common.markdown import markdown_table
 from common.options import LATENCY_BATCHES, LATENCY_SECONDS, DataOptions
 from common.runtimes import TORCH
-from common.settings import REQUIRED, option, parse, section, settings
+from common.settings import REQUIRED, command, option, section, settings
 from common.timing import relative_text
+from compare.paper.result_files import network_file
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 RESULTS = Path(__file__).resolve().parents[3] / "results"
 PREFIX = "deployment-"
@@ -75,9 +80,11 @@ def measure_files(given: Deployment) -> Path:
     data = with_preprocessing_of(networks[first], load_data(given.data))
     shape = data.input_shape
     rows: dict[str, dict[str, Any]] = {}
-    predictions = evaluate(networks[first], data.test, workers=given.data.workers).predictions
+    predictions: Tensor | None = None
     for name, network in networks.items():
         found = evaluate(network, data.test, workers=given.data.workers, reference=predictions)
+        if predictions is None:
+            predictions, found = found.predictions, replace(found, agreement=100.0)  # the reference agrees with itself
         rows[name] = {**found.entries(), "bytes": files[name].stat().st_size, "file": files[name].name, "times": {}}
     placed = {}
     for runtime in (ONNXRUNTIME, TORCH):
@@ -95,7 +102,7 @@ def measure_files(given: Deployment) -> Path:
             batch: {"milliseconds": timed.milliseconds(key)[batch], **record}
             for batch, record in timed.record(key).items()
         }
-    file = Path(given.results or RESULTS) / f"{PREFIX}{re.sub(r'[^a-z0-9]+', '_', given.name.lower())}.json"
+    file = network_file(given.results or RESULTS, PREFIX, given.name)
     record = {
         "network": given.name,
         "images": len(data.test),
@@ -156,10 +163,8 @@ def _time(record: dict[str, Any] | None, is_reference: bool) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    def body(argv: Sequence[str] | None) -> None:
-        print(measure_files(parse(Deployment, argv, "python -m compare.paper.deployment", "compare")))
-
-    return cli.run(body, argv)
+    show = lambda given: print(measure_files(given))  # noqa: E731
+    return command(Deployment, show, argv, "python -m compare.paper.deployment", "compare")
 
 
 if __name__ == "__main__":

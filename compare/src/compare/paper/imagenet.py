@@ -8,7 +8,6 @@ methods are tested image by image. Results that the file has and the two compari
 :mod:`compare.paper.tables` makes tables and a plot of these files.
 """
 
-import re
 import shlex
 import statistics
 import sys
@@ -31,6 +30,7 @@ from common.progress import track
 from common.runs import read_json
 from common.settings import parse
 from common.trained_model import with_preprocessing_of
+from compare.paper.result_files import network_file
 from compare.result_set import read_results
 from compare.settings import PACKAGE, Compare
 from compare.significance import LEVEL
@@ -107,7 +107,7 @@ def add_halves(folders: Sequence[Path | str], name: str, results: Path = RESULTS
         )
     if len({half["dense"]["digest"] for half in halves}) > 1:
         raise UserError(f"{folders[-1]}: another dense network than in {folders[0]}")
-    file = results / f"{PREFIX}{re.sub(r'[^a-z0-9]+', '_', name.lower())}.json"
+    file = network_file(results, PREFIX, name)
     if file.is_file():
         halves = [_with_earlier(one, two, file) for one, two in zip(halves, read_json(file)["halves"], strict=True)]
     write_json(file, {"network": name, "halves": halves})

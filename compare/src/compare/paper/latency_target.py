@@ -11,14 +11,12 @@ more of them until the time fits. Then both are timed next to the dense network 
 
 from __future__ import annotations
 
-import re
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from common import cli
 from common.atomic import write_json
 from common.cli import EPOCHS, TARGET_LATENCY, positive_int
 from common.errors import UserError
@@ -35,8 +33,10 @@ from common.options import (
     RepeatOptions,
 )
 from common.runtimes import TORCH
-from common.settings import REQUIRED, changed_values, flatten, option, parse, section, settings
+from common.settings import REQUIRED, changed_values, command, flatten, option, section, settings
 from common.timing import relative_text
+from compare.findings import pluralize
+from compare.paper.result_files import network_file
 
 if TYPE_CHECKING:
     from common.methods import Decide, Decision, Method
@@ -100,7 +100,7 @@ def compare_targets(given: LatencyAgainstMacs) -> Path:
 
     set_threads(given.run.threads)
     start = open_trained_model(given.network, given.data, device=choose_device(given.run.device))
-    start = replace(start, **changed_values(given.calibration))
+    start = start.changed(**changed_values(given.calibration))
     target = latency_target(given.target_latency, given.latency_batch_size, given.latency_runtime)
     method = find_method(installed_methods(), given.method)
     methods: dict[str, Method] = {"latency": method, "macs": replace(method, decide=by_macs(method.decide, start))}
@@ -128,7 +128,7 @@ def compare_targets(given: LatencyAgainstMacs) -> Path:
     )
     if timed.disturbed:
         raise UserError(f"not an idle machine, nothing is written: {timed.disturbed}; run the same command again")
-    file = Path(given.results or RESULTS) / f"{PREFIX}{re.sub(r'[^a-z0-9]+', '_', given.name.lower())}.json"
+    file = network_file(given.results or RESULTS, PREFIX, given.name)
     first = rows["latency"]
     record: dict[str, Any] = {
         "network": given.name,
@@ -143,7 +143,7 @@ def compare_targets(given: LatencyAgainstMacs) -> Path:
             kind: {
                 **{key: row["compressed"][key] for key in ("top1", "agreement", "macs", "params")},
                 "after_cut": row["after_cut"]["top1"],
-                "round_to": row["latency_target"]["round_to"] if kind == "latency" else 1,
+                "round_to": row["latency_target"]["round_to"],
                 "attempts": row["latency_target"]["attempts"],
                 "time": timed.record(kind)[batch],
             }
@@ -161,7 +161,9 @@ def latency_table(results: Path = RESULTS) -> str:
     rows: list[list[object]] = []
     for file in sorted(results.glob(f"{PREFIX}*.json")):
         one = read_json(file)
-        conditions = f"batch {one['conditions']['latency_batch_size']}, {one['environment']['threads']} thread"
+        conditions = (
+            f"batch {one['conditions']['latency_batch_size']}, {pluralize(one['environment']['threads'], 'thread')}"
+        )
         dense = one["dense"]
         rows.append(
             [
@@ -189,10 +191,8 @@ def latency_table(results: Path = RESULTS) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    def body(argv: Sequence[str] | None) -> None:
-        print(compare_targets(parse(LatencyAgainstMacs, argv, "python -m compare.paper.latency_target", "compare")))
-
-    return cli.run(body, argv)
+    show = lambda given: print(compare_targets(given))  # noqa: E731
+    return command(LatencyAgainstMacs, show, argv, "python -m compare.paper.latency_target", "compare")
 
 
 if __name__ == "__main__":
