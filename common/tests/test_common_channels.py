@@ -27,6 +27,7 @@ SMALL = {  # pixels; coupling does not depend on the image size
     "vgg16_imagenet": 32,
     "googlenet": 16,
     "efficientnet_lite0": 64,
+    "squeezenet1_0": 64,
     "squeezenet1_1": 64,
 }
 # Other depths of resnet20 and resnet56, and 138 million weights, which are flattened and read by linear layers as those of alexnet.

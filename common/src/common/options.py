@@ -31,6 +31,7 @@ ARCHITECTURE_NAMES = (
     "lenet5",
     "fc4096",
     "efficientnet_lite0",
+    "squeezenet1_0",
     "squeezenet1_1",
 )
 ARCHITECTURES_HELP = (

@@ -38,6 +38,7 @@ from common.models.mobilenet_v1 import MobileNetV1
 from common.models.mobilenet_v2 import mobilenet_v2
 from common.models.resnet_cifar import CifarResNet
 from common.models.shortcut import PadShortcut
+from common.models.squeezenet import squeezenet1_0
 from common.models.vgg_cifar import POOL, CifarVGG
 
 __all__ = [
@@ -141,6 +142,11 @@ ARCHITECTURES: dict[str, Architecture] = {
     "fc4096": Architecture(OneHiddenLayer, (1, 28, 28), arguments={**VECTOR_ARGUMENTS, "hidden": WIDTH}),
     "efficientnet_lite0": Architecture(
         EfficientNetLite0, IMAGENET, arguments={**IMAGE_ARGUMENTS, "dropout": PROBABILITY}
+    ),
+    "squeezenet1_0": Architecture(
+        squeezenet1_0,
+        IMAGENET,
+        arguments={"num_classes": NUM_CLASSES, "dropout": PROBABILITY, "padding": Integer(0, 1)},
     ),
     "squeezenet1_1": Architecture(
         partial(_torchvision, "squeezenet1_1"),
