@@ -4,6 +4,7 @@ import copy
 import random
 import subprocess
 import sys
+import warnings
 from dataclasses import replace
 
 import pytest
@@ -21,6 +22,7 @@ from common.models import ARCHITECTURES, create_model
 
 TOLERANCE = 1e-5  # in float32
 SMALL = {  # pixels; coupling does not depend on the image size
+    "densenet40": 16,
     "resnet50": 64,
     "mobilenet_v1": 64,
     "mobilenet_v2": 64,
@@ -30,8 +32,10 @@ SMALL = {  # pixels; coupling does not depend on the image size
     "squeezenet1_0": 64,
     "squeezenet1_1": 64,
 }
-# Other depths of resnet20 and resnet56, and 138 million weights, which are flattened and read by linear layers as those of alexnet.
-SLOW = ("resnet32", "resnet44", "resnet110", "vgg16_imagenet", "alexnet")
+# Other depths of resnet20, another SqueezeNet, and 138 million weights, which are flattened and read by linear layers as those of lenet5 and vgg16.
+SLOW = ("resnet32", "resnet44", "resnet56", "resnet110", "vgg16_imagenet", "alexnet", "squeezenet1_0")
+# Branches and squeeze-and-excitation, as in the registered googlenet and in mobilenet_v3_small.
+SLOW_UNREGISTERED = ("googlenet", "efficientnet_b0")
 UNREGISTERED = {
     "DenseNet": {"growth_rate": 8, "num_init_features": 16, "block_config": (2, 3, 2, 2)},
     "googlenet": {"aux_logits": False, "init_weights": False},
@@ -110,7 +114,10 @@ def check_removed_equals_masked(model, x):
 def test_removed_equals_masked_and_reloads(arch, tmp_path):
     torch.manual_seed(0)
     x = example(arch)
-    smaller = check_removed_equals_masked(randomize_batch_norm(create_model(arch)), x)
+    with warnings.catch_warnings():
+        if arch != "alexnet":  # whose response norms mix channels; of the others, all groups can be pruned
+            warnings.simplefilter("error")
+        smaller = check_removed_equals_masked(randomize_batch_norm(create_model(arch)), x)
     save_model(tmp_path / "m.safetensors", smaller)
     with torch.no_grad():
         assert torch.equal(load_model(tmp_path / "m.safetensors")(x), smaller(x))
@@ -119,10 +126,12 @@ def test_removed_equals_masked_and_reloads(arch, tmp_path):
 @pytest.mark.parametrize("shortcut", ["pad", "conv3x3"])
 def test_shortcut_removed_equals_masked(shortcut):
     torch.manual_seed(1)
-    check_removed_equals_masked(randomize_batch_norm(create_model("resnet56", shortcut=shortcut)), example("resnet56"))
+    check_removed_equals_masked(randomize_batch_norm(create_model("resnet20", shortcut=shortcut)), example("resnet20"))
 
 
-@pytest.mark.parametrize("name", UNREGISTERED)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow) if name in SLOW_UNREGISTERED else name for name in UNREGISTERED]
+)
 def test_unregistered_network_is_pruned_and_reloaded(name, tmp_path):
     torch.manual_seed(0)
 
@@ -140,7 +149,7 @@ def test_unregistered_network_is_pruned_and_reloaded(name, tmp_path):
 
 def test_outputs_are_bit_identical_in_new_process(tmp_path):
     torch.manual_seed(0)
-    archs = ["resnet20", "densenet40", "mobilenet_v2"]
+    archs = ["resnet20", "squeezenet1_1", "mobilenet_v1"]  # addition, concatenation, depthwise convolution
     for arch in archs:
         x, model = example(arch), randomize_batch_norm(create_model(arch))
         smaller = keep_channels(model, x, keep_two_thirds(channel_groups(model, x)))

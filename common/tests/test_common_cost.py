@@ -73,7 +73,7 @@ def test_closed_form_equals_counter(arch):
     widths = WidthCost(model, shape, groups)
     rng = random.Random(1)
     kept = {g.name: sorted(rng.sample(range(g.size), rng.randint(1, g.size))) for g in groups}
-    smaller = keep_channels(model, x, kept)
+    smaller = keep_channels(model, x, kept, groups=groups)
     counted = count_cost(smaller, shape).macs
     assert widths.dense == count_cost(model, shape).macs == sum(layer_macs(model, shape).values())
     assert widths.macs({name: len(indices) for name, indices in kept.items()}) == counted

@@ -25,7 +25,7 @@ IMAGES, CLASSES = 24, 3
 
 @pytest.fixture(scope="module")
 def halves(tmp_path_factory):
-    """Folders of two comparisons of ResNet-20 on 24 images with a table of labels, the second with exchanged halves."""
+    """Folders of two comparisons of LeNet-5 on 24 images with a table of labels, the second with exchanged halves."""
     home = tmp_path_factory.mktemp("halves")
     generator = np.random.default_rng(0)
     (home / "images").mkdir()
@@ -38,7 +38,7 @@ def halves(tmp_path_factory):
             )
             table.writerow([f"{i:02}.png", i % CLASSES])
     torch.manual_seed(0)
-    save_model(home / "dense.safetensors", create_model("resnet20", num_classes=CLASSES))
+    save_model(home / "dense.safetensors", create_model("lenet5", num_classes=CLASSES, in_channels=3, image_size=32))
     words = ["--checkpoint", str(home / "dense.safetensors"), "--dataset", f"folder:{home / 'images'}", "--labels"]
     words += [
         str(home / "labels.csv"),

@@ -20,21 +20,12 @@ from common.runs import open_stage, read_json
 from common.settings import parse
 from common.target import Target
 from common.testing import write_image_folder
-from common.testing.fixed_latency import fixed_latency
 from common.training import TrainOptions
 from decore import investigate, method, policy_stage
 from decore.agents import Agents
 from decore.paper import tables
 from decore.policy_options import DecoreOptions, PolicyOptions
 from decore.settings import PruneModel, main_investigate, main_prune
-
-
-@pytest.fixture(scope="module", autouse=True)
-def no_latency():
-    """Skip latency measurements, which are slow and not tested here."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("common.pipeline.measure_latency", fixed_latency)
-        yield
 
 
 @pytest.fixture(scope="module")

@@ -1,5 +1,6 @@
 """Invalid input: one line on standard error, status 2, no traceback, no partially written files; also for the scripts."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,6 @@ from common.testing import (
     write_image_folder,
     write_invalid_inputs,
 )
-from common.testing.fixed_latency import fixed_latency
 from decore.settings import main_investigate, main_prune
 
 HERE = Path(__file__).resolve().parents[1]
@@ -27,8 +27,9 @@ def place(tmp_path_factory):
     root = write_invalid_inputs(tmp_path_factory.mktemp("invalid"))
     write_image_folder(root / "valid", train=6, test=2)
     save_model(root / "ten.safetensors", create_model("resnet20"))
-    assert run(PRUNE, root, "--saved-dir", str(root / "other"), "--policy-epochs", "0", "--epochs", "0") == 0
-    assert run(PRUNE, root, "--saved-dir", str(root / "damaged"), "--policy-epochs", "0", "--epochs", "0") == 0
+    words = ["--saved-dir", str(root / "other"), "--policy-epochs", "0", "--epochs", "0"]
+    assert run(PRUNE, root, *words) == 0
+    shutil.copytree(root / "other", root / "damaged")
     (root / "damaged" / "resnet20-5" / "metrics.json").unlink()
     file = root / "damaged" / "resnet20-5-policy" / "agents.safetensors"
     file.write_bytes(file.read_bytes()[:-20])
@@ -134,9 +135,8 @@ def test_invalid_input_exits_with_one_line_and_status_2(name, place, capsys, tmp
 
 
 @pytest.mark.parametrize("main", [PRUNE, POLICIES])
-def test_full_disk_exits_with_one_line_and_no_partial_files(main, place, capsys, tmp_path, monkeypatch):
+def test_full_disk_exits_with_one_line_and_no_partial_files(main, place, capsys, tmp_path):
     """All files are written by one function, which fails at its last step, for the first file and for later ones."""
-    monkeypatch.setattr("common.pipeline.measure_latency", fixed_latency)
     for allowed in (0, 2, 5):
         out = tmp_path / str(allowed)
         with full_disk(after=allowed):

@@ -1,4 +1,4 @@
-"""Every promise of the original repository's README (``original_readme.txt``) is kept. Notebooks are executed on digits."""
+"""Every promise of the original repository's README (``original_readme.txt``) is kept. Notebooks are executed on a few images."""
 
 import os
 import re
@@ -11,6 +11,7 @@ import nbformat
 import pytest
 from nbclient import NotebookClient
 
+from common.testing import write_image_folder
 from decore.paper.published import PUBLISHED
 
 HOME = Path(__file__).resolve().parents[1]
@@ -22,8 +23,8 @@ LINES = [
 # Options that make the commands of a notebook small; of an option given twice, the last value counts.
 SMALL = {
     "baseline": "--epochs 1 --no-latency",
-    "notebook": "--epochs 2 --policy-epochs 1 --policy-images 64 --no-latency",
-    "investigated": "--epochs 1 --policy-images 64 --test-images 50 --drop-fractions 0 0.2 0.5 --random-trials 1",
+    "notebook": "--epochs 2 --policy-epochs 1 --no-latency",
+    "investigated": "--epochs 1 --drop-fractions 0 0.2 0.5 --random-trials 1",
 }
 
 
@@ -39,6 +40,7 @@ def folder(tmp_path_factory) -> Path:
     for file in [*HOME.glob("*.py"), *HOME.glob("*.ipynb")]:
         shutil.copy(file, root)
     (root.parent / "weights").symlink_to(HOME.parent / "weights")
+    write_image_folder(root / "images", train=32, test=10)
     return root
 
 
@@ -98,6 +100,7 @@ def test_original_readme_notebook_runs_and_shows_its_plots(name, folder, tmp_pat
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
     assert not any(cell.outputs or cell.execution_count for cell in code)
     for cell in code:
+        cell.source = cell.source.replace("--dataset digits", "--dataset folder:images")
         more = SMALL["investigated" if "investigate_policies.main" in cell.source else "notebook"]
         cell.source = cell.source.replace(
             "--out runs/notebook/baseline", f"--out runs/notebook/baseline {SMALL['baseline']}"

@@ -14,7 +14,7 @@ HERE = Path(__file__).parents[1]
 
 @pytest.mark.parametrize("script", [pytest.param("run_cifar10.sh", marks=pytest.mark.slow), "run_imagenet.sh"])
 def test_script_runs_its_plan(tmp_path, script):
-    out = check_script_runs_plan(HERE / script, tmp_path, "--arch", "resnet20", "--penalty", "50", per_class=6)
+    out = check_script_runs_plan(HERE / script, tmp_path, "--arch", "lenet5", "--penalty", "50", per_class=6)
     assert list(out.glob("runs/decore/*/*/metrics.json"))
 
 

@@ -55,7 +55,9 @@ def test_last_convolution_is_padded_as_in_caffe(tmp_path):
     image = torch.randn(1, 3, 48, 48)
     with torch.no_grad():
         maps = model.features(image)
-        inside = model.classifier[2](torch.nn.functional.conv2d(maps, model.classifier[1].weight, model.classifier[1].bias))
+        inside = model.classifier[2](
+            torch.nn.functional.conv2d(maps, model.classifier[1].weight, model.classifier[1].bias)
+        )
         _, _, height, width = inside.shape
         border = (height + 2) * (width + 2) - height * width
         biases = torch.from_numpy(expected["classifier.1"][1])

@@ -101,7 +101,7 @@ def test_every_truncation_raises(good, tmp_path):
 def signed(head, blocks):
     """Build a file with valid checksums from any header and blocks, as an attacker or a bug in the writer could."""
     deflated = zlib.compress(head, 9)
-    out = container.MAGIC + bytes([container.VERSION])
+    out = container.MAGIC + bytes([container.VERSIONS[0]])
     out += len(deflated).to_bytes(4, "little") + len(head).to_bytes(4, "little")
     for part in (deflated, *blocks):
         out += part + zlib.crc32(part).to_bytes(4, "little")
@@ -213,7 +213,7 @@ def test_header_with_invalid_utf8_raises():
 def test_other_versions_and_other_files_raise(tmp_path, good):
     data, _ = good
     later = bytearray(data)
-    later[7] = container.VERSION + 1
+    later[7] = container.VERSIONS[-1] + 1
     path = tmp_path / "x.dcz"
     for content, message in ((bytes(later), "version"), (b"", "not a file"), (b"PK\x03\x04" * 9, "not a file")):
         path.write_bytes(content)

@@ -80,6 +80,8 @@ def runs(tmp_path_factory):
     root, data = tmp_path_factory.mktemp("gloo"), load_dataset("digits")
     torch.manual_seed(0)
     model = create_model("lenet300_100", in_features=3072)
+    for layer, out, into in (("fc1", 60, 3072), ("fc2", 40, 60), ("fc3", 10, 40)):  # clustered and encoded quickly
+        model.set_submodule(layer, nn.Linear(into, out))
     fit(model, data.train, TrainOptions(epochs=1, batch_size=128, learning_rate=0.05, augment=False))
     save_model(root / "dense.safetensors", model, normalize=(data.mean, data.std))
     common = ["--dataset", "digits", "--device", "cpu", "--threads", "1", "--no-latency", "--batch-size", "101"]

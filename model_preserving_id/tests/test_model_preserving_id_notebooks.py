@@ -19,6 +19,7 @@ SMALL |= {
     'notebook/conv3d"': 'notebook/conv3d --epochs 1"',
 }
 SMALL |= {'wide".split': 'wide --widths 4 64".split'}
+# One in a kernel; the cells of the others are run without one, and their commands, in test_model_preserving_id_experiments.py.
 
 
 @pytest.mark.parametrize(
@@ -26,7 +27,7 @@ SMALL |= {'wide".split': 'wide --widths 4 64".split'}
     [
         pytest.param("accVsErr", 2, marks=pytest.mark.slow),
         ("Iter-PerClass-ClassRemoved-Figure", 2),
-        ("ComparisonsNet", 1),
+        pytest.param("ComparisonsNet", 1, marks=pytest.mark.slow),
         pytest.param("atom3d-Pruning", 1, marks=pytest.mark.slow),
     ],
 )

@@ -13,7 +13,7 @@ import torch
 from common.data import load_dataset
 from common.errors import UserError
 from common.models import create_model
-from common.testing.campaigns import write_tiny_dataset
+from common.testing.data_files import write_cifar_python
 from common.testing.original_readme import (
     check_commands,
     check_files,
@@ -56,13 +56,15 @@ def test_original_readme_rows_are_published():
 def test_original_readme_commands_run(tmp_path, monkeypatch, capsys):
     """VGG-16 is narrow, and the lines and options that follow the README's name the data and take fewer images."""
     folder = copy_package("model_preserving_id", tmp_path)
-    data = load_dataset(f"folder:{write_tiny_dataset(tmp_path / 'images', per_class=500)}")
+    write_cifar_python(tmp_path / "data" / "cifar10", count=1000, test=30)
+    monkeypatch.setenv("COMPRESSION_PAPERS_DATA", str(tmp_path / "data"))
+    data = load_dataset("cifar10")
     normalize = {"mean": list(data.mean), "std": list(data.std)}
-    for name, config in (("dense.pt", CONFIG), ("id.pt", tuple(8 * w if isinstance(w, int) else w for w in CONFIG))):
+    for name, config in (("dense.pt", CONFIG), ("id.pt", tuple(4 * w if isinstance(w, int) else w for w in CONFIG))):
         torch.manual_seed(0)
         model = create_model("vgg16", config=config, hidden=16 * len(name))
-        save_dict(folder / name, to_dict(model, normalize=normalize, dataset=f"folder:{tmp_path / 'images'}"))
-    smaller = f'args.dataset, args.load_fname, args.prune_batch_size, args.k = "folder:{tmp_path}/images", "dense.pt", 64, 0.6'
+        save_dict(folder / name, to_dict(model, normalize=normalize, dataset="cifar10"))
+    smaller = 'args.dataset, args.load_fname, args.prune_batch_size, args.k = "cifar10", "dense.pt", 64, 0.6'
     fill = {
         "iditer(args, <savedir>)": f'{smaller}\niditer(args, "savedir")',
         "<ID pruned model>": '"id.pt"',
@@ -77,7 +79,7 @@ def test_original_readme_commands_run(tmp_path, monkeypatch, capsys):
         "<logging output path>": "logs",
         "<tensorboard logging path>": "tensorboard",
     }
-    small = {"train.py": f"--dataset folder:{tmp_path}/images --device cpu"}
+    small = {"train.py": "--dataset cifar10 --device cpu"}
     check_commands(PROMISES, folder, small, fill)
     again = next(promise.text for promise in PROMISES if promise.text.startswith("python train.py"))
     for placeholder, value in fill.items():

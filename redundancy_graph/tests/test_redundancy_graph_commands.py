@@ -15,7 +15,6 @@ from common.errors import UserError
 from common.models import create_model
 from common.settings import build_parser, flatten, parse
 from common.testing import write_cub200, write_image_folder
-from common.testing.fixed_latency import fixed_latency
 from redundancy_graph import generate, networks
 from redundancy_graph.layer_names import tensors_to_original
 from redundancy_graph.settings import (
@@ -106,12 +105,6 @@ class Place:
         return main([*self.common(), *folders, *recipe, *options])
 
 
-@pytest.fixture(autouse=True)
-def quick_latency(monkeypatch):
-    """Skip latency measurements, which are tested in common."""
-    monkeypatch.setattr("common.pipeline.measure_latency", fixed_latency)
-
-
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
     return Place(tmp_path_factory.mktemp("place"))
@@ -120,10 +113,8 @@ def place(tmp_path_factory):
 @pytest.fixture(scope="module")
 def pruned(place):
     """Generate prune info at three thresholds and fine-tune two networks."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("common.pipeline.measure_latency", fixed_latency)
-        assert place.generate("--threshold", "[0.6", "0.65", "0.7]", "--plots") == 0
-        assert place.prune("--threshold", "[0.6", "0.7]", "--plots") == 0
+    assert place.generate("--threshold", "[0.6", "0.65", "0.7]", "--plots") == 0
+    assert place.prune("--threshold", "[0.6", "0.7]", "--plots") == 0
     return place
 
 

@@ -117,12 +117,17 @@ def held_out(root: Path, model: str = f"{HERE}:Residual") -> list[str]:
     return [*common(root, model), "--holdout", "0.25"]
 
 
-def test_custom_network_runs_all_stages(root, tmp_path, capsys):
+@pytest.fixture(scope="module")
+def meta(root) -> Path:
+    """The folder of a PruningNet that was trained on entries from 5 to 25."""
+    words = ["--epochs", "1", "--scale-range", "5", "25", "--save", str(root / "meta")]
+    assert train_pruning_net.main([*held_out(root), *words]) == 0
+    return root / "meta"
+
+
+def test_custom_network_runs_all_stages(root, meta, tmp_path, capsys):
     """Entries are 5 to 25 in all stages; the option is given to the first stage only."""
-    meta, found = tmp_path / "meta", tmp_path / "search" / "search.json"
-    assert (
-        train_pruning_net.main([*held_out(root), "--epochs", "1", "--scale-range", "5", "25", "--save", str(meta)]) == 0
-    )
+    found = tmp_path / "search" / "search.json"
     words = ["--max-iters", "2", "--population", "6", "--parents", "3", "--calibration-batches", "1"]
     for cache in ("checkpoint.pth.tar", "model.safetensors"):
         out = str((tmp_path / cache) if cache.endswith("tar") else found.parent)
@@ -156,11 +161,7 @@ def test_custom_network_runs_all_stages(root, tmp_path, capsys):
     assert all(5 <= entry <= 25 for entry in json.loads((random / "metrics.json").read_text())["nev"])
 
 
-def test_search_beyond_trained_scale_range_fails(root, tmp_path, capsys):
-    meta = tmp_path / "meta"
-    assert (
-        train_pruning_net.main([*held_out(root), "--epochs", "1", "--scale-range", "5", "25", "--save", str(meta)]) == 0
-    )
+def test_search_beyond_trained_scale_range_fails(root, meta, tmp_path, capsys):
     for cache in ("checkpoint.pth.tar", "model.safetensors"):
         words = [*held_out(root), "--net-cache", str(meta / cache), "--out", str(tmp_path / "s")]
         assert search.main([*words, "--scale-range", "4", "25"]) == 2
@@ -253,9 +254,7 @@ def test_invalid_model_prints_one_line(root, tmp_path, capsys):
     assert not (tmp_path / "out").exists()
 
 
-def test_pruning_net_of_another_custom_network_fails(root, tmp_path, capsys):
-    meta = tmp_path / "meta"
-    assert train_pruning_net.main([*held_out(root), "--epochs", "1", "--save", str(meta)]) == 0
+def test_pruning_net_of_another_custom_network_fails(root, meta, tmp_path, capsys):
     other = held_out(root, f"{HERE}:twelve")
     assert search.main([*other, "--net-cache", str(meta / "model.safetensors"), "--out", str(tmp_path / "s")]) == 2
     assert f"generates {HERE}:Residual, not {HERE}:twelve" in capsys.readouterr().err

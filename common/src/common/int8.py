@@ -33,7 +33,10 @@ from common.target import Target
 from common.trained_model import TrainedModel
 
 REQUIRES = ("onnx", "onnxruntime")
-BATCH, BATCH_PIXELS = 25, 250_000  # images, and their pixels, of which all activations are in memory: about 1 GB at 224x224
+BATCH, BATCH_PIXELS = (
+    25,
+    250_000,
+)  # images, and their pixels, of which all activations are in memory: about 1 GB at 224x224
 PERCENTILES = (99.999, 99.99)  # of an activation's values that are within its range
 BINS = 2048  # of the histograms from which percentiles are read
 EXAMPLES = 8  # images with which the export is checked

@@ -1,4 +1,4 @@
-"""Asymmetric numeral systems (ANS) with the library `constriction` (extra `ans`), for symbols with less than one bit of information.
+"""Asymmetric numeral systems (ANS) with the library `constriction`, for symbols with less than one bit of information.
 
 Layout: number of symbols (varint), a 16-bit frequency of each, the payload in 32-bit words (number as a varint, words), and
 a CRC-32 of the decoded symbols (16 bits each), because encoder and decoder compute probabilities in floating point.
@@ -25,7 +25,7 @@ def _library():
     try:
         import constriction
     except ImportError:
-        raise ValueError("entropy coder 'ans': the library constriction is missing; install the extra 'ans'") from None
+        raise ValueError("entropy coder 'ans': the library constriction is missing; pip install constriction") from None
     return constriction
 
 

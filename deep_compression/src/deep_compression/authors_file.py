@@ -24,8 +24,10 @@ from deep_compression.positions import decode_positions
 SUFFIX = ".net"
 ARGUMENTS = {"num_classes": 1000, "padding": 1}
 CODES = 256
-FIRES = ((3, 96, 16, 64), (4, 128, 16, 64), (5, 128, 32, 128), (7, 256, 32, 128))
-FIRES += ((8, 256, 48, 192), (9, 384, 48, 192), (10, 384, 64, 256), (12, 512, 64, 256))  # (place, in, squeezed, expanded)
+FIRES = (  # (place, in, squeezed, expanded)
+    *((3, 96, 16, 64), (4, 128, 16, 64), (5, 128, 32, 128), (7, 256, 32, 128)),
+    *((8, 256, 48, 192), (9, 384, 48, 192), (10, 384, 64, 256), (12, 512, 64, 256)),
+)
 # {layer in torchvision's network: (out, in, size of the kernel)}, in the order of the file
 LAYERS = {
     "features.0": (96, 3, 7),
@@ -72,7 +74,9 @@ def read_authors_file(path: Path | str) -> dict[str, Tensor]:
         UserError: If the file is of another size than its numbers of entries imply, or if its positions or values are invalid.
     """
     data = np.frombuffer(Path(path).read_bytes(), np.uint8)
-    counts = data[: 4 * len(LAYERS)].view("<u4").astype(np.int64) if len(data) >= 4 * len(LAYERS) else np.zeros(0, np.int64)
+    counts = (
+        data[: 4 * len(LAYERS)].view("<u4").astype(np.int64) if len(data) >= 4 * len(LAYERS) else np.zeros(0, np.int64)
+    )
     sizes = [4 * CODES + 4 * out + n + (n + 1) // 2 for n, (out, *_) in zip(counts, LAYERS.values(), strict=False)]
     if len(data) != 4 * len(LAYERS) + sum(sizes) or not len(sizes):
         raise UserError(

@@ -6,3 +6,4 @@ CENTROID_INITS = ("linear", "density", "forgy", "companded")
 ROUNDINGS = ("none", "bfloat16", "float16")
 ORDERS = ("rows", "columns")  # the file format stores the index of an order in this tuple
 CODERS = ("fixed", "huffman", "ans")  # the file format stores the index of a coder in this tuple
+ADAPTIVE = "adaptive"  # coder of all tensors of a file whose values are integers times a step

@@ -28,7 +28,7 @@ class TensorSize:
     """Size of one tensor in a compressed file.
 
     Attributes:
-        form: "dense", "sparse", "pruned" (values are not shared) or "raw" (not encoded).
+        form: "dense", "sparse", "pruned" (values are not shared), "levels" (integers times a step) or "raw" (not encoded).
         elements: Number of elements.
         nonzero: Number of elements whose bits differ from those of +0.0.
         entries: Stored weights, fillers included.
@@ -37,7 +37,7 @@ class TensorSize:
         gap_bits: Bits of a position gap before entropy coding; 0 without positions.
         weight_payload_bits: Bits of all weights after entropy coding.
         gap_payload_bits: Bits of all position gaps after entropy coding.
-        bytes: Size of the block; of a raw tensor, its uncompressed size.
+        bytes: Size of the block; of a raw tensor, its uncompressed size; of levels, which share a block, a part of it by entropy.
         by_category: Bytes of the block by category.
     """
 
@@ -113,7 +113,9 @@ def save_compressed(
         index_bits: Bits of a position gap (1 to 16) for all tensors or by tensor name; by default, the bits that give the
             smallest file.
         order: Order of positions: ``"rows"``, ``"columns"`` or ``"auto"`` (smallest).
-        coder: Entropy coder: ``"huffman"``, ``"fixed"``, ``"ans"`` (requires constriction) or ``"auto"`` (smallest).
+        coder: Entropy coder: ``"huffman"``, ``"fixed"``, ``"ans"`` (requires constriction), ``"auto"`` (smallest of these), or
+            ``"adaptive"`` (requires constriction): one adaptive range code for all tensors of integers times a step, as
+            :func:`deep_compression.rate_distortion.quantize_network` returns them, and Huffman for others.
         limit: Largest decoded size in bytes; required if it exceeds 64 MiB + 1024 x the file's size, both here and when
             the file is loaded.
 
@@ -205,14 +207,50 @@ def _build_report(data: bytes, limit: int | None, written: list[np.ndarray] | No
     """Build the report from a file's bytes; `written` are the bit patterns that it must decode to. Raises ValueError."""
     opened = container.open_bytes(data, limit)
     rows, total = container.describe(opened)
-    tensors = []
-    for i, ((entry, info, used), (_, bits)) in enumerate(zip(rows, container.unpack(opened), strict=True)):
-        if written is not None and not np.array_equal(bits, written[i]):
+    unpacked = [bits for _, bits in container.unpack(opened)]
+    for i, (entry, *_) in enumerate(rows):
+        if written is not None and not np.array_equal(unpacked[i], written[i]):
             raise ValueError(
                 f"{entry.name}: the encoded tensor does not decode to the original; please report this bug of deep_compression"
             )
-        tensors.append(_tensor_size(entry, info, used, int(np.count_nonzero(bits))))
+    entropies = {i: _entropy(unpacked[i]) for i, (entry, *_) in enumerate(rows) if entry.on_grid}
+    unit = 8 * len(opened.levels) / max(1.0, sum(bits for bits, _ in entropies.values()))
+    tensors = []
+    for i, (entry, info, used) in enumerate(rows):
+        bits, nonzero = unpacked[i], int(np.count_nonzero(unpacked[i]))
+        if i in entropies:
+            payload, distinct = entropies[i]
+            tensors.append(_levels_size(entry, bits.size, nonzero, distinct, round(payload * unit)))
+        else:
+            tensors.append(_tensor_size(entry, info, used, nonzero))
     return SizeReport(len(data), dict(sorted(total.items())), tensors, opened.about)
+
+
+def _entropy(bits: np.ndarray) -> tuple[float, int]:
+    """Return the entropy of all values together, in bits, and the number of distinct ones."""
+    _, counts = np.unique(bits, return_counts=True)
+    return float((counts * np.log2(bits.size / counts)).sum()), len(counts)
+
+
+def _levels_size(entry: container.Entry, size: int, nonzero: int, distinct: int, payload: int) -> TensorSize:
+    width = max(1, (distinct - 1).bit_length())
+    used = {"payload of weights": payload // 8}
+    return TensorSize(
+        entry.name,
+        entry.shape,
+        entry.code,
+        "levels",
+        size,
+        nonzero,
+        size,
+        distinct,
+        width,
+        0,
+        payload,
+        0,
+        payload // 8,
+        used,
+    )
 
 
 def _tensor_size(entry: container.Entry, info: LayerInfo | None, used: Mapping[str, int], nonzero: int) -> TensorSize:

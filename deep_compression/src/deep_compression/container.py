@@ -6,7 +6,8 @@
     checksum          BLAKE2b, 16 bytes, of everything before it
 
 The header is {"about": {...}, "tensors": [[name, dtype, shape, block bytes], ...], "raw": block bytes}. Tensors with 0 block
-bytes are stored together in the raw block, which is the last one. Before anything is unpacked, the declared sizes are
+bytes are stored together in the raw block, which is the last one. Version 2 also has "levels": [block bytes, [numbers of tensors]], the
+tensors of one more block (:mod:`deep_compression.levels`), behind the raw one. Before anything is unpacked, the declared sizes are
 compared with the file's size and with a limit on the decoded size.
 """
 
@@ -18,11 +19,13 @@ import math
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, BinaryIO
 
 import numpy as np
 
+from deep_compression import levels
+from deep_compression.choices import ADAPTIVE
 from deep_compression.coded_stream import inflate
 from deep_compression.cursor import Cursor, Parts
 from deep_compression.elements import MAX_DIMENSIONS, UNSIGNED, count, item_size
@@ -30,7 +33,7 @@ from deep_compression.layer import LayerInfo, LayerSettings, decode_layer, encod
 from deep_compression.rawbytes import decode_raw, encode_raw
 
 MAGIC = b"\x8fDCOMPR"
-VERSION = 1
+VERSIONS = (1, 2)  # 2 is written only for files with levels
 DIGEST = 16
 HEADER_LIMIT = 1 << 24  # largest size of the inflated JSON, in bytes
 HEADER_EXPANSION = 64  # largest ratio of inflated to deflated size
@@ -42,12 +45,13 @@ NAME_LIMIT = 1 << 16
 
 @dataclass(frozen=True)
 class Entry:
-    """A tensor in the header."""
+    """A tensor in the header. on_grid: whether it is in the block of levels."""
 
     name: str
     code: str
     shape: tuple[int, ...]
     block: int
+    on_grid: bool = False
 
 
 @dataclass(frozen=True)
@@ -58,6 +62,7 @@ class OpenedFile:
     entries: list[Entry]
     blocks: list[memoryview]
     raw: memoryview
+    levels: memoryview
     used: Counter
 
 
@@ -67,21 +72,33 @@ def pack(
     settings: Callable[[str], LayerSettings],
 ) -> bytes:
     """Return the file's bytes for tensors given as (name, dtype code, shape, bit patterns (N,))."""
-    coded: list[Parts] = []
-    rows, raw = [], []
-    for name, code, shape, bits in tensors:
-        parts = encode_layer(bits, shape, settings(name)) if bits.size >= CODED_FROM else None
-        if parts is None:
+    blocks: list[Parts] = []
+    rows, raw, grids = [], [], dict[int, levels.GridTensor]()
+    for number, (name, code, shape, bits) in enumerate(tensors):
+        how, grid = settings(name), None
+        if how.coder == ADAPTIVE:
+            how = replace(how, coder="huffman")
+            grid = levels.find_grid(bits.view(np.float32), shape) if code == "f4" and bits.size else None
+        if grid is not None:
+            grids[number] = grid
+        parts = encode_layer(bits, shape, how) if grid is None and bits.size >= CODED_FROM else None
+        if parts is not None:
+            blocks.append(parts)
+        elif grid is None:
             raw.append(bits)
-        else:
-            coded.append(parts)
         rows.append([name, code, list(shape), size_of(parts) if parts else 0])
     raw_block = encode_raw(raw, "") if any(bits.size for bits in raw) else []
-    header = json.dumps({"about": about, "tensors": rows, "raw": size_of(raw_block)}, separators=(",", ":"))
-    plain = header.encode()
+    content: dict[str, Any] = {"about": about, "tensors": rows, "raw": size_of(raw_block)}
+    blocks += [raw_block] if raw_block else []
+    if grids:
+        levels_block = levels.encode_levels(list(grids.values()))
+        content["levels"] = [size_of(levels_block), list(grids)]
+        blocks.append(levels_block)
+    plain = json.dumps(content, separators=(",", ":")).encode()
     deflated = zlib.compress(plain, 9)
-    out = [MAGIC + bytes([VERSION]), _u4(len(deflated)), _u4(len(plain)), deflated, _u4(zlib.crc32(deflated))]
-    for parts in [*coded, raw_block] if raw_block else coded:
+    version = VERSIONS[1] if grids else VERSIONS[0]
+    out = [MAGIC + bytes([version]), _u4(len(deflated)), _u4(len(plain)), deflated, _u4(zlib.crc32(deflated))]
+    for parts in blocks:
         block = b"".join(data for _, data in parts)
         out += [block, _u4(zlib.crc32(block))]
     body = b"".join(out)
@@ -96,43 +113,48 @@ def open_bytes(data: bytes, limit: int | None = None) -> OpenedFile:
         raise ValueError("this is not a file of a compressed network (*.dcz)")
     if len(view) < fixed:
         raise ValueError(f"the file is truncated: it has {len(view)} bytes")
-    if view[len(MAGIC)] != VERSION:
-        raise ValueError(f"unsupported version {view[len(MAGIC)]} of the file format; version {VERSION} is supported")
+    _check_version(view[len(MAGIC)])
     if _digest(view[:-DIGEST]) != view[-DIGEST:]:
         raise ValueError("the file is damaged or truncated: checksum mismatch")
     cursor = Cursor(view[len(MAGIC) + 1 : -DIGEST])
-    about, entries, raw_size = _take_header(cursor)
+    about, entries, raw_size, levels_size = _take_header(cursor)
     allowed = FREE_SIZE + EXPANSION * len(view) if limit is None else limit
     if (needed := sum(count(e.shape) * item_size(e.code) for e in entries)) > allowed:
         raise ValueError(f"the file decodes to {needed} bytes, but {allowed} are allowed; pass a larger limit")
     used.update({"magic": len(MAGIC) + 1})
     blocks = [_checked(cursor, e.block, "blocks") if e.block else memoryview(b"") for e in entries]
     raw = _checked(cursor, raw_size, "blocks") if raw_size else memoryview(b"")
+    on_grid = _checked(cursor, levels_size, "blocks") if levels_size else memoryview(b"")
     cursor.finish()
     used.update({"header": cursor.used["header"], "checksums": cursor.used["checksums"] + DIGEST})
-    return OpenedFile(about, entries, blocks, raw, used)
+    return OpenedFile(about, entries, blocks, raw, on_grid, used)
 
 
 def read_header(file: BinaryIO, size: int) -> tuple[dict[str, Any], list[Entry], int]:
-    """Read only (about, tensors, bytes of the raw block) of an open file of `size` bytes. Raises ValueError if it is damaged."""
+    """Read only (about, tensors, bytes of the blocks of several tensors) of an open file of `size` bytes. Raises ValueError if it is damaged."""
     file.seek(0)
     start = file.read(len(MAGIC) + 1 + 8)
     if start[: len(MAGIC)] != MAGIC or len(start) < len(MAGIC) + 9:
         raise ValueError("this is not a file of a compressed network (*.dcz), or it is truncated")
-    if start[len(MAGIC)] != VERSION:
-        raise ValueError(f"unsupported version {start[len(MAGIC)]} of the file format; version {VERSION} is supported")
+    _check_version(start[len(MAGIC)])
     length = int.from_bytes(start[len(MAGIC) + 1 : len(MAGIC) + 5], "little")
     if length > min(size, HEADER_LIMIT):
         raise ValueError(f"the file is damaged: a header of {length} bytes")
-    about, entries, raw = _take_header(Cursor(start[len(MAGIC) + 1 :] + file.read(length + 4)))
-    blocks = [e.block for e in entries if e.block] + ([raw] if raw else [])
+    about, entries, *shared = _take_header(Cursor(start[len(MAGIC) + 1 :] + file.read(length + 4)))
+    blocks = [number for number in (*(e.block for e in entries), *shared) if number]
     expected = len(start) + length + 4 + sum(blocks) + 4 * len(blocks) + DIGEST
     if expected != size:
         raise ValueError(f"the file is damaged or truncated: it has {size} bytes instead of {expected}")
-    return about, entries, raw
+    return about, entries, sum(shared)
 
 
-def _take_header(cursor: Cursor) -> tuple[dict[str, Any], list[Entry], int]:
+def _check_version(version: int) -> None:
+    if version not in VERSIONS:
+        raise ValueError(f"unsupported version {version} of the file format; versions 1 and 2 are supported")
+
+
+def _take_header(cursor: Cursor) -> tuple[dict[str, Any], list[Entry], int, int]:
+    """Return the description, the tensors, and the bytes of the raw block and of that of levels."""
     size, plain_size = (int.from_bytes(cursor.take(4, "header"), "little") for _ in range(2))
     deflated = _checked(cursor, size, "header")
     if plain_size > min(HEADER_LIMIT, HEADER_EXPANSION * size + (1 << 12)):
@@ -142,7 +164,9 @@ def _take_header(cursor: Cursor) -> tuple[dict[str, Any], list[Entry], int]:
 
 def unpack(opened: OpenedFile) -> Iterator[tuple[Entry, np.ndarray]]:
     """Yield each tensor of the file with its bit patterns (N,). Raises ValueError."""
-    plain = [e for e in opened.entries if not e.block]
+    plain = [e for e in opened.entries if not e.block and not e.on_grid]
+    shapes = [e.shape for e in opened.entries if e.on_grid]
+    grids = iter(levels.decode_levels(Cursor(opened.levels), shapes) if shapes else [])
     sizes = [(count(e.shape), UNSIGNED[e.code]) for e in plain]
     if any(number for number, _ in sizes):
         cursor = Cursor(opened.raw)
@@ -152,7 +176,11 @@ def unpack(opened: OpenedFile) -> Iterator[tuple[Entry, np.ndarray]]:
     else:
         arrays = iter([np.zeros(0, unsigned) for _, unsigned in sizes])
     for entry, block in zip(opened.entries, opened.blocks, strict=True):
-        bits = decode_layer(Cursor(block), entry.shape, entry.code)[0] if entry.block else next(arrays)
+        bits: np.ndarray | None
+        if entry.on_grid:
+            bits = next(grids).values.view(np.uint32)
+        else:
+            bits = decode_layer(Cursor(block), entry.shape, entry.code)[0] if entry.block else next(arrays)
         assert bits is not None  # nothing was skipped
         yield entry, bits
 
@@ -179,6 +207,8 @@ def describe(opened: OpenedFile) -> tuple[list[tuple[Entry, LayerInfo | None, Co
         cursor.byte("block fields")
         cursor.take(len(cursor.data) - cursor.at, "raw tensors")
         total.update(cursor.used)
+    if len(opened.levels):
+        total.update({"payload of weights": len(opened.levels)})
     return rows, total
 
 
@@ -190,21 +220,37 @@ def _checked(cursor: Cursor, size: int, category: str) -> memoryview:
     return block
 
 
-def _header(plain: bytes) -> tuple[dict, list[Entry], int]:
+def _header(plain: bytes) -> tuple[dict, list[Entry], int, int]:
     try:
         header = json.loads(plain, parse_constant=_reject_constant)
     except RecursionError:
         raise ValueError("the file is damaged: the header is nested too deeply") from None
     except UnicodeDecodeError:
         raise ValueError("the file is damaged: the header is not UTF-8 text") from None
-    if not isinstance(header, dict) or set(header) != {"about", "tensors", "raw"}:
+    if not isinstance(header, dict) or set(header) - {"levels"} != {"about", "tensors", "raw"}:
         raise ValueError("the file is damaged: the header does not have the keys about, tensors and raw")
     if not isinstance(header["about"], dict) or not isinstance(header["tensors"], list):
         raise ValueError("the file is damaged: about or tensors in the header have a wrong type")
     entries = [_entry(row) for row in header["tensors"]]
     if len({e.name for e in entries}) != len(entries):
         raise ValueError("the file is damaged: two tensors have the same name")
-    return header["about"], entries, _natural(header["raw"])
+    levels_size = 0
+    if "levels" in header:
+        entries, levels_size = _on_grid(entries, header["levels"])
+    return header["about"], entries, _natural(header["raw"]), levels_size
+
+
+def _on_grid(entries: list[Entry], listed: Any) -> tuple[list[Entry], int]:
+    """Return the entries, with those marked that are in the block of levels, and the bytes of that block."""
+    if not isinstance(listed, list) or len(listed) != 2 or not isinstance(listed[1], list):
+        raise ValueError("the file is damaged: invalid list of levels in the header")
+    numbers = [_natural(number) for number in listed[1]]
+    if numbers != sorted(set(numbers)) or not numbers or numbers[-1] >= len(entries):
+        raise ValueError("the file is damaged: invalid list of levels in the header")
+    if any(entries[number].block or entries[number].code != "f4" for number in numbers):
+        raise ValueError("the file is damaged: levels of a tensor with a block, or of a type other than f4")
+    marked = set(numbers)
+    return [replace(entry, on_grid=number in marked) for number, entry in enumerate(entries)], _natural(listed[0])
 
 
 def _entry(row) -> Entry:

@@ -22,7 +22,15 @@ from common.options import (
 )
 from common.settings import REQUIRED, option, section, settings
 from common.training.train_options import RANGES, check_milestones
-from deep_compression.choices import CENTROID_INITS, CLUSTERING_METHODS, CODERS, ORDERS, PRUNING_RULES, ROUNDINGS
+from deep_compression.choices import (
+    ADAPTIVE,
+    CENTROID_INITS,
+    CLUSTERING_METHODS,
+    CODERS,
+    ORDERS,
+    PRUNING_RULES,
+    ROUNDINGS,
+)
 
 if TYPE_CHECKING:
     from common.training.train_options import TrainOptions
@@ -154,7 +162,7 @@ class EncodingOptions:
         metavar="B",
     )
     order: str = option("rows", "order of positions; auto: the smallest file", choices=("auto", *ORDERS))
-    coder: str = option("huffman", "entropy coder", choices=("auto", *CODERS))
+    coder: str = option("huffman", "entropy coder", choices=("auto", *CODERS, ADAPTIVE))
 
     def __post_init__(self) -> None:
         given = " ".join(str(bits or "auto") for bits in self.index_bits)
@@ -179,6 +187,7 @@ class EncodingOptions:
 
 
 SMALLEST_FILE = EncodingOptions(index_bits=(0,), order="auto")  # not in the paper
+SMALLEST_FILE_ADAPTIVE = EncodingOptions(index_bits=(0,), order="auto", coder=ADAPTIVE)
 
 
 # ------------------------------------------------------------------------------------- python -m deep_compression STAGE

@@ -205,8 +205,9 @@ def _column_of_position(reads: Reads, width: int, ones: int, device: torch.devic
 
 
 def _columns(reads: Reads, width: int, ones: int) -> Tensor:
-    column = torch.full((width,), ones)
+    column = [ones] * width
     for first, positions in reads:
         for channel, of_channel in enumerate(positions):
-            column[of_channel] = first + channel
-    return column
+            for position in of_channel:
+                column[position] = first + channel
+    return torch.tensor(column)

@@ -63,19 +63,21 @@ def write_cifar_python(
     name: str = "cifar10",
     pickled: Callable[[dict[bytes, Any]], bytes] = python2_pickle,
     count: int = 20,
+    test: int | None = None,
 ) -> list[Pixels]:
     """Write the unpacked Python archive of CIFAR, with ``count`` images per file, and return the files' pixels.
 
-    Images are noise around one gray level per class; classes alternate.
+    Images are noise around one gray level per class; classes alternate. test: Number of images in the test file, if another.
     """
     layout, random = LAYOUTS[name], np.random.default_rng(0)
     folder = root / layout.python_folder
     folder.mkdir(parents=True)
     arrays = []
     for file in (*layout.train_files, layout.test_file):
-        labels = [number % layout.num_classes for number in range(count)]
+        images = test if test is not None and file == layout.test_file else count
+        labels = [number % layout.num_classes for number in range(images)]
         levels = np.array(labels)[:, None] * 150 // layout.num_classes
-        pixels = (random.integers(0, 100, (count, 3072)) + levels).astype(np.uint8)
+        pixels = (random.integers(0, 100, (images, 3072)) + levels).astype(np.uint8)
         (folder / file).write_bytes(pickled({b"data": pixels, layout.label_key.encode(): labels, b"batch_label": b"x"}))
         arrays.append(pixels)
     names = CIFAR10_CLASSES if name == "cifar10" else [f"class{number}" for number in range(layout.num_classes)]

@@ -159,7 +159,10 @@ def short_table(results: Path = RESULTS) -> str:
 def _time(record: dict[str, Any] | None, is_reference: bool) -> str:
     if record is None:
         return ""
-    return f"{record['milliseconds']:.3g} ms" if is_reference else relative_text(record)
+    if not is_reference:
+        return relative_text(record)
+    milliseconds = record["milliseconds"]
+    return f"{milliseconds:,.0f} ms" if milliseconds >= 100 else f"{milliseconds:.3g} ms"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
