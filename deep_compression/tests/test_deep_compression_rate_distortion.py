@@ -100,6 +100,27 @@ def test_importance_of_scores_is_the_variance_of_their_labels():
     assert torch.allclose(found.float(), (shares * (1 - shares)).mean(0), rtol=0.03)
 
 
+def test_importance_is_that_of_outputs_before_operations_in_place():
+    found = []
+    for inplace in (False, True):
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(5, 8), nn.ReLU(inplace), nn.Linear(8, 3))
+        found.append(measure_importance(model, {"0": model[0]}, torch.randn(50, 5))["0"])
+    assert torch.equal(*found)
+
+
+def test_layers_on_tokens_are_quantized():
+    """The channels of a linear layer are the last axis of (N, tokens, channels)."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(8, 12), nn.GELU(), nn.Linear(12, 6), nn.Flatten(), nn.Linear(30, 4)).eval()
+    inputs = torch.randn(200, 5, 8)
+    quantized, grids = quantize_network(model, inputs, 1e-8)
+    assert len(grids) == 6
+    with torch.no_grad():
+        expected = model(inputs)
+        assert (quantized(inputs) - expected).norm() < 0.03 * expected.norm()
+
+
 @pytest.mark.parametrize(
     "options", [{}, {"stride": 2, "padding": 1}, {"groups": 2, "padding": 2}, {"dilation": 2}], ids=str
 )

@@ -35,7 +35,9 @@ def measure_importance(
                 loss = F.cross_entropy(scores, labels.to(scores.device), reduction="sum")
                 gradients = torch.autograd.grad(loss, list(outputs.values()))
                 for name, gradient in zip(outputs, gradients, strict=True):
-                    squares = gradient.double().square().sum([axis for axis in range(gradient.dim()) if axis != 1])
+                    squares = (
+                        gradient.double().square().transpose(0, channel_axis(layers[name], gradient)).flatten(1).sum(1)
+                    )
                     found[name] = found.get(name, torch.zeros_like(squares)) + squares
     finally:
         for hook in hooks:
@@ -43,8 +45,14 @@ def measure_importance(
     return {name: squares.cpu() / len(images) for name, squares in found.items()}
 
 
-def _keeper(name: str, outputs: dict[str, Tensor]) -> Callable[..., None]:
-    def keep(name: str, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+def channel_axis(layer: nn.Module, outputs: Tensor) -> int:
+    """Return the axis of the channels of a layer's outputs."""
+    return outputs.dim() - 1 if isinstance(layer, nn.Linear) else 1
+
+
+def _keeper(name: str, outputs: dict[str, Tensor]) -> Callable[..., Tensor]:
+    def keep(name: str, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
         outputs[name] = output
+        return output.clone()  # what follows may work in place
 
     return partial(keep, name)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from common.errors import UserError
 from common.fold import foldable_pairs, simplify_batch_norm
 from common.progress import track
-from deep_compression.rate_distortion.importance import measure_importance
+from deep_compression.rate_distortion.importance import channel_axis, measure_importance
 from deep_compression.rate_distortion.layer_quantizer import Floats, damped, quantize_layer
 from deep_compression.rate_distortion.patches import input_rows, sample_positions
 
@@ -72,10 +72,10 @@ def quantize_network(
         changed = forward(quantized)
         if name in shifts:
             place, shift = shifts[name]
-            axes = [axis for axis in range(outputs.dim()) if axis != 1]
-            wanted = shift + (outputs - changed).mean(axes)
+            axis = channel_axis(layer, outputs)
+            wanted = shift + (outputs - changed).transpose(0, axis).flatten(1).mean(1)
             values, found[place] = _quantize_shift(wanted, importance[name], price)
-            changed = changed + (values - shift).reshape(-1, *[1] * (changed.dim() - 2))
+            changed = changed + (values - shift).reshape(-1, *[1] * (outputs.dim() - 1 - axis))
             waiting.append((shift, values))
         return torch.cat([outputs, changed])
 
@@ -97,7 +97,7 @@ def find_importance(
     model = simplify_batch_norm(model)
     images = images[: _most_images(images)]
     calls: list[str] = []
-    named = {name: one for name, one in model.named_modules() if isinstance(one, (nn.Conv2d, nn.Linear))}
+    named = {name: one for name, one in model.named_modules() if _is_supported(one)}
 
     def note(name: str, layer: nn.Module, forward: Callable[[Tensor], Tensor], inputs: Tensor) -> Tensor:
         calls.append(name)
@@ -112,6 +112,13 @@ def find_importance(
             "no layer can be quantized: the network has no convolution and no linear layer that is called once"
         )
     return measure_importance(model, layers, images, seed)
+
+
+def _is_supported(layer: nn.Module) -> bool:
+    """Return whether a layer is linear, or a convolution whose input is padded by numbers of zeros."""
+    if isinstance(layer, nn.Conv2d):
+        return layer.padding_mode == "zeros" and not isinstance(layer.padding, str)
+    return isinstance(layer, nn.Linear)
 
 
 def _most_images(images: Tensor) -> int:
