@@ -19,7 +19,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from constriction import stream as entropy_coding
 from numpy.typing import NDArray
 
 from deep_compression.cursor import Cursor, Parts, varint
@@ -84,7 +83,7 @@ def encode_levels(tensors: Sequence[GridTensor]) -> Parts:
     streams = [_Stream.of(tensor) for tensor in tensors]
     head = b"".join(stream.head() for stream in streams)
     excesses = np.concatenate([stream.excesses for stream in streams])
-    encoder = entropy_coding.queue.RangeEncoder()
+    encoder = _entropy_coding().queue.RangeEncoder()
 
     def code(symbols: Levels, model: Any) -> Levels:
         encoder.encode(symbols.astype(np.int32), model)
@@ -114,7 +113,7 @@ def decode_levels(cursor: Cursor, shapes: Sequence[tuple[int, ...]]) -> list[Gri
     words = cursor.take(4 * cursor.varint("block fields"), "payload of weights")
     checksum = bytes(cursor.take(4, "checksums"))
     cursor.finish()
-    decoder = entropy_coding.queue.RangeDecoder(np.frombuffer(words, "<u4").astype(np.uint32))
+    decoder = _entropy_coding().queue.RangeDecoder(np.frombuffer(words, "<u4").astype(np.uint32))
 
     def code(symbols: Levels, model: Any) -> Levels:
         try:
@@ -131,6 +130,12 @@ def decode_levels(cursor: Cursor, shapes: Sequence[tuple[int, ...]]) -> list[Gri
     if len(left) or _checksum([tensor.levels for tensor in found]) != checksum:
         raise ValueError("the file is damaged: levels do not decode to those that were encoded")
     return found
+
+
+def _entropy_coding() -> Any:
+    from constriction import stream  # here, so that other files can be read without it
+
+    return stream
 
 
 def _at_most(number: int, most: int) -> int:
@@ -222,7 +227,7 @@ def _code_all(streams: Sequence[_Stream], code: Callable[[Levels, Any], Levels])
             stream.symbols[:] = coded
     for stream in streams:
         if len(stream.lows):
-            stream.lows[:] = code(stream.lows, entropy_coding.model.Uniform(1 << stream.low_bits))
+            stream.lows[:] = code(stream.lows, _entropy_coding().model.Uniform(1 << stream.low_bits))
 
 
 def _code_group(
@@ -268,7 +273,7 @@ def _code_part(part: Levels, context: Levels, frequencies: Levels, code: Callabl
     for number in np.flatnonzero(sizes):
         stop = start + int(sizes[number])
         counts = frequencies[number].astype(np.float32)
-        categorical = entropy_coding.model.Categorical(counts / counts.sum(dtype=np.float32), perfect=False)
+        categorical = _entropy_coding().model.Categorical(counts / counts.sum(dtype=np.float32), perfect=False)
         ordered[start:stop] = found = code(ordered[start:stop], categorical)
         frequencies[number] += COUNT * np.bincount(found, minlength=SYMBOLS)
         while frequencies[number].sum() > MOST_COUNTS:

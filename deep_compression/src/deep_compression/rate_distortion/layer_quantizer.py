@@ -32,7 +32,7 @@ def quantize_layer(weights: Floats, moments: Floats, importance: Floats, step: f
         moments: Second moments of the inputs, (groups, columns, columns).
         importance: Damage by an output's squared error, (groups, rows).
         step: Distance of two levels.
-        price: Damage that a bit is worth.
+        price: Damage that is accepted to save a bit.
 
     Returns:
         (groups, rows, columns) int32.

@@ -45,7 +45,7 @@ def quantize_network(
         model: Network with outputs (N, classes).
         images: Unlabeled training images (N, C, H, W), a few hundred, in the layout that the network is trained in. All go through the network
             at once, so that those beyond five million pixels are not used (100 of 224 x 224).
-        price: Increase of the predictions' Kullback-Leibler divergence, in nats, that a bit is worth.
+        price: Increase of the predictions' Kullback-Leibler divergence, in nats, that is accepted to save a bit.
         importance: Result of :func:`find_importance`, for several calls with one network.
         seed: Of the labels that measure the importance, and of the positions at which inputs are read.
 
@@ -156,7 +156,7 @@ def _quantize_shift(wanted: Tensor, importance: Tensor, price: float) -> tuple[T
 
 
 def _step(price: float, importance: Floats, variance: float, largest: float) -> float:
-    """Return the step at which another bit per weight is worth its price, at most the largest magnitude, rounded to bfloat16.
+    """Return the step at which another bit per weight would save its price, at most the largest magnitude, rounded to bfloat16.
 
     The error is taken for uniform noise of step^2 / 12 (Gish and Pierce 1968). Products of rounded steps and integers are exact.
     """
