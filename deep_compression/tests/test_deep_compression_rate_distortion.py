@@ -201,6 +201,12 @@ def test_network_without_layers_is_an_error():
         quantize_network(nn.Sequential(nn.Flatten()), torch.randn(4, 3), 1e-6)
 
 
+@pytest.mark.parametrize("price", [0.0, -1e-6, float("nan"), float("inf")])
+def test_invalid_price_is_an_error(price):
+    with pytest.raises(UserError, match="price .*: expected a positive number"):
+        quantize_network(nn.Sequential(nn.Linear(3, 2)), torch.randn(4, 3), price)
+
+
 @pytest.mark.parametrize("fraction", [0.02, 0.06, 0.3])
 def test_price_is_found_in_few_steps(fraction):
     """For sizes with a floor and a slope that changes, as files have."""

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -42,13 +41,6 @@ LAYERS = {
     },
     "classifier.1": (1000, 512, 1),
 }
-HEADER: dict[str, Any] = {
-    "dataset": "imagenet",
-    "normalize": {"mean": [123 / 255, 117 / 255, 104 / 255], "std": [1 / 255] * 3},
-    "preprocessing": {"resize": 256, "crop": 227},
-    "classes": None,
-    "extra": {},
-}
 
 
 def read_authors_network(path: Path, factory: Callable[[], nn.Module] | None = None) -> nn.Module | None:
@@ -59,11 +51,18 @@ def read_authors_network(path: Path, factory: Callable[[], nn.Module] | None = N
     """
     if Path(path).suffix != SUFFIX:
         return None
+    from common.conversion.preprocessings import SQUEEZENET
     from common.models import create_model
 
     model = create_model("squeezenet1_0", **ARGUMENTS)
     model.load_state_dict(read_authors_file(path))
-    model.checkpoint_header = dict(HEADER)  # type: ignore[assignment]
+    model.checkpoint_header = {  # type: ignore[assignment]
+        "dataset": "imagenet",
+        "normalize": {"mean": list(SQUEEZENET.mean), "std": list(SQUEEZENET.std)},
+        "preprocessing": SQUEEZENET.geometry,
+        "classes": None,
+        "extra": {},
+    }
     return model.eval()
 
 

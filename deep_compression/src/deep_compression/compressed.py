@@ -207,22 +207,23 @@ def _build_report(data: bytes, limit: int | None, written: list[np.ndarray] | No
     """Build the report from a file's bytes; `written` are the bit patterns that it must decode to. Raises ValueError."""
     opened = container.open_bytes(data, limit)
     rows, total = container.describe(opened)
-    unpacked = [bits for _, bits in container.unpack(opened)]
-    for i, (entry, *_) in enumerate(rows):
-        if written is not None and not np.array_equal(unpacked[i], written[i]):
+    nonzero, entropies = [], dict[int, tuple[float, int]]()
+    for i, (entry, bits) in enumerate(container.unpack(opened)):
+        if written is not None and not np.array_equal(bits, written[i]):
             raise ValueError(
                 f"{entry.name}: the encoded tensor does not decode to the original; please report this bug of deep_compression"
             )
-    entropies = {i: _entropy(unpacked[i]) for i, (entry, *_) in enumerate(rows) if entry.on_grid}
+        nonzero.append(int(np.count_nonzero(bits)))
+        if entry.on_grid:
+            entropies[i] = _entropy(bits)
     unit = 8 * len(opened.levels) / max(1.0, sum(bits for bits, _ in entropies.values()))
     tensors = []
     for i, (entry, info, used) in enumerate(rows):
-        bits, nonzero = unpacked[i], int(np.count_nonzero(unpacked[i]))
         if i in entropies:
             payload, distinct = entropies[i]
-            tensors.append(_levels_size(entry, bits.size, nonzero, distinct, round(payload * unit)))
+            tensors.append(_levels_size(entry, nonzero[i], distinct, round(payload * unit)))
         else:
-            tensors.append(_tensor_size(entry, info, used, nonzero))
+            tensors.append(_tensor_size(entry, info, used, nonzero[i]))
     return SizeReport(len(data), dict(sorted(total.items())), tensors, opened.about)
 
 
@@ -232,8 +233,8 @@ def _entropy(bits: np.ndarray) -> tuple[float, int]:
     return float((counts * np.log2(bits.size / counts)).sum()), len(counts)
 
 
-def _levels_size(entry: container.Entry, size: int, nonzero: int, distinct: int, payload: int) -> TensorSize:
-    width = max(1, (distinct - 1).bit_length())
+def _levels_size(entry: container.Entry, nonzero: int, distinct: int, payload: int) -> TensorSize:
+    size, width = count(entry.shape), max(1, (distinct - 1).bit_length())
     used = {"payload of weights": payload // 8}
     return TensorSize(
         entry.name,

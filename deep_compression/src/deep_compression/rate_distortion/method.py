@@ -7,9 +7,9 @@ import tempfile
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch import nn
 
 from common.methods import Decision, Method
 from common.pipeline import recalibration_images
@@ -29,30 +29,30 @@ TIME = 60.0  # of a layer, in training steps of an example (ResNet-20)
 
 
 def decide(start: TrainedModel, target: Target | None, stage: Stage) -> Decision:
-    """Quantize the network so that its file has 0.98 to 1.00 times the target's bytes. Raises UserError if no price does."""
+    """Quantize the network so that its file meets the target. Raises UserError if no price of a bit does."""
     assert target is not None
     images = torch.cat(list(recalibration_images(start, start.calibration_images, stage.seed)))
     importance = find_importance(start.model, images, stage.seed, start.limits.layers)
-    tried = dict[
-        float, tuple[float, nn.Module, float]
-    ]()  # {price: (fraction of the bytes, network, fraction of zeros)}
+    tried: list[float] = []  # fractions of the bytes
+    last: dict[str, Any] = {}  # network and fraction of zeros of the last trial
 
     def fraction_at(price: float) -> float:
         network, grids = quantize_network(start.model, images, price, importance=importance, seed=stage.seed)
         zeros = sum(grid.zeros * grid.size for grid in grids.values()) / sum(grid.size for grid in grids.values())
         with tempfile.TemporaryDirectory() as folder:
             size = write_compressed(Path(folder) / "trial.dcz", network, SMALLEST_FILE_ADAPTIVE, start.factory).bytes
-        tried[price] = size / start.bytes, network, zeros
+        tried.append(size / start.bytes)
+        last.update(network=network, zeros=zeros)
         stage.log(
-            f"price {price:.3g} nats per bit: {100 * tried[price][0]:.2f} % of the bytes, {100 * zeros:.0f} % of the weights are zero"
+            f"price {price:.3g} nats per bit: {100 * tried[-1]:.2f} % of the bytes, {100 * zeros:.0f} % of the weights are zero"
         )
-        return tried[price][0]
+        return tried[-1]
 
     price = find_price(fraction_at, target)
     if price is None:
-        target.raise_unreachable("no price of a bit", sorted(found for found, *_ in tried.values()))
-    _, network, zeros = tried[price]
-    return Decision(model=network, report={"price": price, "zeros": round(zeros, 4), "images": len(images)})
+        target.raise_unreachable("no price of a bit", sorted(tried))
+    report = {"price": price, "zeros": round(last["zeros"], 4), "images": len(images)}
+    return Decision(model=last["network"], report=report)
 
 
 def find_price(fraction_at: Callable[[float], float], target: Target) -> float | None:

@@ -50,8 +50,10 @@ def quantize_network(
         seed: Of the labels that measure the importance, and of the positions at which inputs are read.
 
     Raises:
-        UserError: If there is no layer to quantize.
+        UserError: If there is no layer to quantize, or the price is not positive.
     """
+    if not 0 < price < math.inf:
+        raise UserError(f"price {price:g}: expected a positive number of nats per bit")
     model = simplify_batch_norm(model)
     images = images[: _most_images(images)]
     if importance is None:
@@ -66,7 +68,8 @@ def quantize_network(
         next(bar)
         given, quantized = inputs.chunk(2)
         outputs = forward(given)
-        weights, grid = _quantize_weights(layer, given, quantized, importance[name], price, generator)
+        important = _with_floor(importance[name])
+        weights, grid = _quantize_weights(layer, given, quantized, important, price, generator)
         found[f"{name}.weight"] = grid
         layer.weight.copy_(weights)  # type: ignore[operator, union-attr]
         changed = forward(quantized)
@@ -74,7 +77,7 @@ def quantize_network(
             place, shift = shifts[name]
             axis = channel_axis(layer, outputs)
             wanted = shift + (outputs - changed).transpose(0, axis).flatten(1).mean(1)
-            values, found[place] = _quantize_shift(wanted, importance[name], price)
+            values, found[place] = _quantize_shift(wanted, important, price)
             changed = changed + (values - shift).reshape(-1, *[1] * (outputs.dim() - 1 - axis))
             waiting.append((shift, values))
         return torch.cat([outputs, changed])
@@ -126,7 +129,7 @@ def _most_images(images: Tensor) -> int:
 
 
 def _quantize_weights(
-    layer: nn.Module, given: Tensor, quantized: Tensor, importance: Tensor, price: float, generator: torch.Generator
+    layer: nn.Module, given: Tensor, quantized: Tensor, importance: Floats, price: float, generator: torch.Generator
 ) -> tuple[Tensor, Grid]:
     """Return a layer's quantized weights, which read the quantized network's inputs, and their grid."""
     weight: Tensor = layer.weight  # type: ignore[assignment]
@@ -139,20 +142,23 @@ def _quantize_weights(
     weights = weight.double().cpu().numpy().reshape(groups, -1, columns)
     inverse = np.linalg.inv(damped(moments))
     adapted = weights + weights @ (cross - moments) @ inverse  # reads what the quantized layers before it return
-    important = np.maximum(importance.numpy(), 1e-3 * float(importance.mean()) + 1e-30)
     variance = np.exp(-np.log(np.diagonal(inverse, axis1=1, axis2=2)).mean())  # of an input, given the others
-    step = _step(price, important, variance, float(np.abs(weights).max()))
-    levels = quantize_layer(adapted, moments, important.reshape(groups, -1), step, price)
+    step = _step(price, importance, variance, float(np.abs(weights).max()))
+    levels = quantize_layer(adapted, moments, importance.reshape(groups, -1), step, price)
     values = torch.from_numpy(levels.reshape(weight.shape).astype(np.float32)) * torch.tensor(step)
     return values.to(weight), Grid(step, levels.size, float((levels == 0).mean()))
 
 
-def _quantize_shift(wanted: Tensor, importance: Tensor, price: float) -> tuple[Tensor, Grid]:
+def _quantize_shift(wanted: Tensor, importance: Floats, price: float) -> tuple[Tensor, Grid]:
     """Return the quantized shift of a layer's outputs, and its grid."""
-    important = np.maximum(importance.numpy(), 1e-3 * float(importance.mean()) + 1e-30)
-    step = _step(price, important, 1.0, float(wanted.abs().max()))
+    step = _step(price, importance, 1.0, float(wanted.abs().max()))
     values = torch.round(wanted / step) * torch.tensor(step) + 0.0  # no -0.0
     return values, Grid(step, values.numel(), float((values == 0).float().mean()))
+
+
+def _with_floor(importance: Tensor) -> Floats:
+    """Return the importance of outputs, at least a thousandth of the mean: that of an output that is always zero is zero."""
+    return np.maximum(importance.numpy(), 1e-3 * float(importance.mean()) + 1e-30)
 
 
 def _step(price: float, importance: Floats, variance: float, largest: float) -> float:
