@@ -75,8 +75,10 @@ def test_grid_is_found():
     values = (levels * np.float32(0.0078125)).astype(np.float32).reshape(-1)
     found = find_grid(values, (30, 40))
     assert found is not None and found.step == 0.0078125 and np.array_equal(found.levels, levels.reshape(-1))
-    shifts = np.array([37, -12, 55, 0], np.float32) * np.float32(0.1015625)
-    assert np.array_equal(find_grid(shifts, (4,)).values, shifts)
+    for few in ([37, -12, 55, 0], [8383, -875, 1232, 1592]):
+        shifts = np.array(few, np.float32) * np.float32(0.1015625)
+        found = find_grid(shifts, (4,))
+        assert found.step == np.float32(0.1015625) and found.levels.tolist() == few
 
 
 @pytest.mark.parametrize(

@@ -37,14 +37,14 @@ def randomize_batch_norm(model):
 
 @pytest.fixture(scope="module")
 def layer():
-    """Weights (1, rows, columns), second moments of correlated inputs, and equal importance."""
+    """Weights (1, rows, columns), second moments of correlated inputs, and equal importance of independent outputs."""
     rng = np.random.default_rng(0)
     inputs = rng.standard_normal((4000, 6)) @ rng.standard_normal((6, 40)) + 0.3 * rng.standard_normal((4000, 40))
-    return rng.standard_normal((1, 30, 40)), (inputs.T @ inputs / 4000)[None], np.ones((1, 30))
+    return rng.standard_normal((1, 30, 40)), (inputs.T @ inputs / 4000)[None], np.eye(30)[None]
 
 
-def damage(difference, moments):
-    return float(np.einsum("grc,gcd,grd->", difference, moments, difference)) / 2
+def damage(difference, moments, importance=np.eye(30)[None]):
+    return float(np.einsum("gqr,grc,gcd,gqd->", importance, difference, moments, difference)) / 2
 
 
 def bits_of(levels):
@@ -57,6 +57,19 @@ def test_compensation_reduces_damage_of_rounding(layer):
     levels = quantize_layer(weights, moments, importance, 0.5, price=0.0)
     rounded = np.rint(weights / 0.5)
     assert damage(0.5 * levels - weights, moments) < 0.35 * damage(0.5 * rounded - weights, moments)
+
+
+def test_compensation_between_outputs_reduces_damage(layer):
+    """As many bits, less damage than with the diagonal of the outputs' importance only."""
+    weights, moments, _ = layer
+    rows = np.random.default_rng(1).standard_normal((500, 5)) @ np.random.default_rng(2).standard_normal((5, 30))
+    importance = (rows.T @ rows / 500 + np.eye(30))[None]
+    found = [
+        quantize_layer(weights, moments, matrix, 0.5, price=0.05)
+        for matrix in (importance, importance * np.eye(30)[None])
+    ]
+    both, alone = (damage(0.5 * levels - weights, moments, importance) for levels in found)
+    assert both < 0.75 * alone and bits_of(found[0]) < 1.03 * bits_of(found[1]), (both, alone)
 
 
 def test_price_trades_damage_for_bits(layer):
@@ -72,7 +85,7 @@ def test_price_trades_damage_for_bits(layer):
 
 def test_important_outputs_get_more_bits(layer):
     weights, moments, _ = layer
-    importance = np.where(np.arange(30) < 15, 10.0, 0.1)[None]
+    importance = np.diag(np.where(np.arange(30) < 15, 10.0, 0.1))[None]
     levels = quantize_layer(weights, moments, importance, 0.5, price=0.1)
     assert (levels[:, :15] != 0).mean() > 2 * (levels[:, 15:] != 0).mean()
 
@@ -89,15 +102,17 @@ def test_code_lengths_are_those_of_the_frequencies():
     assert bits[3] == pytest.approx(-np.log2(0.6), abs=0.01) and bits[2] == pytest.approx(-np.log2(0.2), abs=0.01)
 
 
-def test_importance_of_scores_is_the_variance_of_their_labels():
-    """Of a linear layer, d log p(y) / d z_i = [y = i] - p_i, whose mean square is p_i (1 - p_i)."""
+def test_importance_of_scores_is_the_covariance_of_their_labels():
+    """Of a linear layer, d log p(y) / d z_i = [y = i] - p_i; a third of its covariance, and two thirds of its mean diagonal."""
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(5, 4))
     images = torch.randn(20_000, 5)
-    found = measure_importance(model, {"0": model[0]}, images)["0"]
+    found = measure_importance(model, {"0": model[0]}, images)["0"][0]
     with torch.no_grad():
-        shares = model(images).softmax(1)
-    assert torch.allclose(found.float(), (shares * (1 - shares)).mean(0), rtol=0.03)
+        shares = model(images).softmax(1).double()
+    expected = shares.mean(0).diag() - shares.T @ shares / len(shares)
+    expected = expected / 3 + 2 / 3 * expected.diagonal().mean() * torch.eye(4)
+    assert torch.allclose(found, expected, rtol=0.03, atol=0.001)
 
 
 def test_importance_is_that_of_outputs_before_operations_in_place():
@@ -158,7 +173,7 @@ def network():
     return (
         model,
         images,
-        {name: torch.ones_like(one) for name, one in importance.items()},
+        {name: torch.eye(one.shape[1], dtype=one.dtype).expand(one.shape) for name, one in importance.items()},
     )  # its own are tiny: it is not trained
 
 

@@ -69,6 +69,12 @@ def find_grid(values: NDArray[np.float32], shape: tuple[int, ...]) -> GridTensor
     if not magnitudes.any():
         return GridTensor(shape, np.zeros(values.size, np.int32), 1.0)
     smallest = magnitudes[magnitudes > 0][0]
+    unit = np.spacing(smallest)  # of which all are multiples
+    whole = magnitudes.astype(np.float64) / unit
+    if whole[-1] < 1 << 53:
+        step = np.gcd.reduce(whole.astype(np.int64)) * np.float64(unit)  # exact, unless products were rounded
+        if np.finfo(np.float32).tiny < step == np.float32(step) and magnitudes[-1] <= MOST_LEVEL * step:
+            return GridTensor(shape, np.rint(values.astype(np.float64) / step).astype(np.int32), float(step))
     for part in range(1, SMALLEST_LEVEL + 1 if len(magnitudes) < FEW else 5):
         step = np.float32(smallest / np.float32(part))
         if step <= np.finfo(np.float32).tiny or magnitudes[-1] > MOST_LEVEL * float(step):

@@ -1,4 +1,4 @@
-"""How much a network's predictions depend on each output channel of each layer: the diagonal of the Fisher information."""
+"""How much a network's predictions depend on the output channels of each layer: Kronecker factors of the Fisher information."""
 
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -10,20 +10,24 @@ from torch.nn import functional as F
 from common.progress import track
 
 BATCH = 50  # images per backward pass
+SHRINKAGE = 2 / 3  # toward equal importance of independent outputs
 
 
 def measure_importance(
     model: nn.Module, layers: Mapping[str, nn.Module], images: Tensor, seed: int = 0
 ) -> dict[str, Tensor]:
-    """Return, for each layer, E sum_p (d log p(y|x) / d z_ip)^2 for its outputs z_ip, (out,) float64; p are positions.
+    """Return, for each layer, G = E sum_p g_p g_p', the products of the gradients of log p(y|x) at its outputs; p are positions.
 
-    Labels y are drawn from the network's own predictions, so that a small error e of the weights of output i, read with the inputs' second
-    moments H, changes the predictions by a Kullback-Leibler divergence of about ``importance[i] * e H e / 2``: the Kronecker-factored
-    approximation (Martens and Grosse 2015), with a diagonal second factor.
+    Labels y are drawn from the network's own predictions, so that small errors E of the weights (outputs, inputs), read with the inputs' second
+    moments H, change the predictions by a Kullback-Leibler divergence of about trace(G E H E') / 2 (Martens and Grosse 2015). G is drawn toward a
+    multiple of the identity of equal trace, since products between outputs are uncertain (Ledoit and Wolf 2004).
 
     Args:
         model: Network in eval mode with outputs (N, classes).
         images: (N, C, H, W), in batches of 50.
+
+    Returns:
+        {layer: (groups, outputs, outputs) float64}, of the outputs of each convolution group.
     """
     generator, found, outputs = torch.Generator().manual_seed(seed), dict[str, Tensor](), dict[str, Tensor]()
     hooks = [layer.register_forward_hook(_keeper(name, outputs)) for name, layer in layers.items()]
@@ -35,14 +39,20 @@ def measure_importance(
                 loss = F.cross_entropy(scores, labels.to(scores.device), reduction="sum")
                 gradients = torch.autograd.grad(loss, list(outputs.values()))
                 for name, gradient in zip(outputs, gradients, strict=True):
-                    squares = (
-                        gradient.double().square().transpose(0, channel_axis(layers[name], gradient)).flatten(1).sum(1)
-                    )
-                    found[name] = found.get(name, torch.zeros_like(squares)) + squares
+                    rows = gradient.transpose(0, channel_axis(layers[name], gradient)).flatten(1)
+                    rows = rows.reshape(getattr(layers[name], "groups", 1), -1, rows.shape[1])
+                    products = (rows @ rows.mT).double()
+                    found[name] = found.get(name, torch.zeros_like(products)) + products
     finally:
         for hook in hooks:
             hook.remove()
-    return {name: squares.cpu() / len(images) for name, squares in found.items()}
+    return {name: _shrunk(products.cpu() / len(images)) for name, products in found.items()}
+
+
+def _shrunk(products: Tensor) -> Tensor:
+    """Return products drawn toward a multiple of the identity; all outputs of a layer have one multiple, at least 1e-30."""
+    mean = products.diagonal(dim1=1, dim2=2).mean().clamp(min=1e-30)
+    return (1 - SHRINKAGE) * products + SHRINKAGE * mean * torch.eye(products.shape[1], dtype=products.dtype)
 
 
 def channel_axis(layer: nn.Module, outputs: Tensor) -> int:

@@ -18,7 +18,7 @@ from deep_compression.rate_distortion.importance import channel_axis, measure_im
 from deep_compression.rate_distortion.layer_quantizer import Floats, damped, quantize_layer
 from deep_compression.rate_distortion.patches import input_rows, sample_positions
 
-STEP = 1.25  # steps, relative to those that an entropy-coded uniform quantizer would have at this price
+STEP = 1.75  # steps, relative to those that an entropy-coded uniform quantizer would have at this price
 MOST_PIXELS = 5_000_000  # of the images that go through the network at once
 ROWS_PER_COLUMN, FEWEST_ROWS, MOST_ROWS = 8, 8192, 32768  # of a layer's input, from which second moments are computed
 
@@ -68,7 +68,7 @@ def quantize_network(
         next(bar)
         given, quantized = inputs.chunk(2)
         outputs = forward(given)
-        important = _with_floor(importance[name])
+        important = importance[name].numpy()
         weights, grid = _quantize_weights(layer, given, quantized, important, price, generator)
         found[f"{name}.weight"] = grid
         layer.weight.copy_(weights)  # type: ignore[operator, union-attr]
@@ -77,7 +77,7 @@ def quantize_network(
             place, shift = shifts[name]
             axis = channel_axis(layer, outputs)
             wanted = shift + (outputs - changed).transpose(0, axis).flatten(1).mean(1)
-            values, found[place] = _quantize_shift(wanted, important, price)
+            values, found[place] = _quantize_shift(wanted, _diagonal(important), price)
             changed = changed + (values - shift).reshape(-1, *[1] * (outputs.dim() - 1 - axis))
             waiting.append((shift, values))
         return torch.cat([outputs, changed])
@@ -143,8 +143,9 @@ def _quantize_weights(
     inverse = np.linalg.inv(damped(moments))
     adapted = weights + weights @ (cross - moments) @ inverse  # reads what the quantized layers before it return
     variance = np.exp(-np.log(np.diagonal(inverse, axis1=1, axis2=2)).mean())  # of an input, given the others
-    step = _step(price, importance, variance, float(np.abs(weights).max()))
-    levels = quantize_layer(adapted, moments, importance.reshape(groups, -1), step, price)
+    alone = 1 / _diagonal(np.linalg.inv(importance))  # importance of an output, if the others compensate
+    step = _step(price, alone, variance, float(np.abs(weights).max()))
+    levels = quantize_layer(adapted, moments, importance, step, price)
     values = torch.from_numpy(levels.reshape(weight.shape).astype(np.float32)) * torch.tensor(step)
     return values.to(weight), Grid(step, levels.size, float((levels == 0).mean()))
 
@@ -156,9 +157,8 @@ def _quantize_shift(wanted: Tensor, importance: Floats, price: float) -> tuple[T
     return values, Grid(step, values.numel(), float((values == 0).float().mean()))
 
 
-def _with_floor(importance: Tensor) -> Floats:
-    """Return the importance of outputs, at least a thousandth of the mean: that of an output that is always zero is zero."""
-    return np.maximum(importance.numpy(), 1e-3 * float(importance.mean()) + 1e-30)
+def _diagonal(matrices: Floats) -> Floats:
+    return np.diagonal(matrices, axis1=1, axis2=2).reshape(-1)
 
 
 def _step(price: float, importance: Floats, variance: float, largest: float) -> float:
