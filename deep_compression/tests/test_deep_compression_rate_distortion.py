@@ -35,15 +35,18 @@ def randomize_batch_norm(model):
     return model
 
 
+INDEPENDENT = np.eye(30)[None]
+
+
 @pytest.fixture(scope="module")
 def layer():
     """Weights (1, rows, columns), second moments of correlated inputs, and equal importance of independent outputs."""
     rng = np.random.default_rng(0)
     inputs = rng.standard_normal((4000, 6)) @ rng.standard_normal((6, 40)) + 0.3 * rng.standard_normal((4000, 40))
-    return rng.standard_normal((1, 30, 40)), (inputs.T @ inputs / 4000)[None], np.eye(30)[None]
+    return rng.standard_normal((1, 30, 40)), (inputs.T @ inputs / 4000)[None], INDEPENDENT
 
 
-def damage(difference, moments, importance=np.eye(30)[None]):
+def damage(difference, moments, importance=INDEPENDENT):
     return float(np.einsum("gqr,grc,gcd,gqd->", importance, difference, moments, difference)) / 2
 
 
@@ -65,8 +68,7 @@ def test_compensation_between_outputs_reduces_damage(layer):
     rows = np.random.default_rng(1).standard_normal((500, 5)) @ np.random.default_rng(2).standard_normal((5, 30))
     importance = (rows.T @ rows / 500 + np.eye(30))[None]
     found = [
-        quantize_layer(weights, moments, matrix, 0.5, price=0.05)
-        for matrix in (importance, importance * np.eye(30)[None])
+        quantize_layer(weights, moments, matrix, 0.5, price=0.05) for matrix in (importance, importance * INDEPENDENT)
     ]
     both, alone = (damage(0.5 * levels - weights, moments, importance) for levels in found)
     assert both < 0.75 * alone and bits_of(found[0]) < 1.03 * bits_of(found[1]), (both, alone)

@@ -267,7 +267,7 @@ def _contexts(*expected: Levels) -> Levels:
     total = sum(
         weight * LOGARITHMS[np.minimum(one, len(LOGARITHMS) - 1)] for weight, one in zip(WEIGHTS, expected, strict=True)
     )
-    return np.clip((total - LOWEST) // WIDTH, 0, CONTEXTS - 1)
+    return np.clip((total - LOWEST) // WIDTH, 0, CONTEXTS - 1).astype(np.uint8)  # sorted much faster
 
 
 def _code_part(part: Levels, context: Levels, frequencies: Levels, code: Callable[[Levels, Any], Levels]) -> Levels:

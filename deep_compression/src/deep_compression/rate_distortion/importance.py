@@ -5,7 +5,6 @@ from functools import partial
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from common.progress import track
 
@@ -18,9 +17,9 @@ def measure_importance(
 ) -> dict[str, Tensor]:
     """Return, for each layer, G = E sum_p g_p g_p', the products of the gradients of log p(y|x) at its outputs; p are positions.
 
-    Labels y are drawn from the network's own predictions, so that small errors E of the weights (outputs, inputs), read with the inputs' second
-    moments H, change the predictions by a Kullback-Leibler divergence of about trace(G E H E') / 2 (Martens and Grosse 2015). G is drawn toward a
-    multiple of the identity of equal trace, since products between outputs are uncertain (Ledoit and Wolf 2004).
+    Labels y are distributed as the network predicts, so that small errors E of the weights (outputs, inputs), read with the inputs' second moments H,
+    change the predictions by a Kullback-Leibler divergence of about trace(G E H E') / 2 (Martens and Grosse 2015). G is drawn toward a multiple of the
+    identity of equal trace, since products between outputs are uncertain (Ledoit and Wolf 2004).
 
     Args:
         model: Network in eval mode with outputs (N, classes).
@@ -35,8 +34,7 @@ def measure_importance(
         with torch.enable_grad():
             for batch in track(images.split(BATCH), "importance"):
                 scores = model(batch.clone().requires_grad_(True))
-                labels = torch.multinomial(scores.detach().softmax(1).cpu(), 1, generator=generator)[:, 0]
-                loss = F.cross_entropy(scores, labels.to(scores.device), reduction="sum")
+                loss = (scores * _directions(scores.detach().softmax(1), generator)).sum()
                 gradients = torch.autograd.grad(loss, list(outputs.values()))
                 for name, gradient in zip(outputs, gradients, strict=True):
                     rows = gradient.transpose(0, channel_axis(layers[name], gradient)).flatten(1)
@@ -47,6 +45,13 @@ def measure_importance(
         for hook in hooks:
             hook.remove()
     return {name: _shrunk(products.cpu() / len(images)) for name, products in found.items()}
+
+
+def _directions(shares: Tensor, generator: torch.Generator) -> Tensor:
+    """Return random gradients at the scores (N, classes), of the same covariance as those of log p(y|x), without rare large ones."""
+    signs = torch.randint(0, 2, shares.shape, generator=generator).to(shares) * 2 - 1
+    roots = shares.sqrt() * signs
+    return roots - shares * roots.sum(1, keepdim=True)
 
 
 def _shrunk(products: Tensor) -> Tensor:

@@ -99,7 +99,7 @@ def _compensated(
     Args:
         outputs: B' - 1. inputs: A' - 1. damage: Products of S and D, one for each weight.
     """
-    groups, rows, columns = weights.shape
+    _, rows, columns = weights.shape
     levels, errors = np.zeros(weights.shape, np.int32), np.zeros(weights.shape)
     for start in range(0, columns, BLOCK):
         stop = min(start + BLOCK, columns)

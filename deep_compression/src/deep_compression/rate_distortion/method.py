@@ -21,7 +21,7 @@ from deep_compression.rate_distortion.quantize import find_importance, quantize_
 from deep_compression.settings import SMALLEST_FILE_ADAPTIVE, SUFFIX
 from deep_compression.stages import write_compressed
 
-FIRST_PRICE = 2e-9  # nats per bit
+FIRST_PRICE = 3e-10  # nats per bit
 EXPONENT = -0.45  # of the file's size as a function of the price, about
 STEPS = 12  # prices that are tried, at most
 AIM = 0.993  # of the target

@@ -47,7 +47,7 @@ def quantize_network(
             at once, so that those beyond five million pixels are not used (100 of 224 x 224).
         price: Increase of the predictions' Kullback-Leibler divergence, in nats, that is accepted to save a bit.
         importance: Result of :func:`find_importance`, for several calls with one network.
-        seed: Of the labels that measure the importance, and of the positions at which inputs are read.
+        seed: Of the directions in which importance is measured, and of the positions at which inputs are read.
 
     Raises:
         UserError: If there is no layer to quantize, or the price is not positive.
@@ -143,7 +143,9 @@ def _quantize_weights(
     inverse = np.linalg.inv(damped(moments))
     adapted = weights + weights @ (cross - moments) @ inverse  # reads what the quantized layers before it return
     variance = np.exp(-np.log(np.diagonal(inverse, axis1=1, axis2=2)).mean())  # of an input, given the others
-    alone = 1 / _diagonal(np.linalg.inv(importance))  # importance of an output, if the others compensate
+    alone = 1 / _diagonal(
+        np.asarray(np.linalg.inv(importance), np.float64)
+    )  # importance of an output, if the others compensate
     step = _step(price, alone, variance, float(np.abs(weights).max()))
     levels = quantize_layer(adapted, moments, importance, step, price)
     values = torch.from_numpy(levels.reshape(weight.shape).astype(np.float32)) * torch.tensor(step)
