@@ -92,7 +92,7 @@ def encode_levels(tensors: Sequence[GridTensor]) -> Parts:
     encoder = _entropy_coding().queue.RangeEncoder()
 
     def code(symbols: Levels, model: Any) -> Levels:
-        encoder.encode(symbols.astype(np.int32), model)
+        encoder.encode(symbols.astype(np.int32, copy=False), model)
         return symbols
 
     _code_all(streams, code)
@@ -123,7 +123,7 @@ def decode_levels(cursor: Cursor, shapes: Sequence[tuple[int, ...]]) -> list[Gri
 
     def code(symbols: Levels, model: Any) -> Levels:
         try:
-            return np.asarray(decoder.decode(model, len(symbols))).astype(np.int32)
+            return np.asarray(decoder.decode(model, len(symbols)), np.int32)
         except AssertionError:  # of constriction
             raise ValueError("the file is damaged: levels cannot be decoded") from None
 
@@ -272,18 +272,17 @@ def _contexts(*expected: Levels) -> Levels:
 
 def _code_part(part: Levels, context: Levels, frequencies: Levels, code: Callable[[Levels, Any], Levels]) -> Levels:
     """Code a part's symbols, context by context, and count them; return them."""
-    flat, contexts = part.reshape(-1), context.reshape(-1)
+    flat, contexts, categorical = part.reshape(-1), context.reshape(-1), _entropy_coding().model.Categorical
     order = np.argsort(contexts, kind="stable")
     sizes = np.bincount(contexts, minlength=CONTEXTS)
     ordered, start = flat[order].astype(np.int32) + LARGEST, 0
     for number in np.flatnonzero(sizes):
-        stop = start + int(sizes[number])
-        counts = frequencies[number].astype(np.float32)
-        categorical = _entropy_coding().model.Categorical(counts / counts.sum(dtype=np.float32), perfect=False)
-        ordered[start:stop] = found = code(ordered[start:stop], categorical)
-        frequencies[number] += COUNT * np.bincount(found, minlength=SYMBOLS)
-        while frequencies[number].sum() > MOST_COUNTS:
-            frequencies[number] = (frequencies[number] + 1) // 2
+        stop, known = start + int(sizes[number]), frequencies[number]
+        counts = known.astype(np.float32)
+        ordered[start:stop] = found = code(ordered[start:stop], categorical(counts / counts.sum(), perfect=False))
+        known += COUNT * np.bincount(found, minlength=SYMBOLS)
+        while known.sum() > MOST_COUNTS:
+            known[:] = (known + 1) // 2
         start = stop
     result = np.empty_like(flat)
     result[order] = ordered - LARGEST

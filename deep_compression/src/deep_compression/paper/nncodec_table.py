@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -52,7 +53,7 @@ def files_table(folder: Path = RESULTS) -> str:
 
 
 def files_findings(folder: Path = RESULTS) -> str:
-    """Say for each network how many bytes ours needs for the divergence of NNCodec's files, and how fast both are."""
+    """Say for each network how many bytes ours needs for the divergence of NNCodec's files, and how fast both are read."""
     lines = []
     for record in _records(folder):
         ours, theirs = ([row for row in record["rows"] if row["side"] == side] for side in ("ours", "nncodec"))
@@ -61,12 +62,10 @@ def files_findings(folder: Path = RESULTS) -> str:
             for row in sorted(theirs, key=lambda row: -row["bytes"])
             if (size := bytes_at(ours, row["divergence"])) is not None
         ]
-        reading = [
-            sorted(row["read_seconds"] / row["bytes"] for row in rows)[len(rows) // 2] for rows in (ours, theirs)
-        ]
+        seconds = [f"{statistics.median(row['read_seconds'] for row in rows):.2f}" for rows in (ours, theirs)]
         lines.append(
             f"- {record['name']} (dense {record['dense']['top1']:.2f} %, {record['test_images']:,} test images): at the divergence of NNCodec's files, ours have"
-            f" {', '.join(parts) or 'no comparable size'}. A byte of ours takes {reading[0] / reading[1]:.2g} times NNCodec's time to read."
+            f" {', '.join(parts) or 'no comparable size'}; reading one takes {seconds[0]} s, NNCodec's {seconds[1]} s (medians)."
         )
     return "\n".join(lines)
 
