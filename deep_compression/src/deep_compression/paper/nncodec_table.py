@@ -11,9 +11,8 @@ from typing import Any
 
 from common.markdown import markdown_table
 from common.runs import read_json
-from deep_compression.paper.settings import HOME
 
-RESULTS = HOME / "results"
+NONE = "No result files yet."
 HEADER = (
     "network",
     "file",
@@ -29,7 +28,7 @@ HEADER = (
 SIDES = {"nncodec": "NNCodec 2.1.3, parameter", "ours": "this repository, price"}
 
 
-def files_table(folder: Path = RESULTS) -> str:
+def files_table(folder: Path) -> str:
     """Format a line per file, each network's largest first."""
     lines = []
     for record in _records(folder):
@@ -49,10 +48,10 @@ def files_table(folder: Path = RESULTS) -> str:
                     f"{row['read_seconds']:.2f}",
                 )
             )
-    return markdown_table(HEADER, lines)
+    return markdown_table(HEADER, lines) if lines else NONE
 
 
-def files_findings(folder: Path = RESULTS) -> str:
+def files_findings(folder: Path) -> str:
     """Say for each network how many bytes ours needs for the divergence of NNCodec's files, and how fast both are read."""
     lines = []
     for record in _records(folder):
@@ -67,7 +66,7 @@ def files_findings(folder: Path = RESULTS) -> str:
             f"- {record['name']} (dense {record['dense']['top1']:.2f} %, {record['test_images']:,} test images): at the divergence of NNCodec's files, ours have"
             f" {', '.join(parts) or 'no comparable size'}; reading one takes {seconds[0]} s, NNCodec's {seconds[1]} s (medians)."
         )
-    return "\n".join(lines)
+    return "\n".join(lines) if lines else NONE
 
 
 def bytes_at(rows: Sequence[dict[str, Any]], divergence: float) -> float | None:
