@@ -1,5 +1,7 @@
 """The rate-distortion quantizer: less damage than rounding for the same bits, and files that hold exactly what it decided."""
 
+import runpy
+
 import numpy as np
 import pytest
 import torch
@@ -179,9 +181,16 @@ def network():
     )  # its own are tiny: it is not trained
 
 
-def test_network_is_closer_than_with_rounded_weights(network):
+@pytest.fixture(scope="module")
+def result(network):
+    """What the quantizer returns for the network, and the state that the network had before."""
     model, images, importance = network
-    quantized, grids = quantize_network(model, images, 1e-3, importance=importance)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    return *quantize_network(model, images, 1e-3, importance=importance), before
+
+
+def test_network_is_closer_than_with_rounded_weights(network, result):
+    (model, images, _), (quantized, grids, _) = network, result
     rounded, simple = simplify_batch_norm(model), simplify_batch_norm(model)
     for name, grid in grids.items():
         if name.endswith("conv1.weight") or name.endswith("conv2.weight"):
@@ -193,9 +202,8 @@ def test_network_is_closer_than_with_rounded_weights(network):
     assert error < 0.6 * of_rounding, (error, of_rounding)
 
 
-def test_file_holds_the_quantized_network(network, tmp_path):
-    model, images, importance = network
-    quantized, grids = quantize_network(model, images, 1e-3, importance=importance)
+def test_file_holds_the_quantized_network(network, result, tmp_path):
+    images, (quantized, grids, _) = network[1], result
     report = save_compressed(tmp_path / "m.dcz", quantized, coder="adaptive")
     assert report.bytes < 0.95 * save_compressed(tmp_path / "h.dcz", quantized).bytes
     found = load_compressed(tmp_path / "m.dcz")
@@ -206,11 +214,8 @@ def test_file_holds_the_quantized_network(network, tmp_path):
         assert torch.equal(load_compressed_model(tmp_path / "m.dcz")(images), quantized(images))
 
 
-def test_given_network_is_not_changed(network):
-    model, images, importance = network
-    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    quantize_network(model, images, 1e-3, importance=importance)
-    assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
+def test_given_network_is_not_changed(network, result):
+    assert all(torch.equal(result[2][name], tensor) for name, tensor in network[0].state_dict().items())
 
 
 def test_network_without_layers_is_an_error():
@@ -239,28 +244,22 @@ def test_price_is_found_in_few_steps(fraction):
     assert find_price(lambda price: 0.5, Target(fraction, "bytes")) is None
 
 
+NETWORK = """
+from torch import nn
+
+def build(num_classes=10):
+    return nn.Sequential(nn.Conv2d(3, 16, 3, stride=4), nn.ReLU(), nn.Flatten(), nn.Linear(16 * 8 * 8, num_classes))
+"""
+
+
 def test_command_meets_the_target(tmp_path, capsys):
+    (tmp_path / "tiny.py").write_text(NETWORK)
     torch.manual_seed(0)
-    save_model(tmp_path / "m.safetensors", create_model("lenet5", in_channels=3, image_size=32), dataset="digits")
-    words = [
-        "--checkpoint",
-        tmp_path / "m.safetensors",
-        "--dataset",
-        "digits",
-        "--target-bytes",
-        "0.05",
-        "--threads",
-        "1",
-    ]
-    words += [
-        "--calibration-images",
-        "32",
-        "--method",
-        "deep_compression_rate_distortion",
-        "--out",
-        tmp_path / "out",
-        "--no-latency",
-    ]
+    model = runpy.run_path(str(tmp_path / "tiny.py"))["build"]()
+    save_model(tmp_path / "m.safetensors", model, dataset="digits")
+    words = ["--checkpoint", tmp_path / "m.safetensors", "--model", f"{tmp_path / 'tiny.py'}:build"]
+    words += ["--dataset", "digits", "--target-bytes", 0.1, "--threads", 1, "--calibration-images", 32]
+    words += ["--method", "deep_compression_rate_distortion", "--out", tmp_path / "out", "--no-latency"]
     assert compress_command.main([str(word) for word in words]) == 0, capsys.readouterr().err
     size = (tmp_path / "out" / "model.dcz").stat().st_size
-    assert 0.045 <= size / (tmp_path / "m.safetensors").stat().st_size <= 0.05
+    assert 0.09 <= size / (tmp_path / "m.safetensors").stat().st_size <= 0.1
