@@ -143,9 +143,8 @@ def _quantize_weights(
     inverse = np.linalg.inv(damped(moments))
     adapted = weights + weights @ (cross - moments) @ inverse  # reads what the quantized layers before it return
     variance = np.exp(-np.log(np.diagonal(inverse, axis1=1, axis2=2)).mean())  # of an input, given the others
-    alone = 1 / _diagonal(
-        np.asarray(np.linalg.inv(importance), np.float64)
-    )  # importance of an output, if the others compensate
+    compensated = np.asarray(np.linalg.inv(importance), np.float64)
+    alone = 1 / _diagonal(compensated)  # importance of an output, if the others compensate
     step = _step(price, alone, variance, float(np.abs(weights).max()))
     levels = quantize_layer(adapted, moments, importance, step, price)
     values = torch.from_numpy(levels.reshape(weight.shape).astype(np.float32)) * torch.tensor(step)
