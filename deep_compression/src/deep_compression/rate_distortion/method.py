@@ -25,7 +25,7 @@ FIRST_PRICE = 3e-10  # nats per bit
 EXPONENT = -0.45  # of the file's size as a function of the price, about
 STEPS = 12  # prices that are tried, at most
 AIM = 0.993  # of the target
-TIME = 60.0  # of a layer, in training steps of an example (ResNet-20)
+TIME = 600.0  # of a layer, in training steps of an example (ResNet-20)
 
 
 def decide(start: TrainedModel, target: Target | None, stage: Stage) -> Decision:
